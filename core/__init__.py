@@ -1,0 +1,1 @@
+"""Words every folder shares. Imports nothing of ours."""

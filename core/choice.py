@@ -1,0 +1,106 @@
+"""Constrained choice: the token sequences that an answer may be, as a graph that is walked one token at a time.
+
+A choice is made of stages (action, target, emotion), each a list of options, each option a token sequence.
+Stages that follow are shared, so 16 actions x 9 targets x 10 emotions cost 16 + 9 + 10 paths and not their product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import CallerError
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One place in the graph. `ids[i]` leads to `nexts[i]`; no ids means that the choice is complete.
+
+    `labels[i]` is the (stage, option) that taking `ids[i]` completes, or None.
+    """
+
+    ids: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    nexts: list[Node] = field(default_factory=list)
+    labels: list[tuple[str, int] | None] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to choose."""
+        return not self.nexts
+
+    @property
+    def forced(self) -> bool:
+        """Whether only one token may follow, so that no logits are needed."""
+        return len(self.nexts) == 1
+
+    def step(self, token: int) -> tuple[Node, tuple[str, int] | None]:
+        """The node after `token`, and the (stage, option) that it completed. Raises KeyError on a token not allowed."""
+        found = np.flatnonzero(self.ids == token)
+        if not len(found):
+            raise KeyError(token)
+        i = int(found[0])
+        return self.nexts[i], self.labels[i]
+
+
+END = Node()
+
+
+def stage(name: str, options: Sequence[tuple[int, Sequence[int], Node]]) -> Node:
+    """A node from which exactly one of `options` is chosen: (option number, its tokens, the node after it).
+
+    Raises CallerError when two options cannot be told apart, or when one begins like another and what follows it
+    begins with the same token.
+    """
+    root = _Draft()
+    for option, tokens, after in options:
+        if not len(tokens):
+            raise CallerError(name, f"option {option} has no tokens")
+        root.add(name, option, [int(t) for t in tokens], after)
+    return root.freeze(name)
+
+
+class _Draft:
+    """A node under construction: edges by token, and what is reached when an option ends here."""
+
+    def __init__(self) -> None:
+        self.edges: dict[int, _Draft] = {}
+        self.option = -1
+        self.after: Node = END
+
+    def add(self, name: str, option: int, tokens: list[int], after: Node) -> None:
+        node = self
+        for token in tokens:
+            node = node.edges.setdefault(token, _Draft())
+        if node.option >= 0:
+            raise CallerError(name, f"options {node.option} and {option} are the same tokens")
+        node.option, node.after = option, after
+
+    def freeze(self, name: str) -> Node:
+        ids: list[int] = []
+        nexts: list[Node] = []
+        labels: list[tuple[str, int] | None] = []
+        for token, draft in self.edges.items():
+            label = (name, draft.option) if draft.option >= 0 else None
+            if not draft.edges:
+                after = draft.after
+            elif draft.option < 0:
+                after = draft.freeze(name)
+            else:
+                # An option that ends where a longer one goes on: both ways stay open while they differ.
+                longer = draft.freeze(name)
+                if draft.after.complete or set(longer.ids.tolist()) & set(draft.after.ids.tolist()):
+                    raise CallerError(name, f"option {draft.option} begins like a longer one in this model's tokens; rename one")
+                after = Node(
+                    np.concatenate([longer.ids, draft.after.ids]),
+                    longer.nexts + draft.after.nexts,
+                    longer.labels + draft.after.labels,
+                )
+            ids.append(token)
+            nexts.append(after)
+            labels.append(label)
+        return Node(np.asarray(ids, np.int32), nexts, labels)

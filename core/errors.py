@@ -1,0 +1,54 @@
+"""Three kinds of failure: the caller asked wrongly, we are too busy, something below failed.
+
+A bug is none of these: it is an assert, and nobody catches it to go on quietly.
+"""
+
+from __future__ import annotations
+
+
+class NpcdError(Exception):
+    """Base of every error that npcd raises on purpose."""
+
+
+class CallerError(NpcdError):
+    """The caller asked for something that is wrong; the message names the field and the limit."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class NotFound(CallerError):
+    """The caller named something that does not exist."""
+
+
+class Stale(CallerError):
+    """The caller holds an older lease or version than the present one."""
+
+
+class Unauthenticated(NpcdError):
+    """No credentials, or ones that nobody knows."""
+
+
+class NotBuilt(NpcdError):
+    """The contract has this call, this daemon does not answer it yet."""
+
+
+class Overloaded(NpcdError):
+    """Too busy. Normal, cheap, counted; `retry_ms` says when to come again."""
+
+    def __init__(self, message: str, retry_ms: int) -> None:
+        super().__init__(message)
+        self.retry_ms = retry_ms
+
+
+class Draining(NpcdError):
+    """This daemon is going away and takes nothing new."""
+
+
+class EngineFailed(NpcdError):
+    """The engine below returned an error."""
+
+
+class ConfigError(NpcdError):
+    """A setting is wrong; the message says how to fix it."""

@@ -1,0 +1,32 @@
+"""What a game says about one NPC at one moment, as a plain value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Percept:
+    """One thing an NPC notices; `distance_m` in metres, `stance` "hostile", "friendly", "neutral" or empty."""
+
+    entity_id: str
+    kind: str
+    stance: str = ""
+    distance_m: float = 0.0
+    in_sight: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One NPC's view: `health` 0..1, `events` newest first, `at_ns` when it was received, game time in milliseconds."""
+
+    tick: int
+    percepts: tuple[Percept, ...] = ()
+    events: tuple[str, ...] = ()
+    time_of_day: str = ""
+    place: str = ""
+    health: float = 1.0
+    position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    velocity_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    game_time_ms: int = 0
+    at_ns: int = 0

@@ -1,0 +1,48 @@
+"""The words of the design as types: one word, one meaning."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+
+class Tier(IntEnum):
+    """The promise made to one piece of work; a smaller number is served first."""
+
+    GOLD = 0
+    SILVER = 1
+    BRONZE = 2
+
+
+class Finish(Enum):
+    """How a work ended. Every ticket ends with exactly one of these."""
+
+    STOP = "stop"  # the model came to its end, or the choice is complete
+    LENGTH = "length"  # the token limit
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  # a newer work of the same NPC took its place while it waited
+    REFUSED = "refused"  # too busy: never started
+    FAILED = "failed"  # the engine failed, also on the second try
+
+
+class Source(Enum):
+    """Who answered for an NPC."""
+
+    MODEL = "model"
+    POLICY = "policy"
+    PREDICTED = "predicted"
+
+
+class NpcKey(NamedTuple):
+    """Names one NPC."""
+
+    tenant: str
+    world: str
+    npc: str
+
+
+class TrunkKey(NamedTuple):
+    """Names one trunk: an NPC's committed tokens towards one partner (empty: none, for intents)."""
+
+    npc: NpcKey
+    partner: str

@@ -1,0 +1,89 @@
+"""What is asked of the engine (Work) and what comes back (Chunk, Timings)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from core.choice import Node, Tokens
+from core.words import Finish, Tier, TrunkKey
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. Temperature 0 is greedy and ignores the rest."""
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.1
+    repeat_last_n: int = 64
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature <= 0.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One piece of work: bring `trunk` into a sequence, put `tail` on a branch of it, make up to `max_tokens` tokens.
+
+    `shared` is how many leading tokens of the trunk other NPCs share (world and archetype).
+    `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
+    A work with `supersede` takes the place of a waiting one with the same value.
+    """
+
+    tier: Tier
+    key: TrunkKey
+    trunk: Tokens
+    tail: Tokens
+    max_tokens: int
+    shared: int = 0
+    choice: Node | None = None
+    sampling: Sampling = GREEDY
+    stop_ids: frozenset[int] = frozenset()
+    due_ns: int = 0
+    deadline_ns: int = 0
+    supersede: Hashable = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one work that became known in one step, in order. `confidence` belongs to the first of them."""
+
+    tokens: tuple[int, ...]
+    at_ns: int
+    confidence: float = 0.0
+    labels: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where one work's time went (nanoseconds, one clock) and what it cost (tokens)."""
+
+    submitted_ns: int = 0
+    taken_ns: int = 0
+    window_ns: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    cached_tokens: int = 0
+    prefilled_tokens: int = 0
+    output_tokens: int = 0
+    gap_max_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last thing a ticket says."""
+
+    finish: Finish
+    timings: Timings
+    reason: str = ""
+    retry_ms: int = 0
+    labels: tuple[tuple[str, int], ...] = field(default=())

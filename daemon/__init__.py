@@ -1,0 +1,1 @@
+"""The daemon: everything between the wire and the scheduler."""

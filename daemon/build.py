@@ -1,0 +1,134 @@
+"""Everything is constructed here, by hand, in the order it depends on each other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tomllib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from core.clock import MS, Clock, now_ns
+from core.words import Tier
+from daemon.calls import Calls
+from daemon.config import Config
+from daemon.dialogue import Dialogue
+from daemon.intents import Intents
+from daemon.prompt import Layout, Perception
+from daemon.status import About, Phase, StatusBoard
+from daemon.telemetry import LAG_RING_LEN
+from daemon.worlds import Npc, Worlds
+from engines.base import StepEngine
+from engines.llama import LlamaEngine, send_native_log_to
+from memory.hot import Hot
+from npcd import __version__
+from scheduler.loop import EngineLoop
+from scheduler.scheduler import Delivery, Scheduler
+from scheduler.ticket import Door
+from scheduler.warmup import sweep
+from tiers.policy import PolicyRow
+
+log = structlog.get_logger("npcd")
+
+DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
+
+
+@dataclass(slots=True)
+class Model:
+    """A loaded engine and what is known of its model."""
+
+    engine: StepEngine
+    name: str
+    sha256: str
+
+
+@dataclass(slots=True)
+class Daemon:
+    """The parts that main starts and stops."""
+
+    calls: Calls
+    dialogue: Dialogue
+    door: Door
+    engine_loop: EngineLoop
+    scheduler: Scheduler
+    board: StatusBoard
+    lag_ns: deque[tuple[int, int]]
+
+
+def load_model(config: Config) -> Model:
+    """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises ConfigError."""
+    send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
+    engine = LlamaEngine(config.engine)
+    card = engine.card
+    log.info(
+        "model loaded",
+        model=card.name,
+        parameters=card.parameters,
+        architecture=card.architecture,
+        license=card.license or "not stated in the file",
+        threads=engine.threads,
+    )
+    return Model(engine, card.name, card.sha256)
+
+
+def default_policy() -> list[PolicyRow]:
+    """The rule policy for worlds that bring none."""
+    return [PolicyRow(**row) for row in tomllib.loads(DEFAULT_POLICY.read_text("utf-8"))["rows"]]
+
+
+def build(
+    config: Config,
+    model: Model,
+    phase: Phase,
+    on_death: Callable[[BaseException], None],
+    drain: Callable[[float], Awaitable[None]],
+    clock: Clock = now_ns,
+) -> Daemon:
+    """The daemon around a loaded model, on the running event loop; nothing is started yet."""
+    loop = asyncio.get_running_loop()
+    engine = model.engine
+    epoch = time.time_ns() // MS
+    layout = Layout(engine.vocab, config.caps)
+    if not layout.native:
+        log.warning("plain layout", why="the model has no npcd control tokens; sections are marked with plain words")
+
+    scheduler = Scheduler(engine, config.promises, config.scheduler)
+    measured = sweep(engine, scheduler.costs, clock)
+    log.info("warm", steps=measured, step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
+
+    def deliver(deliveries: list[Delivery]) -> None:
+        loop.call_soon_threadsafe(door.deliver, deliveries)
+
+    engine_loop = EngineLoop(scheduler, deliver, on_death, clock)
+    door = Door(engine_loop.send, config.promises, engine.geometry.context_len, clock)
+
+    def expect(due_ns: int | None) -> None:
+        engine_loop.next_due_ns = due_ns
+
+    worlds = Worlds(layout, config.worlds, default_policy())
+    piece = engine.vocab.piece
+    intents = Intents(worlds, layout, door, config.promises, config.intents, piece, expect, clock)
+
+    def perceived(npc: Npc) -> Perception | None:
+        mind = intents.mind(npc.key)
+        return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
+
+    hot = Hot(config.hot)
+    context_len = engine.geometry.context_len
+    dialogue = Dialogue(
+        worlds, layout, door, hot, config.promises, config.dialogue, context_len, piece, perceived, epoch, clock
+    )
+    lag_ns: deque[tuple[int, int]] = deque(maxlen=LAG_RING_LEN)
+
+    def degraded() -> list[str]:
+        full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
+        return [f"{tier} queue is full" for tier in full]
+
+    about = About(__version__, model.name, model.sha256, engine.name, epoch, clock())
+    board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, lag_ns, degraded, clock)
+    calls = Calls(worlds, intents, dialogue, door, scheduler.placer, board, config.calls, drain, clock)
+    return Daemon(calls, dialogue, door, engine_loop, scheduler, board, lag_ns)

@@ -1,0 +1,456 @@
+"""The rpcs as async functions of plain messages. Knows nothing of gRPC: faces adapt it to a wire.
+
+Owns the streams that are open. When a stream's consumer goes away its iterator is closed, and everything behind it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from core.clock import MS, S, Clock
+from core.errors import CallerError, NotBuilt
+from daemon.dialogue import Dialogue
+from daemon.intents import Intents, Subscriber
+from daemon.status import StatusBoard
+from daemon.words import check_id, policy_message, pseudonym
+from daemon.worlds import Npc, World, Worlds
+from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
+from scheduler.placing import Placer
+from scheduler.ticket import Door
+
+NPC_EVENTS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """`frame_ms`: an IntentFrame goes out at most this often. A frame of observations is taken in slices of `slice_ms`.
+
+    `converse_lines_max` lines of one Converse stream may wait.
+    """
+
+    frame_ms: int = 25
+    slice_ms: float = 1.0
+    observations_max: int = 1000
+    get_max: int = 1000
+    converse_lines_max: int = 8
+
+
+class _NpcWatcher:
+    """One Npcs.Watch stream's events; the oldest go when it does not read."""
+
+    def __init__(self) -> None:
+        self.events: list[npcs_pb2.NpcEvent] = []
+        self.dropped = 0
+        self.woken = asyncio.Event()
+
+    def add(self, event: npcs_pb2.NpcEvent) -> None:
+        if len(self.events) >= NPC_EVENTS_MAX:
+            self.events.pop(0)
+            self.dropped += 1
+        self.events.append(event)
+        self.woken.set()
+
+
+class Calls:
+    """Every rpc of the contract. `tenant` is who calls, as the credentials say."""
+
+    def __init__(
+        self,
+        worlds: Worlds,
+        intents: Intents,
+        dialogue: Dialogue,
+        door: Door,
+        placer: Placer,
+        board: StatusBoard,
+        settings: CallSettings,
+        drain: Callable[[float], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        self._worlds = worlds
+        self._intents = intents
+        self._dialogue = dialogue
+        self._door = door
+        self._placer = placer
+        self._board = board
+        self._settings = settings
+        self._drain = drain
+        self._clock = clock
+        self._watchers: dict[tuple[str, str], set[_NpcWatcher]] = {}
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """This daemon's epoch."""
+        return self._board.about.epoch
+
+    # -- Npcs --------------------------------------------------------------------------------------------------
+
+    async def define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
+        """Defines or changes a world."""
+        world, changed = self._worlds.define(tenant, request)
+        if changed:
+            for npc in world.npcs.values():
+                self._intents.replaced(npc)
+        return npcs_pb2.DefineWorldResponse(
+            world_id=world.world_id,
+            version=world.version,
+            content_hash=world.content_hash,
+            changed=changed,
+            sections=[
+                npcs_pb2.SectionSize(section=name, tokens=tokens, tokens_max=most)
+                for name, tokens, most in world.sections
+            ],
+        )
+
+    async def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
+        """Registers NPCs, all or none."""
+        known = set(self._worlds.world(tenant, request.world_id).npcs)
+        world, npcs, changed = self._worlds.register(tenant, request)
+        for npc in changed:
+            self._intents.replaced(npc)
+            kind = (
+                npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
+            )
+            self._tell(world, npc, kind)
+        return npcs_pb2.RegisterResponse(
+            leases=[npcs_pb2.NpcLease(npc_id=n.key.npc, lease_epoch=n.lease_epoch) for n in npcs],
+            policy=policy_message(world.policy),
+            world_version=world.version,
+            daemon_epoch=self.epoch,
+        )
+
+    async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
+        """Tells what is known about NPCs right now."""
+        world = self._worlds.world(tenant, request.world_id)
+        response = npcs_pb2.DescribeResponse()
+        for npc_id in request.npc_ids or list(world.npcs):
+            npc = world.npcs.get(npc_id)
+            if npc is None:
+                response.unknown_npc_ids.append(npc_id)
+            else:
+                response.npcs.append(self._description(npc))
+        return response
+
+    async def watch_npcs(
+        self, tenant: str, request: npcs_pb2.WatchNpcsRequest
+    ) -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
+        """Streams what happens to the NPCs of one world."""
+        world = self._worlds.world(tenant, request.world_id)
+        watcher = _NpcWatcher()
+        watchers = self._watchers.setdefault((tenant, world.world_id), set())
+        watchers.add(watcher)
+        try:
+            while True:
+                await watcher.woken.wait()
+                watcher.woken.clear()
+                while watcher.events:
+                    event = watcher.events.pop(0)
+                    event.dropped_before, watcher.dropped = watcher.dropped, 0
+                    yield event
+        finally:
+            watchers.discard(watcher)
+
+    async def forget(self, tenant: str, request: npcs_pb2.ForgetRequest) -> npcs_pb2.ForgetResponse:
+        """Forgets a player in the hot store, the only one there is so far."""
+        self._worlds.world(tenant, request.world_id)
+        player = check_id("player_id", request.player_id)
+        sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
+        return npcs_pb2.ForgetResponse(sessions=sessions, turns=turns, trunks=sessions, stores=["hot"])
+
+    async def remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
+        """Takes NPCs out and frees what they held."""
+        world = self._worlds.world(tenant, request.world_id)
+        removed, unknown = self._worlds.remove(tenant, request.world_id, list(request.npc_ids))
+        for npc in removed:
+            self._dialogue.remove(npc.key)
+            self._intents.remove(npc)
+            self._tell(world, npc, npcs_pb2.NPC_EVENT_KIND_REMOVED)
+        return npcs_pb2.RemoveResponse(removed=len(removed), unknown_npc_ids=unknown)
+
+    # -- Intents -----------------------------------------------------------------------------------------------
+
+    async def live(
+        self, tenant: str, frames: AsyncIterator[intents_pb2.ObservationFrame]
+    ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
+        """Observations in, intents out, until the client ends its side or goes away."""
+        first = await anext(aiter(frames), None)
+        if first is None:
+            return
+        world = self._worlds.world(tenant, first.world_id)
+        subscriber = self._intents.subscribe(world, ())
+        reader = asyncio.create_task(self._read(tenant, first, frames, subscriber))
+        reader.add_done_callback(lambda _: subscriber.woken.set())
+        self._board.phase.streams += 1
+        try:
+            async with aclosing(self._frames(subscriber, reader.done)) as out:
+                async for frame in out:
+                    yield frame
+            if not reader.cancelled() and reader.exception() is not None:
+                raise reader.exception() or AssertionError("unreachable")
+        finally:
+            self._board.phase.streams -= 1
+            reader.cancel()
+            self._intents.unsubscribe(world, subscriber)
+
+    async def observe(self, tenant: str, frame: intents_pb2.ObservationFrame) -> intents_pb2.ObserveResponse:
+        """One frame of observations."""
+        world = self._worlds.world(tenant, frame.world_id)
+        self._check_frame(frame)
+        errors = await self._take(world, frame, None)
+        return intents_pb2.ObserveResponse(
+            accepted=len(frame.observations) - len(errors), errors=errors, daemon_epoch=self.epoch
+        )
+
+    async def watch_intents(
+        self, tenant: str, request: intents_pb2.WatchIntentsRequest
+    ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
+        """Intents of a world, or of some of its NPCs."""
+        world = self._worlds.world(tenant, request.world_id)
+        subscriber = self._intents.subscribe(world, request.npc_ids)
+        try:
+            async with aclosing(self._frames(subscriber, lambda: False)) as out:
+                async for frame in out:
+                    yield frame
+        finally:
+            self._intents.unsubscribe(world, subscriber)
+
+    async def get_intents(
+        self, tenant: str, request: intents_pb2.GetIntentsRequest
+    ) -> intents_pb2.GetIntentsResponse:
+        """The table, at once."""
+        if len(request.npc_ids) > self._settings.get_max:
+            raise CallerError("npc_ids", f"{len(request.npc_ids)} ids, the limit is {self._settings.get_max}")
+        world = self._worlds.world(tenant, request.world_id)
+        response = intents_pb2.GetIntentsResponse(daemon_epoch=self.epoch)
+        now_ns = self._clock()
+        for npc_id in request.npc_ids or world.npcs:
+            npc = world.npcs.get(npc_id)
+            if npc is None:
+                response.unknown_npc_ids.append(npc_id)
+                continue
+            mind = self._intents.mind(npc.key)
+            if mind is not None and mind.intent is not None:
+                response.intents.append(self._intents.message(mind, mind.intent, now_ns))
+        return response
+
+    # -- Dialogue ----------------------------------------------------------------------------------------------
+
+    def talk(
+        self, tenant: str, request: dialogue_pb2.TalkRequest
+    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+        """One turn."""
+        return self._dialogue.talk(tenant, request)
+
+    async def converse(
+        self, tenant: str, requests: AsyncIterator[dialogue_pb2.ConverseRequest]
+    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+        """A conversation on one stream; a new line, or `interrupt`, stops the NPC in the middle of its own."""
+        lines: asyncio.Queue[dialogue_pb2.ConverseRequest | None] = asyncio.Queue(self._settings.converse_lines_max)
+        with_whom = dialogue_pb2.TalkRequest()
+
+        async def listen() -> None:
+            try:
+                async for request in requests:
+                    if with_whom.npc_id:
+                        self._dialogue.cancel(
+                            tenant,
+                            dialogue_pb2.CancelTurnRequest(
+                                world_id=with_whom.world_id, npc_id=with_whom.npc_id, player_id=with_whom.player_id
+                            ),
+                        )
+                    await lines.put(request)
+            finally:
+                await lines.put(None)
+
+        listener = asyncio.create_task(listen())
+        try:
+            while (request := await lines.get()) is not None:
+                if request.end_session:
+                    if with_whom.npc_id:
+                        self._dialogue.end_session(tenant, _end_of(with_whom))
+                    return
+                if not request.HasField("talk"):
+                    continue
+                talk = dialogue_pb2.TalkRequest()
+                talk.CopyFrom(request.talk)
+                if with_whom.npc_id:
+                    talk.world_id, talk.npc_id, talk.player_id = (
+                        with_whom.world_id,
+                        with_whom.npc_id,
+                        with_whom.player_id,
+                    )
+                with_whom = talk
+                async with aclosing(self._dialogue.talk(tenant, talk)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            listener.cancel()
+
+    async def cancel_turn(
+        self, tenant: str, request: dialogue_pb2.CancelTurnRequest
+    ) -> dialogue_pb2.CancelTurnResponse:
+        """Stops a turn."""
+        return dialogue_pb2.CancelTurnResponse(cancelled=self._dialogue.cancel(tenant, request))
+
+    async def end_session(
+        self, tenant: str, request: dialogue_pb2.EndSessionRequest
+    ) -> dialogue_pb2.EndSessionResponse:
+        """Ends a conversation."""
+        session = self._dialogue.end_session(tenant, request)
+        if session is None:
+            return dialogue_pb2.EndSessionResponse(ended=False)
+        return dialogue_pb2.EndSessionResponse(ended=True, session_id=session.session_id, turns=session.said)
+
+    # -- Admin -------------------------------------------------------------------------------------------------
+
+    async def status(self, tenant: str, request: admin_pb2.StatusRequest) -> admin_pb2.StatusResponse:
+        """How the daemon does."""
+        return self._board.message()
+
+    async def watch_status(
+        self, tenant: str, request: admin_pb2.WatchStatusRequest
+    ) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
+        """The same, again and again."""
+        interval_ms = request.interval_ms or 1000
+        if not 100 <= interval_ms <= 60_000:
+            raise CallerError("interval_ms", f"is {interval_ms}, must be 100 to 60000")
+        while True:
+            yield self._board.message()
+            await asyncio.sleep(interval_ms / 1000)
+
+    async def drain(self, tenant: str, request: admin_pb2.DrainRequest) -> admin_pb2.DrainResponse:
+        """Takes the daemon out of service; the answer comes before it ends."""
+        works = self._door.open
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain_soon((request.grace_ms or 5000) / 1000))
+        return admin_pb2.DrainResponse(works_running=works)
+
+    # -- in the contract, not built yet ------------------------------------------------------------------------
+
+    async def not_built(self, tenant: str, request: object) -> object:
+        """Answers for calls that this version has no code for."""
+        raise NotBuilt("this call is part of the contract and not built in this version")
+
+    async def not_built_stream(self, tenant: str, request: object) -> AsyncGenerator[object, None]:
+        """The same for streams."""
+        raise NotBuilt("this call is part of the contract and not built in this version")
+        yield
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    async def _drain_soon(self, grace_s: float) -> None:
+        await asyncio.sleep(0.05)  # the answer to Drain leaves first
+        await self._drain(grace_s)
+
+    async def _read(
+        self,
+        tenant: str,
+        first: intents_pb2.ObservationFrame,
+        frames: AsyncIterator[intents_pb2.ObservationFrame],
+        subscriber: Subscriber,
+    ) -> None:
+        world_id = first.world_id
+        await self._take_live(tenant, world_id, first, subscriber)
+        async for frame in frames:
+            await self._take_live(tenant, world_id, frame, subscriber)
+
+    async def _take_live(
+        self, tenant: str, world_id: str, frame: intents_pb2.ObservationFrame, subscriber: Subscriber
+    ) -> None:
+        """One frame of a stream. A frame that is wrong as a whole is dropped and reported; the stream goes on."""
+        try:
+            if frame.world_id and frame.world_id != world_id:
+                raise CallerError("world_id", f"is '{frame.world_id}', this stream began with '{world_id}'")
+            self._check_frame(frame)
+            world = self._worlds.world(tenant, world_id)
+        except CallerError as error:
+            subscriber.complain(
+                intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error))
+            )
+            return
+        subscriber.last_frame = frame.frame
+        for complaint in await self._take(world, frame, subscriber):
+            subscriber.complain(complaint)
+
+    def _check_frame(self, frame: intents_pb2.ObservationFrame) -> None:
+        limit = self._settings.observations_max
+        if len(frame.observations) > limit:
+            raise CallerError("observations", f"{len(frame.observations)} in one frame, the limit is {limit}")
+
+    async def _take(
+        self, world: World, frame: intents_pb2.ObservationFrame, subscriber: Subscriber | None
+    ) -> list[intents_pb2.NpcError]:
+        """Takes a frame's observations in, in slices, so that nobody else waits longer than a slice."""
+        self._intents.pause(world.tenant, world.world_id, frame.paused)
+        errors = []
+        slice_ns = round(self._settings.slice_ms * MS)
+        began_ns = self._clock()
+        for said in frame.observations:
+            error = self._intents.observe(world, said, frame.game_time_ms, subscriber)
+            if error is not None:
+                errors.append(error)
+            if self._clock() - began_ns > slice_ns:
+                await asyncio.sleep(0)
+                began_ns = self._clock()
+        self._intents.pump()
+        return errors
+
+    async def _frames(
+        self, subscriber: Subscriber, over: Callable[[], bool]
+    ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
+        """Frames as things change, at most every frame_ms; the snapshot at once. Ends when over() and all is told."""
+        sequence, last_ns = 0, 0
+        while True:
+            if sequence:
+                await subscriber.woken.wait()
+                if over() and not (subscriber.changed or subscriber.confirmed or subscriber.errors):
+                    return
+                wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()
+                if wait_ns > 0:
+                    await asyncio.sleep(wait_ns / S)
+            sequence += 1
+            last_ns = self._clock()
+            yield self._intents.frame(subscriber, self.epoch, sequence)
+            if over():
+                subscriber.woken.set()
+
+    def _tell(self, world: World, npc: Npc, kind: npcs_pb2.NpcEventKind) -> None:
+        for watcher in self._watchers.get((world.tenant, world.world_id), ()):
+            watcher.add(npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
+
+    def _description(self, npc: Npc) -> npcs_pb2.NpcDescription:
+        mind = self._intents.mind(npc.key)
+        now_ns = self._clock()
+        described = npcs_pb2.NpcDescription(
+            npc_id=npc.key.npc,
+            archetype_id=npc.archetype_id,
+            persona_name=npc.name,
+            lease_epoch=npc.lease_epoch,
+            activation=words_pb2.ACTIVATION_ACTIVE,
+        )
+        if mind is not None:
+            described.observed_tick = mind.seen.tick if mind.seen else 0
+            described.observations = mind.observations
+            described.observations_dropped = mind.dropped
+            described.intent_version = mind.version
+        # The book belongs to the engine thread; a list of its values is taken in one go and may be a step old.
+        for trunk in self._placer.homes.of_npc(npc.key):
+            described.trunks.append(
+                npcs_pb2.TrunkPlace(
+                    partner=pseudonym(trunk.key.partner),
+                    home=trunk.home,
+                    tokens=trunk.held,
+                    bytes=len(trunk.blob) if trunk.blob is not None else 0,
+                    hits=trunk.hits,
+                    idle_ms=max(0, now_ns - trunk.used_ns) // MS,
+                )
+            )
+        return described
+
+
+def _end_of(talk: dialogue_pb2.TalkRequest) -> dialogue_pb2.EndSessionRequest:
+    return dialogue_pb2.EndSessionRequest(world_id=talk.world_id, npc_id=talk.npc_id, player_id=talk.player_id)
+

@@ -1,0 +1,200 @@
+"""Every setting of the daemon: defaults next to the code they tune, composed here from TOML, environment and flags.
+
+Order, later wins: defaults, the file of --config, NPCD_SECTION__KEY in the environment, --set section.key=value and flags.
+The only file that reads the environment. Everything is checked once; a message says what is wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError
+from daemon.calls import CallSettings
+from daemon.dialogue import DialogueSettings
+from daemon.intents import IntentSettings
+from daemon.prompt import Caps
+from daemon.worlds import WorldLimits
+from engines.llama import LlamaSettings
+from memory.hot import HotSettings
+from scheduler.scheduler import SchedulerSettings
+from tiers.promises import Promises
+
+ENV_PREFIX = "NPCD_"
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
+UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Where the daemon listens, and how it ends.
+
+    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant".
+    """
+
+    listen: tuple[str, ...] = ("127.0.0.1:50061",)
+    http: str = "127.0.0.1:50062"
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tokens_file: str = ""
+    message_bytes_max: int = 8 << 20
+    drain_s: float = 5.0
+    log_level: str = "info"
+    log_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it."""
+
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    engine: LlamaSettings = field(default_factory=lambda: LlamaSettings(SHIPPED_MODEL))
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    promises: Promises = field(default_factory=Promises)
+    intents: IntentSettings = field(default_factory=IntentSettings)
+    dialogue: DialogueSettings = field(default_factory=DialogueSettings)
+    hot: HotSettings = field(default_factory=HotSettings)
+    calls: CallSettings = field(default_factory=CallSettings)
+    caps: Caps = field(default_factory=Caps)
+    worlds: WorldLimits = field(default_factory=WorldLimits)
+
+
+def load(file: Path | None, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration. Raises ConfigError naming the setting."""
+    config = Config()
+    if file is not None:
+        config = _merge(config, _read(file), str(file))
+    env = os.environ if environment is None else environment
+    for name, text in sorted(env.items()):
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+            config = _merge(config, _nest(keys, text), f"environment variable {name}")
+    for assignment in sets:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: must be section.key=value")
+        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment}")
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """What no single value can say of itself. Raises ConfigError."""
+    kv, engine, serve = config.scheduler.kv, config.engine, config.serve
+    if kv.prefixes < 1 or kv.lanes < 1 or engine.sequences - kv.prefixes - kv.lanes < 2:
+        raise ConfigError(
+            f"engine.sequences: {engine.sequences} must exceed scheduler.kv.prefixes ({kv.prefixes}) + "
+            f"scheduler.kv.lanes ({kv.lanes}) by at least 2"
+        )
+    if not 1 <= config.scheduler.window.window_ms <= 10:
+        raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
+    if not 0.1 <= config.intents.cadence.rate_hz <= 20:
+        raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
+    if serve.log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
+    if bool(serve.tls_certificate) != bool(serve.tls_key):
+        raise ConfigError("serve.tls_certificate and serve.tls_key belong together; give both or neither")
+    if not serve.listen:
+        raise ConfigError("serve.listen: give at least one address")
+    for address in serve.listen:
+        _check_address("serve.listen", address, bool(serve.tokens_file))
+    if serve.http:
+        _check_address("serve.http", serve.http, credentials=False)
+
+
+def unix_path(address: str) -> str:
+    """The path of a "unix:/path" or "unix:///path" address; empty for others."""
+    if not address.startswith("unix:"):
+        return ""
+    return "/" + address.removeprefix("unix:").lstrip("/")
+
+
+def _check_address(setting: str, address: str, credentials: bool) -> None:
+    path = unix_path(address)
+    if path:
+        if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+            size = len(path.encode())
+            raise ConfigError(f"{setting}: {path} has {size} bytes, a socket's path {UNIX_PATH_BYTES_MAX} at most")
+        if not Path(path).parent.is_dir():
+            raise ConfigError(f"{setting}: the folder {Path(path).parent} does not exist")
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{setting}: '{address}' must be host:port or unix:/path")
+    if not credentials and not _is_loopback(host.strip("[]")):
+        what = "set serve.tokens_file" if setting == "serve.listen" else "probes stay on loopback; put a proxy before them"
+        raise ConfigError(f"{setting}: {host} is reachable from elsewhere; {what}, or use 127.0.0.1")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: {error}") from error
+
+
+def _nest(keys: Sequence[str], text: str) -> dict[str, Any]:
+    """{"a": {"b": value}} of ["a", "b"] and a text that is read as TOML, or taken as it is."""
+    try:
+        value: Any = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in reversed(keys):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _merge(settings: Any, values: Mapping[str, Any], origin: str, path: str = "") -> Any:
+    hints = typing.get_type_hints(type(settings))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(sorted(hints))}"
+            raise ConfigError(f"{origin}: unknown setting '{name}'{hint}")
+        present = getattr(settings, key)
+        if dataclasses.is_dataclass(present):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{origin}: '{name}' is a section, not a value")
+            changes[key] = _merge(present, value, origin, name)
+        else:
+            changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
+    return dataclasses.replace(settings, **changes)
+
+
+def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if isinstance(wanted, types.GenericAlias):  # tuple[str, ...]
+        listed = [value] if isinstance(value, str) else value
+        if isinstance(listed, list) and all(isinstance(v, str) for v in listed):
+            return tuple(listed)
+        raise ConfigError(f"{name} must be a list of strings")
+    if isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    raise ConfigError(f"{name} must be {getattr(wanted, '__name__', wanted)}, not {value!r}")

@@ -1,0 +1,439 @@
+"""Dialogue: one turn from the player's line to the NPC's last word.
+
+Owns the open turns and, through memory.hot, the sessions; all on the event loop. An NPC speaks with one player at a time; others
+wait in order. A turn that is cancelled leaves behind what was really said, and nothing when nothing was. The finished turn is
+appended to the trunk and its KV is made ready in the background, so that the next line finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import numpy as np
+
+from core.choice import Tokens
+from core.clock import S, Clock
+from core.errors import CallerError, Draining, EngineFailed, Overloaded
+from core.words import Finish, NpcKey, Tier, TrunkKey
+from core.work import Chunk, Ended, Sampling, Work
+from daemon.prompt import Cut, Layout, Perception
+from daemon.text import TextAssembler
+from daemon.words import check_id, check_number
+from daemon.worlds import Npc, Worlds
+from memory.hot import Hot, Session, Turn
+from npcd.v1 import dialogue_pb2, words_pb2
+from scheduler.ticket import Door, Ticket
+from tiers.promises import Promises
+
+TEXT_BYTES_MAX = 2048
+TOKENS_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class DialogueSettings:
+    """`chunks_max` pending chunks and then `slow_reader_s`, and a reader that does not read loses its turn.
+
+    `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none.
+    """
+
+    max_tokens: int = 96
+    temperature: float = 0.7
+    chunks_max: int = 64
+    slow_reader_s: float = 5.0
+    waiting_max: int = 8
+
+
+@dataclass(slots=True)
+class DialogueCounts:
+    """Counted since start. `ttft_ns`: TalkRequest received -> first text handed to gRPC."""
+
+    started: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    repeated: int = 0
+    slow_readers: int = 0
+    cut_tokens: int = 0
+    ttft_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=4096))
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A turn under way. Chunks wait in `pieces` until the stream's writer takes all of them at once."""
+
+    turn_id: str
+    text: TextAssembler
+    pieces: deque[Chunk] = field(default_factory=deque)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    ticket: Ticket | None = None
+    ended: Ended | None = None
+    stalled_ns: int = 0
+    too_slow: bool = False
+    cancelled: bool = False
+    committed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Floor:
+    """Who may speak with one NPC now. asyncio.Lock wakes its waiters in order."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class Dialogue:
+    """Turns and sessions of all NPCs."""
+
+    def __init__(
+        self,
+        worlds: Worlds,
+        layout: Layout,
+        door: Door,
+        hot: Hot,
+        promises: Promises,
+        settings: DialogueSettings,
+        context_len: int,
+        piece: Callable[[int], bytes],
+        perceived: Callable[[Npc], Perception | None],
+        epoch: int,
+        clock: Clock,
+    ) -> None:
+        self.counts = DialogueCounts()
+        self.hot = hot
+        self._worlds = worlds
+        self._layout = layout
+        self._door = door
+        self._promises = promises
+        self._settings = settings
+        self._context_len = context_len
+        self._piece = piece
+        self._perceived = perceived
+        self._epoch = epoch
+        self._clock = clock
+        self._open: dict[tuple[NpcKey, str], _Open] = {}
+        self._floors: dict[NpcKey, _Floor] = {}
+
+    @property
+    def open_turns(self) -> int:
+        """Turns under way."""
+        return len(self._open)
+
+    async def talk(self, tenant: str, request: dialogue_pb2.TalkRequest) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+        """One turn as events: STARTED, TEXT ..., END. Closing the iterator cancels the turn.
+
+        Raises CallerError and NotFound for a bad request, Overloaded before the first event, EngineFailed when the
+        engine failed before anything was said.
+        """
+        received_ns = self._clock()
+        npc = self._check(tenant, request)
+        session, over = self.hot.open(npc.key, request.player_id, self._epoch, received_ns)
+        for ended in over:
+            self._forget_trunk(ended)
+        present = self._open.get((npc.key, request.player_id))
+        if present is not None and present.turn_id == request.turn_id and request.turn_id:
+            # A retry while the first try still runs: the client has lost that stream, this one takes over.
+            self._stop(present)
+        floor = self._floors.setdefault(npc.key, _Floor())
+        if floor.waiting >= self._settings.waiting_max:
+            raise Overloaded(f"{floor.waiting} players wait for '{npc.key.npc}' already", self._wait_ms())
+        floor.waiting += 1
+        try:
+            await floor.lock.acquire()
+        finally:
+            floor.waiting -= 1
+        try:
+            said = session.finished.get(request.turn_id) if request.turn_id else None
+            if said is not None:
+                self.counts.repeated += 1
+                for event in _repeat(request.turn_id, session.session_id, said):
+                    yield event
+                return
+            async with aclosing(self._turn(npc, session, request, received_ns)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            floor.lock.release()
+            if not floor.waiting and not floor.lock.locked():
+                self._floors.pop(npc.key, None)
+
+    def cancel(self, tenant: str, request: dialogue_pb2.CancelTurnRequest) -> bool:
+        """Stops a turn under way; whether there was one."""
+        npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
+        turn = self._open.get((npc.key, check_id("player_id", request.player_id)))
+        if turn is None or (request.turn_id and request.turn_id != turn.turn_id):
+            return False
+        self._stop(turn)
+        return True
+
+    def end_session(self, tenant: str, request: dialogue_pb2.EndSessionRequest) -> Session | None:
+        """Ends a session; the session, if one was under way."""
+        npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
+        return self._end(npc.key, check_id("player_id", request.player_id))
+
+    def forget(self, tenant: str, world_id: str, player_id: str, npc_id: str) -> tuple[int, int]:
+        """Forgets a player's sessions: (sessions, turns)."""
+        sessions = [s for s in self.hot.of_player(tenant, world_id, player_id) if npc_id in ("", s.npc.npc)]
+        for session in sessions:
+            self._end(session.npc, session.player)
+        return len(sessions), sum(len(s.turns) for s in sessions)
+
+    def remove(self, npc: NpcKey) -> None:
+        """Ends every session of an NPC that was taken out."""
+        for session in self.hot.of_npc(npc):
+            self._end(npc, session.player)
+
+    def sweep(self) -> None:
+        """Ends the sessions that have been silent too long."""
+        for session in self.hot.silent(self._clock()):
+            self._forget_trunk(session)
+
+    # -- one turn ----------------------------------------------------------------------------------------------
+
+    async def _turn(
+        self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, received_ns: int
+    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+        key = (npc.key, request.player_id)
+        line = self._layout.player_turn(request.text, request.player_name)
+        tail = self._layout.talk_tail(line.tokens, self._perceived(npc))
+        max_tokens = request.max_tokens or self._settings.max_tokens
+        trunk = self._trunk(npc, session, len(tail) + max_tokens)
+        turn = _Open(request.turn_id, TextAssembler(self._layout.stop_text))
+        work = self._work(npc, session, request, trunk, tail, max_tokens)
+
+        def on_chunk(chunk: Chunk) -> None:
+            self._take(turn, chunk)
+
+        def on_end(ended: Ended) -> None:
+            turn.ended = ended
+            turn.woken.set()
+
+        turn.ticket = self._door.submit(work, on_end, on_chunk)
+        self._open[key] = turn
+        self.counts.started += 1
+        index = 0
+        try:
+            yield _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_STARTED, index)
+            first = True
+            while True:
+                await turn.woken.wait()
+                turn.woken.clear()
+                text = self._text(turn)
+                over = turn.ended is not None and not turn.pieces
+                if over:
+                    text += turn.text.end()
+                if text:
+                    index += 1
+                    if first:
+                        first = False
+                        self.counts.ttft_ns.append((self._clock(), self._clock() - received_ns))
+                    event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
+                    event.text = text
+                    turn.stalled_ns = 0
+                    yield event
+                if turn.too_slow:
+                    raise Overloaded(f"the reader left {self._settings.chunks_max} chunks unread", 0)
+                if over:
+                    break
+            assert turn.ended is not None
+            if turn.ended.finish in (Finish.FAILED, Finish.REFUSED) and not turn.text.said:
+                self.counts.failed += 1
+                if turn.ended.finish is Finish.REFUSED:
+                    raise Overloaded("the silver queue is full", self._wait_ms())
+                raise EngineFailed(turn.ended.reason)
+            self._commit(npc, session, request, line, turn)
+            yield self._last(turn, session, index + 1, line.lost)
+        except BaseException:
+            # The client went away, or we could not serve it: the lane is free within a step, what was said stays said.
+            if turn.ended is None and turn.ticket is not None:
+                turn.ticket.cancel()
+            if turn.text.said and not turn.committed:
+                self.counts.cancelled += 1
+                self._commit(npc, session, request, line, turn)
+            raise
+        finally:
+            if self._open.get(key) is turn:
+                del self._open[key]
+
+    def _take(self, turn: _Open, chunk: Chunk) -> None:
+        """A chunk from the scheduler. A reader that lets them pile up for too long loses its turn."""
+        turn.pieces.append(chunk)
+        if len(turn.pieces) > self._settings.chunks_max:
+            if not turn.stalled_ns:
+                turn.stalled_ns = chunk.at_ns
+            elif chunk.at_ns - turn.stalled_ns > self._settings.slow_reader_s * S and not turn.too_slow:
+                self.counts.slow_readers += 1
+                turn.too_slow = True
+                self._stop(turn)
+        turn.woken.set()
+
+    def _text(self, turn: _Open) -> str:
+        """All text that waits. Stop text ends the turn."""
+        out = []
+        while turn.pieces:
+            for token in turn.pieces.popleft().tokens:
+                out.append(turn.text.add(self._piece(token)))
+        if turn.text.stopped and turn.ended is None and turn.ticket is not None:
+            turn.ticket.cancel()
+        return "".join(out)
+
+    def _stop(self, turn: _Open) -> None:
+        turn.cancelled = True
+        if turn.ticket is not None:
+            turn.ticket.cancel()
+
+    def _commit(self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, line: Cut, turn: _Open) -> None:
+        """Appends the turn to the session and makes its KV ready in the background."""
+        turn.committed = True
+        self.counts.finished += 1
+        self.counts.cut_tokens += line.lost
+        said = turn.text.said
+        turns = [Turn(True, request.text, line.tokens), Turn(False, said, self._layout.npc_turn(said))]
+        self.hot.add(session, turns, self._clock())
+        self.hot.finish(session, request.turn_id, said)
+        trunk = self._trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens)
+        now_ns = self._clock()
+        work = Work(
+            tier=Tier.SILVER,
+            key=TrunkKey(npc.key, session.player),
+            trunk=trunk,
+            shared=npc.shared,
+            tail=np.empty(0, np.int32),
+            max_tokens=0,
+            due_ns=now_ns,
+            # It is in nobody's way: the player is still listening.
+            deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
+            supersede=(npc.key, session.player, "trunk"),
+        )
+        try:
+            self._door.submit(work, lambda _: None)
+        except (Overloaded, Draining):
+            return  # the next turn computes it
+
+    def _trunk(self, npc: Npc, session: Session, room: int) -> Tokens:
+        """The dialogue trunk; the oldest turns go while `room` more tokens would not fit the context."""
+        while True:
+            tokens = np.concatenate([npc.trunk, np.asarray(session.tokens, np.int32)])
+            if len(tokens) + room <= self._context_len or not session.turns:
+                return tokens
+            self.hot.drop_oldest(session)
+
+    def _work(
+        self,
+        npc: Npc,
+        session: Session,
+        request: dialogue_pb2.TalkRequest,
+        trunk: Tokens,
+        tail: tuple[int, ...],
+        max_tokens: int,
+    ) -> Work:
+        now_ns = self._clock()
+        seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
+        return Work(
+            tier=Tier.SILVER,
+            key=TrunkKey(npc.key, session.player),
+            trunk=trunk,
+            shared=npc.shared,
+            tail=np.asarray(tail, np.int32),
+            max_tokens=max_tokens,
+            sampling=Sampling(
+                temperature=request.temperature if request.has_temperature else self._settings.temperature, seed=seed
+            ),
+            stop_ids=self._layout.stop_ids,
+            due_ns=now_ns,
+            deadline_ns=self._promises.deadline_ns(Tier.SILVER, now_ns),
+        )
+
+    def _last(self, turn: _Open, session: Session, index: int, lost: int) -> dialogue_pb2.TalkEvent:
+        ended = turn.ended
+        assert ended is not None
+        event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_END, index)
+        event.finish = _finish(turn, ended)
+        event.timings.CopyFrom(timings_message(ended))
+        event.timings.cut_tokens = lost
+        if lost:
+            event.flags.append("cut:player_line")
+        return event
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def _check(self, tenant: str, request: dialogue_pb2.TalkRequest) -> Npc:
+        check_id("player_id", request.player_id)
+        if request.turn_id:
+            check_id("turn_id", request.turn_id)
+        if request.player_name:
+            check_id("player_name", request.player_name)
+        size = len(request.text.encode("utf-8", "replace"))
+        if not request.text.strip():
+            raise CallerError("text", "is empty")
+        if size > TEXT_BYTES_MAX:
+            raise CallerError("text", f"{size} bytes, the limit is {TEXT_BYTES_MAX}")
+        if request.max_tokens > TOKENS_MAX:
+            raise CallerError("max_tokens", f"is {request.max_tokens}, the limit is {TOKENS_MAX}")
+        if request.has_temperature:
+            check_number("temperature", request.temperature, 0.0, 2.0)
+        return self._worlds.npc(tenant, request.world_id, request.npc_id)
+
+    def _end(self, npc: NpcKey, player: str) -> Session | None:
+        turn = self._open.get((npc, player))
+        if turn is not None:
+            self._stop(turn)
+        session = self.hot.end(npc, player)
+        if session is not None:
+            self._forget_trunk(session)
+        return session
+
+    def _forget_trunk(self, session: Session) -> None:
+        self._door.forget(TrunkKey(session.npc, session.player))
+
+    def _wait_ms(self) -> int:
+        return self._door.retry_ms(Tier.SILVER, self._clock())
+
+
+def timings_message(ended: Ended) -> words_pb2.Timings:
+    """A work's timings as the contract has them."""
+    t = ended.timings
+    taken_ns = t.taken_ns or t.submitted_ns
+    first_ns = t.first_ns or taken_ns
+    return words_pb2.Timings(
+        queue_us=(taken_ns - t.submitted_ns - t.window_ns) // 1000,
+        window_us=t.window_ns // 1000,
+        prefill_us=(first_ns - taken_ns) // 1000,
+        decode_us=(max(t.last_ns, first_ns) - first_ns) // 1000,
+        cached_tokens=t.cached_tokens,
+        prefilled_tokens=t.prefilled_tokens,
+        output_tokens=t.output_tokens,
+        stores=["hot"],
+    )
+
+
+def _finish(turn: _Open, ended: Ended) -> dialogue_pb2.TalkFinish:
+    if turn.text.stopped or ended.finish is Finish.STOP:
+        return dialogue_pb2.TALK_FINISH_STOP
+    if ended.finish is Finish.LENGTH:
+        return dialogue_pb2.TALK_FINISH_LENGTH
+    return dialogue_pb2.TALK_FINISH_CANCELLED if turn.cancelled else dialogue_pb2.TALK_FINISH_FAILED
+
+
+def _event(turn: _Open, session: Session, kind: dialogue_pb2.TalkEventKind, index: int) -> dialogue_pb2.TalkEvent:
+    return dialogue_pb2.TalkEvent(kind=kind, turn_id=turn.turn_id, session_id=session.session_id, index=index)
+
+
+def _repeat(turn_id: str, session_id: str, said: str) -> list[dialogue_pb2.TalkEvent]:
+    kinds = (
+        dialogue_pb2.TALK_EVENT_KIND_STARTED,
+        dialogue_pb2.TALK_EVENT_KIND_TEXT,
+        dialogue_pb2.TALK_EVENT_KIND_END,
+    )
+    events = [
+        dialogue_pb2.TalkEvent(kind=kind, turn_id=turn_id, session_id=session_id, index=i)
+        for i, kind in enumerate(kinds)
+    ]
+    events[1].text = said
+    events[2].finish = dialogue_pb2.TALK_FINISH_REPEATED
+    return events
+

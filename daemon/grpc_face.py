@@ -1,0 +1,257 @@
+"""The gRPC face: adapts Calls to grpc.aio. The only file of the daemon that imports grpc.
+
+Owns the server and the health service. A call that is cancelled on the wire closes its iterator in Calls at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from core.errors import (
+    CallerError,
+    ConfigError,
+    Draining,
+    EngineFailed,
+    NotBuilt,
+    NotFound,
+    NpcdError,
+    Overloaded,
+    Stale,
+    Unauthenticated,
+)
+from daemon.calls import Calls
+from daemon.config import ServeSettings, unix_path
+from npcd.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    dialogue_pb2,
+    dialogue_pb2_grpc,
+    intents_pb2,
+    intents_pb2_grpc,
+    npcs_pb2,
+    npcs_pb2_grpc,
+    story_pb2,
+    story_pb2_grpc,
+)
+
+log = structlog.get_logger("npcd.grpc")
+
+SERVICES = tuple(
+    file.services_by_name[name].full_name
+    for file, name in (
+        (npcs_pb2.DESCRIPTOR, "Npcs"),
+        (intents_pb2.DESCRIPTOR, "Intents"),
+        (dialogue_pb2.DESCRIPTOR, "Dialogue"),
+        (story_pb2.DESCRIPTOR, "Story"),
+        (admin_pb2.DESCRIPTOR, "Admin"),
+    )
+)
+BUILT = SERVICES[:3] + SERVICES[4:]  # Story answers UNIMPLEMENTED and says so in its health
+
+# The one table from our errors to the wire's.
+STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (Stale, grpc.StatusCode.ABORTED),
+    (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (Draining, grpc.StatusCode.UNAVAILABLE),
+    (NotBuilt, grpc.StatusCode.UNIMPLEMENTED),
+    (EngineFailed, grpc.StatusCode.INTERNAL),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+)
+RETRY_KEY = "retry-after-ms"
+
+Unary = Callable[[Any, Any], Awaitable[Any]]
+Stream = Callable[[Any, Any], AsyncGenerator[Any, None]]
+
+
+class GrpcFace:
+    """A server that answers UNAVAILABLE until `calls` is there."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.calls: Calls | None = None
+        self._settings = settings
+        self._tenants = _tenants(settings.tokens_file)
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> list[str]:
+        """Starts to listen; the addresses with their real ports. Raises ConfigError when it cannot."""
+        s = self._settings
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", s.message_bytes_max),
+                ("grpc.max_send_message_length", s.message_bytes_max),
+                ("grpc.so_reuseport", 0),
+                # A game server that is gone is noticed within half a minute, also without FIN.
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ]
+        )
+        self._add_services(server)
+        await self.report(serving=False)
+        credentials = self._credentials()
+        addresses = []
+        before = os.umask(0o177)  # a Unix socket is its owner's alone, from the moment it exists
+        try:
+            for address in s.listen:
+                addresses.append(self._bind(server, address, credentials))
+            await server.start()
+        finally:
+            os.umask(before)
+        self._server = server
+        return addresses
+
+    async def report(self, serving: bool) -> None:
+        """Says what health checks hear."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *BUILT):
+            await self._health.set(service, status)
+        await self._health.set(SERVICES[3], health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls, gives open ones `grace_s`, then ends them."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+        for address in self._settings.listen:
+            path = unix_path(address)
+            if path:
+                Path(path).unlink(missing_ok=True)
+
+    def _bind(self, server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+        path = unix_path(address)
+        target = f"unix:{path}" if path else address
+        try:
+            if credentials is not None and not path:
+                port = server.add_secure_port(target, credentials)
+            else:
+                port = server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"serve.listen: cannot listen on {address}; is another npcd running? choose another --listen"
+            ) from error
+        return target if path else f"{address.rpartition(':')[0]}:{port}"
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        s = self._settings
+        if not s.tls_certificate:
+            return None
+        key, certificate = _read("serve.tls_key", s.tls_key), _read("serve.tls_certificate", s.tls_certificate)
+        ca = _read("serve.tls_client_ca", s.tls_client_ca) if s.tls_client_ca else None
+        return grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=ca is not None)
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        calls: dict[str, dict[str, str]] = {
+            "Npcs": {
+                "DefineWorld": "define_world",
+                "Register": "register",
+                "Describe": "describe",
+                "Watch": "watch_npcs",
+                "Forget": "forget",
+                "Remove": "remove",
+            },
+            "Intents": {"Live": "live", "Observe": "observe", "Watch": "watch_intents", "Get": "get_intents"},
+            "Dialogue": {
+                "Talk": "talk",
+                "Converse": "converse",
+                "Cancel": "cancel_turn",
+                "EndSession": "end_session",
+            },
+            "Story": {},
+            "Admin": {"Status": "status", "Watch": "watch_status", "Drain": "drain"},
+        }
+        adders = {
+            "Npcs": npcs_pb2_grpc.add_NpcsServicer_to_server,
+            "Intents": intents_pb2_grpc.add_IntentsServicer_to_server,
+            "Dialogue": dialogue_pb2_grpc.add_DialogueServicer_to_server,
+            "Story": story_pb2_grpc.add_StoryServicer_to_server,
+            "Admin": admin_pb2_grpc.add_AdminServicer_to_server,
+        }
+        files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
+        described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}
+        for name, add in adders.items():
+            methods = {}
+            for method in described[name].methods:
+                streams = method.server_streaming
+                call = calls[name].get(method.name, "not_built_stream" if streams else "not_built")
+                methods[method.name] = self._stream(call) if streams else self._unary(call)
+            add(type(f"{name}Face", (), methods)(), server)  # type: ignore[arg-type]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+
+    def _unary(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(_: object, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                method: Unary = getattr(self._ready(), name)
+                return await method(self._tenant(context), request)
+            except NpcdError as error:
+                await _abort(context, error, name)
+
+        return call
+
+    def _stream(self, name: str) -> Callable[..., AsyncIterator[Any]]:
+        async def call(_: object, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                method: Stream = getattr(self._ready(), name)
+                async with aclosing(method(self._tenant(context), request)) as answers:
+                    async for answer in answers:
+                        yield answer
+            except NpcdError as error:
+                await _abort(context, error, name)
+
+        return call
+
+    def _ready(self) -> Calls:
+        if self.calls is None:
+            raise Draining("the daemon is starting; wait until its health says SERVING")
+        return self.calls
+
+    def _tenant(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:
+        """Who calls. Without a tokens file everybody who can reach the socket is the one tenant."""
+        if self._tenants is None:
+            return ""
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+                tenant = self._tenants.get(value.removeprefix("Bearer "))
+                if tenant is not None:
+                    return tenant
+        raise Unauthenticated("give a known token as 'authorization: Bearer TOKEN' metadata")
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:
+    trailing = ((RETRY_KEY, str(error.retry_ms)),) if isinstance(error, Overloaded) else ()
+    code = next((code for kind, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    if code is grpc.StatusCode.INTERNAL:
+        log.error("call failed", call=name, reason=str(error))
+    await context.abort(code, str(error), trailing)
+
+
+def _tenants(path: str) -> Mapping[str, str] | None:
+    if not path:
+        return None
+    try:
+        table = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"serve.tokens_file: {path}: {error}") from error
+    if not table or not all(isinstance(v, str) and len(k) >= 16 for k, v in table.items()):
+        raise ConfigError(f'serve.tokens_file: {path} must be lines of token = "tenant", tokens of 16 characters or more')
+    return table
+
+
+def _read(setting: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot read {path} ({error.strerror})") from error

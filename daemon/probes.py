@@ -1,0 +1,59 @@
+"""Health and metrics over HTTP: /healthz (the process answers), /readyz (it serves), /metrics (Prometheus)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from core.errors import ConfigError
+
+
+class Probes:
+    """A small HTTP server on the daemon's event loop."""
+
+    def __init__(self, phase: Callable[[], str], collector: Collector) -> None:
+        self._phase = phase
+        self._registry = CollectorRegistry()
+        self._registry.register(collector)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, address: str) -> str:
+        """Starts to listen; the address with its real port. Raises ConfigError when it cannot."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz", self._health),
+                web.get("/readyz", self._ready),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        host, _, port = address.rpartition(":")
+        site = web.TCPSite(self._runner, host.strip("[]"), int(port))
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"serve.http: cannot listen on {address} ({error.strerror}); choose another --http") from error
+        real = self._runner.addresses[0]
+        return f"{real[0]}:{real[1]}"
+
+    async def stop(self) -> None:
+        """Stops listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        phase = self._phase()
+        return web.Response(text=f"{phase}\n", status=200 if phase == "serving" else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,302 @@
+"""The cache-stable layout: how worlds, personas, turns and perceptions become tokens. The only place that knows it.
+
+    [world + archetype: shared prefix] [persona] [summary] [cards] [turns: append only]  |  [tail: digest, perception, line]
+    \\______________________________ trunk ______________________________________________/    \\_________ branch _________/
+
+Every section starts with a mark and is tokenised on its own, so a longer trunk always begins with the shorter one.
+Models trained for npcd have the marks as control tokens; any other model gets them as plain text (PLAIN_MARKS).
+All other text is data and is encoded without control tokens, whatever it says. The trainer of the shipped model renders
+its corpus with this file too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from core.choice import END, Node, stage
+from core.errors import CallerError
+from core.observation import Observation, Percept
+
+TARGETS_MAX = 8  # percept marks <|1|> .. <|8|>; <|0|> is "nobody"
+PERCEPT_WORD_LEN_MAX = 24
+
+# The control tokens of models made for npcd, and what stands in for them elsewhere.
+MARKS: dict[str, str] = {
+    "world": "<|world|>",
+    "archetype": "<|archetype|>",
+    "persona": "<|persona|>",
+    "summary": "<|summary|>",
+    "card": "<|card|>",
+    "digest": "<|digest|>",
+    "see": "<|see|>",
+    "do": "<|do|>",
+    "say": "<|say|>",
+    "player": "<|player|>",
+    "npc": "<|npc|>",
+    "end": "<|end|>",
+    **{f"p{i}": f"<|{i}|>" for i in range(TARGETS_MAX + 1)},
+}
+PLAIN_MARKS: dict[str, str] = {
+    "world": "World:",
+    "archetype": "\nKind:",
+    "persona": "\nYou are",
+    "summary": "\nEarlier:",
+    "card": "\nYou remember:",
+    "digest": "\nRemember:",
+    "see": "\nYou see:",
+    "do": "\nAction, target, feeling:",
+    "say": "\nYou shout:",
+    "player": "\nPlayer:",
+    "npc": "\nYou answer:",
+    "end": "\n",
+    "p0": " nobody",
+    **{f"p{i}": f" #{i}" for i in range(1, TARGETS_MAX + 1)},
+}
+
+
+class Encoder(Protocol):
+    """What the layout needs of a tokenizer (engines.base.Vocab has it; so has the trainer's)."""
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text, never a control token."""
+
+    def control(self, text: str) -> int:
+        """The id of a control token, or -1."""
+
+    @property
+    def bos_id(self) -> int:
+        """The token every text must begin with, or -1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Token limits per section. Definitions over their cap are refused; what grows while playing is cut."""
+
+    lore: int = 320
+    words: int = 160
+    archetype: int = 160
+    persona: int = 160
+    summary: int = 160
+    card: int = 96
+    player_line: int = 128
+    reply: int = 160
+    intent_tail: int = 32
+    talk_tail: int = 192
+    bark: int = 8
+    percepts: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ActionWord:
+    """One thing an NPC can do."""
+
+    word: str
+    needs_target: bool = False
+    speaks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Perception:
+    """An observation as the model reads it: tokens from mark `see` on, and the percepts that <|1|>, <|2|>, ... name."""
+
+    tokens: tuple[int, ...]
+    percepts: tuple[Percept, ...]
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Tokens of a section after its cap, and how many were cut away."""
+
+    tokens: tuple[int, ...]
+    lost: int
+
+
+def distance_word(distance_m: float) -> str:
+    """Metres as the model's word: close < 2 <= near < 8 <= away < 20 <= far."""
+    if distance_m < 2.0:
+        return "close"
+    if distance_m < 8.0:
+        return "near"
+    return "away" if distance_m < 20.0 else "far"
+
+
+def health_word(health: float) -> str:
+    """Health 0..1 as the model's word: dying < 0.25 <= hurt < 0.7 <= nothing."""
+    if health < 0.25:
+        return "dying"
+    return "hurt" if health < 0.7 else ""
+
+
+def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
+    """The percepts that matter most, first: hostile before others, then seen before heard, then the nearest."""
+    order = sorted(percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id))
+    return order[:count]
+
+
+def situation_words(seen: Observation) -> str:
+    """Time, place, health and the newest two events, as words with a leading space each; may be empty."""
+    words = [seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:2]]
+    return "".join(f" {_word(w)}" for w in words if w)
+
+
+def percept_words(percept: Percept) -> str:
+    """" player hostile near", or " wolf away heard" when it is out of sight."""
+    words = [_word(percept.kind), _word(percept.stance), distance_word(percept.distance_m), "" if percept.in_sight else "heard"]
+    return "".join(f" {w}" for w in words if w)
+
+
+def state_of(seen: Observation, percepts_max: int) -> str:
+    """An observation quantised: equal states ask for equal intents, so this serves as its hash.
+
+    Targets are part of it: another wolf at the same distance is another situation.
+    """
+    kept = notable(seen.percepts, min(percepts_max, TARGETS_MAX))
+    return situation_words(seen) + "".join(f"|{percept_words(p)}@{p.entity_id}" for p in kept)
+
+
+def _word(text: str) -> str:
+    return " ".join(text.replace("_", " ").split())[:PERCEPT_WORD_LEN_MAX]
+
+
+class Layout:
+    """Renders the sections for one model. Plain values in, token ids out; holds nothing but the model's marks."""
+
+    def __init__(self, encoder: Encoder, caps: Caps = Caps()) -> None:
+        self.caps = caps
+        self._encode = encoder.encode
+        # Perceptions are made of few words again and again; finding their tokens once is most of their cost.
+        self._short = lru_cache(maxsize=8192)(lambda text: tuple(encoder.encode(text)))
+        own = {name: encoder.control(text) for name, text in MARKS.items()}
+        self.native = all(i >= 0 for i in own.values())
+        self.marks: dict[str, tuple[int, ...]] = (
+            {name: (i,) for name, i in own.items()}
+            if self.native
+            else {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
+        )
+        self._bos = (encoder.bos_id,) if encoder.bos_id >= 0 else ()
+        # A plain layout has no end token: the line break is a stop string, the daemon watches for it.
+        self.stop_ids = frozenset(self.marks["end"]) if self.native else frozenset()
+        self.stop_text = "" if self.native else "\n"
+
+    # -- trunk -------------------------------------------------------------------------------------------------
+
+    def world(self, lore: str, actions: Sequence[ActionWord], emotions: Sequence[str]) -> tuple[int, ...]:
+        """What every NPC of a world shares: lore, and the words it may act and feel with, in the world's order."""
+        lore_ids = self._capped("lore", lore, self.caps.lore)
+        words = f" Actions: {', '.join(a.word for a in actions)}. Feelings: {', '.join(emotions)}."
+        return self._bos + self.marks["world"] + lore_ids + self._capped("actions", words, self.caps.words)
+
+    def archetype(self, archetype_id: str, description: str) -> tuple[int, ...]:
+        """The second half of the shared prefix."""
+        text = f"{archetype_id}. {description}"
+        return self.marks["archetype"] + self._capped(f"archetypes[{archetype_id}].description", text, self.caps.archetype)
+
+    def persona(self, name: str, text: str) -> tuple[int, ...]:
+        """Who this NPC is; the intent trunk ends here."""
+        return self.marks["persona"] + self._capped(f"personas[{name}].text", f"{name}. {text}", self.caps.persona)
+
+    def summary(self, text: str) -> Cut:
+        """What happened in earlier sessions; frozen within a session."""
+        return self._cut("summary", text, self.caps.summary)
+
+    def card(self, text: str) -> Cut:
+        """A card in full, or one line of change to it."""
+        return self._cut("card", text, self.caps.card)
+
+    def player_turn(self, text: str, player_name: str = "") -> Cut:
+        """A player's line, closed. `text` is data: it is encoded without control tokens and on one line."""
+        said = " ".join(text.split())
+        cut = self._cut("player", f"{player_name}: {said}" if player_name else said, self.caps.player_line)
+        return Cut(cut.tokens + self.marks["end"], cut.lost)
+
+    def npc_turn(self, text: str) -> tuple[int, ...]:
+        """An NPC's finished line, closed."""
+        return self.marks["npc"] + self.spoken(text)[: self.caps.reply] + self.marks["end"]
+
+    def spoken(self, text: str) -> tuple[int, ...]:
+        """Speech as the model writes it, after `npc` or `say`: one line with a leading space, not closed."""
+        return tuple(self._encode(f" {_line(text)}"))
+
+    # -- tail --------------------------------------------------------------------------------------------------
+
+    def perceive(self, seen: Observation) -> Perception:
+        """An observation in few tokens: the situation, then the most notable percepts while they fit the tail."""
+        room = self.caps.intent_tail - len(self.marks["do"])
+        tokens = (self.marks["see"] + self._short(situation_words(seen)))[:room]
+        kept: list[Percept] = []
+        for percept in notable(seen.percepts, min(self.caps.percepts, TARGETS_MAX)):
+            more = self.marks[f"p{len(kept) + 1}"] + self._short(percept_words(percept))
+            if len(tokens) + len(more) > room:
+                break
+            tokens += more
+            kept.append(percept)
+        return Perception(tokens, tuple(kept), state_of(seen, self.caps.percepts))
+
+    def digest(self, text: str) -> tuple[int, ...]:
+        """One line about the player, for tails; empty for empty text."""
+        return self.marks["digest"] + tuple(self._encode(f" {_line(text)}")) if text else ()
+
+    def intent_tail(self, perception: Perception, digest: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The branch that asks for an intent; the digest gives way when both do not fit."""
+        asked = perception.tokens + self.marks["do"]
+        return digest + asked if len(digest) + len(asked) <= self.caps.intent_tail else asked
+
+    def bark_tail(self, intent_tail: tuple[int, ...], chosen: Sequence[int]) -> tuple[int, ...]:
+        """The branch that asks for a bark, after the chosen action, target and emotion."""
+        return intent_tail + tuple(chosen) + self.marks["say"]
+
+    def talk_tail(self, player_turn: tuple[int, ...], perception: Perception | None = None, digest: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The branch that asks for a reply: digest, perception, the player's line. The first two give way when full."""
+        asked = player_turn + self.marks["npc"]
+        for before in (digest + (perception.tokens if perception else ()), digest):
+            if len(before) + len(asked) <= self.caps.talk_tail:
+                return before + asked
+        return asked
+
+    # -- choice ------------------------------------------------------------------------------------------------
+
+    def word(self, text: str) -> tuple[int, ...]:
+        """An action or emotion word as the model writes it."""
+        return tuple(self._encode(f" {text}"))
+
+    def intents(self, actions: Sequence[ActionWord], emotions: Sequence[str]) -> list[Node]:
+        """The allowed answers, by how many percepts can be named (0 .. caps.percepts): action, target, emotion.
+
+        Target option 0 is nobody; option i is the i-th percept. Raises CallerError when this model's tokens cannot tell
+        two words apart.
+        """
+        feel = stage("emotions", [(i, self.word(e), END) for i, e in enumerate(emotions)])
+        choices: list[Node] = []
+        for percepts in range(self.caps.percepts + 1):
+            targets = [(i, self.marks[f"p{i}"], feel) for i in range(percepts + 1)]
+            may = stage("targets", targets)
+            must = stage("targets", targets[1:]) if percepts else END
+            options = [
+                (i, self.word(a.word), must if a.needs_target else may)
+                for i, a in enumerate(actions)
+                if percepts or not a.needs_target
+            ]
+            if not options:
+                raise CallerError("actions", "at least one action word must do without a target")
+            choices.append(stage("actions", options))
+        return choices
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def _capped(self, field: str, text: str, cap: int) -> tuple[int, ...]:
+        tokens = tuple(self._encode(f" {_line(text)}"))
+        if len(tokens) > cap:
+            raise CallerError(field, f"{len(tokens)} tokens, the limit is {cap}; shorten it")
+        return tokens
+
+    def _cut(self, mark: str, text: str, cap: int) -> Cut:
+        tokens = tuple(self._encode(f" {_line(text)}"))
+        return Cut(self.marks[mark] + tokens[:cap], max(0, len(tokens) - cap))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,140 @@
+"""What this daemon is and how it does, as one message. Reads counters of every part; changes nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.clock import MS, S, Clock
+from core.words import Finish, Tier
+from daemon.dialogue import Dialogue
+from daemon.intents import Intents
+from daemon.worlds import Worlds
+from npcd.v1 import admin_pb2
+from scheduler.meter import percentile, recent
+from scheduler.scheduler import Scheduler
+from scheduler.ticket import Door
+from scheduler.window import Closed
+
+CONTRACT = (1, 0)
+FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain")
+RATE_WITHIN_NS = 5 * S
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What does not change while the daemon lives."""
+
+    version: str
+    model_name: str
+    model_sha256: str
+    engine: str
+    epoch: int
+    started_ns: int
+
+
+@dataclass(slots=True)
+class Phase:
+    """Where the daemon is in its life: "starting", "serving", "draining"; `streams` counts open Live streams."""
+
+    name: str = "starting"
+    streams: int = 0
+
+
+class StatusBoard:
+    """Builds StatusResponse."""
+
+    def __init__(
+        self,
+        about: About,
+        phase: Phase,
+        scheduler: Scheduler,
+        door: Door,
+        worlds: Worlds,
+        intents: Intents,
+        dialogue: Dialogue,
+        lag_ns: deque[tuple[int, int]],
+        degraded: Callable[[], list[str]],
+        clock: Clock,
+    ) -> None:
+        self.about = about
+        self.phase = phase
+        self._scheduler = scheduler
+        self._door = door
+        self._worlds = worlds
+        self._intents = intents
+        self._dialogue = dialogue
+        self._lag_ns = lag_ns
+        self._degraded = degraded
+        self._clock = clock
+
+    def message(self) -> admin_pb2.StatusResponse:
+        """The status right now."""
+        now_ns = self._clock()
+        meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
+        steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
+        step_ns = [took for took, _ in steps]
+        counts = self._intents.counts
+        return admin_pb2.StatusResponse(
+            version=self.about.version,
+            contract_major=CONTRACT[0],
+            contract_minor=CONTRACT[1],
+            features=FEATURES,
+            daemon_epoch=self.about.epoch,
+            uptime_ms=(now_ns - self.about.started_ns) // MS,
+            phase=self.phase.name,
+            degraded=self._degraded(),
+            model_name=self.about.model_name,
+            model_hash=self.about.model_sha256,
+            engine=self.about.engine,
+            worlds=len(self._worlds),
+            npcs=self._worlds.npcs,
+            live_streams=self.phase.streams,
+            turns_open=self._dialogue.open_turns,
+            tiers=[self._tier(tier, now_ns) for tier in Tier],
+            steps=meter.steps,
+            step_p50_ms=percentile(step_ns, 0.5) / MS,
+            step_p95_ms=percentile(step_ns, 0.95) / MS,
+            tokens_per_s=sum(tokens for _, tokens in steps) / (RATE_WITHIN_NS / S),
+            lanes=placer.lanes.count,
+            lanes_leased=placer.lanes.leased,
+            residents=placer.homes.count,
+            residents_used=placer.homes.count - placer.homes.free,
+            ram_bytes=placer.homes.ram_bytes,
+            cached_tokens=meter.cached_tokens,
+            prefilled_tokens=meter.prefilled_tokens,
+            intents_model=counts.model,
+            intents_policy=counts.policy,
+            intents_predicted=counts.predicted,
+            turns_finished=self._dialogue.counts.finished,
+            loop_lag_p99_ms=percentile(recent(self._lag_ns, now_ns), 0.99) / MS,
+            window_closed_complete=window.closed[Closed.COMPLETE],
+            window_closed_full=window.closed[Closed.FULL],
+            window_closed_time=window.closed[Closed.TIME],
+        )
+
+    def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:
+        meter = self._scheduler.meter.tiers[tier]
+        # A player waits for text, not for a token: Silver's first is measured where the text goes out.
+        firsts = recent(self._dialogue.counts.ttft_ns if tier is Tier.SILVER else meter.first_ns, now_ns)
+        gaps = recent(meter.gap_ns, now_ns)
+        running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
+        return admin_pb2.TierLoad(
+            tier=tier.name.lower(),
+            waiting=self._door.waiting(tier),
+            waiting_max=self._scheduler.promises.of(tier).waiting_max,
+            running=len(running),
+            finished=meter.ended[Finish.STOP] + meter.ended[Finish.LENGTH],
+            superseded=meter.ended[Finish.SUPERSEDED],
+            refused=meter.ended[Finish.REFUSED] + self._door.refused[tier],
+            cancelled=meter.ended[Finish.CANCELLED],
+            failed=meter.ended[Finish.FAILED],
+            output_tokens=meter.output_tokens,
+            first_p50_ms=percentile(firsts, 0.5) / MS,
+            first_p95_ms=percentile(firsts, 0.95) / MS,
+            first_p99_ms=percentile(firsts, 0.99) / MS,
+            token_p50_ms=percentile(gaps, 0.5) / MS,
+            token_p95_ms=percentile(gaps, 0.95) / MS,
+            token_p99_ms=percentile(gaps, 0.99) / MS,
+        )

@@ -1,0 +1,120 @@
+"""Logs (structlog), metrics (Prometheus) and the lag of the event loop. Player text is in none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from core.clock import MS, Clock
+from npcd.v1 import admin_pb2
+
+LAG_EVERY_S = 0.05
+
+
+def start_logging(level: str, as_json: bool) -> None:
+    """Configures structlog to write lines to standard error."""
+    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def watch_lag(ring: deque[tuple[int, int]], clock: Clock) -> None:
+    """Measures for ever how late the event loop is, into a ring of (moment, nanoseconds)."""
+    while True:
+        before_ns = clock()
+        await asyncio.sleep(LAG_EVERY_S)
+        now_ns = clock()
+        ring.append((now_ns, max(0, now_ns - before_ns - round(LAG_EVERY_S * 1e9))))
+
+
+class StatusCollector(Collector):
+    """The status as Prometheus metrics, read when it is scraped: nothing is spent on the hot path."""
+
+    def __init__(self, status: Callable[[], admin_pb2.StatusResponse | None], costs: Callable[[], dict[str, float]]) -> None:
+        self._status = status
+        self._costs = costs
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families."""
+        s = self._status()
+        yield _gauge("npcd_up", "1 while the daemon serves", 1.0 if s is not None and s.phase == "serving" else 0.0)
+        if s is None:
+            return
+        works = CounterMetricFamily("npcd_works", "Works that ended", labels=["tier", "finish"])
+        tokens = CounterMetricFamily("npcd_output_tokens", "Tokens made", labels=["tier"])
+        waiting = GaugeMetricFamily("npcd_works_waiting", "Works in the queue", labels=["tier"])
+        running = GaugeMetricFamily("npcd_works_running", "Works that run", labels=["tier"])
+        first = GaugeMetricFamily(
+            "npcd_first_token_ms", "Submitted to first token over the last minute (silver: to first text out)", labels=["tier", "quantile"]
+        )
+        gap = GaugeMetricFamily(
+            "npcd_token_ms", "Gap between consecutive tokens of one work over the last minute", labels=["tier", "quantile"]
+        )
+        for t in s.tiers:
+            for finish in ("finished", "superseded", "refused", "cancelled", "failed"):
+                works.add_metric([t.tier, finish], getattr(t, finish))
+            tokens.add_metric([t.tier], t.output_tokens)
+            waiting.add_metric([t.tier], t.waiting)
+            running.add_metric([t.tier], t.running)
+            for quantile, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99")):
+                first.add_metric([t.tier, quantile], getattr(t, f"first_{name}_ms"))
+                gap.add_metric([t.tier, quantile], getattr(t, f"token_{name}_ms"))
+        yield from (works, tokens, waiting, running, first, gap)
+        intents = CounterMetricFamily("npcd_intents", "Intents by who answered", labels=["source"])
+        for source in ("model", "policy", "predicted"):
+            intents.add_metric([source], getattr(s, f"intents_{source}"))
+        yield intents
+        windows = CounterMetricFamily("npcd_windows", "Gathering windows by the rule that closed them", labels=["rule"])
+        for rule in ("complete", "full", "time"):
+            windows.add_metric([rule], getattr(s, f"window_closed_{rule}"))
+        yield windows
+        prompt = CounterMetricFamily("npcd_prompt_tokens", "Prompt tokens by where their KV came from", labels=["kv"])
+        prompt.add_metric(["cached"], s.cached_tokens)
+        prompt.add_metric(["prefilled"], s.prefilled_tokens)
+        yield prompt
+        yield _counter("npcd_turns", "Dialogue turns finished", s.turns_finished)
+        yield _counter("npcd_steps", "Steps of the engine", s.steps)
+        for name, text, value in (
+            ("npcd_npcs", "Registered NPCs", s.npcs),
+            ("npcd_live_streams", "Open Live streams", s.live_streams),
+            ("npcd_turns_open", "Dialogue turns under way", s.turns_open),
+            ("npcd_tokens_per_second", "All tokens through the engine over the last seconds", s.tokens_per_s),
+            ("npcd_step_p95_ms", "A step of the engine over the last seconds", s.step_p95_ms),
+            ("npcd_lanes_leased", "Lanes in use", s.lanes_leased),
+            ("npcd_residents_used", "Resident sequences in use", s.residents_used),
+            ("npcd_ram_bytes", "KV of trunks in host RAM", s.ram_bytes),
+            ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
+        ):
+            yield _gauge(name, text, float(value))
+        costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
+        for feature, weight_ns in self._costs().items():
+            costs.add_metric([feature], weight_ns)
+        yield costs
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)
+
+
+LAG_RING_LEN = round(60_000 * MS / (LAG_EVERY_S * 1e9))

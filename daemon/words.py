@@ -1,0 +1,133 @@
+"""Small conversions between the contract's messages and plain values. Decides nothing, does nothing."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from core.errors import CallerError
+from core.observation import Observation, Percept
+from npcd.v1 import intents_pb2, npcs_pb2
+from tiers.policy import PolicyRow
+
+ID_BYTES_MAX = 64
+PERCEPTS_MAX = 64
+EVENTS_MAX = 8
+WORD_BYTES_MAX = 64
+COORDINATE_MAX_M = 1e9
+_PSEUDONYM_KEY = secrets.token_bytes(16)
+
+
+def check_id(field: str, value: str) -> str:
+    """The value, when it can name something: 1 to 64 bytes without control characters. Raises CallerError."""
+    if not value:
+        raise CallerError(field, "is empty")
+    size = len(value.encode("utf-8", "replace"))
+    if size > ID_BYTES_MAX:
+        raise CallerError(field, f"{size} bytes, the limit is {ID_BYTES_MAX}")
+    if not value.isprintable():
+        raise CallerError(field, "has characters that cannot be printed")
+    return value
+
+
+def pseudonym(player_id: str) -> str:
+    """A player's name for logs, metrics and onlookers: stable within this process, not to be turned back."""
+    return blake2b(player_id.encode(), key=_PSEUDONYM_KEY, digest_size=6).hexdigest() if player_id else ""
+
+
+def check_number(field: str, value: float, low: float, high: float) -> float:
+    """The value, when it is a number from low to high. Raises CallerError."""
+    if not math.isfinite(value):
+        raise CallerError(field, f"is {value}, must be a finite number")
+    if not low <= value <= high:
+        raise CallerError(field, f"is {value:g}, must be {low:g} to {high:g}")
+    return value
+
+
+def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) -> Observation:
+    """An observation as a plain value. Raises CallerError naming the field."""
+    if len(said.percepts) > PERCEPTS_MAX:
+        raise CallerError("percepts", f"{len(said.percepts)} percepts, the limit is {PERCEPTS_MAX}")
+    if len(said.events) > EVENTS_MAX:
+        raise CallerError("events", f"{len(said.events)} events, the limit is {EVENTS_MAX}")
+    position, velocity = (said.x_m, said.y_m, said.z_m), (said.vx_mps, said.vy_mps, said.vz_mps)
+    if not all(map(math.isfinite, (*position, *velocity))):
+        for name in ("x_m", "y_m", "z_m", "vx_mps", "vy_mps", "vz_mps"):
+            check_number(name, getattr(said, name), -COORDINATE_MAX_M, COORDINATE_MAX_M)
+    return Observation(
+        tick=said.tick,
+        percepts=tuple(_percept(i, p) for i, p in enumerate(said.percepts)),
+        events=tuple(_short("events", e) for e in said.events),
+        time_of_day=_short("time_of_day", said.time_of_day),
+        place=_short("place", said.place),
+        health=check_number("health", said.health, 0.0, 1.0) if said.has_health else 1.0,
+        position_m=position,
+        velocity_mps=velocity,
+        game_time_ms=game_time_ms,
+        at_ns=at_ns,
+    )
+
+
+def _percept(number: int, said: intents_pb2.Percept) -> Percept:
+    field = f"percepts[{number}]"
+    if not said.kind:
+        raise CallerError(f"{field}.kind", "is empty")
+    return Percept(
+        entity_id=check_id(f"{field}.entity_id", said.entity_id),
+        kind=_short(f"{field}.kind", said.kind),
+        stance=_short(f"{field}.stance", said.stance),
+        distance_m=check_number(f"{field}.distance_m", said.distance_m, 0.0, COORDINATE_MAX_M),
+        in_sight=said.in_sight,
+    )
+
+
+def _short(field: str, value: str) -> str:
+    if len(value) > WORD_BYTES_MAX:
+        raise CallerError(field, f"{len(value)} characters, the limit is {WORD_BYTES_MAX}")
+    return value
+
+
+def policy_rows(policy: npcs_pb2.Policy) -> list[PolicyRow]:
+    """The rows of a policy message, each number checked. Raises CallerError naming the row."""
+    rows = []
+    for i, r in enumerate(policy.rows):
+        check_number(f"policy.rows[{i}].distance_max_m", r.distance_max_m, 0.0, COORDINATE_MAX_M)
+        check_number(f"policy.rows[{i}].health_max", r.health_max, 0.0, 1.0)
+        rows.append(
+            PolicyRow(
+                r.archetype_id,
+                r.percept_kind,
+                r.percept_stance,
+                r.distance_max_m,
+                r.event,
+                r.health_max,
+                r.time_of_day,
+                r.action,
+                r.emotion,
+                r.bark,
+            )
+        )
+    return rows
+
+
+def policy_message(rows: Iterable[PolicyRow]) -> npcs_pb2.Policy:
+    """A policy message of these rows."""
+    return npcs_pb2.Policy(
+        rows=[
+            npcs_pb2.PolicyRow(
+                archetype_id=r.archetype_id,
+                percept_kind=r.percept_kind,
+                percept_stance=r.percept_stance,
+                distance_max_m=r.distance_max_m,
+                event=r.event,
+                health_max=r.health_max,
+                time_of_day=r.time_of_day,
+                action=r.action,
+                emotion=r.emotion,
+                bark=r.bark,
+            )
+            for r in rows
+        ]
+    )

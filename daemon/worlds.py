@@ -1,0 +1,303 @@
+"""Worlds and the NPCs in them: definitions checked against their caps, tokens of their trunks, leases.
+
+Owns both tables; used on the event loop only. Everything is decided at once: nothing here waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.choice import Node, Tokens
+from core.errors import CallerError, NotFound, Overloaded, Stale
+from core.words import NpcKey
+from daemon.prompt import ActionWord, Layout
+from daemon.words import check_id, policy_rows
+from npcd.v1 import npcs_pb2
+from tiers.policy import PolicyRow, usable
+
+
+@dataclass(frozen=True, slots=True)
+class WorldLimits:
+    """How much one world may define, and how many NPCs one daemon knows."""
+
+    archetypes_max: int = 64
+    actions_max: int = 64
+    emotions_max: int = 32
+    personas_max: int = 4096
+    policy_rows_max: int = 512
+    worlds_max: int = 64
+    npcs_max: int = 20_000
+    npcs_per_call_max: int = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class World:
+    """One world as it is now. `prefixes` are the shared tokens by archetype; `choices` the allowed intents by percepts."""
+
+    tenant: str
+    world_id: str
+    version: int
+    content_hash: str
+    language: str
+    actions: list[ActionWord]
+    emotions: list[str]
+    prefixes: dict[str, tuple[int, ...]]
+    personas: dict[str, tuple[str, tuple[int, ...]]]  # id -> (name, tokens)
+    choices: list[Node]
+    policy: list[PolicyRow]
+    sections: list[tuple[str, int, int]]
+    npcs: dict[str, Npc] = field(default_factory=dict)
+    lease_last: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Npc:
+    """One registered NPC. `trunk` are its intent trunk's tokens, the first `shared` of them its archetype's prefix."""
+
+    key: NpcKey
+    number: int
+    archetype_id: str
+    persona_id: str
+    name: str
+    persona: tuple[int, ...]
+    lease_epoch: int
+    trunk: Tokens
+    shared: int
+
+
+class Worlds:
+    """All worlds of all tenants."""
+
+    def __init__(self, layout: Layout, limits: WorldLimits, default_policy: Sequence[PolicyRow]) -> None:
+        self._layout = layout
+        self._limits = limits
+        self._default_policy = list(default_policy)
+        self._worlds: dict[tuple[str, str], World] = {}
+        self._next_number = 0
+        self._free_numbers: list[int] = []
+
+    def __iter__(self) -> Iterator[World]:
+        return iter(self._worlds.values())
+
+    def __len__(self) -> int:
+        return len(self._worlds)
+
+    @property
+    def npcs(self) -> int:
+        """How many NPCs are registered."""
+        return sum(len(w.npcs) for w in self._worlds.values())
+
+    def world(self, tenant: str, world_id: str) -> World:
+        """The world. Raises CallerError or NotFound."""
+        check_id("world_id", world_id)
+        world = self._worlds.get((tenant, world_id))
+        if world is None:
+            raise NotFound("world_id", f"no world '{world_id}' is defined; call DefineWorld first")
+        return world
+
+    def npc(self, tenant: str, world_id: str, npc_id: str) -> Npc:
+        """The NPC. Raises CallerError or NotFound."""
+        world = self.world(tenant, world_id)
+        found = world.npcs.get(check_id("npc_id", npc_id))
+        if found is None:
+            raise NotFound("npc_id", f"no NPC '{npc_id}' is registered in world '{world_id}'; call Register first")
+        return found
+
+    def define(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> tuple[World, bool]:
+        """Defines or changes a world; whether it changed. Nothing changes when an error is raised.
+
+        Raises CallerError naming the section and its limit, Stale when expected_version is not the present one.
+        """
+        check_id("world_id", request.world_id)
+        old = self._worlds.get((tenant, request.world_id))
+        content_hash = _content_hash(request)
+        if request.expected_version and request.expected_version != (old.version if old else 0):
+            present = old.version if old else 0
+            raise Stale("expected_version", f"is {request.expected_version}, the world has version {present}")
+        if old is not None and old.content_hash == content_hash:
+            return old, False
+        if old is None and len(self._worlds) >= self._limits.worlds_max:
+            raise Overloaded(f"{len(self._worlds)} worlds are defined, the limit is {self._limits.worlds_max}", 60_000)
+        new = self._compile(tenant, request, content_hash)
+        if old is not None:
+            new.version = old.version + 1
+            new.lease_last = old.lease_last
+            new.npcs = {npc_id: self._moved(npc, old, new) for npc_id, npc in old.npcs.items()}
+        self._worlds[tenant, request.world_id] = new
+        return new, True
+
+    def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> tuple[World, list[Npc], list[Npc]]:
+        """(the world, the NPCs of the request, those of them that are new or changed). All or none.
+
+        Registering an NPC again with the same spec renews nothing and answers the lease it has, unless take_over.
+        """
+        world = self.world(tenant, request.world_id)
+        limit = self._limits.npcs_per_call_max
+        if not 1 <= len(request.npcs) <= limit:
+            raise CallerError("npcs", f"{len(request.npcs)} NPCs, must be 1 to {limit}")
+        specs = {}
+        for i, spec in enumerate(request.npcs):
+            check_id(f"npcs[{i}].npc_id", spec.npc_id)
+            if spec.npc_id in specs:
+                raise CallerError(f"npcs[{i}].npc_id", f"'{spec.npc_id}' stands twice in the request")
+            if spec.archetype_id not in world.prefixes:
+                known = ", ".join(sorted(world.prefixes))
+                raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
+            specs[spec.npc_id] = (spec, *self._persona(world, i, spec))
+        new = sum(1 for npc_id in specs if npc_id not in world.npcs)
+        if self.npcs + new > self._limits.npcs_max:
+            raise Overloaded(f"{self.npcs} NPCs are registered, the limit is {self._limits.npcs_max}", 60_000)
+        epoch = world.lease_last + 1
+        npcs: list[Npc] = []
+        changed: list[Npc] = []
+        for npc_id, (spec, name, persona) in specs.items():
+            old = world.npcs.get(npc_id)
+            prefix = world.prefixes[spec.archetype_id]
+            trunk = np.asarray(prefix + persona, np.int32)
+            same = old is not None and len(old.trunk) == len(trunk) and bool((old.trunk == trunk).all())
+            if old is not None and same and not request.take_over:
+                npcs.append(old)
+                continue
+            number = old.number if old else self._number()
+            key = NpcKey(tenant, world.world_id, npc_id)
+            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix))
+            world.npcs[npc_id] = npc
+            npcs.append(npc)
+            changed.append(npc)
+        if changed:
+            world.lease_last = epoch
+        return world, npcs, changed
+
+    def remove(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> tuple[list[Npc], list[str]]:
+        """(NPCs that were taken out, ids that nobody knows)."""
+        world = self.world(tenant, world_id)
+        removed, unknown = [], []
+        for npc_id in npc_ids:
+            npc = world.npcs.pop(npc_id, None)
+            if npc is None:
+                unknown.append(npc_id)
+            else:
+                removed.append(npc)
+                self._free_numbers.append(npc.number)
+        return removed, unknown
+
+    def _number(self) -> int:
+        if self._free_numbers:
+            return self._free_numbers.pop()
+        self._next_number += 1
+        return self._next_number - 1
+
+    def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec) -> tuple[str, tuple[int, ...]]:
+        if spec.persona_id:
+            if spec.persona_id not in world.personas:
+                raise CallerError(f"npcs[{i}].persona_id", f"'{spec.persona_id}' is not defined in the world")
+            return world.personas[spec.persona_id]
+        if not spec.persona.name:
+            raise CallerError(f"npcs[{i}].persona.name", "is empty; give persona_id or an inline persona")
+        return spec.persona.name, self._layout.persona(spec.persona.name, spec.persona.text)
+
+    def _moved(self, npc: Npc, old: World, new: World) -> Npc:
+        """The same NPC in the changed world; personas that the world no longer has keep their old text."""
+        prefix = new.prefixes.get(npc.archetype_id, old.prefixes[npc.archetype_id])
+        new.prefixes.setdefault(npc.archetype_id, prefix)
+        name, persona = new.personas.get(npc.persona_id, (npc.name, npc.persona))
+        trunk = np.asarray(prefix + persona, np.int32)
+        return Npc(npc.key, npc.number, npc.archetype_id, npc.persona_id, name, persona, npc.lease_epoch, trunk, len(prefix))
+
+    def _compile(self, tenant: str, request: npcs_pb2.DefineWorldRequest, content_hash: str) -> World:
+        limits, layout = self._limits, self._layout
+        _count("archetypes", len(request.archetypes), 1, limits.archetypes_max)
+        _count("actions", len(request.actions), 1, limits.actions_max)
+        _count("emotions", len(request.emotions), 1, limits.emotions_max)
+        _count("personas", len(request.personas), 0, limits.personas_max)
+        _count("policy.rows", len(request.policy.rows), 0, limits.policy_rows_max)
+        actions = [ActionWord(_word(f"actions[{i}].word", a.word), a.needs_target, a.speaks) for i, a in enumerate(request.actions)]
+        emotions = [_word(f"emotions[{i}]", e) for i, e in enumerate(request.emotions)]
+        _unique("actions", [a.word for a in actions])
+        _unique("emotions", emotions)
+        _unique("archetypes", [a.archetype_id for a in request.archetypes])
+        _unique("personas", [p.persona_id for p in request.personas])
+        base = layout.world(request.lore, actions, emotions)
+        sections = [("lore and words", len(base), layout.caps.lore + layout.caps.words)]
+        prefixes = {}
+        for i, a in enumerate(request.archetypes):
+            check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
+            tokens = layout.archetype(a.archetype_id, a.description)
+            prefixes[a.archetype_id] = base + tokens
+            sections.append((f"archetype:{a.archetype_id}", len(tokens), layout.caps.archetype))
+        personas = {}
+        for i, p in enumerate(request.personas):
+            check_id(f"personas[{i}].persona_id", p.persona_id)
+            check_id(f"personas[{i}].name", p.name)
+            tokens = layout.persona(p.name, p.text)
+            personas[p.persona_id] = (p.name, tokens)
+            sections.append((f"persona:{p.persona_id}", len(tokens), layout.caps.persona))
+        return World(
+            tenant=tenant,
+            world_id=request.world_id,
+            version=1,
+            content_hash=content_hash,
+            language=request.language or "en",
+            actions=actions,
+            emotions=emotions,
+            prefixes=prefixes,
+            personas=personas,
+            choices=layout.intents(actions, emotions),
+            policy=self._policy(request, actions, emotions),
+            sections=sections,
+        )
+
+    def _policy(
+        self, request: npcs_pb2.DefineWorldRequest, actions: Sequence[ActionWord], emotions: Sequence[str]
+    ) -> list[PolicyRow]:
+        words = [a.word for a in actions]
+        targeted = [a.word for a in actions if a.needs_target]
+        own = policy_rows(request.policy)
+        for i, row in enumerate(own):
+            if row.action not in words:
+                raise CallerError(f"policy.rows[{i}].action", f"'{row.action}' is not an action of the world")
+            if row.emotion not in emotions:
+                raise CallerError(f"policy.rows[{i}].emotion", f"'{row.emotion}' is not an emotion of the world")
+            if not usable([row], words, emotions, targeted):
+                raise CallerError(f"policy.rows[{i}]", f"'{row.action}' needs a target and the row names no percept")
+        rows = own or usable(self._default_policy, words, emotions, targeted)
+        if not any(map(_holds_always, rows)):
+            # There is always an intent: the table ends with a row that holds for everybody.
+            word = next(a.word for a in actions if not a.needs_target)  # layout.intents made sure of one
+            rows = [*rows, PolicyRow(action=word, emotion=emotions[0])]
+        return rows
+
+
+def _holds_always(row: PolicyRow) -> bool:
+    return row == PolicyRow(action=row.action, emotion=row.emotion, bark=row.bark)
+
+
+def _content_hash(request: npcs_pb2.DefineWorldRequest) -> str:
+    content = npcs_pb2.DefineWorldRequest()
+    content.CopyFrom(request)
+    content.expected_version = 0
+    return hashlib.sha256(content.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _word(field: str, value: str) -> str:
+    check_id(field, value)
+    if value != " ".join(value.split()) or len(value.split()) > 3:
+        raise CallerError(field, f"'{value}' must be one to three words with single spaces")
+    return value
+
+
+def _count(field: str, count: int, low: int, high: int) -> None:
+    if not low <= count <= high:
+        raise CallerError(field, f"{count} given, must be {low} to {high}")
+
+
+def _unique(field: str, values: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise CallerError(field, f"'{value}' stands twice")
+        seen.add(value)

@@ -1,0 +1,179 @@
+"""The contract between the scheduler and whatever runs the model.
+
+A StepEngine holds a fixed number of sequences, each an independent KV stream. One step decodes the slices of a plan in
+one call. Everything here is called on one thread, the engine thread, except Vocab, whose methods any thread may call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from core.choice import Tokens
+from core.work import Sampling
+
+PAD_LEN = 256  # llama.cpp pads the context of a micro-batch to this
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Bounds of an engine: sequences, tokens per sequence, tokens per step, tokens per micro-batch, vocabulary size."""
+
+    sequences: int
+    context_len: int
+    batch_len: int
+    micro_len: int
+    vocab_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """How the token after a slice is chosen.
+
+    `allowed` not None: the likeliest of these ids. Else `sampler` >= 0: drawn by that native sampler chain. Else: the
+    likeliest of all.
+    """
+
+    allowed: Tokens | None = None
+    sampler: int = -1
+
+
+GREEDY_PICK = Pick()
+
+
+@dataclass(slots=True)
+class Slice:
+    """Tokens to append to one sequence in one step, beginning at position `pos` (the sequence's present length)."""
+
+    seq: int
+    pos: int
+    tokens: Tokens
+    pick: Pick | None = None
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step. Invariant: slices are sorted by seq, no seq twice, token sum <= geometry.batch_len."""
+
+    slices: list[Slice] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the step decodes."""
+        return sum(len(s.tokens) for s in self.slices)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step gave: per slice the picked token (-1: none was asked for) and its probability among what was allowed
+    (0.0 where it was not computed: only `allowed` picks compute it)."""
+
+    picked: list[int]
+    probability: list[float]
+    sample_ns: int = 0
+
+
+class Vocab(Protocol):
+    """The model's tokens. Safe to call from any thread."""
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+
+    @property
+    def bos_id(self) -> int:
+        """The token every text must begin with, or -1 when the model wants none."""
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text. Never yields a control token, whatever the text says."""
+
+    def control(self, text: str) -> int:
+        """The id of the control token written `text`, or -1 when the model has none."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens. They need not end on a code point."""
+
+
+class StepEngine(Protocol):
+    """Sequences of KV that grow by steps. Raises EngineFailed when the library below says so."""
+
+    @property
+    def name(self) -> str:
+        """Short name with version, for Status."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Fixed for the life of the engine."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """The model's tokens."""
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Decodes all slices. On EngineFailed no sequence of the plan may be trusted: clear them or rebuild()."""
+
+    def copy(self, src: int, dst: int) -> None:
+        """Makes dst equal to src, whole; what dst held is gone."""
+
+    def trim(self, seq: int, length: int) -> None:
+        """Cuts the sequence back to its first `length` tokens (0 empties it)."""
+
+    def length(self, seq: int) -> int:
+        """How many tokens the sequence holds, read from the library below and not from our own book."""
+
+    def store(self, seq: int) -> bytes:
+        """The sequence's KV as bytes, for host RAM."""
+
+    def load(self, seq: int, blob: bytes) -> bool:
+        """Puts stored bytes into the sequence, replacing what it held; False (and an empty sequence) when refused."""
+
+    def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
+        """A sampler chain of one request, as a handle >= 0; `recent` are tokens that its repeat penalty has seen."""
+
+    def drop_sampler(self, sampler: int) -> None:
+        """Frees a sampler chain."""
+
+    def rebuild(self) -> None:
+        """Throws all sequences away and makes a new context of the same geometry; samplers stay."""
+
+    def close(self) -> None:
+        """Frees everything; nothing may be called after."""
+
+
+def micro_batches(slices: Sequence[Slice], micro_len: int) -> list[tuple[int, int]]:
+    """How llama.cpp splits a step: (tokens, longest context padded to 256) per micro-batch.
+
+    With one stream per sequence a micro-batch takes consecutive ascending sequence numbers, the same number of tokens from
+    each, at most `micro_len` in all.
+    """
+    left = [len(s.tokens) for s in slices]
+    done = [0] * len(slices)
+    out: list[tuple[int, int]] = []
+    while True:
+        first = next((i for i, n in enumerate(left) if n), -1)
+        if first < 0:
+            return out
+        group = [first]
+        for i in range(first + 1, len(slices)):
+            if not left[i] or slices[i].seq != slices[group[-1]].seq + 1 or len(group) >= micro_len:
+                break
+            group.append(i)
+        take = min(min(left[i] for i in group), max(1, micro_len // len(group)))
+        context = 0
+        for i in group:
+            left[i] -= take
+            done[i] += take
+            context = max(context, slices[i].pos + done[i])
+        out.append((take * len(group), -(-context // PAD_LEN) * PAD_LEN))
+
+
+def tokens_of(values: Sequence[int]) -> Tokens:
+    """An int32 array of token ids."""
+    return np.asarray(values, dtype=np.int32)

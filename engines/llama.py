@@ -1,0 +1,437 @@
+"""llama.cpp behind StepEngine, through llama-cpp-python's low-level API. The only file that imports llama_cpp.
+
+Owns: the model, one context, the batch arrays and the sampler chains. All of it is used on the engine thread only, except
+LlamaVocab, which reads immutable parts of the model. Cancelling is not known here: the scheduler stops planning a work.
+
+What would abort the process inside the native library is asserted here first (see docs/decisions/0001), and positions are
+checked against a book of our own, because an empty sequence takes any position in silence.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from core.choice import Tokens
+from core.errors import ConfigError, EngineFailed
+from core.work import Sampling
+from engines.base import Geometry, StepPlan, StepResult
+
+_LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
+# Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they do.
+_sample = _LIB.llama_sampler_sample
+_sample.argtypes, _sample.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
+_seq_rm = _LIB.llama_memory_seq_rm
+_seq_rm.argtypes, _seq_rm.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32], ctypes.c_bool
+_pos_max = _LIB.llama_memory_seq_pos_max
+_pos_max.argtypes, _pos_max.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
+_get_logits = _LIB.llama_get_logits
+_get_logits.argtypes, _get_logits.restype = [ctypes.c_void_p], ctypes.c_void_p
+
+SEQUENCES_MAX = 256  # compiled into llama.cpp
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSettings:
+    """How the engine is set up. `sequences` x `context_len` tokens of KV are allocated at start."""
+
+    model: Path
+    sequences: int = 128
+    context_len: int = 2048
+    batch_len: int = 2048
+    micro_len: int = 512
+    threads: int = 0  # 0: cores - 1, at least 1
+    flash_attention: bool = False
+    gpu_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a GGUF file says of itself. `sha256` is of the whole file; `license` may be empty."""
+
+    name: str
+    sha256: str
+    architecture: str
+    license: str
+    context_trained: int
+    parameters: int
+    chat_template: str
+
+
+def default_threads() -> int:
+    """Cores - 1, at least 1: with every core spinning in barriers the event loop would wait for the model."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+class LlamaVocab:
+    """The tokens of a loaded model; immutable, any thread may call."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model  # keeps the owner of the native vocabulary alive
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        assert vocab, "a loaded model has a vocabulary"
+        self._vocab = vocab
+        self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
+        self.eog_ids = frozenset(i for i in range(self.size) if llama_cpp.llama_vocab_is_eog(vocab, i))
+        wants_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
+        self.bos_id = int(llama_cpp.llama_vocab_bos(vocab)) if wants_bos else -1
+        self._pieces: list[bytes | None] = [None] * self.size
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text; control tokens written in it come out as ordinary text."""
+        return self._tokenize(text, special=False)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - one vocabulary per process, and marks are few
+    def control(self, text: str) -> int:
+        """The id of the control token written `text`, or -1 when the model has none."""
+        tokens = self._tokenize(text, special=True)
+        if len(tokens) == 1 and llama_cpp.llama_vocab_is_control(self._vocab, tokens[0]):
+            return tokens[0]
+        return -1
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens."""
+        known = self._pieces[token]
+        if known is None:
+            buffer = ctypes.create_string_buffer(256)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+            known = bytes(buffer[:length]) if length > 0 else b""
+            self._pieces[token] = known
+        return known
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
+        if count < 0:
+            room = -count
+            tokens = (ctypes.c_int32 * room)()
+            count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
+        assert count >= 0, f"tokenizer answered {count}"
+        return list(tokens[:count])
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _native_log(level: int, text: bytes, _user: object) -> None:
+    if level in (3, 4) and _native_lines is not None:  # warnings and errors; the rest is chatter
+        _native_lines(text.decode("utf-8", "replace").rstrip())
+
+
+_native_lines: Callable[[str], None] | None = None
+
+
+def send_native_log_to(lines: Callable[[str], None] | None) -> None:
+    """Warnings and errors of the native library go to `lines`, from whatever thread makes them; None drops them."""
+    global _native_lines
+    _native_lines = lines
+    llama_cpp.llama_log_set(_native_log, ctypes.c_void_p(0))
+
+
+def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
+    """A native model. Raises ConfigError naming the file and what to do."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ConfigError(f"model: cannot read {path} ({error.strerror}); give a GGUF file with --model") from error
+    if magic != b"GGUF":
+        raise ConfigError(f"model: {path} is not a GGUF file (it starts with {magic!r}); give a GGUF file with --model")
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    params.vocab_only = vocab_only
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ConfigError(f"model: llama.cpp cannot load {path}; the file may be cut off or newer than this llama.cpp")
+    return model
+
+
+def _card(model: Any, path: Path) -> ModelCard:
+    def meta(key: str) -> str:
+        buffer = ctypes.create_string_buffer(65536)
+        length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 65536)
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return ModelCard(
+        name=meta("general.name") or path.stem,
+        sha256=digest.hexdigest(),
+        architecture=meta("general.architecture"),
+        license=meta("general.license"),
+        context_trained=int(llama_cpp.llama_model_n_ctx_train(model)),
+        parameters=int(llama_cpp.llama_model_n_params(model)),
+        chat_template=meta("tokenizer.chat_template"),
+    )
+
+
+def load_vocab(path: Path) -> LlamaVocab:
+    """Only the tokenizer of a GGUF file. Raises ConfigError."""
+    return LlamaVocab(_load_model(path, 0, vocab_only=True))
+
+
+class LlamaEngine:
+    """A StepEngine on one llama.cpp context with `sequences` independent KV streams."""
+
+    def __init__(self, settings: LlamaSettings) -> None:
+        if not 2 <= settings.sequences <= SEQUENCES_MAX:
+            raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
+        if not 1 <= settings.micro_len <= settings.batch_len:
+            raise ConfigError(f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})")
+        self.settings = settings
+        self._model = _load_model(settings.model, settings.gpu_layers)
+        self.card = _card(self._model, settings.model)
+        self.vocab = LlamaVocab(self._model)
+        self.threads = settings.threads or default_threads()
+        # One sequence more than promised: scratch, for flushing copies that llama.cpp has put off (see _settle).
+        self._scratch = min(settings.sequences, SEQUENCES_MAX - 1)
+        self.geometry = Geometry(self._scratch, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size)
+        self._samplers: dict[int, Any] = {}
+        self._next_sampler = 0
+        self._context: Any = None
+        self._open()
+        n = settings.batch_len
+        self._token = np.zeros(n, np.int32)
+        self._pos = np.zeros(n, np.int32)
+        self._n_seq_id = np.ones(n, np.int32)
+        self._seq = np.zeros(n, np.int32)
+        self._wanted = np.zeros(n, np.int8)
+        # Every token has one sequence: its pointer is aimed once at its place in `_seq`.
+        places = (ctypes.POINTER(ctypes.c_int32) * n)()
+        base = self._seq.ctypes.data
+        for i in range(n):
+            places[i] = ctypes.cast(base + 4 * i, ctypes.POINTER(ctypes.c_int32))
+        self._places = places
+        self._batch = llama_cpp.llama_batch(
+            0,
+            self._token.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            None,
+            self._pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._n_seq_id.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            ctypes.cast(places, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    @property
+    def name(self) -> str:
+        """Library and version."""
+        return f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Decodes all slices in one call and picks a token where one was asked for."""
+        at, previous = 0, -1
+        wanted: list[int] = []
+        for s in plan.slices:
+            n = len(s.tokens)
+            end = at + n
+            assert s.seq > previous, "slices must be sorted by sequence, none twice"
+            assert 0 <= s.seq < self.geometry.sequences, f"no sequence {s.seq}"
+            assert n > 0 and end <= self.settings.batch_len, "a step takes 1 to batch_len tokens"
+            assert s.pos == self._book[s.seq], f"sequence {s.seq} holds {self._book[s.seq]} tokens, the plan says {s.pos}"
+            assert s.pos + n <= self.settings.context_len, f"sequence {s.seq} would outgrow its context"
+            previous = s.seq
+            self._token[at:end] = s.tokens
+            self._pos[at:end] = np.arange(s.pos, s.pos + n, dtype=np.int32)
+            self._seq[at:end] = s.seq
+            self._wanted[at:end] = 0
+            if s.pick is not None:
+                self._wanted[end - 1] = 1
+                wanted.append(end - 1)
+            at = end
+        assert at and 0 <= self._token[:at].min() and self._token[:at].max() < self.vocab.size, "token id out of range"
+        self._decode(at)
+        for s in plan.slices:
+            self._book[s.seq] += len(s.tokens)
+        return self._pick(plan, wanted)
+
+    def _decode(self, count: int) -> None:
+        self._batch.n_tokens = count
+        code = llama_cpp.llama_decode(self._context, self._batch)
+        if code != 0:
+            raise EngineFailed(f"llama_decode answered {code}")
+        llama_cpp.llama_synchronize(self._context)
+        self._unsettled.clear()
+
+    def _pick(self, plan: StepPlan, wanted: list[int]) -> StepResult:
+        began = time.perf_counter_ns()
+        picked = [-1] * len(plan.slices)
+        probability = [0.0] * len(plan.slices)
+        if wanted:
+            address = _get_logits(self._context)
+            if not address:
+                raise EngineFailed("no logits after a decode")
+            n = len(wanted) * self.vocab.size
+            logits = np.frombuffer((ctypes.c_float * n).from_address(address), np.float32).reshape(len(wanted), -1)
+            greedy: list[tuple[int, int]] = []  # (slice, row)
+            masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = {}
+            row = 0
+            for i, s in enumerate(plan.slices):
+                if s.pick is None:
+                    continue
+                if s.pick.allowed is not None:
+                    masked.setdefault(id(s.pick.allowed), (s.pick.allowed, []))[1].append((i, row))
+                elif s.pick.sampler >= 0:
+                    picked[i] = int(_sample(self._samplers[s.pick.sampler], self._context, wanted[row]))
+                else:
+                    greedy.append((i, row))
+                row += 1
+            if greedy:
+                for (i, _), token in zip(greedy, logits[[r for _, r in greedy]].argmax(axis=1), strict=True):
+                    picked[i] = int(token)
+            for allowed, places in masked.values():
+                tokens, sure = likeliest(logits[[r for _, r in places]][:, allowed], allowed)
+                for (i, _), token, p in zip(places, tokens, sure, strict=True):
+                    picked[i], probability[i] = int(token), float(p)
+        return StepResult(picked, probability, time.perf_counter_ns() - began)
+
+    # -- sequences ---------------------------------------------------------------------------------------------
+
+    def copy(self, src: int, dst: int) -> None:
+        """Makes dst equal to src, whole."""
+        assert src != dst, "a sequence cannot be copied onto itself"
+        self._cut(dst, 0)
+        if self._book[src]:
+            # llama.cpp aborts on a partial copy between streams, so always the whole one; trim() cuts it.
+            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            # The bytes move only when the next decode begins.
+            self._unsettled |= {src, dst}
+        self._book[dst] = self._book[src]
+
+    def trim(self, seq: int, length: int) -> None:
+        """Cuts the sequence back to its first `length` tokens."""
+        assert 0 <= length <= self._book[seq], f"sequence {seq} holds {self._book[seq]} tokens, cannot keep {length}"
+        if length < self._book[seq]:
+            self._cut(seq, length)
+            self._book[seq] = length
+
+    def length(self, seq: int) -> int:
+        """Tokens in the sequence, as llama.cpp counts them."""
+        return int(_pos_max(self._memory, seq)) + 1
+
+    def store(self, seq: int) -> bytes:
+        """The sequence's KV as llama.cpp writes it."""
+        self._settle(seq)
+        size = int(llama_cpp.llama_state_seq_get_size(self._context, seq))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(llama_cpp.llama_state_seq_get_data(self._context, buffer, size, seq))
+        if written != size:
+            raise EngineFailed(f"storing sequence {seq} gave {written} of {size} bytes")
+        return bytes(buffer)
+
+    def load(self, seq: int, blob: bytes) -> bool:
+        """Puts stored bytes into the sequence; False and an empty sequence when llama.cpp refuses them.
+
+        llama.cpp finds truncated bytes and another model's bytes, but not a flipped bit: callers verify a checksum first.
+        """
+        self._settle(seq)
+        self._cut(seq, 0)
+        buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
+        read = int(llama_cpp.llama_state_seq_set_data(self._context, buffer, len(blob), seq))
+        if read != len(blob):
+            self._cut(seq, 0)
+        self._book[seq] = self.length(seq)
+        return read == len(blob)
+
+    def _cut(self, seq: int, length: int) -> None:
+        if not _seq_rm(self._memory, seq, length, -1):
+            raise EngineFailed(f"sequence {seq} cannot be cut at {length}")
+
+    def _settle(self, seq: int) -> None:
+        """Makes copies to or from `seq` real, by a step on the scratch sequence."""
+        if seq in self._unsettled:
+            self._token[0], self._pos[0], self._seq[0], self._wanted[0] = 0, 0, self._scratch, 0
+            self._decode(1)
+            self._cut(self._scratch, 0)
+
+    # -- samplers ----------------------------------------------------------------------------------------------
+
+    def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
+        """A native chain: penalties, top-k, top-p, min-p, temperature, seeded draw."""
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        parts = [
+            llama_cpp.llama_sampler_init_penalties(
+                self.vocab.size, sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
+            ),
+            llama_cpp.llama_sampler_init_top_k(sampling.top_k),
+            llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
+            llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
+            llama_cpp.llama_sampler_init_temp(sampling.temperature),
+            llama_cpp.llama_sampler_init_dist(sampling.seed & 0xFFFFFFFF),
+        ]
+        for part in parts:
+            llama_cpp.llama_sampler_chain_add(chain, part)
+        for token in recent[-sampling.repeat_last_n :]:
+            llama_cpp.llama_sampler_accept(chain, int(token))
+        handle = self._next_sampler
+        self._next_sampler += 1
+        self._samplers[handle] = chain
+        return handle
+
+    def drop_sampler(self, sampler: int) -> None:
+        """Frees a chain."""
+        llama_cpp.llama_sampler_free(self._samplers.pop(sampler))
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def rebuild(self) -> None:
+        """A new context of the same geometry; every sequence is empty."""
+        llama_cpp.llama_free(self._context)
+        self._open()
+
+    def close(self) -> None:
+        """Frees samplers, context and model."""
+        for chain in self._samplers.values():
+            llama_cpp.llama_sampler_free(chain)
+        self._samplers.clear()
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            self._context = None
+            llama_cpp.llama_model_free(self._model)
+
+    def _open(self) -> None:
+        s = self.settings
+        params = llama_cpp.llama_context_default_params()
+        streams = self._scratch + 1
+        params.n_ctx = s.context_len * streams
+        params.n_batch = s.batch_len
+        params.n_ubatch = s.micro_len
+        params.n_seq_max = streams
+        params.n_threads = params.n_threads_batch = self.threads
+        # One stream per sequence: unified, every token would attend over the cells of all NPCs.
+        params.kv_unified = False
+        params.flash_attn_type = 1 if s.flash_attention else 0
+        params.no_perf = True
+        context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            raise ConfigError(
+                f"engine: no memory for {streams} sequences of {s.context_len} tokens; "
+                "lower engine.sequences or engine.context_len"
+            )
+        self._context = context
+        self._memory = llama_cpp.llama_get_memory(context)
+        self._book: NDArray[np.int64] = np.zeros(streams, np.int64)
+        self._unsettled: set[int] = set()
+
+
+def likeliest(logits: NDArray[np.float32], allowed: Tokens) -> tuple[Tokens, NDArray[np.float32]]:
+    """Per row of `logits` (rows x allowed): the likeliest token and its probability among those allowed."""
+    best = logits.argmax(axis=1)
+    top = logits[np.arange(len(best)), best]
+    sure = 1.0 / np.exp(logits - top[:, None]).sum(axis=1)
+    return allowed[best], sure.astype(np.float32)

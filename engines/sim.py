@@ -1,0 +1,215 @@
+"""A StepEngine without a model: a stated cost per step on a virtual clock, for tests and capacity planning.
+
+The next token of a sequence is a pure function of all tokens in it, so a scheduler that mixes up two sequences, trims one
+too far or prefills one twice changes what comes out. The cost has the terms that were measured on llama.cpp: micro-batches
+(split as llama.cpp splits them), tokens, and tokens times context.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+from core.choice import Tokens
+from core.clock import US, Clock
+from core.errors import EngineFailed
+from core.work import Sampling
+from engines.base import Geometry, Pick, StepPlan, StepResult, micro_batches
+
+class VirtualClock:
+    """Time that only moves when told to."""
+
+    def __init__(self, start_ns: int = 0) -> None:
+        self._now_ns = start_ns
+
+    def __call__(self) -> int:
+        return self._now_ns
+
+    def advance(self, by_ns: int) -> None:
+        """Moves time forward."""
+        assert by_ns >= 0, "time does not go back"
+        self._now_ns += by_ns
+
+
+@dataclass(frozen=True, slots=True)
+class SimCost:
+    """What a step takes, in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products."""
+
+    step_us: float = 200.0
+    micro_us: float = 250.0
+    token_us: float = 45.0
+    kilo_context_us: float = 40.0 / 1000.0
+
+    def step_ns(self, micros: Sequence[tuple[int, int]]) -> int:
+        """Cost of a step whose micro-batches are (tokens, padded context)."""
+        us = self.step_us
+        for tokens, context in micros:
+            us += self.micro_us + self.token_us * tokens + self.kilo_context_us * tokens * context / 1000.0
+        return round(us * US)
+
+
+class SimVocab:
+    """Words as tokens, numbered as they are first seen. Control tokens are those of npcd's own layout."""
+
+    def __init__(self, controls: Sequence[str], size: int = 4096, end: str = "<|end|>") -> None:
+        self.size = size
+        self.controls = {text: i for i, text in enumerate(controls)}
+        self.eog_ids = frozenset({self.controls[end]} if end in self.controls else ())
+        self.bos_id = -1
+        self._words: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, text: str) -> list[int]:
+        """One token per word; when numbers run out, words share them."""
+        with self._lock:
+            return [self._number(word) for word in text.split()]
+
+    def control(self, text: str) -> int:
+        """The id of a control token, or -1."""
+        return self.controls.get(text, -1)
+
+    def piece(self, token: int) -> bytes:
+        """The word with a leading space."""
+        if token < len(self.controls):
+            return b""
+        return f" {self._texts.get(token, f'w{token}')}".encode()
+
+    def _number(self, word: str) -> int:
+        number = self._words.get(word)
+        if number is None:
+            free = self.size - len(self.controls)
+            at = len(self._words) if len(self._words) < free else crc32(word.encode()) % free
+            number = len(self.controls) + at
+            self._words[word] = number
+            self._texts.setdefault(number, word)
+        return number
+
+
+class SimEngine:
+    """Sequences as lists of tokens. `fail_at` names steps (from 0) that raise EngineFailed instead."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        vocab: SimVocab,
+        clock: VirtualClock,
+        cost: SimCost = SimCost(),
+        end_every: int = 0,
+        fail_at: frozenset[int] = frozenset(),
+    ) -> None:
+        assert geometry.vocab_len == vocab.size, "geometry and vocabulary must agree"
+        self.geometry = geometry
+        self.vocab = vocab
+        self.cost = cost
+        self.steps = 0
+        self._clock = clock
+        self._end_every = end_every
+        self._fail_at = fail_at
+        self._held: list[list[int]] = [[] for _ in range(geometry.sequences)]
+        self._samplers: dict[int, int] = {}
+        self._next_sampler = 0
+
+    @property
+    def name(self) -> str:
+        """Says what it is."""
+        return "sim"
+
+    @property
+    def clock(self) -> Clock:
+        """The clock this engine moves."""
+        return self._clock
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Appends the slices, moves the clock by the cost, picks tokens by hashing each whole sequence."""
+        assert plan.slices, "an empty step"
+        assert plan.tokens <= self.geometry.batch_len, "a step takes at most batch_len tokens"
+        numbers = [s.seq for s in plan.slices]
+        assert numbers == sorted(set(numbers)), "slices must be sorted by sequence, none twice"
+        self._clock.advance(self.cost.step_ns(micro_batches(plan.slices, self.geometry.micro_len)))
+        step, self.steps = self.steps, self.steps + 1
+        if step in self._fail_at:
+            raise EngineFailed(f"simulated failure of step {step}")
+        picked, probability = [], []
+        for s in plan.slices:
+            held = self._held[s.seq]
+            assert s.pos == len(held), f"sequence {s.seq} holds {len(held)} tokens, the plan says {s.pos}"
+            assert len(s.tokens), "an empty slice"
+            held.extend(int(t) for t in s.tokens)
+            assert len(held) <= self.geometry.context_len, f"sequence {s.seq} outgrew its context"
+            token, sure = self._next(held, s.pick) if s.pick else (-1, 0.0)
+            picked.append(token)
+            probability.append(sure)
+        return StepResult(picked, probability)
+
+    def copy(self, src: int, dst: int) -> None:
+        """Makes dst equal to src."""
+        assert src != dst, "a sequence cannot be copied onto itself"
+        self._held[dst] = list(self._held[src])
+
+    def trim(self, seq: int, length: int) -> None:
+        """Cuts the sequence back."""
+        assert 0 <= length <= len(self._held[seq]), f"sequence {seq} holds {len(self._held[seq])} tokens"
+        del self._held[seq][length:]
+
+    def length(self, seq: int) -> int:
+        """Tokens in the sequence."""
+        return len(self._held[seq])
+
+    def store(self, seq: int) -> bytes:
+        """The tokens as bytes."""
+        return np.asarray(self._held[seq], np.int32).tobytes()
+
+    def load(self, seq: int, blob: bytes) -> bool:
+        """Takes bytes that store() gave; refuses a cut-off length."""
+        if len(blob) % 4:
+            self._held[seq] = []
+            return False
+        self._held[seq] = np.frombuffer(blob, np.int32).tolist()
+        return True
+
+    def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
+        """A seed to mix into the hash."""
+        handle = self._next_sampler
+        self._next_sampler += 1
+        self._samplers[handle] = sampling.seed
+        return handle
+
+    def drop_sampler(self, sampler: int) -> None:
+        """Forgets the seed."""
+        del self._samplers[sampler]
+
+    def rebuild(self) -> None:
+        """Empties every sequence."""
+        self._held = [[] for _ in range(self.geometry.sequences)]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    @property
+    def samplers_open(self) -> int:
+        """Chains that were added and not dropped."""
+        return len(self._samplers)
+
+    def tokens(self, seq: int) -> list[int]:
+        """What the sequence holds."""
+        return list(self._held[seq])
+
+    def _next(self, held: list[int], pick: Pick) -> tuple[int, float]:
+        seed = self._samplers[pick.sampler] if pick.sampler >= 0 else 0
+        return next_token(held, pick.allowed, seed, self.vocab, self._end_every)
+
+
+def next_token(held: Sequence[int], allowed: Tokens | None, seed: int, vocab: SimVocab, end_every: int) -> tuple[int, float]:
+    """The token that follows `held`, and its probability: the simulation's whole "model"."""
+    draw = crc32(np.asarray(held, np.int32).tobytes(), seed & 0xFFFFFFFF)
+    if allowed is not None:
+        return int(allowed[draw % len(allowed)]), 1.0 / len(allowed)
+    if end_every and draw % end_every == 0 and vocab.eog_ids:
+        return min(vocab.eog_ids), 0.0
+    first = len(vocab.controls)
+    return first + draw % (vocab.size - first), 0.0

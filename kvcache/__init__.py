@@ -1,0 +1,1 @@
+"""Which tokens' KV is where. Everything here decides; the scheduler moves the bytes."""

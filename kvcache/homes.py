@@ -1,0 +1,152 @@
+"""The book of trunks: whose tokens are held where.
+
+A trunk's home is a resident sequence, or bytes in host RAM, or nothing (then it is recomputed from its tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.choice import Tokens
+from core.words import NpcKey, Tier, TrunkKey
+
+NO_TOKENS: Tokens = np.empty(0, np.int32)
+
+
+@dataclass(slots=True, eq=False)
+class Trunk:
+    """`held` committed tokens of `tokens` are in sequence `seq`, or in `blob`.
+
+    Invariant: seq >= 0 and blob is not None never hold together; held == 0 when neither does.
+    `users` works stand on it now; `branched` says that one of them has tokens of its own above `held`.
+    """
+
+    key: TrunkKey
+    tokens: Tokens = field(default_factory=lambda: NO_TOKENS)
+    held: int = 0
+    seq: int = -1
+    blob: bytes | None = None
+    users: int = 0
+    branched: bool = False
+    tier: Tier = Tier.BRONZE
+    used_ns: int = 0
+    hits: int = 0
+
+    @property
+    def home(self) -> str:
+        """The home's name as the contract spells it."""
+        return "sequence" if self.seq >= 0 else "ram" if self.blob is not None else "none"
+
+
+class Homes:
+    """Resident sequences first .. first + count - 1, and at most `ram_bytes_max` bytes of blobs.
+
+    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes.
+    """
+
+    def __init__(self, first: int, count: int, ram_bytes_max: int) -> None:
+        self.count = count
+        self.ram_bytes = 0
+        self.ram_bytes_max = ram_bytes_max
+        self.ram_dropped = 0
+        self._free = list(range(first + count - 1, first - 1, -1))
+        self._trunks: dict[TrunkKey, Trunk] = {}
+        self._by_npc: dict[NpcKey, dict[TrunkKey, Trunk]] = {}
+
+    def get(self, key: TrunkKey) -> Trunk:
+        """The trunk of that key; a new, empty one when there is none."""
+        trunk = self._trunks.get(key)
+        if trunk is None:
+            trunk = self._trunks[key] = Trunk(key)
+            self._by_npc.setdefault(key.npc, {})[key] = trunk
+        return trunk
+
+    def of_npc(self, npc: NpcKey) -> list[Trunk]:
+        """All trunks of one NPC."""
+        return list(self._by_npc.get(npc, {}).values())
+
+    def __iter__(self) -> Iterator[Trunk]:
+        return iter(self._trunks.values())
+
+    def __len__(self) -> int:
+        return len(self._trunks)
+
+    @property
+    def free(self) -> int:
+        """Resident sequences without a trunk."""
+        return len(self._free)
+
+    def settle(self, trunk: Trunk) -> bool:
+        """Gives the trunk a free sequence; False when there is none (move a victim out first)."""
+        assert trunk.seq < 0, "a trunk has one sequence"
+        if not self._free:
+            return False
+        trunk.seq = self._free.pop()
+        return True
+
+    def vacate(self, trunk: Trunk, blob: bytes | None) -> None:
+        """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one and RAM allows."""
+        assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
+        self._free.append(trunk.seq)
+        trunk.seq = -1
+        if blob is None or not self._make_room(len(blob)):
+            self._lose(trunk)
+            return
+        trunk.blob = blob
+        self.ram_bytes += len(blob)
+
+    def take_blob(self, trunk: Trunk) -> bytes | None:
+        """The trunk's bytes, taken out of RAM; None when it has none."""
+        blob, trunk.blob = trunk.blob, None
+        if blob is not None:
+            self.ram_bytes -= len(blob)
+        return blob
+
+    def remove(self, key: TrunkKey) -> int:
+        """Forgets a trunk; its sequence (to be emptied) or -1. The trunk must be unused."""
+        trunk = self._trunks.pop(key, None)
+        if trunk is None:
+            return -1
+        assert not trunk.users, "a trunk in use cannot be removed"
+        siblings = self._by_npc[key.npc]
+        del siblings[key]
+        if not siblings:
+            del self._by_npc[key.npc]
+        self.take_blob(trunk)
+        if trunk.seq >= 0:
+            self._free.append(trunk.seq)
+        return trunk.seq
+
+    def forget_sequences(self) -> None:
+        """The engine was rebuilt: what sequences held is gone, who sits in which stays."""
+        for trunk in self._trunks.values():
+            if trunk.seq >= 0:
+                self._lose(trunk)
+                trunk.branched = False
+
+    def _make_room(self, size: int) -> bool:
+        if size > self.ram_bytes_max:
+            return False
+        while self.ram_bytes + size > self.ram_bytes_max:
+            oldest = min((t for t in self._trunks.values() if t.blob is not None), key=lambda t: t.used_ns)
+            self.take_blob(oldest)
+            self._lose(oldest)
+            self.ram_dropped += 1
+        return True
+
+    @staticmethod
+    def _lose(trunk: Trunk) -> None:
+        trunk.held, trunk.tokens = 0, NO_TOKENS
+
+
+def common_len(held: Tokens, wanted: Tokens) -> int:
+    """How many leading tokens two sequences share."""
+    n = min(len(held), len(wanted))
+    if not n:
+        return 0
+    differ = held[:n] != wanted[:n]
+    first = int(differ.argmax())
+    return first if differ[first] else n

@@ -1,0 +1,1 @@
+"""The three stores. This version has the hot one, in process."""

@@ -1,0 +1,131 @@
+"""Hot memory: the turns of conversations under way, in process, with the hysteresis that keeps their KV valid.
+
+A session keeps every turn until `turns_max`; then the oldest go at once and `turns_kept` stay, so that the trunk is rebuilt once
+and not on every turn. Plain and synchronous; time comes in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from core.clock import S
+from core.words import NpcKey
+
+
+@dataclass(frozen=True, slots=True)
+class HotSettings:
+    """`turns_max` and `turns_kept` count utterances. A session ends after `idle_s` of silence or `session_turns_max` turns."""
+
+    turns_max: int = 20
+    turns_kept: int = 12
+    idle_s: int = 1_800
+    session_turns_max: int = 400
+    sessions_max: int = 10_000
+    finished_kept: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance and who said it; `tokens` as they stand in the trunk."""
+
+    by_player: bool
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One conversation of an NPC with a player. `finished` are the texts of the last turns by turn_id, for retries."""
+
+    npc: NpcKey
+    player: str
+    session_id: str
+    turns: list[Turn] = field(default_factory=list)
+    finished: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    last_ns: int = 0
+    said: int = 0
+    exchanges: int = 0
+    rebuilds: int = 0
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All kept turns as they stand in the trunk."""
+        return tuple(t for turn in self.turns for t in turn.tokens)
+
+
+class Hot:
+    """All sessions. Invariant: at most sessions_max; the longest silent one gives way."""
+
+    def __init__(self, settings: HotSettings) -> None:
+        self.settings = settings
+        self._sessions: OrderedDict[tuple[NpcKey, str], Session] = OrderedDict()
+        self._opened = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, npc: NpcKey, player: str, now_ns: int) -> Session | None:
+        """The session under way, or None; one that has been silent too long is over."""
+        session = self._sessions.get((npc, player))
+        if session is None or now_ns - session.last_ns > self.settings.idle_s * S:
+            return None
+        return session
+
+    def open(self, npc: NpcKey, player: str, epoch: int, now_ns: int) -> tuple[Session, list[Session]]:
+        """The session under way or a new one, and the sessions that ended because of it (too old, or no room)."""
+        session = self.find(npc, player, now_ns)
+        over: list[Session] = []
+        if session is not None and session.said < self.settings.session_turns_max:
+            self._sessions.move_to_end((npc, player))
+            return session, over
+        stale = self._sessions.pop((npc, player), None)
+        if stale is not None:
+            over.append(stale)
+        while len(self._sessions) >= self.settings.sessions_max:
+            over.append(self._sessions.popitem(last=False)[1])
+        self._opened += 1
+        session = Session(npc, player, f"{epoch:x}-{self._opened}", last_ns=now_ns)
+        self._sessions[npc, player] = session
+        return session, over
+
+    def add(self, session: Session, turns: list[Turn], now_ns: int) -> bool:
+        """Adds finished turns; whether old ones went (the trunk is to be rebuilt)."""
+        session.turns += turns
+        session.said += len(turns)
+        session.last_ns = now_ns
+        if len(session.turns) < self.settings.turns_max:
+            return False
+        del session.turns[: -self.settings.turns_kept]
+        session.rebuilds += 1
+        return True
+
+    def drop_oldest(self, session: Session) -> None:
+        """Makes room in the context: the oldest two turns go."""
+        del session.turns[:2]
+        session.rebuilds += 1
+
+    def finish(self, session: Session, turn_id: str, text: str) -> None:
+        """Remembers a finished turn's reply for retries."""
+        session.exchanges += 1
+        if turn_id:
+            session.finished[turn_id] = text
+            while len(session.finished) > self.settings.finished_kept:
+                session.finished.popitem(last=False)
+
+    def end(self, npc: NpcKey, player: str) -> Session | None:
+        """Ends a session; the session that was under way."""
+        return self._sessions.pop((npc, player), None)
+
+    def of_npc(self, npc: NpcKey) -> list[Session]:
+        """All sessions of one NPC."""
+        return [s for (owner, _), s in self._sessions.items() if owner == npc]
+
+    def of_player(self, tenant: str, world: str, player: str) -> list[Session]:
+        """All sessions of one player in a world."""
+        return [s for (owner, who), s in self._sessions.items() if who == player and owner[:2] == (tenant, world)]
+
+    def silent(self, now_ns: int) -> list[Session]:
+        """Sessions that have been silent too long, taken out."""
+        late = [k for k, s in self._sessions.items() if now_ns - s.last_ns > self.settings.idle_s * S]
+        return [self._sessions.pop(k) for k in late]

@@ -1,0 +1,1 @@
+"""From submitted works to steps of the engine, and back through their tickets."""

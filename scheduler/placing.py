@@ -1,0 +1,253 @@
+"""Brings a work's trunk into a sequence and its branch onto a lane, and puts everything back afterwards.
+
+Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the engine's.
+
+A place goes through phases, and in each of them the next tokens belong to one sequence:
+
+    PREFIX  the shared beginning is computed in the prefix's own sequence (any work that waits for it may carry it)
+    TRUNK   the rest of the trunk is computed in the trunk's resident sequence
+    BRANCH  the tail and what is generated: Gold on the trunk's own sequence, the others on a lane (a copy)
+
+On cancel the branch is cut off or its lane given back; what was computed of prefix and trunk stays, it is valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from core.choice import Tokens
+from core.words import Tier, TrunkKey
+from core.work import Work
+from engines.base import Geometry, StepEngine
+from kvcache import victims
+from kvcache.homes import NO_TOKENS, Homes, Trunk, common_len
+from kvcache.lanes import Lanes
+from kvcache.prefix import Prefix, Prefixes
+
+
+@dataclass(frozen=True, slots=True)
+class KvSettings:
+    """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks."""
+
+    prefixes: int = 12
+    lanes: int = 24
+    ram_mib: int = 512
+
+
+class Phase(Enum):
+    """Where a work's next tokens go."""
+
+    PREFIX = "prefix"
+    TRUNK = "trunk"
+    BRANCH = "branch"
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Where one running work stands. `cached` counts trunk tokens that were there already."""
+
+    work: Work
+    trunk: Trunk
+    phase: Phase
+    prefix: Prefix | None = None
+    lane: int = -1
+    branch_len: int = 0
+    cached: int = 0
+
+    @property
+    def seq(self) -> int:
+        """The sequence that takes the next tokens."""
+        if self.phase is Phase.PREFIX:
+            assert self.prefix is not None
+            return self.prefix.seq
+        return self.lane if self.phase is Phase.BRANCH and self.lane >= 0 else self.trunk.seq
+
+    @property
+    def pos(self) -> int:
+        """How many tokens that sequence holds."""
+        if self.phase is Phase.PREFIX:
+            assert self.prefix is not None
+            return self.prefix.held
+        # A trunk that was copied to a lane may grow meanwhile; the branch stands on the length it had then.
+        return len(self.work.trunk) + self.branch_len if self.phase is Phase.BRANCH else self.trunk.held
+
+    @property
+    def missing(self) -> Tokens:
+        """What prefix or trunk still lack; empty in BRANCH."""
+        if self.phase is Phase.PREFIX:
+            assert self.prefix is not None
+            return self.prefix.tokens[self.prefix.held :]
+        return self.work.trunk[self.trunk.held :] if self.phase is Phase.TRUNK else NO_TOKENS
+
+
+class Placer:
+    """Places works on one engine. Invariants: those of Homes, Lanes and Prefixes; one work per trunk until it is on a lane."""
+
+    def __init__(self, engine: StepEngine, settings: KvSettings) -> None:
+        prefixes_first, lanes_first, residents_first, residents = divide(engine.geometry, settings)
+        self.prefixes = Prefixes(prefixes_first, settings.prefixes)
+        self.lanes = Lanes(lanes_first, settings.lanes)
+        self.homes = Homes(residents_first, residents, settings.ram_mib << 20)
+        self.moved_out = 0
+        self.loaded = 0
+        self.loads_refused = 0
+        self._engine = engine
+
+    def place(self, work: Work, now_ns: int) -> Place | None:
+        """A place for the work, or None when it must wait: its trunk is in use, or no lane or sequence is free."""
+        trunk = self.homes.get(work.key)
+        if trunk.users:
+            return None
+        lane = -1
+        if work.tier is not Tier.GOLD and work.max_tokens:
+            leased = self.lanes.lease()
+            if leased is None:
+                return None
+            lane = leased
+        if not self._make_resident(trunk, now_ns):
+            if lane >= 0:
+                self.lanes.give_back(lane)
+            return None
+        trunk.users += 1
+        trunk.used_ns, trunk.tier = now_ns, work.tier
+        place = Place(work, trunk, Phase.TRUNK, lane=lane)
+        self._begin(place, now_ns)
+        place.cached = trunk.held
+        trunk.hits += place.cached > 0
+        self.advance(place)
+        return place
+
+    def advance(self, place: Place) -> None:
+        """Goes on to the next phase while the present one lacks nothing."""
+        if place.phase is Phase.PREFIX:
+            prefix = place.prefix
+            assert prefix is not None
+            if not prefix.ready:
+                return
+            self._engine.copy(prefix.seq, place.trunk.seq)
+            place.trunk.held = len(prefix.tokens)
+            place.trunk.tokens = place.work.trunk
+            self.prefixes.give_back(prefix)
+            place.prefix = None
+            place.phase = Phase.TRUNK
+        if place.phase is Phase.TRUNK and place.trunk.held == len(place.work.trunk):
+            place.phase = Phase.BRANCH
+            if place.lane >= 0:
+                self._engine.copy(place.trunk.seq, place.lane)
+                place.trunk.users -= 1
+            else:
+                place.trunk.branched = True
+
+    def grown(self, place: Place, count: int) -> None:
+        """`count` tokens were added where the place stands."""
+        if place.phase is Phase.PREFIX:
+            assert place.prefix is not None
+            place.prefix.held += count
+        elif place.phase is Phase.TRUNK:
+            place.trunk.held += count
+        else:
+            place.branch_len += count
+
+    def release(self, place: Place, now_ns: int) -> None:
+        """Ends a place in whatever phase it is."""
+        trunk = place.trunk
+        if place.prefix is not None:
+            self.prefixes.give_back(place.prefix)
+            place.prefix = None
+        if place.lane >= 0:
+            self._engine.trim(place.lane, 0)
+            self.lanes.give_back(place.lane)
+            if place.phase is not Phase.BRANCH:
+                trunk.users -= 1
+        else:
+            if place.phase is Phase.BRANCH:
+                self._engine.trim(trunk.seq, trunk.held)
+                trunk.branched = False
+            trunk.users -= 1
+        trunk.used_ns = max(trunk.used_ns, now_ns)
+
+    def forget(self, key: TrunkKey) -> bool:
+        """Forgets a trunk and empties its sequence; False while a work stands on it."""
+        if self.homes.get(key).users:
+            return False
+        seq = self.homes.remove(key)
+        if seq >= 0:
+            self._engine.trim(seq, 0)
+        return True
+
+    def engine_rebuilt(self) -> None:
+        """Every sequence is empty: corrects the book. Places must be released and made anew."""
+        self.prefixes.forget_all()
+        self.homes.forget_sequences()
+
+    def _begin(self, place: Place, now_ns: int) -> None:
+        """Finds the cheapest beginning: what the trunk holds, a sibling's trunk, the shared prefix."""
+        work, trunk = place.work, place.trunk
+        keep = common_len(trunk.tokens[: trunk.held], work.trunk)
+        if keep < work.shared:
+            sibling, shared = self._best_sibling(trunk, work.trunk)
+            if sibling is not None and shared > keep and shared >= work.shared:
+                self._engine.copy(sibling.seq, trunk.seq)
+                self._engine.trim(trunk.seq, shared)
+                trunk.tokens, trunk.held = work.trunk, shared
+                return
+            taken = self.prefixes.take(work.trunk[: work.shared], now_ns)
+            if taken is not None:
+                place.prefix, gone = taken
+                if gone is not None:
+                    self._engine.trim(gone.seq, 0)
+                self._engine.trim(trunk.seq, 0)
+                trunk.tokens = work.trunk
+                # What a ready prefix holds is there already, so it counts as held (and cached) from here on.
+                trunk.held = 0
+                place.phase = Phase.PREFIX
+                self.advance(place)
+                return
+        self._engine.trim(trunk.seq, keep)
+        trunk.tokens, trunk.held = work.trunk, keep
+
+    def _best_sibling(self, trunk: Trunk, wanted: Tokens) -> tuple[Trunk | None, int]:
+        best: Trunk | None = None
+        best_len = 0
+        for other in self.homes.of_npc(trunk.key.npc):
+            if other is trunk or other.seq < 0:
+                continue
+            shared = common_len(other.tokens[: other.held], wanted)
+            if shared > best_len:
+                best, best_len = other, shared
+        return best, best_len
+
+    def _make_resident(self, trunk: Trunk, now_ns: int) -> bool:
+        if trunk.seq >= 0:
+            return True
+        if not self.homes.settle(trunk):
+            found = victims.choose(self.homes, now_ns)
+            if found is None:
+                return False
+            self.move_out(found[0])
+            settled = self.homes.settle(trunk)
+            assert settled, "a sequence was just made free"
+        blob = self.homes.take_blob(trunk)
+        if blob is not None:
+            if self._engine.load(trunk.seq, blob):
+                self.loaded += 1
+            else:
+                self.loads_refused += 1
+                trunk.held, trunk.tokens = 0, NO_TOKENS
+        return True
+
+    def move_out(self, trunk: Trunk) -> None:
+        """Moves an unused resident trunk to host RAM."""
+        seq = trunk.seq
+        blob = self._engine.store(seq) if trunk.held else None
+        self.homes.vacate(trunk, blob)
+        self._engine.trim(seq, 0)
+        self.moved_out += 1
+
+
+def divide(geometry: Geometry, settings: KvSettings) -> tuple[int, int, int, int]:
+    """(first prefix, first lane, first resident, residents): how the sequences are divided."""
+    residents = geometry.sequences - settings.prefixes - settings.lanes
+    assert residents > 0, "sequences must exceed prefixes + lanes; daemon.config checks it"
+    return 0, settings.prefixes, settings.prefixes + settings.lanes, residents

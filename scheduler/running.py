@@ -1,0 +1,105 @@
+"""One running work: which tokens it wants next, and what the tokens it gets mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.choice import Node, Tokens
+from core.words import Finish
+from core.work import Chunk, Timings, Work
+from engines.base import GREEDY_PICK, Pick, tokens_of
+from scheduler.placing import Phase, Place
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A placed work. `feed` is what the branch still has to take in before the next token can be picked.
+
+    Invariant: `made` are exactly the tokens that were handed out, in order.
+    """
+
+    ticket_id: int
+    work: Work
+    place: Place
+    timings: Timings
+    feed: Tokens
+    node: Node | None = None
+    sampler: int = -1
+    made: list[int] = field(default_factory=list)
+    labels: list[tuple[str, int]] = field(default_factory=list)
+    last_token_ns: int = 0
+    last_step_ns: int = 0
+    retried: bool = False
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the first token is out."""
+        return bool(self.made) and self.place.phase is Phase.BRANCH
+
+    def wanted(self) -> Tokens:
+        """The tokens that it would take in next."""
+        return self.feed if self.place.phase is Phase.BRANCH else self.place.missing
+
+    def pick(self, count: int) -> Pick | None:
+        """How to pick after `count` of the wanted tokens; None while some are missing."""
+        if self.place.phase is not Phase.BRANCH or count < len(self.feed) or not self.work.max_tokens:
+            return None
+        if self.node is not None:
+            return Pick(allowed=self.node.ids)
+        return Pick(sampler=self.sampler) if self.sampler >= 0 else GREEDY_PICK
+
+    def begin(self) -> Finish | None:
+        """Walks what is forced from the start; the finish when nothing is left to choose."""
+        if not self.work.max_tokens:
+            return Finish.STOP if self.place.phase is Phase.BRANCH else None
+        if self.node is not None:
+            forced = self._walk([])
+            if forced:
+                self.made.extend(forced)
+                self.feed = np.concatenate([self.feed, tokens_of(forced)])
+            if self.node.complete:
+                return Finish.STOP
+        return None
+
+    def took_in(self, count: int) -> None:
+        """`count` of the wanted tokens are in the sequence (the place was told already)."""
+        self.timings.prefilled_tokens += 0 if self.decoding else count
+        if self.place.phase is Phase.BRANCH:
+            self.feed = self.feed[count:]
+
+    def picked(self, token: int, probability: float, eog: frozenset[int], now_ns: int) -> tuple[Chunk | None, Finish | None]:
+        """What the picked token means: the chunk to hand out, and the finish when it was the last."""
+        if self.node is None and (token in self.work.stop_ids or token in eog):
+            return None, Finish.STOP
+        tokens = [token]
+        known = len(self.labels)
+        finish: Finish | None = None
+        if self.node is not None:
+            self.node, label = self.node.step(token)
+            if label is not None:
+                self.labels.append(label)
+            tokens = self._walk(tokens)
+            finish = Finish.STOP if self.node.complete else None
+        self.made.extend(tokens)
+        if finish is None and len(self.made) >= self.work.max_tokens and self.node is None:
+            finish = Finish.LENGTH
+        self.feed = tokens_of(tokens)
+        return Chunk(tuple(tokens), now_ns, probability, tuple(self.labels[known:])), finish
+
+    def restart(self, place: Place) -> None:
+        """Goes on after a failed step on a new place: what was made is taken in again and nothing is handed out twice."""
+        self.place = place
+        self.feed = np.concatenate([self.work.tail, tokens_of(self.made)]) if self.made else self.work.tail
+
+    def _walk(self, tokens: list[int]) -> list[int]:
+        """Adds the tokens that the choice leaves no other way for."""
+        assert self.node is not None
+        while self.node.forced:
+            forced = int(self.node.ids[0])
+            self.node, label = self.node.step(forced)
+            if label is not None:
+                self.labels.append(label)
+            tokens.append(forced)
+        return tokens

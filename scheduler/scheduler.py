@@ -1,0 +1,290 @@
+"""The scheduler: submitted works in, one step at a time out, what became known back.
+
+Everything here runs on one thread (the engine thread, or a test's), synchronously; time comes in as `now_ns`. Owns queues,
+window, planner, costs and running works. A driver calls plan(), lets the engine step, and calls apply() or failed().
+On cancel a work leaves as if it had never come, within the step that runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from core.words import Finish, Tier, TrunkKey
+from core.work import Chunk, Ended, Timings, Work
+from engines.base import Slice, StepEngine, StepPlan, StepResult
+from scheduler.costs import Costs, CostSettings, Features, features
+from scheduler.meter import Meter
+from scheduler.placing import KvSettings, Phase, Placer
+from scheduler.planner import Candidate, PlannerSettings, compose
+from scheduler.queues import Queues, Waiting
+from scheduler.running import Running
+from scheduler.window import Closed, Window, WindowSettings
+from tiers.promises import Promises
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """All settings of this folder."""
+
+    kv: KvSettings = field(default_factory=KvSettings)
+    window: WindowSettings = field(default_factory=WindowSettings)
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    costs: CostSettings = field(default_factory=CostSettings)
+
+
+class Taken(NamedTuple):
+    """A work left its queue and runs."""
+
+    at_ns: int
+
+
+Delivery = tuple[int, Chunk | Ended | Taken]  # by ticket id
+
+
+@dataclass(slots=True)
+class Planned:
+    """One step to run, who gets what of it, and what it should take. `wake_ns`: with no step, when to plan again."""
+
+    step: StepPlan | None
+    wake_ns: int | None = None
+    runners: list[Running] = field(default_factory=list)
+    budget_ns: int = 0
+    features: Features = (0.0, 0.0, 0.0, 0.0)
+
+
+class Scheduler:
+    """Laws: a ticket ends exactly once; a queue is never over its bound; free + leased == all for lanes and residents."""
+
+    def __init__(self, engine: StepEngine, promises: Promises, settings: SchedulerSettings) -> None:
+        self.engine = engine
+        self.promises = promises
+        self.settings = settings
+        self.queues = Queues({tier: promises.of(tier).waiting_max for tier in Tier})
+        self.window = Window(settings.window)
+        self.costs = Costs(settings.costs)
+        self.placer = Placer(engine, settings.kv)
+        self.meter = Meter()
+        self.running: dict[int, Running] = {}
+        self._retry: list[Running] = []
+        self._out: list[Delivery] = []
+        self._forget: set[TrunkKey] = set()
+
+    # -- in ----------------------------------------------------------------------------------------------------
+
+    def submit(self, ticket_id: int, work: Work, now_ns: int) -> None:
+        """Puts a work into its queue. It is superseding, or refused, at once."""
+        self._forget.discard(work.key)
+        taken_in, superseded = self.queues.of[work.tier].add(ticket_id, work, now_ns)
+        if superseded is not None:
+            self._end_waiting(superseded, Finish.SUPERSEDED, "a newer observation took its place")
+        if not taken_in:
+            self._end_waiting(Waiting(ticket_id, work, now_ns), Finish.REFUSED, "the queue is full")
+
+    def cancel(self, ticket_id: int, now_ns: int) -> None:
+        """Ends a work wherever it is; nothing happens when it has ended already."""
+        waiting = self.queues.cancel(ticket_id)
+        if waiting is not None:
+            self._end_waiting(waiting, Finish.CANCELLED, "")
+            return
+        running = self.running.get(ticket_id)
+        if running is not None:
+            self._end(running, Finish.CANCELLED, now_ns)
+            return
+        for retry in self._retry:
+            if retry.ticket_id == ticket_id:
+                self._retry.remove(retry)
+                self._deliver_end(retry, Finish.CANCELLED, "")
+                return
+
+    def forget(self, key: TrunkKey) -> None:
+        """Forgets a trunk's KV, at once or when the work on it ends; works that would only bring it into place end too."""
+        for queue in self.queues.of.values():
+            for waiting in [w for w in queue if w.work.key == key and not w.work.max_tokens]:
+                queue.take(waiting)
+                self._end_waiting(waiting, Finish.CANCELLED, "the trunk was forgotten")
+        if not self.placer.forget(key):
+            self._forget.add(key)
+
+    # -- step --------------------------------------------------------------------------------------------------
+
+    def plan(self, now_ns: int, next_due_ns: int | None = None) -> Planned:
+        """The next step, or none and when to ask again (None: when something new comes)."""
+        wake_ns = self._admit(now_ns, next_due_ns)
+        planned = self._compose(now_ns)
+        if planned.step is None and wake_ns is None and not self.idle:
+            # Works whose choice was forced to its end left without a step, and others wait for what they held.
+            wake_ns = now_ns
+        planned.wake_ns = wake_ns
+        return planned
+
+    def apply(self, planned: Planned, result: StepResult, took_ns: int, now_ns: int) -> None:
+        """Takes in what a step gave: trunks grow, tokens are handed out, finished works end."""
+        assert planned.step is not None
+        self.meter.steps += 1
+        self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
+        self.costs.add(planned.features, took_ns, planned.budget_ns)
+        eog = self.engine.vocab.eog_ids
+        for i, (s, runner) in enumerate(zip(planned.step.slices, planned.runners, strict=True)):
+            runner.last_step_ns = now_ns
+            self.placer.grown(runner.place, len(s.tokens))
+            runner.took_in(len(s.tokens))
+            if s.pick is None:
+                continue
+            chunk, finish = runner.picked(result.picked[i], result.probability[i], eog, now_ns)
+            if chunk is not None:
+                self._hand_out(runner, chunk, now_ns)
+            if finish is not None:
+                self._end(runner, finish, now_ns)
+        for runner in list(self.running.values()):
+            if runner.place.phase is not Phase.BRANCH:
+                self.placer.advance(runner.place)
+                if runner.place.phase is Phase.BRANCH and not runner.work.max_tokens:
+                    self._end(runner, Finish.STOP, now_ns)
+
+    def failed(self, planned: Planned, reason: str, now_ns: int) -> None:
+        """The engine failed in a step: rebuilds it; what ran is tried once more from its trunk, then ends as FAILED."""
+        self.meter.step_failures += 1
+        self.engine.rebuild()
+        self.placer.engine_rebuilt()
+        in_step = {id(r) for r in planned.runners}
+        for runner in list(self.running.values()):
+            del self.running[runner.ticket_id]
+            self.placer.release(runner.place, now_ns)
+            if runner.retried and id(runner) in in_step:
+                self._deliver_end(runner, Finish.FAILED, reason)
+                continue
+            runner.retried = runner.retried or id(runner) in in_step
+            self._retry.append(runner)
+
+    def take_deliveries(self) -> list[Delivery]:
+        """What became known since the last call, in order."""
+        out, self._out = self._out, []
+        return out
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self._retry and not len(self.queues)
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
+        """Lets waiting works start when the window says so; when to look again, if it does not."""
+        for runner in list(self._retry):
+            place = self.placer.place(runner.work, now_ns)
+            if place is not None:
+                self._retry.remove(runner)
+                runner.restart(place)
+                self._start(runner, now_ns)
+        waiting = len(self.queues)
+        if not waiting:
+            return None
+        oldest_ns = min(q.oldest_ns for q in self.queues.of.values() if q.oldest_ns is not None)
+        rule, again_ns = self.window.close(now_ns, waiting, oldest_ns, bool(self.running), next_due_ns)
+        if rule is None:
+            return again_ns
+        counts = dict.fromkeys(Tier, 0)
+        for runner in self.running.values():
+            counts[runner.work.tier] += 1
+        for tier in Tier:
+            room = self.promises.of(tier).running_max - counts[tier]
+            for entry in self.queues.of[tier].in_order():
+                if room <= 0 or (tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free):
+                    break
+                if self._take(entry, rule, now_ns):
+                    room -= 1
+        return None
+
+    def _take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
+        work = entry.work
+        place = self.placer.place(work, now_ns)
+        if place is None:
+            return False
+        self.queues.of[work.tier].take(entry)
+        timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns, cached_tokens=place.cached)
+        timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
+        runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice)
+        if work.max_tokens and work.choice is None and not work.sampling.greedy:
+            runner.sampler = self.engine.add_sampler(work.sampling, work.tail.tolist())
+        self.meter.tiers[work.tier].queue_ns.append((now_ns, now_ns - entry.submitted_ns))
+        self._out.append((entry.ticket_id, Taken(now_ns)))
+        self._start(runner, now_ns)
+        return True
+
+    def _start(self, runner: Running, now_ns: int) -> None:
+        self.running[runner.ticket_id] = runner
+        first = not runner.made
+        finish = runner.begin()
+        if first and runner.made:
+            self._hand_out(runner, Chunk(tuple(runner.made), now_ns, 1.0, tuple(runner.labels)), now_ns)
+        if finish is not None:
+            self._end(runner, finish, now_ns)
+
+    def _compose(self, now_ns: int) -> Planned:
+        runners = list(self.running.values())
+        candidates = []
+        for number, r in enumerate(runners):
+            wanted = len(r.wanted())
+            assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
+            due_ns = r.work.due_ns
+            candidates.append(
+                Candidate(
+                    number,
+                    r.work.tier,
+                    r.decoding,
+                    r.place.seq,
+                    r.place.pos,
+                    wanted,
+                    r.work.deadline_ns,
+                    self.promises.overdue_ns(r.work.tier, due_ns),
+                    r.last_step_ns,
+                )
+            )
+        geometry = self.engine.geometry
+        gold_waits = len(self.queues.of[Tier.GOLD]) > 0
+        composed = compose(candidates, self.costs, self.settings.planner, now_ns, gold_waits, geometry.batch_len)
+        if not composed.shares:
+            return Planned(None)
+        step = StepPlan()
+        chosen: list[Running] = []
+        for share in composed.shares:
+            r = runners[share.number]
+            step.slices.append(Slice(share.seq, r.place.pos, r.wanted()[: share.tokens], r.pick(share.tokens)))
+            chosen.append(r)
+        return Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len))
+
+    def _hand_out(self, runner: Running, chunk: Chunk, now_ns: int) -> None:
+        meter, t = self.meter.tiers[runner.work.tier], runner.timings
+        if not t.first_ns:
+            t.first_ns = now_ns
+            meter.first_ns.append((now_ns, now_ns - t.submitted_ns))
+        else:
+            gap_ns = now_ns - runner.last_token_ns
+            t.gap_max_ns = max(t.gap_max_ns, gap_ns)
+            meter.gap_ns.append((now_ns, gap_ns))
+        runner.last_token_ns = t.last_ns = now_ns
+        t.output_tokens += len(chunk.tokens)
+        meter.output_tokens += len(chunk.tokens)
+        self._out.append((runner.ticket_id, chunk))
+
+    def _end(self, runner: Running, finish: Finish, now_ns: int) -> None:
+        del self.running[runner.ticket_id]
+        self.placer.release(runner.place, now_ns)
+        self._deliver_end(runner, finish, "")
+
+    def _deliver_end(self, runner: Running, finish: Finish, reason: str) -> None:
+        if runner.sampler >= 0:
+            self.engine.drop_sampler(runner.sampler)
+            runner.sampler = -1
+        self.meter.cached_tokens += runner.timings.cached_tokens
+        self.meter.prefilled_tokens += runner.timings.prefilled_tokens
+        self.meter.tiers[runner.work.tier].ended[finish] += 1
+        self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
+        if runner.work.key in self._forget and self.placer.forget(runner.work.key):
+            self._forget.discard(runner.work.key)
+
+    def _end_waiting(self, waiting: Waiting, finish: Finish, reason: str) -> None:
+        self.meter.tiers[waiting.work.tier].ended[finish] += 1
+        timings = Timings(submitted_ns=waiting.submitted_ns)
+        self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))

@@ -1,0 +1,165 @@
+"""Tickets: what submitting work returns. They live on the event loop's thread; chunks come out, cancel goes in.
+
+Law: on_end is called exactly once per ticket, after every on_chunk, also when the loop stops.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from core.clock import MS, Clock
+from core.errors import Draining, Overloaded
+from core.words import Finish, Tier, TrunkKey
+from core.work import Chunk, Ended, Timings, Work
+from scheduler.scheduler import Delivery, Taken
+from tiers.promises import RETRY_MAX_NS, Promises
+
+DRAIN_SAMPLES = 64
+
+
+def _nothing(_: Chunk) -> None:
+    """For whoever only waits for the end."""
+
+
+class Ticket:
+    """One submitted work. `ended` is None until it is over."""
+
+    __slots__ = ("_cancel", "ended", "id", "on_chunk", "on_end", "submitted_ns", "taken", "work")
+
+    def __init__(
+        self,
+        ticket_id: int,
+        work: Work,
+        submitted_ns: int,
+        on_chunk: Callable[[Chunk], None],
+        on_end: Callable[[Ended], None],
+        cancel: Callable[[int], None],
+    ) -> None:
+        self.id = ticket_id
+        self.work = work
+        self.submitted_ns = submitted_ns
+        self.taken = False
+        self.ended: Ended | None = None
+        self.on_chunk = on_chunk
+        self.on_end = on_end
+        self._cancel = cancel
+
+    def cancel(self) -> None:
+        """Asks for the end; it comes as CANCELLED through on_end, unless the work ended first."""
+        if self.ended is None:
+            self._cancel(self.id)
+
+
+Command = tuple[int, Work | None] | TrunkKey  # (id, work): submit; (id, None): cancel; a key: forget its trunk
+
+
+class Door:
+    """The only way to the scheduler: counts permits, hands commands to the engine thread, deals out what comes back.
+
+    Owns every open ticket. A full queue answers here, at once, without waking anybody.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Command]], None], promises: Promises, context_len: int, clock: Clock) -> None:
+        self._send = send
+        self._promises = promises
+        self._context_len = context_len
+        self._clock = clock
+        self._open: dict[int, Ticket] = {}
+        self._next_id = 1
+        self._waiting = dict.fromkeys(Tier, 0)
+        self._done_ns: dict[Tier, deque[int]] = {tier: deque(maxlen=DRAIN_SAMPLES) for tier in Tier}
+        self.refused = dict.fromkeys(Tier, 0)
+        self.draining = False
+
+    def submit(
+        self, work: Work, on_end: Callable[[Ended], None], on_chunk: Callable[[Chunk], None] = _nothing
+    ) -> Ticket:
+        """Submits one work. Raises Overloaded when its queue is full and Draining when the daemon is going away."""
+        return self.submit_group([(work, on_end, on_chunk)])[0]
+
+    def submit_group(
+        self, group: Sequence[tuple[Work, Callable[[Ended], None], Callable[[Chunk], None]]]
+    ) -> list[Ticket]:
+        """Submits works that are due together, with one hand-over. All or none are taken in."""
+        now_ns = self._clock()
+        if self.draining:
+            raise Draining("the daemon is draining and takes no new work")
+        need = dict.fromkeys(Tier, 0)
+        for work, _, _ in group:
+            need[work.tier] += 1
+            room = self._context_len - len(work.trunk) - len(work.tail) - work.max_tokens
+            assert room >= 0, f"trunk, tail and output exceed the context by {-room} tokens; the prompt must be cut first"
+            assert bool(work.max_tokens) == bool(len(work.tail)), "a work has a tail and output, or neither"
+        for tier, count in need.items():
+            if count and self._waiting[tier] + count > self._promises.of(tier).waiting_max:
+                self.refused[tier] += count
+                raise Overloaded(f"{tier.name.lower()} queue is full", self.retry_ms(tier, now_ns))
+        tickets: list[Ticket] = []
+        commands: list[Command] = []
+        for work, on_end, on_chunk in group:
+            ticket = Ticket(self._next_id, work, now_ns, on_chunk, on_end, self._cancel)
+            self._next_id += 1
+            self._open[ticket.id] = ticket
+            self._waiting[work.tier] += 1
+            tickets.append(ticket)
+            commands.append((ticket.id, work))
+        self._send(commands)
+        return tickets
+
+    def forget(self, key: TrunkKey) -> None:
+        """Forgets a trunk's KV."""
+        self._send([key])
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Deals out what one step made known; called on the event loop, once per step."""
+        for ticket_id, what in deliveries:
+            ticket = self._open.get(ticket_id)
+            if ticket is None:
+                continue
+            if isinstance(what, Chunk):
+                ticket.on_chunk(what)
+            elif isinstance(what, Taken):
+                self._leave_queue(ticket)
+            else:
+                self._end(ticket, what)
+
+    def end_all(self, reason: str) -> None:
+        """Ends every open ticket as CANCELLED: the engine thread has stopped."""
+        for ticket in list(self._open.values()):
+            self._end(ticket, Ended(Finish.CANCELLED, Timings(submitted_ns=ticket.submitted_ns), reason))
+
+    def waiting(self, tier: Tier) -> int:
+        """Works of a tier that were submitted and not yet taken."""
+        return self._waiting[tier]
+
+    @property
+    def open(self) -> int:
+        """Tickets that have not ended."""
+        return len(self._open)
+
+    def retry_ms(self, tier: Tier, now_ns: int) -> int:
+        """When a refused work should come again: half the queue's length at the measured drain rate."""
+        done = self._done_ns[tier]
+        half = self._promises.of(tier).waiting_max / 2
+        if len(done) < 2:
+            return self._promises.of(tier).first_ms
+        each_ns = max(now_ns - done[0], MS) / len(done)
+        return round(min(half * each_ns, RETRY_MAX_NS) / MS)
+
+    def _cancel(self, ticket_id: int) -> None:
+        self._send([(ticket_id, None)])
+
+    def _leave_queue(self, ticket: Ticket) -> None:
+        if not ticket.taken:
+            ticket.taken = True
+            self._waiting[ticket.work.tier] -= 1
+
+    def _end(self, ticket: Ticket, ended: Ended) -> None:
+        assert ticket.ended is None, f"ticket {ticket.id} ended twice"
+        ticket.ended = ended
+        del self._open[ticket.id]
+        self._leave_queue(ticket)
+        if ended.finish in (Finish.STOP, Finish.LENGTH):
+            self._done_ns[ticket.work.tier].append(self._clock())
+        ticket.on_end(ended)

@@ -1,0 +1,1 @@
+"""The promises and who is served when. Everything here decides."""

@@ -1,0 +1,49 @@
+"""When an NPC's next intent is due: at most once per slot of its cadence, and only when something has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.clock import MS
+
+# NPCs side by side in number are due side by side in time, so that their sequences form runs in a step.
+TOGETHER = 4
+# The golden ratio spreads any number of groups evenly over a slot, however many come later.
+SPREAD = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True)
+class CadenceSettings:
+    """`rate_hz` is how often an NPC may be thought about; an event (attacked, spoken to) does not wait for the slot."""
+
+    rate_hz: float = 2.0
+
+    @property
+    def slot_ns(self) -> int:
+        """Length of a slot."""
+        return round(1e9 / self.rate_hz)
+
+
+def phase_ns(number: int, slot_ns: int) -> int:
+    """Where in its slot the NPC with that number is due."""
+    return int((number // TOGETHER) * SPREAD % 1.0 * slot_ns)
+
+
+def next_slot_ns(number: int, slot_ns: int, after_ns: int) -> int:
+    """The first moment of the NPC's cadence that is not before `after_ns`."""
+    phase = phase_ns(number, slot_ns)
+    slots = -(-(after_ns - phase) // slot_ns)
+    return phase + slots * slot_ns
+
+
+def due_ns(number: int, slot_ns: int, received_ns: int, asked_ns: int | None, urgent: bool) -> int:
+    """When an NPC that changed at `received_ns` is due; `asked_ns` is when it was asked last (None: never).
+
+    The first time and urgent changes are due at once, but never twice within a quarter of a slot.
+    """
+    if asked_ns is None:
+        return received_ns
+    if urgent:
+        return max(received_ns, asked_ns + slot_ns // 4)
+    # A slot that was used up is over when the next begins; half a slot keeps a late answer from asking twice in a row.
+    return next_slot_ns(number, slot_ns, max(received_ns, asked_ns + slot_ns // 2 + MS))

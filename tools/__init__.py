@@ -1,0 +1,1 @@
+"""What is needed to build npcd, and never to run it."""
