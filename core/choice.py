@@ -94,7 +94,9 @@ class _Draft:
                 # An option that ends where a longer one goes on: both ways stay open while they differ.
                 longer = draft.freeze(name)
                 if draft.after.complete or set(longer.ids.tolist()) & set(draft.after.ids.tolist()):
-                    raise CallerError(name, f"option {draft.option} begins like a longer one in this model's tokens; rename one")
+                    raise CallerError(
+                        name, f"option {draft.option} begins like a longer one in this model's tokens; rename one"
+                    )
                 after = Node(
                     np.concatenate([longer.ids, draft.after.ids]),
                     longer.nexts + draft.after.nexts,

@@ -60,7 +60,9 @@ class Daemon:
 
 
 def load_model(config: Config) -> Model:
-    """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises ConfigError."""
+    """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises
+    ConfigError.
+    """
     send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
     engine = LlamaEngine(config.engine)
     card = engine.card

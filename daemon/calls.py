@@ -1,6 +1,7 @@
 """The rpcs as async functions of plain messages. Knows nothing of gRPC: faces adapt it to a wire.
 
-Owns the streams that are open. When a stream's consumer goes away its iterator is closed, and everything behind it ends.
+Owns the streams that are open. When a stream's consumer goes away its iterator is closed, and everything behind it
+ends.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from core.clock import MS, S, Clock
+from core.clock import MS, Clock, S
 from core.errors import CallerError, NotBuilt
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents, Subscriber
@@ -111,9 +112,7 @@ class Calls:
         world, npcs, changed = self._worlds.register(tenant, request)
         for npc in changed:
             self._intents.replaced(npc)
-            kind = (
-                npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
-            )
+            kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self._tell(world, npc, kind)
         return npcs_pb2.RegisterResponse(
             leases=[npcs_pb2.NpcLease(npc_id=n.key.npc, lease_epoch=n.lease_epoch) for n in npcs],
@@ -217,9 +216,7 @@ class Calls:
         finally:
             self._intents.unsubscribe(world, subscriber)
 
-    async def get_intents(
-        self, tenant: str, request: intents_pb2.GetIntentsRequest
-    ) -> intents_pb2.GetIntentsResponse:
+    async def get_intents(self, tenant: str, request: intents_pb2.GetIntentsRequest) -> intents_pb2.GetIntentsResponse:
         """The table, at once."""
         if len(request.npc_ids) > self._settings.get_max:
             raise CallerError("npc_ids", f"{len(request.npc_ids)} ids, the limit is {self._settings.get_max}")
@@ -238,9 +235,7 @@ class Calls:
 
     # -- Dialogue ----------------------------------------------------------------------------------------------
 
-    def talk(
-        self, tenant: str, request: dialogue_pb2.TalkRequest
-    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+    def talk(self, tenant: str, request: dialogue_pb2.TalkRequest) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
         """One turn."""
         return self._dialogue.talk(tenant, request)
 
@@ -367,9 +362,7 @@ class Calls:
             self._check_frame(frame)
             world = self._worlds.world(tenant, world_id)
         except CallerError as error:
-            subscriber.complain(
-                intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error))
-            )
+            subscriber.complain(intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error)))
             return
         subscriber.last_frame = frame.frame
         for complaint in await self._take(world, frame, subscriber):
@@ -417,7 +410,7 @@ class Calls:
             if over():
                 subscriber.woken.set()
 
-    def _tell(self, world: World, npc: Npc, kind: npcs_pb2.NpcEventKind) -> None:
+    def _tell(self, world: World, npc: Npc, kind: npcs_pb2.NpcEventKind.ValueType) -> None:
         for watcher in self._watchers.get((world.tenant, world.world_id), ()):
             watcher.add(npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
 
@@ -453,4 +446,3 @@ class Calls:
 
 def _end_of(talk: dialogue_pb2.TalkRequest) -> dialogue_pb2.EndSessionRequest:
     return dialogue_pb2.EndSessionRequest(world_id=talk.world_id, npc_id=talk.npc_id, player_id=talk.player_id)
-

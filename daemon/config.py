@@ -1,7 +1,8 @@
 """Every setting of the daemon: defaults next to the code they tune, composed here from TOML, environment and flags.
 
-Order, later wins: defaults, the file of --config, NPCD_SECTION__KEY in the environment, --set section.key=value and flags.
-The only file that reads the environment. Everything is checked once; a message says what is wrong and what would be right.
+Order, later wins: defaults, the file of --config, NPCD_SECTION__KEY in the environment, --set section.key=value and
+flags. The only file that reads the environment. Everything is checked once; a message says what is wrong and what
+would be right.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"{setting}: '{address}' must be host:port or unix:/path")
     if not credentials and not _is_loopback(host.strip("[]")):
-        what = "set serve.tokens_file" if setting == "serve.listen" else "probes stay on loopback; put a proxy before them"
+        what = (
+            "set serve.tokens_file" if setting == "serve.listen" else "probes stay on loopback; put a proxy before them"
+        )
         raise ConfigError(f"{setting}: {host} is reachable from elsewhere; {what}, or use 127.0.0.1")
 
 

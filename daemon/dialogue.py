@@ -1,8 +1,8 @@
 """Dialogue: one turn from the player's line to the NPC's last word.
 
-Owns the open turns and, through memory.hot, the sessions; all on the event loop. An NPC speaks with one player at a time; others
-wait in order. A turn that is cancelled leaves behind what was really said, and nothing when nothing was. The finished turn is
-appended to the trunk and its KV is made ready in the background, so that the next line finds it.
+Owns the open turns and, through memory.hot, the sessions; all on the event loop. An NPC speaks with one player at a
+time; others wait in order. A turn that is cancelled leaves behind what was really said, and nothing when nothing was.
+The finished turn is appended to the trunk and its KV is made ready in the background, so that the next line finds it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from core.choice import Tokens
-from core.clock import S, Clock
+from core.clock import Clock, S
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Sampling, Work
@@ -123,7 +123,9 @@ class Dialogue:
         """Turns under way."""
         return len(self._open)
 
-    async def talk(self, tenant: str, request: dialogue_pb2.TalkRequest) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+    async def talk(
+        self, tenant: str, request: dialogue_pb2.TalkRequest
+    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
         """One turn as events: STARTED, TEXT ..., END. Closing the iterator cancels the turn.
 
         Raises CallerError and NotFound for a bad request, Overloaded before the first event, EngineFailed when the
@@ -411,7 +413,7 @@ def timings_message(ended: Ended) -> words_pb2.Timings:
     )
 
 
-def _finish(turn: _Open, ended: Ended) -> dialogue_pb2.TalkFinish:
+def _finish(turn: _Open, ended: Ended) -> dialogue_pb2.TalkFinish.ValueType:
     if turn.text.stopped or ended.finish is Finish.STOP:
         return dialogue_pb2.TALK_FINISH_STOP
     if ended.finish is Finish.LENGTH:
@@ -419,7 +421,9 @@ def _finish(turn: _Open, ended: Ended) -> dialogue_pb2.TalkFinish:
     return dialogue_pb2.TALK_FINISH_CANCELLED if turn.cancelled else dialogue_pb2.TALK_FINISH_FAILED
 
 
-def _event(turn: _Open, session: Session, kind: dialogue_pb2.TalkEventKind, index: int) -> dialogue_pb2.TalkEvent:
+def _event(
+    turn: _Open, session: Session, kind: dialogue_pb2.TalkEventKind.ValueType, index: int
+) -> dialogue_pb2.TalkEvent:
     return dialogue_pb2.TalkEvent(kind=kind, turn_id=turn.turn_id, session_id=session.session_id, index=index)
 
 
@@ -436,4 +440,3 @@ def _repeat(turn_id: str, session_id: str, said: str) -> list[dialogue_pb2.TalkE
     events[1].text = said
     events[2].finish = dialogue_pb2.TALK_FINISH_REPEATED
     return events
-

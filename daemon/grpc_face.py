@@ -5,6 +5,7 @@ Owns the server and the health service. A call that is cancelled on the wire clo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -124,10 +125,9 @@ class GrpcFace:
         """Takes no new calls, gives open ones `grace_s`, then ends them."""
         if self._server is not None:
             await self._server.stop(grace_s)
-        for address in self._settings.listen:
-            path = unix_path(address)
-            if path:
-                Path(path).unlink(missing_ok=True)
+        for path in filter(None, map(unix_path, self._settings.listen)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _bind(self, server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
         path = unix_path(address)
@@ -171,7 +171,7 @@ class GrpcFace:
             "Story": {},
             "Admin": {"Status": "status", "Watch": "watch_status", "Drain": "drain"},
         }
-        adders = {
+        adders: dict[str, Callable[[Any, grpc.aio.Server], None]] = {
             "Npcs": npcs_pb2_grpc.add_NpcsServicer_to_server,
             "Intents": intents_pb2_grpc.add_IntentsServicer_to_server,
             "Dialogue": dialogue_pb2_grpc.add_DialogueServicer_to_server,
@@ -186,7 +186,7 @@ class GrpcFace:
                 streams = method.server_streaming
                 call = calls[name].get(method.name, "not_built_stream" if streams else "not_built")
                 methods[method.name] = self._stream(call) if streams else self._unary(call)
-            add(type(f"{name}Face", (), methods)(), server)  # type: ignore[arg-type]
+            add(type(f"{name}Face", (), methods)(), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -246,7 +246,9 @@ def _tenants(path: str) -> Mapping[str, str] | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"serve.tokens_file: {path}: {error}") from error
     if not table or not all(isinstance(v, str) and len(k) >= 16 for k, v in table.items()):
-        raise ConfigError(f'serve.tokens_file: {path} must be lines of token = "tenant", tokens of 16 characters or more')
+        raise ConfigError(
+            f'serve.tokens_file: {path} must be lines of token = "tenant", tokens of 16 characters or more'
+        )
     return table
 
 

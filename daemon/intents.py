@@ -1,8 +1,9 @@
 """Intents: what NPCs saw last, who is asked when, and the table of what they are about to do.
 
-Owns one Mind per NPC, a heap of due moments and one timer; all on the event loop. An observation never waits: it lands in its
-mind, and when the NPC's cadence says so the newest one becomes a Gold work. The table always has an answer: the model's, or the
-rule policy's when the model's is late. When an NPC is removed its work is cancelled and its trunk forgotten.
+Owns one Mind per NPC, a heap of due moments and one timer; all on the event loop. An observation never waits: it
+lands in its mind, and when the NPC's cadence says so the newest one becomes a Gold work. The table always has an
+answer: the model's, or the rule policy's when the model's is late. When an NPC is removed its work is cancelled and
+its trunk forgotten.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class IntentSettings:
 
 @dataclass(slots=True, eq=False)
 class Intent:
-    """What one NPC is about to do. `state` is the quantised observation that it answers, `seen` the newest that agrees."""
+    """What one NPC is about to do. `state` is the quantised observation that it answers, `seen` the newest that
+    agrees.
+    """
 
     version: int
     action: str
@@ -71,6 +74,7 @@ class Mind:
     """One NPC's newest observation, the work that asks about it, and the intent that stands."""
 
     npc: Npc
+    tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
     intent: Intent | None = None
@@ -189,7 +193,7 @@ class Intents:
         mind = self._mind(npc)
         self.counts.observations += 1
         mind.observations += 1
-        if mind.seen is not None and said.tick <= mind.seen.tick:
+        if said.tick <= mind.tick:
             mind.dropped += 1
             self.counts.dropped += 1
             if subscriber is not None:
@@ -199,7 +203,7 @@ class Intents:
             seen = observation(said, game_time_ms, self._clock())
         except CallerError as error:
             return _error(said.npc_id, "INVALID_FIELD", error.field, str(error))
-        mind.seen = seen
+        mind.seen, mind.tick = seen, said.tick
         mind.state = state_of(seen, self._layout.caps.percepts)
         if mind.intent is not None and mind.intent.state == mind.state:
             # The world says the same as when the intent was made: it stands, and is as young as this observation.
@@ -246,9 +250,11 @@ class Intents:
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
-        """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw."""
+        """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks begin."""
         mind = self._minds.get(npc.key)
         if mind is not None:
+            if mind.npc.lease_epoch != npc.lease_epoch:
+                mind.tick = -1
             mind.npc = npc
 
     # -- out ---------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
-"""The command line: npcd serve, npcd demo, npcd version.
+"""The command line: npcd serve, npcd version (npcd demo is found before it comes here, by npcd/__main__.py).
 
-serve owns the event loop. It starts to listen (and says NOT_SERVING), loads the model, serves, and on SIGTERM drains and ends.
+serve owns the event loop. It starts to listen (and says NOT_SERVING), loads the model, serves, and on SIGTERM drains
+and ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -29,11 +31,6 @@ EXIT_ENGINE_DEAD = 70  # EX_SOFTWARE: start it again
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["demo"]:
-        # A process of its own in every respect: it only shares this command's name.
-        from loadtests.demo import main as demo
-
-        return demo(arguments[1:])
     args = _parser().parse_args(arguments)
     if args.command == "version":
         from npcd import __version__
@@ -176,10 +173,10 @@ async def _serve(config: Config) -> int:
 
 async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
     """Waits until what runs has finished, for `grace_s` at most; how many works had not."""
-    ends_ns = now_ns() + round(grace_s * S)
-    while daemon.door.open and now_ns() < ends_ns:
-        await asyncio.sleep(0.02)
-    return int(daemon.door.open)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await daemon.door.all_ended()
+    return daemon.door.open
 
 
 async def _sweep_sessions(daemon: Daemon) -> None:

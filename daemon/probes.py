@@ -39,7 +39,9 @@ class Probes:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise ConfigError(f"serve.http: cannot listen on {address} ({error.strerror}); choose another --http") from error
+            raise ConfigError(
+                f"serve.http: cannot listen on {address} ({error.strerror}); choose another --http"
+            ) from error
         real = self._runner.addresses[0]
         return f"{real[0]}:{real[1]}"
 

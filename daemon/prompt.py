@@ -1,7 +1,7 @@
 """The cache-stable layout: how worlds, personas, turns and perceptions become tokens. The only place that knows it.
 
-    [world + archetype: shared prefix] [persona] [summary] [cards] [turns: append only]  |  [tail: digest, perception, line]
-    \\______________________________ trunk ______________________________________________/    \\_________ branch _________/
+    [world + archetype: shared prefix] [persona] [summary] [cards] [turns: append only]  |  [digest, perception, line]
+    \\______________________________ trunk ______________________________________________/    \\________ tail ________/
 
 Every section starts with a mark and is tokenised on its own, so a longer trunk always begins with the shorter one.
 Models trained for npcd have the marks as control tokens; any other model gets them as plain text (PLAIN_MARKS).
@@ -144,8 +144,13 @@ def situation_words(seen: Observation) -> str:
 
 
 def percept_words(percept: Percept) -> str:
-    """" player hostile near", or " wolf away heard" when it is out of sight."""
-    words = [_word(percept.kind), _word(percept.stance), distance_word(percept.distance_m), "" if percept.in_sight else "heard"]
+    """A percept in words: " player hostile near", or " wolf away heard" when it is out of sight."""
+    words = [
+        _word(percept.kind),
+        _word(percept.stance),
+        distance_word(percept.distance_m),
+        "" if percept.in_sight else "heard",
+    ]
     return "".join(f" {w}" for w in words if w)
 
 
@@ -193,7 +198,9 @@ class Layout:
     def archetype(self, archetype_id: str, description: str) -> tuple[int, ...]:
         """The second half of the shared prefix."""
         text = f"{archetype_id}. {description}"
-        return self.marks["archetype"] + self._capped(f"archetypes[{archetype_id}].description", text, self.caps.archetype)
+        return self.marks["archetype"] + self._capped(
+            f"archetypes[{archetype_id}].description", text, self.caps.archetype
+        )
 
     def persona(self, name: str, text: str) -> tuple[int, ...]:
         """Who this NPC is; the intent trunk ends here."""
@@ -249,7 +256,9 @@ class Layout:
         """The branch that asks for a bark, after the chosen action, target and emotion."""
         return intent_tail + tuple(chosen) + self.marks["say"]
 
-    def talk_tail(self, player_turn: tuple[int, ...], perception: Perception | None = None, digest: tuple[int, ...] = ()) -> tuple[int, ...]:
+    def talk_tail(
+        self, player_turn: tuple[int, ...], perception: Perception | None = None, digest: tuple[int, ...] = ()
+    ) -> tuple[int, ...]:
         """The branch that asks for a reply: digest, perception, the player's line. The first two give way when full."""
         asked = player_turn + self.marks["npc"]
         for before in (digest + (perception.tokens if perception else ()), digest):

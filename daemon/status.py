@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.clock import MS, S, Clock
+from core.clock import MS, Clock, S
 from core.words import Finish, Tier
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents

@@ -47,7 +47,9 @@ async def watch_lag(ring: deque[tuple[int, int]], clock: Clock) -> None:
 class StatusCollector(Collector):
     """The status as Prometheus metrics, read when it is scraped: nothing is spent on the hot path."""
 
-    def __init__(self, status: Callable[[], admin_pb2.StatusResponse | None], costs: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self, status: Callable[[], admin_pb2.StatusResponse | None], costs: Callable[[], dict[str, float]]
+    ) -> None:
         self._status = status
         self._costs = costs
 
@@ -62,10 +64,14 @@ class StatusCollector(Collector):
         waiting = GaugeMetricFamily("npcd_works_waiting", "Works in the queue", labels=["tier"])
         running = GaugeMetricFamily("npcd_works_running", "Works that run", labels=["tier"])
         first = GaugeMetricFamily(
-            "npcd_first_token_ms", "Submitted to first token over the last minute (silver: to first text out)", labels=["tier", "quantile"]
+            "npcd_first_token_ms",
+            "Submitted to first token over the last minute (silver: to first text out)",
+            labels=["tier", "quantile"],
         )
         gap = GaugeMetricFamily(
-            "npcd_token_ms", "Gap between consecutive tokens of one work over the last minute", labels=["tier", "quantile"]
+            "npcd_token_ms",
+            "Gap between consecutive tokens of one work over the last minute",
+            labels=["tier", "quantile"],
         )
         for t in s.tiers:
             for finish in ("finished", "superseded", "refused", "cancelled", "failed"):

@@ -39,11 +39,8 @@ class TextAssembler:
             elif not last:
                 # The longest end of the text that may be the beginning of the stop text.
                 keep = next((n for n in range(len(self._stop) - 1, 0, -1) if text.endswith(self._stop[:n])), 0)
-        if not last and not self.stopped:
-            # Spaces wait for what follows them, so that a reply does not end with one.
-            keep = max(keep, len(text) - len(text.rstrip()))
-        else:
-            text = text.rstrip()
-        out, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        # Spaces wait for what follows them, so that a reply does not end with one.
+        out = text[: len(text) - keep].rstrip()
+        self._held = "" if last or self.stopped else text[len(out) :]
         self.said += out
         return out

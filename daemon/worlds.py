@@ -36,7 +36,9 @@ class WorldLimits:
 
 @dataclass(slots=True, eq=False)
 class World:
-    """One world as it is now. `prefixes` are the shared tokens by archetype; `choices` the allowed intents by percepts."""
+    """One world as it is now. `prefixes` are the shared tokens by archetype; `choices` the allowed intents by
+    percepts.
+    """
 
     tenant: str
     world_id: str
@@ -206,7 +208,9 @@ class Worlds:
         new.prefixes.setdefault(npc.archetype_id, prefix)
         name, persona = new.personas.get(npc.persona_id, (npc.name, npc.persona))
         trunk = np.asarray(prefix + persona, np.int32)
-        return Npc(npc.key, npc.number, npc.archetype_id, npc.persona_id, name, persona, npc.lease_epoch, trunk, len(prefix))
+        return Npc(
+            npc.key, npc.number, npc.archetype_id, npc.persona_id, name, persona, npc.lease_epoch, trunk, len(prefix)
+        )
 
     def _compile(self, tenant: str, request: npcs_pb2.DefineWorldRequest, content_hash: str) -> World:
         limits, layout = self._limits, self._layout
@@ -215,7 +219,10 @@ class Worlds:
         _count("emotions", len(request.emotions), 1, limits.emotions_max)
         _count("personas", len(request.personas), 0, limits.personas_max)
         _count("policy.rows", len(request.policy.rows), 0, limits.policy_rows_max)
-        actions = [ActionWord(_word(f"actions[{i}].word", a.word), a.needs_target, a.speaks) for i, a in enumerate(request.actions)]
+        actions = [
+            ActionWord(_word(f"actions[{i}].word", a.word), a.needs_target, a.speaks)
+            for i, a in enumerate(request.actions)
+        ]
         emotions = [_word(f"emotions[{i}]", e) for i, e in enumerate(request.emotions)]
         _unique("actions", [a.word for a in actions])
         _unique("emotions", emotions)

@@ -150,8 +150,8 @@ class StepEngine(Protocol):
 def micro_batches(slices: Sequence[Slice], micro_len: int) -> list[tuple[int, int]]:
     """How llama.cpp splits a step: (tokens, longest context padded to 256) per micro-batch.
 
-    With one stream per sequence a micro-batch takes consecutive ascending sequence numbers, the same number of tokens from
-    each, at most `micro_len` in all.
+    With one stream per sequence a micro-batch takes consecutive ascending sequence numbers, the same number of tokens
+    from each, at most `micro_len` in all.
     """
     left = [len(s.tokens) for s in slices]
     done = [0] * len(slices)

@@ -1,10 +1,11 @@
 """llama.cpp behind StepEngine, through llama-cpp-python's low-level API. The only file that imports llama_cpp.
 
-Owns: the model, one context, the batch arrays and the sampler chains. All of it is used on the engine thread only, except
-LlamaVocab, which reads immutable parts of the model. Cancelling is not known here: the scheduler stops planning a work.
+Owns: the model, one context, the batch arrays and the sampler chains. All of it is used on the engine thread only,
+except LlamaVocab, which reads immutable parts of the model. Cancelling is not known here: the scheduler stops
+planning a work.
 
-What would abort the process inside the native library is asserted here first (see docs/decisions/0001), and positions are
-checked against a book of our own, because an empty sequence takes any position in silence.
+What would abort the process inside the native library is asserted here first (see docs/decisions/0001), and positions
+are checked against a book of our own, because an empty sequence takes any position in silence.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from core.work import Sampling
 from engines.base import Geometry, StepPlan, StepResult
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
-# Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they do.
+# Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they
+# do.
 _sample = _LIB.llama_sampler_sample
 _sample.argtypes, _sample.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
 _seq_rm = _LIB.llama_memory_seq_rm
@@ -106,7 +108,7 @@ class LlamaVocab:
         if known is None:
             buffer = ctypes.create_string_buffer(256)
             length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
-            known = bytes(buffer[:length]) if length > 0 else b""
+            known = buffer.raw[:length] if length > 0 else b""
             self._pieces[token] = known
         return known
 
@@ -191,7 +193,9 @@ class LlamaEngine:
         if not 2 <= settings.sequences <= SEQUENCES_MAX:
             raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
         if not 1 <= settings.micro_len <= settings.batch_len:
-            raise ConfigError(f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})")
+            raise ConfigError(
+                f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
+            )
         self.settings = settings
         self._model = _load_model(settings.model, settings.gpu_layers)
         self.card = _card(self._model, settings.model)
@@ -199,7 +203,9 @@ class LlamaEngine:
         self.threads = settings.threads or default_threads()
         # One sequence more than promised: scratch, for flushing copies that llama.cpp has put off (see _settle).
         self._scratch = min(settings.sequences, SEQUENCES_MAX - 1)
-        self.geometry = Geometry(self._scratch, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size)
+        self.geometry = Geometry(
+            self._scratch, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size
+        )
         self._samplers: dict[int, Any] = {}
         self._next_sampler = 0
         self._context: Any = None
@@ -243,7 +249,9 @@ class LlamaEngine:
             assert s.seq > previous, "slices must be sorted by sequence, none twice"
             assert 0 <= s.seq < self.geometry.sequences, f"no sequence {s.seq}"
             assert n > 0 and end <= self.settings.batch_len, "a step takes 1 to batch_len tokens"
-            assert s.pos == self._book[s.seq], f"sequence {s.seq} holds {self._book[s.seq]} tokens, the plan says {s.pos}"
+            assert s.pos == self._book[s.seq], (
+                f"sequence {s.seq} holds {self._book[s.seq]} tokens, the plan says {s.pos}"
+            )
             assert s.pos + n <= self.settings.context_len, f"sequence {s.seq} would outgrow its context"
             previous = s.seq
             self._token[at:end] = s.tokens
@@ -254,7 +262,7 @@ class LlamaEngine:
                 self._wanted[end - 1] = 1
                 wanted.append(end - 1)
             at = end
-        assert at and 0 <= self._token[:at].min() and self._token[:at].max() < self.vocab.size, "token id out of range"
+        assert at and self._token[:at].min() >= 0 and self._token[:at].max() < self.vocab.size, "token id out of range"
         self._decode(at)
         for s in plan.slices:
             self._book[s.seq] += len(s.tokens)
@@ -277,7 +285,8 @@ class LlamaEngine:
             if not address:
                 raise EngineFailed("no logits after a decode")
             n = len(wanted) * self.vocab.size
-            logits = np.frombuffer((ctypes.c_float * n).from_address(address), np.float32).reshape(len(wanted), -1)
+            floats: Any = (ctypes.c_float * n).from_address(address)
+            logits = np.frombuffer(floats, np.float32).reshape(len(wanted), -1)
             greedy: list[tuple[int, int]] = []  # (slice, row)
             masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = {}
             row = 0
@@ -337,16 +346,18 @@ class LlamaEngine:
     def load(self, seq: int, blob: bytes) -> bool:
         """Puts stored bytes into the sequence; False and an empty sequence when llama.cpp refuses them.
 
-        llama.cpp finds truncated bytes and another model's bytes, but not a flipped bit: callers verify a checksum first.
+        llama.cpp finds truncated bytes and another model's bytes, but not a flipped bit: callers verify a checksum
+        first.
         """
         self._settle(seq)
         self._cut(seq, 0)
         buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
         read = int(llama_cpp.llama_state_seq_set_data(self._context, buffer, len(blob), seq))
-        if read != len(blob):
+        taken = 0 < read == len(blob)
+        if not taken:
             self._cut(seq, 0)
         self._book[seq] = self.length(seq)
-        return read == len(blob)
+        return taken
 
     def _cut(self, seq: int, length: int) -> None:
         if not _seq_rm(self._memory, seq, length, -1):

@@ -1,8 +1,8 @@
 """A StepEngine without a model: a stated cost per step on a virtual clock, for tests and capacity planning.
 
-The next token of a sequence is a pure function of all tokens in it, so a scheduler that mixes up two sequences, trims one
-too far or prefills one twice changes what comes out. The cost has the terms that were measured on llama.cpp: micro-batches
-(split as llama.cpp splits them), tokens, and tokens times context.
+The next token of a sequence is a pure function of all tokens in it, so a scheduler that mixes up two sequences, trims
+one too far or prefills one twice changes what comes out. The cost has the terms that were measured on llama.cpp:
+micro-batches (split as llama.cpp splits them), tokens, and tokens times context.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from core.clock import US, Clock
 from core.errors import EngineFailed
 from core.work import Sampling
 from engines.base import Geometry, Pick, StepPlan, StepResult, micro_batches
+
 
 class VirtualClock:
     """Time that only moves when told to."""
@@ -204,7 +205,9 @@ class SimEngine:
         return next_token(held, pick.allowed, seed, self.vocab, self._end_every)
 
 
-def next_token(held: Sequence[int], allowed: Tokens | None, seed: int, vocab: SimVocab, end_every: int) -> tuple[int, float]:
+def next_token(
+    held: Sequence[int], allowed: Tokens | None, seed: int, vocab: SimVocab, end_every: int
+) -> tuple[int, float]:
     """The token that follows `held`, and its probability: the simulation's whole "model"."""
     draw = crc32(np.asarray(held, np.int32).tobytes(), seed & 0xFFFFFFFF)
     if allowed is not None:

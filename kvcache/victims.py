@@ -16,8 +16,8 @@ IDLE_NS = 30 * S  # older than this, a trunk counts as idle and recency no longe
 def choose(trunks: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
     """The resident trunk whose loss costs least, and one line of reason; None when all are in use.
 
-    Idle ones before fresh ones; lower tiers before higher; then the longest unused; a tie goes to the shortest, which is
-    the cheapest to rebuild.
+    Idle ones before fresh ones; lower tiers before higher; then the longest unused; a tie goes to the shortest, which
+    is the cheapest to rebuild.
     """
     best: Trunk | None = None
     best_rank: tuple[bool, int, int, int] = (False, 0, 0, 0)

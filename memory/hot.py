@@ -1,7 +1,7 @@
 """Hot memory: the turns of conversations under way, in process, with the hysteresis that keeps their KV valid.
 
-A session keeps every turn until `turns_max`; then the oldest go at once and `turns_kept` stay, so that the trunk is rebuilt once
-and not on every turn. Plain and synchronous; time comes in.
+A session keeps every turn until `turns_max`; then the oldest go at once and `turns_kept` stay, so that the trunk is
+rebuilt once and not on every turn. Plain and synchronous; time comes in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from core.words import NpcKey
 
 @dataclass(frozen=True, slots=True)
 class HotSettings:
-    """`turns_max` and `turns_kept` count utterances. A session ends after `idle_s` of silence or `session_turns_max` turns."""
+    """`turns_max` and `turns_kept` count utterances. A session ends after `idle_s` of silence or `session_turns_max`
+    turns.
+    """
 
     turns_max: int = 20
     turns_kept: int = 12

@@ -17,9 +17,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = str(house())
     # First on the path, so that nobody else's `core` or `memory` comes before ours.
     sys.path[:] = [first, *(entry for entry in sys.path if entry != first)]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        # The demo is a client: it shares this command's name and nothing of the daemon.
+        try:
+            import npcd_client  # noqa: F401
+        except ModuleNotFoundError:
+            print("npcd: the demo needs the Python client: pip install npcd-client", file=sys.stderr)
+            return 2
+        from loadtests.demo import main as demo
+
+        return demo(arguments[1:])
     from daemon.main import main as run
 
-    return run(sys.argv[1:] if argv is None else argv)
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a step will take: a linear model of its features, learned while running, never with a negative weight.
 
-Features of a step (FACTS: they fit llama.cpp on a CPU): one, micro-batches, tokens, and 1,000 token x padded-context products.
+Features of a step (FACTS: they fit llama.cpp on a CPU): one, micro-batches, tokens, and 1,000 token x padded-context
+products.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Costs:
         self.learned = 0
         self._gram: NDArray[np.float64] = np.zeros((4, 4))
         self._moment: NDArray[np.float64] = np.zeros(4)
-        # How much of its time budget a step may plan for: real overruns pull it down at once, kept promises let it recover.
+        # How much of its time budget a step may plan for: real overruns pull it down at once, kept promises let it
+        # recover.
         self.trust = 1.0
 
     def predict_ns(self, x: Features) -> float:

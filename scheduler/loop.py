@@ -1,7 +1,7 @@
 """The engine thread: receive, decide, run, deliver.
 
-Owns the scheduler and, through it, the engine; nobody else touches either while it runs. The event loop hands commands in and
-gets one call back per step.
+Owns the scheduler and, through it, the engine; nobody else touches either while it runs. The event loop hands
+commands in and gets one call back per step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from core.clock import S, Clock, now_ns
+from core.clock import Clock, S, now_ns
 from core.errors import EngineFailed
 from core.words import TrunkKey
 from scheduler.scheduler import Delivery, Scheduler
@@ -38,7 +38,8 @@ class EngineLoop:
         self._inbox: deque[Command] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        # Written by the event loop, read here: when the next intents will be due. A plain int, torn reads are impossible.
+        # Written by the event loop, read here: when the next intents will be due. A plain int, torn reads are
+        # impossible.
         self.next_due_ns: int | None = None
         self.beat_ns = 0
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)

@@ -1,4 +1,6 @@
-"""What the scheduler counts: per tier and per step. Written on the engine thread, read anywhere (plain numbers, bounded rings)."""
+"""What the scheduler counts: per tier and per step. Written on the engine thread, read anywhere (plain numbers,
+bounded rings).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ RING_LEN = 16_384
 
 @dataclass(slots=True)
 class TierMeter:
-    """`first_ns` and `gap_ns` hold (moment, nanoseconds): submitted -> first token, and token -> next token of one work."""
+    """`first_ns` and `gap_ns` hold (moment, nanoseconds): submitted -> first token, and token -> next token of one
+    work.
+    """
 
     ended: dict[Finish, int] = field(default_factory=lambda: dict.fromkeys(Finish, 0))
     output_tokens: int = 0

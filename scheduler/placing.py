@@ -1,6 +1,7 @@
 """Brings a work's trunk into a sequence and its branch onto a lane, and puts everything back afterwards.
 
-Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the engine's.
+Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the
+engine's.
 
 A place goes through phases, and in each of them the next tokens belong to one sequence:
 
@@ -82,7 +83,9 @@ class Place:
 
 
 class Placer:
-    """Places works on one engine. Invariants: those of Homes, Lanes and Prefixes; one work per trunk until it is on a lane."""
+    """Places works on one engine. Invariants: those of Homes, Lanes and Prefixes; one work per trunk until it is on a
+    lane.
+    """
 
     def __init__(self, engine: StepEngine, settings: KvSettings) -> None:
         prefixes_first, lanes_first, residents_first, residents = divide(engine.geometry, settings)

@@ -1,8 +1,8 @@
 """Composes the next step: which works get how many tokens inside the time budget.
 
-Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earliest deadline first inside a rank. Silver prefill
-keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all fit, and an overdue
-work counts as one tier higher, so nothing waits for ever.
+Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earliest deadline first inside a rank. Silver
+prefill keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all
+fit, and an overdue work counts as one tier higher, so nothing waits for ever.
 """
 
 from __future__ import annotations

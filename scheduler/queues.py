@@ -1,4 +1,6 @@
-"""Three bounded queues of waiting works: earliest deadline first, a newer work of the same NPC takes the older one's place."""
+"""Three bounded queues of waiting works: earliest deadline first, a newer work of the same NPC takes the older one's
+place.
+"""
 
 from __future__ import annotations
 

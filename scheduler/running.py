@@ -69,7 +69,9 @@ class Running:
         if self.place.phase is Phase.BRANCH:
             self.feed = self.feed[count:]
 
-    def picked(self, token: int, probability: float, eog: frozenset[int], now_ns: int) -> tuple[Chunk | None, Finish | None]:
+    def picked(
+        self, token: int, probability: float, eog: frozenset[int], now_ns: int
+    ) -> tuple[Chunk | None, Finish | None]:
         """What the picked token means: the chunk to hand out, and the finish when it was the last."""
         if self.node is None and (token in self.work.stop_ids or token in eog):
             return None, Finish.STOP
@@ -89,7 +91,9 @@ class Running:
         return Chunk(tuple(tokens), now_ns, probability, tuple(self.labels[known:])), finish
 
     def restart(self, place: Place) -> None:
-        """Goes on after a failed step on a new place: what was made is taken in again and nothing is handed out twice."""
+        """Goes on after a failed step on a new place: what was made is taken in again and nothing is handed out
+        twice.
+        """
         self.place = place
         self.feed = np.concatenate([self.work.tail, tokens_of(self.made)]) if self.made else self.work.tail
 

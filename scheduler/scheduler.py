@@ -1,8 +1,8 @@
 """The scheduler: submitted works in, one step at a time out, what became known back.
 
-Everything here runs on one thread (the engine thread, or a test's), synchronously; time comes in as `now_ns`. Owns queues,
-window, planner, costs and running works. A driver calls plan(), lets the engine step, and calls apply() or failed().
-On cancel a work leaves as if it had never come, within the step that runs.
+Everything here runs on one thread (the engine thread, or a test's), synchronously; time comes in as `now_ns`. Owns
+queues, window, planner, costs and running works. A driver calls plan(), lets the engine step, and calls apply() or
+failed(). On cancel a work leaves as if it had never come, within the step that runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Planned:
 
 
 class Scheduler:
-    """Laws: a ticket ends exactly once; a queue is never over its bound; free + leased == all for lanes and residents."""
+    """Laws: a ticket ends exactly once; a queue is never over its bound; free + leased == all for lanes and
+    residents.
+    """
 
     def __init__(self, engine: StepEngine, promises: Promises, settings: SchedulerSettings) -> None:
         self.engine = engine
@@ -66,7 +68,7 @@ class Scheduler:
         self.placer = Placer(engine, settings.kv)
         self.meter = Meter()
         self.running: dict[int, Running] = {}
-        self._retry: list[Running] = []
+        self.retrying: list[Running] = []
         self._out: list[Delivery] = []
         self._forget: set[TrunkKey] = set()
 
@@ -91,14 +93,16 @@ class Scheduler:
         if running is not None:
             self._end(running, Finish.CANCELLED, now_ns)
             return
-        for retry in self._retry:
+        for retry in self.retrying:
             if retry.ticket_id == ticket_id:
-                self._retry.remove(retry)
+                self.retrying.remove(retry)
                 self._deliver_end(retry, Finish.CANCELLED, "")
                 return
 
     def forget(self, key: TrunkKey) -> None:
-        """Forgets a trunk's KV, at once or when the work on it ends; works that would only bring it into place end too."""
+        """Forgets a trunk's KV, at once or when the work on it ends; works that would only bring it into place end
+        too.
+        """
         for queue in self.queues.of.values():
             for waiting in [w for w in queue if w.work.key == key and not w.work.max_tokens]:
                 queue.take(waiting)
@@ -137,10 +141,9 @@ class Scheduler:
             if finish is not None:
                 self._end(runner, finish, now_ns)
         for runner in list(self.running.values()):
-            if runner.place.phase is not Phase.BRANCH:
-                self.placer.advance(runner.place)
-                if runner.place.phase is Phase.BRANCH and not runner.work.max_tokens:
-                    self._end(runner, Finish.STOP, now_ns)
+            self.placer.advance(runner.place)
+            if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
+                self._end(runner, Finish.STOP, now_ns)
 
     def failed(self, planned: Planned, reason: str, now_ns: int) -> None:
         """The engine failed in a step: rebuilds it; what ran is tried once more from its trunk, then ends as FAILED."""
@@ -155,7 +158,7 @@ class Scheduler:
                 self._deliver_end(runner, Finish.FAILED, reason)
                 continue
             runner.retried = runner.retried or id(runner) in in_step
-            self._retry.append(runner)
+            self.retrying.append(runner)
 
     def take_deliveries(self) -> list[Delivery]:
         """What became known since the last call, in order."""
@@ -165,16 +168,16 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        return not self.running and not self._retry and not len(self.queues)
+        return not self.running and not self.retrying and not len(self.queues)
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
     def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
         """Lets waiting works start when the window says so; when to look again, if it does not."""
-        for runner in list(self._retry):
+        for runner in list(self.retrying):
             place = self.placer.place(runner.work, now_ns)
             if place is not None:
-                self._retry.remove(runner)
+                self.retrying.remove(runner)
                 runner.restart(place)
                 self._start(runner, now_ns)
         waiting = len(self.queues)

@@ -5,6 +5,7 @@ Law: on_end is called exactly once per ticket, after every on_chunk, also when t
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -60,7 +61,9 @@ class Door:
     Owns every open ticket. A full queue answers here, at once, without waking anybody.
     """
 
-    def __init__(self, send: Callable[[Sequence[Command]], None], promises: Promises, context_len: int, clock: Clock) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Command]], None], promises: Promises, context_len: int, clock: Clock
+    ) -> None:
         self._send = send
         self._promises = promises
         self._context_len = context_len
@@ -71,6 +74,7 @@ class Door:
         self._done_ns: dict[Tier, deque[int]] = {tier: deque(maxlen=DRAIN_SAMPLES) for tier in Tier}
         self.refused = dict.fromkeys(Tier, 0)
         self.draining = False
+        self._one_ended = asyncio.Event()
 
     def submit(
         self, work: Work, on_end: Callable[[Ended], None], on_chunk: Callable[[Chunk], None] = _nothing
@@ -89,7 +93,9 @@ class Door:
         for work, _, _ in group:
             need[work.tier] += 1
             room = self._context_len - len(work.trunk) - len(work.tail) - work.max_tokens
-            assert room >= 0, f"trunk, tail and output exceed the context by {-room} tokens; the prompt must be cut first"
+            assert room >= 0, (
+                f"trunk, tail and output exceed the context by {-room} tokens; the prompt must be cut first"
+            )
             assert bool(work.max_tokens) == bool(len(work.tail)), "a work has a tail and output, or neither"
         for tier, count in need.items():
             if count and self._waiting[tier] + count > self._promises.of(tier).waiting_max:
@@ -133,6 +139,12 @@ class Door:
         """Works of a tier that were submitted and not yet taken."""
         return self._waiting[tier]
 
+    async def all_ended(self) -> None:
+        """Waits until no ticket is open."""
+        while self._open:
+            self._one_ended.clear()
+            await self._one_ended.wait()
+
     @property
     def open(self) -> int:
         """Tickets that have not ended."""
@@ -162,4 +174,5 @@ class Door:
         self._leave_queue(ticket)
         if ended.finish in (Finish.STOP, Finish.LENGTH):
             self._done_ns[ticket.work.tier].append(self._clock())
+        self._one_ended.set()
         ticket.on_end(ended)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.clock import S, Clock
+from core.clock import Clock, S
 from engines.base import GREEDY_PICK, Slice, StepEngine, StepPlan
 from scheduler.costs import Costs, features
 

@@ -32,7 +32,9 @@ class Window:
     settings: WindowSettings = field(default_factory=WindowSettings)
     closed: dict[Closed, int] = field(default_factory=lambda: dict.fromkeys(Closed, 0))
 
-    def close(self, now_ns: int, waiting: int, oldest_ns: int, busy: bool, next_due_ns: int | None) -> tuple[Closed | None, int]:
+    def close(
+        self, now_ns: int, waiting: int, oldest_ns: int, busy: bool, next_due_ns: int | None
+    ) -> tuple[Closed | None, int]:
         """(the rule that closes it now, or None and the time to look again).
 
         `oldest_ns` is when the longest waiting work came, `next_due_ns` when the next work is expected (None: none is).

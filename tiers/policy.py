@@ -1,4 +1,5 @@
-"""The rule policy: what an NPC does when the model has not answered. A flat table, read top to bottom; the first row that holds answers.
+"""The rule policy: what an NPC does when the model has not answered. A flat table, read top to bottom; the first row
+that holds answers.
 
 Clients evaluate the same table from the same vectors (clients/conformance/policy_vectors.json).
 """
@@ -15,8 +16,8 @@ from core.observation import Observation, Percept
 class PolicyRow:
     """One row: empty strings and zeros are conditions that always hold.
 
-    With `percept_kind`, `percept_stance` or `distance_max_m`, the nearest percept that has this kind and this stance must
-    be within that distance; it is then the target.
+    With `percept_kind`, `percept_stance` or `distance_max_m`, the nearest percept that has this kind and this stance
+    must be within that distance; it is then the target.
     """
 
     archetype_id: str = ""
@@ -72,7 +73,9 @@ def _nearest(percepts: Iterable[Percept], row: PolicyRow) -> Percept | None:
     return min(fitting, key=lambda p: (p.distance_m, p.entity_id), default=None)
 
 
-def usable(rows: Sequence[PolicyRow], actions: Iterable[str], emotions: Iterable[str], needs_target: Iterable[str]) -> list[PolicyRow]:
+def usable(
+    rows: Sequence[PolicyRow], actions: Iterable[str], emotions: Iterable[str], needs_target: Iterable[str]
+) -> list[PolicyRow]:
     """The rows whose words a world has, and whose action can find the target it needs."""
     known, felt, targeted = set(actions), set(emotions), set(needs_target)
     return [

@@ -10,7 +10,8 @@ from core.words import Tier
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Bounds of one tier. `first_ms` is the aim for the first token; `wait_max_ms` bounds how long ageing may be put off.
+    """Bounds of one tier. `first_ms` is the aim for the first token; `wait_max_ms` bounds how long ageing may be put
+    off.
 
     `waiting_max` is the length of its queue, `running_max` how many run at once.
     """
@@ -28,8 +29,12 @@ class Promises:
     """One promise per tier (DESIGN section 2)."""
 
     gold: Promise = Promise(first_ms=16, wait_max_ms=100, tail_max=32, output_max=8, waiting_max=2048, running_max=48)
-    silver: Promise = Promise(first_ms=250, wait_max_ms=2_000, tail_max=192, output_max=512, waiting_max=64, running_max=24)
-    bronze: Promise = Promise(first_ms=5_000, wait_max_ms=20_000, tail_max=1024, output_max=1024, waiting_max=1024, running_max=16)
+    silver: Promise = Promise(
+        first_ms=250, wait_max_ms=2_000, tail_max=192, output_max=512, waiting_max=64, running_max=24
+    )
+    bronze: Promise = Promise(
+        first_ms=5_000, wait_max_ms=20_000, tail_max=1024, output_max=1024, waiting_max=1024, running_max=16
+    )
 
     def of(self, tier: Tier) -> Promise:
         """The promise of one tier."""

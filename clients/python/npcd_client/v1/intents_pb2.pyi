@@ -104,7 +104,7 @@ class Observation(_message.Message):
     lease_epoch: _builtins.int
     """from Register"""
     tick: _builtins.int
-    """grows; per NPC the highest wins, older ones are dropped and counted"""
+    """grows within a lease; per NPC the highest wins, older ones are dropped and counted"""
     x_m: _builtins.float
     y_m: _builtins.float
     z_m: _builtins.float

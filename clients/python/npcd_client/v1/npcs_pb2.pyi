@@ -378,7 +378,7 @@ class RegisterRequest(_message.Message):
     TAKE_OVER_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
     take_over: _builtins.bool
-    """true: take NPCs that another game server registered (its lease epoch goes stale)"""
+    """true: a new lease for NPCs that are registered already (older epochs go stale, ticks begin anew); false: they keep theirs"""
     @_builtins.property
     def npcs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NpcSpec]:
         """1 to 10000"""

@@ -1,0 +1,58 @@
+# npcd. `make` alone lists what there is.
+.DEFAULT_GOAL := list
+.PHONY: list setup demo run test check proto pins model bench nightly wheel clean
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+list: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: $(READY) ## make .venv and install everything into it
+$(READY): pyproject.toml requirements.txt tools/setup.sh $(wildcard clients/python/pyproject.toml)
+	@bash tools/setup.sh
+
+demo: setup ## a village of NPCs in this terminal
+	@$(BIN)/npcd demo
+
+run: setup ## the daemon in the foreground
+	@$(BIN)/npcd serve
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest
+
+check: setup ## style, types, and the contract
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m tools.proto --check
+	@echo check: all is well
+
+proto: setup ## generate Python from proto/ and add to proto/wire.lock
+	@$(BIN)/python -m tools.proto
+
+# The pins are what a fresh environment resolves to today, with the versions of pyproject.toml.
+pins: ## write requirements.txt anew
+	rm -rf build/pins
+	python3 -m venv build/pins
+	build/pins/bin/python -m pip install -e '.[dev]' -e clients/python
+	sed -n '/^#/p' requirements.txt > build/pins/requirements.txt
+	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
+	mv build/pins/requirements.txt requirements.txt
+
+model: setup ## train and export the small model that ships (minutes to an hour)
+	$(BIN)/python -m pip install -c requirements.txt torch==2.13.0
+	$(BIN)/python -m pip install -c requirements.txt -e '.[train]'
+	$(BIN)/python -m models.build
+
+bench: setup ## one benchmark: make bench AREA=name
+	@$(BIN)/python -m loadtests.bench $(AREA)
+
+nightly: setup ## what is too slow for every change
+	@echo "nightly: nothing here yet; the benchmarks are: make bench AREA=name"
+
+wheel: setup ## dist/*.whl of the daemon and its Python client
+	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . ./clients/python
+
+clean: ## remove what was built, .venv included
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

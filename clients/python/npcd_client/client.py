@@ -1,0 +1,325 @@
+"""The asyncio client: one connection to a daemon, in the game's words."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from npcd_client import connection, wire
+from npcd_client.conversation import Conversation
+from npcd_client.errors import CallerError, from_rpc
+from npcd_client.live import LIVE_DEFAULTS, Live, LiveProblem, LiveSettings
+from npcd_client.perception import Intent, Observation
+from npcd_client.policy import PolicyAnswer, evaluate
+from npcd_client.talking import TalkEvent
+from npcd_client.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    dialogue_pb2,
+    dialogue_pb2_grpc,
+    intents_pb2_grpc,
+    npcs_pb2,
+    npcs_pb2_grpc,
+)
+from npcd_client.world import NpcSpec, Policy, World
+
+SERVICES = ("npcd.v1.Npcs", "npcd.v1.Intents", "npcd.v1.Dialogue")
+CALL_TIMEOUT_S = 10.0
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What Register answered: a lease epoch per NPC, and the rule policy for when npcd is late."""
+
+    lease_epochs: dict[str, int]
+    policy: Policy
+    world_version: int
+    daemon_epoch: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this client has told the daemon about one world, so that it can tell it again."""
+
+    world: World | None = None
+    npcs: dict[str, NpcSpec] = field(default_factory=dict)
+    lease_epochs: dict[str, int] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    daemon_epoch: int = 0
+
+
+class Client:
+    """A connection to one npcd. Use it in `async with`; all calls belong to that event loop.
+
+    `target` is "host:port" or "unix:///path". Any certificate means TLS; `token` is sent as a bearer token. Calls
+    without a `world_id` are about the world that was defined or named first. Errors are those of npcd_client.errors.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        world_id: str = "",
+        token: str = "",
+        root_certificates: bytes | None = None,
+        certificate_chain: bytes | None = None,
+        private_key: bytes | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
+        self.target = target
+        self.world_id = world_id
+        self.timeout_s = timeout_s
+        self._certificates = (root_certificates, certificate_chain, private_key)
+        self._metadata: connection.Metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._known: dict[str, _Known] = {}
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        self._channel = connection.open_channel(self.target, *self._certificates)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every call and the connection."""
+        channel, self._channel = self._channel, None
+        if channel:
+            await channel.close()
+
+    async def wait_ready(self, timeout_s: float = 30.0, services: Sequence[str] = SERVICES) -> None:
+        """Returns when the daemon serves (model warm); raises TooLate with the reason after `timeout_s`."""
+        await connection.wait_serving(self._open(), services, timeout_s, self._metadata)
+
+    # -- worlds and NPCs ---------------------------------------------------------------------------------------
+
+    async def define_world(self, world: World, expected_version: int = 0) -> npcs_pb2.DefineWorldResponse:
+        """Defines or updates a world; the same content again changes nothing."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = wire.define_world(world, expected_version)
+        answer = await self._unary(stub.DefineWorld(request, timeout=self.timeout_s, metadata=self._metadata))
+        self._knows(world.world_id).world = world
+        self.world_id = self.world_id or world.world_id
+        return answer
+
+    async def register(self, npcs: Iterable[NpcSpec], *, take_over: bool = False, world_id: str = "") -> Registration:
+        """Puts NPCs into a world, all or none, and remembers their leases: observations carry them by themselves."""
+        specs = list(npcs)
+        world_id = self._world(world_id)
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.RegisterRequest(
+            world_id=world_id, npcs=[wire.npc_spec(spec) for spec in specs], take_over=take_over
+        )
+        answer = await self._unary(stub.Register(request, timeout=self.timeout_s, metadata=self._metadata))
+        known = self._knows(world_id)
+        known.npcs.update((spec.npc_id, spec) for spec in specs)
+        known.lease_epochs.update((lease.npc_id, lease.lease_epoch) for lease in answer.leases)
+        known.policy = wire.policy(answer.policy)
+        known.daemon_epoch = answer.daemon_epoch
+        return Registration(dict(known.lease_epochs), known.policy, answer.world_version, answer.daemon_epoch)
+
+    async def remove(self, npc_ids: Iterable[str], *, world_id: str = "") -> npcs_pb2.RemoveResponse:
+        """Takes NPCs out of the world; what they remember stays in the archive."""
+        gone = list(npc_ids)
+        world_id = self._world(world_id)
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.RemoveRequest(world_id=world_id, npc_ids=gone)
+        answer = await self._unary(stub.Remove(request, timeout=self.timeout_s, metadata=self._metadata))
+        known = self._knows(world_id)
+        for npc_id in gone:
+            known.npcs.pop(npc_id, None)
+            known.lease_epochs.pop(npc_id, None)
+        return answer
+
+    async def describe(self, npc_ids: Iterable[str] = (), *, world_id: str = "") -> npcs_pb2.DescribeResponse:
+        """What npcd knows about NPCs right now; no ids: all of the world."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.DescribeRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        return await self._unary(stub.Describe(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def forget(self, player_id: str, npc_id: str = "", *, world_id: str = "") -> npcs_pb2.ForgetResponse:
+        """Forgets everything about a player, towards one NPC or all, in every store."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.ForgetRequest(world_id=self._world(world_id), player_id=player_id, npc_id=npc_id)
+        return await self._unary(stub.Forget(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def watch_npcs(self, *, world_id: str = "") -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
+        """Promotions, demotions, registrations and removals of one world as they happen."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        call = stub.Watch(npcs_pb2.WatchNpcsRequest(world_id=self._world(world_id)), metadata=self._metadata)
+        with _typed_errors(call):
+            async for event in call:
+                yield event
+
+    # -- intents -----------------------------------------------------------------------------------------------
+
+    def live(
+        self,
+        world_id: str = "",
+        *,
+        settings: LiveSettings = LIVE_DEFAULTS,
+        on_intent: Callable[[Intent], None] | None = None,
+        on_problem: Callable[[LiveProblem], None] | None = None,
+    ) -> Live:
+        """The world's one stream of observations and intents; use it in `async with`.
+
+        `on_intent` hears each new version, `on_problem` each problem, both on the client's loop.
+        """
+        world_id = self._world(world_id)
+        stub = intents_pb2_grpc.IntentsStub(self._open())
+
+        async def announce(daemon_epoch: int) -> None:
+            await self._announce(world_id, daemon_epoch)
+
+        return Live(
+            world_id,
+            lambda: stub.Live(metadata=self._metadata),
+            self._knows(world_id).lease_epochs,
+            announce,
+            settings,
+            on_intent,
+            on_problem,
+        )
+
+    def policy_answer(self, observation: Observation, *, world_id: str = "") -> PolicyAnswer | None:
+        """What the rule policy says for a registered NPC, evaluated here and now; None when no rule holds."""
+        known = self._knows(self._world(world_id))
+        spec = known.npcs.get(observation.npc_id)
+        return evaluate(known.policy, observation, spec.archetype_id if spec else "")
+
+    # -- dialogue ----------------------------------------------------------------------------------------------
+
+    async def talk(
+        self,
+        npc_id: str,
+        player_id: str,
+        text: str,
+        turn_id: str | None = None,
+        *,
+        player_name: str = "",
+        max_tokens: int = 0,
+        seed: int | None = None,
+        temperature: float | None = None,
+        world_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[TalkEvent, None]:
+        """One line to an NPC; yields what it says as it is made, and at last an END event with Timings.
+
+        Leaving the iteration stops the turn. After a failure send the same `turn_id` again: it is not said twice.
+        """
+        request = dialogue_pb2.TalkRequest(
+            world_id=self._world(world_id),
+            npc_id=npc_id,
+            player_id=player_id,
+            turn_id=turn_id or new_turn_id(),
+            text=text,
+            max_tokens=max_tokens,
+            seed=seed or 0,
+            has_seed=seed is not None,
+            temperature=temperature or 0.0,
+            has_temperature=temperature is not None,
+            player_name=player_name,
+        )
+        stub = dialogue_pb2_grpc.DialogueStub(self._open())
+        call = stub.Talk(request, timeout=timeout_s, metadata=self._metadata)
+        with _typed_errors(call):
+            async for event in call:
+                yield wire.talk_event(event)
+
+    def converse(self, npc_id: str, player_id: str, *, player_name: str = "", world_id: str = "") -> Conversation:
+        """A conversation on one stream, in which the player may interrupt; use it in `async with`."""
+        stub = dialogue_pb2_grpc.DialogueStub(self._open())
+        first = dialogue_pb2.TalkRequest(
+            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, player_name=player_name
+        )
+        return Conversation(lambda: stub.Converse(metadata=self._metadata), first)
+
+    async def cancel(self, npc_id: str, player_id: str, turn_id: str = "", *, world_id: str = "") -> bool:
+        """Stops a turn, or whatever turn is under way; False when there was none."""
+        stub = dialogue_pb2_grpc.DialogueStub(self._open())
+        request = dialogue_pb2.CancelTurnRequest(
+            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, turn_id=turn_id
+        )
+        answer = await self._unary(stub.Cancel(request, timeout=self.timeout_s, metadata=self._metadata))
+        return answer.cancelled
+
+    async def end_session(self, npc_id: str, player_id: str, *, world_id: str = "") -> dialogue_pb2.EndSessionResponse:
+        """Ends a conversation; what was said is summarised in the background."""
+        stub = dialogue_pb2_grpc.DialogueStub(self._open())
+        request = dialogue_pb2.EndSessionRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
+        return await self._unary(stub.EndSession(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    # -- the daemon --------------------------------------------------------------------------------------------
+
+    async def status(self) -> admin_pb2.StatusResponse:
+        """Version, model, queues and lanes right now."""
+        stub = admin_pb2_grpc.AdminStub(self._open())
+        return await self._unary(
+            stub.Status(admin_pb2.StatusRequest(), timeout=self.timeout_s, metadata=self._metadata)
+        )
+
+    async def watch_status(self, interval_ms: int = 1000) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
+        """Status at a steady interval, until the iteration is left."""
+        stub = admin_pb2_grpc.AdminStub(self._open())
+        call = stub.Watch(admin_pb2.WatchStatusRequest(interval_ms=interval_ms), metadata=self._metadata)
+        with _typed_errors(call):
+            async for status in call:
+                yield status
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            raise connection.closed()
+        return self._channel
+
+    def _world(self, world_id: str) -> str:
+        if not (world_id or self.world_id):
+            raise CallerError("no world: define one, or name one with world_id")
+        self.world_id = self.world_id or world_id
+        return world_id or self.world_id
+
+    def _knows(self, world_id: str) -> _Known:
+        return self._known.setdefault(world_id, _Known())
+
+    async def _announce(self, world_id: str, daemon_epoch: int) -> None:
+        """Tells a daemon that does not know our world and NPCs about them again (it lost its state)."""
+        known = self._knows(world_id)
+        if daemon_epoch and daemon_epoch == known.daemon_epoch:
+            return  # this very daemon gave us the leases: the NPCs were removed on purpose
+        if known.world:
+            await self.define_world(known.world)
+        if known.npcs:
+            await self.register(list(known.npcs.values()), world_id=world_id)
+
+    async def _unary(self, call: Awaitable[_Answer]) -> _Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+
+
+@contextlib.contextmanager
+def _typed_errors(call: grpc.aio.RpcContext) -> Iterator[None]:
+    """Turns a failed stream into a typed error, and cancels it when its reader leaves early."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None
+    finally:
+        call.cancel()
+
+
+def new_turn_id() -> str:
+    """A turn id that nobody else makes."""
+    return uuid.uuid4().hex

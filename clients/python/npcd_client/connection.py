@@ -1,0 +1,81 @@
+"""One gRPC channel to a daemon, and its health question. Owns nothing but the channel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from npcd_client.errors import NpcdError, TooLate, Unavailable, from_rpc
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+HEALTH_POLL_S = 0.05
+HEALTH_CALL_S = 2.0
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+HEALTH_SERVING = 1
+
+Metadata = tuple[tuple[str, str], ...]
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # A daemon on the same machine is back within a second or two: look soon and often.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+def open_channel(
+    target: str, root_certificates: bytes | None, certificate_chain: bytes | None, private_key: bytes | None
+) -> grpc.aio.Channel:
+    """A channel to "host:port" or "unix:///path": TLS when any certificate is given (mutual with a chain and a key)."""
+    if root_certificates is None and certificate_chain is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
+    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+
+
+async def wait_serving(
+    channel: grpc.aio.Channel, services: Sequence[str], timeout_s: float, metadata: Metadata
+) -> None:
+    """Returns when each service answers SERVING; raises TooLate with the last reason after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    waiting = list(services)
+    reason = "not asked yet"
+    while waiting:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TooLate(f"not ready after {timeout_s:g} s: {reason}")
+        try:
+            if await _serving(channel, waiting[0], min(left_s, HEALTH_CALL_S), metadata):
+                waiting.pop(0)
+                continue
+            reason = f"{waiting[0]} is not serving yet"
+        except NpcdError as error:
+            if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"):
+                raise
+            reason = f"{waiting[0]}: {error}"
+        await asyncio.sleep(min(HEALTH_POLL_S, left_s))
+
+
+async def _serving(channel: grpc.aio.Channel, service: str, timeout_s: float, metadata: Metadata) -> bool:
+    # grpc.health.v1 in two lines, so that games need no second package: a string in field 1, an enum in field 1.
+    name = service.encode()
+    assert len(name) < 128, "a longer name needs a longer length prefix"
+    check = channel.unary_unary(HEALTH_METHOD, request_serializer=bytes, response_deserializer=bytes)
+    question = b"\x0a" + bytes([len(name)]) + name if name else b""
+    try:
+        answer: bytes = await check(question, timeout=timeout_s, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None
+    return answer == bytes([0x08, HEALTH_SERVING])
+
+
+def closed() -> NpcdError:
+    """What calls on a closed client raise."""
+    return Unavailable("this client is not open; use it in `async with`")

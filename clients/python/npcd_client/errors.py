@@ -1,0 +1,74 @@
+"""What can go wrong, as types, and the one table that makes them from gRPC statuses."""
+
+from __future__ import annotations
+
+import grpc
+
+RETRY_KEY = "retry-after-ms"  # trailing metadata of RESOURCE_EXHAUSTED
+
+
+class NpcdError(Exception):
+    """Base of everything this package raises on purpose; `code` is the gRPC status name, empty when none came."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CallerError(NpcdError):
+    """The daemon refused what was asked: a wrong field, an unknown name, an old version, a missing right."""
+
+
+class Overloaded(NpcdError):
+    """The daemon is too busy for this now; come again after `retry_ms`."""
+
+    def __init__(self, message: str, code: str = "", retry_ms: int = 0) -> None:
+        super().__init__(message, code)
+        self.retry_ms = retry_ms
+
+
+class TooLate(NpcdError):
+    """The answer did not come within the time that the caller allowed."""
+
+
+class Unavailable(NpcdError):
+    """Nobody serves at that address now: not started, still warming up, draining or gone."""
+
+
+class DaemonFailed(NpcdError):
+    """Something below the daemon's contract failed."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[NpcdError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: CallerError,
+    grpc.StatusCode.NOT_FOUND: CallerError,
+    grpc.StatusCode.FAILED_PRECONDITION: CallerError,
+    grpc.StatusCode.ABORTED: CallerError,
+    grpc.StatusCode.ALREADY_EXISTS: CallerError,
+    grpc.StatusCode.OUT_OF_RANGE: CallerError,
+    grpc.StatusCode.PERMISSION_DENIED: CallerError,
+    grpc.StatusCode.UNAUTHENTICATED: CallerError,
+    grpc.StatusCode.UNIMPLEMENTED: CallerError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TooLate,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+}
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> NpcdError:
+    """The typed error for a failed call; `retry_ms` comes from the trailing metadata."""
+    code = error.code()
+    message = error.details() or code.name
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(message, code.name, _retry_ms(error))
+    return _BY_CODE.get(code, DaemonFailed)(message, code.name)
+
+
+def _retry_ms(error: grpc.aio.AioRpcError) -> int:
+    for key, value in error.trailing_metadata() or ():
+        if key == RETRY_KEY:
+            try:
+                return max(0, int(value))
+            except ValueError:
+                return 0
+    return 0

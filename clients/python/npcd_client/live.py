@@ -1,0 +1,326 @@
+"""The Live stream of one world: observations out, intents in, for a frame loop that never waits.
+
+Who owns what: any thread calls observe(), latest() and tell_time(), which touch one deque, one dict and one tuple.
+All else belongs to the client's event loop: one task keeps the stream up, one inside it writes. Cancelling that task
+closes the stream; the table keeps its last intents and what was not sent yet is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from npcd_client import wire
+from npcd_client.errors import NpcdError, TooLate
+from npcd_client.perception import GameClock, Intent, Observation
+from npcd_client.table import IntentTable
+from npcd_client.v1 import intents_pb2
+
+OBSERVATIONS_PER_FRAME_MAX = 1000  # the contract's limit
+
+LiveCall = grpc.aio.StreamStreamCall[intents_pb2.ObservationFrame, intents_pb2.IntentFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """Bounds and paces of one Live stream.
+
+    `flush_ms`: observations gather this long into one frame. After `idle_ms` without any the loop stops looking, and
+    the next one wakes it; in a game that observes steadily no frame pays for a wake.
+    """
+
+    flush_ms: float = 4.0
+    idle_ms: float = 250.0
+    inbox_max: int = 16_384  # observations not yet looked at by the loop; then the oldest go
+    problems_max: int = 256  # newest problems kept for reading
+    backoff_min_ms: float = 50.0
+    backoff_max_ms: float = 2_000.0
+
+
+LIVE_DEFAULTS = LiveSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProblem:
+    """Something wrong with one NPC's observation, or (empty `npc_id`) with the stream itself."""
+
+    npc_id: str
+    code: str
+    field: str
+    message: str
+    lease_epoch: int = 0
+
+
+@dataclass(slots=True)
+class LiveCounters:
+    """What one Live stream has done so far, reconnects included. Written by the client's loop."""
+
+    connects: int = 0
+    frames_sent: int = 0
+    frames_received: int = 0
+    observations_sent: int = 0
+    observations_coalesced: int = 0  # replaced by a newer one of the same NPC before they were sent
+    observations_overrun: int = 0  # pushed out of a full inbox
+    observations_dropped: int = 0  # by the daemon, because a newer tick had come (this stream)
+    intents_received: int = 0
+    confirmations_received: int = 0
+    problems: int = 0
+
+
+_Value = TypeVar("_Value")
+
+
+class Live:
+    """One world's stream. Made by Client.live(); use it in `async with`. Reconnects by itself until it is closed."""
+
+    def __init__(
+        self,
+        world_id: str,
+        open_call: Callable[[], LiveCall],
+        lease_epochs: Mapping[str, int],
+        announce: Callable[[int], Awaitable[None]],
+        settings: LiveSettings,
+        on_intent: Callable[[Intent], None] | None,
+        on_problem: Callable[[LiveProblem], None] | None,
+    ) -> None:
+        self.world_id = world_id
+        self.clock = GameClock()
+        self.counters = LiveCounters()
+        self.problems: deque[LiveProblem] = deque(maxlen=settings.problems_max)
+        self.daemon_epoch = 0
+        self._open_call = open_call
+        self._lease_epochs = lease_epochs
+        self._announce = announce
+        self._settings = settings
+        self._on_intent = on_intent
+        self._on_problem = on_problem
+        self._table = IntentTable(self.clock)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[tuple[Observation, int]] = deque(maxlen=settings.inbox_max)
+        self._woken = False  # Invariant: while it is True a flush is on its way, and will see all of the inbox
+        self._newest: dict[str, tuple[Observation, int]] = {}
+        self._unsent = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._frame = 0
+        self._flush: asyncio.TimerHandle | None = None
+        self._idle_ms = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._announcing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # -- for frame loops: any thread, no lock, no wait ---------------------------------------------------------
+
+    def observe(self, observation: Observation) -> None:
+        """Hands in what an NPC sees now. Any thread; costs an append, and a wake of the client's loop after a pause."""
+        inbox = self._inbox
+        if len(inbox) == inbox.maxlen:
+            self.counters.observations_overrun += 1
+        inbox.append((observation, time.monotonic_ns()))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._schedule_flush)
+
+    def latest(self, npc_id: str) -> Intent | None:
+        """The newest intent of an NPC, at once; None when there is none yet. Any thread."""
+        return self._table.rows.get(npc_id)
+
+    def tell_time(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
+        """Tells game time, on which intents expire. Until told it runs with wall time from 0. Any thread."""
+        self.clock.tell(game_time_ms, time_scale, paused)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the stream is up and its snapshot has come. Any thread."""
+        return self._connected.is_set()
+
+    @property
+    def intents_stale(self) -> int:
+        """Intents left out because a newer version was here already."""
+        return self._table.stale
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._task = self._loop.create_task(self._keep_up(), name=f"npcd-live-{self.world_id}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream and waits until it is gone. The last intents stay readable; observe() does nothing more."""
+        self._closed = True
+        self._woken = True  # nobody wakes a loop that may be gone; the inbox keeps its bound
+        if self._flush:
+            self._flush.cancel()
+        for task in (self._task, self._announcing):
+            if task:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Returns when the first snapshot is here; raises TooLate."""
+        try:
+            await asyncio.wait_for(self._connected.wait(), timeout_s)
+        except TimeoutError:
+            last = f": {self.problems[-1].message}" if self.problems else ""
+            raise TooLate(f"no snapshot of world {self.world_id} within {timeout_s:g} s{last}") from None
+
+    # -- the client's loop -------------------------------------------------------------------------------------
+
+    def _schedule_flush(self) -> None:
+        if self._flush is None and not self._closed:
+            self._idle_ms = 0.0
+            self._flush = self._loop.call_later(self._settings.flush_ms / 1000, self._take_in)
+
+    def _take_in(self) -> None:
+        """Moves the inbox into `_newest`, one observation per NPC, lets the writer go, and comes again."""
+        self._flush = None
+        if self._inbox:
+            self._idle_ms = 0.0
+            self._gather()
+        else:
+            self._idle_ms += self._settings.flush_ms
+        if self._idle_ms >= self._settings.idle_ms:
+            # First open for a wake, then look: an observation that comes between is seen now, or wakes.
+            self._woken = self._closed
+            if not self._inbox:
+                return
+            self._woken = True
+        if not self._closed:
+            self._flush = self._loop.call_later(self._settings.flush_ms / 1000, self._take_in)
+
+    def _gather(self) -> None:
+        inbox, newest, counters = self._inbox, self._newest, self.counters
+        while inbox:
+            observation, at_ns = inbox.popleft()
+            held = newest.get(observation.npc_id)
+            if held is not None:
+                counters.observations_coalesced += 1
+                if held[0].tick > observation.tick:
+                    continue
+            newest[observation.npc_id] = (observation, at_ns)
+        self._unsent.set()
+
+    async def _keep_up(self) -> None:
+        backoff_ms = self._settings.backoff_min_ms
+        while True:
+            frames_before = self.counters.frames_received
+            try:
+                await self._stream()
+                self._problem(LiveProblem("", "ENDED", "", "the daemon ended the stream"))
+            except grpc.aio.AioRpcError as error:
+                self._problem(LiveProblem("", error.code().name, "", error.details() or error.code().name))
+                if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+                    await self._announce_again(0)
+            self._connected.clear()
+            if self.counters.frames_received > frames_before:
+                backoff_ms = self._settings.backoff_min_ms
+            # Spread out, so that many game servers do not come back in one moment.
+            await asyncio.sleep(backoff_ms * random.uniform(0.5, 1.0) / 1000)
+            backoff_ms = min(backoff_ms * 2, self._settings.backoff_max_ms)
+
+    async def _stream(self) -> None:
+        """One connection, from the hello to its end. Raises AioRpcError when the daemon or the network ends it."""
+        call = self._open_call()
+        self.counters.connects += 1
+        writer = self._loop.create_task(self._write(call))
+        # A writer that fails for a reason of its own ends the stream too, and `await writer` below shows the reason.
+        writer.add_done_callback(lambda _: call.cancel())
+        try:
+            async for frame in call:
+                self._take_frame(frame)
+        finally:
+            call.cancel()
+            writer.cancel()
+            # What the writer met is the same end that the reader met.
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await writer
+
+    async def _write(self, call: LiveCall) -> None:
+        await call.write(self._frame_of([]))  # names the world; the snapshot comes back
+        self._unsent.set()
+        while True:
+            await self._unsent.wait()
+            self._unsent.clear()
+            while self._newest:
+                # Taken as late as possible: what waited for the last write is replaced by what came since.
+                taken = list(self._newest.values())[:OBSERVATIONS_PER_FRAME_MAX]
+                for observation, _ in taken:
+                    del self._newest[observation.npc_id]
+                frame = self._frame_of(taken)
+                await call.write(frame)
+                self.counters.frames_sent += 1
+                self.counters.observations_sent += len(taken)
+
+    def _frame_of(self, taken: list[tuple[Observation, int]]) -> intents_pb2.ObservationFrame:
+        self._frame += 1
+        observations = []
+        for observation, at_ns in taken:
+            npc_id = observation.npc_id
+            try:
+                observations.append(wire.observation(observation, self._lease_epochs.get(npc_id, 0)))
+            except (TypeError, ValueError) as error:
+                self._problem(LiveProblem(npc_id, "INVALID_FIELD", "", f"cannot be sent: {error}"))
+                continue
+            self._table.sent(npc_id, observation.tick, at_ns)
+        return intents_pb2.ObservationFrame(
+            world_id=self.world_id,
+            frame=self._frame,
+            game_time_ms=max(0, int(self.clock.game_time_ms())),
+            time_scale=self.clock.time_scale,
+            paused=self.clock.paused,
+            observations=observations,
+        )
+
+    def _take_frame(self, frame: intents_pb2.IntentFrame) -> None:
+        counters = self.counters
+        counters.frames_received += 1
+        counters.intents_received += len(frame.intents)
+        counters.confirmations_received += len(frame.confirmed)
+        counters.observations_dropped = frame.observations_dropped
+        self.daemon_epoch = frame.daemon_epoch
+        fresh = self._table.apply(frame, time.monotonic_ns())
+        if frame.snapshot:
+            self._connected.set()
+        if self._on_intent:
+            for intent in fresh:
+                self._tell(self._on_intent, intent)
+        for error in frame.errors:
+            self._problem(LiveProblem(error.npc_id, error.code, error.field, error.message, error.lease_epoch))
+            if error.code == "UNKNOWN_NPC" and error.npc_id in self._lease_epochs and self._announcing is None:
+                # Registered, but with a daemon that is gone: tell this one who we are.
+                self._announcing = self._loop.create_task(self._announce_again(frame.daemon_epoch))
+
+    async def _announce_again(self, daemon_epoch: int) -> None:
+        try:
+            await self._announce(daemon_epoch)
+        except NpcdError as error:
+            self._problem(LiveProblem("", error.code, "", f"could not register again: {error}"))
+        finally:
+            self._announcing = None
+
+    def _problem(self, problem: LiveProblem) -> None:
+        self.counters.problems += 1
+        self.problems.append(problem)
+        if self._on_problem:
+            self._tell(self._on_problem, problem)
+
+    def _tell(self, listener: Callable[[_Value], None], value: _Value) -> None:
+        # A game's bug in a listener must not end the stream; asyncio's own hook reports it.
+        try:
+            listener(value)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "npcd_client: a listener failed", "exception": error})

@@ -1,0 +1,123 @@
+"""What goes in and comes out while the game runs: observations and intents. Plain values."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Activation(IntEnum):
+    """Attention that an NPC gets now."""
+
+    UNSPECIFIED = 0
+    ACTIVE = 1
+    WARM = 2
+    AMBIENT = 3
+
+
+class IntentSource(IntEnum):
+    """Where an intent comes from."""
+
+    UNSPECIFIED = 0
+    MODEL = 1
+    POLICY = 2
+    PREDICTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Percept:
+    """One thing an NPC notices. `stance`: "hostile", "friendly", "neutral" or empty."""
+
+    entity_id: str
+    kind: str
+    stance: str = ""
+    distance_m: float = 0.0
+    in_sight: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the game says about one NPC at one moment. `tick` must grow; per NPC the highest wins.
+
+    `health` is 0..1, None when not known; `events` newest first; `activation` overrides npcd's own judgement.
+    """
+
+    npc_id: str
+    tick: int
+    position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    velocity_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    health: float | None = None
+    time_of_day: str = ""
+    place: str = ""
+    percepts: tuple[Percept, ...] = ()
+    events: tuple[str, ...] = ()
+    activation: Activation | None = None
+
+
+class GameClock:
+    """Game time, told once in a while and extrapolated between. One writer, any readers; no lock."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self) -> None:
+        # One tuple, replaced as a whole: (wall ns, game ms, scale, paused). Until told, game time is wall time.
+        self._told = (time.monotonic_ns(), 0.0, 1.0, False)
+
+    def tell(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
+        """Sets game time as of now; `time_scale` is game seconds per wall second."""
+        self._told = (time.monotonic_ns(), game_time_ms, time_scale, paused)
+
+    def game_time_ms(self, now_ns: int | None = None) -> float:
+        """Game time at `now_ns` (time.monotonic_ns()), extrapolated from the last `tell`."""
+        told_ns, told_ms, scale, paused = self._told
+        if paused:
+            return told_ms
+        return told_ms + ((time.monotonic_ns() if now_ns is None else now_ns) - told_ns) * 1e-6 * scale
+
+    @property
+    def time_scale(self) -> float:
+        """Game seconds per wall second, as told last."""
+        return self._told[2]
+
+    @property
+    def paused(self) -> bool:
+        """Whether game time stands still."""
+        return self._told[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What an NPC is about to do. Never changes: a newer version or a confirmation is a new object.
+
+    `agreed_ns` is when the newest observation it agrees with was given to observe(), on time.monotonic_ns();
+    `game_time_ms` is that observation's game time.
+    """
+
+    npc_id: str
+    daemon_epoch: int
+    version: int
+    action: str
+    target_entity_id: str
+    emotion: str
+    bark: str
+    source: IntentSource
+    observed_tick: int
+    game_time_ms: int
+    ttl_ms: int
+    previous_action: str
+    blend_ms: int
+    latency_ms: int
+    confidence: float
+    agreed_ns: int
+    clock: GameClock = field(repr=False, compare=False)
+
+    @property
+    def age_ms(self) -> float:
+        """Wall time since the newest observation that this intent agrees with; grows between frames."""
+        return (time.monotonic_ns() - self.agreed_ns) * 1e-6
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time to live, in game time, is over; a `ttl_ms` of 0 never is."""
+        return 0 < self.ttl_ms < self.clock.game_time_ms() - self.game_time_ms

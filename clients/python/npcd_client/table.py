@@ -1,0 +1,80 @@
+"""The newest intent of every NPC, kept from the frames of one stream. Decides only: frames and times come in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from npcd_client import wire
+from npcd_client.perception import GameClock, Intent
+from npcd_client.v1 import intents_pb2
+
+SENDS_MAX = 128  # send times remembered per NPC: 12 s at 10 Hz, far more than an intent lives
+
+
+class IntentTable:
+    """Owned by the client's loop, which alone changes it.
+
+    `rows` may be read from any thread: it holds values that never change and is replaced as a whole by a snapshot.
+    """
+
+    def __init__(self, clock: GameClock, sends_max: int = SENDS_MAX) -> None:
+        self.rows: dict[str, Intent] = {}
+        self.stale = 0  # intents left out because a newer version was here
+        self._clock = clock
+        self._sends_max = sends_max
+        self._sends: dict[str, dict[int, int]] = {}  # npc -> tick -> ns, oldest first
+
+    def sent(self, npc_id: str, tick: int, at_ns: int) -> None:
+        """Remembers when the game gave an observation that goes out now."""
+        sends = self._sends.setdefault(npc_id, {})
+        sends[tick] = at_ns
+        if len(sends) > self._sends_max:
+            del sends[next(iter(sends))]
+
+    def apply(self, frame: intents_pb2.IntentFrame, now_ns: int) -> list[Intent]:
+        """Takes one frame in and answers the intents whose version is new. A snapshot replaces the table."""
+        known = self.rows
+        rows: dict[str, Intent] = {} if frame.snapshot else known
+        fresh: list[Intent] = []
+        for message in frame.intents:
+            held = known.get(message.npc_id)
+            # A snapshot begins a stream: what it says stands, even if a daemon that lost its count said it.
+            if (
+                held
+                and not frame.snapshot
+                and (frame.daemon_epoch, message.version) < (held.daemon_epoch, held.version)
+            ):
+                self.stale += 1
+                continue
+            age_ns = message.age_ms * 1_000_000
+            agreed_ns = self._agreed_ns(message.npc_id, message.observed_tick, now_ns - age_ns)
+            intent = wire.intent(message, frame.daemon_epoch, agreed_ns, self._clock)
+            rows[message.npc_id] = intent
+            if held is None or (held.daemon_epoch, held.version) != (intent.daemon_epoch, intent.version):
+                fresh.append(intent)
+        self.rows = rows
+        for confirmed in frame.confirmed:
+            self._confirm(confirmed, frame.daemon_epoch, now_ns)
+        return fresh
+
+    def _confirm(self, confirmed: intents_pb2.IntentConfirmed, daemon_epoch: int, now_ns: int) -> None:
+        held = self.rows.get(confirmed.npc_id)
+        if held is None or (held.daemon_epoch, held.version) != (daemon_epoch, confirmed.version):
+            self.stale += 1
+            return
+        if confirmed.observed_tick <= held.observed_tick:
+            return
+        # A confirmation carries no age: when the send time is gone, what is known for sure is the older time.
+        agreed_ns = self._agreed_ns(confirmed.npc_id, confirmed.observed_tick, held.agreed_ns)
+        self.rows[confirmed.npc_id] = replace(
+            held, observed_tick=confirmed.observed_tick, game_time_ms=confirmed.game_time_ms, agreed_ns=agreed_ns
+        )
+
+    def _agreed_ns(self, npc_id: str, tick: int, otherwise_ns: int) -> int:
+        """When the observation of `tick` was given; forgets older ones. `otherwise_ns` when it is not remembered."""
+        sends = self._sends.get(npc_id)
+        if not sends:
+            return otherwise_ns
+        while (oldest := next(iter(sends), None)) is not None and oldest < tick:
+            del sends[oldest]
+        return sends.get(tick, otherwise_ns)

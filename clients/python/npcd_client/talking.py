@@ -1,0 +1,80 @@
+"""What comes back while an NPC speaks. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class TalkEventKind(IntEnum):
+    """What one event does to the turn."""
+
+    UNSPECIFIED = 0
+    STARTED = 1
+    TEXT = 2
+    REPLACE = 3
+    END = 4
+
+
+class TalkFinish(IntEnum):
+    """How a turn ended."""
+
+    UNSPECIFIED = 0
+    STOP = 1
+    LENGTH = 2
+    CANCELLED = 3
+    REPEATED = 4
+    FAILED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a turn's time went, in microseconds, and what it cost in tokens."""
+
+    queue_us: int
+    window_us: int
+    recall_us: int
+    prefill_us: int
+    decode_us: int
+    cached_tokens: int
+    prefilled_tokens: int
+    output_tokens: int
+    stores: tuple[str, ...]
+    recall_late: bool
+    cut_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TalkEvent:
+    """One piece of a turn. `text` is appended on TEXT and stands for all said so far on REPLACE.
+
+    `finish`, `timings` and `accepted` are set on END; `accepted` is None while the daemon keeps no journal.
+    """
+
+    kind: TalkEventKind
+    turn_id: str
+    session_id: str
+    text: str
+    index: int
+    flags: tuple[str, ...] = ()
+    finish: TalkFinish = TalkFinish.UNSPECIFIED
+    timings: Timings | None = None
+    accepted: bool | None = None
+
+
+class Said:
+    """Gathers the events of one turn into what the NPC has said so far."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.end: TalkEvent | None = None
+
+    def add(self, event: TalkEvent) -> str:
+        """Takes one event in and answers all said so far."""
+        if event.kind is TalkEventKind.TEXT:
+            self.text += event.text
+        elif event.kind is TalkEventKind.REPLACE:
+            self.text = event.text
+        elif event.kind is TalkEventKind.END:
+            self.end = event
+        return self.text

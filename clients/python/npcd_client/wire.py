@@ -1,0 +1,177 @@
+"""Plain values to protobuf messages and back. The only place that knows both."""
+
+from __future__ import annotations
+
+from npcd_client import perception, talking, world
+from npcd_client.v1 import dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
+
+
+def define_world(given: world.World, expected_version: int) -> npcs_pb2.DefineWorldRequest:
+    """A world as DefineWorld takes it."""
+    return npcs_pb2.DefineWorldRequest(
+        world_id=given.world_id,
+        language=given.language,
+        lore=given.lore,
+        archetypes=[
+            npcs_pb2.Archetype(archetype_id=a.archetype_id, description=a.description) for a in given.archetypes
+        ],
+        actions=[npcs_pb2.ActionWord(word=a.word, needs_target=a.needs_target, speaks=a.speaks) for a in given.actions],
+        emotions=given.emotions,
+        personas=[persona(p) for p in given.personas],
+        policy=npcs_pb2.Policy(rows=[policy_row(row) for row in given.policy.rows]),
+        expected_version=expected_version,
+    )
+
+
+def persona(given: world.Persona) -> npcs_pb2.Persona:
+    """A persona."""
+    return npcs_pb2.Persona(persona_id=given.persona_id, name=given.name, text=given.text)
+
+
+def npc_spec(given: world.NpcSpec) -> npcs_pb2.NpcSpec:
+    """One NPC to register; without a persona of its own the field stays unset."""
+    return npcs_pb2.NpcSpec(
+        npc_id=given.npc_id,
+        archetype_id=given.archetype_id,
+        persona_id=given.persona_id,
+        persona=persona(given.persona) if given.persona else None,
+    )
+
+
+def policy_row(row: world.PolicyRow) -> npcs_pb2.PolicyRow:
+    """One rule, to the wire."""
+    return npcs_pb2.PolicyRow(
+        archetype_id=row.archetype_id,
+        percept_kind=row.percept_kind,
+        percept_stance=row.percept_stance,
+        distance_max_m=row.distance_max_m,
+        event=row.event,
+        health_max=row.health_max,
+        time_of_day=row.time_of_day,
+        action=row.action,
+        emotion=row.emotion,
+        bark=row.bark,
+    )
+
+
+def policy(message: npcs_pb2.Policy) -> world.Policy:
+    """The compiled policy that Register answers."""
+    return world.Policy(
+        tuple(
+            world.PolicyRow(
+                archetype_id=row.archetype_id,
+                percept_kind=row.percept_kind,
+                percept_stance=row.percept_stance,
+                distance_max_m=row.distance_max_m,
+                event=row.event,
+                health_max=row.health_max,
+                time_of_day=row.time_of_day,
+                action=row.action,
+                emotion=row.emotion,
+                bark=row.bark,
+            )
+            for row in message.rows
+        )
+    )
+
+
+def observation(given: perception.Observation, lease_epoch: int) -> intents_pb2.Observation:
+    """An observation under its lease."""
+    x_m, y_m, z_m = given.position_m
+    vx_mps, vy_mps, vz_mps = given.velocity_mps
+    return intents_pb2.Observation(
+        npc_id=given.npc_id,
+        lease_epoch=lease_epoch,
+        tick=given.tick,
+        x_m=x_m,
+        y_m=y_m,
+        z_m=z_m,
+        vx_mps=vx_mps,
+        vy_mps=vy_mps,
+        vz_mps=vz_mps,
+        health=0.0 if given.health is None else given.health,
+        has_health=given.health is not None,
+        time_of_day=given.time_of_day,
+        place=given.place,
+        percepts=[
+            intents_pb2.Percept(
+                entity_id=p.entity_id, kind=p.kind, stance=p.stance, distance_m=p.distance_m, in_sight=p.in_sight
+            )
+            for p in given.percepts
+        ],
+        events=given.events,
+        has_activation=given.activation is not None,
+        activation=activation(given.activation or perception.Activation.UNSPECIFIED),
+    )
+
+
+def activation(given: perception.Activation) -> words_pb2.Activation.ValueType:
+    """An activation, to the wire."""
+    return words_pb2.Activation.ValueType(given.value)
+
+
+def intent(
+    message: intents_pb2.Intent, daemon_epoch: int, agreed_ns: int, clock: perception.GameClock
+) -> perception.Intent:
+    """An intent of one daemon, with the client's own time of the observation it agrees with."""
+    return perception.Intent(
+        npc_id=message.npc_id,
+        daemon_epoch=daemon_epoch,
+        version=message.version,
+        action=message.action,
+        target_entity_id=message.target_entity_id,
+        emotion=message.emotion,
+        bark=message.bark,
+        source=_source(message.source),
+        observed_tick=message.observed_tick,
+        game_time_ms=message.game_time_ms,
+        ttl_ms=message.ttl_ms,
+        previous_action=message.previous_action,
+        blend_ms=message.blend_ms,
+        latency_ms=message.latency_ms,
+        confidence=message.confidence,
+        agreed_ns=agreed_ns,
+        clock=clock,
+    )
+
+
+def talk_event(message: dialogue_pb2.TalkEvent) -> talking.TalkEvent:
+    """One event of a turn; a kind or finish of a newer contract reads as UNSPECIFIED."""
+    end = message.kind == dialogue_pb2.TALK_EVENT_KIND_END
+    return talking.TalkEvent(
+        kind=_KINDS.get(message.kind, talking.TalkEventKind.UNSPECIFIED),
+        turn_id=message.turn_id,
+        session_id=message.session_id,
+        text=message.text,
+        index=message.index,
+        flags=tuple(message.flags),
+        finish=_FINISHES.get(message.finish, talking.TalkFinish.UNSPECIFIED),
+        timings=timings(message.timings) if end else None,
+        accepted=message.accepted if end and message.accepted_known else None,
+    )
+
+
+def timings(message: words_pb2.Timings) -> talking.Timings:
+    """Timings of one work."""
+    return talking.Timings(
+        queue_us=message.queue_us,
+        window_us=message.window_us,
+        recall_us=message.recall_us,
+        prefill_us=message.prefill_us,
+        decode_us=message.decode_us,
+        cached_tokens=message.cached_tokens,
+        prefilled_tokens=message.prefilled_tokens,
+        output_tokens=message.output_tokens,
+        stores=tuple(message.stores),
+        recall_late=message.recall_late,
+        cut_tokens=message.cut_tokens,
+    )
+
+
+_KINDS = {int(kind): kind for kind in talking.TalkEventKind}
+_FINISHES = {int(finish): finish for finish in talking.TalkFinish}
+_SOURCES = {int(source): source for source in perception.IntentSource}
+
+
+def _source(number: int) -> perception.IntentSource:
+    return _SOURCES.get(number, perception.IntentSource.UNSPECIFIED)

@@ -1,0 +1,120 @@
+"""What a game tells npcd about its world before anyone moves: lore, kinds, words, personas, policy. Plain values."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Archetype:
+    """A kind of NPC: how it is, how it talks."""
+
+    archetype_id: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionWord:
+    """One thing an NPC can do. `speaks`: a short bark is made as well."""
+
+    word: str
+    needs_target: bool = False
+    speaks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """Who one NPC is; several NPCs may share one."""
+
+    persona_id: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """One rule: what to do when every condition holds. Empty words and zeros are no condition."""
+
+    archetype_id: str = ""
+    percept_kind: str = ""
+    percept_stance: str = ""
+    distance_max_m: float = 0.0
+    event: str = ""
+    health_max: float = 0.0
+    time_of_day: str = ""
+    action: str = ""
+    emotion: str = ""
+    bark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules in order; the first that holds answers."""
+
+    rows: tuple[PolicyRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NpcSpec:
+    """One NPC to register: its kind, and a persona of the world or one given inline."""
+
+    npc_id: str
+    archetype_id: str
+    persona_id: str = ""
+    persona: Persona | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One game's content. Sending the same world again changes nothing."""
+
+    world_id: str
+    lore: str
+    archetypes: tuple[Archetype, ...]
+    actions: tuple[ActionWord, ...]
+    emotions: tuple[str, ...]
+    personas: tuple[Persona, ...] = ()
+    policy: Policy = Policy()
+    language: str = "en"
+
+
+def world_from_toml(text: str) -> World:
+    """A world from TOML: keys named as in World; [[archetypes]], [[actions]], [[personas]] and [[policy]] are arrays.
+
+    Raises ValueError naming the table and the key that does not belong there. Other top-level tables are left alone.
+    """
+    content = tomllib.loads(text)
+    missing = [key for key in ("world_id", "lore", "archetypes", "actions", "emotions") if key not in content]
+    if missing:
+        raise ValueError(f"a world needs {', '.join(missing)}")
+    return World(
+        world_id=str(content["world_id"]),
+        lore=" ".join(str(content["lore"]).split()),
+        archetypes=_rows(Archetype, "archetypes", content),
+        actions=_rows(ActionWord, "actions", content),
+        emotions=tuple(str(word) for word in content["emotions"]),
+        personas=_rows(Persona, "personas", content),
+        policy=Policy(_rows(PolicyRow, "policy", content)),
+        language=str(content.get("language", "en")),
+    )
+
+
+def load_world(path: str | Path) -> World:
+    """`world_from_toml` of a file."""
+    return world_from_toml(Path(path).read_text(encoding="utf-8"))
+
+
+_Row = TypeVar("_Row", Archetype, ActionWord, Persona, PolicyRow)
+
+
+def _rows(row: type[_Row], table: str, content: Mapping[str, Any]) -> tuple[_Row, ...]:
+    rows: Sequence[Mapping[str, Any]] = content.get(table, ())
+    known = {field.name for field in fields(row)}
+    for number, given in enumerate(rows, 1):
+        if unknown := set(given) - known:
+            raise ValueError(f"[[{table}]] number {number}: unknown key {', '.join(sorted(unknown))}")
+    return tuple(row(**given) for given in rows)

@@ -1,0 +1,76 @@
+"""What a run has counted so far. The frame loop writes; the screen reads; the report is made from it at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from loadtests.histogram import Histogram
+from loadtests.slots import Slots
+from npcd_client.v1 import admin_pb2
+
+LATE_MS = 0.2  # thread CPU time that npcd's calls may use in one frame
+MESSAGES_MAX = 20
+
+
+class Errors:
+    """Everything that went wrong, by kind, and the first few in full. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.by_kind: Counter[str] = Counter()
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Counts one; what stands before the first colon is its kind."""
+        with self._lock:
+            self.by_kind[message.split(":", 1)[0]] += 1
+            if len(self.messages) < MESSAGES_MAX:
+                self.messages.append(message)
+
+    @property
+    def count(self) -> int:
+        """How many so far."""
+        return sum(self.by_kind.values())
+
+
+@dataclass(slots=True)
+class Board:
+    """The run in numbers. Times in milliseconds."""
+
+    npcs: int
+    slots: Slots
+    errors: Errors = field(default_factory=Errors)
+    frames: int = 0
+    frames_skipped: int = 0  # the loop came too late for these; nothing was done for them
+    frames_late: int = 0
+    observations: int = 0
+    elapsed_s: float = 0.0
+    calls_wall: Histogram = field(default_factory=lambda: Histogram(0.001, 5.0))
+    calls_cpu: Histogram = field(default_factory=lambda: Histogram(0.001, 5.0))
+    intent_latency: Histogram = field(default_factory=lambda: Histogram(1.0, 5_000.0))
+    intent_age: Histogram = field(default_factory=lambda: Histogram(1.0, 5_000.0))
+    versions: Counter[str] = field(default_factory=Counter)  # new intent versions seen, by source
+    fallbacks: int = 0  # policy answers made here, because there was no intent that had not expired
+    unanswered_samples: int = 0  # (frame, NPC) without any intent yet: these have no age
+    barks: int = 0
+    turns: int = 0
+    first_text_ms: list[float] = field(default_factory=list)
+    said: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=6))  # name, line, answer
+    doing: list[str] = field(default_factory=list)  # per NPC, for the screen
+    status_at_start: admin_pb2.StatusResponse | None = None
+    status: admin_pb2.StatusResponse | None = None
+
+    def tier(self, name: str) -> admin_pb2.TierLoad:
+        """The newest load of a tier; zeros when none has come."""
+        for tier in self.status.tiers if self.status else ():
+            if tier.tier == name:
+                return tier
+        return admin_pb2.TierLoad(tier=name)
+
+    def since_start(self, field_name: str) -> int:
+        """How much a counter of the daemon grew during this run."""
+        if self.status is None or self.status_at_start is None:
+            return 0
+        return int(getattr(self.status, field_name)) - int(getattr(self.status_at_start, field_name))

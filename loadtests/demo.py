@@ -1,0 +1,200 @@
+"""A village full of NPCs around a moving player, played against a daemon: `python -m loadtests.demo`, or `npcd demo`.
+
+Without --connect it starts a daemon of its own and ends it afterwards. It exits 0 when the run finished without errors;
+with --check also only when every promise was kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+from loadtests.board import Board
+from loadtests.child import DaemonChild
+from loadtests.game import Game
+from loadtests.player import Player
+from loadtests.report import as_text, broken_promises, report
+from loadtests.scene import load_scene
+from loadtests.screen import Lines, Screen, Table
+from loadtests.slots import Slots
+from loadtests.village import Village
+from npcd_client import FrameClient, LiveProblem, NpcdError, TooLate
+
+READY_TIMEOUT_S = 180.0
+STATUS_EVERY_MS = 500
+CHILD_LOOK_EVERY_S = 0.25
+
+
+def main(argv: list[str]) -> int:
+    """Runs the demo; answers the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        with _daemon(options) as (target, child):
+            return _run(options, target, child)
+    except _NoDaemonError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except NpcdError as error:
+        print(f"the daemon refused: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="npcd demo", description="A village of NPCs around a moving player.")
+    parser.add_argument("--npcs", type=_positive, default=20, help="how many (default 20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long (default 20)")
+    parser.add_argument("--seed", type=int, default=7, help="what happens by chance (default 7)")
+    parser.add_argument("--fps", type=_positive, default=300, help="frames per second of the game loop (default 300)")
+    parser.add_argument("--rate-hz", type=float, default=10.0, help="observations per NPC and second (default 10)")
+    parser.add_argument("--connect", metavar="TARGET", default="", help="a running daemon: host:port or unix:///path")
+    parser.add_argument("--token", default="", help="bearer token for --connect")
+    parser.add_argument("--model", metavar="PATH", default="", help="model for the demo's own daemon")
+    parser.add_argument("--scene", metavar="FILE", type=Path, default=None, help="another scene than the demo's")
+    parser.add_argument("--json", metavar="FILE", type=Path, default=None, help="write the report there")
+    parser.add_argument("--no-live", action="store_true", help="plain lines instead of the live table")
+    parser.add_argument("--check", action="store_true", help="exit non-zero when a promise was broken")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+class _NoDaemonError(Exception):
+    """There is no daemon to play against; the message says why."""
+
+
+@contextlib.contextmanager
+def _daemon(options: argparse.Namespace) -> Iterator[tuple[str, DaemonChild | None]]:
+    """The daemon to play against: the one named, or a child of our own that is stopped at the end."""
+    if options.connect:
+        yield options.connect, None
+        return
+    child = DaemonChild(["--model", options.model] if options.model else [])
+    try:
+        child.start()
+        yield child.target, child
+    finally:
+        child.stop()
+
+
+def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> None:
+    """Waits until the daemon is warm, says what it waits for, and does not outwait a child that died."""
+    print(f"waiting for npcd at {target} (grpc.health.v1: the model must be warm) ...", flush=True)
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    reason = ""
+    while time.monotonic() < deadline_s:
+        if child and child.exit_code is not None:
+            raise _NoDaemonError(f"the daemon ended with exit code {child.exit_code}:\n{child.log_tail()}")
+        try:
+            npcd.wait(npcd.npcd.wait_ready(0.5))
+            return
+        except TooLate as error:
+            reason = str(error)
+    raise _NoDaemonError(
+        f"no daemon at {target} within {READY_TIMEOUT_S:g} s: {reason}\n{child.log_tail() if child else ''}"
+    )
+
+
+def _run(options: argparse.Namespace, target: str, child: DaemonChild | None) -> int:
+    scene = load_scene(options.scene) if options.scene else load_scene()
+    village = Village(scene, options.npcs, options.seed)
+    residents = scene.residents(options.npcs)
+    board = Board(options.npcs, Slots(options.npcs))
+    with FrameClient.start(target, token=options.token) as npcd:
+        _wait_ready(npcd, target, child)
+        npcd.wait(npcd.npcd.define_world(scene.world))
+        # An earlier run may have left its NPCs behind; theirs would go on with ticks that ours have not reached yet.
+        npcd.wait(npcd.npcd.remove([resident.npc_id for resident in residents]))
+        registered = npcd.wait(npcd.npcd.register([resident.spec for resident in residents]))
+        live = npcd.open_live(on_problem=lambda problem: board.errors.add(_problem_text(problem)))
+        board.status = board.status_at_start = npcd.wait(npcd.npcd.status())
+        watching = npcd.soon(_watch_status(npcd, board))
+
+        def heard(name: str, line: str, answer: str) -> None:
+            board.turns += 1
+            board.said.append((name, line, answer))
+
+        player = Player(scene.player, village, npcd, options.seed, heard, board.errors.add)
+        screen: Screen = Lines(board) if options.no_live or not sys.stdout.isatty() else Table(board, residents)
+        look = _Look(child, screen, board)
+        game = Game(village, live, registered.policy, player, board, options.fps, options.rate_hz, look.after_frame)
+        screen.start()
+        try:
+            game.run(options.seconds)
+        finally:
+            screen.stop()
+        player.leave()
+        board.first_text_ms = player.first_text_ms
+        _last_status(npcd, board, watching)
+    if child and (code := child.stop()) and not look.died:
+        board.errors.add(f"daemon: exit code {code} after SIGTERM")
+
+    made = report(board, options.seconds, options.seed, options.fps, options.rate_hz)
+    print(as_text(made))
+    if look.died and child:
+        print(f"the daemon died during the run:\n{look.last_words}", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    broken = broken_promises(made) if options.check else []
+    for sentence in broken:
+        print(f"broken promise: {sentence}", file=sys.stderr)
+    return 1 if look.died or made["errors"] or broken else 0
+
+
+class _Look:
+    """What is looked at after each frame: the screen, and now and then whether our own daemon lives."""
+
+    def __init__(self, child: DaemonChild | None, screen: Screen, board: Board) -> None:
+        self.died = False
+        self.last_words = ""
+        self._child = child
+        self._screen = screen
+        self._board = board
+        self._next_look_s = 0.0
+
+    def after_frame(self, now_s: float) -> bool:
+        """True when there is no daemon any more."""
+        self._screen.tick(now_s)
+        if self._child and now_s >= self._next_look_s:
+            self._next_look_s = now_s + CHILD_LOOK_EVERY_S
+            if self._child.exit_code is not None:
+                self.died = True
+                self.last_words = self._child.log_tail()
+                self._board.errors.add(f"daemon: died with exit code {self._child.exit_code}")
+        return self.died
+
+
+async def _watch_status(npcd: FrameClient, board: Board) -> None:
+    try:
+        async for status in npcd.npcd.watch_status(STATUS_EVERY_MS):
+            board.status = status
+    except NpcdError as error:
+        board.errors.add(f"Admin.Watch: {error.code} {error}")
+
+
+def _last_status(npcd: FrameClient, board: Board, watching: Future[None]) -> None:
+    watching.cancel()
+    try:
+        board.status = npcd.wait(npcd.npcd.status())
+    except NpcdError as error:
+        board.errors.add(f"Admin.Status: {error.code} {error}")
+
+
+def _problem_text(problem: LiveProblem) -> str:
+    return f"Live {problem.code}: {problem.npc_id} {problem.field} {problem.message}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

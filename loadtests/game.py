@@ -1,0 +1,205 @@
+"""The frame loop: the game's side of npcd, at a steady rate, with the cost of npcd's calls metered.
+
+Who owns what: this thread owns the village, the player and the books. The client lives on a thread of its own; the only
+calls in a frame are tell_time(), observe() and latest(), which touch no lock and wait for nobody.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+
+from loadtests.board import LATE_MS, Board
+from loadtests.player import Player
+from loadtests.slots import state_of
+from loadtests.village import Village
+from npcd_client import Intent, IntentSource, Live, Observation, Policy, evaluate
+
+SWITCH_INTERVAL_S = 0.0005
+COLLECT_EVERY_S = 1.0
+COLLECT_ROOM_NS = 1_500_000
+GRACE_S = 1.0
+
+_SOURCES = {IntentSource.MODEL: "model", IntentSource.PREDICTED: "predicted"}
+
+
+class Game:
+    """One run. `on_slack(now_s)` is called after each frame and must be quick; True ends the run early."""
+
+    def __init__(
+        self,
+        village: Village,
+        live: Live,
+        policy: Policy,
+        player: Player,
+        board: Board,
+        fps: int,
+        rate_hz: float,
+        on_slack: Callable[[float], bool],
+    ) -> None:
+        self._village = village
+        self._live = live
+        self._policy = policy
+        self._player = player
+        self._board = board
+        self._fps = fps
+        self._rate_hz = rate_hz
+        self._on_slack = on_slack
+        count = len(village.bodies)
+        self._ids = [body.resident.npc_id for body in village.bodies]
+        self._rows: list[Intent | None] = [None] * count
+        self._seen: list[Intent | None] = [None] * count
+        self._ticks = [0] * count
+        self._newest: list[Observation | None] = [None] * count
+        self._sent = 0  # observations that the staggered cadence has asked for so far
+        board.doing = [""] * count
+
+    def run(self, seconds: float) -> None:
+        """Runs frames for this long, paced by the wall clock, then waits a moment for answers under way."""
+        total = round(seconds * self._fps)
+        frame_ns = 1_000_000_000 / self._fps
+        switch_interval_s = sys.getswitchinterval()
+        # The client's thread shares the interpreter; with the usual 5 ms a frame could wait for longer than it lasts.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        # Whatever lives now lives to the end. A full collection would walk it in the middle of a frame, so it is put
+        # aside, and the little that frames leave behind is collected in the pause after one, where there is room.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        collected_ns = start_ns = time.monotonic_ns()
+        frame = 0
+        try:
+            while frame < total:
+                due_ns = start_ns + int(frame * frame_ns)
+                now_ns = time.monotonic_ns()
+                if now_ns < due_ns:
+                    time.sleep((due_ns - now_ns) * 1e-9)
+                elif now_ns - due_ns > frame_ns:
+                    # Late by more than a frame: go on with the present one, the missed ones are not made up for.
+                    present = min(total - 1, int((now_ns - start_ns) / frame_ns))
+                    self._board.frames_skipped += present - frame
+                    frame = present
+                self._play(frame)
+                frame += 1
+                self._board.elapsed_s = (time.monotonic_ns() - start_ns) * 1e-9
+                if self._on_slack(self._board.elapsed_s):
+                    break
+                now_ns = time.monotonic_ns()
+                room_ns = start_ns + int(frame * frame_ns) - now_ns
+                if now_ns - collected_ns > COLLECT_EVERY_S * 1e9 and room_ns > COLLECT_ROOM_NS:
+                    gc.collect(0)
+                    collected_ns = now_ns
+        finally:
+            gc.enable()
+            gc.unfreeze()
+            sys.setswitchinterval(switch_interval_s)
+        self._wait_for_answers(frame)
+
+    # -- one frame -------------------------------------------------------------------------------------------------
+
+    def _play(self, frame: int) -> None:
+        board = self._board
+        now_ms = frame * 1000 / self._fps
+        self._village.step(now_ms)
+        self._player.play(now_ms / 1000)
+        observations = self._due_observations(frame)
+
+        live, rows = self._live, self._rows
+        observe, latest = live.observe, live.latest
+        cpu_ns = time.thread_time_ns()
+        wall_ns = time.perf_counter_ns()
+        if observations:
+            live.tell_time(now_ms)
+            for _, observation in observations:
+                observe(observation)
+        for number, npc_id in enumerate(self._ids):
+            rows[number] = latest(npc_id)
+        wall_ms = (time.perf_counter_ns() - wall_ns) * 1e-6
+        cpu_ms = (time.thread_time_ns() - cpu_ns) * 1e-6
+
+        board.frames += 1
+        board.frames_late += cpu_ms > LATE_MS
+        board.calls_wall.add(wall_ms)
+        board.calls_cpu.add(cpu_ms)
+        board.observations += len(observations)
+        for number, observation in observations:
+            self._newest[number] = observation
+            board.slots.observed(number, observation.tick, state_of(observation), now_ms)
+            board.slots.expire(number, now_ms)
+        self._take_intents(now_ms)
+        for number, observation in observations:
+            self._fall_back(number, observation, now_ms)
+
+    def _due_observations(self, frame: int) -> list[tuple[int, Observation]]:
+        """This frame's share: NPC after NPC, evenly over all frames. After skipped frames nobody is observed twice."""
+        wanted = int((frame + 1) * len(self._ids) * self._rate_hz / self._fps)
+        first = max(self._sent, wanted - len(self._ids))
+        made = []
+        for turn in range(first, wanted):
+            number = turn % len(self._ids)
+            self._ticks[number] += 1
+            made.append((number, self._village.observe(number, self._ticks[number])))
+        self._sent = wanted
+        return made
+
+    def _take_intents(self, now_ms: float) -> None:
+        """Sees which intents are new, acts on them, and samples every NPC's intent age."""
+        board = self._board
+        now_ns = time.monotonic_ns()
+        for number, intent in enumerate(self._rows):
+            if intent is None:
+                board.unanswered_samples += 1
+                continue
+            board.intent_age.add((now_ns - intent.agreed_ns) * 1e-6)
+            held = self._seen[number]
+            if intent is held:
+                continue
+            self._seen[number] = intent
+            board.slots.answered(number, intent, now_ms)
+            if held is None or (intent.daemon_epoch, intent.version) != (held.daemon_epoch, held.version):
+                self._act(number, intent)
+
+    def _act(self, number: int, intent: Intent) -> None:
+        board = self._board
+        source = _SOURCES.get(intent.source, "policy")
+        board.versions[source] += 1
+        board.barks += bool(intent.bark)
+        if source == "model":
+            board.intent_latency.add(intent.latency_ms)
+        self._village.intend(number, intent.action, intent.target_entity_id, intent.emotion)
+        board.doing[number] = f"{source:<9} {intent.action} {intent.target_entity_id}".rstrip()
+        if intent.bark:
+            board.doing[number] += f'  "{intent.bark}"'
+
+    def _fall_back(self, number: int, observation: Observation, now_ms: float) -> None:
+        """Without an intent that still holds, the rule policy decides here."""
+        intent = self._rows[number]
+        if intent is not None and not 0 < intent.ttl_ms < now_ms - intent.game_time_ms:
+            return
+        archetype_id = self._village.bodies[number].resident.archetype_id
+        answer = evaluate(self._policy, observation, archetype_id)
+        if answer:
+            self._board.fallbacks += 1
+            self._village.intend(number, answer.action, answer.target_entity_id, answer.emotion)
+            self._board.doing[number] = f"{'(rules)':<9} {answer.action} {answer.target_entity_id}".rstrip()
+
+    # -- afterwards ------------------------------------------------------------------------------------------------
+
+    def _wait_for_answers(self, frame: int) -> None:
+        """Gives slots and the player's last line up to a second to be answered; observes nothing any more."""
+        started_ns = time.monotonic_ns()
+        slots = self._board.slots
+        while (waited_ns := time.monotonic_ns() - started_ns) < GRACE_S * 1e9:
+            now_ms = frame * 1000 / self._fps + waited_ns * 1e-6
+            for number, npc_id in enumerate(self._ids):
+                intent = self._live.latest(npc_id)
+                if intent is not None and intent is not self._seen[number]:
+                    self._seen[number] = intent
+                    slots.answered(number, intent, now_ms)
+            self._player.finish()
+            if not slots.open and not self._player.speaking:
+                break
+            time.sleep(0.005)
+        slots.close()

@@ -1,0 +1,45 @@
+"""Counting values in fine buckets: adding costs one list increment, whatever the run's length."""
+
+from __future__ import annotations
+
+
+class Histogram:
+    """Values from 0 up in buckets of `width`; what is beyond the last bucket counts in it, and as `over`."""
+
+    __slots__ = ("_buckets", "_last", "_per_unit", "count", "largest", "over", "width")
+
+    def __init__(self, width: float, largest: float) -> None:
+        self.width = width
+        self._per_unit = 1.0 / width
+        self._buckets = [0] * (int(largest / width) + 1)
+        self._last = len(self._buckets) - 1
+        self.count = 0
+        self.over = 0
+        self.largest = 0.0
+
+    def add(self, value: float) -> None:
+        """Counts one value."""
+        bucket = int(value * self._per_unit)
+        if bucket > self._last:
+            bucket = self._last
+            self.over += 1
+        self._buckets[bucket if bucket > 0 else 0] += 1
+        self.count += 1
+        if value > self.largest:
+            self.largest = value
+
+    def percentile(self, share: float) -> float:
+        """The upper edge of the bucket that holds this share (0..1) of all values; 0 when there are none."""
+        if not self.count:
+            return 0.0
+        wanted = share * self.count
+        seen = 0
+        for bucket, number in enumerate(self._buckets):
+            seen += number
+            if seen >= wanted and number:
+                return min((bucket + 1) * self.width, self.largest) if bucket < self._last else self.largest
+        return self.largest
+
+    def percentiles(self, **shares: float) -> dict[str, float]:
+        """Named percentiles, rounded to three digits: percentiles(p50=0.5, p99=0.99)."""
+        return {name: round(self.percentile(share), 3) for name, share in shares.items()}

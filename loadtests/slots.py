@@ -1,0 +1,138 @@
+"""Who answered in time: due slots of each NPC, and by what they were answered. Decides only.
+
+The cadence is 2 Hz per NPC, counted on the client: game time is cut into slots of 500 ms. A slot is **due** when an
+observation sent in it says something else than the one that the slot before ended with (see `state_of`); the first such
+observation is the one to be answered. A slot is **answered** by an intent that agrees with that observation or with a
+later one (observed_tick at least as high), arrives while the intent's ttl is not over, counted from that observation,
+and within ANSWER_MAX_MS. An intent for a later observation counts even if the NPC's state has moved on by then: per NPC
+the newest observation wins, so nobody will ever answer the older one; how often that was so is reported beside the
+shares (`answered_for_newer`). A due slot counts under the source of its answer; "model" and "predicted" settle it,
+"policy" stands only if nothing better comes in time. A slot without any answer counts as policy, which is what the game
+acts on then, and is reported as `unanswered` as well.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from npcd_client import Intent, IntentSource, Observation
+
+SLOT_MS = 500
+ANSWER_MAX_MS = 1_000  # two slots: later than that the game has moved on, whatever the ttl says
+PERCEPTS_MAX = 5  # as many as reach the model at most
+EVENTS_MAX = 2
+
+
+def state_of(observation: Observation) -> str:
+    """An observation in words, as coarse as minds see it: equal states ask for equal intents."""
+    health = 1.0 if observation.health is None else observation.health
+    hurt = "dying" if health < 0.25 else "hurt" if health < 0.7 else ""
+    words = [observation.time_of_day, observation.place, hurt, *observation.events[:EVENTS_MAX]]
+    percepts = sorted(
+        observation.percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id)
+    )
+    for percept in percepts[:PERCEPTS_MAX]:
+        words.append(f"{percept.entity_id}:{percept.stance}:{_distance_word(percept.distance_m)}:{percept.in_sight}")
+    return "|".join(words)
+
+
+def _distance_word(distance_m: float) -> str:
+    if distance_m < 2.0:
+        return "close"
+    if distance_m < 8.0:
+        return "near"
+    return "away" if distance_m < 20.0 else "far"
+
+
+@dataclass(slots=True)
+class _Due:
+    """A changed observation that waits for its answer. `until_tick`: when the state became another (0: not yet)."""
+
+    tick: int
+    state: str
+    at_ms: float
+    until_tick: int = 0
+    policy: bool = False
+
+
+class _Npc:
+    __slots__ = ("base", "due_in_slot", "last", "open", "slot")
+
+    def __init__(self) -> None:
+        self.slot = -1
+        self.base = ""  # state that the slot before ended with
+        self.last = ""
+        self.due_in_slot = False
+        self.open: deque[_Due] = deque()
+
+
+class Slots:
+    """The books of all NPCs, by number."""
+
+    def __init__(self, npcs: int) -> None:
+        self._npcs = [_Npc() for _ in range(npcs)]
+        self.by_source = {"model": 0, "policy": 0, "predicted": 0}
+        self.due = 0
+        self.unanswered = 0
+        self.answered_for_newer = 0
+
+    @property
+    def open(self) -> int:
+        """Due slots that may still be answered."""
+        return sum(len(npc.open) for npc in self._npcs)
+
+    @property
+    def model_share(self) -> float:
+        """Share of the settled due slots that the model or a prediction answered; 0 when none was due."""
+        settled = sum(self.by_source.values())
+        return (self.by_source["model"] + self.by_source["predicted"]) / settled if settled else 0.0
+
+    def observed(self, number: int, tick: int, state: str, now_ms: float) -> None:
+        """An observation was handed to npcd."""
+        npc = self._npcs[number]
+        slot = int(now_ms // SLOT_MS)
+        if slot != npc.slot:
+            npc.slot, npc.base, npc.due_in_slot = slot, npc.last, False
+        for due in npc.open:
+            if not due.until_tick and state != due.state:
+                due.until_tick = tick
+        if state != npc.base and not npc.due_in_slot:
+            npc.due_in_slot = True
+            npc.open.append(_Due(tick, state, now_ms))
+            self.due += 1
+        npc.last = state
+
+    def answered(self, number: int, intent: Intent, now_ms: float) -> None:
+        """A new intent, or the confirmation of one, has come."""
+        npc = self._npcs[number]
+        if not npc.open:
+            return
+        self.expire(number, now_ms)
+        for due in list(npc.open):
+            if intent.observed_tick < due.tick or 0 < intent.ttl_ms < now_ms - due.at_ms:
+                continue
+            if intent.source is IntentSource.POLICY:
+                due.policy = True
+                continue
+            npc.open.remove(due)
+            self.by_source["predicted" if intent.source is IntentSource.PREDICTED else "model"] += 1
+            if due.until_tick and intent.observed_tick >= due.until_tick:
+                self.answered_for_newer += 1
+
+    def expire(self, number: int, now_ms: float) -> None:
+        """Settles what can no longer be answered in time."""
+        waiting = self._npcs[number].open
+        while waiting and now_ms - waiting[0].at_ms > ANSWER_MAX_MS:
+            self._give_up(waiting.popleft())
+
+    def close(self) -> None:
+        """Settles everything that is still open."""
+        for npc in self._npcs:
+            while npc.open:
+                self._give_up(npc.open.popleft())
+
+    def _give_up(self, due: _Due) -> None:
+        self.by_source["policy"] += 1
+        if not due.policy:
+            self.unanswered += 1

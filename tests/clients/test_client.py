@@ -1,0 +1,201 @@
+"""Worlds, leases, dialogue, health and errors over a real gRPC connection."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from npcd_client import (
+    ActionWord,
+    Archetype,
+    CallerError,
+    Client,
+    NpcSpec,
+    Observation,
+    Overloaded,
+    Percept,
+    Persona,
+    Policy,
+    PolicyRow,
+    Said,
+    TalkEventKind,
+    TalkFinish,
+    TooLate,
+    Unavailable,
+    World,
+    world_from_toml,
+)
+from tests.clients.fake_daemon import FakeDaemon, serving
+
+WORLD = World(
+    world_id="hollow",
+    lore="A valley.",
+    archetypes=(Archetype("villager", "Works."), Archetype("vampire", "Thirsts.")),
+    actions=(ActionWord("idle"), ActionWord("attack", needs_target=True, speaks=True)),
+    emotions=("calm", "angry"),
+    personas=(Persona("mirela", "Mirela", "Keeps the inn."),),
+    policy=Policy(
+        (
+            PolicyRow(percept_kind="player", archetype_id="vampire", action="attack", emotion="angry"),
+            PolicyRow(action="idle"),
+        )
+    ),
+)
+
+
+async def test_a_world_arrives_as_it_was_written() -> None:
+    async with serving() as (daemon, target), Client(target, token="secret") as npcd:
+        answer = await npcd.define_world(WORLD)
+        assert answer.changed
+        sent = daemon.worlds["hollow"]
+        assert [a.archetype_id for a in sent.archetypes] == ["villager", "vampire"]
+        assert [(a.word, a.needs_target, a.speaks) for a in sent.actions] == [
+            ("idle", False, False),
+            ("attack", True, True),
+        ]
+        assert sent.policy.rows[0].percept_kind == "player"
+        assert daemon.metadata[0]["authorization"] == "Bearer secret"
+        assert not (await npcd.define_world(WORLD)).changed
+
+
+async def test_the_client_remembers_leases_and_policy() -> None:
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        registration = await npcd.register(
+            [NpcSpec("a", "vampire", "mirela"), NpcSpec("b", "villager", persona=Persona("", "Bo", "Digs."))]
+        )
+        assert registration.lease_epochs == daemon.leases
+        assert registration.policy == WORLD.policy
+        assert daemon.npcs["b"].persona.name == "Bo"
+        seen = Observation("a", 1, percepts=(Percept("p1", "player"),))
+        answer = npcd.policy_answer(seen)
+        assert answer is not None and (answer.action, answer.target_entity_id) == ("attack", "p1")
+        assert (await npcd.remove(["a"])).removed == 1
+        assert [n.npc_id for n in (await npcd.describe()).npcs] == ["b"]
+
+
+async def test_talk_streams_text_and_ends_with_timings() -> None:
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register([NpcSpec("a", "vampire", "mirela")])
+        said = Said()
+        kinds = []
+        async for event in npcd.talk("a", "p1", "Hello.", "t1", seed=0, temperature=0.0):
+            said.add(event)
+            kinds.append(event.kind)
+        assert said.text == "Well met, stranger."
+        assert kinds[0] is TalkEventKind.STARTED and kinds[-1] is TalkEventKind.END
+        assert said.end is not None and said.end.finish is TalkFinish.STOP and said.end.accepted is True
+        assert said.end.timings is not None and said.end.timings.cached_tokens == 90
+        request = daemon.talks[0]
+        assert request.turn_id == "t1" and request.has_seed and request.has_temperature
+
+
+async def test_leaving_a_turn_cancels_it_on_the_daemon() -> None:
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register([NpcSpec("a", "vampire", "mirela")])
+        events = npcd.talk("a", "p1", "hold")
+        async for event in events:
+            if event.kind is TalkEventKind.TEXT:
+                break
+        await events.aclose()
+        await asyncio.wait_for(daemon.talk_cancelled.wait(), 5)
+
+
+async def test_a_conversation_takes_turns_interrupts_and_ends() -> None:
+    async with serving() as (_, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        async with npcd.converse("a", "p1") as conversation:
+            turn_id = await conversation.say("Hello.")
+            finishes = []
+            async for event in conversation:
+                if event.kind is not TalkEventKind.END:
+                    assert event.turn_id == turn_id
+                    continue
+                finishes.append(event.finish)
+                await (conversation.interrupt() if len(finishes) == 1 else conversation.end())
+            assert finishes == [TalkFinish.STOP, TalkFinish.CANCELLED]
+
+
+async def test_statuses_become_typed_errors() -> None:
+    async with serving() as (_, target), Client(target) as npcd:
+        with pytest.raises(CallerError, match="archetypes") as wrong:
+            await npcd.define_world(World("w", "", (), (), ()))
+        assert wrong.value.code == "INVALID_ARGUMENT"
+        with pytest.raises(CallerError, match="no world"):
+            await npcd.register([NpcSpec("a", "x")], world_id="nowhere")
+        with pytest.raises(Overloaded) as full:
+            async for _event in npcd.talk("a", "p1", "busy", world_id="hollow"):
+                pass
+        assert full.value.retry_ms == 750
+        with pytest.raises(CallerError, match="no NPC"):
+            async for _event in npcd.talk("nobody", "p1", "hi", world_id="hollow"):
+                pass
+
+
+async def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
+    async with Client(f"unix://{tmp_path}/nobody.sock") as npcd:
+        with pytest.raises(Unavailable):
+            await npcd.status()
+        with pytest.raises(TooLate, match="not ready"):
+            await npcd.wait_ready(0.2)
+    with pytest.raises(Unavailable, match="not open"):
+        await npcd.status()
+
+
+async def test_wait_ready_waits_for_the_model() -> None:
+    async with serving() as (daemon, target), Client(target) as npcd:
+        daemon.serving = False
+        with pytest.raises(TooLate, match=r"npcd\.v1\.Npcs is not serving yet"):
+            await npcd.wait_ready(0.2)
+        daemon.serving = True
+        await npcd.wait_ready(5)
+
+
+async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
+    """A game server may be up first: wait_ready finds the daemon when it comes."""
+
+    target = f"unix://{tmp_path}/late.sock"
+    async with Client(target) as npcd:
+        waiting = asyncio.create_task(npcd.wait_ready(10))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.2)
+        daemon = FakeDaemon()
+        await daemon.start(target)
+        await waiting
+        await daemon.stop()
+
+
+async def test_status_is_streamed() -> None:
+    async with serving() as (_, target), Client(target) as npcd:
+        seen = []
+        async for status in npcd.watch_status(100):
+            seen.append(status.version)
+            if len(seen) == 2:
+                break
+        assert seen == ["fake", "fake"]
+
+
+def test_toml_worlds_name_what_does_not_belong() -> None:
+    text = """
+world_id = "w"
+lore = '''two
+lines'''
+emotions = ["calm"]
+[[archetypes]]
+archetype_id = "a"
+description = "d"
+[[actions]]
+word = "idle"
+[[policy]]
+action = "idle"
+"""
+    world = world_from_toml(text)
+    assert world.lore == "two lines" and world.policy.rows[0].action == "idle"
+    with pytest.raises(ValueError, match=r"\[\[actions\]\] number 1: unknown key speek"):
+        world_from_toml(text.replace('word = "idle"', 'word = "idle"\nspeek = true'))
+    with pytest.raises(ValueError, match="lore"):
+        world_from_toml('world_id = "w"')

@@ -1,0 +1,283 @@
+"""The Live stream: what the frame loop hands in and reads, over a real gRPC connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from npcd_client import (
+    ActionWord,
+    Archetype,
+    Client,
+    Intent,
+    IntentSource,
+    Live,
+    LiveProblem,
+    LiveSettings,
+    NpcSpec,
+    Observation,
+    Percept,
+    TooLate,
+    World,
+)
+from npcd_client.v1 import intents_pb2
+from tests.clients.fake_daemon import FakeDaemon, serving
+
+Frame = intents_pb2.ObservationFrame
+
+WORLD = World("hollow", "A valley.", (Archetype("vampire", "Thirsts."),), (ActionWord("idle"),), ("calm",))
+NPCS = [NpcSpec(npc_id, "vampire", "p") for npc_id in ("a", "b", "c")]
+FAST = LiveSettings(flush_ms=1, backoff_min_ms=5, backoff_max_ms=20)
+
+
+def intent(npc_id: str, version: int, tick: int = 1, **more: Any) -> intents_pb2.Intent:
+    return intents_pb2.Intent(
+        npc_id=npc_id,
+        version=version,
+        action="idle",
+        source=intents_pb2.INTENT_SOURCE_MODEL,
+        observed_tick=tick,
+        **more,
+    )
+
+
+def latest(live: Live, npc_id: str) -> Intent:
+    """The newest intent, which must be there."""
+    held = live.latest(npc_id)
+    assert held is not None
+    return held
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Waits for something to become true, and fails after five seconds."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 (what is waited for is the shipped client's state, which has no event)
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def playing(
+    on_intent: Callable[[Intent], None] | None = None, on_problem: Callable[[LiveProblem], None] | None = None
+) -> AsyncIterator[tuple[FakeDaemon, Client, Live]]:
+    """A fake daemon, a client with three NPCs, and their open stream."""
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register(NPCS)
+        async with npcd.live(settings=FAST, on_intent=on_intent, on_problem=on_problem) as live:
+            await live.wait_connected(5)
+            hello = await daemon.frames.get()
+            assert hello.world_id == "hollow" and not hello.observations
+            yield daemon, npcd, live
+
+
+async def test_observations_carry_their_lease_and_everything_seen() -> None:
+    async with playing() as (daemon, _, live):
+        live.tell_time(5000, 2.0, paused=True)
+        seen = Observation(
+            "a",
+            7,
+            (1, 2, 3),
+            (0, 0, 1),
+            0.5,
+            "night",
+            "crypt",
+            (Percept("p1", "player", "hostile", 4.5, False),),
+            ("attacked",),
+        )
+        live.observe(seen)
+        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        assert (frame.game_time_ms, frame.time_scale, frame.paused) == (5000, 2.0, True)
+        (sent,) = frame.observations
+        assert (sent.npc_id, sent.tick, sent.lease_epoch) == ("a", 7, daemon.leases["a"])
+        assert (sent.x_m, sent.vz_mps, sent.health, sent.has_health) == (1, 1, 0.5, True)
+        assert (sent.time_of_day, sent.place, list(sent.events)) == ("night", "crypt", ["attacked"])
+        assert (sent.percepts[0].entity_id, sent.percepts[0].distance_m, sent.percepts[0].in_sight) == (
+            "p1",
+            4.5,
+            False,
+        )
+        assert not sent.has_activation
+        live.observe(Observation("b", 1))
+        assert not (await daemon.frames.get()).observations[0].has_health
+
+
+async def test_the_newest_observation_of_an_npc_wins_and_one_frame_carries_all() -> None:
+    async with playing() as (daemon, _, live):
+        for tick in range(1, 101):
+            for npc_id in "abc":
+                live.observe(Observation(npc_id, tick))
+        live.observe(Observation("a", 50))  # late and older: never sent
+        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        assert {o.npc_id: o.tick for o in frame.observations} == {"a": 100, "b": 100, "c": 100}
+        assert live.counters.observations_coalesced == 298
+
+
+async def test_observe_and_latest_work_from_many_threads_at_once() -> None:
+    async with playing() as (daemon, _, live):
+
+        def play(npc_id: str) -> None:
+            for tick in range(1, 2001):
+                live.observe(Observation(npc_id, tick))
+                live.latest(npc_id)
+
+        threads = [threading.Thread(target=play, args=(npc_id,)) for npc_id in "abc"]
+        for thread in threads:
+            thread.start()
+        newest: dict[str, int] = {}
+        async with asyncio.timeout(10):
+            while newest != {"a": 2000, "b": 2000, "c": 2000}:
+                for seen in (await daemon.frames.get()).observations:
+                    assert seen.tick > newest.get(seen.npc_id, 0)
+                    newest[seen.npc_id] = seen.tick
+        for thread in threads:
+            thread.join()
+        counters = live.counters
+        assert counters.observations_sent + counters.observations_coalesced + counters.observations_overrun == 6000
+
+
+async def test_after_a_pause_the_next_observation_wakes_the_loop() -> None:
+    """The loop stops looking when nothing comes; an observation that meets that moment is not lost."""
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register(NPCS)
+        async with npcd.live(settings=LiveSettings(flush_ms=1, idle_ms=2)) as live:
+            await live.wait_connected(5)
+            for tick in range(1, 200):
+                live.observe(Observation("a", tick))
+                async with asyncio.timeout(5):
+                    while not (frame := await daemon.frames.get()).observations:
+                        pass
+                assert frame.observations[0].tick == tick
+                if tick % 2:
+                    await until(lambda: live._flush is None)
+
+
+async def test_intents_arrive_in_the_table_and_at_the_listener() -> None:
+    heard: list[Intent] = []
+    async with playing(on_intent=heard.append) as (daemon, _, live):
+        assert live.latest("a") is None
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 1, bark="Hush.", ttl_ms=100)]))
+        await until(lambda: live.latest("a"))
+        held = latest(live, "a")
+        assert (held.action, held.bark, held.source, held.daemon_epoch) == ("idle", "Hush.", IntentSource.MODEL, 1)
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 3), intent("b", 1)]))
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 2), intent("b", 2)]))
+        await until(lambda: live.latest("b") and latest(live, "b").version == 2)
+        assert latest(live, "a").version == 3 and live.intents_stale == 1
+        assert [(i.npc_id, i.version) for i in heard] == [("a", 1), ("a", 3), ("b", 1), ("b", 2)]
+
+
+async def test_after_a_restart_the_snapshot_replaces_the_table() -> None:
+    """The daemon dies and comes back with another epoch: what only the old one knew is gone, versions start anew."""
+
+    async with playing() as (daemon, _, live):
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 9), intent("b", 9)]))
+        await until(lambda: live.latest("b"))
+        daemon.daemon_epoch = 2
+        daemon.intents = {"a": intent("a", 1)}
+        daemon.end_streams()
+        await until(lambda: live.daemon_epoch == 2)
+        await live.wait_connected(5)
+        assert (latest(live, "a").daemon_epoch, latest(live, "a").version) == (2, 1)
+        assert live.latest("b") is None
+        assert live.counters.connects == 2 and live.problems[-1].code == "ENDED"
+        live.observe(Observation("a", 5))
+        await daemon.frames.get()  # the second hello
+        assert (await asyncio.wait_for(daemon.frames.get(), 5)).observations[0].tick == 5
+
+
+async def test_a_daemon_that_lost_everything_is_told_again(tmp_path: Path) -> None:
+    """No world, no leases: the client defines and registers by itself, and observations carry the new lease."""
+
+    target = f"unix://{tmp_path}/d.sock"
+    first = FakeDaemon(1)
+    await first.start(target)
+    async with Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register(NPCS)
+        async with npcd.live(settings=FAST) as live:
+            await live.wait_connected(5)
+            await first.stop()
+            second = FakeDaemon(2)
+            await second.start(target)
+            await until(lambda: live.connected and live.daemon_epoch == 2)
+            assert set(second.npcs) == {"a", "b", "c"} and second.leases["a"] == 200
+            live.observe(Observation("a", 5))
+            async with asyncio.timeout(5):
+                while not (frame := await second.frames.get()).observations:
+                    pass
+            assert frame.observations[0].lease_epoch == 200
+    await second.stop()
+
+
+async def test_an_error_about_one_npc_is_told_and_the_stream_goes_on() -> None:
+    told: list[LiveProblem] = []
+    async with playing(on_problem=told.append) as (daemon, _, live):
+        error = intents_pb2.NpcError(npc_id="a", code="STALE_LEASE", message="another server has it", lease_epoch=9)
+        daemon.push(intents_pb2.IntentFrame(errors=[error], intents=[intent("b", 1)]))
+        await until(lambda: live.latest("b"))
+        assert [(p.npc_id, p.code, p.lease_epoch) for p in told] == [("a", "STALE_LEASE", 9)]
+        assert list(live.problems) == told and live.counters.problems == 1
+        live.observe(Observation("a", -1))  # cannot be put on the wire
+        live.observe(Observation("b", 1))
+        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        assert [o.npc_id for o in frame.observations] == ["b"]
+        assert (told[-1].npc_id, told[-1].code) == ("a", "INVALID_FIELD")
+
+
+async def test_a_listener_that_fails_does_not_end_the_stream() -> None:
+    def listen(_intent: Intent) -> None:
+        raise RuntimeError("the game's own bug")
+
+    reported: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    async with playing(on_intent=listen) as (daemon, _, live):
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 1)]))
+        daemon.push(intents_pb2.IntentFrame(intents=[intent("b", 1)]))
+        await until(lambda: live.latest("b"))
+        assert [str(e) for e in reported] == ["the game's own bug"] * 2
+
+
+async def test_a_slow_daemon_gets_the_newest_observation_and_never_a_backlog() -> None:
+    """While a write waits for the daemon, observations replace each other instead of queueing."""
+
+    async with serving() as (daemon, target), Client(target) as npcd:
+        await npcd.define_world(WORLD)
+        await npcd.register(NPCS)
+        release = asyncio.Event()
+        taken: list[intents_pb2.Observation] = []
+
+        async def read_slowly(first: Frame, frames: AsyncIterator[Frame]) -> None:
+            await release.wait()
+            async for frame in frames:
+                taken.extend(frame.observations)
+
+        daemon.read = read_slowly  # type: ignore[method-assign]
+        async with npcd.live(settings=FAST) as live:
+            await live.wait_connected(5)
+            place = "x" * 200_000  # fills the flow-control window within a few frames
+            tick = 0
+            async with asyncio.timeout(20):
+                while live.counters.observations_coalesced < 50:
+                    tick += 1
+                    live.observe(Observation("a", tick, place=place))
+                    await asyncio.sleep(0.002)
+            assert len(live._newest) <= 1 and len(live._inbox) <= 1
+            release.set()
+            await until(lambda: taken and taken[-1].tick == tick)
+            assert len(taken) < tick
+
+
+async def test_no_snapshot_in_time_is_too_late(tmp_path: Path) -> None:
+    async with Client(f"unix://{tmp_path}/nobody.sock", world_id="hollow") as npcd, npcd.live(settings=FAST) as live:
+        live.observe(Observation("a", 1))
+        with pytest.raises(TooLate, match="no snapshot of world hollow"):
+            await live.wait_connected(0.3)
+        assert live.counters.problems >= 1 and live.problems[-1].code == "UNAVAILABLE"
+    live.observe(Observation("a", 2))  # after close: nothing happens

@@ -1,0 +1,119 @@
+"""The table's laws, without a network: order, snapshots, confirmations and ages."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from npcd_client.perception import GameClock
+from npcd_client.table import IntentTable
+from npcd_client.v1 import intents_pb2
+
+MS = 1_000_000
+
+
+def frame(*intents: intents_pb2.Intent, epoch: int = 1, **more: Any) -> intents_pb2.IntentFrame:
+    return intents_pb2.IntentFrame(daemon_epoch=epoch, intents=intents, **more)
+
+
+def intent(version: int, tick: int = 0, npc_id: str = "a", age_ms: int = 0, ttl_ms: int = 0) -> intents_pb2.Intent:
+    return intents_pb2.Intent(npc_id=npc_id, version=version, observed_tick=tick, age_ms=age_ms, ttl_ms=ttl_ms)
+
+
+def test_the_age_counts_from_the_send_of_the_observation_it_agrees_with() -> None:
+    table = IntentTable(GameClock())
+    table.sent("a", 1, 100 * MS)
+    table.sent("a", 2, 200 * MS)
+    table.apply(frame(intent(1, tick=1, age_ms=3)), 250 * MS)
+    assert table.rows["a"].agreed_ns == 100 * MS
+
+
+def test_without_a_remembered_send_the_daemons_age_counts() -> None:
+    table = IntentTable(GameClock())
+    table.apply(frame(intent(1, tick=1, age_ms=30)), 250 * MS)
+    assert table.rows["a"].agreed_ns == 220 * MS
+
+
+def test_a_confirmation_resets_the_age_and_changes_nothing_else() -> None:
+    table = IntentTable(GameClock())
+    for tick in (1, 2, 3):
+        table.sent("a", tick, tick * 100 * MS)
+    table.apply(frame(intent(1, tick=1)), 150 * MS)
+    before = table.rows["a"]
+    confirmed = intents_pb2.IntentConfirmed(npc_id="a", version=1, observed_tick=3, game_time_ms=77)
+    assert table.apply(frame(confirmed=[confirmed]), 350 * MS) == []
+    after = table.rows["a"]
+    assert (after.agreed_ns, after.observed_tick, after.game_time_ms) == (300 * MS, 3, 77)
+    assert (before.version, before.agreed_ns) == (after.version, 100 * MS), "a row that was handed out never changes"
+
+
+def test_a_confirmation_of_another_version_or_of_an_older_tick_is_left_out() -> None:
+    table = IntentTable(GameClock())
+    table.sent("a", 5, 500 * MS)
+    table.apply(frame(intent(2, tick=5)), 600 * MS)
+    for confirmed in (
+        intents_pb2.IntentConfirmed(npc_id="a", version=1, observed_tick=9),
+        intents_pb2.IntentConfirmed(npc_id="a", version=2, observed_tick=4),
+        intents_pb2.IntentConfirmed(npc_id="b", version=1, observed_tick=9),
+    ):
+        table.apply(frame(confirmed=[confirmed]), 700 * MS)
+    assert table.rows["a"].observed_tick == 5 and table.rows["a"].agreed_ns == 500 * MS
+
+
+def test_a_snapshot_stands_even_from_a_daemon_that_lost_its_epoch() -> None:
+    table = IntentTable(GameClock())
+    table.apply(frame(intent(9), intent(9, npc_id="b"), epoch=5), 0)
+    fresh = table.apply(frame(intent(1), epoch=1, snapshot=True), 0)
+    assert set(table.rows) == {"a"} and fresh[0].version == 1 and table.rows["a"].daemon_epoch == 1
+
+
+def test_a_snapshot_of_what_is_known_tells_nothing_new() -> None:
+    table = IntentTable(GameClock())
+    table.apply(frame(intent(9)), 0)
+    assert table.apply(frame(intent(9), snapshot=True), 0) == []
+
+
+def test_the_send_memory_is_bounded() -> None:
+    table = IntentTable(GameClock(), sends_max=8)
+    for tick in range(1000):
+        table.sent("a", tick, tick)
+    assert list(table._sends["a"]) == list(range(992, 1000))
+
+
+def test_random_frames_keep_order() -> None:
+    """Against a dumb version: per NPC the greatest (epoch, version) since the last snapshot is in the table."""
+    for seed in range(50):
+        chance = random.Random(seed)
+        table = IntentTable(GameClock())
+        dumb: dict[str, tuple[int, int]] = {}
+        for _ in range(200):
+            snapshot = chance.random() < 0.05
+            epoch = chance.randint(1, 3)
+            given = {n: chance.randint(1, 20) for n in "abc" if chance.random() < 0.5}
+            table.apply(frame(*(intent(v, npc_id=n) for n, v in given.items()), epoch=epoch, snapshot=snapshot), 0)
+            if snapshot:
+                dumb = {}
+            for npc_id, version in given.items():
+                dumb[npc_id] = (epoch, version) if snapshot else max(dumb.get(npc_id, (0, 0)), (epoch, version))
+            assert {n: (i.daemon_epoch, i.version) for n, i in table.rows.items()} == dumb, f"seed {seed}"
+
+
+def test_an_intent_expires_on_game_time() -> None:
+    clock = GameClock()
+    table = IntentTable(clock)
+    clock.tell(10_000, paused=True)
+    table.apply(frame(intents_pb2.Intent(npc_id="a", version=1, game_time_ms=9_000, ttl_ms=1_500)), 0)
+    held = table.rows["a"]
+    assert not held.expired
+    clock.tell(10_501, paused=True)
+    assert held.expired
+    table.apply(frame(intents_pb2.Intent(npc_id="a", version=2, game_time_ms=9_000, ttl_ms=0)), 0)
+    assert not table.rows["a"].expired
+
+
+def test_game_time_is_extrapolated_at_its_scale() -> None:
+    clock = GameClock()
+    clock.tell(1_000, time_scale=60.0)
+    told_ns = clock._told[0]
+    assert round(clock.game_time_ms(told_ns + 50 * MS)) == 4_000
+    assert clock.time_scale == 60.0 and not clock.paused

@@ -1,0 +1,169 @@
+"""A whole daemon in the test's process: real calls, scheduler and engine thread, on the shipped model or the
+simulated one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from daemon.build import Daemon, Model, build
+from daemon.config import Config
+from daemon.prompt import MARKS
+from daemon.status import Phase
+from engines.base import Geometry, StepPlan, StepResult
+from engines.sim import SimEngine, SimVocab, VirtualClock
+from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
+
+
+class GatedEngine(SimEngine):
+    """A simulated engine whose steps wait at a gate: as slow as a test wants, without a clock."""
+
+    def __init__(self) -> None:
+        vocab = SimVocab(list(MARKS.values()))
+        super().__init__(Geometry(40, 1024, 512, 128, vocab.size), vocab, VirtualClock())
+        self.gate = threading.Semaphore(0)
+        self.gated = False
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Waits for the gate while it is closed."""
+        if self.gated:
+            assert self.gate.acquire(timeout=20), "nobody opened the gate"
+        return super().step(plan)
+
+    def open(self) -> None:
+        """Lets every step pass from now on."""
+        self.gated = False
+        self.gate.release(1000)
+
+
+@dataclass
+class Rig:
+    """A running daemon, the epochs of its NPCs' leases, and a tick that grows."""
+
+    daemon: Daemon
+    leases: dict[str, int]
+    tick: int = 0
+
+    def frame(self, *observations: intents_pb2.Observation, paused: bool = False) -> intents_pb2.ObservationFrame:
+        """A frame of observations."""
+        return intents_pb2.ObservationFrame(
+            world_id="vale", frame=self.tick, game_time_ms=self.tick * 100, paused=paused, observations=observations
+        )
+
+    def sees(self, npc_id: str, *percepts: tuple[str, str, str, float], **more: object) -> intents_pb2.Observation:
+        """What an NPC sees: (entity, kind, stance, distance) each, at the next tick."""
+        self.tick += 1
+        return intents_pb2.Observation(
+            npc_id=npc_id,
+            lease_epoch=self.leases.get(npc_id, 0),
+            tick=self.tick,
+            percepts=[
+                intents_pb2.Percept(entity_id=e, kind=k, stance=s, distance_m=d, in_sight=True)
+                for e, k, s, d in percepts
+            ],
+            **more,  # type: ignore[arg-type]
+        )
+
+    async def intent(self, npc_id: str, wanted: Callable[[intents_pb2.Intent], bool]) -> intents_pb2.Intent:
+        """The NPC's intent once it is as wanted; through the stream, so without polling."""
+        request = intents_pb2.WatchIntentsRequest(world_id="vale", npc_ids=[npc_id])
+        async with asyncio.timeout(20):
+            async for frame in self.daemon.calls.watch_intents("", request):
+                for intent in frame.intents:
+                    if wanted(intent):
+                        return intent
+        raise AssertionError("the stream ended")
+
+    def talk(self, npc_id: str, text: str, player: str = "p1", **more: object) -> dialogue_pb2.TalkRequest:
+        """A player's line."""
+        return dialogue_pb2.TalkRequest(world_id="vale", npc_id=npc_id, player_id=player, text=text, **more)  # type: ignore[arg-type]
+
+    async def say(self, npc_id: str, text: str, player: str = "p1", **more: object) -> list[dialogue_pb2.TalkEvent]:
+        """All events of one turn."""
+        async with asyncio.timeout(30):
+            return [e async for e in self.daemon.calls.talk("", self.talk(npc_id, text, player, **more))]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop run until something is so."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what it waits for happens on the engine thread
+            await asyncio.sleep(0.001)
+
+
+def world(**more: object) -> npcs_pb2.DefineWorldRequest:
+    """A small world."""
+    request = npcs_pb2.DefineWorldRequest(
+        world_id="vale",
+        lore="Ravenmere is a village by the old road. Mayor Greta rules here.",
+        archetypes=[
+            npcs_pb2.Archetype(archetype_id="villager", description="Plain folk who fear the night."),
+            npcs_pb2.Archetype(archetype_id="vampire", description="Proud undead, hunts after dusk."),
+        ],
+        actions=[
+            npcs_pb2.ActionWord(word="idle"),
+            npcs_pb2.ActionWord(word="flee"),
+            npcs_pb2.ActionWord(word="attack", needs_target=True, speaks=True),
+            npcs_pb2.ActionWord(word="greet", needs_target=True, speaks=True),
+        ],
+        emotions=["calm", "happy", "afraid", "angry"],
+        personas=[
+            npcs_pb2.Persona(persona_id="mira", name="Mira", text="Mira bakes bread at the mill."),
+            npcs_pb2.Persona(persona_id="count", name="Count Veil", text="Lord of the castle."),
+        ],
+    )
+    request.MergeFrom(npcs_pb2.DefineWorldRequest(**more))  # type: ignore[arg-type]
+    return request
+
+
+def specs(count: int) -> list[npcs_pb2.NpcSpec]:
+    """NPCs npc0, npc1, ... of both archetypes."""
+    kinds = (("villager", "mira"), ("vampire", "count"))
+    return [
+        npcs_pb2.NpcSpec(npc_id=f"npc{n}", archetype_id=kinds[n % 2][0], persona_id=kinds[n % 2][1])
+        for n in range(count)
+    ]
+
+
+async def _no_drain(_: float) -> None:
+    raise AssertionError("nobody asked for a drain")
+
+
+@asynccontextmanager
+async def running(
+    model: Model,
+    config: Config = Config(),
+    npcs: int = 4,
+    drain: Callable[[float], Awaitable[None]] = _no_drain,
+) -> AsyncIterator[Rig]:
+    """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test."""
+    died: list[BaseException] = []
+    phase = Phase()
+    daemon = build(config, model, phase, died.append, drain)
+    daemon.engine_loop.start()
+    phase.name = "serving"
+    try:
+        await daemon.calls.define_world("", world())
+        registered = await daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(npcs)))
+        yield Rig(daemon, {lease.npc_id: lease.lease_epoch for lease in registered.leases})
+    finally:
+        if isinstance(model.engine, GatedEngine):
+            model.engine.open()
+        assert daemon.engine_loop.stop(20)
+        daemon.door.end_all("the test is over")
+    assert not died, died
+
+
+def gated() -> Model:
+    """A gated simulated engine as a model."""
+    return Model(GatedEngine(), "sim", "")
+
+
+def quick(config: Config) -> Config:
+    """The configuration with a fast cadence, so that tests of many questions do not wait for slots."""
+    cadence = replace(config.intents.cadence, rate_hz=20.0)
+    return replace(config, intents=replace(config.intents, cadence=cadence))

@@ -1,0 +1,71 @@
+"""Settings come from file, environment and flags in that order, and what is wrong is said with what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError
+from daemon.config import Config, load
+
+
+def test_defaults_are_valid_and_point_at_the_shipped_model() -> None:
+    """npcd serve without anything works."""
+    config = load(None, environment={})
+    assert config == Config()
+    assert config.engine.model.name == "npcd-demo.gguf"
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    """File, then environment, then flags."""
+    file = tmp_path / "npcd.toml"
+    file.write_text('[serve]\nlisten = ["127.0.0.1:1"]\nhttp = "127.0.0.1:2"\n[intents.cadence]\nrate_hz = 3\n')
+    config = load(file, environment={})
+    assert (config.serve.listen, config.serve.http, config.intents.cadence.rate_hz) == (
+        ("127.0.0.1:1",),
+        "127.0.0.1:2",
+        3.0,
+    )
+    env = {"NPCD_SERVE__HTTP": "127.0.0.1:3", "NPCD_ENGINE__THREADS": "2", "OTHER": "x"}
+    config = load(file, environment=env)
+    assert (config.serve.http, config.engine.threads) == ("127.0.0.1:3", 2)
+    config = load(file, ["serve.http=127.0.0.1:4", "engine.flash_attention=true"], env)
+    assert (config.serve.http, config.engine.flash_attention) == ("127.0.0.1:4", True)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("serve.lissten=127.0.0.1:1", "unknown setting 'serve.lissten'; did you mean 'listen'"),
+        ("nonsense.key=1", "unknown setting 'nonsense'"),
+        ("engine.threads=many", "'engine.threads' must be int, not 'many'"),
+        ("engine.threads=true", "'engine.threads' must be int, not True"),
+        ("serve=5", "'serve' is a section"),
+        ("serve.listen=127.0.0.1", "must be host:port or unix:/path"),
+        ("serve.listen=127.0.0.1:99999", "must be host:port or unix:/path"),
+        ("serve.listen=0.0.0.0:50061", "reachable from elsewhere; set serve.tokens_file"),
+        ("serve.http=0.0.0.0:80", "reachable from elsewhere"),
+        ("serve.listen=unix:/nowhere/at/all.sock", "does not exist"),
+        (f"serve.listen=unix:/tmp/{'x' * 120}", "107 at most"),
+        ("scheduler.window.window_ms=11", "must be 1 to 10"),
+        ("intents.cadence.rate_hz=0.0", "must be 0.1 to 20"),
+        ("engine.sequences=10", "must exceed"),
+        ("serve.tls_key=x", "belong together"),
+        ("serve.log_level=loud", "must be debug, info, warning or error"),
+        ("engine.threads", "must be section.key=value"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(assignment: str, said: str) -> None:
+    """One line that names the setting."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, [assignment], {})
+    assert said in str(caught.value)
+
+
+def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
+    """Named, with the reason."""
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.toml", environment={})
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[serve\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        load(bad, environment={})

@@ -1,0 +1,204 @@
+"""Over the wire: the errors have the right status, sockets are private, health and reflection tell the truth."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from core.errors import ConfigError
+from daemon.build import Model
+from daemon.config import ServeSettings
+from daemon.grpc_face import BUILT, RETRY_KEY, SERVICES, GrpcFace
+from npcd.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    dialogue_pb2,
+    dialogue_pb2_grpc,
+    intents_pb2,
+    intents_pb2_grpc,
+    npcs_pb2,
+    npcs_pb2_grpc,
+    story_pb2,
+    story_pb2_grpc,
+)
+from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@asynccontextmanager
+async def served(model: Model, settings: ServeSettings) -> AsyncIterator[tuple[Rig, grpc.aio.Channel, GrpcFace]]:
+    """A daemon behind its gRPC face, and a channel to it."""
+    async with running(model) as rig:
+        face = GrpcFace(settings)
+        addresses = await face.start()
+        face.calls = rig.daemon.calls
+        await face.report(serving=True)
+        async with grpc.aio.insecure_channel(addresses[0]) as channel:
+            yield rig, channel, face
+        await face.stop(0)
+
+
+@pytest.fixture
+def unix(tmp_path: Path) -> ServeSettings:
+    """A socket of the test's own."""
+    return ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",))
+
+
+async def failure(call: grpc.aio.UnaryUnaryCall) -> grpc.aio.AioRpcError:  # type: ignore[type-arg]
+    """The error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_errors_have_the_status_of_the_table(unix: ServeSettings) -> None:
+    """Not found, wrong field, stale version, not built: code and message name the cause."""
+    async with served(gated(), unix) as (_, channel, _):
+        npcs = npcs_pb2_grpc.NpcsStub(channel)
+        error = await failure(npcs.Describe(npcs_pb2.DescribeRequest(world_id="nowhere")))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert "DefineWorld first" in (error.details() or "")
+        error = await failure(npcs.Register(npcs_pb2.RegisterRequest(world_id="vale")))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details() == "npcs: 0 NPCs, must be 1 to 10000"
+        error = await failure(npcs.DefineWorld(npcs_pb2.DefineWorldRequest(world_id="vale", expected_version=9)))
+        assert error.code() is grpc.StatusCode.ABORTED
+        error = await failure(npcs.Checkpoint(npcs_pb2.CheckpointRequest(world_id="vale")))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        story = story_pb2_grpc.StoryStub(channel)
+        error = await failure(story.Submit(story_pb2.SubmitStoryRequest()))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in story.Watch(story_pb2.WatchStoryRequest()):
+                pass
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
+    """RESOURCE_EXHAUSTED with retry-after-ms, before the first event."""
+    model = gated()
+    assert isinstance(model.engine, GatedEngine)
+    async with served(model, unix) as (rig, channel, _):
+        model.engine.gated = True
+        talk = dialogue_pb2_grpc.DialogueStub(channel).Talk
+        open_calls = [talk(rig.talk("npc0", "hello", f"p{n}", max_tokens=2)) for n in range(9)]
+        floors = rig.daemon.dialogue._floors
+        await until(lambda: any(floor.waiting == 8 for floor in floors.values()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await talk(rig.talk("npc0", "hello", "p9")).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(caught.value.trailing_metadata())[RETRY_KEY]) > 0
+        model.engine.open()
+        for call in open_calls:
+            assert [e async for e in call][-1].kind == dialogue_pb2.TALK_EVENT_KIND_END
+
+
+async def test_a_cancelled_call_frees_its_lane(unix: ServeSettings) -> None:
+    """Cancel on the wire reaches the scheduler."""
+    model = gated()
+    assert isinstance(model.engine, GatedEngine)
+    async with served(model, unix) as (rig, channel, _):
+        model.engine.gated = True
+        model.engine.gate.release(6)
+        call = dialogue_pb2_grpc.DialogueStub(channel).Talk(rig.talk("npc0", "hello there", max_tokens=80))
+        async for event in call:
+            if event.kind == dialogue_pb2.TALK_EVENT_KIND_TEXT:
+                break
+        call.cancel()
+        await until(lambda: rig.daemon.dialogue.open_turns == 0)
+        model.engine.open()
+        await until(lambda: rig.daemon.scheduler.placer.lanes.leased == 0)
+
+
+async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeSettings) -> None:
+    """One stream, several NPCs: every one of them gets the model's intent."""
+    async with served(real, unix) as (rig, channel, _):
+        call = intents_pb2_grpc.IntentsStub(channel).Live()
+        await call.write(rig.frame(*(rig.sees(f"npc{n}", ("w", "wolf", "hostile", 5.0)) for n in range(4))))
+        answered: set[str] = set()
+        async with asyncio.timeout(20):
+            while len(answered) < 4:
+                frame = await call.read()
+                assert isinstance(frame, intents_pb2.IntentFrame)
+                answered |= {i.npc_id for i in frame.intents if i.source == intents_pb2.INTENT_SOURCE_MODEL}
+        assert rig.daemon.board.phase.streams == 1
+        await call.done_writing()
+        await until(lambda: rig.daemon.board.phase.streams == 0)
+
+
+async def test_until_the_model_is_warm_calls_wait_outside(unix: ServeSettings) -> None:
+    """NOT_SERVING and UNAVAILABLE, then SERVING; Story never says that it serves."""
+    face = GrpcFace(unix)
+    addresses = await face.start()
+    async with grpc.aio.insecure_channel(addresses[0]) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for service in ("", *SERVICES):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == NOT_SERVING
+        error = await failure(admin_pb2_grpc.AdminStub(channel).Status(admin_pb2.StatusRequest()))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        await face.report(serving=True)
+        for service in SERVICES:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == (SERVING if service in BUILT else NOT_SERVING)
+    await face.stop(0)
+
+
+async def test_reflection_lists_every_service(unix: ServeSettings) -> None:
+    """grpcurl and its like find the contract."""
+    async with served(gated(), unix) as (_, channel, _):
+        stub: Any = cast(Any, reflection_pb2_grpc.ServerReflectionStub)(channel)
+        call = stub.ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await call.read()
+        names = {s.name for s in answer.list_services_response.service}
+        assert names >= {*SERVICES, "grpc.health.v1.Health"}
+        await call.done_writing()
+
+
+async def test_a_unix_socket_is_its_owners_and_goes_with_the_daemon(unix: ServeSettings) -> None:
+    """Mode 0600; gone after stop."""
+    face = GrpcFace(unix)
+    await face.start()
+    path = unix.listen[0].removeprefix("unix:")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    await face.stop(0)
+    with pytest.raises(FileNotFoundError):
+        os.stat(path)
+
+
+async def test_a_port_in_use_is_one_clear_error() -> None:
+    """And no stack trace of ours."""
+    first = GrpcFace(ServeSettings(listen=("127.0.0.1:0",)))
+    address = (await first.start())[0]
+    with pytest.raises(ConfigError, match=r"another npcd"):
+        await GrpcFace(ServeSettings(listen=(address,))).start()
+    await first.stop(0)
+
+
+async def test_tokens_name_the_tenant_and_unknown_ones_are_refused(unix: ServeSettings, tmp_path: Path) -> None:
+    """With a tokens file: no token, no answer; each tenant has its own worlds."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('"aaaaaaaaaaaaaaaa" = "studio-a"\n"bbbbbbbbbbbbbbbb" = "studio-b"\n')
+    async with served(gated(), replace(unix, tokens_file=str(tokens))) as (_, channel, _):
+        npcs = npcs_pb2_grpc.NpcsStub(channel)
+        request = npcs_pb2.DescribeRequest(world_id="vale")
+        for metadata in ((), (("authorization", "Bearer wrong"),)):
+            error = await failure(npcs.Describe(request, metadata=metadata))
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        error = await failure(npcs.Describe(request, metadata=(("authorization", "Bearer aaaaaaaaaaaaaaaa"),)))
+        assert error.code() is grpc.StatusCode.NOT_FOUND, "the test's world belongs to another tenant"
+    tokens.write_text('"short" = "x"\n')
+    with pytest.raises(ConfigError, match="16 characters"):
+        GrpcFace(replace(unix, tokens_file=str(tokens)))

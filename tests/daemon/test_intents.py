@@ -1,0 +1,224 @@
+"""Observations become intents: the newest wins, equal ones confirm, and there is always an answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from daemon.build import Model
+from daemon.config import Config
+from npcd.v1 import intents_pb2, npcs_pb2
+from tests.daemon.rig import GatedEngine, gated, quick, running, specs
+
+MODEL = intents_pb2.INTENT_SOURCE_MODEL
+POLICY = intents_pb2.INTENT_SOURCE_POLICY
+WOLF = ("w1", "wolf", "hostile", 6.0)
+FRIEND = ("p1", "player", "friendly", 3.0)
+
+
+async def test_an_observation_becomes_an_intent_of_the_worlds_words(real: Model) -> None:
+    """On the shipped model: action, target and emotion are the world's, the tick is echoed."""
+    async with running(real) as rig:
+        calls = rig.daemon.calls
+        seen = rig.sees("npc0", WOLF, FRIEND, time_of_day="night", place="road")
+        response = await calls.observe("", rig.frame(seen))
+        assert response.accepted == 1
+        intent = await rig.intent("npc0", lambda i: i.observed_tick == seen.tick)
+        assert intent.source == MODEL
+        assert intent.action in ("idle", "flee", "attack", "greet")
+        assert intent.emotion in ("calm", "happy", "afraid", "angry")
+        assert intent.target_entity_id in ("", "w1", "p1")
+        assert (intent.target_entity_id != "") or intent.action in ("idle", "flee")
+        assert 0 < intent.confidence <= 1
+        got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale", npc_ids=["npc0", "npc1", "x"]))
+        assert [i.npc_id for i in got.intents] == ["npc0"]
+        assert got.unknown_npc_ids == ["x"]
+
+
+async def test_the_same_state_confirms_and_costs_nothing() -> None:
+    """No new work; the intent is as young as the newest observation that agrees."""
+    async with running(gated()) as rig:
+        calls, counts = rig.daemon.calls, rig.daemon.calls._intents.counts
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        first = await rig.intent("npc0", lambda i: True)
+        for distance in (6.5, 7.0, 7.5):
+            again = rig.sees("npc0", ("w1", "wolf", "hostile", distance))
+            await calls.observe("", rig.frame(again))
+        assert counts.confirmed == 3
+        assert counts.model == 1
+        now = await rig.intent("npc0", lambda i: True)
+        assert now.version == first.version
+        assert now.observed_tick == again.tick
+
+
+async def test_the_newest_tick_wins_and_older_ones_are_counted() -> None:
+    """Frames may come in any order."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        old, new = rig.sees("npc0", WOLF), rig.sees("npc0", FRIEND)
+        await calls.observe("", rig.frame(new))
+        await calls.observe("", rig.frame(old))
+        intent = await rig.intent("npc0", lambda i: True)
+        assert intent.observed_tick == new.tick
+        described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0"]))
+        assert described.npcs[0].observations_dropped == 1
+        assert described.npcs[0].observed_tick == new.tick
+
+
+async def test_bad_observations_are_reported_one_by_one_and_the_rest_counts() -> None:
+    """Unknown NPC, stale lease, infinite position, wrong health: each names its field; the good one is answered."""
+    async with running(gated()) as rig:
+        stale = rig.sees("npc1")
+        stale.lease_epoch = 99
+        bad = rig.sees("npc2", x_m=float("inf"))
+        ill = rig.sees("npc3", health=1.5, has_health=True)
+        good = rig.sees("npc0", WOLF)
+        response = await rig.daemon.calls.observe("", rig.frame(rig.sees("ghost"), stale, bad, ill, good))
+        assert response.accepted == 1
+        assert [(e.npc_id, e.code, e.field) for e in response.errors] == [
+            ("ghost", "UNKNOWN_NPC", "npc_id"),
+            ("npc1", "STALE_LEASE", "lease_epoch"),
+            ("npc2", "INVALID_FIELD", "x_m"),
+            ("npc3", "INVALID_FIELD", "health"),
+        ]
+        assert response.errors[1].lease_epoch == rig.leases["npc1"]
+        assert (await rig.intent("npc0", lambda i: True)).observed_tick == good.tick
+
+
+async def test_the_policy_answers_when_the_model_is_late_and_the_model_replaces_it() -> None:
+    """A blocked engine: source policy after answer_within_ms; once it goes on, source model with a higher version."""
+    model = gated()
+    engine = model.engine
+    assert isinstance(engine, GatedEngine)
+    async with running(model) as rig:
+        engine.gated = True
+        seen = rig.sees("npc0", ("w1", "wolf", "hostile", 3.0))
+        await rig.daemon.calls.observe("", rig.frame(seen))
+        fallback = await rig.intent("npc0", lambda i: True)
+        assert fallback.source == POLICY
+        assert (fallback.action, fallback.target_entity_id) == ("flee", "w1")
+        engine.open()
+        answer = await rig.intent("npc0", lambda i: i.source == MODEL)
+        assert answer.version > fallback.version
+        assert answer.observed_tick == seen.tick
+
+
+async def test_a_full_gold_queue_leaves_the_policy() -> None:
+    """Gold is never shed: who cannot be asked is answered by rule."""
+    config = Config()
+    promises = replace(config.promises, gold=replace(config.promises.gold, waiting_max=2))
+    async with running(gated(), replace(config, promises=promises), npcs=6) as rig:
+        frame = rig.frame(*(rig.sees(f"npc{n}", WOLF) for n in range(6)))
+        await rig.daemon.calls.observe("", frame)
+        got = await rig.daemon.calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
+        assert [i.source for i in got.intents] == [POLICY] * 6
+
+
+async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
+    """While the engine is busy, only the newest observation of an NPC is asked about."""
+    model = gated()
+    engine = model.engine
+    assert isinstance(engine, GatedEngine)
+    async with running(model, quick(Config())) as rig:
+        calls = rig.daemon.calls
+        engine.gated = True
+        for n in range(4):
+            seen = rig.sees("npc0", ("w1", "wolf", "hostile", (1.0, 5.0, 15.0, 30.0)[n]), events=["attacked"])
+            await calls.observe("", rig.frame(seen))
+            await asyncio.sleep(0.06)  # the cadence, not luck: a slot of 50 ms passes
+        engine.open()
+        answer = await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == seen.tick)
+        assert answer.version >= 1
+        assert calls._intents.counts.model <= 3
+
+
+async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: Model) -> None:
+    """First frame: everything that stands. A frame of a wrong world is reported; the stream goes on."""
+    async with running(real) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        await rig.intent("npc0", lambda i: True)
+        wrong = rig.frame(rig.sees("npc1", WOLF))
+        wrong.world_id = "elsewhere"
+        good = rig.frame(rig.sees("npc1", FRIEND))
+        sent: asyncio.Queue[intents_pb2.ObservationFrame | None] = asyncio.Queue()
+
+        async def frames() -> AsyncIterator[intents_pb2.ObservationFrame]:
+            while (one := await sent.get()) is not None:
+                yield one
+
+        for observed in (rig.frame(), wrong, good):
+            sent.put_nowait(observed)
+        got: list[intents_pb2.IntentFrame] = []
+        async with asyncio.timeout(20):
+            async for frame in calls.live("", frames()):
+                got.append(frame)
+                if any(i.npc_id == "npc1" for i in frame.intents):
+                    sent.put_nowait(None)
+        assert got[0].snapshot and not any(f.snapshot for f in got[1:])
+        assert [i.npc_id for i in got[0].intents] == ["npc0"]
+        errors = [e for f in got for e in f.errors]
+        assert [(e.code, e.field) for e in errors] == [("INVALID_FRAME", "world_id")]
+        assert [f.sequence for f in got] == list(range(1, len(got) + 1))
+        assert got[-1].last_frame == good.frame
+
+
+async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
+    """A second, short work; the bark comes as a newer version of the same intent."""
+    config = Config()
+    async with running(real, replace(config, intents=replace(config.intents, bark_every_ms=1))) as rig:
+        calls = rig.daemon.calls
+        places = ["road", "mill", "gate", "crypt", "forest", "market", "tavern", "castle"]
+        for n in range(40):
+            seen = rig.sees(
+                f"npc{n % 4}", (f"p{n}", "player", ("friendly", "hostile")[n % 2], 3.0), place=places[n % 8]
+            )
+            await calls.observe("", rig.frame(seen))
+            await rig.intent(f"npc{n % 4}", lambda i, tick=seen.tick: i.observed_tick == tick)  # type: ignore[misc]
+            if calls._intents.counts.barks:
+                break
+        got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
+        barks = [i for i in got.intents if i.bark]
+        assert barks
+        assert all(i.action in ("attack", "greet") for i in barks)
+
+
+async def test_a_paused_game_is_not_thought_about() -> None:
+    """Paused: no question; when it goes on, there is one."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF), paused=True))
+        assert rig.daemon.door.open == 0
+        seen = rig.sees("npc0", WOLF)
+        await calls.observe("", rig.frame(seen))
+        assert (await rig.intent("npc0", lambda i: True)).observed_tick == seen.tick
+
+
+async def test_a_removed_npc_is_gone_with_its_work_and_its_trunk() -> None:
+    """Describe does not know it, its trunk holds no sequence."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        await rig.intent("npc0", lambda i: True)
+        answer = await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0", "ghost"]))
+        assert (answer.removed, list(answer.unknown_npc_ids)) == (1, ["ghost"])
+        described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0"]))
+        assert described.unknown_npc_ids == ["npc0"]
+        response = await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        assert response.errors[0].code == "UNKNOWN_NPC"
+
+
+async def test_a_game_server_that_starts_again_takes_over_and_its_ticks_begin_anew() -> None:
+    """With a new lease tick 1 counts again, and the old server's observations are refused."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        rig.tick = 5000
+        old = rig.sees("npc0", WOLF)
+        await calls.observe("", rig.frame(old))
+        request = npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(1), take_over=True)
+        lease = (await calls.register("", request)).leases[0]
+        refused = await calls.observe("", rig.frame(rig.sees("npc0", FRIEND)))
+        assert [e.code for e in refused.errors] == ["STALE_LEASE"]
+        rig.leases["npc0"], rig.tick = lease.lease_epoch, 0
+        new = rig.sees("npc0", FRIEND)
+        await calls.observe("", rig.frame(new))
+        assert (await rig.intent("npc0", lambda i: i.observed_tick == 1)).source == MODEL

@@ -1,0 +1,161 @@
+"""Definitions are checked whole, change nothing when refused, and keep leases honest."""
+
+import pytest
+
+from core.errors import CallerError, NotFound, Overloaded, Stale
+from daemon.build import default_policy
+from daemon.prompt import MARKS, Layout
+from daemon.worlds import WorldLimits, Worlds
+from engines.sim import SimVocab
+from npcd.v1 import npcs_pb2
+from tests.daemon.rig import specs, world
+
+
+def worlds(limits: WorldLimits = WorldLimits()) -> Worlds:
+    """An empty table."""
+    return Worlds(Layout(SimVocab(list(MARKS.values()))), limits, default_policy())
+
+
+def register(npcs: list[npcs_pb2.NpcSpec], take_over: bool = False) -> npcs_pb2.RegisterRequest:
+    """A request."""
+    return npcs_pb2.RegisterRequest(world_id="vale", npcs=npcs, take_over=take_over)
+
+
+def test_the_same_content_again_changes_nothing_and_other_content_is_a_new_version() -> None:
+    """Idempotent by content hash; expected_version guards."""
+    table = worlds()
+    first, changed = table.define("", world())
+    assert changed and first.version == 1
+    again, changed = table.define("", world(expected_version=1))
+    assert not changed and again is first
+    other, changed = table.define("", world(lore=" The bell rang."))
+    assert changed and other.version == 2 and other.content_hash != first.content_hash
+    with pytest.raises(Stale, match="expected_version"):
+        table.define("", world(expected_version=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda r: r.ClearField("archetypes"), "archetypes"),
+        (lambda r: r.ClearField("actions"), "actions"),
+        (lambda r: r.ClearField("emotions"), "emotions"),
+        (lambda r: setattr(r, "world_id", ""), "world_id"),
+        (lambda r: setattr(r, "world_id", "w" * 65), "world_id"),
+        (lambda r: setattr(r, "lore", "word " * 400), "lore"),
+        (lambda r: r.actions.add(word="idle"), "actions"),
+        (lambda r: r.actions.add(word="run very far away"), "actions[4].word"),
+        (lambda r: r.emotions.append("calm"), "emotions"),
+        (lambda r: r.personas.add(persona_id="x", name="X", text="word " * 300), "personas[X].text"),
+        (lambda r: r.policy.rows.add(action="fly", emotion="calm"), "policy.rows[0].action"),
+        (lambda r: r.policy.rows.add(action="idle", emotion="bored"), "policy.rows[0].emotion"),
+        (lambda r: r.policy.rows.add(action="attack", emotion="calm"), "policy.rows[0]"),
+        (
+            lambda r: r.policy.rows.add(action="idle", emotion="calm", health_max=float("nan")),
+            "policy.rows[0].health_max",
+        ),
+    ],
+)
+def test_bad_definitions_name_the_field_and_change_nothing(change, field) -> None:  # type: ignore[no-untyped-def]
+    """The present version stands."""
+    table = worlds()
+    before, _ = table.define("", world())
+    request = world()
+    change(request)
+    with pytest.raises(CallerError) as caught:
+        table.define("", request)
+    assert caught.value.field == field
+    assert table.world("", "vale") is before
+
+
+def test_tenants_do_not_see_each_other() -> None:
+    """The same world name is another world for another tenant."""
+    table = worlds()
+    table.define("a", world())
+    with pytest.raises(NotFound):
+        table.world("b", "vale")
+    other, _ = table.define("b", world(lore="Other."))
+    assert other.version == 1
+
+
+def test_registering_again_keeps_the_lease_and_taking_over_ends_it() -> None:
+    """One writer: a second game server must say that it takes over."""
+    table = worlds()
+    table.define("", world())
+    _, first, changed = table.register("", register(specs(3)))
+    assert len(changed) == 3
+    _, again, changed = table.register("", register(specs(3)))
+    assert not changed
+    assert [n.lease_epoch for n in again] == [n.lease_epoch for n in first]
+    _, taken, changed = table.register("", register(specs(2), take_over=True))
+    assert len(changed) == 2
+    assert all(n.lease_epoch > first[0].lease_epoch for n in taken)
+    assert table.npc("", "vale", "npc2").lease_epoch == first[2].lease_epoch
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (npcs_pb2.NpcSpec(npc_id="", archetype_id="villager", persona_id="mira"), "npcs[1].npc_id"),
+        (npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager", persona_id="mira"), "npcs[1].npc_id"),
+        (npcs_pb2.NpcSpec(npc_id="x", archetype_id="dragon", persona_id="mira"), "npcs[1].archetype_id"),
+        (npcs_pb2.NpcSpec(npc_id="x", archetype_id="villager", persona_id="nobody"), "npcs[1].persona_id"),
+        (npcs_pb2.NpcSpec(npc_id="x", archetype_id="villager"), "npcs[1].persona.name"),
+    ],
+)
+def test_bad_registrations_take_nobody_in(spec: npcs_pb2.NpcSpec, field: str) -> None:
+    """All or none."""
+    table = worlds()
+    table.define("", world())
+    with pytest.raises(CallerError) as caught:
+        table.register("", register([specs(1)[0], spec]))
+    assert caught.value.field == field
+    assert table.npcs == 0
+
+
+def test_limits_are_kept() -> None:
+    """Worlds and NPCs are bounded."""
+    table = worlds(WorldLimits(worlds_max=1, npcs_max=3, npcs_per_call_max=2))
+    table.define("", world())
+    with pytest.raises(Overloaded):
+        table.define("other", world())
+    with pytest.raises(CallerError, match="must be 1 to 2"):
+        table.register("", register(specs(3)))
+    table.register("", register(specs(2)))
+    with pytest.raises(Overloaded):
+        table.register("", register(specs(4)[2:]))
+
+
+def test_a_changed_world_changes_the_trunks_of_its_npcs() -> None:
+    """Lore is in front of every trunk; leases and numbers stay."""
+    table = worlds()
+    table.define("", world())
+    _, before, _ = table.register("", register(specs(2)))
+    table.define("", world(lore="Ravenmere is a village by the old road. Mayor Greta rules here. Now it rains frogs."))
+    for old in before:
+        new = table.npc("", "vale", old.key.npc)
+        assert (new.lease_epoch, new.number) == (old.lease_epoch, old.number)
+        assert len(new.trunk) == len(old.trunk) + 4
+        assert new.shared == old.shared + 4
+
+
+def test_numbers_are_used_again() -> None:
+    """They are dense, so that cadence groups stay full."""
+    table = worlds()
+    table.define("", world())
+    table.register("", register(specs(4)))
+    removed, unknown = table.remove("", "vale", ["npc1", "ghost"])
+    assert [n.number for n in removed] == [1] and unknown == ["ghost"]
+    _, new, _ = table.register(
+        "", register([npcs_pb2.NpcSpec(npc_id="new", archetype_id="villager", persona_id="mira")])
+    )
+    assert new[0].number == 1
+
+
+def test_every_world_has_a_policy_that_always_answers() -> None:
+    """The built-in one is cut to the world's words and closed by a default row."""
+    table = worlds()
+    made, _ = table.define("", world())
+    last = made.policy[-1]
+    assert (last.percept_kind, last.percept_stance, last.event, last.time_of_day) == ("", "", "", "")
+    assert {r.action for r in made.policy} <= {"idle", "flee", "attack", "greet"}

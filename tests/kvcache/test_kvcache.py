@@ -1,0 +1,110 @@
+"""The book of who is where keeps its laws under random use."""
+
+import random
+
+import numpy as np
+import pytest
+
+from core.words import NpcKey, Tier, TrunkKey
+from kvcache import victims
+from kvcache.homes import Homes, common_len
+from kvcache.lanes import Lanes
+from kvcache.prefix import Prefixes
+
+
+def key(n: int) -> TrunkKey:
+    """A trunk's name."""
+    return TrunkKey(NpcKey("", "w", str(n)), "")
+
+
+def test_lanes_are_dense_and_none_is_lost() -> None:
+    """free + leased == count after every step, and the lowest free lane is leased first."""
+    lanes = Lanes(10, 5)
+    held: list[int] = []
+    rng = random.Random(3)
+    for _ in range(500):
+        if held and rng.random() < 0.5:
+            lanes.give_back(held.pop(rng.randrange(len(held))))
+        else:
+            lane = lanes.lease()
+            assert (lane is None) == (len(held) == 5)
+            if lane is not None:
+                assert lane == min(set(range(10, 15)) - set(held))
+                held.append(lane)
+        assert lanes.free + lanes.leased == lanes.count
+    with pytest.raises(KeyError):
+        lanes.give_back(99)
+
+
+def test_homes_lose_no_sequence_and_no_byte() -> None:
+    """free + resident == count, and the bytes in RAM are counted right, whatever happens."""
+    homes = Homes(3, 4, ram_bytes_max=100)
+    rng = random.Random(4)
+    for now in range(2000):
+        trunk = homes.get(key(rng.randrange(12)))
+        act = rng.random()
+        if trunk.seq < 0:
+            if homes.settle(trunk):
+                homes.take_blob(trunk)
+                trunk.tokens, trunk.held = np.arange(5, dtype=np.int32), 5
+                trunk.used_ns = now
+        elif act < 0.5:
+            homes.vacate(trunk, b"x" * rng.randrange(60) if rng.random() < 0.8 else None)
+        elif act < 0.7:
+            homes.remove(trunk.key)
+        resident = [t for t in homes if t.seq >= 0]
+        assert homes.free + len(resident) == homes.count
+        assert len({t.seq for t in resident}) == len(resident)
+        assert homes.ram_bytes == sum(len(t.blob) for t in homes if t.blob is not None) <= homes.ram_bytes_max
+        for t in homes:
+            assert not (t.seq >= 0 and t.blob is not None)
+            assert t.held == 0 or t.seq >= 0 or t.blob is not None
+        assert sum(len(homes.of_npc(key(n).npc)) for n in range(12)) == len(homes)
+
+
+def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
+    """Order: idle, tier, recency; what a work stands on is not chosen."""
+    homes = Homes(0, 4, 0)
+    now = 100 * 10**9
+    for n, (tier, used_s, users) in enumerate(
+        [(Tier.GOLD, 95, 0), (Tier.BRONZE, 99, 0), (Tier.SILVER, 20, 0), (Tier.BRONZE, 1, 1)]
+    ):
+        trunk = homes.get(key(n))
+        homes.settle(trunk)
+        trunk.tier, trunk.used_ns, trunk.users = tier, used_s * 10**9, users
+    order = []
+    while (found := victims.choose(homes, now)) is not None:
+        order.append(found[0].key.npc.npc)
+        assert found[1]
+        homes.vacate(found[0], None)
+    assert order == ["2", "1", "0"]
+
+
+def test_prefixes_are_shared_and_the_longest_unused_gives_way() -> None:
+    """Equal tokens give one prefix; a prefix in use never gives way."""
+    prefixes = Prefixes(0, 2)
+    a, b, c = (np.arange(n, n + 5, dtype=np.int32) for n in (0, 10, 20))
+    first, gone = prefixes.take(a, 1) or pytest.fail("there was room")
+    again, _ = prefixes.take(a.copy(), 2) or pytest.fail("it is there")
+    assert first is again
+    assert gone is None
+    second, _ = prefixes.take(b, 3) or pytest.fail("there was room")
+    assert second.seq != first.seq
+    assert prefixes.take(c, 4) is None
+    prefixes.give_back(second)
+    third, gone = prefixes.take(c, 5) or pytest.fail("one was unused")
+    assert gone is second
+    assert third.seq == second.seq
+    assert third.held == 0
+
+
+def test_common_len_against_a_dumb_version() -> None:
+    """The number of leading tokens that two sequences share."""
+    rng = random.Random(5)
+    for _ in range(500):
+        a = np.asarray([rng.randrange(2) for _ in range(rng.randrange(6))], np.int32)
+        b = np.asarray([rng.randrange(2) for _ in range(rng.randrange(6))], np.int32)
+        dumb = 0
+        while dumb < min(len(a), len(b)) and a[dumb] == b[dumb]:
+            dumb += 1
+        assert common_len(a, b) == dumb

@@ -1,0 +1,68 @@
+"""The cost model learns what steps take, stays non-negative, and mistrusts itself after overruns."""
+
+import random
+
+import numpy as np
+import pytest
+
+from engines.base import Slice, micro_batches, tokens_of
+from scheduler.costs import Costs, CostSettings, Features
+
+
+def shapes(rng: random.Random) -> Features:
+    """Features of a random step."""
+    micros = rng.randrange(1, 6)
+    tokens = rng.randrange(1, 300)
+    return (1.0, float(micros), float(tokens), tokens * rng.choice([256, 512, 1024]) / 1000.0)
+
+
+def test_learns_true_weights_through_noise_and_outliers() -> None:
+    """After 2,000 noisy steps with page faults among them, predictions are right within a tenth."""
+    rng = random.Random(8)
+    truth = (250_000.0, 180_000.0, 40_000.0, 30.0)
+    costs = Costs()
+    for _ in range(2000):
+        x = shapes(rng)
+        took = float(np.dot(truth, x)) * rng.uniform(0.95, 1.05)
+        if rng.random() < 0.01:
+            took *= 20
+        costs.add(x, round(took), 10**12)
+        assert all(w >= 0 for w in costs.weights_ns)
+    for _ in range(100):
+        x = shapes(rng)
+        assert costs.predict_ns(x) == pytest.approx(float(np.dot(truth, x)), rel=0.1)
+
+
+def test_overruns_pull_the_budget_down_at_once_and_it_recovers() -> None:
+    """One step of twice its budget costs trust; kept promises bring it back."""
+    costs = Costs()
+    costs.add((1.0, 1.0, 1.0, 0.3), 20_000_000, 5_000_000)
+    assert costs.trust == pytest.approx(CostSettings().pull_down)
+    for _ in range(50):
+        costs.add((1.0, 1.0, 1.0, 0.3), 1_000_000, 5_000_000)
+    assert costs.trust == 1.0
+
+
+def test_tokens_that_fit_agrees_with_the_prediction() -> None:
+    """The stated number of tokens fits into the room, one more does not."""
+    costs = Costs(CostSettings(prior_ns=(0.0, 100_000.0, 50_000.0, 0.0)))
+    assert costs.tokens_that_fit(1_000_000, 0, 500, new_micro=True) == 18
+    assert costs.tokens_that_fit(1_000_000, 0, 500, new_micro=False) == 20
+    assert costs.tokens_that_fit(1_000, 0, 500, new_micro=True) == 0
+    assert costs.tokens_that_fit(1e12, 0, 500, new_micro=True) == 500
+
+
+@pytest.mark.parametrize(
+    ("slices", "wanted"),
+    [
+        ([(0, 10, 1), (1, 10, 1), (2, 300, 1)], [(3, 512)]),
+        ([(0, 10, 1), (2, 10, 1)], [(1, 256), (1, 256)]),
+        ([(0, 10, 1), (1, 10, 12)], [(2, 256), (11, 256)]),
+        ([(5, 0, 1000)], [(512, 512), (488, 1024)]),
+        ([(0, 0, 300), (1, 0, 300)], [(512, 256), (88, 512)]),
+    ],
+)
+def test_micro_batches(slices: list[tuple[int, int, int]], wanted: list[tuple[int, int]]) -> None:
+    """Runs of equal lengths share a micro-batch; gaps and rests cost one more."""
+    made = [Slice(seq, pos, tokens_of([0] * n)) for seq, pos, n in slices]
+    assert micro_batches(made, 512) == wanted

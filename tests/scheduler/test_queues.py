@@ -1,0 +1,52 @@
+"""Queues are bounded, ordered by deadline, and a newer work of the same NPC takes the older one's place."""
+
+import random
+
+import numpy as np
+
+from core.words import NpcKey, Tier, TrunkKey
+from core.work import Work
+from scheduler.queues import Queue
+
+NOTHING = np.empty(0, np.int32)
+
+
+def work(deadline_ns: int, supersede: object = None) -> Work:
+    """A work that only has what a queue looks at."""
+    key = TrunkKey(NpcKey("", "w", "n"), "")
+    return Work(Tier.GOLD, key, NOTHING, NOTHING, 1, deadline_ns=deadline_ns, supersede=supersede)
+
+
+def test_against_a_dumb_version() -> None:
+    """Random adds, takes and cancels: the same works wait, in the same order, as in a plain list."""
+    rng = random.Random(6)
+    queue = Queue(20)
+    dumb: dict[int, Work] = {}
+    for ticket in range(3000):
+        act = rng.random()
+        if act < 0.6:
+            w = work(rng.randrange(1000), rng.choice([None, 1, 2, 3, 4]))
+            taken, superseded = queue.add(ticket, w, ticket)
+            old = next((t for t, d in dumb.items() if w.supersede is not None and d.supersede == w.supersede), None)
+            assert (superseded.ticket_id if superseded else None) == old
+            if old is not None:
+                del dumb[old]
+            assert taken == (len(dumb) < 20)
+            if taken:
+                dumb[ticket] = w
+        elif act < 0.8 and dumb:
+            gone = rng.choice(list(dumb))
+            assert queue.cancel(gone) is not None
+            assert queue.cancel(gone) is None
+            del dumb[gone]
+        else:
+            order = []
+            for i, waiting in enumerate(queue.in_order()):
+                order.append(waiting.ticket_id)
+                if i % 2:
+                    queue.take(waiting)
+            assert order == sorted(dumb, key=lambda t: (dumb[t].deadline_ns, t))
+            for gone in order[1::2]:
+                del dumb[gone]
+        assert len(queue) == len(dumb) <= 20
+        assert {w.ticket_id for w in queue} == set(dumb)

@@ -1,0 +1,200 @@
+"""The scheduler gives every work what it would get alone, and keeps its laws after every step."""
+
+import random
+
+import numpy as np
+import pytest
+
+from core.choice import END, stage
+from core.words import Finish, Tier, TrunkKey
+from core.work import Sampling, Work
+from scheduler.placing import KvSettings
+from tests.scheduler.simulated import Sim, npc, random_work, words
+
+FEEL = stage("emotions", [(i, words(500 + i).tolist(), END) for i in range(3)])
+ACT = stage(
+    "actions",
+    [(0, words(600).tolist(), FEEL), (1, words(601, 602).tolist(), FEEL), (2, words(601, 603, 604).tolist(), END)],
+)
+ONLY = stage("actions", [(0, words(600, 601).tolist(), END)])
+CHOICES = [ACT, FEEL, ONLY]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_isolation_everything_at_once_gives_what_each_gives_alone(seed: int) -> None:
+    """400 random works of all tiers, with cancels and superseding: every finished one made exactly its own tokens."""
+    rng = random.Random(seed)
+    sim = Sim(end_every=30)
+    cancelled = set()
+    while len(sim.submitted) < 400:
+        for _ in range(rng.randrange(1, 20)):
+            sim.submit(random_work(rng, 50, CHOICES))
+        for _ in range(rng.randrange(6)):
+            sim.step()
+        if rng.random() < 0.3:
+            ticket = rng.choice(list(sim.submitted))
+            if ticket not in sim.ended:
+                cancelled.add(ticket)
+                sim.cancel(ticket)
+    sim.run()
+    assert set(sim.ended) == set(sim.submitted)
+    finishes = [e.finish for e in sim.ended.values()]
+    assert finishes.count(Finish.SUPERSEDED) > 0
+    for ticket, ended in sim.ended.items():
+        work, alone = sim.submitted[ticket], sim.alone(sim.submitted[ticket])
+        if ended.finish in (Finish.STOP, Finish.LENGTH):
+            assert sim.chunks[ticket] == alone, f"ticket {ticket} of {work.key}"
+        elif ended.finish is Finish.CANCELLED:
+            assert ticket in cancelled
+            assert sim.chunks[ticket] == alone[: len(sim.chunks[ticket])]
+        else:
+            assert ended.finish in (Finish.SUPERSEDED, Finish.REFUSED)
+            assert not sim.chunks[ticket]
+    assert sim.scheduler.placer.lanes.leased == 0
+    assert all(not t.users for t in sim.scheduler.placer.homes)
+    # More trunks than sequences: some were moved out and came back.
+    assert sim.scheduler.placer.loaded > 0
+
+
+def test_same_seed_same_trace() -> None:
+    """The simulation is deterministic to the last delivery."""
+
+    def trace() -> list[tuple[int, int, str]]:
+        rng = random.Random(11)
+        sim = Sim(end_every=30)
+        for _ in range(120):
+            sim.submit(random_work(rng, 30, CHOICES))
+            sim.step()
+        sim.run()
+        return sim.trace
+
+    assert trace() == trace()
+
+
+def test_failed_steps_are_tried_once_more_and_nothing_is_said_twice() -> None:
+    """A step that fails rebuilds the engine; the works go on where they were and give the same tokens."""
+    rng = random.Random(12)
+    sim = Sim(fail_at=frozenset({3, 40, 90}))
+    for _ in range(60):
+        sim.submit(random_work(rng, 30, CHOICES))
+    sim.run()
+    assert sim.scheduler.meter.step_failures == 3
+    for ticket, ended in sim.ended.items():
+        if ended.finish in (Finish.STOP, Finish.LENGTH):
+            assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
+    assert sum(1 for e in sim.ended.values() if e.finish in (Finish.STOP, Finish.LENGTH)) > 30
+
+
+def test_a_work_whose_steps_fail_twice_ends_as_failed() -> None:
+    """Once more, then an error: nobody tries for ever."""
+    sim = Sim(fail_at=frozenset(range(50)))
+    ticket = sim.submit(Work(Tier.SILVER, TrunkKey(npc(1), "p"), words(1, 2, 3), words(4), 5))
+    sim.run()
+    assert sim.ended[ticket].finish is Finish.FAILED
+    assert "simulated failure" in sim.ended[ticket].reason
+    assert sim.engine.steps == 2
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_cancel_from_every_state_frees_everything_at_once(steps: int) -> None:
+    """Waiting, in the prefix, in the trunk, in the tail, decoding: after cancel the lane is free, the trunk is
+    sound.
+    """
+    sim = Sim(sequences=20)
+    trunk = words(*range(300))
+    work = Work(Tier.SILVER, TrunkKey(npc(1), "p"), trunk, words(7, 8, 9), 6, 100, sampling=Sampling(0.7, seed=5))
+    ticket = sim.submit(work)
+    for _ in range(steps):
+        sim.step()
+    sim.cancel(ticket)
+    if sim.ended[ticket].finish is Finish.CANCELLED:
+        assert sim.chunks[ticket] == sim.alone(work)[: len(sim.chunks[ticket])]
+    assert sim.scheduler.placer.lanes.leased == 0
+    assert sim.engine.samplers_open == 0
+    again = sim.submit(work)
+    sim.run()
+    assert sim.chunks[again] == sim.alone(work)
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    """Twenty NPCs of one archetype: its tokens are prefilled once, the others' are cached."""
+    sim = Sim()
+    shared = words(*range(200))
+    for n in range(20):
+        trunk = np.concatenate([shared, words(1000 + n)])
+        sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), trunk, words(5), 2, 200))
+    sim.run()
+    assert sim.scheduler.meter.prefilled_tokens == 200 + 20 * (1 + 1)
+    for ticket, work in sim.submitted.items():
+        assert sim.chunks[ticket] == sim.alone(work)
+
+
+def test_a_dialogue_starts_from_its_npcs_intent_trunk() -> None:
+    """What prefix and persona cost was paid by the intents: the first line prefills only what is new."""
+    sim = Sim()
+    trunk = words(*range(120))
+    sim.submit(Work(Tier.GOLD, TrunkKey(npc(1), ""), trunk, words(5), 2, 100))
+    sim.run()
+    talk = sim.submit(Work(Tier.SILVER, TrunkKey(npc(1), "p"), np.concatenate([trunk, words(9, 9)]), words(5), 3, 100))
+    sim.run()
+    assert sim.ended[talk].timings.cached_tokens == 120
+    assert sim.ended[talk].timings.prefilled_tokens == 2 + 1
+
+
+def test_a_full_queue_refuses_and_the_ticket_ends() -> None:
+    """The bound is kept, and who is refused hears it."""
+    sim = Sim()
+    bound = sim.promises.silver.waiting_max
+    for n in range(bound + 3):
+        sim.submit(Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(1, 2), words(3), 2))
+    assert [e.finish for e in sim.ended.values()] == [Finish.REFUSED] * 3
+    sim.run()
+    assert len(sim.ended) == bound + 3
+
+
+def test_gold_is_never_behind_more_than_one_step() -> None:
+    """With long prefills running, Gold that arrives is taken into the very next step."""
+    sim = Sim(sequences=40, context_len=2048)
+    for n in range(6):
+        sim.submit(Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(*range(n, 1500 + n)), words(3), 2))
+    for _ in range(5):
+        sim.step()
+    for n in range(20):
+        gold = sim.submit(
+            Work(Tier.GOLD, TrunkKey(npc(100 + n), ""), words(1, 2, n), words(3, 4), 1, due_ns=sim.clock())
+        )
+        sim.step()
+        assert gold in sim.taken
+        steps = sim.run(until=lambda: gold in sim.ended)  # noqa: B023
+        assert steps <= 2
+    sim.run()
+
+
+def test_forget_empties_a_trunk_now_or_when_its_work_ends() -> None:
+    """After forget nothing of the trunk's KV is left, also when a work stood on it."""
+    sim = Sim()
+    key = TrunkKey(npc(1), "p")
+    sim.submit(Work(Tier.SILVER, key, words(*range(50)), words(3), 4))
+    sim.step()
+    sim.forget(key)
+    sim.run()
+    assert len(sim.scheduler.placer.homes.of_npc(npc(1))) == 0
+    sim.submit(Work(Tier.SILVER, key, words(*range(50)), words(), 0))
+    sim.forget(key)
+    sim.run()
+    assert [e.finish for e in sim.ended.values()][-1] is Finish.CANCELLED
+    assert len(sim.scheduler.placer.homes.of_npc(npc(1))) == 0
+
+
+def test_more_npcs_than_sequences_move_out_and_come_back_whole() -> None:
+    """A thousand visits to 60 NPCs on 10 resident sequences: every answer is right, most trunks are loaded."""
+    sim = Sim(sequences=15, kv=KvSettings(prefixes=1, lanes=4, ram_mib=4))
+    rng = random.Random(13)
+    for _ in range(1000):
+        n = rng.randrange(60)
+        sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), words(*range(n, n + 30)), words(rng.randrange(99)), 1))
+        sim.run()
+    placer = sim.scheduler.placer
+    assert placer.loaded > 500
+    for ticket, work in sim.submitted.items():
+        assert sim.chunks[ticket] == sim.alone(work)

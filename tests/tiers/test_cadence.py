@@ -1,0 +1,50 @@
+"""NPCs are asked at most once per slot, side by side in small groups, spread over the slot."""
+
+import random
+
+from tiers.cadence import TOGETHER, CadenceSettings, due_ns, next_slot_ns, phase_ns
+
+SLOT_NS = CadenceSettings(rate_hz=2.0).slot_ns
+
+
+def test_a_slot_is_half_a_second_at_two_hertz() -> None:
+    """Rate and slot agree."""
+    assert SLOT_NS == 500_000_000
+
+
+def test_neighbours_share_a_phase_and_groups_are_spread() -> None:
+    """TOGETHER neighbours are due at once; of 100 NPCs no tenth of the slot holds more than a fifth."""
+    phases = [phase_ns(n, SLOT_NS) for n in range(100)]
+    for first in range(0, 100, TOGETHER):
+        assert len(set(phases[first : first + TOGETHER])) == 1
+    tenths = [p * 10 // SLOT_NS for p in phases]
+    assert max(tenths.count(t) for t in range(10)) <= 20
+
+
+def test_next_slot_is_the_first_not_before() -> None:
+    """For random NPCs and moments the slot lies in [after, after + slot)."""
+    rng = random.Random(1)
+    for _ in range(1000):
+        number, after = rng.randrange(1000), rng.randrange(10**12)
+        at = next_slot_ns(number, SLOT_NS, after)
+        assert after <= at < after + SLOT_NS
+        assert (at - phase_ns(number, SLOT_NS)) % SLOT_NS == 0
+
+
+def test_first_question_is_due_at_once_and_later_ones_wait_for_their_slot() -> None:
+    """Never asked: now. Asked: not before half a slot has passed, and not later than a slot and a half."""
+    assert due_ns(3, SLOT_NS, 10**9, None, urgent=False) == 10**9
+    rng = random.Random(2)
+    for _ in range(1000):
+        asked = rng.randrange(10**12)
+        received = asked + rng.randrange(SLOT_NS)
+        at = due_ns(rng.randrange(50), SLOT_NS, received, asked, urgent=False)
+        assert asked + SLOT_NS // 2 < at <= asked + 2 * SLOT_NS + 1_000_000
+        assert at >= received
+
+
+def test_an_event_does_not_wait_for_the_slot() -> None:
+    """Attacked: due when it is received, but not twice within a quarter of a slot."""
+    asked = 7 * 10**9
+    assert due_ns(3, SLOT_NS, asked + SLOT_NS // 3, asked, urgent=True) == asked + SLOT_NS // 3
+    assert due_ns(3, SLOT_NS, asked + 1, asked, urgent=True) == asked + SLOT_NS // 4

@@ -1,0 +1,51 @@
+"""The rule policy answers as the contract says, the same in the daemon and in clients."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.observation import Observation, Percept
+from tiers.policy import PolicyRow, evaluate, usable
+
+VECTORS = json.loads((Path(__file__).parents[2] / "clients/conformance/policy_vectors.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_vectors(case: dict[str, Any]) -> None:
+    """Every shared vector gives the stated answer."""
+    rows = [PolicyRow(**row) for row in VECTORS["policies"][case["policy"]]]
+    said = case["observation"]
+    seen = Observation(
+        tick=1,
+        percepts=tuple(Percept(**p) for p in said.get("percepts", ())),
+        events=tuple(said.get("events", ())),
+        time_of_day=said.get("time_of_day", ""),
+        health=said.get("health", 1.0),
+    )
+    answer = evaluate(rows, case["archetype_id"], seen)
+    wanted = case["answer"]
+    if wanted is None:
+        assert answer is None
+        return
+    assert answer is not None
+    given = {
+        "action": answer.action,
+        "emotion": answer.emotion,
+        "bark": answer.bark,
+        "target_entity_id": answer.target.entity_id if answer.target else "",
+    }
+    assert given == {name: wanted.get(name, "") for name in given}
+
+
+def test_rows_without_the_worlds_words_are_left_out() -> None:
+    """A row needs its action, its emotion, and a percept when its action needs a target."""
+    rows = [
+        PolicyRow(action="fly", emotion="calm"),
+        PolicyRow(action="idle", emotion="bored"),
+        PolicyRow(action="attack", emotion="calm"),
+        PolicyRow(action="attack", emotion="calm", percept_stance="hostile"),
+        PolicyRow(action="idle", emotion="calm"),
+    ]
+    assert usable(rows, ["idle", "attack"], ["calm"], ["attack"]) == rows[3:]
