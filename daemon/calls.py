@@ -114,6 +114,8 @@ class Calls:
             self._intents.replaced(npc)
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self._tell(world, npc, kind)
+        # As many as fit: the rest is brought in when it is needed.
+        self._intents.load_ahead(changed[: self._placer.homes.count])
         return npcs_pb2.RegisterResponse(
             leases=[npcs_pb2.NpcLease(npc_id=n.key.npc, lease_epoch=n.lease_epoch) for n in npcs],
             policy=policy_message(world.policy),

@@ -239,6 +239,26 @@ class Intents:
             self._ask(due, now_ns)
         self._set_timer()
 
+    def load_ahead(self, npcs: Iterable[Npc]) -> None:
+        """Brings trunks into place in the background, before anybody is asked; stops when the queue is full."""
+        now_ns = self._clock()
+        for npc in npcs:
+            work = Work(
+                tier=Tier.BRONZE,
+                key=TrunkKey(npc.key, ""),
+                trunk=npc.trunk,
+                shared=npc.shared,
+                tail=np.empty(0, np.int32),
+                max_tokens=0,
+                due_ns=now_ns,
+                deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
+                supersede=(npc.key, "trunk"),
+            )
+            try:
+                self._door.submit(work, lambda _: None)
+            except (Overloaded, Draining):
+                return
+
     def remove(self, npc: Npc) -> None:
         """Takes an NPC out of the table."""
         mind = self._minds.pop(npc.key, None)

@@ -202,6 +202,8 @@ class Scheduler:
     def _take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
         work = entry.work
         place = self.placer.place(work, now_ns)
+        if place is None and work.max_tokens and self._overtake(work, now_ns):
+            place = self.placer.place(work, now_ns)
         if place is None:
             return False
         self.queues.of[work.tier].take(entry)
@@ -214,6 +216,18 @@ class Scheduler:
         self._out.append((entry.ticket_id, Taken(now_ns)))
         self._start(runner, now_ns)
         return True
+
+    def _overtake(self, work: Work, now_ns: int) -> bool:
+        """Ends a work that only brings this work's trunk into place; what it has computed stays. Whether there was one.
+
+        Else Gold would wait for Bronze, which waits for everybody.
+        """
+        trunk = self.placer.homes.get(work.key)
+        for runner in self.running.values():
+            if runner.place.trunk is trunk and not runner.work.max_tokens:
+                self._end(runner, Finish.CANCELLED, now_ns)
+                return True
+        return False
 
     def _start(self, runner: Running, now_ns: int) -> None:
         self.running[runner.ticket_id] = runner

@@ -149,6 +149,7 @@ async def running(
     try:
         await daemon.calls.define_world("", world())
         registered = await daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(npcs)))
+        await daemon.door.all_ended()  # the trunks are in place
         yield Rig(daemon, {lease.npc_id: lease.lease_epoch for lease in registered.leases})
     finally:
         if isinstance(model.engine, GatedEngine):
