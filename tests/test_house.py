@@ -43,7 +43,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "grpc*": ("daemon/*", "clients/*", "loadtests/*"),
     "redis": ("memory/recent.py", "memory/parked.py", "memory/jobs.py"),
     "psycopg*": ("memory/archive.py", "memory/archive_admin.py"),
-    "llama_cpp": ("engines/llama.py",),
+    "llama_cpp": ("engines/llama.py", "models/play.py"),  # the second by decision 0002
     "vllm": ("engines/vllm.py",),
     "tensorrt_llm": ("engines/tensorrt.py",),
 }

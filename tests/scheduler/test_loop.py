@@ -1,0 +1,89 @@
+"""The engine thread takes commands from any thread, delivers once per step, and says when it dies."""
+
+import queue
+import threading
+
+import numpy as np
+
+from core.words import Finish, Tier, TrunkKey
+from core.work import Ended, Work
+from engines.base import StepPlan, StepResult
+from engines.sim import SimEngine
+from scheduler.loop import EngineLoop
+from scheduler.scheduler import Delivery
+from tests.scheduler.simulated import Sim, npc, words
+
+
+def work(n: int) -> Work:
+    """A short Silver work."""
+    return Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(1, 2, n), words(3), 5)
+
+
+def test_works_from_many_threads_all_end() -> None:
+    """Four threads submit and cancel; every ticket ends once."""
+    sim = Sim()
+    out: queue.Queue[list[Delivery]] = queue.Queue()
+    died: list[BaseException] = []
+    loop = EngineLoop(sim.scheduler, out.put, died.append)
+    loop.start()
+
+    def submit(first: int) -> None:
+        for n in range(first, first + 15):
+            loop.send([(n, work(n))])
+            if n % 5 == 0:
+                loop.send([(n, None)])
+
+    threads = [threading.Thread(target=submit, args=(100 * t,)) for t in range(1, 5)]
+    for t in threads:
+        t.start()
+    ended: dict[int, Finish] = {}
+    while len(ended) < 60:
+        for ticket, what in out.get(timeout=20):
+            if isinstance(what, Ended):
+                assert ticket not in ended
+                ended[ticket] = what.finish
+    for t in threads:
+        t.join()
+    assert loop.stop()
+    assert not died
+    assert set(ended.values()) <= {Finish.LENGTH, Finish.CANCELLED}
+    assert sim.scheduler.idle
+
+
+def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
+    """A bug in a step ends the thread and calls on_death; it is not survived."""
+    sim = Sim()
+    loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
+    loop.start()
+    assert loop.stop()
+
+    class Broken(SimEngine):
+        def step(self, plan: StepPlan) -> StepResult:
+            raise AssertionError("a bug")
+
+    sim = Sim()
+    sim.engine.__class__ = Broken
+    heard = threading.Event()
+    hook, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: heard.set())
+        loop.start()
+        loop.send([(1, work(1))])
+        assert heard.wait(20)
+        assert loop.stop()
+    finally:
+        threading.excepthook = hook
+
+
+def test_the_window_waits_for_the_next_due_and_no_longer() -> None:
+    """With the next work announced inside the window, an idle engine gathers, then closes by time."""
+    sim = Sim()
+    sim.clock.advance(1)
+    sim.submit(work(1))
+    planned = sim.scheduler.plan(sim.clock(), next_due_ns=sim.clock() + 5_000_000)
+    assert planned.step is None
+    assert planned.wake_ns == 1 + 10_000_000
+    sim.clock.advance(10_000_000)
+    planned = sim.scheduler.plan(sim.clock(), next_due_ns=sim.clock() + 5_000_000)
+    assert planned.step is not None
+    assert np.all(planned.step.slices[0].tokens == words(1, 2, 1))
