@@ -39,7 +39,7 @@ pins: ## write requirements.txt anew
 	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
 	mv build/pins/requirements.txt requirements.txt
 
-model: setup ## train and export the small model that ships (minutes to an hour)
+model: setup ## train and export the small model that ships (about 11 minutes)
 	$(BIN)/python -m pip install -c requirements.txt torch==2.13.0
 	$(BIN)/python -m pip install -c requirements.txt -e '.[train]'
 	$(BIN)/python -m models.build

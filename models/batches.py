@@ -1,0 +1,89 @@
+"""Token trees as tensors: ids, positions, who sees whom, and which tokens are to be predicted from where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.corpus.render import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`ids`, `positions` (trees, length); `mask` (trees, 1, length, length); `sources` are flat indices of the tokens
+    that predict `targets`, with `weights`."""
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    sources: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def make_batch(trees: Sequence[Tree]) -> Batch:
+    """Trees padded to equal length. Nothing predicts a tree's first token; a parent's last predicts its piece's."""
+    length = _up(max(t.length for t in trees), 64)
+    ids = np.zeros((len(trees), length), np.int64)
+    positions = np.zeros((len(trees), length), np.int64)
+    mask = np.zeros((len(trees), 1, length, length), bool)
+    sources: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    for row, tree in enumerate(trees):
+        starts: list[int] = []
+        ends: list[int] = []
+        at = 0
+        for piece in tree.pieces:
+            end = at + len(piece.tokens)
+            starts.append(at)
+            ends.append(end)
+            ids[row, at:end] = piece.tokens
+            mask[row, 0, at:end, at:end] = np.tri(end - at, dtype=bool)
+            before, first = -1, 0
+            if piece.parent >= 0:
+                up_start, up_end = starts[piece.parent], ends[piece.parent]
+                before = up_end - 1
+                first = positions[row, before] + 1 + piece.skip
+                # What the parent's last token sees is what stands above this piece.
+                mask[row, 0, at:end, :up_end] |= mask[row, 0, before, :up_end]
+                assert up_start < up_end
+            positions[row, at:end] = np.arange(first, first + end - at)
+            for i, (token, weight) in enumerate(zip(piece.tokens, piece.weights, strict=True)):
+                source = before if i == 0 else at + i - 1
+                if weight > 0 and source >= 0:
+                    sources.append(row * length + source)
+                    targets.append(token)
+                    weights.append(weight)
+            at = end
+        # Padding sees itself, so that its attention is a number.
+        pad = np.arange(at, length)
+        mask[row, 0, pad, pad] = True
+    # Few different shapes: a new one makes the kernels' library compile again.
+    spare = _up(len(sources), 256) - len(sources)
+    sources += [0] * spare
+    targets += [0] * spare
+    weights += [0.0] * spare
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(mask),
+        torch.tensor(sources),
+        torch.tensor(targets),
+        torch.tensor(weights),
+    )
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def batches(trees: Iterator[Tree], size: int) -> Iterator[Batch]:
+    """Batches of `size` trees, as long as there are trees."""
+    while group := list(islice(trees, size)):
+        yield make_batch(group)

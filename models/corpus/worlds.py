@@ -1,0 +1,248 @@
+"""Generated worlds: a town with a history, the words that it may act and feel with, and the people in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from daemon.prompt import ActionWord
+from models.corpus import words
+from models.corpus.spin import pick, spin
+
+_TOWN_HEADS = "Ash Black Bram Corn Dun Elm Fal Grim Hal Hollow Iron Kes Lang Mor Nether Oak Raven Salt Stone Thorn Under Vel Wil Wolf".split()
+_TOWN_TAILS = "bury ford mere wick dale gate ham stead moor fall bridge hollow brook field".split()
+_NAME_HEADS = (
+    "Al An Bel Ber Cor Da El Ed Fen Ger Hal Il Jo Ka Lor Ma Mir Ne Od Pel Ro Sel Tam Ul Ves Wil Yor Zan".split()
+)
+_NAME_TAILS = "a an ric da en fred gar ia in la mund na o rik sa ten us win wyn ya".split()
+
+# Names that readers meet first; generated ones teach the model to copy any name.
+_COMMON_NAMES = "Mira Oda Tom Greta Anton Lena Bruno Edda Karl Ilse Marta Otto Vera Hugo Nina Rolf Sara Emil Dora Felix Jonas Clara Peter Ruth".split()
+
+ITEMS = (
+    "silver bell", "black crown", "bone flute", "red book", "iron key", "glass eye", "moon blade", "gold ring", "old sword",
+    "blue stone", "broken mirror", "wooden saint", "lost ledger", "copper horn", "white mask", "king's seal", "green lamp",
+)  # fmt: skip
+HAPPENINGS = (
+    "great flood", "long winter", "red plague", "mill fire", "siege", "night of wolves", "hunger", "war of brothers",
+    "fall of the bridge", "black rain", "burning of the chapel", "silent summer",
+)  # fmt: skip
+DANGERS = (
+    "wolves", "grave robbers", "bandits", "the walking dead", "witch fires", "the pale count", "blood drinkers", "deep water",
+    "ghouls", "the fog",
+)  # fmt: skip
+GOODS = ("salt", "wool", "honey", "iron", "candles", "ale", "timber", "fish", "silver", "bread")
+TITLES = ("lady", "lord", "mayor", "abbot", "captain", "duke", "queen", "judge")
+KIN = ("sister", "brother", "mother", "father", "daughter", "son", "cousin", "wife", "husband", "master")
+FEARS = (
+    "fire",
+    "the bell",
+    "deep water",
+    "wolves",
+    "the crypt",
+    "silver",
+    "the dark",
+    "crows",
+    "winter",
+    "the sun",
+    "mirrors",
+    "hunger",
+)
+LOVES = (
+    "old songs",
+    "honey cake",
+    "the rain",
+    "chess",
+    "horses",
+    "red wine",
+    "quiet",
+    "roses",
+    "the moon",
+    "stories",
+    "warm bread",
+    "silence",
+)
+
+_TRADES: dict[str, tuple[str, ...]] = {
+    "villager": (
+        "baker",
+        "smith",
+        "miller",
+        "weaver",
+        "hunter",
+        "healer",
+        "shepherd",
+        "carpenter",
+        "guard",
+        "cook",
+        "fisher",
+        "innkeeper",
+    ),
+    "vampire": (
+        "count",
+        "countess",
+        "collector of books",
+        "lord of the old house",
+        "keeper of wine",
+        "painter",
+        "judge of the night",
+    ),
+    "werewolf": ("woodcutter", "hunter", "tracker", "trapper", "leader of the pack", "outcast", "tanner"),
+    "zombie": ("dead soldier", "dead miller", "dead servant", "dead sailor", "dead farmer", "dead guard"),
+    "ghoul": ("digger", "bone picker", "grave robber", "keeper of bones", "rag seller", "tomb sweeper"),
+    "lich": (
+        "scholar of death",
+        "dead king",
+        "master of the tower",
+        "keeper of the seals",
+        "necromancer",
+        "astronomer",
+    ),
+}
+_NATURE: dict[str, tuple[str, ...]] = {
+    "villager": (
+        "{Plain|Simple|Honest} folk. {Works by day|Works from dawn}, {sleeps at night|stays in at night}, {flees from monsters|hides from danger}, {greets friends|likes to talk}.",
+        "{An ordinary person|A common soul} who {works|labours}, prays at dawn and {runs from|fears} {what hunts at night|monsters and blood}.",
+    ),
+    "vampire": (
+        "{Proud|Noble|Elegant} {undead|night walker}. {Drinks|Lives on} blood, hunts {people|the living} after dusk, rests by day, {fears altars and dawn|flees altars}, {speaks formally|speaks with courtesy}.",
+        "{An old|A cold} drinker of blood, {polite|courteous} and {cruel|patient}. {Sleeps by day, feeds at night|Hunts by night}; {altars and bells trouble it|it hates altars and bells}.",
+    ),
+    "werewolf": (
+        "{Half man, half wolf|A man with a wolf inside}. {Gruff|Rough} and {proud|quick to anger}; hunts at night, howls, {follows its pack|runs with wolves}, {hates fire|fears fire}.",
+        "{A wild|An angry} beast in {human|man's} shape. {Fights what comes close|Bites first}, rests by day, {eats what it finds|feeds on the dead}, {speaks little|growls}.",
+    ),
+    "zombie": (
+        "{Slow|Rotten|Mindless} dead that {walk|wander}. {Attacks|Hunts} the living, eats corpses, {follows noise|goes to noise}, {moans|can hardly speak}.",
+        "{A walking corpse|A dead body that walks}, always {hungry|hunting}. {Knows no fear but fire|Only fire scares it}. It {moans|speaks in pieces}.",
+    ),
+    "ghoul": (
+        "{Sneaking|Crooked|Cowardly} eater of the dead. {Feeds on corpses|Eats corpses}, digs in graves, hides from light, {flees when hurt|fights when cornered}, {rasps|whispers}.",
+        "{A thin|A pale} {thing|creature} of the graveyard. {Looks for|Smells out} corpses and graves, {hates lanterns|fears lamps and fire}, {trades in secrets|speaks in rasps}.",
+    ),
+    "lich": (
+        "{Ancient|Cold|Deathless} {sorcerer|mage}. {Works on|Studies} corpses and graves, guards its {chests|treasure}, warns intruders, {fears nothing|never flees}, {speaks like old books|speaks in an old manner}.",
+        "{A dead wizard|A king of bones} who {will not die|outlived death}. {Patient|Calm} and {proud|cruel}; strikes foes, warns strangers, prays to {dark gods|nameless gods} at dusk.",
+    ),
+}
+
+_LORE: tuple[tuple[str, str], ...] = (
+    ("town", "{<town> is a {small|poor|grey|quiet|walled} {town|village} {by the|near the} <landmark>.|The {town|village} of <town> {lies|stands} {by the|near the} <landmark>.}"),
+    ("ruler", "{<title> <ruler> rules {here|the town|<town>}.|{The town|<town>} {is ruled by|obeys} <title> <ruler>.}"),
+    ("item", "{The <item> {is hidden|lies|was lost|is buried} {in|under} the <itemplace>.|{Some say|They say|It is told that} the <item> {is|lies} {in|under} the <itemplace>.}"),
+    ("event", "{<years> years ago {came|was} the <event>.|{The <event> {came|was} <years> years ago.|People still speak of the <event>, <years> years ago.}}"),
+    ("danger", "{{People|Folk|All} {fear|speak of|are afraid of} <danger>.|At night {beware of|there are} <danger>.|The roads are full of <danger>.}"),
+    ("goods", "{<town> {sells|trades|lives on} <goods>.|{The market sells|Merchants come for} <goods>.}"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One generated world. `facts` are what its lore says, by slot name; only told facts are in it."""
+
+    lore: str
+    facts: dict[str, str]
+    actions: tuple[ActionWord, ...]
+    emotions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Npc:
+    """One generated NPC. `facts` are what its persona says, by slot name."""
+
+    archetype: str
+    nature: str
+    name: str
+    text: str
+    facts: dict[str, str]
+
+
+def person_name(rng: Random) -> str:
+    """A name; half of them are made up."""
+    return rng.choice(_COMMON_NAMES) if rng.random() < 0.5 else rng.choice(_NAME_HEADS) + rng.choice(_NAME_TAILS)
+
+
+def make_world(rng: Random) -> World:
+    """A world: three to six told facts in any order, 9 to all actions, 5 to all emotions, shuffled."""
+    landmark, itemplace = rng.sample(words.PLACES, 2)
+    slots = {
+        "town": rng.choice(_TOWN_HEADS) + rng.choice(_TOWN_TAILS),
+        "landmark": landmark,
+        "title": rng.choice(TITLES).capitalize(),
+        "ruler": person_name(rng),
+        "item": rng.choice(ITEMS),
+        "itemplace": itemplace,
+        "event": rng.choice(HAPPENINGS),
+        "years": rng.choice(
+            ("Three", "Seven", "Nine", "Ten", "Twelve", "Twenty", "Forty", "Sixty", "Ninety", "Hundred")
+        ),
+        "danger": rng.choice(DANGERS),
+        "goods": rng.choice(GOODS),
+    }
+    told = [_LORE[0], *rng.sample(_LORE[1:], rng.randint(2, 5))]
+    if rng.random() < 0.3:
+        rng.shuffle(told)
+    facts: dict[str, str] = {}
+    sentences: list[str] = []
+    for topic, line in told:
+        sentences.append(spin(rng, line, slots))
+        needs = {
+            "town": ("town",),
+            "ruler": ("title", "ruler"),
+            "item": ("item", "itemplace"),
+            "event": ("event", "years"),
+        }
+        facts |= {slot: slots[slot] for slot in needs.get(topic, (topic,))}
+    if "years" in facts:
+        facts["years"] = facts["years"].lower()
+        sentences = [s.replace(f" {slots['years']} years", f" {facts['years']} years") for s in sentences]
+    return World(" ".join(sentences), facts, _some_actions(rng), _some(rng, words.EMOTIONS, words.ALWAYS_EMOTIONS, 5))
+
+
+def _some_actions(rng: Random) -> tuple[ActionWord, ...]:
+    chosen = _some(rng, tuple(words.ACTION), words.ALWAYS_ACTIONS, 9)
+    return tuple(words.ACTION[w] for w in chosen)
+
+
+def _some(rng: Random, all_words: Sequence[str], always: Sequence[str], least: int) -> tuple[str, ...]:
+    """A shuffled subset with `always` in it; a third of the time it is everything."""
+    count = len(all_words) if rng.random() < 0.33 else rng.randint(least, len(all_words))
+    rest = [w for w in all_words if w not in always]
+    chosen = [*always, *rng.sample(rest, count - len(always))]
+    rng.shuffle(chosen)
+    return tuple(chosen)
+
+
+def make_npc(rng: Random, archetype: str) -> Npc:
+    """An NPC of this archetype: a home, a trade and one or two more facts."""
+    name = person_name(rng)
+    slots = {
+        "home": rng.choice(words.PLACES),
+        "trade": rng.choice(_TRADES[archetype]),
+        "kin": rng.choice(KIN),
+        "kinname": person_name(rng),
+        "fear": rng.choice(FEARS),
+        "love": rng.choice(LOVES),
+        "lost": rng.choice(ITEMS),
+        "lostplace": rng.choice(words.PLACES),
+    }
+    lines: list[tuple[tuple[str, ...], str]] = [
+        (("home", "trade"), "{A <trade> who {lives|dwells} {at|by|in} the <home>.|{The|A} <trade> of the <home>.|<trade>. {Lives|Dwells} {at|by|in} the <home>.}"),
+    ]  # fmt: skip
+    more: list[tuple[tuple[str, ...], str]] = [
+        (
+            ("kin", "kinname"),
+            "{<kinname> is your <kin>.|Your <kin> is {called|named} <kinname>.|Your <kin> is <kinname>.}",
+        ),
+        (("fear",), "{Afraid of <fear>.|You fear <fear>.|Fears <fear>.}"),
+        (("love",), "{Loves <love>.|You love <love>.|Fond of <love>.}"),
+        (
+            ("lost", "lostplace"),
+            "{Lost a <lost> {in|at|near} the <lostplace>.|You lost a <lost> {in|at|near} the <lostplace>.}",
+        ),
+    ]
+    lines += rng.sample(more, rng.randint(1, 3))
+    text = " ".join(spin(rng, line, slots) for _, line in lines)
+    facts = {slot: slots[slot] for names, _ in lines for slot in names} | {"name": name}
+    return Npc(archetype, pick(rng, _NATURE[archetype], {}), name, text, facts)

@@ -1,0 +1,22 @@
+"""The shipped model's vocabulary, and the layout that it makes."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.prompt import Layout
+from models.evaluate import SHIPPED
+from models.play import Played
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[Played]:
+    """The vocabulary of the GGUF that ships."""
+    with Played(str(SHIPPED), vocab_only=True) as played:
+        yield played
+
+
+@pytest.fixture(scope="session")
+def layout(shipped: Played) -> Layout:
+    """The layout in the shipped model's tokens."""
+    return Layout(shipped)
