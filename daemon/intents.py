@@ -270,7 +270,9 @@ class Intents:
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
-        """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks begin."""
+        """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks
+        begin.
+        """
         mind = self._minds.get(npc.key)
         if mind is not None:
             if mind.npc.lease_epoch != npc.lease_epoch:
