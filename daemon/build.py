@@ -7,7 +7,7 @@ import time
 import tomllib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -24,6 +24,7 @@ from daemon.telemetry import LAG_RING_LEN
 from daemon.worlds import Npc, Worlds
 from engines.base import StepEngine
 from engines.llama import LlamaEngine, send_native_log_to
+from engines.tune import tune
 from memory.hot import Hot
 from npcd import __version__
 from scheduler.loop import EngineLoop
@@ -34,6 +35,7 @@ from tiers.policy import PolicyRow
 
 log = structlog.get_logger("npcd")
 
+FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
 
 
@@ -64,7 +66,10 @@ def load_model(config: Config) -> Model:
     ConfigError.
     """
     send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
-    engine = LlamaEngine(config.engine)
+    settings, tried = tune(config.engine, now_ns)
+    for t in tried:
+        log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
+    engine = LlamaEngine(settings)
     card = engine.card
     log.info(
         "model loaded",
@@ -73,6 +78,8 @@ def load_model(config: Config) -> Model:
         architecture=card.architecture,
         license=card.license or "not stated in the file",
         threads=engine.threads,
+        flash_attention=settings.flash_attention,
+        weights=settings.weights,
     )
     return Model(engine, card.name, card.sha256)
 
@@ -98,7 +105,10 @@ def build(
     if not layout.native:
         log.warning("plain layout", why="the model has no npcd control tokens; sections are marked with plain words")
 
-    scheduler = Scheduler(engine, config.promises, config.scheduler)
+    planner = config.scheduler.planner
+    if isinstance(engine, LlamaEngine) and engine.settings.flash_attention == "on":
+        planner = replace(planner, chunk_min=max(planner.chunk_min, FLASH_CHUNK_MIN))
+    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner))
     measured = sweep(engine, scheduler.costs, clock)
     log.info("warm", steps=measured, step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
 

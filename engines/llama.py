@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from core.choice import Tokens
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
-from engines.base import Geometry, StepPlan, StepResult
+from engines.base import PAD_LEN, Geometry, StepPlan, StepResult
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
 # Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they
@@ -46,7 +47,10 @@ SEQUENCES_MAX = 256  # compiled into llama.cpp
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
-    """How the engine is set up. `sequences` x `context_len` tokens of KV are allocated at start."""
+    """How the engine is set up. `sequences` x `context_len` tokens of KV are allocated at start.
+
+    "auto" and 0 are for engines/tune.py, which measures; an engine opened without it takes the first choice.
+    """
 
     model: Path
     sequences: int = 128
@@ -54,7 +58,8 @@ class LlamaSettings:
     batch_len: int = 2048
     micro_len: int = 512
     threads: int = 0  # 0: cores - 1, at least 1
-    flash_attention: bool = False
+    flash_attention: str = "auto"  # "off", "on"
+    weights: str = "auto"  # "file": as they are in the file; "f16": converted when loaded
     gpu_layers: int = 0
 
 
@@ -160,6 +165,20 @@ def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
     return model
 
 
+def _load_as_f16(path: Path, gpu_layers: int) -> Any:
+    """A native model whose matrices are f16, from a converted copy that is gone from the disk again once it is mapped."""
+    _load_model(path, 0, vocab_only=True)  # its errors name the file
+    with tempfile.TemporaryDirectory(prefix="npcd-f16-") as folder:
+        copy = Path(folder) / "model.gguf"
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
+        params.allow_requantize = True
+        code = llama_cpp.llama_model_quantize(str(path).encode(), str(copy).encode(), ctypes.byref(params))
+        if code != 0:
+            raise ConfigError(f"engine.weights: llama.cpp cannot convert {path} to f16; use engine.weights = 'file'")
+        return _load_model(copy, gpu_layers)
+
+
 def _card(model: Any, path: Path) -> ModelCard:
     def meta(key: str) -> str:
         buffer = ctypes.create_string_buffer(65536)
@@ -197,7 +216,13 @@ class LlamaEngine:
                 f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
             )
         self.settings = settings
-        self._model = _load_model(settings.model, settings.gpu_layers)
+        for name, allowed in (("flash_attention", ("auto", "off", "on")), ("weights", ("auto", "file", "f16"))):
+            if getattr(settings, name) not in allowed:
+                raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
+        if settings.weights == "f16":
+            self._model = _load_as_f16(settings.model, settings.gpu_layers)
+        else:
+            self._model = _load_model(settings.model, settings.gpu_layers)
         self.card = _card(self._model, settings.model)
         self.vocab = LlamaVocab(self._model)
         self.threads = settings.threads or default_threads()
@@ -419,14 +444,14 @@ class LlamaEngine:
         s = self.settings
         params = llama_cpp.llama_context_default_params()
         streams = self._scratch + 1
-        params.n_ctx = s.context_len * streams
+        params.n_ctx = -(-s.context_len // PAD_LEN) * PAD_LEN * streams  # llama.cpp pads every stream
         params.n_batch = s.batch_len
         params.n_ubatch = s.micro_len
         params.n_seq_max = streams
         params.n_threads = params.n_threads_batch = self.threads
         # One stream per sequence: unified, every token would attend over the cells of all NPCs.
         params.kv_unified = False
-        params.flash_attn_type = 1 if s.flash_attention else 0
+        params.flash_attn_type = 1 if s.flash_attention == "on" else 0
         params.no_perf = True
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:

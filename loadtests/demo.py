@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token", default="", help="bearer token for --connect")
     parser.add_argument("--model", metavar="PATH", default="", help="model for the demo's own daemon")
     parser.add_argument("--scene", metavar="FILE", type=Path, default=None, help="another scene than the demo's")
-    parser.add_argument("--json", metavar="FILE", type=Path, default=None, help="write the report there")
+    parser.add_argument("--json", metavar="FILE", type=_new_file, default=None, help="write the report there")
     parser.add_argument("--no-live", action="store_true", help="plain lines instead of the live table")
     parser.add_argument("--check", action="store_true", help="exit non-zero when a promise was broken")
     return parser
@@ -69,6 +69,14 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
+
+
+def _new_file(text: str) -> Path:
+    """A path that can be written; better found out before the run than after it."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")
+    return path
 
 
 class _NoDaemonError(Exception):

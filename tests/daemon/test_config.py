@@ -28,8 +28,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
     env = {"NPCD_SERVE__HTTP": "127.0.0.1:3", "NPCD_ENGINE__THREADS": "2", "OTHER": "x"}
     config = load(file, environment=env)
     assert (config.serve.http, config.engine.threads) == ("127.0.0.1:3", 2)
-    config = load(file, ["serve.http=127.0.0.1:4", "engine.flash_attention=true"], env)
-    assert (config.serve.http, config.engine.flash_attention) == ("127.0.0.1:4", True)
+    config = load(file, ["serve.http=127.0.0.1:4", "engine.flash_attention=on"], env)
+    assert (config.serve.http, config.engine.flash_attention) == ("127.0.0.1:4", "on")
 
 
 @pytest.mark.parametrize(
