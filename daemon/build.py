@@ -70,6 +70,7 @@ def load_model(config: Config) -> Model:
     for t in tried:
         log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
     engine = LlamaEngine(settings)
+    send_native_log_to(None)
     card = engine.card
     log.info(
         "model loaded",

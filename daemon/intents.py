@@ -203,6 +203,8 @@ class Intents:
             seen = observation(said, game_time_ms, self._clock())
         except CallerError as error:
             return _error(said.npc_id, "INVALID_FIELD", error.field, str(error))
+        # An event is urgent when it happens, not for as long as the game goes on mentioning it.
+        urgent = any(event not in mind.seen.events for event in seen.events) if mind.seen else bool(seen.events)
         mind.seen, mind.tick = seen, said.tick
         mind.state = state_of(seen, self._layout.caps.percepts)
         if mind.intent is not None and mind.intent.state == mind.state:
@@ -212,7 +214,7 @@ class Intents:
             self.counts.confirmed += 1
             self._tell(mind, changed=False)
         elif mind.asking is None or mind.asking.state != mind.state:
-            self._set_due(mind, seen)
+            self._set_due(mind, seen, urgent)
         return None
 
     def pause(self, tenant: str, world_id: str, paused: bool) -> None:
@@ -248,6 +250,7 @@ class Intents:
                 key=TrunkKey(npc.key, ""),
                 trunk=npc.trunk,
                 shared=npc.shared,
+                near=npc.number,
                 tail=np.empty(0, np.int32),
                 max_tokens=0,
                 due_ns=now_ns,
@@ -362,9 +365,9 @@ class Intents:
             mind = self._minds[npc.key] = Mind(npc)
         return mind
 
-    def _set_due(self, mind: Mind, seen: Observation) -> None:
+    def _set_due(self, mind: Mind, seen: Observation, urgent: bool = False) -> None:
         cadence = self._settings.cadence
-        at_ns = due_ns(mind.npc.number, cadence.slot_ns, seen.at_ns, mind.asked_ns, bool(seen.events))
+        at_ns = due_ns(mind.npc.number, cadence.slot_ns, seen.at_ns, mind.asked_ns, urgent)
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns
@@ -410,6 +413,7 @@ class Intents:
             key=TrunkKey(npc.key, ""),
             trunk=npc.trunk,
             shared=npc.shared,
+            near=npc.number,
             tail=np.asarray(q.tail, np.int32),
             max_tokens=self._promises.gold.output_max,
             choice=q.world.choices[len(q.perception.percepts)],
@@ -528,6 +532,7 @@ class Intents:
             key=TrunkKey(mind.npc.key, ""),
             trunk=mind.npc.trunk,
             shared=mind.npc.shared,
+            near=mind.npc.number,
             tail=np.asarray(tail, np.int32),
             max_tokens=self._layout.caps.bark,
             sampling=Sampling(

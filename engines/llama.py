@@ -53,7 +53,7 @@ class LlamaSettings:
     """
 
     model: Path
-    sequences: int = 128
+    sequences: int = 192
     context_len: int = 2048
     batch_len: int = 2048
     micro_len: int = 512
@@ -140,10 +140,16 @@ _native_lines: Callable[[str], None] | None = None
 
 
 def send_native_log_to(lines: Callable[[str], None] | None) -> None:
-    """Warnings and errors of the native library go to `lines`, from whatever thread makes them; None drops them."""
+    """Warnings and errors of the native library go to `lines`, from whatever thread makes them; None drops all of it.
+
+    Use None while serving: llama.cpp writes dozens of debug lines whenever it moves KV between sequences, and each would
+    take the interpreter lock only to be thrown away. What fails is still told by return codes.
+    """
     global _native_lines
     _native_lines = lines
-    llama_cpp.llama_log_set(_native_log, ctypes.c_void_p(0))
+    # A C function that takes an int, returns, and does nothing else: it ignores the arguments it does not know.
+    silent = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p)
+    llama_cpp.llama_log_set(ctypes.cast(silent, llama_cpp.llama_log_callback) if lines is None else _native_log, None)
 
 
 def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
@@ -166,7 +172,9 @@ def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
 
 
 def _load_as_f16(path: Path, gpu_layers: int) -> Any:
-    """A native model whose matrices are f16, from a converted copy that is gone from the disk again once it is mapped."""
+    """A native model whose matrices are f16, from a converted copy that is gone from the disk again once it is
+    mapped.
+    """
     _load_model(path, 0, vocab_only=True)  # its errors name the file
     with tempfile.TemporaryDirectory(prefix="npcd-f16-") as folder:
         copy = Path(folder) / "model.gguf"

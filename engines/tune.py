@@ -1,7 +1,7 @@
 """Chooses attention setting, weight type and threads by running them side by side for a moment, not by belief.
 
-Each candidate is a small engine of its own on the same model; they take turns, so that a machine that slows down slows all of
-them. What wins is the smallest sum of medians over the shapes that real steps have.
+Each candidate is a small engine of its own on the same model; they take turns, so that a machine that slows down
+slows all of them. What wins is the smallest sum of medians over the shapes that real steps have.
 """
 
 from __future__ import annotations
@@ -109,4 +109,3 @@ def _step_ns(engine: LlamaEngine, count: int, tokens: int, clock: Clock) -> int:
     for seq in range(count):
         engine.trim(seq, TRUNK_LEN)
     return took_ns
-

@@ -52,7 +52,8 @@ class Homes:
         self.ram_bytes = 0
         self.ram_bytes_max = ram_bytes_max
         self.ram_dropped = 0
-        self._free = list(range(first + count - 1, first - 1, -1))
+        self._first = first
+        self._free = set(range(first, first + count))
         self._trunks: dict[TrunkKey, Trunk] = {}
         self._by_npc: dict[NpcKey, dict[TrunkKey, Trunk]] = {}
 
@@ -79,18 +80,23 @@ class Homes:
         """Resident sequences without a trunk."""
         return len(self._free)
 
-    def settle(self, trunk: Trunk) -> bool:
-        """Gives the trunk a free sequence; False when there is none (move a victim out first)."""
+    def settle(self, trunk: Trunk, near: int = -1) -> bool:
+        """Gives the trunk a free sequence; False when there is none (move a victim out first).
+
+        Trunks of neighbouring numbers `near` get neighbouring sequences while those are free; others fill from the end.
+        """
         assert trunk.seq < 0, "a trunk has one sequence"
         if not self._free:
             return False
-        trunk.seq = self._free.pop()
+        wanted = self._first + near % self.count
+        trunk.seq = wanted if near >= 0 and wanted in self._free else max(self._free)
+        self._free.remove(trunk.seq)
         return True
 
     def vacate(self, trunk: Trunk, blob: bytes | None) -> None:
         """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one and RAM allows."""
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
-        self._free.append(trunk.seq)
+        self._free.add(trunk.seq)
         trunk.seq = -1
         if blob is None or not self._make_room(len(blob)):
             self._lose(trunk)
@@ -117,7 +123,7 @@ class Homes:
             del self._by_npc[key.npc]
         self.take_blob(trunk)
         if trunk.seq >= 0:
-            self._free.append(trunk.seq)
+            self._free.add(trunk.seq)
         return trunk.seq
 
     def forget_sequences(self) -> None:

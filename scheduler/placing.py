@@ -108,7 +108,7 @@ class Placer:
             if leased is None:
                 return None
             lane = leased
-        if not self._make_resident(trunk, now_ns):
+        if not self._make_resident(trunk, work.near, now_ns):
             if lane >= 0:
                 self.lanes.give_back(lane)
             return None
@@ -221,10 +221,10 @@ class Placer:
                 best, best_len = other, shared
         return best, best_len
 
-    def _make_resident(self, trunk: Trunk, now_ns: int) -> bool:
+    def _make_resident(self, trunk: Trunk, near: int, now_ns: int) -> bool:
         if trunk.seq >= 0:
             return True
-        if not self.homes.settle(trunk):
+        if not self.homes.settle(trunk, near):
             found = victims.choose(self.homes, now_ns)
             if found is None:
                 return False
