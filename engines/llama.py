@@ -142,8 +142,8 @@ _native_lines: Callable[[str], None] | None = None
 def send_native_log_to(lines: Callable[[str], None] | None) -> None:
     """Warnings and errors of the native library go to `lines`, from whatever thread makes them; None drops all of it.
 
-    Use None while serving: llama.cpp writes dozens of debug lines whenever it moves KV between sequences, and each would
-    take the interpreter lock only to be thrown away. What fails is still told by return codes.
+    Use None while serving: llama.cpp writes dozens of debug lines whenever it moves KV between sequences, and each
+    would take the interpreter lock only to be thrown away. What fails is still told by return codes.
     """
     global _native_lines
     _native_lines = lines
