@@ -35,7 +35,8 @@ class Work:
     """One piece of work: bring `trunk` into a sequence, put `tail` on a branch of it, make up to `max_tokens` tokens.
 
     `shared` is how many leading tokens of the trunk other NPCs share (world and archetype). `near` is a number whose
-    neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter).
+    neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter). Works of
+    different `adapter` (empty: the base model) cannot share a step.
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
     A work with `supersede` takes the place of a waiting one with the same value.
     """
@@ -53,6 +54,7 @@ class Work:
     deadline_ns: int = 0
     supersede: Hashable = None
     near: int = -1
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

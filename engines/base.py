@@ -56,9 +56,10 @@ class Slice:
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step. Invariant: slices are sorted by seq, no seq twice, token sum <= geometry.batch_len."""
+    """One step, with at most one adapter. Invariant: slices are sorted by seq, no seq twice, token sum <= batch_len."""
 
     slices: list[Slice] = field(default_factory=list)
+    adapter: str = ""
 
     @property
     def tokens(self) -> int:

@@ -274,6 +274,7 @@ class LlamaEngine:
 
     def step(self, plan: StepPlan) -> StepResult:
         """Decodes all slices in one call and picks a token where one was asked for."""
+        assert not plan.adapter, "no adapter is loaded"
         at, previous = 0, -1
         wanted: list[int] = []
         for s in plan.slices:

@@ -8,6 +8,7 @@ micro-batches (split as llama.cpp splits them), tokens, and tokens times context
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -108,6 +109,7 @@ class SimEngine:
         self.vocab = vocab
         self.cost = cost
         self.steps = 0
+        self.adapters: deque[str] = deque(maxlen=1000)  # of the last steps
         self._clock = clock
         self._end_every = end_every
         self._fail_at = fail_at
@@ -128,6 +130,7 @@ class SimEngine:
     def step(self, plan: StepPlan) -> StepResult:
         """Appends the slices, moves the clock by the cost, picks tokens by hashing each whole sequence."""
         assert plan.slices, "an empty step"
+        self.adapters.append(plan.adapter)
         assert plan.tokens <= self.geometry.batch_len, "a step takes at most batch_len tokens"
         numbers = [s.seq for s in plan.slices]
         assert numbers == sorted(set(numbers)), "slices must be sorted by sequence, none twice"

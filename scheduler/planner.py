@@ -41,6 +41,7 @@ class Candidate:
     deadline_ns: int
     overdue_ns: int
     last_step_ns: int
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The shares of one step, sorted by sequence, and the budget it was composed for."""
+    """The shares of one step, sorted by sequence, the budget it was composed for, and the adapter of all of them."""
 
     shares: list[Share]
     budget_ns: int
+    adapter: str = ""
 
 
 _RANK = {
@@ -95,11 +97,13 @@ def compose(
     if not candidates:
         return Composed([], budget_ns)
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
+    # The most urgent candidate's adapter has the step. It had its step now, so in its rank another adapter is next.
+    adapter = min(candidates, key=lambda c: (rank(c, now_ns), _turn(c))).adapter
     for c in candidates:
-        ranked[rank(c, now_ns)].append(c)
+        if c.adapter == adapter:
+            ranked[rank(c, now_ns)].append(c)
     for group in ranked:
-        # Decodes rotate: whoever had a step longest ago is next. Prefills go by deadline.
-        group.sort(key=lambda c: (c.last_step_ns if c.decode else c.deadline_ns, c.number))
+        group.sort(key=_turn)
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
     keep = settings.silver_share if ranked[2] and ranked[3] else 0.0
     for c in (*ranked[0], *ranked[1]):
@@ -107,7 +111,12 @@ def compose(
     left_over = [c for c in ranked[2] if not step.add(c, keep)]
     for c in (*ranked[3], *left_over, *ranked[4], *ranked[5]):
         step.add(c)
-    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns)
+    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, adapter)
+
+
+def _turn(c: Candidate) -> tuple[int, int]:
+    """Order inside a rank. Decodes rotate: whoever had a step longest ago is next. Prefills go by deadline."""
+    return c.last_step_ns if c.decode else c.deadline_ns, c.number
 
 
 class _Step:

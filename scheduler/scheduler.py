@@ -256,6 +256,7 @@ class Scheduler:
                     r.work.deadline_ns,
                     self.promises.overdue_ns(r.work.tier, due_ns),
                     r.last_step_ns,
+                    r.work.adapter,
                 )
             )
         geometry = self.engine.geometry
@@ -263,7 +264,7 @@ class Scheduler:
         composed = compose(candidates, self.costs, self.settings.planner, now_ns, gold_waits, geometry.batch_len)
         if not composed.shares:
             return Planned(None)
-        step = StepPlan()
+        step = StepPlan(adapter=composed.adapter)
         chosen: list[Running] = []
         for share in composed.shares:
             r = runners[share.number]

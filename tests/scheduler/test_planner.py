@@ -61,6 +61,17 @@ def test_overdue_work_counts_one_tier_higher() -> None:
     assert rank(bronze, 50) == rank(silver, 50)
 
 
+def test_a_step_has_one_adapter_and_decodes_of_both_take_turns() -> None:
+    """Works with different adapters never share a step; the one that waited longer is next."""
+    many = [replace(candidate(n, Tier.SILVER, decode=True), adapter="ab"[n % 2], last_step_ns=n) for n in range(10)]
+    first = compose(many, Costs(COSTS), SETTINGS, 0, False, 512)
+    assert first.adapter == "a"
+    assert {many[s.number].adapter for s in first.shares} == {"a"}
+    served = {s.number for s in first.shares}
+    later = [replace(c, last_step_ns=100) if c.number in served else c for c in many]
+    assert compose(later, Costs(COSTS), SETTINGS, 0, False, 512).adapter == "b"
+
+
 def test_laws_on_random_candidates() -> None:
     """Sorted by sequence, none twice, never more than wanted, inside budget and batch; the most urgent one is in."""
     rng = random.Random(7)

@@ -186,6 +186,18 @@ def test_a_work_that_only_prepares_a_trunk_is_overtaken_by_one_that_needs_it() -
     assert sim.ended[gold].timings.cached_tokens == done
 
 
+def test_works_of_different_adapters_take_turns_in_steps_of_their_own() -> None:
+    """Both finish, with the tokens they make alone, and no step mixes them."""
+    sim = Sim()
+    for n in range(8):
+        work = Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(1, 2, n), words(3), 6, adapter="ab"[n % 2])
+        sim.submit(work)
+    sim.run()
+    assert set(sim.engine.adapters) == {"a", "b"}
+    for ticket, work in sim.submitted.items():
+        assert sim.chunks[ticket] == sim.alone(work)
+
+
 def test_forget_empties_a_trunk_now_or_when_its_work_ends() -> None:
     """After forget nothing of the trunk's KV is left, also when a work stood on it."""
     sim = Sim()
