@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from core.errors import ConfigError
 if TYPE_CHECKING:
     from daemon.build import Daemon
     from daemon.config import Config
+    from daemon.tidy import Tidy
 
 EXIT_USAGE = 2
 EXIT_ENGINE_DEAD = 70  # EX_SOFTWARE: start it again
@@ -92,6 +92,7 @@ async def _serve(config: Config) -> int:
     from daemon.probes import Probes
     from daemon.status import Phase
     from daemon.telemetry import StatusCollector, watch_lag
+    from daemon.tidy import Tidy
     from scheduler.costs import FEATURES
 
     log = structlog.get_logger("npcd")
@@ -135,12 +136,11 @@ async def _serve(config: Config) -> int:
         daemon = build(config, model, phase, on_death, drain)
         daemon.engine_loop.start()
         face.calls = daemon.calls
-        # Once everything that lives long is there, it is no longer looked through at every collection.
-        gc.collect()
-        gc.freeze()
+        tidy = Tidy(now_ns)
+        tidy.start()
         tasks = [
             asyncio.create_task(watch_lag(daemon.lag_ns, now_ns)),
-            asyncio.create_task(_sweep_sessions(daemon)),
+            asyncio.create_task(_keep_house(daemon, tidy)),
         ]
         phase.name = "serving"
         await face.report(serving=True)
@@ -179,8 +179,11 @@ async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
     return daemon.door.open
 
 
-async def _sweep_sessions(daemon: Daemon) -> None:
-    """Ends sessions that have been silent too long, for ever."""
+async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
+    """Once a second, for ever: collects garbage when nothing is under way, ends sessions that have been silent too
+    long.
+    """
     while True:
-        await asyncio.sleep(30)
+        await asyncio.sleep(1)
+        tidy.look(idle=not daemon.door.open)
         daemon.dialogue.sweep()

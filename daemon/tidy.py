@@ -1,0 +1,46 @@
+"""Garbage collection when nobody waits: Python's full collections stop every thread, so they are ours to time.
+
+Owns the collector's settings of this process. Young objects are collected as ever (microseconds); the oldest
+generation only here, when the daemon is idle, or when it has not been idle for too long.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from core.clock import Clock, S
+
+EVERY_S = 60
+NEVER = 1_000_000_000  # second-generation collections between two automatic full ones
+
+
+class Tidy:
+    """Collects the oldest generation by hand. `pause_ns` is what the last full collection took, `full` how many there
+    were.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.full = 0
+        self.pause_ns = 0
+        self._clock = clock
+        self._last_ns = clock()
+
+    def start(self) -> None:
+        """Call once everything that lives long is there: it is no longer looked through at all."""
+        gc.collect()
+        gc.freeze()
+        young, middle, _ = gc.get_threshold()
+        gc.set_threshold(young, middle, NEVER)
+        self._last_ns = self._clock()
+
+    def look(self, idle: bool) -> None:
+        """Collects when idle and due, or when overdue by ten times."""
+        waited_ns = self._clock() - self._last_ns
+        if waited_ns < EVERY_S * S or (not idle and waited_ns < 10 * EVERY_S * S):
+            return
+        began_ns = self._clock()
+        gc.collect()
+        ended_ns = self._clock()
+        self.full += 1
+        self.pause_ns = ended_ns - began_ns
+        self._last_ns = ended_ns
