@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from core.choice import Node, Tokens
 from core.words import Finish, Tier, TrunkKey
@@ -57,8 +58,7 @@ class Work:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens of one work that became known in one step, in order. `confidence` belongs to the first of them."""
 
     tokens: tuple[int, ...]

@@ -32,7 +32,7 @@ from tiers.cadence import CadenceSettings, due_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
 
-BARK_TAIL_MORE = 8  # tokens of choice and mark that a bark's tail has on top of an intent's
+ASK_MAX = 32  # questions built in one go: about a millisecond of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +225,11 @@ class Intents:
             self._paused.discard((tenant, world_id))
 
     def pump(self) -> None:
-        """Asks for every mind that is due, as one group, lets the policy answer for late ones, and sets the timer."""
+        """Asks for minds that are due, as one group, lets the policy answer for late ones, and sets the timer."""
         now_ns = self._clock()
         due: list[_Question] = []
-        while self._heap and self._heap[0][0] <= now_ns:
+        # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs between.
+        while self._heap and self._heap[0][0] <= now_ns and len(due) < ASK_MAX:
             _, _, mind, late = heapq.heappop(self._heap)
             if late is not None:
                 if mind.asking is late and not mind.removed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from core.clock import MS
 from core.words import Tier
@@ -28,7 +29,7 @@ class PlannerSettings:
     chunk_min: int = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would make each of them three times as dear, in every step
 class Candidate:
     """A running work that could use this step: `wanted` tokens for sequence `seq` from position `pos` on."""
 
@@ -44,8 +45,7 @@ class Candidate:
     adapter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What one candidate gets."""
 
     number: int
@@ -97,13 +97,14 @@ def compose(
     if not candidates:
         return Composed([], budget_ns)
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
-    # The most urgent candidate's adapter has the step. It had its step now, so in its rank another adapter is next.
-    adapter = min(candidates, key=lambda c: (rank(c, now_ns), _turn(c))).adapter
     for c in candidates:
-        if c.adapter == adapter:
-            ranked[rank(c, now_ns)].append(c)
+        ranked[rank(c, now_ns)].append(c)
     for group in ranked:
         group.sort(key=_turn)
+    # The most urgent candidate's adapter has the step. It had its step now, so in its rank another adapter is next.
+    adapter = next(group[0].adapter for group in ranked if group)
+    if any(c.adapter != adapter for c in candidates):
+        ranked = [[c for c in group if c.adapter == adapter] for group in ranked]
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
     keep = settings.silver_share if ranked[2] and ranked[3] else 0.0
     for c in (*ranked[0], *ranked[1]):
