@@ -134,7 +134,7 @@ def add_talk(rng: Random, tree: Tree, root: int, layout: Layout, talk: Talk, len
         # What was answered from sight cannot be answered without it.
         if turn.sighted or (number in branching and (turn.perception is not None or digest)):
             tree.add(here, (tail, 0.0), (reply, REPLY))
-            told = TOLD
+            told = 0.0 if turn.sighted else TOLD
         else:
             told = REPLY
         here = tree.add(here, (line, TEXT), (layout.marks["npc"], 0.0), (reply, told))
