@@ -155,6 +155,8 @@ def micro_batches(slices: Sequence[Slice], micro_len: int) -> list[tuple[int, in
     from each, at most `micro_len` in all.
     """
     left = [len(s.tokens) for s in slices]
+    if sum(left) == len(left):
+        return _runs_of_single_tokens(slices, micro_len)
     done = [0] * len(slices)
     out: list[tuple[int, int]] = []
     while True:
@@ -173,6 +175,22 @@ def micro_batches(slices: Sequence[Slice], micro_len: int) -> list[tuple[int, in
             done[i] += take
             context = max(context, slices[i].pos + done[i])
         out.append((take * len(group), -(-context // PAD_LEN) * PAD_LEN))
+
+
+def _runs_of_single_tokens(slices: Sequence[Slice], micro_len: int) -> list[tuple[int, int]]:
+    """The same for a step of one token each, the usual one while everybody decodes: runs of consecutive numbers."""
+    out: list[tuple[int, int]] = []
+    count, longest, expected = 0, 0, -1
+    for s in slices:
+        if count and (s.seq != expected or count == micro_len):
+            out.append((count, -(-longest // PAD_LEN) * PAD_LEN))
+            count = longest = 0
+        count += 1
+        longest = max(longest, s.pos + 1)
+        expected = s.seq + 1
+    if count:
+        out.append((count, -(-longest // PAD_LEN) * PAD_LEN))
+    return out
 
 
 def tokens_of(values: Sequence[int]) -> Tokens:

@@ -249,6 +249,7 @@ class LlamaEngine:
         self._n_seq_id = np.ones(n, np.int32)
         self._seq = np.zeros(n, np.int32)
         self._wanted = np.zeros(n, np.int8)
+        self._steps = np.arange(n, dtype=np.int32)
         # Every token has one sequence: its pointer is aimed once at its place in `_seq`.
         places = (ctypes.POINTER(ctypes.c_int32) * n)()
         base = self._seq.ctypes.data
@@ -274,32 +275,32 @@ class LlamaEngine:
 
     def step(self, plan: StepPlan) -> StepResult:
         """Decodes all slices in one call and picks a token where one was asked for."""
+        slices = plan.slices
         assert not plan.adapter, "no adapter is loaded"
-        at, previous = 0, -1
-        wanted: list[int] = []
-        for s in plan.slices:
-            n = len(s.tokens)
-            end = at + n
-            assert s.seq > previous, "slices must be sorted by sequence, none twice"
-            assert 0 <= s.seq < self.geometry.sequences, f"no sequence {s.seq}"
-            assert n > 0 and end <= self.settings.batch_len, "a step takes 1 to batch_len tokens"
-            assert s.pos == self._book[s.seq], (
-                f"sequence {s.seq} holds {self._book[s.seq]} tokens, the plan says {s.pos}"
-            )
-            assert s.pos + n <= self.settings.context_len, f"sequence {s.seq} would outgrow its context"
-            previous = s.seq
-            self._token[at:end] = s.tokens
-            self._pos[at:end] = np.arange(s.pos, s.pos + n, dtype=np.int32)
-            self._seq[at:end] = s.seq
-            self._wanted[at:end] = 0
-            if s.pick is not None:
-                self._wanted[end - 1] = 1
-                wanted.append(end - 1)
-            at = end
-        assert at and self._token[:at].min() >= 0 and self._token[:at].max() < self.vocab.size, "token id out of range"
-        self._decode(at)
-        for s in plan.slices:
-            self._book[s.seq] += len(s.tokens)
+        assert slices, "an empty step"
+        lengths = np.asarray([len(s.tokens) for s in slices])
+        seqs = np.asarray([s.seq for s in slices])
+        starts = np.asarray([s.pos for s in slices])
+        total = int(lengths.sum())
+        assert seqs[0] >= 0 and seqs[-1] < self.geometry.sequences, f"no sequence {seqs[0]} or {seqs[-1]}"
+        assert len(seqs) == 1 or (seqs[1:] > seqs[:-1]).all(), "slices must be sorted by sequence, none twice"
+        assert lengths.min() > 0 and total <= self.settings.batch_len, "a step takes 1 to batch_len tokens"
+        held = self._book[seqs]
+        assert (starts == held).all(), f"sequences {seqs} hold {held} tokens, the plan says {starts}"
+        assert (starts + lengths).max() <= self.settings.context_len, "a sequence would outgrow its context"
+        ends = lengths.cumsum()
+        self._token[:total] = (
+            [s.tokens[0] for s in slices] if total == len(slices) else np.concatenate([s.tokens for s in slices])
+        )
+        self._pos[:total] = np.repeat(starts - ends + lengths, lengths) + self._steps[:total]
+        self._seq[:total] = np.repeat(seqs, lengths)
+        self._wanted[:total] = 0
+        wanted = [end - 1 for s, end in zip(slices, ends.tolist(), strict=True) if s.pick is not None]
+        self._wanted[wanted] = 1
+        taken = self._token[:total]
+        assert taken.min() >= 0 and taken.max() < self.vocab.size, "token id out of range"
+        self._decode(total)
+        self._book[seqs] += lengths
         return self._pick(plan, wanted)
 
     def _decode(self, count: int) -> None:
@@ -321,7 +322,7 @@ class LlamaEngine:
             n = len(wanted) * self.vocab.size
             floats: Any = (ctypes.c_float * n).from_address(address)
             logits = np.frombuffer(floats, np.float32).reshape(len(wanted), -1)
-            greedy: list[tuple[int, int]] = []  # (slice, row)
+            greedy: list[tuple[int, int]] = []  # (slice, row of logits)
             masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = {}
             row = 0
             for i, s in enumerate(plan.slices):
@@ -335,8 +336,9 @@ class LlamaEngine:
                     greedy.append((i, row))
                 row += 1
             if greedy:
-                for (i, _), token in zip(greedy, logits[[r for _, r in greedy]].argmax(axis=1), strict=True):
-                    picked[i] = int(token)
+                rows = logits if len(greedy) == len(wanted) else logits[[r for _, r in greedy]]
+                for (i, _), token in zip(greedy, rows.argmax(axis=1).tolist(), strict=True):
+                    picked[i] = token
             for allowed, places in masked.values():
                 tokens, sure = likeliest(logits[[r for _, r in places]][:, allowed], allowed)
                 for (i, _), token, p in zip(places, tokens, sure, strict=True):

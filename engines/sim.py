@@ -93,7 +93,7 @@ class SimVocab:
 
 
 class SimEngine:
-    """Sequences as lists of tokens. `fail_at` names steps (from 0) that raise EngineFailed instead."""
+    """Sequences as rows of one array. `fail_at` names steps (from 0) that raise EngineFailed instead."""
 
     def __init__(
         self,
@@ -113,7 +113,10 @@ class SimEngine:
         self._clock = clock
         self._end_every = end_every
         self._fail_at = fail_at
-        self._held: list[list[int]] = [[] for _ in range(geometry.sequences)]
+        # Row s holds lengths[s] tokens. Rows in one array, because a hash of a whole sequence is then a hash of bytes
+        # that lie there already.
+        self._held = np.zeros((geometry.sequences, geometry.context_len), np.int32)
+        self.lengths = [0] * geometry.sequences
         self._samplers: dict[int, int] = {}
         self._next_sampler = 0
 
@@ -140,12 +143,15 @@ class SimEngine:
             raise EngineFailed(f"simulated failure of step {step}")
         picked, probability = [], []
         for s in plan.slices:
-            held = self._held[s.seq]
-            assert s.pos == len(held), f"sequence {s.seq} holds {len(held)} tokens, the plan says {s.pos}"
+            length = self.lengths[s.seq]
+            assert s.pos == length, f"sequence {s.seq} holds {length} tokens, the plan says {s.pos}"
             assert len(s.tokens), "an empty slice"
-            held.extend(int(t) for t in s.tokens)
-            assert len(held) <= self.geometry.context_len, f"sequence {s.seq} outgrew its context"
-            token, sure = self._next(held, s.pick) if s.pick else (-1, 0.0)
+            grown = length + len(s.tokens)
+            assert grown <= self.geometry.context_len, f"sequence {s.seq} outgrew its context"
+            held = self._held[s.seq]
+            held[length:grown] = s.tokens
+            self.lengths[s.seq] = grown
+            token, sure = self._next(held[:grown], s.pick) if s.pick else (-1, 0.0)
             picked.append(token)
             probability.append(sure)
         return StepResult(picked, probability)
@@ -153,27 +159,29 @@ class SimEngine:
     def copy(self, src: int, dst: int) -> None:
         """Makes dst equal to src."""
         assert src != dst, "a sequence cannot be copied onto itself"
-        self._held[dst] = list(self._held[src])
+        length = self.lengths[dst] = self.lengths[src]
+        self._held[dst, :length] = self._held[src, :length]
 
     def trim(self, seq: int, length: int) -> None:
         """Cuts the sequence back."""
-        assert 0 <= length <= len(self._held[seq]), f"sequence {seq} holds {len(self._held[seq])} tokens"
-        del self._held[seq][length:]
+        assert 0 <= length <= self.lengths[seq], f"sequence {seq} holds {self.lengths[seq]} tokens"
+        self.lengths[seq] = length
 
     def length(self, seq: int) -> int:
         """Tokens in the sequence."""
-        return len(self._held[seq])
+        return self.lengths[seq]
 
     def store(self, seq: int) -> bytes:
         """The tokens as bytes."""
-        return np.asarray(self._held[seq], np.int32).tobytes()
+        return self._held[seq, : self.lengths[seq]].tobytes()
 
     def load(self, seq: int, blob: bytes) -> bool:
         """Takes bytes that store() gave; refuses a cut-off length."""
+        self.lengths[seq] = 0
         if len(blob) % 4:
-            self._held[seq] = []
             return False
-        self._held[seq] = np.frombuffer(blob, np.int32).tolist()
+        length = self.lengths[seq] = len(blob) // 4
+        self._held[seq, :length] = np.frombuffer(blob, np.int32)
         return True
 
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
@@ -189,7 +197,7 @@ class SimEngine:
 
     def rebuild(self) -> None:
         """Empties every sequence."""
-        self._held = [[] for _ in range(self.geometry.sequences)]
+        self.lengths = [0] * self.geometry.sequences
 
     def close(self) -> None:
         """Nothing to free."""
@@ -201,15 +209,20 @@ class SimEngine:
 
     def tokens(self, seq: int) -> list[int]:
         """What the sequence holds."""
-        return list(self._held[seq])
+        held: list[int] = self.array(seq).tolist()
+        return held
 
-    def _next(self, held: list[int], pick: Pick) -> tuple[int, float]:
+    def array(self, seq: int) -> Tokens:
+        """What the sequence holds, as a view that the next step may change."""
+        return self._held[seq, : self.lengths[seq]]
+
+    def _next(self, held: Tokens, pick: Pick) -> tuple[int, float]:
         seed = self._samplers[pick.sampler] if pick.sampler >= 0 else 0
         return next_token(held, pick.allowed, seed, self.vocab, self._end_every)
 
 
 def next_token(
-    held: Sequence[int], allowed: Tokens | None, seed: int, vocab: SimVocab, end_every: int
+    held: Sequence[int] | Tokens, allowed: Tokens | None, seed: int, vocab: SimVocab, end_every: int
 ) -> tuple[int, float]:
     """The token that follows `held`, and its probability: the simulation's whole "model"."""
     draw = crc32(np.asarray(held, np.int32).tobytes(), seed & 0xFFFFFFFF)

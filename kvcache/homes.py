@@ -5,7 +5,7 @@ A trunk's home is a resident sequence, or bytes in host RAM, or nothing (then it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +54,7 @@ class Homes:
         self.ram_dropped = 0
         self._first = first
         self._free = set(range(first, first + count))
+        self._resident: dict[int, Trunk] = {}  # by sequence
         self._trunks: dict[TrunkKey, Trunk] = {}
         self._by_npc: dict[NpcKey, dict[TrunkKey, Trunk]] = {}
 
@@ -80,6 +81,11 @@ class Homes:
         """Resident sequences without a trunk."""
         return len(self._free)
 
+    @property
+    def residents(self) -> Iterable[Trunk]:
+        """The trunks that have a sequence, in no particular order."""
+        return self._resident.values()
+
     def settle(self, trunk: Trunk, near: int = -1) -> bool:
         """Gives the trunk a free sequence; False when there is none (move a victim out first).
 
@@ -91,12 +97,13 @@ class Homes:
         wanted = self._first + near % self.count
         trunk.seq = wanted if near >= 0 and wanted in self._free else max(self._free)
         self._free.remove(trunk.seq)
+        self._resident[trunk.seq] = trunk
         return True
 
     def vacate(self, trunk: Trunk, blob: bytes | None) -> None:
         """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one and RAM allows."""
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
-        self._free.add(trunk.seq)
+        self._leave(trunk)
         trunk.seq = -1
         if blob is None or not self._make_room(len(blob)):
             self._lose(trunk)
@@ -123,15 +130,18 @@ class Homes:
             del self._by_npc[key.npc]
         self.take_blob(trunk)
         if trunk.seq >= 0:
-            self._free.add(trunk.seq)
+            self._leave(trunk)
         return trunk.seq
 
     def forget_sequences(self) -> None:
         """The engine was rebuilt: what sequences held is gone, who sits in which stays."""
-        for trunk in self._trunks.values():
-            if trunk.seq >= 0:
-                self._lose(trunk)
-                trunk.branched = False
+        for trunk in self._resident.values():
+            self._lose(trunk)
+            trunk.branched = False
+
+    def _leave(self, trunk: Trunk) -> None:
+        del self._resident[trunk.seq]
+        self._free.add(trunk.seq)
 
     def _make_room(self, size: int) -> bool:
         if size > self.ram_bytes_max:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 IDLE_NS = 30 * S  # older than this, a trunk counts as idle and recency no longer protects it
 
 
-def choose(trunks: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
+def choose(residents: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
     """The resident trunk whose loss costs least, and one line of reason; None when all are in use.
 
     Idle ones before fresh ones; lower tiers before higher; then the longest unused; a tie goes to the shortest, which
@@ -21,8 +21,8 @@ def choose(trunks: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
     """
     best: Trunk | None = None
     best_rank: tuple[bool, int, int, int] = (False, 0, 0, 0)
-    for trunk in trunks:
-        if trunk.users or trunk.seq < 0:
+    for trunk in residents:
+        if trunk.users:
             continue
         idle = now_ns - trunk.used_ns > IDLE_NS
         # Gold is 0: the larger tier number goes first.

@@ -63,19 +63,17 @@ class Costs:
         w = self.weights_ns
         return w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3]
 
-    def tokens_ns(self, tokens: int, context: int, new_micro: bool) -> float:
-        """What adding `tokens` that end at position `context` to a step adds to it."""
-        padded = -(-context // PAD_LEN) * PAD_LEN
+    def fit(self, room_ns: float, pos: int, wanted: int, new_micro: bool) -> tuple[int, float, float]:
+        """How many of `wanted` tokens from position `pos` on fit into `room_ns` (may be 0), and what they cost:
+        nanoseconds for beginning a micro-batch, and for each token.
+        """
         w = self.weights_ns
-        return (w[1] if new_micro else 0.0) + tokens * (w[2] + w[3] * padded / 1000.0)
-
-    def tokens_that_fit(self, room_ns: float, pos: int, wanted: int, new_micro: bool) -> int:
-        """How many of `wanted` tokens from position `pos` on fit into `room_ns`; may be 0."""
-        w = self.weights_ns
-        room_ns -= w[1] if new_micro else 0.0
+        fixed_ns = w[1] if new_micro else 0.0
         padded = -(-(pos + wanted) // PAD_LEN) * PAD_LEN
-        each = w[2] + w[3] * padded / 1000.0
-        return wanted if each <= 0 else max(0, min(wanted, int(room_ns / each)))
+        each_ns = w[2] + w[3] * padded / 1000.0
+        if each_ns * wanted <= room_ns - fixed_ns:
+            return wanted, fixed_ns, each_ns
+        return max(0, int((room_ns - fixed_ns) / each_ns)) if each_ns > 0 else 0, fixed_ns, each_ns
 
     @property
     def base_ns(self) -> float:

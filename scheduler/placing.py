@@ -225,7 +225,7 @@ class Placer:
         if trunk.seq >= 0:
             return True
         if not self.homes.settle(trunk, near):
-            found = victims.choose(self.homes, now_ns)
+            found = victims.choose(self.homes.residents, now_ns)
             if found is None:
                 return False
             self.move_out(found[0])

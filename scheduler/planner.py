@@ -2,12 +2,14 @@
 
 Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earliest deadline first inside a rank. Silver
 prefill keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all
-fit, and an overdue work counts as one tier higher, so nothing waits for ever.
+fit. Of each tier the overdue work that is due longest counts as one tier higher: one at a time, or a long queue of
+Bronze would stand before all Silver. And who had no step for its tier's wait_max_ms goes first, one in each step, so
+nothing waits for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,20 +20,27 @@ from scheduler.costs import Costs
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
-    """`gold_step_ms` is a step's budget while Gold waits or runs, `step_ms` otherwise.
+    """`gold_step_ms` is a step's budget while Gold waits, runs or came within `gold_recent_ms`, `step_ms` otherwise.
 
-    `silver_share` of a step is kept for Silver's prefill; a prefill is not cut below `chunk_min` tokens.
+    `silver_share` of a step is kept for Silver's prefill; a prefill is not cut below `chunk_min` tokens. Gold and
+    Silver whose adapter the steps did not have for `adapter_turn_ms` have the next one.
     """
 
     gold_step_ms: float = 5.0
     step_ms: float = 20.0
+    gold_recent_ms: int = 500
     silver_share: float = 0.3
     chunk_min: int = 16
+    adapter_turn_ms: float = 15.0
 
 
 @dataclass(slots=True)  # not frozen: that would make each of them three times as dear, in every step
 class Candidate:
-    """A running work that could use this step: `wanted` tokens for sequence `seq` from position `pos` on."""
+    """A running work that could use this step: `wanted` tokens for sequence `seq` from position `pos` on.
+
+    `last_step_ns` is when it had a step last, or when it was taken. From `overdue_ns` on it may count as one tier
+    higher, from `starved_ns` on it goes first.
+    """
 
     number: int
     tier: Tier
@@ -42,6 +51,7 @@ class Candidate:
     deadline_ns: int
     overdue_ns: int
     last_step_ns: int
+    starved_ns: int
     adapter: str = ""
 
 
@@ -73,7 +83,7 @@ _RANK = {
 
 
 def rank(candidate: Candidate, now_ns: int) -> int:
-    """Which of the six ranks a candidate has now; overdue works count as one tier higher."""
+    """Which of the six ranks a candidate has when it may count as one tier higher."""
     tier = candidate.tier
     if tier is not Tier.GOLD and now_ns >= candidate.overdue_ns:
         tier = Tier(tier - 1)
@@ -97,22 +107,58 @@ def compose(
     if not candidates:
         return Composed([], budget_ns)
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
+    risen = _due_longest(candidates, now_ns)
     for c in candidates:
-        ranked[rank(c, now_ns)].append(c)
+        ranked[rank(c, now_ns) if c.number in risen else _RANK[c.decode, c.tier]].append(c)
     for group in ranked:
-        group.sort(key=_turn)
-    # The most urgent candidate's adapter has the step. It had its step now, so in its rank another adapter is next.
-    adapter = next(group[0].adapter for group in ranked if group)
-    if any(c.adapter != adapter for c in candidates):
-        ranked = [[c for c in group if c.adapter == adapter] for group in ranked]
+        if len(group) > 1:
+            group.sort(key=_turn)
+    first = _first(candidates, ranked, settings, now_ns)
+    if any(c.adapter != first.adapter for c in candidates):
+        ranked = [[c for c in group if c.adapter == first.adapter] for group in ranked]
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
+    step.add(first)
     keep = settings.silver_share if ranked[2] and ranked[3] else 0.0
     for c in (*ranked[0], *ranked[1]):
         step.add(c)
     left_over = [c for c in ranked[2] if not step.add(c, keep)]
     for c in (*ranked[3], *left_over, *ranked[4], *ranked[5]):
         step.add(c)
-    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, adapter)
+    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter)
+
+
+def _due_longest(candidates: Sequence[Candidate], now_ns: int) -> set[int]:
+    """The numbers of the overdue Silver and the overdue Bronze that are due longest."""
+    found: dict[Tier, Candidate] = {}
+    for c in candidates:
+        if now_ns >= c.overdue_ns and c.tier is not Tier.GOLD:
+            other = found.get(c.tier)
+            if other is None or (c.overdue_ns, c.number) < (other.overdue_ns, other.number):
+                found[c.tier] = c
+    return {c.number for c in found.values()}
+
+
+def _first(
+    candidates: Sequence[Candidate], ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int
+) -> Candidate:
+    """Who is served before all others in this step, and whose adapter it therefore has."""
+    starved = [c for c in candidates if now_ns >= c.starved_ns]
+    first = _longest_starved(c for c in starved if c.tier is Tier.GOLD)
+    first = first or next(group[0] for group in ranked if group)
+    if any(c.adapter != first.adapter for c in candidates):
+        # Else Gold, which has something in almost every step, would keep its adapter for ever.
+        before_ns = now_ns - round(settings.adapter_turn_ms * MS)
+        others = (c for group in ranked[:4] for c in group if c.adapter != first.adapter)
+        first = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=first)
+    return _longest_starved(c for c in starved if c.tier is not Tier.GOLD) or first
+
+
+def _longest_starved(candidates: Iterable[Candidate]) -> Candidate | None:
+    return min(candidates, key=lambda c: (c.starved_ns, c.number), default=None)
+
+
+def _last_step(c: Candidate) -> tuple[int, int]:
+    return c.last_step_ns, c.number
 
 
 def _turn(c: Candidate) -> tuple[int, int]:
@@ -136,17 +182,16 @@ class _Step:
         """Adds what fits of a candidate while `keep` of the budget stays free; False when nothing of it did."""
         if c.seq in self._lengths or not self._tokens_left:
             return False
-        wanted = min(c.wanted, self._tokens_left)
-        beside = self._lengths.get(c.seq - 1) == wanted or self._lengths.get(c.seq + 1) == wanted
-        room_ns = self._room_ns - keep * self._whole_ns
-        tokens = self._costs.tokens_that_fit(room_ns, c.pos, wanted, not beside)
-        least = min(wanted, self._chunk_min)
-        if tokens < least:
+        lengths = self._lengths
+        wanted = c.wanted if c.wanted < self._tokens_left else self._tokens_left
+        beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
+        tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep * self._whole_ns, c.pos, wanted, not beside)
+        if tokens < wanted and tokens < self._chunk_min:
             if self.shares:
                 return False
-            tokens = least
+            tokens = min(wanted, self._chunk_min)
         self.shares.append(Share(c.number, c.seq, tokens))
-        self._lengths[c.seq] = tokens
+        lengths[c.seq] = tokens
         self._tokens_left -= tokens
-        self._room_ns -= self._costs.tokens_ns(tokens, c.pos + tokens, not beside)
+        self._room_ns -= fixed_ns + tokens * each_ns
         return True

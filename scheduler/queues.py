@@ -14,11 +14,15 @@ from core.work import Work
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A work in a queue. `gone` marks an entry that was taken, cancelled or superseded and is only skipped later."""
+    """A work in a queue. `gone` marks an entry that was taken, cancelled or superseded and is only skipped later.
+
+    `deadline_ns` is the work's, or that of the work it superseded, whichever is earlier.
+    """
 
     ticket_id: int
     work: Work
     submitted_ns: int
+    deadline_ns: int
     gone: bool = False
 
 
@@ -39,19 +43,31 @@ class Queue:
         return iter(self._by_id.values())
 
     @property
+    def first(self) -> Waiting | None:
+        """The work with the earliest deadline."""
+        while self._heap and self._heap[0][2].gone:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+    @property
     def oldest_ns(self) -> int | None:
         """When the longest waiting work was submitted."""
-        return min((w.submitted_ns for w in self._by_id.values()), default=None)
+        # Time does not go back, so that is the one that was added first.
+        return next((w.submitted_ns for w in self._by_id.values()), None)
 
     def add(self, ticket_id: int, work: Work, now_ns: int) -> tuple[bool, Waiting | None]:
-        """(whether it was taken in, the waiting work that it superseded)."""
+        """(whether it was taken in, the waiting work that it superseded, whose place in the order it keeps).
+
+        At the end of the line, an NPC that changes faster than the line moves would never be served.
+        """
         old = self._by_supersede.get(work.supersede) if work.supersede is not None else None
         if old is not None:
             self._forget(old)
         elif len(self._by_id) >= self.waiting_max:
             return False, None
-        waiting = Waiting(ticket_id, work, now_ns)
-        heapq.heappush(self._heap, (work.deadline_ns, ticket_id, waiting))
+        deadline_ns = work.deadline_ns if old is None else min(work.deadline_ns, old.deadline_ns)
+        waiting = Waiting(ticket_id, work, now_ns, deadline_ns)
+        heapq.heappush(self._heap, (deadline_ns, ticket_id, waiting))
         self._by_id[ticket_id] = waiting
         if work.supersede is not None:
             self._by_supersede[work.supersede] = waiting

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
 from engines.base import Slice, StepEngine, StepPlan, StepResult
@@ -33,6 +34,9 @@ class SchedulerSettings:
     costs: CostSettings = field(default_factory=CostSettings)
 
 
+SAME_STEPS_MAX = 16  # then it is looked at anew: budgets, ages and trust have moved
+
+
 class Taken(NamedTuple):
     """A work left its queue and runs."""
 
@@ -51,6 +55,12 @@ class Planned:
     runners: list[Running] = field(default_factory=list)
     budget_ns: int = 0
     features: Features = (0.0, 0.0, 0.0, 0.0)
+    gold: bool = False
+    changes: int = -1
+    """With `changes` >= 0 everybody who ran then got one token: the same step again is the right one while the
+    scheduler's count is still that, which starts and ends of works move.
+    """
+    again: int = 0
 
 
 class Scheduler:
@@ -68,6 +78,10 @@ class Scheduler:
         self.placer = Placer(engine, settings.kv)
         self.meter = Meter()
         self.running: dict[int, Running] = {}
+        self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
+        self._gold_ns: int | None = None
+        self._changes = 0
+        self._last = Planned(None)
         self.retrying: list[Running] = []
         self._out: list[Delivery] = []
         self._forget: set[TrunkKey] = set()
@@ -77,11 +91,13 @@ class Scheduler:
     def submit(self, ticket_id: int, work: Work, now_ns: int) -> None:
         """Puts a work into its queue. It is superseding, or refused, at once."""
         self._forget.discard(work.key)
+        if work.tier is Tier.GOLD:
+            self._gold_ns = now_ns
         taken_in, superseded = self.queues.of[work.tier].add(ticket_id, work, now_ns)
         if superseded is not None:
             self._end_waiting(superseded, Finish.SUPERSEDED, "a newer observation took its place")
         if not taken_in:
-            self._end_waiting(Waiting(ticket_id, work, now_ns), Finish.REFUSED, "the queue is full")
+            self._end_waiting(Waiting(ticket_id, work, now_ns, work.deadline_ns), Finish.REFUSED, "the queue is full")
 
     def cancel(self, ticket_id: int, now_ns: int) -> None:
         """Ends a work wherever it is; nothing happens when it has ended already."""
@@ -107,7 +123,7 @@ class Scheduler:
             for waiting in [w for w in queue if w.work.key == key and not w.work.max_tokens]:
                 queue.take(waiting)
                 self._end_waiting(waiting, Finish.CANCELLED, "the trunk was forgotten")
-        if not self.placer.forget(key):
+        if not self.placer.forget(key) or self._wanted(key):
             self._forget.add(key)
 
     # -- step --------------------------------------------------------------------------------------------------
@@ -140,6 +156,8 @@ class Scheduler:
                 self._hand_out(runner, chunk, now_ns)
             if finish is not None:
                 self._end(runner, finish, now_ns)
+        if planned.changes == self._changes:
+            return  # everybody decodes, nobody moves on
         for runner in list(self.running.values()):
             self.placer.advance(runner.place)
             if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
@@ -148,6 +166,7 @@ class Scheduler:
     def failed(self, planned: Planned, reason: str, now_ns: int) -> None:
         """The engine failed in a step: rebuilds it; what ran is tried once more from its trunk, then ends as FAILED."""
         self.meter.step_failures += 1
+        self._changes += 1
         self.engine.rebuild()
         self.placer.engine_rebuilt()
         in_step = {id(r) for r in planned.runners}
@@ -174,7 +193,10 @@ class Scheduler:
 
     def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
         """Lets waiting works start when the window says so; when to look again, if it does not."""
+        risen = self._risen_bronze(now_ns)
         for runner in list(self.retrying):
+            if runner.work.tier is Tier.BRONZE and runner.work is not risen and len(self.queues.of[Tier.SILVER]):
+                continue
             place = self.placer.place(runner.work, now_ns)
             if place is not None:
                 self.retrying.remove(runner)
@@ -187,17 +209,55 @@ class Scheduler:
         rule, again_ns = self.window.close(now_ns, waiting, oldest_ns, bool(self.running), next_due_ns)
         if rule is None:
             return again_ns
-        counts = dict.fromkeys(Tier, 0)
-        for runner in self.running.values():
-            counts[runner.work.tier] += 1
-        for tier in Tier:
-            room = self.promises.of(tier).running_max - counts[tier]
-            for entry in self.queues.of[tier].in_order():
-                if room <= 0 or (tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free):
-                    break
-                if self._take(entry, rule, now_ns):
-                    room -= 1
+        room = {tier: self.promises.of(tier).running_max for tier in Tier}
+        for runner in (*self.running.values(), *self.retrying):
+            room[runner.work.tier] -= 1
+        self._let_in(Tier.GOLD, room[Tier.GOLD], rule, now_ns)
+        first = self.queues.of[Tier.BRONZE].first
+        if first is not None and first.work is risen:
+            room[Tier.BRONZE] -= self._let_in(Tier.BRONZE, min(1, room[Tier.BRONZE]), rule, now_ns)
+        self._let_in(Tier.SILVER, room[Tier.SILVER], rule, now_ns)
+        self._let_in(Tier.BRONZE, room[Tier.BRONZE], rule, now_ns)
         return None
+
+    def _let_in(self, tier: Tier, room: int, rule: Closed, now_ns: int) -> int:
+        """Starts waiting works of a tier, earliest deadline first, while there is room and a lane; how many."""
+        started = 0
+        for entry in self.queues.of[tier].in_order():
+            if started >= room:
+                break
+            needs_lane = tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free
+            # Silver does not wait for a lane that Bronze has.
+            if needs_lane and not (tier is Tier.SILVER and self._park_bronze(now_ns)):
+                break
+            started += self._take(entry, rule, now_ns)
+        return started
+
+    def _risen_bronze(self, now_ns: int) -> Work | None:
+        """The Bronze that is due longest, when it is overdue: it counts as Silver, also for a lane.
+
+        Else Silver that never stops waiting would have all lanes for ever.
+        """
+        first = self.queues.of[Tier.BRONZE].first
+        works = [r.work for r in (*self.running.values(), *self.retrying) if r.work.tier is Tier.BRONZE]
+        longest = min((*works, first.work) if first else works, key=lambda work: work.due_ns, default=None)
+        overdue = longest is not None and now_ns >= self.promises.overdue_ns(Tier.BRONZE, longest.due_ns)
+        return longest if overdue else None
+
+    def _park_bronze(self, now_ns: int) -> bool:
+        """Takes the lane of the Bronze that is due last, and not risen; it goes on when no Silver waits. Whether there
+        was one.
+        """
+        risen = self._risen_bronze(now_ns)
+        held = [r for r in self.running.values() if r.work.tier is Tier.BRONZE and r.place.lane >= 0]
+        last = max((r for r in held if r.work is not risen), key=lambda r: r.work.due_ns, default=None)
+        if last is None:
+            return False
+        self._changes += 1
+        del self.running[last.ticket_id]
+        self.placer.release(last.place, now_ns)
+        self.retrying.append(last)
+        return True
 
     def _take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
         work = entry.work
@@ -209,7 +269,7 @@ class Scheduler:
         self.queues.of[work.tier].take(entry)
         timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns, cached_tokens=place.cached)
         timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
-        runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice)
+        runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
             runner.sampler = self.engine.add_sampler(work.sampling, work.tail.tolist())
         self.meter.tiers[work.tier].queue_ns.append((now_ns, now_ns - entry.submitted_ns))
@@ -230,6 +290,7 @@ class Scheduler:
         return False
 
     def _start(self, runner: Running, now_ns: int) -> None:
+        self._changes += 1
         self.running[runner.ticket_id] = runner
         first = not runner.made
         finish = runner.begin()
@@ -239,38 +300,65 @@ class Scheduler:
             self._end(runner, finish, now_ns)
 
     def _compose(self, now_ns: int) -> Planned:
+        recent_ns = self.settings.planner.gold_recent_ms * MS
+        recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
+        gold = recently or len(self.queues.of[Tier.GOLD]) > 0
+        self._last = self._same_again(self._last, gold) or self._compose_anew(now_ns, gold)
+        return self._last
+
+    def _compose_anew(self, now_ns: int, gold: bool) -> Planned:
         runners = list(self.running.values())
         candidates = []
         for number, r in enumerate(runners):
+            work, place = r.work, r.place
             wanted = len(r.wanted())
             assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
-            due_ns = r.work.due_ns
+            wait_ns = self._wait_max_ns[work.tier]
             candidates.append(
                 Candidate(
                     number,
-                    r.work.tier,
+                    work.tier,
                     r.decoding,
-                    r.place.seq,
-                    r.place.pos,
+                    place.seq,
+                    place.pos,
                     wanted,
-                    r.work.deadline_ns,
-                    self.promises.overdue_ns(r.work.tier, due_ns),
+                    work.deadline_ns,
+                    work.due_ns + wait_ns,
                     r.last_step_ns,
-                    r.work.adapter,
+                    r.last_step_ns + wait_ns,
+                    work.adapter,
                 )
             )
         geometry = self.engine.geometry
-        gold_waits = len(self.queues.of[Tier.GOLD]) > 0
-        composed = compose(candidates, self.costs, self.settings.planner, now_ns, gold_waits, geometry.batch_len)
+        composed = compose(candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len)
         if not composed.shares:
             return Planned(None)
         step = StepPlan(adapter=composed.adapter)
         chosen: list[Running] = []
         for share in composed.shares:
             r = runners[share.number]
-            step.slices.append(Slice(share.seq, r.place.pos, r.wanted()[: share.tokens], r.pick(share.tokens)))
+            wanted_tokens = r.wanted()
+            if share.tokens < len(wanted_tokens):
+                wanted_tokens = wanted_tokens[: share.tokens]
+            step.slices.append(Slice(share.seq, candidates[share.number].pos, wanted_tokens, r.pick(share.tokens)))
             chosen.append(r)
-        return Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len))
+        planned = Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len), gold)
+        if len(chosen) == len(runners) == step.tokens and all(r.decoding and r.node is None for r in chosen):
+            planned.changes = self._changes
+        return planned
+
+    def _same_again(self, last: Planned, gold: bool) -> Planned | None:
+        """The step after `last` when all that ran in it just decodes on; None when it must be composed anew."""
+        if last.changes != self._changes or last.gold != gold or last.again >= SAME_STEPS_MAX:
+            return None
+        assert last.step is not None
+        pairs = zip(last.step.slices, last.runners, strict=True)
+        slices = [Slice(s.seq, s.pos + 1, r.feed, s.pick) for s, r in pairs]
+        x = features(slices, self.engine.geometry.micro_len)
+        if self.costs.predict_ns(x) > last.budget_ns * self.costs.trust:
+            return None
+        step = StepPlan(slices, last.step.adapter)
+        return Planned(step, None, last.runners, last.budget_ns, x, gold, self._changes, last.again + 1)
 
     def _hand_out(self, runner: Running, chunk: Chunk, now_ns: int) -> None:
         meter, t = self.meter.tiers[runner.work.tier], runner.timings
@@ -287,6 +375,7 @@ class Scheduler:
         self._out.append((runner.ticket_id, chunk))
 
     def _end(self, runner: Running, finish: Finish, now_ns: int) -> None:
+        self._changes += 1
         del self.running[runner.ticket_id]
         self.placer.release(runner.place, now_ns)
         self._deliver_end(runner, finish, "")
@@ -299,10 +388,21 @@ class Scheduler:
         self.meter.prefilled_tokens += runner.timings.prefilled_tokens
         self.meter.tiers[runner.work.tier].ended[finish] += 1
         self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
-        if runner.work.key in self._forget and self.placer.forget(runner.work.key):
-            self._forget.discard(runner.work.key)
+        self._forget_again(runner.work.key)
 
     def _end_waiting(self, waiting: Waiting, finish: Finish, reason: str) -> None:
         self.meter.tiers[waiting.work.tier].ended[finish] += 1
         timings = Timings(submitted_ns=waiting.submitted_ns)
         self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))
+        self._forget_again(waiting.work.key)
+
+    def _wanted(self, key: TrunkKey) -> bool:
+        """Whether a work that has not ended will bring this trunk back."""
+        works = [r.work for r in (*self.running.values(), *self.retrying)]
+        works += [w.work for queue in self.queues.of.values() for w in queue]
+        return any(work.key == key for work in works)
+
+    def _forget_again(self, key: TrunkKey) -> None:
+        """A work of a trunk that was to be forgotten has ended: what it brought back goes with the last of them."""
+        if key in self._forget and self.placer.forget(key) and not self._wanted(key):
+            self._forget.discard(key)

@@ -73,7 +73,7 @@ def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
         homes.settle(trunk)
         trunk.tier, trunk.used_ns, trunk.users = tier, used_s * 10**9, users
     order = []
-    while (found := victims.choose(homes, now)) is not None:
+    while (found := victims.choose(homes.residents, now)) is not None:
         order.append(found[0].key.npc.npc)
         assert found[1]
         homes.vacate(found[0], None)

@@ -14,7 +14,7 @@ from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from daemon.prompt import MARKS
 from engines.base import Geometry
-from engines.sim import SimEngine, SimVocab, VirtualClock, next_token
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, next_token
 from scheduler.placing import KvSettings, Phase
 from scheduler.scheduler import Scheduler, SchedulerSettings, Taken
 from tiers.promises import Promises
@@ -44,11 +44,12 @@ class Sim:
         fail_at: frozenset[int] = frozenset(),
         end_every: int = 0,
         promises: Promises = Promises(),
+        cost: SimCost = SimCost(),
     ) -> None:
         self.clock = VirtualClock()
         self.vocab = SimVocab(list(MARKS.values()))
         geometry = Geometry(sequences, context_len, 512, 128, self.vocab.size)
-        self.engine = SimEngine(geometry, self.vocab, self.clock, fail_at=fail_at, end_every=end_every)
+        self.engine = SimEngine(geometry, self.vocab, self.clock, cost, end_every, fail_at)
         self.end_every = end_every
         self.scheduler = Scheduler(self.engine, promises, SchedulerSettings(kv=kv))
         self.promises = promises
@@ -110,43 +111,12 @@ class Sim:
 
     def check(self) -> None:
         """The laws that hold between any two steps."""
-        placer, engine = self.scheduler.placer, self.engine
-        resident = [t for t in placer.homes if t.seq >= 0]
-        assert placer.homes.free + len(resident) == placer.homes.count
-        assert placer.lanes.free + placer.lanes.leased == placer.lanes.count
-        running = self.scheduler.running.values()
-        assert placer.lanes.leased == sum(1 for r in running if r.place.lane >= 0)
-        branched = {id(r.place.trunk): r for r in running if r.place.phase is Phase.BRANCH and r.place.lane < 0}
-        for trunk in resident:
-            above = branched[id(trunk)].place.branch_len if id(trunk) in branched else 0
-            assert engine.length(trunk.seq) == trunk.held + above
-            assert engine.tokens(trunk.seq)[: trunk.held] == trunk.tokens[: trunk.held].tolist()
-        for tier in Tier:
-            assert len(self.scheduler.queues.of[tier]) <= self.promises.of(tier).waiting_max
-        assert engine.samplers_open == sum(1 for r in running if r.sampler >= 0) + sum(
-            1 for r in self.scheduler.retrying if r.sampler >= 0
-        )
+        check_book(self.scheduler, self.engine)
+        check_tokens(self.scheduler, self.engine)
 
     def alone(self, work: Work) -> list[int]:
-        """What the work must give, computed without any scheduler: the dumb version."""
-        held = work.trunk.tolist() + work.tail.tolist()
-        made: list[int] = []
-        node = work.choice
-        seed = 0 if work.sampling.greedy else work.sampling.seed
-        while True:
-            if node is not None:
-                if node.complete:
-                    return made
-                token = next_token(held, node.ids, seed, self.vocab, 0)[0] if not node.forced else int(node.ids[0])
-                node, _ = node.step(token)
-            else:
-                if len(made) == work.max_tokens:
-                    return made
-                token = next_token(held, None, seed, self.vocab, self.end_every)[0]
-                if token in self.vocab.eog_ids:
-                    return made
-            held.append(token)
-            made.append(token)
+        """What the work must give."""
+        return alone(work, self.vocab, self.end_every)
 
     def _collect(self) -> None:
         for ticket, what in self.scheduler.take_deliveries():
@@ -159,6 +129,71 @@ class Sim:
             else:
                 self.ended[ticket] = what
             self.trace.append((self.clock(), ticket, repr(what)))
+
+
+def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
+    """No lane, sequence or sampler is lost, every sequence is as long as the book says, no queue is over its bound."""
+    placer, running = scheduler.placer, scheduler.running.values()
+    homes, lanes = placer.homes, placer.lanes
+    assert lanes.free + lanes.leased == lanes.count, "lanes: free + leased != all"
+    leased = {r.place.lane for r in running if r.place.lane >= 0}
+    assert lanes.leased == len(leased), f"lanes: {lanes.leased} are leased, {len(leased)} in use"
+    above: dict[int, int] = {}  # tokens that a branch has on top of its trunk, by sequence
+    samplers = 0
+    for r in running:
+        samplers += r.sampler >= 0
+        place = r.place
+        if place.phase is not Phase.BRANCH:
+            assert place.lane < 0 or not engine.length(place.lane), f"residents: lane {place.lane} should be empty"
+        elif place.lane < 0:
+            above[place.trunk.seq] = place.branch_len
+        else:
+            assert engine.length(place.lane) == place.pos, f"residents: lane {place.lane} has not the book's length"
+    resident = list(homes.residents)
+    assert homes.free + len(resident) == homes.count, "residents: free + resident != all"
+    seqs = [t.seq for t in resident]
+    assert len(set(seqs)) == len(seqs), "residents: two trunks in one sequence"
+    lengths = engine.lengths
+    if [lengths[seq] for seq in seqs] != [t.held + above.get(t.seq, 0) for t in resident]:
+        for t in resident:
+            wanted = t.held + above.get(t.seq, 0)
+            assert lengths[t.seq] == wanted, f"residents: sequence {t.seq} holds {lengths[t.seq]}, not {wanted}"
+    for tier, queue in scheduler.queues.of.items():
+        assert len(queue) <= scheduler.promises.of(tier).waiting_max, f"queues: {tier.name} is over its bound"
+    samplers += sum(1 for r in scheduler.retrying if r.sampler >= 0)
+    assert engine.samplers_open == samplers, f"samplers: {engine.samplers_open} are open, {samplers} in use"
+
+
+def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
+    """Every resident sequence begins with the tokens that the book says."""
+    for t in scheduler.placer.homes:
+        if t.seq >= 0:
+            same = np.array_equal(engine.array(t.seq)[: t.held], t.tokens[: t.held])
+            assert same, f"tokens: sequence {t.seq} does not hold what the book says of {t.key}"
+
+
+def alone(work: Work, vocab: SimVocab, end_every: int) -> list[int]:
+    """What a work must give, computed without any scheduler: the dumb version."""
+    held = np.concatenate([work.trunk, work.tail, np.zeros(work.max_tokens + 64, np.int32)])
+    length = first = len(work.trunk) + len(work.tail)
+    node = work.choice
+    seed = 0 if work.sampling.greedy else work.sampling.seed
+    while True:
+        if node is not None:
+            if node.complete:
+                break
+            picked = int(node.ids[0]) if node.forced else next_token(held[:length], node.ids, seed, vocab, 0)[0]
+            node, _ = node.step(picked)
+        else:
+            if length - first == work.max_tokens:
+                break
+            picked = next_token(held[:length], None, seed, vocab, end_every)[0]
+            if picked in vocab.eog_ids or picked in work.stop_ids:
+                break
+        held[length] = picked
+        length += 1
+    made: list[int] = held[first:length].tolist()
+    return made
 
 
 def random_work(rng: random.Random, npcs: int, choices: list[Node], shared_len: int = 40) -> Work:

@@ -43,13 +43,22 @@ def test_overruns_pull_the_budget_down_at_once_and_it_recovers() -> None:
     assert costs.trust == 1.0
 
 
-def test_tokens_that_fit_agrees_with_the_prediction() -> None:
-    """The stated number of tokens fits into the room, one more does not."""
+def test_what_fits_agrees_with_the_prediction() -> None:
+    """The stated number of tokens fits into the room, one more does not; nothing fits into no room."""
     costs = Costs(CostSettings(prior_ns=(0.0, 100_000.0, 50_000.0, 0.0)))
-    assert costs.tokens_that_fit(1_000_000, 0, 500, new_micro=True) == 18
-    assert costs.tokens_that_fit(1_000_000, 0, 500, new_micro=False) == 20
-    assert costs.tokens_that_fit(1_000, 0, 500, new_micro=True) == 0
-    assert costs.tokens_that_fit(1e12, 0, 500, new_micro=True) == 500
+    assert costs.fit(1_000_000, 0, 500, new_micro=True) == (18, 100_000.0, 50_000.0)
+    assert costs.fit(1_000_000, 0, 500, new_micro=False) == (20, 0.0, 50_000.0)
+    assert costs.fit(1_000, 0, 500, new_micro=True)[0] == 0
+    assert costs.fit(-5, 0, 500, new_micro=True)[0] == 0
+    assert costs.fit(1e12, 0, 500, new_micro=True)[0] == 500
+    rng = random.Random(9)
+    for _ in range(300):
+        costs = Costs(CostSettings(prior_ns=(0.0, rng.uniform(0, 1e6), rng.uniform(1, 1e5), rng.uniform(0, 100))))
+        pos, wanted, room = rng.randrange(1000), rng.randrange(1, 600), rng.uniform(0, 2e7)
+        tokens, fixed, each = costs.fit(room, pos, wanted, new_micro=True)
+        assert 0 <= tokens <= wanted
+        assert not tokens or fixed + tokens * each <= room + 1
+        assert tokens == wanted or fixed + (tokens + 1) * each > room
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,8 @@ def test_tokens_that_fit_agrees_with_the_prediction() -> None:
         ([(0, 10, 1), (1, 10, 1), (2, 300, 1)], [(3, 512)]),
         ([(0, 10, 1), (2, 10, 1)], [(1, 256), (1, 256)]),
         ([(0, 10, 1), (1, 10, 12)], [(2, 256), (11, 256)]),
+        ([(0, 10, 1), (1, 255, 1), (2, 256, 1), (9, 5, 1)], [(3, 512), (1, 256)]),
+        ([(n, 0, 1) for n in range(600)], [(512, 256), (88, 256)]),
         ([(5, 0, 1000)], [(512, 512), (488, 1024)]),
         ([(0, 0, 300), (1, 0, 300)], [(512, 256), (88, 512)]),
     ],

@@ -15,7 +15,7 @@ FAR = 10**15
 
 def candidate(number: int, tier: Tier, *, decode: bool = False, seq: int | None = None, wanted: int = 1) -> Candidate:
     """A candidate whose sequence is its number times two: no two side by side."""
-    return Candidate(number, tier, decode, number * 2 if seq is None else seq, 100, wanted, number, FAR, number)
+    return Candidate(number, tier, decode, number * 2 if seq is None else seq, 100, wanted, number, FAR, number, FAR)
 
 
 def shares(candidates: list[Candidate], now_ns: int = 0, gold_waits: bool = False) -> dict[int, int]:

@@ -18,10 +18,13 @@ def work(deadline_ns: int, supersede: object = None) -> Work:
 
 
 def test_against_a_dumb_version() -> None:
-    """Random adds, takes and cancels: the same works wait, in the same order, as in a plain list."""
+    """Random adds, takes and cancels: the same works wait, in the same order, as in a plain list; who supersedes keeps
+    the earlier deadline.
+    """
     rng = random.Random(6)
     queue = Queue(20)
     dumb: dict[int, Work] = {}
+    deadlines: dict[int, int] = {}
     for ticket in range(3000):
         act = rng.random()
         if act < 0.6:
@@ -29,8 +32,10 @@ def test_against_a_dumb_version() -> None:
             taken, superseded = queue.add(ticket, w, ticket)
             old = next((t for t, d in dumb.items() if w.supersede is not None and d.supersede == w.supersede), None)
             assert (superseded.ticket_id if superseded else None) == old
+            deadlines[ticket] = w.deadline_ns
             if old is not None:
                 del dumb[old]
+                deadlines[ticket] = min(w.deadline_ns, deadlines[old])
             assert taken == (len(dumb) < 20)
             if taken:
                 dumb[ticket] = w
@@ -45,8 +50,11 @@ def test_against_a_dumb_version() -> None:
                 order.append(waiting.ticket_id)
                 if i % 2:
                     queue.take(waiting)
-            assert order == sorted(dumb, key=lambda t: (dumb[t].deadline_ns, t))
+            assert order == sorted(dumb, key=lambda t: (deadlines[t], t))
             for gone in order[1::2]:
                 del dumb[gone]
         assert len(queue) == len(dumb) <= 20
+        first = min(dumb, key=lambda t: (deadlines[t], t), default=None)
+        assert (queue.first.ticket_id if queue.first else None) == first
+        assert queue.oldest_ns == min(dumb, default=None)
         assert {w.ticket_id for w in queue} == set(dumb)
