@@ -308,7 +308,8 @@ class LlamaEngine:
         code = llama_cpp.llama_decode(self._context, self._batch)
         if code != 0:
             raise EngineFailed(f"llama_decode answered {code}")
-        llama_cpp.llama_synchronize(self._context)
+        if self.settings.gpu_layers:
+            llama_cpp.llama_synchronize(self._context)  # on a CPU the decode is over when it returns
         self._unsettled.clear()
 
     def _pick(self, plan: StepPlan, wanted: list[int]) -> StepResult:

@@ -31,7 +31,7 @@ class TierMeter:
 class Meter:
     """All of it. `step_ns` holds (moment, nanoseconds, tokens) of recent steps."""
 
-    tiers: dict[Tier, TierMeter] = field(default_factory=lambda: {tier: TierMeter() for tier in Tier})
+    tiers: list[TierMeter] = field(default_factory=lambda: [TierMeter() for _ in Tier])  # by tier
     steps: int = 0
     step_failures: int = 0
     cached_tokens: int = 0

@@ -144,13 +144,13 @@ class Placer:
 
     def grown(self, place: Place, count: int) -> None:
         """`count` tokens were added where the place stands."""
-        if place.phase is Phase.PREFIX:
-            assert place.prefix is not None
-            place.prefix.held += count
+        if place.phase is Phase.BRANCH:
+            place.branch_len += count
         elif place.phase is Phase.TRUNK:
             place.trunk.held += count
         else:
-            place.branch_len += count
+            assert place.prefix is not None
+            place.prefix.held += count
 
     def release(self, place: Place, now_ns: int) -> None:
         """Ends a place in whatever phase it is."""

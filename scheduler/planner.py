@@ -9,7 +9,7 @@ nothing waits for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,14 +72,9 @@ class Composed:
     adapter: str = ""
 
 
-_RANK = {
-    (True, Tier.GOLD): 0,
-    (True, Tier.SILVER): 1,
-    (False, Tier.GOLD): 2,
-    (False, Tier.SILVER): 3,
-    (True, Tier.BRONZE): 4,
-    (False, Tier.BRONZE): 5,
-}
+# By tier: the rank of its prefill, and of its decode.
+_PREFILL_RANK = (2, 3, 5)
+_DECODE_RANK = (0, 1, 4)
 
 
 def rank(candidate: Candidate, now_ns: int) -> int:
@@ -87,7 +82,7 @@ def rank(candidate: Candidate, now_ns: int) -> int:
     tier = candidate.tier
     if tier is not Tier.GOLD and now_ns >= candidate.overdue_ns:
         tier = Tier(tier - 1)
-    return _RANK[candidate.decode, tier]
+    return (_DECODE_RANK if candidate.decode else _PREFILL_RANK)[tier]
 
 
 def compose(
@@ -97,8 +92,10 @@ def compose(
     now_ns: int,
     gold_waits: bool,
     batch_len: int,
+    adapter_before: str = "",
 ) -> Composed:
-    """The next step. Empty only when there are no candidates; the first one always gets something.
+    """The next step, after one that had `adapter_before`. Empty only when there are no candidates; the first one always
+    gets something.
 
     Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens.
     """
@@ -109,11 +106,12 @@ def compose(
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
     risen = _due_longest(candidates, now_ns)
     for c in candidates:
-        ranked[rank(c, now_ns) if c.number in risen else _RANK[c.decode, c.tier]].append(c)
+        own = (_DECODE_RANK if c.decode else _PREFILL_RANK)[c.tier]
+        ranked[rank(c, now_ns) if c.number in risen else own].append(c)
     for group in ranked:
         if len(group) > 1:
             group.sort(key=_turn)
-    first = _first(candidates, ranked, settings, now_ns)
+    first = _first(candidates, ranked, settings, now_ns, adapter_before)
     if any(c.adapter != first.adapter for c in candidates):
         ranked = [[c for c in group if c.adapter == first.adapter] for group in ranked]
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
@@ -139,22 +137,21 @@ def _due_longest(candidates: Sequence[Candidate], now_ns: int) -> set[int]:
 
 
 def _first(
-    candidates: Sequence[Candidate], ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int
+    candidates: Sequence[Candidate],
+    ranked: Sequence[Sequence[Candidate]],
+    settings: PlannerSettings,
+    now_ns: int,
+    adapter_before: str,
 ) -> Candidate:
     """Who is served before all others in this step, and whose adapter it therefore has."""
     starved = [c for c in candidates if now_ns >= c.starved_ns]
-    first = _longest_starved(c for c in starved if c.tier is Tier.GOLD)
-    first = first or next(group[0] for group in ranked if group)
-    if any(c.adapter != first.adapter for c in candidates):
+    first = min(starved, key=_last_step) if starved else next(group[0] for group in ranked if group)
+    if first.adapter == adapter_before:
         # Else Gold, which has something in almost every step, would keep its adapter for ever.
         before_ns = now_ns - round(settings.adapter_turn_ms * MS)
-        others = (c for group in ranked[:4] for c in group if c.adapter != first.adapter)
+        others = [c for group in ranked[:4] for c in group if c.adapter != adapter_before]
         first = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=first)
-    return _longest_starved(c for c in starved if c.tier is not Tier.GOLD) or first
-
-
-def _longest_starved(candidates: Iterable[Candidate]) -> Candidate | None:
-    return min(candidates, key=lambda c: (c.starved_ns, c.number), default=None)
+    return first
 
 
 def _last_step(c: Candidate) -> tuple[int, int]:

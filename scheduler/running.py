@@ -10,6 +10,7 @@ from core.choice import Node, Tokens
 from core.words import Finish
 from core.work import Chunk, Timings, Work
 from engines.base import GREEDY_PICK, Pick, tokens_of
+from kvcache.homes import NO_TOKENS
 from scheduler.placing import Phase, Place
 
 
@@ -65,30 +66,31 @@ class Running:
 
     def took_in(self, count: int) -> None:
         """`count` of the wanted tokens are in the sequence (the place was told already)."""
-        self.timings.prefilled_tokens += 0 if self.decoding else count
         if self.place.phase is Phase.BRANCH:
-            self.feed = self.feed[count:]
+            self.feed = self.feed[count:] if count < len(self.feed) else NO_TOKENS
+            if self.made:
+                return
+        self.timings.prefilled_tokens += count
 
     def picked(
         self, token: int, probability: float, eog: frozenset[int], now_ns: int
     ) -> tuple[Chunk | None, Finish | None]:
         """What the picked token means: the chunk to hand out, and the finish when it was the last."""
-        if self.node is None and (token in self.work.stop_ids or token in eog):
-            return None, Finish.STOP
-        tokens = [token]
+        if self.node is None:
+            if token in eog or token in self.work.stop_ids:
+                return None, Finish.STOP
+            self.made.append(token)
+            self.feed = tokens_of((token,))
+            return Chunk((token,), now_ns), Finish.LENGTH if len(self.made) >= self.work.max_tokens else None
         known = len(self.labels)
-        finish: Finish | None = None
-        if self.node is not None:
-            self.node, label = self.node.step(token)
-            if label is not None:
-                self.labels.append(label)
-            tokens = self._walk(tokens)
-            finish = Finish.STOP if self.node.complete else None
+        self.node, label = self.node.step(token)
+        if label is not None:
+            self.labels.append(label)
+        tokens = self._walk([token])
         self.made.extend(tokens)
-        if finish is None and len(self.made) >= self.work.max_tokens and self.node is None:
-            finish = Finish.LENGTH
         self.feed = tokens_of(tokens)
-        return Chunk(tuple(tokens), now_ns, probability, tuple(self.labels[known:])), finish
+        chunk = Chunk(tuple(tokens), now_ns, probability, tuple(self.labels[known:]))
+        return chunk, Finish.STOP if self.node.complete else None
 
     def restart(self, place: Place) -> None:
         """Goes on after a failed step on a new place: what was made is taken in again and nothing is handed out

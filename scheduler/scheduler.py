@@ -145,13 +145,15 @@ class Scheduler:
         self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         eog = self.engine.vocab.eog_ids
-        for i, (s, runner) in enumerate(zip(planned.step.slices, planned.runners, strict=True)):
+        gave = zip(planned.step.slices, planned.runners, result.picked, result.probability, strict=True)
+        for s, runner, token, probability in gave:
+            count = len(s.tokens)
             runner.last_step_ns = now_ns
-            self.placer.grown(runner.place, len(s.tokens))
-            runner.took_in(len(s.tokens))
+            self.placer.grown(runner.place, count)
+            runner.took_in(count)
             if s.pick is None:
                 continue
-            chunk, finish = runner.picked(result.picked[i], result.probability[i], eog, now_ns)
+            chunk, finish = runner.picked(token, probability, eog, now_ns)
             if chunk is not None:
                 self._hand_out(runner, chunk, now_ns)
             if finish is not None:
@@ -367,7 +369,8 @@ class Scheduler:
             meter.first_ns.append((now_ns, now_ns - t.submitted_ns))
         else:
             gap_ns = now_ns - runner.last_token_ns
-            t.gap_max_ns = max(t.gap_max_ns, gap_ns)
+            if gap_ns > t.gap_max_ns:
+                t.gap_max_ns = gap_ns
             meter.gap_ns.append((now_ns, gap_ns))
         runner.last_token_ns = t.last_ns = now_ns
         t.output_tokens += len(chunk.tokens)
