@@ -66,6 +66,10 @@ class Homes:
             self._by_npc.setdefault(key.npc, {})[key] = trunk
         return trunk
 
+    def find(self, key: TrunkKey) -> Trunk | None:
+        """The trunk of that key, if there is one."""
+        return self._trunks.get(key)
+
     def of_npc(self, npc: NpcKey) -> list[Trunk]:
         """All trunks of one NPC."""
         return list(self._by_npc.get(npc, {}).values())

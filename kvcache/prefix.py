@@ -70,6 +70,3 @@ class Prefixes:
         """The engine was rebuilt: every sequence is empty. Users stay, what was computed is gone."""
         for prefix in self._by_name.values():
             prefix.held = 0
-
-    def __len__(self) -> int:
-        return len(self._by_name)

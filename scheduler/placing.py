@@ -121,6 +121,14 @@ class Placer:
         self.advance(place)
         return place
 
+    def could_stand(self, key: TrunkKey) -> bool:
+        """Whether a work could stand on that trunk now: no other does, and there is a sequence for it."""
+        homes = self.homes
+        trunk = homes.find(key)
+        if trunk is not None and (trunk.users or trunk.seq >= 0):
+            return not trunk.users
+        return homes.free > 0 or any(not t.users for t in homes.residents)
+
     def advance(self, place: Place) -> None:
         """Goes on to the next phase while the present one lacks nothing."""
         if place.phase is Phase.PREFIX:

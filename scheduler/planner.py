@@ -115,11 +115,11 @@ def compose(
     if any(c.adapter != first.adapter for c in candidates):
         ranked = [[c for c in group if c.adapter == first.adapter] for group in ranked]
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
-    step.add(first)
-    keep = settings.silver_share if ranked[2] and ranked[3] else 0.0
+    keep_ns = step.share_ns(ranked[3][0], settings.silver_share) if ranked[2] and ranked[3] else 0.0
+    step.add(first, keep_ns if any(c is first for c in ranked[2]) else 0.0)
     for c in (*ranked[0], *ranked[1]):
         step.add(c)
-    left_over = [c for c in ranked[2] if not step.add(c, keep)]
+    left_over = [c for c in ranked[2] if not step.add(c, keep_ns)]
     for c in (*ranked[3], *left_over, *ranked[4], *ranked[5]):
         step.add(c)
     return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter)
@@ -175,14 +175,20 @@ class _Step:
         self._room_ns = room_ns - costs.base_ns
         self._lengths: dict[int, int] = {}  # tokens by sequence
 
-    def add(self, c: Candidate, keep: float = 0.0) -> bool:
-        """Adds what fits of a candidate while `keep` of the budget stays free; False when nothing of it did."""
+    def share_ns(self, c: Candidate, share: float) -> float:
+        """A share of the step, or the smallest chunk of the candidate: a share that is too small for it is none."""
+        least = min(c.wanted, self._chunk_min)
+        _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, True)
+        return max(share * self._whole_ns, fixed_ns + least * each_ns)
+
+    def add(self, c: Candidate, keep_ns: float = 0.0) -> bool:
+        """Adds what fits of a candidate while `keep_ns` of the budget stay free; False when nothing of it did."""
         if c.seq in self._lengths or not self._tokens_left:
             return False
         lengths = self._lengths
         wanted = c.wanted if c.wanted < self._tokens_left else self._tokens_left
         beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
-        tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep * self._whole_ns, c.pos, wanted, not beside)
+        tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
         if tokens < wanted and tokens < self._chunk_min:
             if self.shares:
                 return False

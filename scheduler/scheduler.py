@@ -196,14 +196,10 @@ class Scheduler:
     def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
         """Lets waiting works start when the window says so; when to look again, if it does not."""
         risen = self._risen_bronze(now_ns)
+        silver = len(self.queues.of[Tier.SILVER]) > 0
         for runner in list(self.retrying):
-            if runner.work.tier is Tier.BRONZE and runner.work is not risen and len(self.queues.of[Tier.SILVER]):
-                continue
-            place = self.placer.place(runner.work, now_ns)
-            if place is not None:
-                self.retrying.remove(runner)
-                runner.restart(place)
-                self._start(runner, now_ns)
+            if runner.work.tier is not Tier.BRONZE or runner.work is risen or not silver:
+                self._go_on(runner, now_ns)
         waiting = len(self.queues)
         if not waiting:
             return None
@@ -215,12 +211,21 @@ class Scheduler:
         for runner in (*self.running.values(), *self.retrying):
             room[runner.work.tier] -= 1
         self._let_in(Tier.GOLD, room[Tier.GOLD], rule, now_ns)
-        first = self.queues.of[Tier.BRONZE].first
-        if first is not None and first.work is risen:
+        if risen is not None and not any(r.work is risen for r in (*self.running.values(), *self.retrying)):
             room[Tier.BRONZE] -= self._let_in(Tier.BRONZE, min(1, room[Tier.BRONZE]), rule, now_ns)
         self._let_in(Tier.SILVER, room[Tier.SILVER], rule, now_ns)
+        for runner in list(self.retrying):
+            self._go_on(runner, now_ns)  # what was parked has what Silver left, before new Bronze starts
         self._let_in(Tier.BRONZE, room[Tier.BRONZE], rule, now_ns)
         return None
+
+    def _go_on(self, runner: Running, now_ns: int) -> None:
+        """Places a parked work, or one that is tried again; nothing happens when there is no place."""
+        place = self.placer.place(runner.work, now_ns)
+        if place is not None:
+            self.retrying.remove(runner)
+            runner.restart(place)
+            self._start(runner, now_ns)
 
     def _let_in(self, tier: Tier, room: int, rule: Closed, now_ns: int) -> int:
         """Starts waiting works of a tier, earliest deadline first, while there is room and a lane; how many."""
@@ -228,21 +233,26 @@ class Scheduler:
         for entry in self.queues.of[tier].in_order():
             if started >= room:
                 break
-            needs_lane = tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free
-            # Silver does not wait for a lane that Bronze has.
-            if needs_lane and not (tier is Tier.SILVER and self._park_bronze(now_ns)):
-                break
+            if tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free:
+                if tier is Tier.SILVER and not self.placer.could_stand(entry.work.key):
+                    continue
+                # Silver does not wait for a lane that Bronze has.
+                if tier is Tier.BRONZE or not self._park_bronze(now_ns):
+                    break
             started += self._take(entry, rule, now_ns)
         return started
 
     def _risen_bronze(self, now_ns: int) -> Work | None:
         """The Bronze that is due longest, when it is overdue: it counts as Silver, also for a lane.
 
-        Else Silver that never stops waiting would have all lanes for ever.
+        Else Silver that never stops waiting would have all lanes for ever. What waits for its trunk is passed over.
         """
-        first = self.queues.of[Tier.BRONZE].first
         works = [r.work for r in (*self.running.values(), *self.retrying) if r.work.tier is Tier.BRONZE]
-        longest = min((*works, first.work) if first else works, key=lambda work: work.due_ns, default=None)
+        for waiting in self.queues.of[Tier.BRONZE].in_order():
+            if self.placer.could_stand(waiting.work.key):
+                works.append(waiting.work)
+                break
+        longest = min(works, key=lambda work: work.due_ns, default=None)
         overdue = longest is not None and now_ns >= self.promises.overdue_ns(Tier.BRONZE, longest.due_ns)
         return longest if overdue else None
 
@@ -332,7 +342,10 @@ class Scheduler:
                 )
             )
         geometry = self.engine.geometry
-        composed = compose(candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len)
+        adapter_before = self._last.step.adapter if self._last.step is not None else ""
+        composed = compose(
+            candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len, adapter_before
+        )
         if not composed.shares:
             return Planned(None)
         step = StepPlan(adapter=composed.adapter)

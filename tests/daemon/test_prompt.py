@@ -61,6 +61,32 @@ def test_what_grows_while_playing_is_cut_and_counted() -> None:
     assert cut.lost == 500 - layout.caps.player_line
 
 
+@pytest.mark.parametrize(("section", "cap"), [("summary", Caps().summary), ("card", Caps().card)])
+def test_what_is_remembered_is_cut_and_counted(section: str, cap: int) -> None:
+    """Summaries and cards begin with their mark and keep their caps, whatever was written into them."""
+    layout = native()
+    cut = {"summary": layout.summary, "card": layout.card}[section]("word " * 300)
+    assert cut.tokens[:1] == layout.marks[section]
+    assert len(cut.tokens) == 1 + cap
+    assert cut.lost == 300 - cap
+
+
+def test_the_line_of_a_player_comes_before_all_that_could_stand_beside_it() -> None:
+    """When a tail is full the perception goes first, then the digest; the line stays whole."""
+    layout = native()
+    perception = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),)))
+    digest = layout.digest("an old friend")
+    room = layout.caps.talk_tail - len(layout.marks["npc"])
+    for length, before in [
+        (room - len(digest) - len(perception.tokens), digest + perception.tokens),
+        (room - len(digest), digest),
+        (room, ()),
+        (room + 9, ()),
+    ]:
+        line = (99,) * length
+        assert layout.talk_tail(line, perception, digest) == before + line + layout.marks["npc"]
+
+
 def test_tails_keep_their_caps_on_random_observations() -> None:
     """Whatever an NPC sees, the tail has at most 32 tokens, and names only percepts that are in it."""
     rng = random.Random(1)

@@ -62,6 +62,21 @@ def test_homes_lose_no_sequence_and_no_byte() -> None:
         assert sum(len(homes.of_npc(key(n).npc)) for n in range(12)) == len(homes)
 
 
+def test_ram_keeps_the_newest_and_nothing_that_is_larger_than_all_of_it() -> None:
+    """Whoever was used longest ago loses its bytes, and is then computed anew; what does not fit at all is not kept."""
+    homes = Homes(0, 3, ram_bytes_max=100)
+    trunks = [homes.get(key(n)) for n in range(3)]
+    for now, (trunk, size) in enumerate(zip(trunks, (60, 60, 101), strict=True)):
+        homes.settle(trunk)
+        trunk.tokens, trunk.held, trunk.used_ns = np.arange(5, dtype=np.int32), 5, now
+        homes.vacate(trunk, b"x" * size)
+    assert [t.home for t in trunks] == ["none", "ram", "none"]
+    assert [t.held for t in trunks] == [0, 5, 0]
+    assert (homes.ram_dropped, homes.ram_bytes) == (1, 60)
+    assert homes.remove(key(9)) == -1
+    assert homes.free == 3
+
+
 def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
     """Order: idle, tier, recency; what a work stands on is not chosen."""
     homes = Homes(0, 4, 0)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from core.choice import END, stage
 from core.clock import MS, S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Work
@@ -154,6 +155,22 @@ def test_silver_takes_a_lane_from_bronze_and_bronze_goes_on_afterwards() -> None
         assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
 
 
+def test_silver_that_could_not_start_takes_no_lane() -> None:
+    """While Gold stands on every resident sequence a lane would be of no use: the stories keep theirs."""
+    sim = Sim(sequences=5, kv=KvSettings(prefixes=1, lanes=2, ram_mib=1))
+    stories = [sim.submit(other(sim, Tier.BRONZE, n, 100)) for n in range(2)]
+    sim.run(until=lambda: all(sim.chunks[t] for t in stories))
+    intents = [sim.submit(replace(gold(sim, 10 + n), max_tokens=50)) for n in range(2)]
+    sim.step()
+    line = sim.submit(other(sim, Tier.SILVER, 50, 5))
+    while not any(t in sim.ended for t in intents):
+        sim.step()
+        assert line not in sim.taken
+        assert not sim.scheduler.retrying
+    sim.run()
+    assert sim.ended[line].timings.first_ns < sim.ended[stories[0]].timings.last_ns
+
+
 def test_the_overdue_bronze_that_is_due_longest_keeps_its_lane() -> None:
     """The one story that counts as Silver is not parked, so that it ends."""
     sim = Sim(kv=KvSettings(prefixes=1, lanes=1, ram_mib=1))
@@ -164,6 +181,34 @@ def test_the_overdue_bronze_that_is_due_longest_keeps_its_lane() -> None:
     line = sim.submit(other(sim, Tier.SILVER, 2, 5))
     sim.run(until=lambda: line in sim.taken)
     assert story in sim.ended
+
+
+def test_more_works_than_may_run_whose_choice_is_forced_all_end_without_a_step() -> None:
+    """What needs no token needs no engine, and nobody waits for ever for a place that is free again."""
+    sim = Sim()
+    only = stage("actions", [(0, words(600, 601).tolist(), END)])
+    for n in range(PROMISES.gold.running_max * 2 + 5):
+        sim.submit(replace(gold(sim, n), choice=only))
+    sim.run()
+    assert all(e.finish is Finish.STOP and e.labels == (("actions", 0),) for e in sim.ended.values())
+    assert len(sim.ended) == len(sim.submitted)
+    assert sim.engine.steps == 0
+
+
+def test_bytes_that_the_engine_refuses_are_computed_anew() -> None:
+    """A blob that was cut off in RAM costs time and nothing else."""
+    sim = Sim(sequences=9, kv=KvSettings(prefixes=1, lanes=6, ram_mib=1))
+    placer = sim.scheduler.placer
+    for n in range(3):
+        sim.submit(gold(sim, n))
+        sim.run()
+    gone = placer.homes.get(TrunkKey(npc(0), ""))
+    assert gone.blob is not None
+    gone.blob = gone.blob[:-1]
+    again = sim.submit(gold(sim, 0))
+    sim.run()
+    assert placer.loads_refused == 1
+    assert sim.chunks[again] == sim.alone(sim.submitted[again])
 
 
 def test_what_was_forgotten_does_not_come_back_with_a_work_that_waited() -> None:

@@ -58,3 +58,23 @@ def test_against_a_dumb_version() -> None:
         assert (queue.first.ticket_id if queue.first else None) == first
         assert queue.oldest_ns == min(dumb, default=None)
         assert {w.ticket_id for w in queue} == set(dumb)
+
+
+def test_a_queue_does_not_keep_what_is_gone() -> None:
+    """A thousand questions of one NPC that never moves leave one entry, and the order is whole also when entries go
+    while it is read.
+    """
+    queue = Queue(2000)
+    for ticket in range(1000):
+        queue.add(ticket, work(1000 - ticket, supersede="npc"), ticket)
+    assert len(queue) == 1
+    assert len(queue._heap) <= 65
+    for ticket in range(1000, 1400):
+        queue.add(ticket, work(ticket), ticket)
+    left = []
+    for waiting in queue.in_order():
+        left.append(waiting.ticket_id)
+        for other in (waiting.ticket_id + 1, waiting.ticket_id + 2):
+            queue.cancel(other)
+    assert left == [999, *range(1002, 1400, 3)]
+    assert [w.ticket_id for w in queue.in_order()] == left

@@ -1,0 +1,116 @@
+"""The simulated engine: what follows depends on all tokens of a sequence and on nothing else."""
+
+import random
+
+import numpy as np
+import pytest
+
+from core.errors import EngineFailed
+from core.work import Sampling
+from engines.base import GREEDY_PICK, Geometry, Pick, Slice, StepPlan, tokens_of
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, next_token
+
+
+def engine(fail_at: frozenset[int] = frozenset()) -> SimEngine:
+    """Eight sequences of 64 tokens."""
+    vocab = SimVocab(["<|end|>", "<|npc|>"], size=500)
+    return SimEngine(Geometry(8, 64, 64, 16, vocab.size), vocab, VirtualClock(), fail_at=fail_at)
+
+
+def feed(sim: SimEngine, seq: int, values: list[int], pick: Pick | None = GREEDY_PICK) -> int:
+    """Appends tokens in one step; the picked one."""
+    return sim.step(StepPlan([Slice(seq, sim.length(seq), tokens_of(values), pick)])).picked[0]
+
+
+def test_the_next_token_depends_on_all_tokens_however_they_came() -> None:
+    """In one step or in many, copied, cut back, stored and loaded: the same tokens give the same next one."""
+    rng = random.Random(3)
+    for _ in range(50):
+        sim = engine()
+        values = [rng.randrange(2, 500) for _ in range(rng.randrange(2, 50))]
+        wanted = next_token(values, None, 0, sim.vocab, 0)[0]
+        assert feed(sim, 0, values) == wanted
+        at = rng.randrange(1, len(values))
+        feed(sim, 1, values[:at], None)
+        sim.copy(1, 2)
+        feed(sim, 1, [5, 6, 7], None)
+        sim.trim(1, at)
+        blob = sim.store(2)
+        assert sim.load(3, blob)
+        for seq in (1, 2, 3):
+            assert feed(sim, seq, values[at:]) == wanted
+            assert sim.tokens(seq) == values
+            assert np.array_equal(sim.array(seq), values)
+        other = [*values[:-1], values[-1] ^ 1]
+        assert next_token(other, None, 0, sim.vocab, 0) != next_token(values, None, 0, sim.vocab, 0)
+
+
+def test_picks_are_among_the_allowed_and_seeds_make_a_difference() -> None:
+    """Allowed ids bind the pick, its probability is even; a sampler's seed changes what is drawn."""
+    sim = engine()
+    allowed = tokens_of([7, 11, 13])
+    result = sim.step(StepPlan([Slice(0, 0, tokens_of([5]), Pick(allowed=allowed))]))
+    assert result.picked[0] in allowed
+    assert result.probability[0] == pytest.approx(1 / 3)
+    drawn = set()
+    for seed in range(20):
+        sampler = sim.add_sampler(Sampling(0.7, seed=seed), [])
+        sim.trim(1, 0)
+        drawn.add(feed(sim, 1, [5], Pick(sampler=sampler)))
+        sim.drop_sampler(sampler)
+    assert len(drawn) > 10
+    assert sim.samplers_open == 0
+
+
+def test_a_blob_that_was_cut_off_is_refused_and_leaves_nothing() -> None:
+    """As the native library does."""
+    sim = engine()
+    feed(sim, 0, [5, 6, 7])
+    assert not sim.load(0, sim.store(0)[:-1])
+    assert sim.length(0) == 0
+
+
+def test_a_failing_step_costs_its_time_and_rebuild_empties_everything() -> None:
+    """Time has passed, no sequence may be trusted."""
+    sim = engine(fail_at=frozenset({1}))
+    feed(sim, 0, [5, 6, 7])
+    before_ns = sim.clock()
+    with pytest.raises(EngineFailed, match="step 1"):
+        feed(sim, 0, [8])
+    assert sim.clock() > before_ns
+    sim.rebuild()
+    assert not any(sim.lengths)
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        [Slice(0, 1, tokens_of([5]))],
+        [Slice(0, 0, tokens_of([]))],
+        [Slice(1, 0, tokens_of([5])), Slice(0, 0, tokens_of([5]))],
+        [Slice(0, 0, tokens_of([5])), Slice(0, 1, tokens_of([5]))],
+        [Slice(0, 0, tokens_of([5] * 65))],
+        [],
+    ],
+    ids=["gap", "nothing to take in", "not sorted", "twice", "too long", "empty"],
+)
+def test_a_plan_that_the_native_library_would_not_survive_is_a_bug_here(slices: list[Slice]) -> None:
+    """Asserted, so that a scheduler that makes such a plan is found by every simulation."""
+    with pytest.raises(AssertionError):
+        engine().step(StepPlan(slices))
+
+
+def test_a_step_costs_what_is_stated() -> None:
+    """The fixed part, each micro-batch, each token, and tokens times padded context."""
+    cost = SimCost(step_us=100.0, micro_us=10.0, token_us=1.0, kilo_context_us=1.0)
+    assert cost.step_ns([(4, 256), (2, 512)]) == round((100 + 20 + 6 + 4 * 0.256 + 2 * 0.512) * 1000)
+
+
+def test_words_are_tokens_and_text_never_yields_a_control_token() -> None:
+    """One token per word, the same again for the same word; when numbers run out, words share them."""
+    vocab = SimVocab(["<|end|>"], size=4)
+    assert vocab.encode("a <|end|> a") == [1, 2, 1]
+    assert vocab.piece(1) == b" a"
+    assert vocab.piece(0) == b""
+    assert {*vocab.encode("b c d e f")} <= {1, 2, 3}
+    assert (vocab.control("<|end|>"), vocab.control("a")) == (0, -1)
