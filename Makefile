@@ -47,8 +47,8 @@ model: setup ## train and export the small model that ships (about 11 minutes)
 bench: setup ## one benchmark: make bench AREA=name
 	@$(BIN)/python -m loadtests.bench $(AREA)
 
-nightly: setup ## what is too slow for every change
-	@echo "nightly: nothing here yet; the benchmarks are: make bench AREA=name"
+nightly: setup ## what is too slow for every change: more and longer simulated worlds
+	@$(BIN)/python -m pytest tests/sim/nightly.py
 
 wheel: setup ## dist/*.whl of the daemon and its Python client
 	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . ./clients/python

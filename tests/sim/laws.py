@@ -1,0 +1,256 @@
+"""The laws of the simulation, checked after every step, and what was measured on the way.
+
+once       a ticket is taken at most once, ends exactly once, and says nothing after that
+lanes      free + leased == all
+residents  free + resident == all, and every sequence is as long as the book says
+samplers   one sampler chain per running work that draws, none left over
+queues     no queue is over its bound
+tokens     every sequence holds the tokens the book says; every work gets exactly what it would get alone
+gold       Gold whose trunk is free, with a sequence and a place among the running, is taken in the next plan or
+           when the window closes: it waits for at most one step and the window
+rotation   a decode of Gold or Silver gets a token every 2 x R steps at least, R being how many works may run
+progress   no running work goes without a step for longer than its tier's wait_max_ms and 2 x R steps
+bronze     while Bronze waits, the one that is due longest and overdue gets the next lane, before any Silver; so
+           Bronze as a whole is never without a token for longer than wait_max_ms and BRONZE_LANE_NS
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import blake2b
+
+from core.clock import MS, S
+from core.words import Finish, Tier, TrunkKey
+from core.work import Chunk, Ended, Work
+from engines.sim import SimEngine
+from kvcache.homes import Homes
+from scheduler.meter import percentile
+from scheduler.scheduler import Delivery, Planned, Scheduler, Taken
+from tests.scheduler.simulated import alone, check_book, check_tokens
+
+# How long every lane may be held by Silver that has begun to speak, before one is given back.
+BRONZE_LANE_NS = 2 * S
+
+
+class Broken(AssertionError):
+    """A law does not hold; the message begins with its name."""
+
+
+class Laws:
+    """Watches one scheduler. Call submitted(), planned(), stepped() and delivered() as these things happen."""
+
+    def __init__(self, scheduler: Scheduler, engine: SimEngine, end_every: int = 0, deep_every: int = 500) -> None:
+        self.finishes: Counter[tuple[Tier, Finish]] = Counter()
+        self.gold_wait_ns: list[int] = []  # of works that nothing but window and step kept waiting
+        self.gold_held_up = 0
+        self.bronze_gap_ns = 0
+        self.rest_steps = dict.fromkeys(Tier, 0)
+        self.rest_ns = dict.fromkeys(Tier, 0)
+        self.checked_tokens = 0
+        self.steps = 0
+        self._scheduler = scheduler
+        self._engine = engine
+        self._end_every = end_every
+        self._deep_every = deep_every
+        promises = scheduler.promises
+        self.rotation_steps = 2 * sum(promises.of(tier).running_max for tier in Tier)
+        self._running_max = {tier: promises.of(tier).running_max for tier in Tier}
+        self._wait_max_ns = {tier: promises.of(tier).wait_max_ms * MS for tier in Tier}
+        self._window_ns = scheduler.settings.window.window_ms * MS
+        self._open: dict[int, tuple[Work, int, list[int]]] = {}  # work, arrival, what was said
+        self._taken: set[int] = set()
+        self._held_up: set[int] = set()
+        self._served: dict[int, tuple[int, int]] = {}  # (step, moment) of a running work's last tokens, by ticket
+        self._starved: dict[int, tuple[int, int]] = {}  # since which step, after which last one, by ticket
+        self._step_ns = 0  # the last step's time
+        self._before_ns = 0  # the time of the step before the last plan
+        self._step_ns_max = 0
+        self._bronze_ns: int | None = None  # when Bronze, which is there, had a token last
+        self._hash = blake2b(digest_size=16)
+
+    # -- what happens ------------------------------------------------------------------------------------------
+
+    def submitted(self, ticket: int, work: Work, arrived_ns: int) -> None:
+        """A work came at `arrived_ns`, and was handed over after the step that ran then."""
+        self._open[ticket] = (work, arrived_ns, [])
+
+    def delivered(self, deliveries: list[Delivery], now_ns: int) -> None:
+        """What tickets were told."""
+        for ticket, what in deliveries:
+            if ticket not in self._open:
+                raise Broken(f"once: ticket {ticket} was told {what} after its end")
+            work, arrived_ns, said = self._open[ticket]
+            if isinstance(what, Chunk):
+                if ticket not in self._taken:
+                    raise Broken(f"once: ticket {ticket} was told tokens before it was taken")
+                said.extend(what.tokens)
+                self._hash.update(b"%d %d %a" % (now_ns, ticket, what.tokens))
+            elif isinstance(what, Taken):
+                if ticket in self._taken:
+                    raise Broken(f"once: ticket {ticket} was taken twice")
+                self._taken.add(ticket)
+                self._hash.update(b"%d %d taken" % (now_ns, ticket))
+                if work.tier is Tier.GOLD:
+                    self._gold_taken(ticket, what.at_ns - arrived_ns)
+            else:
+                self._ended(ticket, what, now_ns)
+
+    def planned(self, planned: Planned, now_ns: int) -> None:
+        """A plan was made: whatever still waits has a reason."""
+        scheduler = self._scheduler
+        self._before_ns = self._step_ns
+        if len(scheduler.queues.of[Tier.GOLD]):
+            self._gold_waits(planned, now_ns)
+        if len(scheduler.queues.of[Tier.BRONZE]):
+            self._bronze_waits(now_ns)
+
+    def stepped(self, planned: Planned, took_ns: int, now_ns: int) -> None:
+        """A step was taken in, or failed: the book is right and nobody starves."""
+        self.steps += 1
+        self._step_ns = took_ns
+        self._step_ns_max = max(self._step_ns_max, took_ns)
+        scheduler = self._scheduler
+        try:
+            check_book(scheduler, self._engine)
+            if self.steps % self._deep_every == 0:
+                check_tokens(scheduler, self._engine)
+        except AssertionError as error:
+            raise Broken(str(error)) from error
+        here = (self.steps, now_ns)
+        bronze = False
+        for runner in scheduler.retrying:
+            self._served.pop(runner.ticket_id, None)
+        for runner in planned.runners:
+            bronze = bronze or runner.work.tier is Tier.BRONZE
+            self._served[runner.ticket_id] = here
+        self._nobody_starves(now_ns)
+        there = len(scheduler.queues.of[Tier.BRONZE]) or any(
+            r.work.tier is Tier.BRONZE for r in (*scheduler.running.values(), *scheduler.retrying)
+        )
+        self._bronze_served(bool(there), bronze, now_ns)
+
+    def rested(self, now_ns: int) -> None:
+        """Nothing is left to do."""
+        self._bronze_ns = None
+        if self._open:
+            raise Broken(f"once: tickets {sorted(self._open)[:5]} are open and nothing is left to do")
+
+    @property
+    def trace(self) -> str:
+        """A hash of everything that was delivered, and when."""
+        return self._hash.hexdigest()
+
+    def report(self) -> str:
+        """What was measured, for a reader."""
+        waits = [percentile(self.gold_wait_ns, share) / MS for share in (0.5, 0.95, 0.99, 1.0)]
+        ends = {t.name.lower(): {f.value: n for (tier, f), n in self.finishes.items() if tier is t} for t in Tier}
+        rests = {t.name.lower(): (self.rest_steps[t], round(self.rest_ns[t] / MS, 1)) for t in Tier}
+        return (
+            f"{self.steps} steps, the longest {self._step_ns_max / MS:.1f} ms; ended: {ends}\n"
+            f"gold waited p50/p95/p99/max {'/'.join(f'{w:.2f}' for w in waits)} ms ({len(self.gold_wait_ns)} works; "
+            f"{self.gold_held_up} more were held up by a full running set or their own trunk)\n"
+            f"longest without a step (steps, ms): {rests}; Bronze as a whole: {self.bronze_gap_ns / MS:.1f} ms\n"
+            f"{self.checked_tokens} works had exactly their own tokens"
+        )
+
+    # -- the laws ----------------------------------------------------------------------------------------------
+
+    def _ended(self, ticket: int, what: Ended, now_ns: int) -> None:
+        work, _, said = self._open.pop(ticket)
+        self._taken.discard(ticket)
+        self._held_up.discard(ticket)
+        self._served.pop(ticket, None)
+        self._starved.pop(ticket, None)
+        self.finishes[work.tier, what.finish] += 1
+        self._hash.update(b"%d %d %a %a" % (now_ns, ticket, what.finish.value, what.labels))
+        if what.finish in (Finish.SUPERSEDED, Finish.REFUSED):
+            if said:
+                raise Broken(f"once: ticket {ticket} was {what.finish.value} after it had spoken")
+        elif work.tier is not Tier.BRONZE or ticket % 8 == 0:
+            own = alone(work, self._engine.vocab, self._end_every) if work.max_tokens else []
+            if what.finish not in (Finish.STOP, Finish.LENGTH):
+                own = own[: len(said)]
+            if said != own:
+                raise Broken(f"tokens: ticket {ticket} of {work.key} was told {said}, alone it is told {own}")
+            self.checked_tokens += 1
+
+    def _gold_taken(self, ticket: int, wait_ns: int) -> None:
+        if ticket in self._held_up:
+            self.gold_held_up += 1
+            return
+        self.gold_wait_ns.append(wait_ns)
+        if wait_ns > self._window_ns + self._before_ns:
+            raise Broken(f"gold: ticket {ticket} waited {wait_ns / MS:.2f} ms, longer than the window and one step")
+
+    def _gold_waits(self, planned: Planned, now_ns: int) -> None:
+        """Every Gold that waits after a plan has one of four reasons; all but the first hold it up."""
+        scheduler, placer = self._scheduler, self._scheduler.placer
+        waiting = list(scheduler.queues.of[Tier.GOLD])
+        if planned.step is None and planned.wake_ns is not None and not scheduler.running:
+            oldest_ns = min(w.submitted_ns for queue in scheduler.queues.of.values() for w in queue)
+            if planned.wake_ns > oldest_ns + self._window_ns or now_ns >= oldest_ns + self._window_ns:
+                raise Broken(f"gold: the window is open {(now_ns - oldest_ns) / MS:.2f} ms")
+            return
+        started = (*scheduler.running.values(), *scheduler.retrying)
+        full = sum(1 for r in started if r.work.tier is Tier.GOLD) >= self._running_max[Tier.GOLD]
+        room = placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)
+        for w in waiting:
+            if not (full or _in_use(placer.homes, w.work.key) or not room):
+                raise Broken(f"gold: ticket {w.ticket_id} waits and nothing is in its way")
+            self._held_up.add(w.ticket_id)
+
+    def _bronze_waits(self, now_ns: int) -> None:
+        """The overdue Bronze that is due longest waits only while there is no lane for anybody."""
+        scheduler, placer = self._scheduler, self._scheduler.placer
+        queue = scheduler.queues.of[Tier.BRONZE]
+        free = [w for w in queue if not _in_use(placer.homes, w.work.key)]
+        started = [r for r in (*scheduler.running.values(), *scheduler.retrying) if r.work.tier is Tier.BRONZE]
+        if not free or len(started) >= self._running_max[Tier.BRONZE]:
+            return
+        head = min(free, key=lambda w: (w.deadline_ns, w.ticket_id))
+        due_ns = head.work.due_ns
+        if now_ns < scheduler.promises.overdue_ns(Tier.BRONZE, due_ns) or any(r.work.due_ns <= due_ns for r in started):
+            return
+        took = [r for r in scheduler.running.values() if r.place.lane >= 0 and r.timings.taken_ns == now_ns]
+        if placer.lanes.free or took:
+            raise Broken(f"bronze: ticket {head.ticket_id} is overdue, and others got the lane")
+
+    def _nobody_starves(self, now_ns: int) -> None:
+        steps, served = self.steps, self._served
+        rest_steps, rest_ns = self.rest_steps, self.rest_ns
+        for ticket, runner in self._scheduler.running.items():
+            last = served.get(ticket)
+            if last is None:
+                # What starts is counted from its first plan on.
+                served[ticket] = (steps, now_ns)
+                continue
+            if last[0] == steps:
+                continue
+            tier = runner.work.tier
+            rest = now_ns - last[1]
+            rest_ns[tier] = max(rest_ns[tier], rest)
+            if rest > self._wait_max_ns[tier]:
+                since, after = self._starved.get(ticket, (steps, last[0]))
+                if after != last[0]:
+                    since = steps  # it was served meanwhile
+                self._starved[ticket] = (since, last[0])
+                if steps - since > self.rotation_steps:
+                    raise Broken(f"progress: ticket {ticket} ({tier.name}) had no step for {rest / MS:.1f} ms")
+            if runner.decoding:
+                rest_steps[tier] = max(rest_steps[tier], steps - last[0])
+                if tier is not Tier.BRONZE and steps - last[0] > self.rotation_steps:
+                    raise Broken(f"rotation: ticket {ticket} ({tier.name}) had no token for {steps - last[0]} steps")
+
+    def _bronze_served(self, there: bool, served: bool, now_ns: int) -> None:
+        if not there or self._bronze_ns is None or served:
+            self._bronze_ns = now_ns if there else None
+            return
+        gap_ns = now_ns - self._bronze_ns
+        self.bronze_gap_ns = max(self.bronze_gap_ns, gap_ns)
+        if gap_ns > self._wait_max_ns[Tier.BRONZE] + BRONZE_LANE_NS:
+            raise Broken(f"bronze: nothing for {gap_ns / MS:.0f} ms")
+
+
+def _in_use(homes: Homes, key: TrunkKey) -> bool:
+    trunk = homes.find(key)
+    return trunk is not None and trunk.users > 0

@@ -1,0 +1,206 @@
+"""Each law finds the fault that it is there for: a law that cannot fail says nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from core.choice import Tokens
+from core.words import Finish, TrunkKey
+from engines.sim import SimCost
+from kvcache.homes import common_len
+from scheduler import placing, planner
+from scheduler.planner import Candidate
+from scheduler.running import Running
+from scheduler.window import Closed, Window
+from tests.sim.laws import Broken
+from tests.sim.lives import HARD_TIMES, PROMISES
+from tests.sim.world import World, WorldSettings
+
+SHORT = WorldSettings(seconds=20.0, active=32, storm_every_s=4.0, overfill_every_s=3.0, lull_every_s=9.0)
+# So little that the engine is often idle.
+QUIET = replace(SHORT, stories_waiting=0, dialogues=0, overfill_every_s=0.0, storm_every_s=0.0)
+# So slow that the decodes of all dialogues do not fit into one step, and nobody is starved for a long time.
+SLOW = replace(
+    QUIET,
+    active=0,
+    dialogues=80,
+    reply_len_max=300,
+    end_every=0,
+    cost=SimCost(token_us=3000.0),
+    promises=replace(PROMISES, silver=replace(PROMISES.silver, wait_max_ms=60_000)),
+)
+
+# So many dialogues that they would have every lane.
+CROWDED = replace(
+    SLOW,
+    npcs=200,
+    stories_waiting=10,
+    cost=SimCost(token_us=300.0),
+    promises=replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=1500)),
+)
+
+Fault = Callable[[World, pytest.MonkeyPatch], None]
+
+
+def ends_twice(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Now and then an end is delivered a second time."""
+    scheduler = world.scheduler
+    honest = scheduler._deliver_end
+
+    def deliver_end(runner: Running, finish: Finish, reason: str) -> None:
+        honest(runner, finish, reason)
+        if runner.ticket_id % 100 == 0:
+            scheduler._out.append(scheduler._out[-1])
+
+    patch.setattr(scheduler, "_deliver_end", deliver_end)
+
+
+def never_ends(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A work that failed is lost."""
+    scheduler = world.scheduler
+    honest = scheduler._end
+
+    def end(runner: Running, finish: Finish, now_ns: int) -> None:
+        honest(runner, finish, now_ns)
+        if runner.ticket_id % 100 == 0:
+            scheduler._out.pop()
+
+    patch.setattr(scheduler, "_end", end)
+
+
+def loses_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A lane is given back to nobody."""
+    lanes = world.scheduler.placer.lanes
+    patch.setattr(lanes, "give_back", lanes._leased.remove)
+
+
+def loses_sequences(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The sequence of a trunk that is forgotten does not become free."""
+    homes = world.scheduler.placer.homes
+    honest = homes.remove
+
+    def remove(key: TrunkKey) -> int:
+        seq = honest(key)
+        homes._free.discard(seq)
+        return seq
+
+    patch.setattr(homes, "remove", remove)
+
+
+def leaves_branches(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A branch is not cut off: the sequence is longer than the book says."""
+    honest = world.engine.trim
+    patch.setattr(world.engine, "trim", lambda seq, length: honest(seq, length) if not length else None)
+
+
+def leaks_samplers(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Sampler chains are not freed."""
+    patch.setattr(world.engine, "drop_sampler", lambda sampler: None)
+
+
+def takes_everybody(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Queues without a bound."""
+    for queue in world.scheduler.queues.of.values():
+        patch.setattr(queue, "waiting_max", 10**9)
+
+
+def reuses_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
+    """One token more than two trunks share is taken for shared."""
+
+    def too_much(held: Tokens, wanted: Tokens) -> int:
+        return min(common_len(held, wanted) + 1, len(held), len(wanted))
+
+    patch.setattr(placing, "common_len", too_much)
+
+
+def waits_while_busy(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The window stays open although the engine runs."""
+    honest = Window.close
+
+    def close(
+        window: Window, now_ns: int, waiting: int, oldest_ns: int, busy: bool, next_due_ns: int | None
+    ) -> tuple[Closed | None, int]:
+        return (None, now_ns) if busy else honest(window, now_ns, waiting, oldest_ns, busy, next_due_ns)
+
+    patch.setattr(Window, "close", close)
+
+
+def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The window of an idle engine is twice as long as it says."""
+    long = replace(world.scheduler.window.settings, window_ms=20)
+    patch.setattr(world.scheduler.window, "settings", long)
+
+
+def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Who has just been served is served again."""
+    patch.setattr(planner, "_turn", lambda c: (-c.last_step_ns, c.number))
+
+
+def knows_no_hunger(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Strict order: nobody goes first because of having waited."""
+
+    def first(candidates: Sequence[Candidate], ranked: Sequence[Sequence[Candidate]], *_: object) -> Candidate:
+        return next(group[0] for group in ranked if group)
+
+    patch.setattr(planner, "_first", first)
+
+
+def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
+    """No Bronze counts as Silver, however long it waits for a lane."""
+    patch.setattr(world.scheduler, "_risen_bronze", lambda now_ns: None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "law", "settings"),
+    [
+        (ends_twice, "once", SHORT),
+        (never_ends, "once", SHORT),
+        (loses_lanes, "lanes", SHORT),
+        (loses_sequences, "residents", SHORT),
+        (leaves_branches, "residents", SHORT),
+        (leaks_samplers, "samplers", SHORT),
+        (takes_everybody, "queues", SHORT),
+        (reuses_too_much, "tokens", SHORT),
+        (waits_while_busy, "gold", SHORT),
+        (waits_too_long, "gold", QUIET),
+        (does_not_rotate, "rotation", SLOW),
+        (knows_no_hunger, "progress", replace(HARD_TIMES, promises=PROMISES)),
+        (lets_silver_have_all_lanes, "bronze", CROWDED),
+    ],
+)
+def test_a_broken_scheduler_is_caught_by_its_law(
+    fault: Fault, law: str, settings: WorldSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The law that names the fault is the one that breaks."""
+    world = World(1, settings)
+    fault(world, monkeypatch)
+    with pytest.raises(Broken, match=rf"^{law}: "):
+        world.run()
+
+
+@pytest.mark.parametrize("settings", [SHORT, QUIET, SLOW, CROWDED], ids=["short", "quiet", "slow", "crowded"])
+def test_without_a_fault_these_worlds_keep_every_law(settings: WorldSettings) -> None:
+    """So it is the fault that breaks them."""
+    World(1, settings).run()
+
+
+def test_an_order_by_chance_is_another_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not follow from the seed shows in the trace."""
+    short = replace(SHORT, seconds=4.0)
+    chance = random.Random()
+    honest = World(1, short).run().trace
+
+    def turn(c: Candidate) -> tuple[float, int]:
+        return chance.random(), c.number
+
+    monkeypatch.setattr(planner, "_turn", turn)
+    assert World(1, short).run().trace != honest
+
+
+def test_promises_of_the_hard_times_differ_in_the_bound_of_bronze_only() -> None:
+    """What holds there holds because of the scheduler, not because of easier promises."""
+    assert replace(HARD_TIMES.promises, bronze=PROMISES.bronze) == PROMISES

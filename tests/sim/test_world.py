@@ -1,0 +1,32 @@
+"""A world of a thousand NPCs, with all that goes wrong, keeps every law after every step.
+
+More seeds and longer times: tests/sim/nightly.py, by `make nightly`.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from core.words import Tier
+from tests.sim.lives import HARD_TIMES, TEN_MINUTES, check_that_everything_happened, lived
+
+
+def test_ten_minutes_of_a_thousand_npcs() -> None:
+    """Intents, barks, dialogues, stories, storms, failures, bursts and lulls: the laws hold, and all was there."""
+    check_that_everything_happened(*lived(1, TEN_MINUTES))
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_hard_times(seed: int) -> None:
+    """Overloaded without end: the laws hold, and Bronze lives."""
+    world, laws = lived(seed, HARD_TIMES)
+    assert laws.gold_held_up > 1000
+    assert world.scheduler.meter.tiers[Tier.BRONZE].output_tokens > 50
+
+
+def test_same_seed_same_trace() -> None:
+    """Everything that is said, and when, follows from the seed."""
+    short = replace(TEN_MINUTES, seconds=10.0, storm_every_s=3.0, overfill_every_s=5.0)
+    (_, first), (_, second), (_, other) = lived(7, short), lived(7, short), lived(8, short)
+    assert first.trace == second.trace
+    assert first.trace != other.trace

@@ -1,0 +1,436 @@
+"""A seeded world of NPCs that submits what the daemon would, with faults, on a simulated engine and a virtual clock.
+
+Time passes in two ways: a step takes what it costs, and when there is nothing to do the clock goes on to the next
+event. What happens while a step runs is handed over after it, as the engine thread does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.choice import END, Node, stage
+from core.clock import MS, S
+from core.errors import EngineFailed
+from core.words import Finish, NpcKey, Tier, TrunkKey
+from core.work import GREEDY, Chunk, Ended, Sampling, Work
+from daemon.prompt import MARKS
+from engines.base import Geometry
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from scheduler.placing import KvSettings
+from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
+from tests.sim.laws import Laws
+from tiers.cadence import TOGETHER, CadenceSettings, next_slot_ns
+from tiers.promises import Promises
+
+SPEAKS = 3  # the first so many actions are spoken
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSettings:
+    """How much goes on. `active` NPCs are asked at the cadence's rate; the `_every_s` are means, 0 is never."""
+
+    seconds: float = 120.0
+    npcs: int = 1000
+    archetypes: int = 6
+    active: int = 76
+    dialogues: int = 20
+    stories_waiting: int = 6
+    trunk_len_max: int = 900
+    reply_len_max: int = 60
+    end_every: int = 60  # one token in so many ends a free text
+    storm_every_s: float = 25.0
+    overfill_every_s: float = 55.0
+    forget_every_s: float = 1.5
+    lull_every_s: float = 40.0
+    lull_s: float = 4.0
+    failures: int = 12
+    promises: Promises = Promises()
+    cost: SimCost = SimCost(step_us=300.0, micro_us=350.0, token_us=70.0)
+
+
+Ender = Callable[[Ended, list[int]], None]
+
+
+@dataclass(slots=True, eq=False)
+class Talk:
+    """One dialogue: its trunk grows turn by turn."""
+
+    npc: int
+    player: str
+    tokens: list[int]
+    adapter: str = ""
+
+
+class World:
+    """One world from its start to its end; everything follows from `seed`. `make` builds the scheduler."""
+
+    def __init__(
+        self,
+        seed: int,
+        settings: WorldSettings = WorldSettings(),
+        make: Callable[[SimEngine, Promises, SchedulerSettings], Scheduler] = Scheduler,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.rested = 0
+        self._rng = rng = random.Random(seed)
+        self.clock = VirtualClock()
+        vocab = SimVocab(list(MARKS.values()))
+        self._first_word, self._words = len(MARKS), vocab.size - len(MARKS)
+        steps = round(settings.seconds * 200)
+        fail_at = {rng.randrange(steps) for _ in range(settings.failures)}
+        fail_at |= {step + 1 for step in fail_at if step % 2}  # the step after a failure is where works fail twice
+        self.engine = SimEngine(
+            Geometry(256, 2048, 2048, 512, vocab.size),
+            vocab,
+            self.clock,
+            settings.cost,
+            end_every=settings.end_every,
+            fail_at=frozenset(fail_at),
+        )
+        self.promises = settings.promises
+        kv = KvSettings(prefixes=8, lanes=24, ram_mib=1)
+        self.scheduler = make(self.engine, self.promises, SchedulerSettings(kv=kv))
+        self.laws = Laws(self.scheduler, self.engine, settings.end_every)
+        self._slot_ns = CadenceSettings().slot_ns
+        self._end_ns = round(settings.seconds * S)
+        self._lull_until_ns = 0
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self._due: dict[int, int] = {}  # when an active group of NPCs is asked next
+        self._at_ns = 0  # the moment of the event that is happening
+        self._tickets = 0
+        self._open: dict[int, tuple[Work, list[int], Ender | None]] = {}
+        self._prefixes = [self._text(rng.randrange(180, 220)) for _ in range(settings.archetypes)]
+        self._personas = [self._text(rng.randrange(30, 50)) for _ in range(settings.npcs)]
+        self._choice = self._choices()
+        self._players = 0
+
+    def run(self) -> Laws:
+        """Lets the whole time pass, then lets everything end. Raises Broken when a law does not hold."""
+        self._begin()
+        scheduler, clock = self.scheduler, self.clock
+        while True:
+            self._happen()
+            if scheduler.idle and clock() >= self._end_ns:
+                break
+            if scheduler.idle:
+                self.rested += 1
+                self.laws.rested(clock())
+                clock.advance((self._events[0][0] if self._events else self._end_ns) - clock())
+                continue
+            planned = scheduler.plan(clock(), min(self._due.values(), default=None))
+            self.laws.planned(planned, clock())
+            if planned.step is None:
+                self._deliver()
+                wake_ns = planned.wake_ns
+                assert wake_ns is not None or scheduler.idle, "it would wait for ever"
+                if wake_ns is not None:
+                    next_ns = self._events[0][0] if self._events else wake_ns
+                    clock.advance(max(0, min(wake_ns, next_ns) - clock()))
+                continue
+            self._step(planned)
+            self._deliver()
+        self.laws.rested(clock())
+        return self.laws
+
+    def _step(self, planned: Planned) -> None:
+        clock, scheduler = self.clock, self.scheduler
+        assert planned.step is not None
+        began_ns = clock()
+        try:
+            result = self.engine.step(planned.step)
+        except EngineFailed as error:
+            scheduler.failed(planned, str(error), clock())
+        else:
+            scheduler.apply(planned, result, clock() - began_ns, clock())
+        self.laws.stepped(planned, clock() - began_ns, clock())
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def _at(self, at_ns: int, what: Callable[[], None]) -> None:
+        """`what` happens at that moment, if the world still is."""
+        if at_ns < self._end_ns:
+            self._order += 1
+            heapq.heappush(self._events, (at_ns, self._order, what))
+
+    def _after(self, ms: float, what: Callable[[], None]) -> None:
+        self._at(self._at_ns + round(ms * MS), what)
+
+    def _again(self, every_s: float, what: Callable[[], None]) -> None:
+        """`what` happens again and again, at random, `every_s` apart in the mean."""
+        if every_s:
+            self._after(self._rng.uniform(0.5, 1.5) * every_s * 1000, what)
+            self._after(self._rng.uniform(0.5, 1.5) * every_s * 1000, lambda: self._again(every_s, what))
+
+    def _happen(self) -> None:
+        now_ns = self.clock()
+        while self._events and self._events[0][0] <= now_ns:
+            self._at_ns, _, what = heapq.heappop(self._events)
+            what()
+        if now_ns >= self._end_ns:
+            self._events.clear()
+            self._due.clear()
+        self._at_ns = now_ns
+
+    # -- works -------------------------------------------------------------------------------------------------
+
+    def _submit(self, work: Work, ender: Ender | None = None) -> int:
+        self._tickets += 1
+        ticket = self._tickets
+        self._open[ticket] = (work, [], ender)
+        self.laws.submitted(ticket, work, self._at_ns)
+        self.scheduler.submit(ticket, work, self.clock())
+        self._deliver()
+        return ticket
+
+    def _cancel(self, ticket: int) -> None:
+        self.scheduler.cancel(ticket, self.clock())
+        self._deliver()
+
+    def _deliver(self) -> None:
+        deliveries = self.scheduler.take_deliveries()
+        if not deliveries:
+            return
+        self.laws.delivered(deliveries, self.clock())
+        ended = []
+        for ticket, what in deliveries:
+            if isinstance(what, Ended):
+                _, said, ender = self._open.pop(ticket)
+                ended.append((ender, what, said))
+            elif isinstance(what, Chunk):
+                self._open[ticket][1].extend(what.tokens)
+        for ender, what, said in ended:
+            if ender is not None:
+                ender(what, said)
+
+    def _work(
+        self,
+        tier: Tier,
+        npc: int,
+        partner: str,
+        tail: list[int],
+        max_tokens: int,
+        *,
+        more: list[int] | None = None,
+        choice: Node | None = None,
+        sampling: Sampling = GREEDY,
+        deadline: Tier | None = None,
+        supersede: object = None,
+        adapter: str = "",
+    ) -> Work:
+        shared = self._prefixes[npc % len(self._prefixes)]
+        trunk = np.asarray(shared + self._personas[npc] + (more or []), np.int32)
+        at_ns = self._at_ns
+        return Work(
+            tier,
+            TrunkKey(NpcKey("", "world", f"npc{npc}"), partner),
+            trunk,
+            np.asarray(tail, np.int32),
+            max_tokens,
+            len(shared),
+            choice,
+            sampling,
+            due_ns=at_ns,
+            deadline_ns=self.promises.deadline_ns(tier if deadline is None else deadline, at_ns),
+            supersede=supersede,
+            near=npc if tier is Tier.GOLD else -1,
+            adapter=adapter,
+        )
+
+    # -- what goes on ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        settings = self.settings
+        for npc in range(settings.npcs):
+            self._submit(self._work(Tier.BRONZE, npc, "", [], 0, supersede=(npc, "trunk")))
+        groups = settings.npcs // TOGETHER
+        for group in self._rng.sample(range(groups), settings.active // TOGETHER):
+            self._wake(group)
+        for n in range(settings.dialogues):
+            self._after(self._rng.uniform(0, 5000), lambda n=n: self._meet(n))  # type: ignore[misc]
+        if settings.stories_waiting:
+            self._again(0.2, self._stories)
+        self._again(1.0, self._walk)
+        self._again(settings.storm_every_s, self._storm)
+        self._again(settings.overfill_every_s, self._overfill)
+        self._again(settings.forget_every_s, self._forget)
+        self._again(settings.lull_every_s, self._lull)
+
+    def _wake(self, group: int) -> None:
+        """The NPCs of a group become active: they are asked in every slot of their cadence."""
+        at_ns = next_slot_ns(group * TOGETHER, self._slot_ns, self._at_ns + 1)
+        self._due[group] = at_ns
+        self._at(at_ns, lambda: self._ask(group, at_ns))
+
+    def _ask(self, group: int, at_ns: int) -> None:
+        if self._due.get(group) != at_ns:
+            return  # it was put to sleep meanwhile
+        self._wake(group)
+        if at_ns < self._lull_until_ns:
+            return
+        for npc in range(group * TOGETHER, (group + 1) * TOGETHER):
+            self._intent(npc)
+            if self._rng.random() < 0.03:  # attacked: asked again at once, which supersedes what still waits
+                self._after(self._rng.uniform(0, 4), lambda npc=npc: self._intent(npc))  # type: ignore[misc]
+
+    def _walk(self) -> None:
+        """Players walk on: one group falls asleep and another one wakes."""
+        if self._due:
+            del self._due[self._rng.choice(list(self._due))]
+            asleep = [g for g in range(self.settings.npcs // TOGETHER) if g not in self._due]
+            self._wake(self._rng.choice(asleep))
+
+    def _intent(self, npc: int) -> None:
+        tail = self._text(self._rng.randrange(12, 32))
+
+        def answered(ended: Ended, said: list[int]) -> None:
+            if ended.finish is Finish.STOP and dict(ended.labels)["actions"] < SPEAKS and self._rng.random() < 0.2:
+                self._bark(npc, tail + said)
+
+        work = self._work(Tier.GOLD, npc, "", tail, 8, choice=self._choice, supersede=(npc, "intent"))
+        self._submit(work, answered)
+
+    def _bark(self, npc: int, tail: list[int], supersede: bool = True) -> int:
+        sampling = Sampling(0.7, seed=self._rng.randrange(1000))
+        name = (npc, "bark") if supersede else None
+        return self._submit(self._work(Tier.GOLD, npc, "", tail, 8, sampling=sampling, supersede=name))
+
+    def _meet(self, number: int) -> None:
+        """A player begins to talk to somebody."""
+        self._players += 1
+        npc = self._rng.randrange(self.settings.npcs)
+        adapter = "vampire" if number % 8 == 0 else ""
+        self._say(number, Talk(npc, f"player{self._players}", self._text(self._rng.randrange(200)), adapter))
+
+    def _say(self, number: int, talk: Talk) -> None:
+        if self._at_ns < self._lull_until_ns:
+            self._after(self.settings.lull_s * 1000, lambda: self._say(number, talk))
+            return
+        line = self._text(self._rng.randrange(5, 60))
+        sampling = Sampling(0.7, seed=self._rng.randrange(1000))
+        max_tokens = self._rng.randrange(20, self.settings.reply_len_max + 1)
+
+        def answered(ended: Ended, said: list[int]) -> None:
+            if ended.finish in (Finish.REFUSED, Finish.FAILED):
+                self._after(400, lambda: self._say(number, talk))
+                return
+            talk.tokens += line + said
+            if len(talk.tokens) > self.settings.trunk_len_max - 250:
+                if self._rng.random() < 0.5:
+                    self.scheduler.forget(self._work(Tier.SILVER, talk.npc, talk.player, [], 0).key)
+                    self._after(self._rng.uniform(500, 3000), lambda: self._meet(number))
+                    return
+                talk.tokens = talk.tokens[-300:]
+            self._submit(
+                self._work(
+                    Tier.SILVER,
+                    talk.npc,
+                    talk.player,
+                    [],
+                    0,
+                    more=talk.tokens,
+                    deadline=Tier.BRONZE,
+                    supersede=(talk.npc, talk.player, "trunk"),
+                    adapter=talk.adapter,
+                )
+            )
+            self._after(self._rng.uniform(1000, 6000), lambda: self._say(number, talk))
+
+        work = self._work(
+            Tier.SILVER,
+            talk.npc,
+            talk.player,
+            line,
+            max_tokens,
+            more=talk.tokens,
+            sampling=sampling,
+            adapter=talk.adapter,
+        )
+        ticket = self._submit(work, answered)
+        if self._rng.random() < 0.1:  # the player interrupts
+            self._after(self._rng.uniform(0, 500), lambda: self._cancel(ticket))
+
+    def _stories(self) -> None:
+        """Bronze always waits."""
+        if self._at_ns >= self._lull_until_ns:
+            for _ in range(self.settings.stories_waiting - len(self.scheduler.queues.of[Tier.BRONZE])):
+                self._story()
+
+    def _story(self) -> int:
+        rng = self._rng
+        npc = rng.randrange(self.settings.npcs)
+        more, tail = self._text(rng.randrange(50, 400)), self._text(rng.randrange(10, 120))
+        adapter = "chronicle" if rng.random() < 0.1 else ""
+        work = self._work(Tier.BRONZE, npc, "story", tail, rng.randrange(20, 150), more=more, adapter=adapter)
+        return self._submit(work)
+
+    # -- faults ------------------------------------------------------------------------------------------------
+
+    def _storm(self) -> None:
+        """Hundreds of works come at once, and a moment later hundreds are cancelled."""
+        rng = self._rng
+        for npc in rng.sample(range(self.settings.npcs), min(300, self.settings.npcs)):
+            self._bark(npc, self._text(10), supersede=False)
+
+        def cancel() -> None:
+            for ticket in [t for t in self._open if rng.random() < 0.8]:
+                self._cancel(ticket)
+
+        self._after(rng.uniform(0, 60), cancel)
+
+    def _overfill(self) -> None:
+        """More comes than a queue may hold."""
+        rng = self._rng
+        npcs = self.settings.npcs
+        tier = rng.choice(list(Tier))
+        count = self.promises.of(tier).waiting_max + self.promises.of(tier).running_max + 20
+        if tier is Tier.GOLD:
+            tickets = [self._bark(rng.randrange(npcs), self._text(8), supersede=False) for _ in range(count)]
+        elif tier is Tier.SILVER:
+            tickets = [
+                self._submit(self._work(Tier.SILVER, rng.randrange(npcs), "crowd", self._text(20), 30))
+                for _ in range(count)
+            ]
+        else:
+            tickets = [self._story() for _ in range(count)]
+
+        def cancel() -> None:
+            for ticket in tickets:
+                if ticket in self._open and rng.random() < 0.95:
+                    self._cancel(ticket)
+
+        self._after(2000, cancel)
+
+    def _forget(self) -> None:
+        """An NPC or a session goes."""
+        keys = [t.key for t in self.scheduler.placer.homes]
+        if keys:
+            self.scheduler.forget(self._rng.choice(keys))
+            self._deliver()
+
+    def _lull(self) -> None:
+        """For a while nobody wants anything; then something happens that very many see at once."""
+        self._lull_until_ns = self._at_ns + round(self.settings.lull_s * S)
+        crowd = self._rng.sample(range(self.settings.npcs), min(80, self.settings.npcs))
+        for npc in crowd:
+            self._after(self.settings.lull_s * 900, lambda npc=npc: self._intent(npc))  # type: ignore[misc]
+
+    # -- words -------------------------------------------------------------------------------------------------
+
+    def _text(self, count: int) -> list[int]:
+        first, words, draw = self._first_word, self._words, self._rng.random
+        return [first + int(draw() * words) for _ in range(count)]
+
+    def _choices(self) -> Node:
+        """12 actions (some of two tokens that begin alike), 6 targets, 8 emotions."""
+        first = self._first_word
+        feel = stage("emotions", [(i, [first + 50 + i], END) for i in range(8)])
+        target = stage("targets", [(i, [first + 30 + i], feel) for i in range(6)])
+        actions = [(i, [first + i] if i < 9 else [first + 9, first + i], target if i % 3 else feel) for i in range(12)]
+        return stage("actions", actions)
