@@ -1,0 +1,156 @@
+"""Behaviour as text: every *.txt here is a list of commands, each with what it must answer.
+
+    command with arguments, over one or more lines
+    ----
+    the answer
+
+Blocks are separated by empty lines; lines that begin with # are comments. A file's name says which part it speaks to.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.words import NpcKey, Tier, TrunkKey
+from core.work import Work
+from scheduler.costs import Costs, CostSettings
+from scheduler.planner import Candidate, PlannerSettings, compose
+from scheduler.queues import Queue
+from scheduler.window import Window, WindowSettings
+
+HERE = Path(__file__).parent
+MS = 1_000_000
+NEVER = 10**15
+
+
+def blocks(path: Path) -> Iterator[tuple[list[str], str]]:
+    """(command lines, expected answer) of each block."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    for block in "\n".join(lines).split("\n\n"):
+        command, dashes, answer = block.strip("\n").partition("\n----")
+        if dashes:
+            yield command.splitlines(), answer.strip("\n")
+
+
+def arguments(text: str) -> tuple[list[str], dict[str, str]]:
+    """The plain words of a line, and its name=value pairs."""
+    words = text.split()
+    return [w for w in words if "=" not in w], dict(w.split("=", 1) for w in words if "=" in w)
+
+
+class WindowScenario:
+    """close now=MS oldest=MS waiting=N busy=yes|no due=MS|- ; counts"""
+
+    def __init__(self) -> None:
+        self.window = Window(WindowSettings(window_ms=10, full=64))
+
+    def run(self, lines: list[str]) -> str:
+        """The rule that closed the window, or when to look again."""
+        (verb, *_), given = arguments(lines[0])
+        if verb == "counts":
+            return " ".join(f"{rule.value}={count}" for rule, count in self.window.closed.items())
+        due = None if given["due"] == "-" else int(given["due"]) * MS
+        rule, wake_ns = self.window.close(
+            int(given["now"]) * MS, int(given["waiting"]), int(given["oldest"]) * MS, given["busy"] == "yes", due
+        )
+        return rule.value if rule else f"again at {wake_ns // MS}"
+
+
+class QueuesScenario:
+    """add ID deadline=MS [as=NAME]; take ID; cancel ID; order"""
+
+    def __init__(self) -> None:
+        self.queue = Queue(3)
+        self.now_ns = 0
+
+    def run(self, lines: list[str]) -> str:
+        """What became of the work, or who waits in which order."""
+        (verb, *ids), given = arguments(lines[0])
+        self.now_ns += MS
+        if verb == "add":
+            key = TrunkKey(NpcKey("", "w", ids[0]), "")
+            nothing = np.empty(0, np.int32)
+            deadline_ns = int(given["deadline"]) * MS
+            work = Work(Tier.GOLD, key, nothing, nothing, 1, deadline_ns=deadline_ns, supersede=given.get("as"))
+            taken, old = self.queue.add(int(ids[0]), work, self.now_ns)
+            return ("waits" if taken else "refused") + (f", {old.ticket_id} is superseded" if old else "")
+        if verb == "order":
+            return " ".join(str(w.ticket_id) for w in self.queue.in_order()) or "nobody"
+        if verb == "take":
+            self.queue.take(next(w for w in self.queue if w.ticket_id == int(ids[0])))
+            return "runs"
+        assert verb == "cancel", verb
+        return "gone" if self.queue.cancel(int(ids[0])) else "does not wait here"
+
+
+class PlannerScenario:
+    """costs us: step=, micro=, token= ; step now=MS [gold_waits=yes] [before=ADAPTER], then a line per work:
+    NAME TIER decode|prefill seq=N [wanted=N] [deadline=MS] [overdue=MS] [starved=MS] [last=MS] [adapter=NAME]
+    """
+
+    def __init__(self) -> None:
+        self.costs = Costs(CostSettings(prior_ns=(0.0, 0.0, 100_000.0, 0.0)))
+
+    def run(self, lines: list[str]) -> str:
+        """Who gets how many tokens, by sequence."""
+        (verb, *_), given = arguments(lines[0])
+        if verb == "costs":
+            prior = (float(given["step"]) * 1e3, float(given["micro"]) * 1e3, float(given["token"]) * 1e3, 0.0)
+            self.costs = Costs(CostSettings(prior_ns=prior))
+            return "set"
+        assert verb == "step", verb
+        names, candidates = [], []
+        for number, line in enumerate(lines[1:]):
+            (name, tier, phase), more = arguments(line)
+            names.append(name)
+            candidates.append(
+                Candidate(
+                    number=number,
+                    tier=Tier[tier.upper()],
+                    decode=phase == "decode",
+                    seq=int(more["seq"]),
+                    pos=100,
+                    wanted=int(more.get("wanted", 1)),
+                    deadline_ns=int(more.get("deadline", 100 + number)) * MS,
+                    overdue_ns=int(more.get("overdue", NEVER)) * MS,
+                    last_step_ns=int(more.get("last", 0)) * MS,
+                    starved_ns=int(more.get("starved", NEVER)) * MS,
+                    adapter=more.get("adapter", ""),
+                )
+            )
+        gold_waits = given.get("gold_waits") == "yes"
+        now_ns = int(given["now"]) * MS
+        made = compose(candidates, self.costs, PlannerSettings(), now_ns, gold_waits, 2048, given.get("before", ""))
+        out = [f"budget {made.budget_ns // MS} ms" + (f", adapter {made.adapter}" if made.adapter else "")]
+        return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.shares])
+
+
+SCENARIOS: dict[str, Callable[[], WindowScenario | QueuesScenario | PlannerScenario]] = {
+    "window": WindowScenario,
+    "queues": QueuesScenario,
+    "planner": PlannerScenario,
+}
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*.txt")), ids=lambda path: path.stem)
+def test_scenario(path: Path) -> None:
+    """Every command of the file answers as it says."""
+    scenario = SCENARIOS[path.stem]()
+    wrong = []
+    for number, (command, expected) in enumerate(blocks(path), 1):
+        answer = scenario.run(command)
+        if answer != expected:
+            diff = difflib.unified_diff(expected.splitlines(), answer.splitlines(), "expected", "answered", lineterm="")
+            wrong.append("\n".join([f"block {number}: {' / '.join(command)}", *diff]))
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_every_part_has_its_scenarios_and_each_file_has_some() -> None:
+    """A file that says nothing tests nothing."""
+    assert {path.stem for path in HERE.glob("*.txt")} == set(SCENARIOS)
+    assert all(len(list(blocks(path))) >= 8 for path in HERE.glob("*.txt"))
