@@ -1,0 +1,84 @@
+"""The floor: llama_decode and a numpy argmax on sequences 0, 1, 2, ..., with nothing around them.
+
+Uses the batch arrays and the context of a LlamaEngine of its own, and goes past everything else in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.choice import Tokens
+from core.clock import now_ns
+from engines import llama
+from engines.base import Slice, StepPlan
+from engines.llama import LlamaEngine, LlamaSettings
+
+_native: Any = llama  # what it imports of the library is its own affair, and the only door to it
+
+
+class Bare:
+    """Greedy decoding of `count` sequences side by side. Use it on one thread."""
+
+    def __init__(self, settings: LlamaSettings, count: int) -> None:
+        self.engine = LlamaEngine(settings)
+        self.count = count
+        self.decode_ns: list[int] = []
+        self.argmax_ns: list[int] = []
+
+    def prepare(self, trunks: Sequence[Tokens]) -> None:
+        """Puts one trunk into each sequence; not part of what is timed."""
+        for seq, trunk in enumerate(trunks):
+            self.engine.trim(seq, 0)
+            self.engine.step(StepPlan([Slice(seq, 0, trunk)]))
+
+    def run(self, start: int, tails: Sequence[Tokens], steps: int) -> int:
+        """Takes the tails in at position `start` in one step, then makes `steps` tokens each; nanoseconds.
+
+        All tails have the same length. The sequences are cut back to `start` afterwards.
+        """
+        engine, count, tail_len = self.engine, self.count, len(tails[0])
+        self.decode_ns.clear()
+        self.argmax_ns.clear()
+        began = now_ns()
+        n = count * tail_len
+        engine._token[:n] = np.concatenate(tails)
+        engine._pos[:n] = np.tile(np.arange(start, start + tail_len, dtype=np.int32), count)
+        engine._seq[:n] = np.repeat(np.arange(count, dtype=np.int32), tail_len)
+        engine._wanted[:n] = 0
+        engine._wanted[tail_len - 1 : n : tail_len] = 1
+        token = self._decode(n)
+        engine._seq[:count] = np.arange(count, dtype=np.int32)
+        engine._pos[:count] = start + tail_len
+        engine._wanted[:count] = 1
+        for _ in range(steps - 1):
+            engine._token[:count] = token
+            token = self._decode(count)
+            engine._pos[:count] += 1
+        took = now_ns() - began
+        engine._book[:count] = start + tail_len + steps - 1
+        for seq in range(count):
+            engine.trim(seq, start)
+        return took
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self.engine.close()
+
+    def _decode(self, n: int) -> NDArray[np.int64]:
+        engine = self.engine
+        engine._batch.n_tokens = n
+        began = now_ns()
+        code = _native.llama_cpp.llama_decode(engine._context, engine._batch)
+        address = _native._get_logits(engine._context)  # waits for the decode
+        decoded = now_ns()
+        assert code == 0 and address, f"llama_decode answered {code}"
+        floats: Any = (ctypes.c_float * (self.count * engine.vocab.size)).from_address(address)
+        token: NDArray[np.int64] = np.frombuffer(floats, np.float32).reshape(self.count, -1).argmax(axis=1)
+        self.decode_ns.append(decoded - began)
+        self.argmax_ns.append(now_ns() - decoded)
+        return token

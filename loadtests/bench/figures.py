@@ -1,0 +1,218 @@
+"""What a benchmark found: figures by flat keys, printed as they come and merged into one JSON file.
+
+A key ends with its unit (`_ms`, `_us`, `_x`, `_share`, ...). Goals and wording live here, so that what is printed, the
+file and the table of docs/BENCHMARKS.md say the same.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtests.report import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "bench.json"
+META = "meta."  # keys that say where and on what an area was measured
+
+_HOLDS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A figure we have words for. `goal` is like "< 8", or empty: it is only reported."""
+
+    what: str
+    unit: str = ""
+    goal: str = ""
+
+    def kept(self, value: float) -> bool:
+        """Whether a value keeps the goal; without one it does."""
+        if not self.goal:
+            return True
+        sign, bound = self.goal.split()
+        return _HOLDS[sign](value, float(bound))
+
+
+# key | unit | goal | what
+_WORDS = """
+step.efficiency_32 | x | >= 0.95 | 32 long works through the scheduler, tokens/s against bare llama_decode
+step.efficiency_32_scattered | x | >= 0.7 | 32 replies of 96 tokens on random ones of 200 trunks, copying included
+step.efficiency_32_in_place | x | | the same as Gold, run where the trunks live, without a step budget
+step.bare_32_tokens_per_s | tokens/s | | bare llama_decode and argmax, sequences 0 to 31
+step.overhead_us | us | | a step of 32 beyond its decode: plan, pick, apply, hand over, wait for the lock
+step.plan_us | us | | planning a step of 32
+step.sample_us | us | | picking 32 tokens
+step.apply_us | us | | taking a step's 32 tokens in
+step.handover_us | us | | one call_soon_threadsafe, on the engine thread
+step.deliver_us | us | | 32 tickets' chunks dealt out, on the event loop
+step.budget_ms | ms | | a step's time budget while Gold waits or runs
+step.over_budget_share | share | | steps with Gold that took longer than their budget, under prefill
+gold.queue_p99_ms_under_prefill | ms | < 8 | 50 Gold/s beside 8 prefills of 1,000 tokens: submitted to taken
+gold.token_p95_ms_under_prefill | ms | < 6 | the same: a token to the next of one work
+gold.first_p95_ms_under_prefill | ms | | the same: submitted to the first token
+gold.queue_p99_ms_no_budget | ms | | Gold's queue time without a step budget
+gold.token_p95_ms_no_budget | ms | | Gold per token without a step budget
+gold.prefill_tokens_per_s | tokens/s | | prefill beside Gold, with the budget
+gold.prefill_given_up_share | share | | prefill throughput that the budget costs
+flood.gold_p95_ms | ms | | 400 Gold/s beside Bronze on 16 lanes: due to answered
+flood.gold_alone_p95_ms | ms | | 400 Gold/s alone: due to answered
+flood.gold_x | x | <= 1.5 | Gold's p95 beside Bronze against Gold alone
+flood.gold_token_p95_ms | ms | < 16 | Gold per token beside Bronze
+flood.gold_added_budgets | budgets | <= 1 | what Bronze adds to Gold's p95 per token
+flood.gold_lost_share | share | | Gold beside Bronze that got no answer of its own
+flood.gold_busy_share | share | | engine time that Gold alone takes
+flood.bronze_tokens_per_s | tokens/s | | Bronze beside Gold
+flood.bronze_alone_tokens_per_s | tokens/s | | Bronze alone
+flood.bronze_share | x | >= 0.6 | Bronze beside Gold against Bronze alone in the time that Gold leaves
+get.p99_ratio | x | <= 1.5 | Intents.Get against an empty method, both saturated, p99
+get.p99_saturated_x | x | <= 2 | Intents.Get saturated against idle, p99
+get.p99_bronze_x | x | | the same with Bronze alone: a busy engine, and no game that needs a core
+get.p50_us | us | | Intents.Get of one NPC, idle, p50
+get.p50_us_saturated | us | | the same with the engine saturated
+get.p99_us | us | | Intents.Get of one NPC, idle, p99
+get.p99_us_saturated | us | | the same with the engine saturated
+get.empty_p99_us | us | | an empty method on the same server, idle, p99
+get.empty_p99_us_saturated | us | | the same with the engine saturated
+get.empty_p99_saturated_x | x | | the empty method saturated against idle, p99
+cancel.reuse_p99_ms | ms | < 50 | client's cancel to the lane free again, beside other works, p99
+cancel.reuse_p50_ms | ms | | the same, p50
+cancel.reuse_idle_p99_ms | ms | | the same with nothing else running, p99
+cancel.prefill_share | share | | cancels that came in the middle of a 1,000-token prefill
+peer.llama_server.gold_x | x | >= 5 | llama-server's intent latency p95 over npcd's, at 60 % load
+peer.llama_server.ttft_x | x | >= 3 | llama-server's first dialogue token p95 over npcd's, at 60 % load
+peer.npcd.gold_p95_ms | ms | | npcd: intent latency p95 at 60 % load
+peer.npcd.gold_p95_ms_frames_5 | ms | | the same with intent frames every 5 ms instead of 25
+peer.npcd.ttft_p95_ms | ms | | npcd: first dialogue token p95 at 60 % load
+peer.llama_server.gold_p95_ms | ms | | llama-server: intent latency p95 at 60 % load
+peer.llama_server.ttft_p95_ms | ms | | llama-server: first dialogue token p95 at 60 % load
+peer.llama_server.done_x | x | | intents and turns finished at 60 % load, llama-server's over npcd's
+peer.llama_server.gold_x_overload | x | | intent latency p95 over npcd's, at 120 % load
+peer.llama_server.ttft_x_overload | x | | first dialogue token p95 over npcd's, at 120 % load
+peer.npcd.gold_p95_ms_overload | ms | | npcd: intent latency p95 at 120 % load
+peer.npcd.ttft_p95_ms_overload | ms | | npcd: first dialogue token p95 at 120 % load
+peer.llama_server.gold_p95_ms_overload | ms | | llama-server: intent latency p95 at 120 % load
+peer.llama_server.ttft_p95_ms_overload | ms | | llama-server: first dialogue token p95 at 120 % load
+peer.npcd.intents_per_s | intents/s | | npcd: most intents/s with their share of dialogue
+peer.llama_server.intents_per_s | intents/s | | llama-server: most intents/s with their share of dialogue
+"""
+
+
+def _known() -> dict[str, Known]:
+    found = {}
+    for line in _WORDS.strip().splitlines():
+        key, unit, goal, what = (part.strip() for part in line.split("|"))
+        found[key] = Known(what, unit, goal)
+    return found
+
+
+KNOWN: Mapping[str, Known] = _known()
+
+
+class Figures:
+    """Takes figures in: prints each with its unit at once and keeps it for the file."""
+
+    def __init__(self, show: Callable[[str], None] = print) -> None:
+        self.found: dict[str, float] = {}
+        self._show = show
+
+    def add(self, key: str, value: float, digits: int = 3) -> None:
+        """One figure. Known ones are shown with their goal."""
+        value = float(f"{value:.{digits + 3}g}")
+        self.found[key] = value
+        known = KNOWN.get(key, Known(""))
+        verdict = f"   goal {known.goal}: {'kept' if known.kept(value) else 'MISSED'}" if known.goal else ""
+        self._show(f"{key:<42} {value:>11.{digits}f} {known.unit:<9}{verdict}")
+
+    def note(self, text: str) -> None:
+        """A line for people that is no figure."""
+        self._show(text)
+
+    @property
+    def missed(self) -> list[str]:
+        """Keys whose goals were not kept."""
+        return [key for key, value in self.found.items() if key in KNOWN and not KNOWN[key].kept(value)]
+
+    def merge_into(self, path: Path, area: str, others: float | None = None) -> None:
+        """Writes what was found over what the file has; other keys stay. Notes where and when the area was measured,
+        and the share of the machine that others took meanwhile.
+        """
+        known: dict[str, float | str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        known |= self.found
+        known |= {f"{META}{area}.{name}": text for name, text in _where().items()}
+        known[f"{META}{area}.others"] = "unknown" if others is None else f"{others:.0%}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")
+        part.replace(path)
+
+
+def _where() -> dict[str, str]:
+    here = machine()
+    return {
+        "cpu": str(here["cpu"]),
+        "cores": str(here["cores"]),
+        "python": str(here["python"]),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    """The checkout's commit, with a + when something in it was changed since; empty where there is no git."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + "+" if changed else head
+
+
+def table(known: Mapping[str, float | str]) -> str:
+    """What the file holds as markdown: per area where it was measured, then its figures. Figures without words last."""
+    lines: list[str] = []
+    for area in sorted({key.removeprefix(META).split(".")[0] for key in known if key.startswith(META)}):
+        names = ("cpu", "cores", "python", "commit", "date", "others")
+        where = {name: known.get(f"{META}{area}.{name}", "") for name in names}
+        lines += [
+            f"{area}: {where['cpu']}, {where['cores']} cores, Python {where['python']}, "
+            f"commit {where['commit'] or 'unknown'}, {where['date']}; others took {where['others'] or 'unknown'} of it",
+            "",
+        ]
+    lines += ["| figure | measured | goal | what |", "|---|---:|---|---|"]
+    order = [*(key for key in KNOWN if key in known), *sorted(set(known) - set(KNOWN))]
+    for key in order:
+        value = known[key]
+        if isinstance(value, str):
+            continue
+        words = KNOWN.get(key, Known(""))
+        verdict = f"{words.goal} {'kept' if words.kept(value) else '**missed**'}" if words.goal else ""
+        lines.append(f"| `{key}` | {shown(value)} {words.unit}".rstrip() + f" | {verdict} | {words.what} |")
+    return "\n".join(lines)
+
+
+def shown(value: float) -> str:
+    """Three digits that mean something."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def read(path: Path) -> dict[str, float | str]:
+    """What was measured so far. Raises FileNotFoundError with what to do."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; run a benchmark first: python -m loadtests.bench")
+    return dict(json.loads(path.read_text("utf-8")))

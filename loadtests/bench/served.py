@@ -1,0 +1,124 @@
+"""`npcd serve` with three calls more, for benchmarks: run as a child, `python -m loadtests.bench.served ARGUMENTS`.
+
+/npcd.bench/Empty answers nothing, which is what any call of the server costs. /npcd.bench/Bronze keeps as many Bronze
+works running as its four bytes say, since Story is not there yet to ask for them. /npcd.bench/Lanes tells when lanes
+were leased and given back: times on the machine's monotonic clock, so another process can compare them with its own.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections import deque
+from typing import Any
+
+import grpc
+import numpy as np
+
+import daemon.grpc_face
+import scheduler.scheduler
+from core.clock import S
+from core.clock import now_ns as monotonic_ns
+from core.words import Tier, TrunkKey
+from core.work import Ended, Work
+from daemon.grpc_face import GrpcFace
+from daemon.main import main
+from scheduler.placing import Place, Placer
+
+SERVICE = "npcd.bench"
+BRONZE_TAIL_LEN = 24
+BRONZE_TOKENS = 200
+# A lane leased (LEASED) or given back: when, how many tokens of the tail and what follows were in it, how many the tail
+# has, and whose it was.
+LANE = struct.Struct("<qii32s")
+LEASED = -1
+
+_lanes: deque[bytes] = deque(maxlen=4096)
+
+
+class Face(GrpcFace):
+    """The daemon's face with the calls above."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._wanted = 0
+        self._running = 0
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        super()._add_services(server)
+        methods = {"Empty": self._empty, "Bronze": self._bronze, "Lanes": self._take_lanes}
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def _empty(self, _request: bytes, _context: object) -> bytes:
+        return b""
+
+    async def _bronze(self, request: bytes, _context: object) -> bytes:
+        self._wanted = int.from_bytes(request, "little")
+        while self._running < self._wanted:
+            self._running += 1
+            self._submit(self._running)
+        return b""
+
+    async def _take_lanes(self, _request: bytes, _context: object) -> bytes:
+        answer = b"".join(_lanes)
+        _lanes.clear()
+        return answer
+
+    def _submit(self, number: int) -> None:
+        """One Bronze work on the trunk of some NPC; when it ends the next takes its place."""
+        assert self.calls is not None
+        npcs = [npc for world in self.calls._worlds._worlds.values() for npc in world.npcs.values()]
+        npc = npcs[number * 12 % len(npcs)]
+        now = monotonic_ns()
+        work = Work(
+            tier=Tier.BRONZE,
+            key=TrunkKey(npc.key, ""),
+            trunk=npc.trunk,
+            shared=npc.shared,
+            # Any words will do; another number, other words.
+            tail=np.asarray([300 + (number * 37 + i) % 1000 for i in range(BRONZE_TAIL_LEN)], np.int32),
+            max_tokens=BRONZE_TOKENS,
+            due_ns=now,
+            deadline_ns=now + 5 * S,
+        )
+
+        def on_end(_: Ended) -> None:
+            if self._running > self._wanted:
+                self._running -= 1
+            else:
+                self._submit(number + 1)
+
+        self.calls._door.submit(work, on_end)
+
+
+class NotingPlacer(Placer):
+    """A placer that notes when lanes were leased and given back."""
+
+    def place(self, work: Work, now_ns: int) -> Place | None:
+        place = super().place(work, now_ns)
+        if place is not None:
+            _note(place, LEASED)
+        return place
+
+    def release(self, place: Place, now_ns: int) -> None:
+        super().release(place, now_ns)
+        _note(place, place.branch_len)
+
+
+def _note(place: Place, branch_len: int) -> None:
+    if place.lane >= 0:
+        whose = place.work.key.partner.encode()[:32]
+        _lanes.append(LANE.pack(monotonic_ns(), branch_len, len(place.work.tail), whose))
+
+
+if __name__ == "__main__":
+    # The daemon is built as ever, from these two instead of its own.
+    for module, name, ours in (
+        (daemon.grpc_face, "GrpcFace", Face),
+        (scheduler.scheduler, "Placer", NotingPlacer),
+    ):
+        setattr(module, name, ours)
+    sys.exit(main(["serve", *sys.argv[1:]]))
