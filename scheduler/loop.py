@@ -116,8 +116,8 @@ class EngineLoop:
         if isinstance(command, TrunkKey):
             self._scheduler.forget(command)
             return
-        ticket_id, work = command
+        ticket_id, work, at_ns = command
         if work is None:
             self._scheduler.cancel(ticket_id, now)
         else:
-            self._scheduler.submit(ticket_id, work, now)
+            self._scheduler.submit(ticket_id, work, at_ns)  # what it waited in the inbox is part of its wait

@@ -52,7 +52,8 @@ class Ticket:
             self._cancel(self.id)
 
 
-Command = tuple[int, Work | None] | TrunkKey  # (id, work): submit; (id, None): cancel; a key: forget its trunk
+# (id, work, when): submit; (id, None, when): cancel; a key: forget its trunk
+Command = tuple[int, Work | None, int] | TrunkKey
 
 
 class Door:
@@ -109,7 +110,7 @@ class Door:
             self._open[ticket.id] = ticket
             self._waiting[work.tier] += 1
             tickets.append(ticket)
-            commands.append((ticket.id, work))
+            commands.append((ticket.id, work, now_ns))
         self._send(commands)
         return tickets
 
@@ -160,7 +161,7 @@ class Door:
         return round(min(half * each_ns, RETRY_MAX_NS) / MS)
 
     def _cancel(self, ticket_id: int) -> None:
-        self._send([(ticket_id, None)])
+        self._send([(ticket_id, None, self._clock())])
 
     def _leave_queue(self, ticket: Ticket) -> None:
         if not ticket.taken:

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 
+from core.clock import MS, now_ns
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Work
 from engines.base import StepPlan, StepResult
@@ -29,9 +30,9 @@ def test_works_from_many_threads_all_end() -> None:
 
     def submit(first: int) -> None:
         for n in range(first, first + 15):
-            loop.send([(n, work(n))])
+            loop.send([(n, work(n), now_ns())])
             if n % 5 == 0:
-                loop.send([(n, None)])
+                loop.send([(n, None, now_ns())])
 
     threads = [threading.Thread(target=submit, args=(100 * t,)) for t in range(1, 5)]
     for t in threads:
@@ -68,7 +69,7 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
     try:
         loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: heard.set())
         loop.start()
-        loop.send([(1, work(1))])
+        loop.send([(1, work(1), now_ns())])
         assert heard.wait(20)
         assert loop.stop()
     finally:
@@ -76,14 +77,16 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
 
 
 def test_the_window_waits_for_the_next_due_and_no_longer() -> None:
-    """With the next work announced inside the window, an idle engine gathers, then closes by time."""
+    """With the next work announced within a moment, an idle engine gathers; when that one does not come, it goes on."""
     sim = Sim()
+    gather_ns = round(sim.scheduler.settings.window.gather_ms * MS)
     sim.clock.advance(1)
     sim.submit(work(1))
-    planned = sim.scheduler.plan(sim.clock(), next_due_ns=sim.clock() + 5_000_000)
+    next_due_ns = sim.clock() + gather_ns
+    planned = sim.scheduler.plan(sim.clock(), next_due_ns)
     assert planned.step is None
-    assert planned.wake_ns == 1 + 10_000_000
-    sim.clock.advance(10_000_000)
-    planned = sim.scheduler.plan(sim.clock(), next_due_ns=sim.clock() + 5_000_000)
+    assert planned.wake_ns == next_due_ns + gather_ns
+    sim.clock.advance(2 * gather_ns)
+    planned = sim.scheduler.plan(sim.clock(), next_due_ns)
     assert planned.step is not None
     assert np.all(planned.step.slices[0].tokens == words(1, 2, 1))

@@ -73,11 +73,11 @@ def test_cancel_goes_in_and_its_end_comes_back_through_the_scheduler() -> None:
     work = Work(Tier.SILVER, key, np.zeros(5, np.int32), np.zeros(1, np.int32), 1)
     ticket = sent.door.submit(work, lambda ended: sent.said.append(ended.finish.value))
     ticket.cancel()
-    assert sent.commands[-1] == (ticket.id, None)
+    assert sent.commands[-1] == (ticket.id, None, sent.clock())
     assert sent.door.open == 1
     sent.door.deliver([(ticket.id, Ended(Finish.CANCELLED, Timings()))])
     ticket.cancel()
-    assert sent.commands[-1] == (ticket.id, None) and len(sent.commands) == 2
+    assert sent.commands[-1] == (ticket.id, None, sent.clock()) and len(sent.commands) == 2
     assert sent.said == ["cancelled"]
 
 
