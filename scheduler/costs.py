@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engines.base import PAD_LEN, Slice, micro_batches
 
 FEATURES = ("step", "micro_batch", "token", "kilo_token_context")
@@ -52,8 +49,9 @@ class Costs:
         self.settings = settings
         self.weights_ns: list[float] = list(settings.prior_ns)
         self.learned = 0
-        self._gram: NDArray[np.float64] = np.zeros((4, 4))
-        self._moment: NDArray[np.float64] = np.zeros(4)
+        # The normal equations, in plain floats: four by four is too small for arrays to pay.
+        self._gram = [[0.0] * 4 for _ in range(4)]
+        self._moment = [0.0] * 4
         # How much of its time budget a step may plan for: real overruns pull it down at once, kept promises let it
         # recover.
         self.trust = 1.0
@@ -85,11 +83,13 @@ class Costs:
         s = self.settings
         expected = self.predict_ns(x)
         y = min(float(took_ns), s.clip_x * expected) if self.learned >= s.fit_every else float(took_ns)
-        v = np.asarray(x)
         # Relative error counts: divide by the size of the step, or long prefills drown single tokens.
         scale = 1.0 / max(y, 1.0)
-        self._gram = s.forget * self._gram + np.outer(v, v) * scale * scale
-        self._moment = s.forget * self._moment + v * y * scale * scale
+        keep, x0, x1, x2, x3 = s.forget, x[0] * scale, x[1] * scale, x[2] * scale, x[3] * scale
+        for row, v in zip(self._gram, (x0, x1, x2, x3), strict=True):
+            row[:] = (keep * row[0] + v * x0, keep * row[1] + v * x1, keep * row[2] + v * x2, keep * row[3] + v * x3)
+        m, y = self._moment, y * scale
+        m[:] = (keep * m[0] + x0 * y, keep * m[1] + x1 * y, keep * m[2] + x2 * y, keep * m[3] + x3 * y)
         self.learned += 1
         if self.learned % s.fit_every == 0:
             self._fit()
@@ -103,13 +103,15 @@ class Costs:
 
         A small pull towards the prior keeps weights sane whose feature has not varied yet.
         """
-        prior = np.asarray(self.settings.prior_ns)
-        ridge = 1e-3 * np.diag(self._gram) + 1e-30
-        gram = self._gram + np.diag(ridge)
-        moment = self._moment + ridge * prior
-        w = np.asarray(self.weights_ns)
+        w = self.weights_ns
+        pull = [1e-3 * self._gram[j][j] + 1e-30 for j in range(4)]
         for _ in range(30):
-            for j in range(4):
-                rest = float(gram[j] @ w) - gram[j, j] * w[j]
-                w[j] = max(0.0, (moment[j] - rest) / gram[j, j])
-        self.weights_ns = w.tolist()
+            moved = 0.0
+            for j, (row, prior_ns) in enumerate(zip(self._gram, self.settings.prior_ns, strict=True)):
+                own = row[j] + pull[j]
+                rest = row[0] * w[0] + row[1] * w[1] + row[2] * w[2] + row[3] * w[3] - row[j] * w[j]
+                better = max(0.0, (self._moment[j] + pull[j] * prior_ns - rest) / own)
+                moved = max(moved, abs(better - w[j]) / (better + 1.0))
+                w[j] = better
+            if moved < 1e-4:
+                break
