@@ -11,7 +11,7 @@ from core.clock import MS
 class Closed(Enum):
     """Which rule closed a window."""
 
-    COMPLETE = "complete"  # nobody else is due within it
+    COMPLETE = "complete"  # nobody else is due soon
     FULL = "full"
     TIME = "time"
     BUSY = "busy"  # a running engine gathers for free: there was no window
@@ -19,10 +19,15 @@ class Closed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
-    """`window_ms` is how long an idle engine waits at most (10 at most); `full` how many works close it at once."""
+    """`window_ms` is how long an idle engine waits at most (10 at most); `full` how many works close it at once.
+
+    It waits for a work that is due within `gather_ms`, about half a step: whoever comes later does better to find the
+    engine busy (it joins the next step) than to have the others wait (docs/decisions/0005).
+    """
 
     window_ms: int = 10
     full: int = 64
+    gather_ms: float = 2.0
 
 
 @dataclass(slots=True)
@@ -47,9 +52,11 @@ class Window:
             return self._count(Closed.FULL), now_ns
         if now_ns >= end_ns:
             return self._count(Closed.TIME), now_ns
-        if next_due_ns is None or next_due_ns > end_ns:
+        gather_ns = round(self.settings.gather_ms * MS)
+        # One that should be here for that long will not come.
+        if next_due_ns is None or not now_ns - gather_ns < next_due_ns <= now_ns + gather_ns:
             return self._count(Closed.COMPLETE), now_ns
-        return None, end_ns
+        return None, min(end_ns, next_due_ns + gather_ns)
 
     def _count(self, rule: Closed) -> Closed:
         self.closed[rule] += 1

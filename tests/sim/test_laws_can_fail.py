@@ -130,8 +130,8 @@ def waits_while_busy(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
-    """The window of an idle engine is twice as long as it says."""
-    long = replace(world.scheduler.window.settings, window_ms=20)
+    """The window of an idle engine is twice as long as the law says, and waits for everybody."""
+    long = replace(world.scheduler.window.settings, window_ms=20, gather_ms=20.0)
     patch.setattr(world.scheduler.window, "settings", long)
 
 
