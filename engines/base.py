@@ -56,10 +56,15 @@ class Slice:
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step, with at most one adapter. Invariant: slices are sorted by seq, no seq twice, token sum <= batch_len."""
+    """One step, with at most one adapter. Invariant: slices are sorted by seq, no seq twice, token sum <= batch_len.
+
+    `onward`, when given, says that this step goes on with the one before: the same sequences, each with one more token
+    (those of `onward`, in order; the slices say it too), picked in the same ways. Engines may make use of that.
+    """
 
     slices: list[Slice] = field(default_factory=list)
     adapter: str = ""
+    onward: Tokens | None = None
 
     @property
     def tokens(self) -> int:
@@ -92,8 +97,27 @@ class Vocab(Protocol):
     def bos_id(self) -> int:
         """The token every text must begin with, or -1 when the model wants none."""
 
+    @property
+    def bos_text(self) -> str:
+        """How the token that begins a text is written in templates; empty when the model has none."""
+
+    @property
+    def eos_text(self) -> str:
+        """The same for the token that ends one."""
+
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text. Never yields a control token, whatever the text says."""
+        """Tokens of plain text, as it continues other text: their pieces are exactly the text. Never yields a control
+        token, whatever the text says.
+        """
+
+    def markup(self, text: str) -> list[int]:
+        """Tokens of a template's own text, as it continues other text: control tokens written in it are meant."""
+
+    def written(self, token: int) -> str:
+        """How a control token is written in templates."""
+
+    def is_marker(self, token: int) -> bool:
+        """Whether it is a control token, or one that was added to the vocabulary whole."""
 
     def control(self, text: str) -> int:
         """The id of the control token written `text`, or -1 when the model has none."""

@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from core.choice import Tokens
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
-from engines.base import PAD_LEN, Geometry, StepPlan, StepResult
+from engines.base import PAD_LEN, Geometry, Pick, StepPlan, StepResult
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
 # Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they
@@ -213,6 +213,33 @@ def load_vocab(path: Path) -> LlamaVocab:
     return LlamaVocab(_load_model(path, 0, vocab_only=True))
 
 
+@dataclass(slots=True)
+class _Filled:
+    """What the batch holds: tokens in all; per slice its sequence and number of tokens; the places in the batch that
+    want logits; and who picks how: (slice, row of logits). `single`: one token per slice, and all pick.
+    """
+
+    tokens: int
+    seqs: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    wanted: list[int]
+    single: bool
+    greedy: list[tuple[int, int]] = field(default_factory=list)
+    drawn: list[tuple[int, int, int]] = field(default_factory=list)  # and the sampler
+    masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = field(default_factory=dict)
+    rows: int = 0
+
+    def add(self, place: int, pick: Pick) -> None:
+        """One more slice that picks."""
+        row, self.rows = self.rows, self.rows + 1
+        if pick.allowed is not None:
+            self.masked.setdefault(id(pick.allowed), (pick.allowed, []))[1].append((place, row))
+        elif pick.sampler >= 0:
+            self.drawn.append((place, row, pick.sampler))
+        else:
+            self.greedy.append((place, row))
+
+
 class LlamaEngine:
     """A StepEngine on one llama.cpp context with `sequences` independent KV streams."""
 
@@ -241,6 +268,7 @@ class LlamaEngine:
         )
         self._samplers: dict[int, Any] = {}
         self._next_sampler = 0
+        self._filled: _Filled | None = None  # what the batch holds
         self._context: Any = None
         self._open()
         n = settings.batch_len
@@ -275,9 +303,21 @@ class LlamaEngine:
 
     def step(self, plan: StepPlan) -> StepResult:
         """Decodes all slices in one call and picks a token where one was asked for."""
-        slices = plan.slices
         assert not plan.adapter, "no adapter is loaded"
-        assert slices, "an empty step"
+        assert plan.slices, "an empty step"
+        filled = self._filled
+        if plan.onward is None or filled is None or not filled.single:
+            filled = self._fill(plan)
+        else:
+            self._fill_onward(filled, plan.onward)
+        self._decode(filled.tokens)
+        self._book[filled.seqs] += filled.lengths
+        self._filled = filled
+        return self._pick(filled)
+
+    def _fill(self, plan: StepPlan) -> _Filled:
+        """Writes a plan into the batch. What llama.cpp would abort on, or silently accept, ends here."""
+        slices = plan.slices
         lengths = np.asarray([len(s.tokens) for s in slices])
         seqs = np.asarray([s.seq for s in slices])
         starts = np.asarray([s.pos for s in slices])
@@ -299,9 +339,22 @@ class LlamaEngine:
         self._wanted[wanted] = 1
         taken = self._token[:total]
         assert taken.min() >= 0 and taken.max() < self.vocab.size, "token id out of range"
-        self._decode(total)
-        self._book[seqs] += lengths
-        return self._pick(plan, wanted)
+        filled = _Filled(total, seqs, lengths, wanted, total == len(wanted))
+        for i, s in enumerate(slices):
+            if s.pick is not None:
+                filled.add(i, s.pick)
+        return filled
+
+    def _fill_onward(self, filled: _Filled, tokens: Tokens) -> None:
+        """The batch still holds the step before: every position moves by one, and the tokens are new."""
+        count = filled.tokens
+        assert len(tokens) == count, f"{len(tokens)} tokens for {count} sequences"
+        positions = self._pos[:count]
+        positions += 1
+        held = self._book[filled.seqs]
+        assert (positions == held).all(), f"sequences {filled.seqs} hold {held} tokens, the plan says {positions}"
+        assert int(positions.max()) < self.settings.context_len, "a sequence would outgrow its context"
+        self._token[:count] = tokens
 
     def _decode(self, count: int) -> None:
         self._batch.n_tokens = count
@@ -312,10 +365,11 @@ class LlamaEngine:
             llama_cpp.llama_synchronize(self._context)  # on a CPU the decode is over when it returns
         self._unsettled.clear()
 
-    def _pick(self, plan: StepPlan, wanted: list[int]) -> StepResult:
+    def _pick(self, filled: _Filled) -> StepResult:
         began = time.perf_counter_ns()
-        picked = [-1] * len(plan.slices)
-        probability = [0.0] * len(plan.slices)
+        wanted, greedy = filled.wanted, filled.greedy
+        picked = [-1] * len(filled.seqs)
+        probability = [0.0] * len(filled.seqs)
         if wanted:
             address = _get_logits(self._context)
             if not address:
@@ -323,24 +377,15 @@ class LlamaEngine:
             n = len(wanted) * self.vocab.size
             floats: Any = (ctypes.c_float * n).from_address(address)
             logits = np.frombuffer(floats, np.float32).reshape(len(wanted), -1)
-            greedy: list[tuple[int, int]] = []  # (slice, row of logits)
-            masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = {}
-            row = 0
-            for i, s in enumerate(plan.slices):
-                if s.pick is None:
-                    continue
-                if s.pick.allowed is not None:
-                    masked.setdefault(id(s.pick.allowed), (s.pick.allowed, []))[1].append((i, row))
-                elif s.pick.sampler >= 0:
-                    picked[i] = int(_sample(self._samplers[s.pick.sampler], self._context, wanted[row]))
-                else:
-                    greedy.append((i, row))
-                row += 1
-            if greedy:
+            for i, row, sampler in filled.drawn:
+                picked[i] = int(_sample(self._samplers[sampler], self._context, wanted[row]))
+            if len(greedy) == len(picked):
+                picked = logits.argmax(axis=1).tolist()
+            elif greedy:
                 rows = logits if len(greedy) == len(wanted) else logits[[r for _, r in greedy]]
                 for (i, _), token in zip(greedy, rows.argmax(axis=1).tolist(), strict=True):
                     picked[i] = token
-            for allowed, places in masked.values():
+            for allowed, places in filled.masked.values():
                 tokens, sure = likeliest(logits[[r for _, r in places]][:, allowed], allowed)
                 for (i, _), token, p in zip(places, tokens, sure, strict=True):
                     picked[i], probability[i] = int(token), float(p)
@@ -403,6 +448,7 @@ class LlamaEngine:
     def _settle(self, seq: int) -> None:
         """Makes copies to or from `seq` real, by a step on the scratch sequence."""
         if seq in self._unsettled:
+            self._filled = None
             self._token[0], self._pos[0], self._seq[0], self._wanted[0] = 0, 0, self._scratch, 0
             self._decode(1)
             self._cut(self._scratch, 0)
@@ -475,6 +521,7 @@ class LlamaEngine:
         self._memory = llama_cpp.llama_get_memory(context)
         self._book: NDArray[np.int64] = np.zeros(streams, np.int64)
         self._unsettled: set[int] = set()
+        self._filled = None
 
 
 def likeliest(logits: NDArray[np.float32], allowed: Tokens) -> tuple[Tokens, NDArray[np.float32]]:

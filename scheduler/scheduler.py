@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from core.choice import Tokens
 from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
-from engines.base import Slice, StepEngine, StepPlan, StepResult
+from engines.base import Slice, StepEngine, StepPlan, StepResult, tokens_of
 from scheduler.costs import Costs, CostSettings, Features, features
 from scheduler.meter import Meter
 from scheduler.placing import KvSettings, Phase, Placer
@@ -61,6 +62,7 @@ class Planned:
     scheduler's count is still that, which starts and ends of works move.
     """
     again: int = 0
+    picked: Tokens | None = None  # what everybody got, when everybody just decoded
 
 
 class Scheduler:
@@ -144,6 +146,9 @@ class Scheduler:
         self.meter.steps += 1
         self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
         self.costs.add(planned.features, took_ns, planned.budget_ns)
+        if planned.changes == self._changes:
+            self._apply_decodes(planned, result.picked, now_ns)
+            return
         eog = self.engine.vocab.eog_ids
         gave = zip(planned.step.slices, planned.runners, result.picked, result.probability, strict=True)
         for s, runner, token, probability in gave:
@@ -158,12 +163,26 @@ class Scheduler:
                 self._hand_out(runner, chunk, now_ns)
             if finish is not None:
                 self._end(runner, finish, now_ns)
-        if planned.changes == self._changes:
-            return  # everybody decodes, nobody moves on
         for runner in list(self.running.values()):
             self.placer.advance(runner.place)
             if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
                 self._end(runner, Finish.STOP, now_ns)
+
+    def _apply_decodes(self, planned: Planned, picked: list[int], now_ns: int) -> None:
+        """The same for a step in which everybody just decoded, by far the most frequent: nobody moves on."""
+        planned.picked = feed = tokens_of(picked)
+        eog = self.engine.vocab.eog_ids
+        for i, (runner, token) in enumerate(zip(planned.runners, picked, strict=True)):
+            runner.place.branch_len += 1
+            runner.last_step_ns = now_ns
+            if token in eog or token in runner.work.stop_ids:
+                self._end(runner, Finish.STOP, now_ns)
+                continue
+            runner.made.append(token)
+            runner.feed = feed[i : i + 1]
+            self._hand_out(runner, Chunk((token,), now_ns), now_ns)
+            if len(runner.made) >= runner.work.max_tokens:
+                self._end(runner, Finish.LENGTH, now_ns)
 
     def failed(self, planned: Planned, reason: str, now_ns: int) -> None:
         """The engine failed in a step: rebuilds it; what ran is tried once more from its trunk, then ends as FAILED."""
@@ -366,13 +385,15 @@ class Scheduler:
         """The step after `last` when all that ran in it just decodes on; None when it must be composed anew."""
         if last.changes != self._changes or last.gold != gold or last.again >= SAME_STEPS_MAX:
             return None
-        assert last.step is not None
-        pairs = zip(last.step.slices, last.runners, strict=True)
-        slices = [Slice(s.seq, s.pos + 1, r.feed, s.pick) for s, r in pairs]
+        assert last.step is not None and last.picked is not None
+        slices, picked = last.step.slices, last.picked
+        for i, s in enumerate(slices):
+            s.pos += 1
+            s.tokens = picked[i : i + 1]
         x = features(slices, self.engine.geometry.micro_len)
         if self.costs.predict_ns(x) > last.budget_ns * self.costs.trust:
             return None
-        step = StepPlan(slices, last.step.adapter)
+        step = StepPlan(slices, last.step.adapter, picked)
         return Planned(step, None, last.runners, last.budget_ns, x, gold, self._changes, last.again + 1)
 
     def _hand_out(self, runner: Running, chunk: Chunk, now_ns: int) -> None:
