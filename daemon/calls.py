@@ -32,7 +32,7 @@ class CallSettings:
     `converse_lines_max` lines of one Converse stream may wait.
     """
 
-    frame_ms: int = 10
+    frame_ms: int = 5
     slice_ms: float = 1.0
     observations_max: int = 1000
     get_max: int = 1000

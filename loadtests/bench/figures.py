@@ -74,16 +74,21 @@ flood.gold_busy_share | share | | engine time that Gold alone takes
 flood.bronze_tokens_per_s | tokens/s | | Bronze beside Gold
 flood.bronze_alone_tokens_per_s | tokens/s | | Bronze alone
 flood.bronze_share | x | >= 0.6 | Bronze beside Gold against Bronze alone in the time that Gold leaves
-get.p99_ratio | x | <= 1.5 | Intents.Get against an empty method, both saturated, p99
-get.p99_saturated_x | x | <= 2 | Intents.Get saturated against idle, p99
-get.p99_bronze_x | x | | the same with Bronze alone: a busy engine, and no game that needs a core
+get.p99_ratio | x | <= 1.5 | Intents.Get against an empty method, p99, the engine saturated by 16 Bronze works
+get.p99_saturated_x | x | <= 2 | Intents.Get with the engine saturated against idle, p99
+get.empty_p99_saturated_x | x | | the empty method with the engine saturated against idle, p99 (the lock's cost)
+get.p99_ratio_with_game | x | | Get against the empty method, p99, while a game sends 400 intents/s and talks too
+get.p99_with_game_x | x | | Intents.Get with the engine saturated and the game, against idle, p99
+get.empty_p99_with_game_x | x | | the empty method with the engine saturated and the game, against idle, p99
 get.p50_us | us | | Intents.Get of one NPC, idle, p50
 get.p50_us_saturated | us | | the same with the engine saturated
+get.p50_us_with_game | us | | the same with the engine saturated and the game
 get.p99_us | us | | Intents.Get of one NPC, idle, p99
 get.p99_us_saturated | us | | the same with the engine saturated
+get.p99_us_with_game | us | | the same with the engine saturated and the game
 get.empty_p99_us | us | | an empty method on the same server, idle, p99
 get.empty_p99_us_saturated | us | | the same with the engine saturated
-get.empty_p99_saturated_x | x | | the empty method saturated against idle, p99
+get.empty_p99_us_with_game | us | | the same with the engine saturated and the game
 cancel.reuse_p99_ms | ms | < 50 | client's cancel to the lane free again, beside other works, p99
 cancel.reuse_p50_ms | ms | | the same, p50
 cancel.reuse_idle_p99_ms | ms | | the same with nothing else running, p99
@@ -91,7 +96,6 @@ cancel.prefill_share | share | | cancels that came in the middle of a 1,000-toke
 peer.llama_server.gold_x | x | >= 5 | llama-server's intent latency p95 over npcd's, at 60 % load
 peer.llama_server.ttft_x | x | >= 3 | llama-server's first dialogue token p95 over npcd's, at 60 % load
 peer.npcd.gold_p95_ms | ms | | npcd: intent latency p95 at 60 % load
-peer.npcd.gold_p95_ms_frames_5 | ms | | the same with intent frames every 5 ms instead of 25
 peer.npcd.ttft_p95_ms | ms | | npcd: first dialogue token p95 at 60 % load
 peer.llama_server.gold_p95_ms | ms | | llama-server: intent latency p95 at 60 % load
 peer.llama_server.ttft_p95_ms | ms | | llama-server: first dialogue token p95 at 60 % load

@@ -8,8 +8,7 @@ intent or a line was due. An intent that agrees with a newer observation answers
 
 npcd: `npcd serve` as it ships, on a Unix socket. Intents go through one Live stream of npcd_client, dialogues through
 Talk. Barks are off, because the peer does not make them, and the cadence is raised so that every observation is asked
-about. npcd also prepares each finished turn's trunk in the background. What it ships with sends an intent frame every
-25 ms at most; at 60 % the same is measured with frames every 5 ms beside it.
+about. npcd also prepares each finished turn's trunk in the background.
 
 llama-server: see loadtests/peers/llama_server.py; its settings are the best of a grid that is printed. The caller keeps
 the conversations' tokens for it.
@@ -65,7 +64,6 @@ ROUND_S = 8.0
 ROUNDS = 3
 DRAIN_S = 15.0
 CONNECTIONS = 256
-QUICK_FRAMES = "npcd, frames every 5 ms"
 READY_S = 60.0
 
 
@@ -430,13 +428,12 @@ async def run(figures: Figures, options: Options) -> None:
     best = await _best(figures, options, prompts, lines)
     async with (
         npcd_side(options.model, prompts, scene) as ours,
-        npcd_side(options.model, prompts, scene, QUICK_FRAMES, ("calls.frame_ms=5",)) as quick,
         peer_side(best, options, prompts) as theirs,
     ):
-        us, them, quick_us = Caller(ours, lines), Caller(theirs, lines), Caller(quick, lines)
+        us, them = Caller(ours, lines), Caller(theirs, lines)
         seconds = 2.0 if options.quick else FINAL_CAPACITY_S
         most: dict[str, list[float]] = {"npcd": [], "llama-server": []}
-        for caller in (us, them, quick_us):
+        for caller in (us, them):
             await caller.meet()
         for caller in (us, them, us, them):
             await caller.busy(1.0)
@@ -445,8 +442,8 @@ async def run(figures: Figures, options: Options) -> None:
         figures.add("peer.npcd.intents_per_s", npcd_most, 0)
         figures.add("peer.llama_server.intents_per_s", peer_most, 0)
         slower = min(npcd_most, peer_most)
-        await _rounds(figures, us, them, quick_us, 0.6 * slower, "", options.quick)
-        await _rounds(figures, us, them, None, 1.2 * slower, "_overload", options.quick)
+        await _rounds(figures, us, them, 0.6 * slower, "", options.quick)
+        await _rounds(figures, us, them, 1.2 * slower, "_overload", options.quick)
 
 
 async def _best(figures: Figures, options: Options, prompts: Prompts, lines: Sequence[str]) -> PeerSettings:
@@ -482,18 +479,15 @@ async def _best(figures: Figures, options: Options, prompts: Prompts, lines: Seq
     return best
 
 
-async def _rounds(
-    figures: Figures, us: Caller, them: Caller, also: Caller | None, rate: float, suffix: str, quick: bool
-) -> None:
+async def _rounds(figures: Figures, us: Caller, them: Caller, rate: float, suffix: str, quick: bool) -> None:
     """Rounds at one rate, in turns, and their figures."""
     seconds, rounds = (2.0, 1) if quick else (ROUND_S, ROUNDS)
     share = "120 %" if suffix else "60 %"
     figures.note(f"-- {share}: {rate:.0f} intents/s and {rate / INTENTS_PER_TURN:.1f} turns/s; {rounds} rounds")
     ours: list[Tally] = []
     theirs: list[Tally] = []
-    others: list[Tally] = []
     for turn in range(rounds):
-        order = [(us, ours), (them, theirs), *([(also, others)] if also else [])]
+        order = [(us, ours), (them, theirs)]
         for caller, into in order[:: -1 if turn % 2 else 1]:
             tally = await caller.play(rate, seconds, turn + (100 if suffix else 0))
             into.append(tally)
@@ -504,8 +498,6 @@ async def _rounds(
     for name, tallies in (("npcd", ours), ("llama_server", theirs)):
         figures.add(f"peer.{name}.gold_p95_ms{suffix}", median(t.gold_p95_ms for t in tallies))
         figures.add(f"peer.{name}.ttft_p95_ms{suffix}", median(t.ttft_p95_ms for t in tallies))
-    if others:
-        figures.add("peer.npcd.gold_p95_ms_frames_5", median(t.gold_p95_ms for t in others))
     if not suffix:  # above that, newer observations take older ones' places
         same = [o.answers[k] == t.answers[k] for o, t in pairs for k in o.answers.keys() & t.answers.keys()]
         alike = [o.replies[k] == t.replies[k] for o, t in pairs for k in o.replies.keys() & t.replies.keys()]
