@@ -21,12 +21,17 @@ Tokens = NDArray[np.int32]
 class Node:
     """One place in the graph. `ids[i]` leads to `nexts[i]`; no ids means that the choice is complete.
 
-    `labels[i]` is the (stage, option) that taking `ids[i]` completes, or None.
+    `labels[i]` is the (stage, option) that taking `ids[i]` completes, or None; of two labels of one stage on a way the
+    later counts. `longest` is how many tokens the longest answer from here has.
     """
 
     ids: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
     nexts: list[Node] = field(default_factory=list)
     labels: list[tuple[str, int] | None] = field(default_factory=list)
+    longest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.longest = 1 + max(n.longest for n in self.nexts) if self.nexts else 0
 
     @property
     def complete(self) -> bool:
@@ -53,8 +58,8 @@ END = Node()
 def stage(name: str, options: Sequence[tuple[int, Sequence[int], Node]]) -> Node:
     """A node from which exactly one of `options` is chosen: (option number, its tokens, the node after it).
 
-    Raises CallerError when two options cannot be told apart, or when one begins like another and what follows it
-    begins with the same token.
+    Raises CallerError when two options cannot be told apart, or when one ends inside another and what may follow it
+    reads like the rest of the other.
     """
     root = _Draft()
     for option, tokens, after in options:
@@ -91,18 +96,34 @@ class _Draft:
             elif draft.option < 0:
                 after = draft.freeze(name)
             else:
-                # An option that ends where a longer one goes on: both ways stay open while they differ.
-                longer = draft.freeze(name)
-                if draft.after.complete or set(longer.ids.tolist()) & set(draft.after.ids.tolist()):
+                # An option that ends where a longer one goes on: both ways stay open until they differ.
+                merged = _merged(draft.freeze(name), draft.after)
+                if merged is None:
                     raise CallerError(
                         name, f"option {draft.option} begins like a longer one in this model's tokens; rename one"
                     )
-                after = Node(
-                    np.concatenate([longer.ids, draft.after.ids]),
-                    longer.nexts + draft.after.nexts,
-                    longer.labels + draft.after.labels,
-                )
+                after = merged
             ids.append(token)
             nexts.append(after)
             labels.append(label)
         return Node(np.asarray(ids, np.int32), nexts, labels)
+
+
+def _merged(one: Node, other: Node) -> Node | None:
+    """A node from which both may be walked; None when some answer could be meant by both."""
+    if one.complete or other.complete:
+        return None
+    ids, nexts, labels = one.ids.tolist(), list(one.nexts), list(one.labels)
+    for token, after, label in zip(other.ids.tolist(), other.nexts, other.labels, strict=True):
+        if token not in ids:
+            ids.append(token)
+            nexts.append(after)
+            labels.append(label)
+            continue
+        i = ids.index(token)
+        both = _merged(nexts[i], after)
+        if both is None or (label is not None and labels[i] is not None):
+            return None
+        nexts[i] = both
+        labels[i] = labels[i] or label
+    return Node(np.asarray(ids, np.int32), nexts, labels)
