@@ -41,8 +41,13 @@ _pos_max = _LIB.llama_memory_seq_pos_max
 _pos_max.argtypes, _pos_max.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
 _get_logits = _LIB.llama_get_logits
 _get_logits.argtypes, _get_logits.restype = [ctypes.c_void_p], ctypes.c_void_p
+_is_eog = _LIB.llama_vocab_is_eog
+_is_eog.argtypes, _is_eog.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_bool
+_attr = _LIB.llama_vocab_get_attr
+_attr.argtypes, _attr.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int
 
 SEQUENCES_MAX = 256  # compiled into llama.cpp
+UNKNOWN, CONTROL, ADDED, BYTE = 1 << 0, 1 << 3, 1 << 4, 1 << 5  # LLAMA_TOKEN_ATTR_...; ADDED is _USER_DEFINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,36 @@ class LlamaVocab:
         assert vocab, "a loaded model has a vocabulary"
         self._vocab = vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
-        self.eog_ids = frozenset(i for i in range(self.size) if llama_cpp.llama_vocab_is_eog(vocab, i))
+        self.eog_ids = frozenset(i for i in range(self.size) if _is_eog(vocab, i))
         wants_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
         self.bos_id = int(llama_cpp.llama_vocab_bos(vocab)) if wants_bos else -1
+        self.bos_text = self.written(int(llama_cpp.llama_vocab_bos(vocab)))
+        self.eos_text = self.written(int(llama_cpp.llama_vocab_eos(vocab)))
         self._pieces: list[bytes | None] = [None] * self.size
+        kinds = {i: kind for i in range(self.size) if (kind := _attr(vocab, i) & (UNKNOWN | CONTROL | ADDED | BYTE))}
+        self._markers = frozenset(i for i, kind in kinds.items() if kind & (CONTROL | ADDED))
+        # What must not come out of text that only looks like it. Runs of spaces and line breaks (Gemma) are no markup.
+        texts = ((i, self.written(i)) for i in kinds)
+        self._not_text = {i: text for i, text in texts if len(text) > 1 and text.strip("\u2581 \t\r\n")}
+        self._anchor = ""
+        self._anchor = self._find_anchor()
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text; control tokens written in it come out as ordinary text."""
-        return self._tokenize(text, special=False)
+        """Tokens of plain text as it continues other text; control tokens written in it come out as ordinary text."""
+        tokens = self._continued(text, special=False)
+        if self._not_text.keys().isdisjoint(tokens):
+            return tokens
+        # llama.cpp matches added tokens in any text, and sentencepiece may merge its way to a control token ("</" and
+        # "s>"): such text is broken up after its first character. Bytes and unknown characters are what they should be.
+        for token in tokens:
+            at = text.find(self._not_text[token]) if token in self._not_text else -1
+            if at >= 0:
+                return self.encode(text[: at + 1]) + self.encode(text[at + 1 :])
+        return tokens
+
+    def markup(self, text: str) -> list[int]:
+        """Tokens of a template's own text as it continues other text; control tokens written in it are meant."""
+        return self._continued(text, special=True)
 
     @lru_cache(maxsize=256)  # noqa: B019 - one vocabulary per process, and marks are few
     def control(self, text: str) -> int:
@@ -107,15 +134,45 @@ class LlamaVocab:
             return tokens[0]
         return -1
 
+    def written(self, token: int) -> str:
+        """How a token is written in templates; empty for -1."""
+        if token < 0:
+            return ""
+        return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def is_marker(self, token: int) -> bool:
+        """Whether it is a control or added token."""
+        return token in self._markers
+
     def piece(self, token: int) -> bytes:
         """The bytes of one token; empty for control tokens."""
         known = self._pieces[token]
         if known is None:
-            buffer = ctypes.create_string_buffer(256)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
-            known = buffer.raw[:length] if length > 0 else b""
-            self._pieces[token] = known
+            room = 256
+            buffer = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if length < 0:
+                room = -length
+                buffer = ctypes.create_string_buffer(room)
+                length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            known = self._pieces[token] = buffer.raw[: max(length, 0)]
         return known
+
+    def _find_anchor(self) -> str:
+        """What to put before a text so that it is taken as the middle of one; empty when nothing is needed.
+
+        Tokenizers with a "space prefix" (sentencepiece) put a space before every text, as if it were the first. Behind
+        a character that merges with nothing they do not.
+        """
+        if b"".join(map(self.piece, self._continued("a", special=False))) == b"a":
+            return ""
+        return "\x01"
+
+    def _continued(self, text: str, special: bool) -> list[int]:
+        if not self._anchor or not text:
+            return self._tokenize(text, special)
+        before = len(self._tokenize(self._anchor, special))
+        return self._tokenize(self._anchor + text, special)[before:]
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")
@@ -189,9 +246,13 @@ def _load_as_f16(path: Path, gpu_layers: int) -> Any:
 
 def _card(model: Any, path: Path) -> ModelCard:
     def meta(key: str) -> str:
-        buffer = ctypes.create_string_buffer(65536)
-        length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 65536)
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+        room = 4096
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, room)
+            if length < room:
+                return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+            room = length + 1
 
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -206,6 +267,17 @@ def _card(model: Any, path: Path) -> ModelCard:
         parameters=int(llama_cpp.llama_model_n_params(model)),
         chat_template=meta("tokenizer.chat_template"),
     )
+
+
+def _check_kind(model: Any, path: Path) -> None:
+    """Raises ConfigError for models whose sequences cannot be cut back to an earlier length, or that do not write."""
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        raise ConfigError(
+            f"model: {path} is recurrent (as Mamba or RWKV): its memory of a sequence cannot be cut back, which npcd "
+            "does after every intent; take a model with attention only"
+        )
+    if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
+        raise ConfigError(f"model: {path} is no text generator (it has an encoder, or no decoder); take a chat model")
 
 
 def load_vocab(path: Path) -> LlamaVocab:
@@ -258,6 +330,7 @@ class LlamaEngine:
             self._model = _load_as_f16(settings.model, settings.gpu_layers)
         else:
             self._model = _load_model(settings.model, settings.gpu_layers)
+        _check_kind(self._model, settings.model)
         self.card = _card(self._model, settings.model)
         self.vocab = LlamaVocab(self._model)
         self.threads = settings.threads or default_threads()
@@ -507,6 +580,8 @@ class LlamaEngine:
         params.n_ubatch = s.micro_len
         params.n_seq_max = streams
         params.n_threads = params.n_threads_batch = self.threads
+        # Branches are cut off and trunks copied at any length: layers with a sliding window keep all their cells too.
+        params.swa_full = True
         # One stream per sequence: unified, every token would attend over the cells of all NPCs.
         params.kv_unified = False
         params.flash_attn_type = 1 if s.flash_attention == "on" else 0

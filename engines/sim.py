@@ -7,6 +7,7 @@ micro-batches (split as llama.cpp splits them), tokens, and tokens times context
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -62,6 +63,9 @@ class SimVocab:
         self.controls = {text: i for i, text in enumerate(controls)}
         self.eog_ids = frozenset({self.controls[end]} if end in self.controls else ())
         self.bos_id = -1
+        self.bos_text = self.eos_text = ""
+        self._written = {i: text for text, i in self.controls.items()}
+        self._markup = re.compile("|".join(map(re.escape, controls))) if controls else None
         self._words: dict[str, int] = {}
         self._texts: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -70,6 +74,24 @@ class SimVocab:
         """One token per word; when numbers run out, words share them."""
         with self._lock:
             return [self._number(word) for word in text.split()]
+
+    def markup(self, text: str) -> list[int]:
+        """One token per word and control token."""
+        if self._markup is None:
+            return self.encode(text)
+        out, at = [], 0
+        for found in self._markup.finditer(text):
+            out += [*self.encode(text[at : found.start()]), self.controls[found.group()]]
+            at = found.end()
+        return out + self.encode(text[at:])
+
+    def written(self, token: int) -> str:
+        """A control token's text."""
+        return self._written.get(token, "")
+
+    def is_marker(self, token: int) -> bool:
+        """Whether it is a control token."""
+        return token in self._written
 
     def control(self, text: str) -> int:
         """The id of a control token, or -1."""
