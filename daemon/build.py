@@ -8,6 +8,7 @@ import tomllib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from logging import INFO, WARNING
 from pathlib import Path
 
 import structlog
@@ -18,9 +19,10 @@ from daemon.calls import Calls
 from daemon.config import Config
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
-from daemon.prompt import Layout, Perception
+from daemon.prompt import Caps, Layout, Perception
 from daemon.status import About, Phase, StatusBoard
 from daemon.telemetry import LAG_RING_LEN
+from daemon.templates import find_markup
 from daemon.worlds import Npc, Worlds
 from engines.base import StepEngine
 from engines.llama import LlamaEngine, send_native_log_to
@@ -36,6 +38,7 @@ from tiers.policy import PolicyRow
 log = structlog.get_logger("npcd")
 
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
+SIGHT_LEN_MIN = 12  # two percepts
 DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
 
 
@@ -46,6 +49,7 @@ class Model:
     engine: StepEngine
     name: str
     sha256: str
+    chat_template: str = ""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,17 @@ def load_model(config: Config) -> Model:
         flash_attention=settings.flash_attention,
         weights=settings.weights,
     )
-    return Model(engine, card.name, card.sha256)
+    return Model(engine, card.name, card.sha256, card.chat_template)
+
+
+def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:
+    """How prompts are laid out for this model, and why so in one line."""
+    vocab = model.engine.vocab
+    layout = Layout(vocab, caps)
+    if layout.native:
+        return layout, "the model has npcd's control tokens"
+    found = find_markup(model.chat_template, vocab)
+    return Layout(vocab, caps, found.markup), found.why
 
 
 def default_policy() -> list[PolicyRow]:
@@ -102,9 +116,15 @@ def build(
     loop = asyncio.get_running_loop()
     engine = model.engine
     epoch = time.time_ns() // MS
-    layout = Layout(engine.vocab, config.caps)
-    if not layout.native:
-        log.warning("plain layout", why="the model has no npcd control tokens; sections are marked with plain words")
+    layout, why = choose_layout(model, config.caps)
+    log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
+    if layout.sight_room < SIGHT_LEN_MIN:
+        log.warning(
+            "little room for what NPCs see",
+            tokens=layout.sight_room,
+            caps_intent_tail=config.caps.intent_tail,
+            why="in this model's tokens the marks take most of it; raise caps.intent_tail",
+        )
 
     planner = config.scheduler.planner
     if isinstance(engine, LlamaEngine) and engine.settings.flash_attention == "on":
@@ -141,7 +161,7 @@ def build(
         full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
         return [f"{tier} queue is full" for tier in full]
 
-    about = About(__version__, model.name, model.sha256, engine.name, epoch, clock())
+    about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, lag_ns, degraded, clock)
     calls = Calls(worlds, intents, dialogue, door, scheduler.placer, board, config.calls, drain, clock)
     return Daemon(calls, dialogue, door, engine_loop, scheduler, board, lag_ns)

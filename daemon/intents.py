@@ -409,6 +409,7 @@ class Intents:
 
     def _work(self, q: _Question) -> Work:
         npc = q.mind.npc
+        choice = q.world.choices[len(q.perception.percepts)]
         return Work(
             tier=Tier.GOLD,
             key=TrunkKey(npc.key, ""),
@@ -416,8 +417,8 @@ class Intents:
             shared=npc.shared,
             near=npc.number,
             tail=np.asarray(q.tail, np.int32),
-            max_tokens=self._promises.gold.output_max,
-            choice=q.world.choices[len(q.perception.percepts)],
+            max_tokens=max(self._promises.gold.output_max, choice.longest),
+            choice=choice,
             due_ns=q.due_ns,
             deadline_ns=self._promises.deadline_ns(Tier.GOLD, q.due_ns),
             supersede=(npc.key, "intent"),

@@ -4,17 +4,26 @@
     \\______________________________ trunk ______________________________________________/    \\________ tail ________/
 
 Every section starts with a mark and is tokenised on its own, so a longer trunk always begins with the shorter one.
-Models trained for npcd have the marks as control tokens; any other model gets them as plain text (PLAIN_MARKS).
+There are three dialects of marks. Models trained for npcd have them as control tokens (MARKS). Chat models have plain
+words inside the messages of their own template (CHAT_MARKS; daemon/templates.py finds what stands between messages):
+
+    head World: ... Kind: ... You are ... opens | You see: ... You do: ask      attack #1 angry
+                                          opens | Player: ... reply ... next | You see: ... Player: ... ask
+
+so a trunk always ends where a line of the player may begin. Any other model reads one long plain text (PLAIN_MARKS).
 All other text is data and is encoded without control tokens, whatever it says. The trainer of the shipped model renders
 its corpus with this file too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
+
+import numpy as np
 
 from core.choice import END, Node, stage
 from core.errors import CallerError
@@ -55,6 +64,28 @@ PLAIN_MARKS: dict[str, str] = {
     "p0": " nobody",
     **{f"p{i}": f" #{i}" for i in range(1, TARGETS_MAX + 1)},
 }
+
+# Words in braces are the joints of the model's chat template.
+CHAT_MARKS: dict[str, str] = {
+    "world": "{head}World:",
+    "archetype": "\nKind:",
+    "persona": "\nYou are",
+    "summary": "Earlier:",
+    "card": "You remember:",
+    "digest": "Remember:",
+    "see": "You see:",
+    "do": "\nYou do:{ask}",
+    "say": "{next}You shout, in a few words:{ask}",
+    "player": "Player:",
+    "npc": "{ask}",
+    "end": "",
+    **{f"p{i}": PLAIN_MARKS[f"p{i}"] for i in range(TARGETS_MAX + 1)},
+}
+# What a chat model is told once, in the shared prefix; a model made for npcd was trained to do it.
+CHAT_RULES = (
+    "\nStay in this world and in your part. Asked what you do, answer with one action, then its target (a number that "
+    "you see, or nobody), then one feeling. Spoken to, answer in one or two short sentences."
+)
 
 
 class Encoder(Protocol):
@@ -167,25 +198,89 @@ def _word(text: str) -> str:
     return " ".join(text.replace("_", " ").split())[:PERCEPT_WORD_LEN_MAX]
 
 
-class Layout:
-    """Renders the sections for one model. Plain values in, token ids out; holds nothing but the model's marks."""
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """What a chat template writes between the messages, in one model's tokens (daemon/templates.py finds it).
 
-    def __init__(self, encoder: Encoder, caps: Caps = Caps()) -> None:
+    The leads are spaces that belong to the first word after a joint. `head` has the token that every text begins with,
+    once. `stop_ids` are the template's markers: no answer holds one.
+    """
+
+    head: tuple[int, ...]
+    opens: tuple[int, ...]
+    reply: tuple[int, ...]
+    next: tuple[int, ...]
+    ask: tuple[int, ...]
+    system_lead: str
+    line_lead: str
+    reply_lead: str
+    stop_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What closes a section, or stands before an answer that is kept, in tokens of one dialect.
+
+    `rules` follow the world, `opens` the persona; `memory` ends a summary, card or digest, `sight` a perception before
+    a line, `heard` a player's line, `said` an answer; `reply` begins one.
+    """
+
+    rules: tuple[int, ...] = ()
+    opens: tuple[int, ...] = ()
+    memory: tuple[int, ...] = ()
+    sight: tuple[int, ...] = ()
+    heard: tuple[int, ...] = ()
+    reply: tuple[int, ...] = ()
+    said: tuple[int, ...] = ()
+
+
+class Layout:
+    """Renders the sections for one model. Plain values in, token ids out; holds nothing but the model's marks.
+
+    `markup` is that of the model's chat template; a model that has npcd's marks does not need it.
+    """
+
+    def __init__(self, encoder: Encoder, caps: Caps = Caps(), markup: Markup | None = None) -> None:
         self.caps = caps
         self._encode = encoder.encode
         # Perceptions are made of few words again and again; finding their tokens once is most of their cost.
         self._short = lru_cache(maxsize=8192)(lambda text: tuple(encoder.encode(text)))
         own = {name: encoder.control(text) for name, text in MARKS.items()}
         self.native = all(i >= 0 for i in own.values())
-        self.marks: dict[str, tuple[int, ...]] = (
-            {name: (i,) for name, i in own.items()}
-            if self.native
-            else {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
-        )
+        self.kind = "npcd" if self.native else "chat" if markup else "plain"
         self._bos = (encoder.bos_id,) if encoder.bos_id >= 0 else ()
+        self._lead = " "  # what an answer begins with
         # A plain layout has no end token: the line break is a stop string, the daemon watches for it.
-        self.stop_ids = frozenset(self.marks["end"]) if self.native else frozenset()
-        self.stop_text = "" if self.native else "\n"
+        self.stop_text = "\n" if self.kind == "plain" else ""
+        self.marks: dict[str, tuple[int, ...]]
+        if self.native:
+            self.marks = {name: (i,) for name, i in own.items()}
+            self.stop_ids = frozenset(self.marks["end"])
+        elif markup:
+            self._bos = ()  # the head has it
+            self._lead = markup.reply_lead
+            self.marks = {name: _spelled(text, name, encoder, markup) for name, text in CHAT_MARKS.items()}
+            self.stop_ids = markup.stop_ids
+        else:
+            self.marks = {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
+            self.stop_ids = frozenset()
+        if markup and not self.native:
+            line_break = tuple(encoder.encode("\n"))
+            self.ends = Ends(
+                rules=tuple(encoder.encode(CHAT_RULES)),
+                opens=markup.opens,
+                memory=line_break,
+                sight=line_break,
+                reply=markup.reply,
+                said=markup.next,
+            )
+        else:
+            self.ends = Ends(heard=self.marks["end"], reply=self.marks["npc"], said=self.marks["end"])
+
+    @property
+    def sight_room(self) -> int:
+        """Tokens that an intent's tail has for what is seen, beside the marks."""
+        return self.caps.intent_tail - len(self.marks["see"]) - len(self.marks["do"])
 
     # -- trunk -------------------------------------------------------------------------------------------------
 
@@ -193,7 +288,8 @@ class Layout:
         """What every NPC of a world shares: lore, and the words it may act and feel with, in the world's order."""
         lore_ids = self._capped("lore", lore, self.caps.lore)
         words = f" Actions: {', '.join(a.word for a in actions)}. Feelings: {', '.join(emotions)}."
-        return self._bos + self.marks["world"] + lore_ids + self._capped("actions", words, self.caps.words)
+        words_ids = self._capped("actions", words, self.caps.words)
+        return self._bos + self.marks["world"] + lore_ids + words_ids + self.ends.rules
 
     def archetype(self, archetype_id: str, description: str) -> tuple[int, ...]:
         """The second half of the shared prefix."""
@@ -204,29 +300,30 @@ class Layout:
 
     def persona(self, name: str, text: str) -> tuple[int, ...]:
         """Who this NPC is; the intent trunk ends here."""
-        return self.marks["persona"] + self._capped(f"personas[{name}].text", f"{name}. {text}", self.caps.persona)
+        told = self._capped(f"personas[{name}].text", f"{name}. {text}", self.caps.persona)
+        return self.marks["persona"] + told + self.ends.opens
 
     def summary(self, text: str) -> Cut:
         """What happened in earlier sessions; frozen within a session."""
-        return self._cut("summary", text, self.caps.summary)
+        return self._cut("summary", text, self.caps.summary, self.ends.memory)
 
     def card(self, text: str) -> Cut:
         """A card in full, or one line of change to it."""
-        return self._cut("card", text, self.caps.card)
+        return self._cut("card", text, self.caps.card, self.ends.memory)
 
     def player_turn(self, text: str, player_name: str = "") -> Cut:
         """A player's line, closed. `text` is data: it is encoded without control tokens and on one line."""
         said = " ".join(text.split())
-        cut = self._cut("player", f"{player_name}: {said}" if player_name else said, self.caps.player_line)
-        return Cut(cut.tokens + self.marks["end"], cut.lost)
+        named = f"{player_name}: {said}" if player_name else said
+        return self._cut("player", named, self.caps.player_line, self.ends.heard)
 
     def npc_turn(self, text: str) -> tuple[int, ...]:
         """An NPC's finished line, closed."""
-        return self.marks["npc"] + self.spoken(text)[: self.caps.reply] + self.marks["end"]
+        return self.ends.reply + self.spoken(text)[: self.caps.reply] + self.ends.said
 
     def spoken(self, text: str) -> tuple[int, ...]:
-        """Speech as the model writes it, after `npc` or `say`: one line with a leading space, not closed."""
-        return tuple(self._encode(f" {_line(text)}"))
+        """Speech as the model writes it, after `npc` or `say`: one line, not closed."""
+        return tuple(self._encode(self._lead + _line(text)))
 
     # -- tail --------------------------------------------------------------------------------------------------
 
@@ -245,7 +342,7 @@ class Layout:
 
     def digest(self, text: str) -> tuple[int, ...]:
         """One line about the player, for tails; empty for empty text."""
-        return self.marks["digest"] + tuple(self._encode(f" {_line(text)}")) if text else ()
+        return self.marks["digest"] + tuple(self._encode(f" {_line(text)}")) + self.ends.memory if text else ()
 
     def intent_tail(self, perception: Perception, digest: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The branch that asks for an intent; the digest gives way when both do not fit."""
@@ -254,23 +351,25 @@ class Layout:
 
     def bark_tail(self, intent_tail: tuple[int, ...], chosen: Sequence[int]) -> tuple[int, ...]:
         """The branch that asks for a bark, after the chosen action, target and emotion."""
-        return intent_tail + tuple(chosen) + self.marks["say"]
+        answer = tuple(chosen[:-1] if chosen and chosen[-1] == self._answer_end else chosen)
+        return intent_tail + answer + self.marks["say"]
 
     def talk_tail(
         self, player_turn: tuple[int, ...], perception: Perception | None = None, digest: tuple[int, ...] = ()
     ) -> tuple[int, ...]:
         """The branch that asks for a reply: digest, perception, the player's line. The first two give way when full."""
         asked = player_turn + self.marks["npc"]
-        for before in (digest + (perception.tokens if perception else ()), digest):
+        sight = perception.tokens + self.ends.sight if perception else ()
+        for before in (digest + sight, digest):
             if len(before) + len(asked) <= self.caps.talk_tail:
                 return before + asked
         return asked
 
     # -- choice ------------------------------------------------------------------------------------------------
 
-    def word(self, text: str) -> tuple[int, ...]:
-        """An action or emotion word as the model writes it."""
-        return tuple(self._encode(f" {text}"))
+    def word(self, text: str, first: bool = False) -> tuple[int, ...]:
+        """An action or emotion word as the model writes it: in the middle of an answer, or as its first word."""
+        return tuple(self._encode((self._lead if first else " ") + text))
 
     def intents(self, actions: Sequence[ActionWord], emotions: Sequence[str]) -> list[Node]:
         """The allowed answers, by how many percepts can be named (0 .. caps.percepts): action, target, emotion.
@@ -278,14 +377,21 @@ class Layout:
         Target option 0 is nobody; option i is the i-th percept. Raises CallerError when this model's tokens cannot tell
         two words apart.
         """
-        feel = stage("emotions", [(i, self.word(e), END) for i, e in enumerate(emotions)])
+        felt = [self.word(e) for e in emotions]
+        closed = Node(np.asarray([self._answer_end], np.int32), [END], [None]) if self._answer_end >= 0 else END
+
+        def after(word: tuple[int, ...]) -> Node:
+            # A feeling that another begins with ("sad", "sadly" in few tokens) is over when the answer ends.
+            return closed if any(len(o) > len(word) and o[: len(word)] == word for o in felt) else END
+
+        feel = stage("emotions", [(i, word, after(word)) for i, word in enumerate(felt)])
         choices: list[Node] = []
         for percepts in range(self.caps.percepts + 1):
             targets = [(i, self.marks[f"p{i}"], feel) for i in range(percepts + 1)]
             may = stage("targets", targets)
             must = stage("targets", targets[1:]) if percepts else END
             options = [
-                (i, self.word(a.word), must if a.needs_target else may)
+                (i, self.word(a.word, first=True), must if a.needs_target else may)
                 for i, a in enumerate(actions)
                 if percepts or not a.needs_target
             ]
@@ -302,9 +408,28 @@ class Layout:
             raise CallerError(field, f"{len(tokens)} tokens, the limit is {cap}; shorten it")
         return tokens
 
-    def _cut(self, mark: str, text: str, cap: int) -> Cut:
+    def _cut(self, mark: str, text: str, cap: int, end: tuple[int, ...]) -> Cut:
         tokens = tuple(self._encode(f" {_line(text)}"))
-        return Cut(self.marks[mark] + tokens[:cap], max(0, len(tokens) - cap))
+        return Cut(self.marks[mark] + tokens[:cap] + end, max(0, len(tokens) - cap))
+
+    @property
+    def _answer_end(self) -> int:
+        """A token that no word begins with; -1 when there is none."""
+        said = self.ends.said
+        return next((t for t in said if t in self.stop_ids), said[0] if said else -1)
+
+
+def _spelled(text: str, name: str, encoder: Encoder, markup: Markup) -> tuple[int, ...]:
+    """A mark of CHAT_MARKS in tokens."""
+    joints = {"{head}": markup.head, "{next}": markup.next, "{ask}": markup.ask}
+    lead = markup.system_lead if name == "world" else markup.line_lead
+    out: tuple[int, ...] = ()
+    for part in re.split(r"(\{[a-z]+\})", text):
+        if part in joints:
+            out += joints[part]
+        elif part:
+            out += tuple(encoder.encode(part if part.startswith(("\n", " ")) else lead + part))
+    return out
 
 
 def _line(text: str) -> str:

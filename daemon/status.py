@@ -24,12 +24,13 @@ RATE_WITHIN_NS = 5 * S
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What does not change while the daemon lives."""
+    """What does not change while the daemon lives. `layout`: how prompts are laid out for this model, and why so."""
 
     version: str
     model_name: str
     model_sha256: str
     engine: str
+    layout: str
     epoch: int
     started_ns: int
 

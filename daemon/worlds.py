@@ -229,7 +229,7 @@ class Worlds:
         _unique("archetypes", [a.archetype_id for a in request.archetypes])
         _unique("personas", [p.persona_id for p in request.personas])
         base = layout.world(request.lore, actions, emotions)
-        sections = [("lore and words", len(base), layout.caps.lore + layout.caps.words)]
+        sections = [("lore and words", len(base) - len(layout.ends.rules), layout.caps.lore + layout.caps.words)]
         prefixes = {}
         for i, a in enumerate(request.archetypes):
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)

@@ -61,6 +61,7 @@ DECIDING = (
     "scheduler/planner.py",
     "scheduler/costs.py",
     "daemon/prompt.py",
+    "daemon/templates.py",
     "core/choice.py",
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})
