@@ -199,7 +199,7 @@ def cut_out(render: Render, system: bool) -> Joints:
     for word in words:
         found = text.find(word, at)
         if found < 0 or text.count(word) != 1:
-            what = "system message" if word == words[0] and system else "messages"
+            what = "system message" if system else "messages"
             raise _NoMarkup(f"the chat template does not keep its {what} in place")
         between.append(text[at:found])
         at = found + len(word)

@@ -102,10 +102,10 @@ class LlamaVocab:
         self.eos_text = self.written(int(llama_cpp.llama_vocab_eos(vocab)))
         self._pieces: list[bytes | None] = [None] * self.size
         kinds = {i: kind for i in range(self.size) if (kind := _attr(vocab, i) & (UNKNOWN | CONTROL | ADDED | BYTE))}
-        self._markers = frozenset(i for i, kind in kinds.items() if kind & (CONTROL | ADDED))
-        # What must not come out of text that only looks like it. Runs of spaces and line breaks (Gemma) are no markup.
         texts = ((i, self.written(i)) for i in kinds)
+        # What must not come out of text that only looks like it. Runs of spaces and line breaks (Gemma) are no markup.
         self._not_text = {i: text for i, text in texts if len(text) > 1 and text.strip("\u2581 \t\r\n")}
+        self._markers = frozenset(i for i in self._not_text if kinds[i] & (CONTROL | ADDED))
         self._anchor = ""
         self._anchor = self._find_anchor()
 
