@@ -1,12 +1,14 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: list setup demo run test check proto pins model bench nightly wheel clean
+.PHONY: list setup demo run test check proto pins model bench load load-ui extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
+LOCUST := .venv/.locust
+SCENE ?= village
 
 list: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: $(READY) ## make .venv and install everything into it
 $(READY): pyproject.toml requirements.txt tools/setup.sh $(wildcard clients/python/pyproject.toml)
@@ -34,7 +36,7 @@ proto: setup ## generate Python from proto/ and add to proto/wire.lock
 pins: ## write requirements.txt anew
 	rm -rf build/pins
 	python3 -m venv build/pins
-	build/pins/bin/python -m pip install -e '.[dev]' -e clients/python
+	build/pins/bin/python -m pip install -e '.[dev,load]' -e clients/python
 	sed -n '/^#/p' requirements.txt > build/pins/requirements.txt
 	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
 	mv build/pins/requirements.txt requirements.txt
@@ -46,6 +48,18 @@ model: setup ## train and export the small model that ships (about 11 minutes)
 
 bench: setup ## one benchmark: make bench AREA=name
 	@$(BIN)/python -m loadtests.bench $(AREA)
+
+load: $(LOCUST) ## a load from game servers and players, held against a budget: make load SCENE=village (or town)
+	@$(BIN)/python -m loadtests.load $(SCENE)
+
+load-ui: $(LOCUST) ## the same with locust's web page, for as long as you like
+	@$(BIN)/python -m loadtests.load $(SCENE) --ui
+
+extras: $(LOCUST) ## what a few of the tests want beside setup: locust
+
+$(LOCUST): $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'
+	@touch $@
 
 nightly: setup ## what is too slow for every change: more and longer simulated worlds
 	@$(BIN)/python -m pytest tests/sim/nightly.py

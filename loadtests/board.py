@@ -62,6 +62,16 @@ class Board:
     status_at_start: admin_pb2.StatusResponse | None = None
     status: admin_pb2.StatusResponse | None = None
 
+    def include(self, other: Board) -> None:
+        """Adds what another game server's board has counted; what is shown on a screen stays."""
+        self.slots.include(other.slots)
+        for name in ("calls_wall", "calls_cpu", "intent_latency", "intent_age"):
+            getattr(self, name).include(getattr(other, name))
+        for name in ("frames", "frames_skipped", "frames_late", "observations", "fallbacks", "unanswered_samples"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.barks += other.barks
+        self.versions.update(other.versions)
+
     def tier(self, name: str) -> admin_pb2.TierLoad:
         """The newest load of a tier; zeros when none has come."""
         for tier in self.status.tiers if self.status else ():

@@ -1,4 +1,4 @@
-"""A daemon of the demo's own, as a child process. Owns the process, its log file and its socket's folder."""
+"""A daemon of a run's own, as a child process. Owns the process, its log file and its socket's folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ STOP_TIMEOUT_S = 15.0
 
 
 class DaemonChild:
-    """`npcd serve` on a Unix socket in a folder of its own; start() it, and stop() it at the end whatever happened."""
+    """`npcd serve` on a Unix socket in a folder of its own. `program` is a module that takes the same arguments, and
+    what comes before its "serve".
 
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
+    start() it, and stop() it at the end whatever happened.
+    """
+
+    def __init__(self, arguments: Sequence[str] = (), program: Sequence[str] = ("npcd",)) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="npcd-demo-"))
         self.target = f"unix://{self._folder}/npcd.sock"
         self._log = self._folder / "daemon.log"
         self._command = [
-            *(sys.executable, "-m", "npcd", "serve", "--listen", self.target, "--http", "127.0.0.1:0"),
+            *(sys.executable, "-m", *program, "serve", "--listen", self.target, "--http", "127.0.0.1:0"),
             *arguments,
         ]
         self._process: subprocess.Popen[bytes] | None = None

@@ -137,10 +137,10 @@ def _run(options: argparse.Namespace, target: str, child: DaemonChild | None) ->
         player = Player(scene.player, village, npcd, options.seed, heard, board.errors.add)
         screen: Screen = Lines(board) if options.no_live or not sys.stdout.isatty() else Table(board, residents)
         look = _Look(child, screen, board)
-        game = Game(village, live, registered.policy, player, board, options.fps, options.rate_hz, look.after_frame)
+        game = Game(village, live, registered.policy, player, board, options.fps, options.rate_hz)
         screen.start()
         try:
-            game.run(options.seconds)
+            game.run(options.seconds, look.after_frame)
         finally:
             screen.stop()
         player.leave()

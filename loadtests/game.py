@@ -10,12 +10,13 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from loadtests.board import LATE_MS, Board
 from loadtests.player import Player
 from loadtests.slots import state_of
 from loadtests.village import Village
-from npcd_client import Intent, IntentSource, Live, Observation, Policy, evaluate
+from npcd_client import Intent, IntentSource, Observation, Policy, evaluate
 
 SWITCH_INTERVAL_S = 0.0005
 COLLECT_EVERY_S = 1.0
@@ -25,19 +26,33 @@ GRACE_S = 1.0
 _SOURCES = {IntentSource.MODEL: "model", IntentSource.PREDICTED: "predicted"}
 
 
+class Stream(Protocol):
+    """What the loop needs of a stream of observations and intents; nothing of it waits."""
+
+    def observe(self, observation: Observation) -> None:
+        """Hands in what an NPC sees now."""
+
+    def latest(self, npc_id: str) -> Intent | None:
+        """The newest intent."""
+
+    def tell_time(self, game_time_ms: float) -> None:
+        """Tells game time."""
+
+
 class Game:
-    """One run. `on_slack(now_s)` is called after each frame and must be quick; True ends the run early."""
+    """One game server. `run` paces it by itself; whoever has a pace of its own calls `play` for each frame, `settle`
+    after the last. Without a player nobody speaks.
+    """
 
     def __init__(
         self,
         village: Village,
-        live: Live,
+        live: Stream,
         policy: Policy,
-        player: Player,
+        player: Player | None,
         board: Board,
         fps: int,
         rate_hz: float,
-        on_slack: Callable[[float], bool],
     ) -> None:
         self._village = village
         self._live = live
@@ -46,7 +61,6 @@ class Game:
         self._board = board
         self._fps = fps
         self._rate_hz = rate_hz
-        self._on_slack = on_slack
         count = len(village.bodies)
         self._ids = [body.resident.npc_id for body in village.bodies]
         self._rows: list[Intent | None] = [None] * count
@@ -56,8 +70,11 @@ class Game:
         self._sent = 0  # observations that the staggered cadence has asked for so far
         board.doing = [""] * count
 
-    def run(self, seconds: float) -> None:
-        """Runs frames for this long, paced by the wall clock, then waits a moment for answers under way."""
+    def run(self, seconds: float, on_slack: Callable[[float], bool]) -> None:
+        """Runs frames for this long, paced by the wall clock, then waits a moment for answers under way.
+
+        `on_slack(now_s)` is called after each frame and must be quick; True ends the run early.
+        """
         total = round(seconds * self._fps)
         frame_ns = 1_000_000_000 / self._fps
         switch_interval_s = sys.getswitchinterval()
@@ -81,10 +98,10 @@ class Game:
                     present = min(total - 1, int((now_ns - start_ns) / frame_ns))
                     self._board.frames_skipped += present - frame
                     frame = present
-                self._play(frame)
+                self.play(frame)
                 frame += 1
                 self._board.elapsed_s = (time.monotonic_ns() - start_ns) * 1e-9
-                if self._on_slack(self._board.elapsed_s):
+                if on_slack(self._board.elapsed_s):
                     break
                 now_ns = time.monotonic_ns()
                 room_ns = start_ns + int(frame * frame_ns) - now_ns
@@ -95,15 +112,17 @@ class Game:
             gc.enable()
             gc.unfreeze()
             sys.setswitchinterval(switch_interval_s)
-        self._wait_for_answers(frame)
+        self.settle(frame)
 
     # -- one frame -------------------------------------------------------------------------------------------------
 
-    def _play(self, frame: int) -> None:
+    def play(self, frame: int) -> None:
+        """One frame: the world moves, NPCs are observed, intents are taken over, and all of it is counted."""
         board = self._board
         now_ms = frame * 1000 / self._fps
         self._village.step(now_ms)
-        self._player.play(now_ms / 1000)
+        if self._player:
+            self._player.play(now_ms / 1000)
         observations = self._due_observations(frame)
 
         live, rows = self._live, self._rows
@@ -166,7 +185,8 @@ class Game:
         source = _SOURCES.get(intent.source, "policy")
         board.versions[source] += 1
         board.barks += bool(intent.bark)
-        if source == "model":
+        # Words that a bark adds to an intent are a version without a latency of its own.
+        if source == "model" and intent.latency_ms:
             board.intent_latency.add(intent.latency_ms)
         self._village.intend(number, intent.action, intent.target_entity_id, intent.emotion)
         board.doing[number] = f"{source:<9} {intent.action} {intent.target_entity_id}".rstrip()
@@ -187,7 +207,7 @@ class Game:
 
     # -- afterwards ------------------------------------------------------------------------------------------------
 
-    def _wait_for_answers(self, frame: int) -> None:
+    def settle(self, frame: int) -> None:
         """Gives slots and the player's last line up to a second to be answered; observes nothing any more."""
         started_ns = time.monotonic_ns()
         slots = self._board.slots
@@ -198,8 +218,9 @@ class Game:
                 if intent is not None and intent is not self._seen[number]:
                     self._seen[number] = intent
                     slots.answered(number, intent, now_ms)
-            self._player.finish()
-            if not slots.open and not self._player.speaking:
+            if self._player:
+                self._player.finish()
+            if not slots.open and not (self._player and self._player.speaking):
                 break
             time.sleep(0.005)
         slots.close()

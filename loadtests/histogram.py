@@ -28,6 +28,15 @@ class Histogram:
         if value > self.largest:
             self.largest = value
 
+    def include(self, other: Histogram) -> None:
+        """Adds what another one with the same buckets has counted."""
+        assert (self.width, self._last) == (other.width, other._last), "the buckets differ"
+        for bucket, number in enumerate(other._buckets):
+            self._buckets[bucket] += number
+        self.count += other.count
+        self.over += other.over
+        self.largest = max(self.largest, other.largest)
+
     def percentile(self, share: float) -> float:
         """The upper edge of the bucket that holds this share (0..1) of all values; 0 when there are none."""
         if not self.count:

@@ -12,14 +12,12 @@ from concurrent.futures import Future
 from random import Random
 from typing import Any
 
+from loadtests.patter import Patter
 from loadtests.scene import PlayerScript
 from loadtests.village import PLAYER_ID, Body, Village
 from npcd_client import FrameClient, NpcdError, Said, SoonTalk, TalkEvent, TalkEventKind, TalkFinish
 
 TURN_TIMEOUT_S = 15.0
-
-# What a line does to the NPC besides being heard.
-_MOODS = {"trade": "offered_trade", "threat": "threatened", "bye": "player_left"}
 
 
 class Player:
@@ -39,12 +37,10 @@ class Player:
         self._script = script
         self._village = village
         self._npcd = npcd
-        self._chance = Random(seed + 2)
+        self._patter = Patter(script, Random(seed + 2))
         self._on_line = on_line
         self._on_error = on_error
         self._partner: Body | None = None
-        self._plan: list[str] = []  # situations of the lines still to say to this partner
-        self._asked: set[str] = set()
         self._met: deque[str] = deque(maxlen=max(1, min(8, len(village.bodies) - 1)))
         self._next_line_s = 0.5
         self._turn: SoonTalk | None = None
@@ -82,16 +78,15 @@ class Player:
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _speak(self, now_s: float) -> None:
-        if not self._plan:
+        if self._patter.over:
             if self._partner:
                 self._end_session()
             self._partner = self._choose()
-            self._plan = self._plan_talk()
+            self._patter.begin()
         assert self._partner is not None
-        situation = self._plan.pop(0)
-        self._line = self._choose_line(situation)
+        self._line, event = self._patter.next()
         npc_id = self._partner.resident.npc_id
-        self._village.tell(npc_id, _MOODS.get(situation, "spoken_to"))
+        self._village.tell(npc_id, event)
         self._said, self._answered = Said(), False
         self._next_line_s = now_s + self._script.line_every_s
         arrived = self._arrived
@@ -132,18 +127,7 @@ class Player:
         reach = [b for b in fresh if math.hypot(b.x - x_m, b.y - y_m) <= self._script.talk_within_m]
         chosen = (reach or fresh or near)[0]
         self._met.append(chosen.resident.npc_id)
-        self._asked = set()
         return chosen
-
-    def _plan_talk(self) -> list[str]:
-        between = [self._chance.choice(("ask", "ask", "ask", "trade", "threat")) for _ in range(32)]
-        return ["greet", *between[: max(0, self._script.lines_per_talk - 2)], "bye"]
-
-    def _choose_line(self, situation: str) -> str:
-        lines = [line for line in self._script.lines[situation] if line not in self._asked]
-        line = self._chance.choice(lines or list(self._script.lines[situation]))
-        self._asked.add(line)
-        return line
 
     def _end_session(self) -> None:
         assert self._partner is not None

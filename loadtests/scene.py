@@ -81,6 +81,45 @@ class Scene:
         return tuple(made)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A load: how many game servers with how many NPCs each, and how many players who talk.
+
+    `fps` is a game server's tick, `rate_hz` observations per NPC and second. Each player says a line every
+    `line_every_s` on average, whether the last one is answered or not. `max_tokens` 0 leaves a reply's length to npcd.
+    """
+
+    name: str
+    scene: Scene
+    seconds: float
+    servers: int
+    npcs: int
+    conversations: int
+    fps: int
+    rate_hz: float
+    line_every_s: float
+    max_tokens: int
+    seed: int
+
+
+def load_plan(path: Path) -> Plan:
+    """Reads a load; its `scene` is a file beside it. Raises ValueError naming what is wrong with it."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = sorted(file.stem for file in path.parent.glob("*.toml") if file.name != "demo.toml")
+        raise ValueError(f"no scene {path}; there are: {', '.join(there)}") from None
+    wanted = {name for name in Plan.__dataclass_fields__ if name != "name"}
+    if set(given) != wanted:
+        raise ValueError(f"{path}: missing {sorted(wanted - set(given))}, unknown {sorted(set(given) - wanted)}")
+    plan = Plan(name=path.stem, **given | {"scene": load_scene(path.parent / given["scene"])})
+    if min(plan.servers, plan.npcs, plan.fps, plan.rate_hz, plan.line_every_s, plan.seconds) <= 0:
+        raise ValueError(f"{path}: servers, npcs, fps, rate_hz, line_every_s and seconds must be above 0")
+    if plan.conversations > plan.servers * plan.npcs:
+        raise ValueError(f"{path}: {plan.conversations} conversations need as many NPCs")
+    return plan
+
+
 def load_scene(path: Path = SCENES / "demo.toml") -> Scene:
     """Reads a scene. Raises ValueError naming what does not fit together."""
     text = path.read_text(encoding="utf-8")

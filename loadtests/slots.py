@@ -132,6 +132,14 @@ class Slots:
             while npc.open:
                 self._give_up(npc.open.popleft())
 
+    def include(self, other: Slots) -> None:
+        """Adds the counts of other NPCs' books."""
+        for source, number in other.by_source.items():
+            self.by_source[source] += number
+        self.due += other.due
+        self.unanswered += other.unanswered
+        self.answered_for_newer += other.answered_for_newer
+
     def _give_up(self, due: _Due) -> None:
         self.by_source["policy"] += 1
         if not due.policy:

@@ -1,0 +1,48 @@
+"""`npcd serve` on the simulated engine, whose steps really take a stated time: `python -m loadtests.bench.simulated
+STEP_MS serve ARGUMENTS`.
+
+What comes out is nonsense and always takes equally long, so that two who measure it can be held against each other.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import daemon.build
+from daemon.build import Model
+from daemon.config import Config
+from daemon.main import main
+from daemon.prompt import MARKS
+from engines.base import Geometry
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+
+# A step takes equally long whatever is in it, so everything that waits goes into one; and nobody gives up waiting.
+SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")
+
+
+class SpentClock(VirtualClock):
+    """A clock whose moving forward takes as long as it says."""
+
+    def advance(self, by_ns: int) -> None:
+        """Sleeps."""
+        super().advance(by_ns)
+        time.sleep(by_ns / 1e9)
+
+
+def model(config: Config, step_ms: float) -> Model:
+    """The simulated engine in the geometry of the configuration, `step_ms` for each step whatever is in it."""
+    wanted = config.engine
+    vocab = SimVocab(list(MARKS.values()))
+    geometry = Geometry(wanted.sequences, wanted.context_len, wanted.batch_len, wanted.micro_len, vocab.size)
+    cost = SimCost(step_us=step_ms * 1000, micro_us=0, token_us=0, kilo_context_us=0)
+    return Model(SimEngine(geometry, vocab, SpentClock(), cost), f"simulated, {step_ms:g} ms a step", "")
+
+
+if __name__ == "__main__":
+    step, command = float(sys.argv[1]), sys.argv[2:]
+    for one in SETS:
+        command += ["--set", one]
+    # The daemon is built as ever, around this model instead of its own.
+    daemon.build.load_model = lambda config: model(config, step)
+    sys.exit(main(command))

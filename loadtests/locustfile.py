@@ -1,0 +1,137 @@
+"""The load as locust sees it: users are game servers and players. `make load` and `make load-ui` start it.
+
+Locust replaces blocking calls by gevent's, and gRPC is told so before it makes its first object; that is why the load
+has a process of its own. Times and failures go to locust's tables, the rest to the results file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.experimental.gevent
+from locust import User, events, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+from loadtests.scene import load_plan
+from loadtests.sync_client import SyncClient
+from loadtests.town import FIRST_TEXT, TURN, Talker, Town
+from npcd_client import NpcdError
+
+grpc.experimental.gevent.init_gevent()
+
+_KINDS = {FIRST_TEXT: "Talk", TURN: "Talk"}  # everything else happens on Live
+
+
+class Run:
+    """One run of a load: from locust's start to its stop."""
+
+    def __init__(self, environment: Environment) -> None:
+        options = environment.parsed_options
+        plan = load_plan(Path(options.scene))
+        if options.seconds:
+            plan = replace(plan, seconds=options.seconds)
+        self.over = False
+        self.client = SyncClient(options.target, options.token)
+        self.town = Town(plan, self.client, self._note)
+        self.servers = itertools.cycle(self.town.servers)
+        self.players = itertools.count()
+        self._fire = environment.events.request.fire
+
+    def _note(self, name: str, took_ms: float, failure: str) -> None:
+        self._fire(
+            request_type=_KINDS.get(name, "Live"),
+            name=name,
+            response_time=took_ms,
+            response_length=0,
+            exception=RuntimeError(failure) if failure else None,
+            context={},
+        )
+
+
+# The run that users belong to; locust gives them nothing but its environment.
+_run: Run | None = None
+
+
+class GameServer(User):
+    """A game server: its NPCs in one Live stream."""
+
+    fixed_count = 1  # set from the plan
+
+    @task
+    def play(self) -> None:
+        """The whole run, once."""
+        run = _run
+        if run is None:
+            raise StopUser
+        next(run.servers).run(lambda: run.over)
+        raise StopUser
+
+
+class Player(User):
+    """A player in conversation."""
+
+    @task
+    def talk(self) -> None:
+        """The whole run, once."""
+        run = _run
+        if run is None:
+            raise StopUser
+        Talker(run.town, next(run.players)).run(lambda: run.over)
+        raise StopUser
+
+
+@events.init_command_line_parser.add_listener
+def _options(parser: ArgumentParser) -> None:
+    own = parser.add_argument_group("npcd")
+    own.add_argument("--target", default="127.0.0.1:50061", help="where npcd listens: host:port or unix:///path")
+    own.add_argument("--token", default="", help="bearer token")
+    own.add_argument("--scene", default=str(Path(__file__).parent / "scenes" / "village.toml"), help="file of the load")
+    own.add_argument("--seconds", type=float, default=0.0, help="how long the report says it ran; 0: as the scene says")
+    own.add_argument("--results", default="", help="JSON file for the figures")
+
+
+@events.init.add_listener
+def _prepare(environment: Environment, **_: Any) -> None:
+    GameServer.fixed_count = load_plan(Path(environment.parsed_options.scene)).servers
+
+
+@events.test_start.add_listener
+def _start(environment: Environment, **_: Any) -> None:
+    global _run
+    try:
+        _run = Run(environment)
+    except NpcdError as error:
+        _run = None
+        print(f"load: {environment.parsed_options.target}: {error}", file=sys.stderr)
+        environment.process_exit_code = 1
+        environment.runner.quit()
+
+
+@events.test_stopping.add_listener
+def _stopping(environment: Environment, **_: Any) -> None:
+    if _run:
+        _run.over = True
+
+
+@events.test_stop.add_listener
+def _stop(environment: Environment, **_: Any) -> None:
+    run = _run
+    if run is None:
+        return
+    made = run.town.results()
+    run.client.close()
+    results = environment.parsed_options.results
+    if results:
+        entries = environment.stats.entries
+        made["locust_p95_ms"] = {
+            f"{kind} {name}": stats.get_response_time_percentile(0.95) for (name, kind), stats in entries.items()
+        }
+        made["locust_failures"] = environment.stats.total.num_failures
+        Path(results).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,210 @@
+"""The calls of a load, on gRPC's synchronous API: plain threads, which locust's gevent turns into greenlets.
+
+Games in Python use npcd_client, whose asyncio loop cannot run under gevent. What it knows about messages, intents and
+errors is used here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
+
+import grpc
+
+from npcd_client import (
+    GameClock,
+    Intent,
+    NpcdError,
+    NpcSpec,
+    Observation,
+    Policy,
+    TalkEvent,
+    TooLate,
+    Unavailable,
+    World,
+    wire,
+)
+from npcd_client.errors import from_rpc
+from npcd_client.table import IntentTable
+from npcd_client.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    dialogue_pb2,
+    dialogue_pb2_grpc,
+    intents_pb2,
+    intents_pb2_grpc,
+    npcs_pb2,
+    npcs_pb2_grpc,
+)
+
+CALL_TIMEOUT_S = 20.0
+AGAIN_S = 0.2  # between two tries to open a stream
+
+
+def typed(error: grpc.RpcError) -> NpcdError:
+    """The client's own error for a failed call."""
+    # A synchronous call's error answers the same questions as an asyncio one's.
+    return from_rpc(cast(grpc.aio.AioRpcError, error))
+
+
+class SyncClient:
+    """One channel to a daemon. Raises NpcdError."""
+
+    def __init__(self, target: str, token: str = "") -> None:
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channel = grpc.insecure_channel(target, options=(("grpc.max_reconnect_backoff_ms", 1000),))
+        self.intents = intents_pb2_grpc.IntentsStub(self._channel)
+        self._npcs = npcs_pb2_grpc.NpcsStub(self._channel)
+        self._dialogue = dialogue_pb2_grpc.DialogueStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def close(self) -> None:
+        """Ends every call."""
+        self._channel.close()
+
+    def wait_serving(self, timeout_s: float, gone: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the daemon serves (its model is warm). Raises TooLate, and Unavailable when it is `gone`."""
+        deadline_s = time.monotonic() + timeout_s
+        reason = "starting"
+        while time.monotonic() < deadline_s:
+            try:
+                reason = self.status().phase
+                if reason == "serving":
+                    return
+            except NpcdError as error:
+                reason = str(error)
+            if gone():
+                raise Unavailable("the daemon ended before it served")
+            time.sleep(AGAIN_S)
+        raise TooLate(f"the daemon does not serve after {timeout_s:g} s: {reason}")
+
+    def status(self) -> admin_pb2.StatusResponse:
+        """How the daemon does."""
+        try:
+            return self._admin.Status(admin_pb2.StatusRequest(), timeout=CALL_TIMEOUT_S, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise typed(error) from None
+
+    def settle_in(self, world: World, npcs: Iterable[NpcSpec]) -> tuple[dict[str, int], Policy]:
+        """Defines a world and registers its NPCs, without what an earlier run left of them; the lease epochs, and the
+        compiled policy.
+        """
+        world_id, specs = world.world_id, list(npcs)
+        removed = npcs_pb2.RemoveRequest(world_id=world_id, npc_ids=[npc.npc_id for npc in specs])
+        added = npcs_pb2.RegisterRequest(world_id=world_id, npcs=[wire.npc_spec(npc) for npc in specs])
+        try:
+            self._npcs.DefineWorld(wire.define_world(world, 0), timeout=CALL_TIMEOUT_S, metadata=self.metadata)
+            self._npcs.Remove(removed, timeout=CALL_TIMEOUT_S, metadata=self.metadata)
+            answer = self._npcs.Register(added, timeout=CALL_TIMEOUT_S, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise typed(error) from None
+        return {lease.npc_id: lease.lease_epoch for lease in answer.leases}, wire.policy(answer.policy)
+
+    def talk(self, request: dialogue_pb2.TalkRequest, timeout_s: float) -> Iterator[TalkEvent]:
+        """One line to an NPC; its answer as it is made."""
+        try:
+            for event in self._dialogue.Talk(request, timeout=timeout_s, metadata=self.metadata):
+                yield wire.talk_event(event)
+        except grpc.RpcError as error:
+            raise typed(error) from None
+
+    def end_session(self, world_id: str, npc_id: str, player_id: str) -> None:
+        """Ends a conversation."""
+        request = dialogue_pb2.EndSessionRequest(world_id=world_id, npc_id=npc_id, player_id=player_id)
+        try:
+            self._dialogue.EndSession(request, timeout=CALL_TIMEOUT_S, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise typed(error) from None
+
+
+class SyncLive:
+    """One world's Live stream for one game loop. `on_intent(intent, at_ns)` hears each new version as it arrives,
+    `on_problem` what is wrong with an NPC or with the stream.
+    """
+
+    def __init__(
+        self,
+        client: SyncClient,
+        world_id: str,
+        lease_epochs: dict[str, int],
+        on_intent: Callable[[Intent, int], None],
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._world_id = world_id
+        self._lease_epochs = lease_epochs
+        self._on_intent = on_intent
+        self._on_problem = on_problem
+        self._clock = GameClock()
+        self._table = IntentTable(self._clock)
+        self._newest: dict[str, tuple[Observation, int]] = {}
+        self._unsent = threading.Event()
+        self._closed = False
+        self._frame = 0
+        self._call: grpc.Call | None = None
+        self._reader = threading.Thread(target=self._keep_up, name=f"load-live-{world_id}", daemon=True)
+        self._reader.start()
+
+    def observe(self, observation: Observation) -> None:
+        """Hands in what an NPC sees now; of each NPC the newest goes out."""
+        self._newest[observation.npc_id] = (observation, time.monotonic_ns())
+        self._unsent.set()
+
+    def latest(self, npc_id: str) -> Intent | None:
+        """The newest intent, at once."""
+        return self._table.rows.get(npc_id)
+
+    def tell_time(self, game_time_ms: float) -> None:
+        """Tells game time."""
+        self._clock.tell(game_time_ms)
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._closed = True
+        self._unsent.set()
+        if self._call:
+            self._call.cancel()
+        self._reader.join(CALL_TIMEOUT_S)
+
+    def _keep_up(self) -> None:
+        while not self._closed:
+            try:
+                frames = self._client.intents.Live(self._frames(), metadata=self._client.metadata)
+                self._call = cast(grpc.Call, frames)
+                for frame in frames:
+                    self._take(frame)
+                reason = "the daemon ended it"
+            except grpc.RpcError as error:
+                reason = f"{error.code().name} {error.details()}"
+            if not self._closed:
+                self._on_problem(f"Live: {reason}")
+                time.sleep(AGAIN_S)
+
+    def _frames(self) -> Iterator[intents_pb2.ObservationFrame]:
+        yield self._message([])  # names the world; the snapshot comes back
+        while not self._closed:
+            self._unsent.wait()
+            self._unsent.clear()
+            if self._newest:
+                taken, self._newest = self._newest, {}
+                yield self._message(list(taken.values()))
+
+    def _message(self, taken: list[tuple[Observation, int]]) -> intents_pb2.ObservationFrame:
+        self._frame += 1
+        for observation, at_ns in taken:
+            self._table.sent(observation.npc_id, observation.tick, at_ns)
+        return intents_pb2.ObservationFrame(
+            world_id=self._world_id,
+            frame=self._frame,
+            game_time_ms=int(self._clock.game_time_ms()),
+            observations=[wire.observation(seen, self._lease_epochs[seen.npc_id]) for seen, _ in taken],
+        )
+
+    def _take(self, frame: intents_pb2.IntentFrame) -> None:
+        now_ns = time.monotonic_ns()
+        for intent in self._table.apply(frame, now_ns):
+            self._on_intent(intent, now_ns)
+        for error in frame.errors:
+            self._on_problem(f"Live {error.code}: {error.npc_id} {error.field} {error.message}")

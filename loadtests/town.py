@@ -1,0 +1,273 @@
+"""A load without locust: game servers and players of a plan against a daemon, and everything they counted.
+
+Runs on threads, which under locust are greenlets: nothing here takes a lock, and who shares something changes it in
+one statement.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loadtests.board import Board, Errors
+from loadtests.game import Game
+from loadtests.histogram import Histogram
+from loadtests.patter import Patter
+from loadtests.reactions import Reactions
+from loadtests.report import report
+from loadtests.scene import Plan
+from loadtests.slots import Slots
+from loadtests.sync_client import SyncClient, SyncLive
+from loadtests.village import Body, Village
+from npcd_client import Intent, NpcdError, Observation, TalkEventKind, TalkFinish, new_turn_id
+from npcd_client.v1 import dialogue_pb2
+
+TURN_TIMEOUT_S = 20.0
+
+# What happened: name, milliseconds, and what went wrong (empty: nothing).
+Note = Callable[[str, float, str], None]
+INTENT, REACTION, FIRST_TEXT, TURN = "intent", "reaction to an event", "first text", "whole turn"
+
+
+def _milliseconds() -> Histogram:
+    return Histogram(0.5, 20_000.0)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the load measured itself, beside the boards: reactions as both sides see them, and answers to players."""
+
+    reaction: Histogram = field(default_factory=_milliseconds)
+    reaction_npcd: Histogram = field(default_factory=_milliseconds)
+    first_text: Histogram = field(default_factory=_milliseconds)
+    turn: Histogram = field(default_factory=_milliseconds)
+    lateness: Histogram = field(default_factory=_milliseconds)  # of the load's own lines: when sent, less when due
+    turns: int = 0
+
+
+class Server:
+    """One game server: a village of its own world, in one Live stream. Its board is its own."""
+
+    def __init__(self, town: Town, number: int) -> None:
+        plan = town.plan
+        self.world_id = f"{plan.scene.world.world_id}-{number + 1}"
+        self.village = Village(plan.scene, plan.npcs, plan.seed + number)
+        self.board = Board(plan.npcs, Slots(plan.npcs), town.errors)
+        self.frame = 0
+        specs = [body.resident.spec for body in self.village.bodies]
+        self._leases, self._policy = town.client.settle_in(replace(plan.scene.world, world_id=self.world_id), specs)
+        self._town = town
+        self._reactions = Reactions()
+        self._live: SyncLive | None = None
+
+    def run(self, over: Callable[[], bool]) -> None:
+        """Ticks until it is over, then waits a moment for answers under way."""
+        plan, board = self._town.plan, self.board
+        live = SyncLive(self._town.client, self.world_id, self._leases, self._take, board.errors.add)
+        self._live = live
+        game = Game(self.village, self, self._policy, None, board, plan.fps, plan.rate_hz)
+        start_s = time.monotonic()
+        try:
+            while not over():
+                now_s = time.monotonic() - start_s
+                due_s = self.frame / plan.fps
+                if now_s < due_s:
+                    time.sleep(due_s - now_s)
+                elif now_s - due_s > 1 / plan.fps:
+                    present = int(now_s * plan.fps)
+                    board.frames_skipped += present - self.frame
+                    self.frame = present
+                game.play(self.frame)
+                self.frame += 1
+                board.elapsed_s = time.monotonic() - start_s
+            game.settle(self.frame)
+        finally:
+            live.close()
+
+    # -- as the game's stream ----------------------------------------------------------------------------------
+
+    def observe(self, observation: Observation) -> None:
+        """Hands it to the stream, and notes whether something happened."""
+        assert self._live is not None
+        self._reactions.observed(observation, time.monotonic_ns())
+        self._live.observe(observation)
+
+    def latest(self, npc_id: str) -> Intent | None:
+        """The newest intent."""
+        assert self._live is not None
+        return self._live.latest(npc_id)
+
+    def tell_time(self, game_time_ms: float) -> None:
+        """Tells game time."""
+        assert self._live is not None
+        self._live.tell_time(game_time_ms)
+
+    def _take(self, intent: Intent, at_ns: int) -> None:
+        if intent.latency_ms:
+            self._town.note(INTENT, intent.latency_ms, "")
+        reaction = self._reactions.answered(intent, at_ns)
+        if reaction is not None:
+            here_ms, there_ms = reaction
+            self._town.seen.reaction.add(here_ms)
+            self._town.seen.reaction_npcd.add(there_ms)
+            self._town.note(REACTION, here_ms, "")
+
+
+class Talker:
+    """A player who talks with one NPC after the other. Lines are due at random moments, drawn beforehand from a seed;
+    each is sent when it is due, whatever became of the ones before it, and its time counts from that moment.
+    """
+
+    def __init__(self, town: Town, number: int) -> None:
+        self._town = town
+        self._player_id = f"player-{number + 1}"
+        self._chance = random.Random(f"{town.plan.seed}/{number}")
+        self._patter = Patter(town.plan.scene.player, self._chance)
+        self._npc: tuple[Server, Body] | None = None
+        self._turns: list[threading.Thread] = []
+
+    def run(self, over: Callable[[], bool]) -> None:
+        """Says lines until it is over, then waits for the last answers."""
+        every_s = self._town.plan.line_every_s
+        due_s = time.monotonic() + self._chance.uniform(0, every_s)
+        while not over():
+            left_s = due_s - time.monotonic()
+            if left_s > 0:
+                time.sleep(min(left_s, 0.25))
+                continue
+            self._say(due_s)
+            due_s += self._chance.expovariate(1 / every_s)
+        self._part(wait=True)
+
+    def _say(self, due_s: float) -> None:
+        if self._npc is None:
+            self._npc = self._town.take_npc(self._chance)
+            self._patter.begin()
+        server, body = self._npc
+        line, event = self._patter.next()
+        server.village.tell(body.resident.npc_id, event)
+        turn = threading.Thread(target=self._turn, args=(server.world_id, body.resident.npc_id, line, due_s))
+        turn.start()
+        self._turns.append(turn)
+        if self._patter.over:
+            self._part(wait=False)
+
+    def _turn(self, world_id: str, npc_id: str, line: str, due_s: float) -> None:
+        town, seen = self._town, self._town.seen
+        seen.lateness.add((time.monotonic() - due_s) * 1000)
+        request = dialogue_pb2.TalkRequest(
+            world_id=world_id,
+            npc_id=npc_id,
+            player_id=self._player_id,
+            turn_id=new_turn_id(),
+            text=line,
+            max_tokens=town.plan.max_tokens,
+            player_name=town.plan.scene.player.name,
+        )
+        first = True
+        try:
+            for event in town.client.talk(request, TURN_TIMEOUT_S):
+                if first and event.kind in (TalkEventKind.TEXT, TalkEventKind.REPLACE):
+                    first = False
+                    took_ms = (time.monotonic() - due_s) * 1000
+                    seen.first_text.add(took_ms)
+                    town.note(FIRST_TEXT, took_ms, "")
+                if event.finish is TalkFinish.FAILED:
+                    raise NpcdError("the turn failed after text had been sent", "FAILED")
+        except NpcdError as error:
+            town.errors.add(f"Talk {error.code}: {error}")
+            town.note(TURN, (time.monotonic() - due_s) * 1000, f"{error.code} {error}")
+            return
+        took_ms = (time.monotonic() - due_s) * 1000
+        seen.turn.add(took_ms)
+        seen.turns += 1
+        town.note(TURN, took_ms, "")
+
+    def _part(self, wait: bool) -> None:
+        """Leaves the NPC: when its last answer has come the conversation ends and others may speak to it."""
+        if self._npc is None:
+            return
+        npc, self._npc = self._npc, None
+        turns, self._turns = self._turns, []
+        parting = threading.Thread(target=self._end, args=(npc, turns))
+        parting.start()
+        if wait:
+            parting.join()
+
+    def _end(self, npc: tuple[Server, Body], turns: list[threading.Thread]) -> None:
+        for turn in turns:
+            turn.join()
+        server, body = npc
+        try:
+            self._town.client.end_session(server.world_id, body.resident.npc_id, self._player_id)
+        except NpcdError as error:
+            self._town.errors.add(f"EndSession {error.code}: {error}")
+        self._town.give_npc_back(npc)
+
+
+class Town:
+    """All servers and players of a plan. Raises NpcdError when the daemon does not take the worlds."""
+
+    def __init__(self, plan: Plan, client: SyncClient, note: Note) -> None:
+        self.plan = plan
+        self.client = client
+        self.note = note
+        self.errors = Errors()
+        self.seen = Seen()
+        self._status_at_start = client.status()
+        self.servers = [Server(self, number) for number in range(plan.servers)]
+        self._free = [(server, body) for server in self.servers for body in server.village.bodies]
+
+    def take_npc(self, chance: random.Random) -> tuple[Server, Body]:
+        """An NPC that nobody talks with."""
+        return self._free.pop(chance.randrange(len(self._free)))
+
+    def give_npc_back(self, npc: tuple[Server, Body]) -> None:
+        """It may be talked with again."""
+        self._free.append(npc)
+
+    def results(self) -> dict[str, Any]:
+        """What the run was, for JSON: the rows that a budget speaks of first, then everything in detail."""
+        plan, seen = self.plan, self.seen
+        board = Board(plan.servers * plan.npcs, Slots(0), self.errors)
+        for server in self.servers:
+            board.include(server.board)
+        board.turns = seen.turns
+        board.status_at_start = self._status_at_start
+        try:
+            board.status = self.client.status()
+        except NpcdError as error:
+            self.errors.add(f"Admin.Status {error.code}: {error}")
+        made = report(board, plan.seconds, plan.seed, plan.fps, plan.rate_hz)
+        made["silver_ttft_client_ms"] = _p(seen.first_text)
+        return {
+            "scene": plan.name,
+            "intent_latency_p95_ms": made["intent_latency_ms"]["p95"],
+            "intent_age_p95_ms": made["intent_age_ms"]["p95"],
+            "gold_token_p95_ms": round(made["gold_token_ms"]["p95"], 3),
+            "silver_ttft_p95_ms": made["silver_ttft_client_ms"]["p95"],
+            "model_share": made["intents_model_share"],
+            "errors": self.errors.count,
+            "reaction_p95_ms": _p(seen.reaction)["p95"],
+            "turns": seen.turns,
+            "lines_late_p95_ms": _p(seen.lateness)["p95"],
+            "both_sides_p95_ms": {
+                "silver_ttft": {"load": _p(seen.first_text)["p95"], "npcd": round(made["silver_ttft_ms"]["p95"], 3)},
+                "reaction": {"load": _p(seen.reaction)["p95"], "npcd": _p(seen.reaction_npcd)["p95"]},
+            },
+            "turn_ms": _p(seen.turn),
+            "reaction_ms": _p(seen.reaction),
+            "reactions": seen.reaction.count,
+            "servers": plan.servers,
+            "conversations": plan.conversations,
+            "line_every_s": plan.line_every_s,
+            **made,
+        }
+
+
+def _p(histogram: Histogram) -> dict[str, float]:
+    return histogram.percentiles(p50=0.5, p95=0.95, p99=0.99)
