@@ -37,6 +37,8 @@ _sample = _LIB.llama_sampler_sample
 _sample.argtypes, _sample.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
 _seq_rm = _LIB.llama_memory_seq_rm
 _seq_rm.argtypes, _seq_rm.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32], ctypes.c_bool
+_seq_cp = _LIB.llama_memory_seq_cp  # books only: the bytes move in the next decode
+_seq_cp.argtypes, _seq_cp.restype = [ctypes.c_void_p, *[ctypes.c_int32] * 4], None
 _pos_max = _LIB.llama_memory_seq_pos_max
 _pos_max.argtypes, _pos_max.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32
 _get_logits = _LIB.llama_get_logits
@@ -187,9 +189,12 @@ class LlamaVocab:
         return list(tokens[:count])
 
 
+_MEANT = b"using full-size SWA cache"  # a warning of llama.cpp about what we ask for (see _open)
+
+
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _native_log(level: int, text: bytes, _user: object) -> None:
-    if level in (3, 4) and _native_lines is not None:  # warnings and errors; the rest is chatter
+    if level in (3, 4) and _native_lines is not None and _MEANT not in text:  # warnings and errors; the rest is chatter
         _native_lines(text.decode("utf-8", "replace").rstrip())
 
 
@@ -472,7 +477,7 @@ class LlamaEngine:
         self._cut(dst, 0)
         if self._book[src]:
             # llama.cpp aborts on a partial copy between streams, so always the whole one; trim() cuts it.
-            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            _seq_cp(self._memory, src, dst, -1, -1)
             # The bytes move only when the next decode begins.
             self._unsettled |= {src, dst}
         self._book[dst] = self._book[src]
@@ -531,7 +536,12 @@ class LlamaEngine:
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
         """A native chain: penalties, top-k, top-p, min-p, temperature, seeded draw."""
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        parts = [
+        parts = []
+        if sampling.top_k > 0 and sampling.repeat_penalty >= 1.0:
+            # Penalties only push tokens down, so what top-k will keep is among these; to look up 128 k tokens in vain
+            # takes three times as long as all the rest.
+            parts.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k + sampling.repeat_last_n))
+        parts += [
             llama_cpp.llama_sampler_init_penalties(
                 self.vocab.size, sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
             ),

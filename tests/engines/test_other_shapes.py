@@ -8,6 +8,7 @@ import pytest
 
 from core.choice import END, Node, stage
 from core.errors import ConfigError
+from core.work import Sampling
 from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings
 from tests.engines.shapes import BYTE, CONTROL, FAMILIES, Shape, byte_level, mamba_like, mistral_like, write
@@ -127,6 +128,22 @@ def test_a_choice_takes_the_likeliest_of_what_is_allowed(other: LlamaEngine) -> 
     assert 0 < result.probability[0] <= 1
 
 
+def test_a_draw_knows_the_penalties_of_the_whole_vocabulary(other: LlamaEngine) -> None:
+    """The five likeliest tokens were said already: at a high penalty the sixth is drawn, though one is kept of all."""
+    text = prompts(other, 1, 20)[0]
+
+    def pick(how: Pick) -> int:
+        other.trim(0, 0)
+        return other.step(StepPlan([Slice(0, 0, tokens_of(text), how)])).picked[0]
+
+    best: list[int] = []
+    for _ in range(6):
+        best.append(pick(Pick(allowed=tokens_of([t for t in range(other.vocab.size) if t not in best]))))
+    sampler = other.add_sampler(Sampling(temperature=0.7, top_k=1, repeat_penalty=1e6), best[:5])
+    assert pick(Pick(sampler=sampler)) == best[5]
+    other.drop_sampler(sampler)
+
+
 @pytest.mark.parametrize("lead", ["", " "])
 def test_words_that_share_tokens_can_all_be_chosen(other: LlamaEngine, lead: str) -> None:
     """Words of one and of many tokens, words that begin like others, and what follows them: every way is open, and its
@@ -144,7 +161,8 @@ def test_words_that_share_tokens_can_all_be_chosen(other: LlamaEngine, lead: str
         for j, target in enumerate((" nobody", " #1", " #2")):
             for k, felt in enumerate(feels):
                 tokens = [*vocab.encode(lead + word), *vocab.encode(target), *vocab.encode(f" {felt}"), over]
-                node, labels = act, {}
+                node = act
+                labels: dict[str, int] = {}
                 for token in tokens:
                     node, label = node.step(token)
                     labels.update([label] if label else [])
