@@ -15,6 +15,7 @@ Models whose template knows no system role, or does not leave it where it is, ge
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -263,13 +264,9 @@ def tokenised(joints: Joints, vocab: Tokenizer) -> Markup:
     def tokens(text: str) -> tuple[int, ...]:
         return tuple(vocab.markup(text))
 
-    head = tokens(joints.head.rstrip(" "))
-    if vocab.bos_id >= 0:
-        while head[:1] == (vocab.bos_id,):
-            head = head[1:]
-        head = (vocab.bos_id, *head)
+    head = vocab.markup(joints.head.rstrip(" "))
     markup = Markup(
-        head=head,
+        head=tuple(_begun_once(head, vocab.bos_id) if vocab.bos_id >= 0 else head),
         opens=tokens(opens),
         reply=tokens(joints.reply.rstrip(" ")),
         next=tokens(following),
@@ -304,8 +301,8 @@ def prove_tokens(render: Render, joints: Joints, markup: Markup, vocab: Tokenize
             own += (markup.next if i % 2 else markup.reply) if i < len(lines) - 1 else markup.ask
         text = _joined(replace(joints, ask=""), world, lines)
         whole = vocab.markup(text)
-        if vocab.bos_id >= 0 and whole[:1] != [vocab.bos_id]:
-            whole.insert(0, vocab.bos_id)
+        if vocab.bos_id >= 0:
+            whole = _begun_once(whole, vocab.bos_id)
         asked = own[: len(own) - len(markup.ask)]
         if _said(asked, vocab) != _said(whole, vocab):
             raise _NoMarkup("the tokens of a conversation do not fall apart between its messages")
@@ -324,6 +321,11 @@ def _said(tokens: Sequence[int], vocab: Tokenizer) -> list[int | bytes]:
         else:
             text += vocab.piece(token)
     return [*out, text.strip(b" ")]
+
+
+def _begun_once(tokens: Sequence[int], bos: int) -> list[int]:
+    """The tokens with BOS before them, once: templates and tokenizers both like to put it there."""
+    return [bos, *itertools.dropwhile(lambda token: token == bos, tokens)]
 
 
 def _spaces(text: str) -> str:
