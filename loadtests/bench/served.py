@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 
 import daemon.grpc_face
+import engines.llama
 import scheduler.scheduler
 from core.clock import S
 from core.clock import now_ns as monotonic_ns
@@ -23,11 +24,12 @@ from core.words import Tier, TrunkKey
 from core.work import Ended, Work
 from daemon.grpc_face import GrpcFace
 from daemon.main import main
+from engines.llama import LlamaVocab
 from scheduler.placing import Place, Placer
 
 SERVICE = "npcd.bench"
 BRONZE_TAIL_LEN = 24
-BRONZE_TOKENS = 200
+BRONZE_TOKENS = 150
 # A lane leased (LEASED) or given back: when, how many tokens of the tail and what follows were in it, how many the tail
 # has, and whose it was.
 LANE = struct.Struct("<qii32s")
@@ -80,7 +82,7 @@ class Face(GrpcFace):
             shared=npc.shared,
             # Any words will do; another number, other words.
             tail=np.asarray([300 + (number * 37 + i) % 1000 for i in range(BRONZE_TAIL_LEN)], np.int32),
-            max_tokens=BRONZE_TOKENS,
+            max_tokens=BRONZE_TOKENS + number * 37 % BRONZE_TOKENS,  # not all of them at once
             due_ns=now,
             deadline_ns=now + 5 * S,
         )
@@ -92,6 +94,14 @@ class Face(GrpcFace):
                 self._submit(number + 1)
 
         self.calls._door.submit(work, on_end)
+
+
+class EndlessVocab(LlamaVocab):
+    """No token ends a text by itself, so that a Bronze work has all of its tokens; dialogues have stop ids of their own."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.eog_ids = frozenset()
 
 
 class NotingPlacer(Placer):
@@ -119,6 +129,7 @@ if __name__ == "__main__":
     for module, name, ours in (
         (daemon.grpc_face, "GrpcFace", Face),
         (scheduler.scheduler, "Placer", NotingPlacer),
+        (engines.llama, "LlamaVocab", EndlessVocab),
     ):
         setattr(module, name, ours)
     sys.exit(main(["serve", *sys.argv[1:]]))
