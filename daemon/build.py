@@ -50,6 +50,7 @@ class Model:
     name: str
     sha256: str
     chat_template: str = ""
+    threads: int = 1
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ def load_model(config: Config) -> Model:
         flash_attention=settings.flash_attention,
         weights=settings.weights,
     )
-    return Model(engine, card.name, card.sha256, card.chat_template)
+    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads)
 
 
 def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:

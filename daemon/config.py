@@ -37,9 +37,10 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Where the daemon listens, and how it ends.
+    """Where the daemon listens, how it runs, and how it ends.
 
-    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant".
+    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant". With
+    `own_cores` the engine's thread has its cores to itself and the rest of the daemon keeps to the others.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)
@@ -50,6 +51,7 @@ class ServeSettings:
     tokens_file: str = ""
     message_bytes_max: int = 8 << 20
     drain_s: float = 5.0
+    own_cores: bool = False
     log_level: str = "info"
     log_json: bool = False
 

@@ -88,6 +88,7 @@ async def _serve(config: Config) -> int:
     import structlog
 
     from daemon.build import build, load_model
+    from daemon.cores import keep_apart
     from daemon.grpc_face import GrpcFace
     from daemon.probes import Probes
     from daemon.status import Phase
@@ -135,6 +136,8 @@ async def _serve(config: Config) -> int:
         model = await loop.run_in_executor(None, load_model, config)
         daemon = build(config, model, phase, on_death, drain)
         daemon.engine_loop.start()
+        if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
+            log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
         face.calls = daemon.calls
         tidy = Tidy(now_ns)
         tidy.start()

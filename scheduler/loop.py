@@ -48,6 +48,12 @@ class EngineLoop:
         """Starts the thread."""
         self._thread.start()
 
+    @property
+    def thread_id(self) -> int:
+        """The thread's native id, for settings that the kernel keeps per thread. It must have been started."""
+        assert self._thread.native_id is not None, "not started"
+        return self._thread.native_id
+
     def send(self, commands: Sequence[Command]) -> None:
         """Hands commands over; wakes the thread. From any thread."""
         with self._wake:

@@ -93,6 +93,18 @@ cancel.reuse_p99_ms | ms | < 50 | client's cancel to the lane free again, beside
 cancel.reuse_p50_ms | ms | | the same, p50
 cancel.reuse_idle_p99_ms | ms | | the same with nothing else running, p99
 cancel.prefill_share | share | | cancels that came in the middle of a 1,000-token prefill
+pauses.gc_full_ms | ms | | a full garbage collection with 1,000 NPCs
+pauses.gc_frozen_ms | ms | | the same after gc.freeze()
+pauses.frame_1000_whole_ms | ms | | a frame of 1,000 observations taken in one piece: the event loop's longest stop
+pauses.frame_1000_sliced_ms | ms | | the same in slices of 1 ms
+pauses.switch_5ms_lag_p99_ms | ms | | event loop's lag p99, engine saturated, Python's switch interval of 5 ms
+pauses.switch_half_ms_lag_p99_ms | ms | | the same with 0.5 ms
+pauses.cores_shared_lag_p99_ms | ms | | event loop's lag p99, engine saturated, every thread on every core
+pauses.cores_own_lag_p99_ms | ms | | the same with a core of the engine's own (serve.own_cores)
+pauses.threads_1_lag_p99_ms | ms | | event loop's lag p99, engine saturated, one thread computing
+pauses.threads_2_lag_p99_ms | ms | | the same with two, which is every core of this machine
+pauses.threads_1_tokens_per_s | tokens/s | | tokens of 16 Bronze works meanwhile, one thread
+pauses.threads_2_tokens_per_s | tokens/s | | the same, two threads
 peer.llama_server.gold_x | x | >= 5 | llama-server's intent latency p95 over npcd's, at 60 % load
 peer.llama_server.ttft_x | x | >= 3 | llama-server's first dialogue token p95 over npcd's, at 60 % load
 peer.npcd.gold_p95_ms | ms | | npcd: intent latency p95 at 60 % load

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from core.words import NpcKey, Tier, TrunkKey
 from core.work import Ended, Work
 from daemon.build import Daemon, Model, build
 from daemon.config import Config
+from daemon.cores import keep_apart, put_together
 from daemon.status import Phase
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from loadtests.bench.figures import Figures
@@ -27,7 +29,7 @@ from loadtests.bench.options import Options
 from npcd.v1 import intents_pb2, npcs_pb2
 from scheduler.meter import percentile
 
-PARTS = ("gc", "slices", "switch", "threads")
+PARTS = ("gc", "slices", "switch", "cores", "threads")
 NPCS = 1000
 ROUNDS = 5
 
@@ -42,6 +44,8 @@ async def run(found: Figures, options: Options) -> None:
         await _with_daemon(options, 1, lambda daemon: _slices(found, daemon, rounds))
     if options.wants("switch"):
         await _with_daemon(options, 1, lambda daemon: _switch(found, daemon, rounds))
+    if options.wants("cores"):
+        await _with_daemon(options, 1, lambda daemon: _cores(found, daemon, rounds))
     if options.wants("threads"):
         for threads in (1, 2):
             await _with_daemon(options, threads, lambda daemon, n=threads: _threads(found, daemon, n, rounds))  # type: ignore[misc]
@@ -132,6 +136,29 @@ async def _switch(found: Figures, daemon: Daemon, rounds: int) -> None:
     await daemon.door.all_ended()
     found.add("pauses.switch_5ms_lag_p99_ms", median(late[default_s]))
     found.add("pauses.switch_half_ms_lag_p99_ms", median(late[default_s / 10]))
+
+
+async def _cores(found: Figures, daemon: Daemon, rounds: int) -> None:
+    """The same lateness with all threads on all cores, and with a core that is the engine's alone."""
+    cores = os.sched_getaffinity(0)
+    late: dict[bool, list[float]] = {False: [], True: []}
+    stop = _saturate(daemon)
+    try:
+        for turn in range(2 * rounds):
+            apart = bool(turn % 2)
+            if apart and not keep_apart(daemon.engine_loop.thread_id, 1):
+                found.note("   one core only: nothing to keep apart")
+                return
+            async with _Lateness() as lateness:
+                await asyncio.sleep(1.0)
+            late[apart].append(percentile(lateness.late_ns, 0.99) / MS)
+            put_together(cores)
+    finally:
+        put_together(cores)
+        stop()
+    await daemon.door.all_ended()
+    found.add("pauses.cores_shared_lag_p99_ms", median(late[False]))
+    found.add("pauses.cores_own_lag_p99_ms", median(late[True]))
 
 
 async def _threads(found: Figures, daemon: Daemon, threads: int, rounds: int) -> None:

@@ -97,7 +97,7 @@ class Face(GrpcFace):
 
 
 class EndlessVocab(LlamaVocab):
-    """No token ends a text by itself, so that a Bronze work has all of its tokens; dialogues have stop ids of their own."""
+    """No token ends a text by itself: a Bronze work has all of its tokens. Dialogues have stop ids of their own."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
