@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.corpus.render import Tree
+from models.corpus.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,11 @@ class Batch:
     weights: Tensor
 
 
-def make_batch(trees: Sequence[Tree]) -> Batch:
-    """Trees padded to equal length. Nothing predicts a tree's first token; a parent's last predicts its piece's."""
-    length = _up(max(t.length for t in trees), 64)
+def make_batch(trees: Sequence[Tree], length: int = 0) -> Batch:
+    """Trees padded to `length`, or to the longest. Nothing predicts a tree's first token; a parent's last predicts its piece's."""
+    longest = max(t.length for t in trees)
+    length = length or _up(longest, 64)
+    assert longest <= length, f"a tree of {longest} tokens, room for {length}"
     ids = np.zeros((len(trees), length), np.int64)
     positions = np.zeros((len(trees), length), np.int64)
     mask = np.zeros((len(trees), 1, length, length), bool)
@@ -81,9 +82,3 @@ def make_batch(trees: Sequence[Tree]) -> Batch:
 
 def _up(count: int, step: int) -> int:
     return -(-count // step) * step
-
-
-def batches(trees: Iterator[Tree], size: int) -> Iterator[Batch]:
-    """Batches of `size` trees, as long as there are trees."""
-    while group := list(islice(trees, size)):
-        yield make_batch(group)

@@ -1,6 +1,6 @@
-"""Makes the small model that ships, from nothing but a seed: corpus, tokenizer, training, GGUF, checks, evaluation.
+"""Makes the models that ship, from nothing but a seed: corpus, tokenizer, training, GGUF, checks; then the draft.
 
-python -m models.build [--minutes 10] [--seed 1] [--out models/npcd-demo.gguf]
+python -m models.build [--steps 15000] [--seed 1] [--out models/npcd-demo.gguf] [--part all|model|draft] [--fresh]
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from pathlib import Path
 import torch
 
 from daemon.prompt import Layout
-from models.evaluate import SHIPPED, show
+from models.curve import svg
 from models.export_gguf import export
-from models.play import Played
-from models.tokenizer import train_tokenizer
+from models.net import Net, Shape
+from models.play import SHIPPED, Played
+from models.tokenizer import Bpe, train_tokenizer
 from models.train import Recipe, train
 from models.verify import verify
 
+WORK = Path(__file__).parent / "work"  # checkpoints and what is needed to go on from them; never committed
+DRAFT_SHAPE = Shape(hidden=64, layers=3, heads=2, kv_heads=1, head_len=32, inner=160)
+_began = time.monotonic()
 
-def build(recipe: Recipe, out: Path) -> None:
-    """Trains, writes `out` and its loss curve `<out>.curve.json`, and prints what it measures."""
-    began = time.monotonic()
 
-    def told(text: str) -> None:
-        print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
+def draft_of(path: Path) -> Path:
+    """Where the draft of a model lies: "npcd-demo-draft.gguf" beside "npcd-demo.gguf"."""
+    return path.with_name(f"{path.stem}-draft{path.suffix}")
 
-    bpe = train_tokenizer(recipe.seed)
-    told(f"tokenizer: {len(bpe.tokens())} tokens")
-    net, curve = train(Layout(bpe), recipe)
-    told(f"trained on {curve.tokens:,} tokens in {curve.seconds:.0f} s")
+
+def build(recipe: Recipe, shape: Shape, out: Path, bpe: Bpe) -> None:
+    """Trains, writes `out` (and `<out>.curve.json` and `.svg`, network and tokenizer into models/work), and checks it."""
+    net, curve = train(Layout(bpe), recipe, shape, WORK / f"{out.stem}.ckpt")
+    _told(f"{out.stem}: trained on {curve.tokens:,} tokens in {curve.seconds:.0f} s")
     # What ships is bf16; from here on the network is what the file holds.
     with torch.no_grad():
         for p in net.parameters():
@@ -40,26 +43,48 @@ def build(recipe: Recipe, out: Path) -> None:
                 p.copy_(p.bfloat16().float())
     size = export(net, bpe, str(out))
     out.with_suffix(".curve.json").write_text(json.dumps(asdict(curve), indent=1) + "\n")
-    told(f"{out.name}: {size:,} bytes")
-    same = verify(net, bpe, str(out), recipe.seed)
-    told(
+    out.with_suffix(".curve.svg").write_text(svg(curve.points))
+    _told(f"{out.name}: {size:,} bytes, {sum(p.numel() for p in net.parameters()):,} parameters")
+    check(net, bpe, out, recipe.seed)
+
+
+def check(net: Net, bpe: Bpe, out: Path, seed: int) -> None:
+    """Compares the file with the network it came from. Raises AssertionError where they differ."""
+    same = verify(net, bpe, str(out), seed)
+    _told(
         f"verified: {same.texts} texts encode alike; logits differ by {same.mean:.4f} (worst {same.worst:.3f}), "
         f"the likeliest token is the same in {same.agree:.3f}"
     )
-    with Played(str(out)) as model:
-        show(model, Layout(model), 1200, 24, recipe.seed)
-    told("done")
+
+
+def _told(text: str) -> None:
+    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Make the small model that ships.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="time for training alone")
-    parser.add_argument("--steps", type=int, default=0, help="this many steps instead of a time")
+    parser = argparse.ArgumentParser(description="Make the small models that ship.")
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--draft-steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--part", choices=("all", "model", "draft"), default="all")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, whatever checkpoints there are")
     asked = parser.parse_args()
-    build(Recipe(seed=asked.seed, minutes=asked.minutes, steps=asked.steps), asked.out)
+    bpe = train_tokenizer(asked.seed)
+    _told(f"tokenizer: {len(bpe.tokens())} tokens")
+    parts = {
+        "model": (Recipe(seed=asked.seed, steps=asked.steps), Shape(), asked.out),
+        "draft": (Recipe(seed=asked.seed, steps=asked.draft_steps, rate=3e-3), DRAFT_SHAPE, draft_of(asked.out)),
+    }
+    for name, (recipe, shape, out) in parts.items():
+        if asked.part in (name, "all"):
+            if asked.fresh:
+                (WORK / f"{out.stem}.ckpt").unlink(missing_ok=True)
+            build(recipe, shape, out, bpe)
+    with Played(str(asked.out)) as model:
+        assert model.size == len(bpe.tokens())
+    _told("done; measure it with: make model-eval")
 
 
 if __name__ == "__main__":

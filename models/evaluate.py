@@ -9,7 +9,6 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,8 @@ from models.corpus.dialogue import make_talk
 from models.corpus.intents import Sample, make_sample
 from models.corpus.render import rng_of, trunk
 from models.corpus.worlds import World, make_npc, make_world
-from models.play import Played
+from models.play import SHIPPED, Played
 
-SHIPPED = Path(__file__).parent / "npcd-demo.gguf"
 TEMPERATURE, TOP_P = 0.7, 0.95
 _INTENTS_PER_NPC = 10
 _REPLY_MAX = 60

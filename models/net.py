@@ -21,7 +21,7 @@ class Shape:
     head_len: int = 64
     inner: int = 512
     context_len: int = 2048
-    rotary_base: float = 10000.0
+    rotary_base: float = 1_000_000.0  # high: slow pairs compare words over hundreds of tokens
     norm_eps: float = 1e-5
 
 
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.ffn_up = nn.Linear(shape.hidden, shape.inner, bias=False)
         self.ffn_down = nn.Linear(shape.inner, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, length, _ = x.shape
         s = self.shape
         h = self.attn_norm(x)
@@ -69,7 +69,9 @@ class Block(nn.Module):
         v = self.attn_v(h).view(batch, length, s.kv_heads, s.head_len).transpose(1, 2)
         k = k.repeat_interleave(s.heads // s.kv_heads, 1)
         v = v.repeat_interleave(s.heads // s.kv_heads, 1)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # Written out: on a CPU the compiler makes more of it than the library's own attention with a mask.
+        scores = (q @ k.transpose(-1, -2)) * s.head_len**-0.5 + hidden
+        seen = torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ v
         x = x + self.attn_output(seen.transpose(1, 2).reshape(batch, length, -1))
         h = self.ffn_norm(x)
         out: Tensor = x + self.ffn_down(F.silu(self.ffn_gate(h)) * self.ffn_up(h))
@@ -85,13 +87,7 @@ class Net(nn.Module):
         self.token_embd = nn.Embedding(shape.vocab_len, shape.hidden)
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.output_norm = Norm(shape)
-        for name, p in self.named_parameters():
-            if p.dim() == 2:
-                deep = name.endswith(("attn_output.weight", "ffn_down.weight"))
-                nn.init.normal_(
-                    p,
-                    std=0.02 if name.startswith("token") else p.shape[1] ** -0.5 / (shape.layers if deep else 1) ** 0.5,
-                )
+        _begin(self)
 
     def forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Hidden states (batch, length, hidden) of `ids` (batch, length); `mask` is True where a token sees another."""
@@ -100,14 +96,69 @@ class Net(nn.Module):
         angles = (positions[:, None, :, None].float()) * rates
         cos, sin = angles.cos(), angles.sin()
         x = self.token_embd(ids)
+        hidden = torch.zeros(mask.shape).masked_fill(~mask, -1e4)
         for block in self.blk:
-            x = block(x, mask, cos, sin)
+            x = block(x, hidden, cos, sin)
         out: Tensor = self.output_norm(x)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary; the embedding is tied."""
         return F.linear(hidden, self.token_embd.weight)
+
+
+def _begin(net: Net) -> None:
+    """Random weights, but with the two heads that find and copy: training from nothing on a CPU does not last until
+    they form by themselves (models/CARD.md).
+
+    Layer 0: a head that looks at the token before (queries and keys come from a constant that every embedding has,
+    turned by one position) and writes that token into a subspace of its own. Layer 1: a head that compares a token with
+    what stands in that subspace (in the pairs that turn slowly), so it looks behind an earlier occurrence of the same
+    token, and adds what it finds to the output. See Olsson et al., "In-context Learning and Induction Heads", 2022.
+    """
+    s = net.shape
+    std, wide = 0.05, s.head_len
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=std if name.startswith("token") else p.shape[1] ** -0.5)
+            if name.endswith(("attn_output.weight", "ffn_down.weight")):
+                p.zero_()
+        if s.layers < 2 or s.hidden < wide or wide < 32:
+            return
+        net.token_embd.weight[:, 0] = 4 * std
+        turn = s.rotary_base ** (-torch.arange(0, wide, 2, dtype=torch.float32) / wide)
+
+        before = net.blk[0]
+        ask, key = torch.zeros(wide), torch.zeros(wide)
+        quick = range(wide * 5 // 32)
+        for i in quick:
+            ask[2 * i] = 1
+            key[2 * i], key[2 * i + 1] = torch.cos(turn[i]), torch.sin(turn[i])
+        before.attn_q.weight[:wide] *= 0.1
+        before.attn_k.weight[:wide] *= 0.3
+        before.attn_q.weight[:wide, 0] = 2 * ask
+        before.attn_k.weight[:wide, 0] = 2 * key
+        read, write = _directions(s.hidden, wide).T, _directions(s.hidden, wide)
+        before.attn_v.weight[:wide] = read
+        before.attn_output.weight[:, :wide] = 1.6 * std * write
+
+        match = net.blk[1]
+        slow = torch.zeros(wide, wide)
+        for j, d in enumerate(range(wide * 7 // 16, wide)):
+            slow[d, j] = 1
+        match.attn_q.weight[:wide] = 0.1 * match.attn_q.weight[:wide] + 1.6 * slow @ read
+        match.attn_k.weight[:wide] = 0.1 * match.attn_k.weight[:wide] + 1.6 * slow @ write.T
+        copy = _directions(s.hidden, wide).T
+        match.attn_v.weight[:wide] = copy
+        match.attn_output.weight[:, :wide] = 3 * std * copy.T
+
+
+def _directions(rows: int, columns: int) -> Tensor:
+    """Random columns at right angles, blind for the constant in the first row."""
+    made: Tensor = torch.linalg.qr(torch.randn(rows, columns))[0]
+    made[0] = 0
+    return made
 
 
 def plain(net: Net, ids: list[int]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.choice import Node
+
+SHIPPED = Path(__file__).parent / "npcd-demo.gguf"
 
 _QUIET = llama_cpp.llama_log_callback(lambda level, text, user: None)
 

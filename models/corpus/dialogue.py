@@ -2,95 +2,199 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from random import Random
 
 from core.observation import Observation
 from daemon.prompt import Layout, Perception, distance_word, health_word
-from models.corpus import speech
+from models.corpus import memories, speech
 from models.corpus.intents import make_observation
+from models.corpus.names import item_name, person_name
 from models.corpus.spin import pick, slots_of
-from models.corpus.worlds import HAPPENINGS, ITEMS, Npc, World, person_name
+from models.corpus.worlds import HAPPENINGS, Npc, World
 
-# How often each topic comes up, and the facts that its answer needs: the persona's, then the world's.
+# How often each topic comes up in a conversation.
 _WEIGHTS: dict[str, int] = {
-    "greet": 5, "name": 6, "home": 5, "trade": 5, "kin": 4, "fear": 4, "love": 4, "lost": 4, "town": 4, "ruler": 4, "item": 5,
-    "event": 4, "danger": 4, "goods": 3, "barter": 3, "threat": 3, "insult": 2, "praise": 2, "thanks": 2, "bye": 2, "see": 7,
-    "hour": 3, "where": 3, "health": 3, "mynameis": 4, "whoami": 5, "help": 3, "odd": 6,
+    "greet": 4, "name": 6, "home": 5, "trade": 4, "kin": 5, "fear": 3, "love": 3, "lost": 4, "town": 4, "ruler": 4, "item": 5,
+    "event": 3, "danger": 2, "goods": 2, "barter": 3, "threat": 3, "insult": 2, "praise": 2, "thanks": 2, "bye": 2, "see": 5,
+    "hour": 3, "where": 3, "health": 3, "mynameis": 4, "whoami": 4, "help": 3, "odd": 8, "secret": 4, "trust": 2,
+    "tell": 16, "asktold": 16,
 }  # fmt: skip
+# How often each is asked on its own: what must be looked up counts more than what is known by heart.
+QUESTIONS: dict[str, int] = {
+    "name": 8, "home": 8, "trade": 4, "kin": 6, "fear": 3, "love": 3, "lost": 5, "town": 6, "ruler": 6, "item": 8, "event": 3,
+    "danger": 2, "goods": 2, "secret": 5, "whoami": 3, "trust": 2, "asktold": 4, "see": 3, "hour": 2, "where": 2, "health": 1,
+    "greet": 1, "threat": 1, "odd": 2, "bye": 1, "barter": 1,
+}  # fmt: skip
+REMEMBERED: dict[str, int] = {"asktold": 30, "whoami": 8, "secret": 10, "trust": 5, "greet": 2, "bye": 1, "name": 1}
 _PERSONA_TOPICS = frozenset({"name", "home", "trade", "kin", "fear", "love", "lost"})
 _LORE_TOPICS = frozenset({"town", "ruler", "item", "event", "danger", "goods"})
 _SIGHT_TOPICS = frozenset({"see", "hour", "where", "health"})
 _DISTANCE = {"close": "very close", "near": "nearby", "away": "over there", "far": "far away"}
+# Slots whose values can only come from the context: names, and combinations that nobody can know by heart.
+COPIED = (
+    "name home kinname lost lostplace town ruler title item itemplace player secretitem secretplace secondplace secretname "
+    "secretkin titem tplace ttown tname tkin sitem count pitem qitem rplace kin fear love trade danger goods years event"
+).split()
+_UNREPEATED_TURNS = 14
+_SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[^.])")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One exchange: what is perceived (None: nothing known), the player's line, the reply; whether it tells of sight."""
+    """One exchange: what is perceived (None: nothing known), the player's line, the reply; whether it tells of sight.
+
+    `found` are the words of the reply that had to be found in the context.
+    """
 
     perception: Perception | None
     line: str
     reply: str
     sighted: bool
+    found: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Known:
+    """What one NPC may use in a conversation: slots, who is trusted, and what was told, by kind of memory."""
+
+    facts: dict[str, str]
+    player: str
+    trusted: bool = False
+    told: dict[str, dict[str, str]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)  # sentences of the last turns, not to be said again
+    topics: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What was remembered before a conversation, as texts that may be empty, and what follows from it."""
+
+    summary: str
+    card: str
+    digest: str
+    known: Known
 
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """One conversation, with what was remembered before it (texts, empty when there is none)."""
+    """One conversation, with what was remembered before it, what is known at its end, and a summary of it."""
 
-    player: str
-    summary: str
-    card: str
-    digest: str
+    named: str  # the game sends this name with every line
+    memory: Memory
     turns: tuple[Turn, ...]
+    known: Known
+    summary: str
 
 
-def make_talk(rng: Random, layout: Layout, world: World, npc: Npc, turns: int) -> Talk:
-    """A conversation of `turns` exchanges about different topics."""
-    player = person_name(rng)
-    known = rng.random() < 0.25  # the player's name stands on the card from earlier sessions
-    named = rng.random() < 0.25  # the game sends the player's name with every line
-    summary, card, digest = "", "", ""
-    if known:
-        card = pick(rng, _CARDS, {"player": player, "item": world.facts.get("item", "gold ring")})
-        digest = pick(rng, _DIGESTS, {"player": player}) if rng.random() < 0.6 else ""
-        summary = pick(rng, _SUMMARIES, {"player": player, "name": npc.name}) if rng.random() < 0.5 else ""
-    facts = dict(npc.facts)
-    if known or named:
-        facts["player"] = player
-    made: list[Turn] = []
-    for topic in _topics(rng, turns):
-        seen = make_observation(rng) if rng.random() < 0.85 else None
-        line, reply = _exchange(rng, layout, world, npc, topic, facts, player, seen)
-        sighted = seen is not None and topic in _SIGHT_TOPICS
-        made.append(Turn(layout.perceive(seen) if seen else None, line, reply, sighted))
-        if topic == "mynameis":
-            facts["player"] = player
-    return Talk(player if named else "", summary, card, digest, tuple(made))
-
-
-_CARDS = (
-    "<player>{ is a friend| is a stranger| is trusted| is not trusted}{.|. <player> {helped|paid|lied|brought news}.}",
-    "{Knows <player>|Met <player> before}. {Friend|Neutral|Wary}{.|. <player> seeks the <item>.}",
-)
-_DIGESTS = ("<player>, {friend|trusted|stranger|not trusted}", "<player> {helped before|is known|lied once}")
-_SUMMARIES = (
-    "{<player> came and talked with <name>|<name> spoke with <player>}{| about the town| about old times| about the road}. {They parted as friends|<player> left in haste|Nothing was settled}.",
+_TRUST_NOTES = ("<player> is <trust>.", "{Friend|Known}: <player>, <trust>.", "<player>, <trust>.")
+_SUMMARY_HEADS = (
+    "{<player> {came and |}{talked|spoke} with <name>|<name> spoke with <player>}{| about the town| about old times| about the road}.",
 )  # fmt: skip
 
 
+def make_memory(rng: Random, world: World, npc: Npc, knows: float = 1.0) -> Memory:
+    """What an NPC remembers of a player: nothing, or a card, at times a summary and a digest."""
+    known = Known(dict(npc.facts), person_name(rng, world.unseen))
+    if rng.random() >= knows:
+        return Memory("", "", "", known)
+    known.facts["player"] = known.player
+    slots = {"player": known.player, "name": npc.name}
+    known.trusted = rng.random() < 0.5
+    slots["trust"] = rng.choice(memories.TRUSTED if known.trusted else memories.WARY)
+    places: dict[str, list[str]] = {"summary": [], "card": [], "digest": []}
+    where = rng.choices(("card", "digest", "both"), (50, 30, 20))[0]
+    for place in ("card", "digest"):
+        if where in (place, "both") and (rng.random() < 0.8):
+            places[place].append(pick(rng, _TRUST_NOTES, slots))
+    if not places["card"] + places["digest"]:
+        known.trusted = False
+    for kind in rng.sample(list(memories.KINDS), rng.choice((1, 1, 2, 2, 3))):
+        known.told[kind] = memories.make_memory(rng, kind, world.unseen)
+        place = rng.choices(("card", "digest", "summary"), (55, 20, 25))[0]
+        if place == "digest" and len(places["digest"]) > 1:
+            place = "card"
+        if place == "summary" and not places["summary"]:
+            places["summary"].append(pick(rng, _SUMMARY_HEADS, slots))
+        places[place].append(memories.note(rng, kind, {**slots, **known.told[kind]}))
+    if not places["card"]:
+        places["card"].append(f"{known.player}.")
+    return Memory(*(" ".join(places[p]) for p in ("summary", "card", "digest")), known)
+
+
+def make_talk(rng: Random, layout: Layout, world: World, npc: Npc, turns: int) -> Talk:
+    """A conversation of `turns` exchanges."""
+    memory = make_memory(rng, world, npc, 0.3)
+    known = memory.known
+    start = Known(dict(known.facts), known.player, known.trusted, dict(known.told))
+    named = known.player if rng.random() < 0.25 else ""  # the game sends the player's name with every line
+    if named:
+        known.facts["player"] = start.facts["player"] = named
+    made: list[Turn] = []
+    for topic in _topics(rng, turns):
+        made.append(make_turn(rng, layout, world, npc, topic, known))
+    return Talk(
+        named, Memory(memory.summary, memory.card, memory.digest, start), tuple(made), known, _summary(rng, npc, known)
+    )
+
+
+def make_questions(
+    rng: Random, layout: Layout, world: World, npc: Npc, known: Known, weights: Mapping[str, int], count: int
+) -> list[Turn]:
+    """Exchanges about different topics, each for itself: none knows of the others."""
+    left = dict(weights)
+    made: list[Turn] = []
+    while len(made) < count and left:
+        topic = rng.choices(list(left), list(left.values()))[0]
+        if topic != "asktold":
+            del left[topic]
+        made.append(make_turn(rng, layout, world, npc, topic, known, alone=True))
+    return made
+
+
 def _topics(rng: Random, count: int) -> list[str]:
-    """Different topics; a talk that has both asks for the player's name after it was said."""
-    left = dict(_WEIGHTS)
+    """Topics of a talk, rarely twice the same; who says their name is often asked for it later."""
+    left = {k: float(v) for k, v in _WEIGHTS.items()}
     topics: list[str] = []
     while len(topics) < count:
         topic = rng.choices(list(left), list(left.values()))[0]
-        del left[topic]
         topics.append(topic)
-        if topic == "mynameis" and "whoami" in left and len(topics) < count and rng.random() < 0.5:
-            del left["whoami"]
-            topics.append("whoami")
+        left[topic] *= {"tell": 0.8, "asktold": 0.9, "odd": 0.7}.get(topic, 0.15)
+        if topic == "mynameis":
+            left["whoami"] *= 3
     return topics
+
+
+def make_turn(
+    rng: Random, layout: Layout, world: World, npc: Npc, topic: str, known: Known, alone: bool = False
+) -> Turn:
+    """One exchange about a topic. Unless `alone`, what is told in it is known afterwards."""
+    seen = make_observation(rng) if rng.random() < (0.5 if alone else 0.85) else None
+    line = reply = ""
+    used: dict[str, str] = {}
+    for _ in range(10):
+        line, reply, used = _exchange(rng, layout, world, npc, topic, known, seen, alone)
+        if not any(s in known.said for s in sentences(reply)):
+            break
+    if not alone:
+        known.said = (known.said + sentences(reply))[-3 * _UNREPEATED_TURNS :]
+        known.topics.append(topic)
+    perception = layout.perceive(seen) if seen else None
+    return Turn(perception, line, reply, seen is not None and topic in _SIGHT_TOPICS, _found(reply, used))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a reply; what a moan trails off into belongs to its sentence."""
+    return _SENTENCE_END.split(text)
+
+
+def _found(reply: str, slots: Mapping[str, str]) -> frozenset[str]:
+    values = {w for slot in COPIED if slot in slots for w in slots[slot].split() if slots[slot] in reply}
+    if "secret" in slots and slots["secret"] in reply.replace(reply[:1], reply[:1].lower(), 1) + reply:
+        values |= set(slots["secret"].split())
+    return frozenset(values - {"the", "of", "a", "in"})
 
 
 def _exchange(
@@ -99,19 +203,55 @@ def _exchange(
     world: World,
     npc: Npc,
     topic: str,
-    facts: dict[str, str],
-    player: str,
+    known: Known,
     seen: Observation | None,
-) -> tuple[str, str]:
+    alone: bool,
+) -> tuple[str, str, dict[str, str]]:
+    """The player's line, the reply, and the slots that it may have used."""
+    kind = npc.archetype
+    if topic == "tell":
+        told = rng.choice(memories.SAID)
+        slots = memories.make_memory(rng, told, world.unseen)
+        known.told[told] = slots
+        return memories.said(rng, told, slots), memories.noted(rng, kind), {}
+    if topic == "asktold":
+        pool = list(known.told) if known.told and rng.random() < 0.75 else [k for k in memories.KINDS if k not in known.told]
+        told = rng.choice(pool or list(known.told))
+        slots = known.told.get(told, {})
+        asked = pick(rng, (memories.KINDS[told].ask,), slots or memories.make_memory(rng, told, world.unseen))
+        reply = memories.answer(rng, kind, told, slots) if slots else memories.untold(rng, kind)
+        return _as_typed(rng, asked, bool(slots)), reply, slots
+    if topic == "secret":
+        return _as_typed(rng, pick(rng, memories.SECRET_ASKED, {})), memories.secret(
+            rng, kind, known.trusted, known.facts
+        ), known.facts
+    if topic == "trust":
+        return _as_typed(rng, pick(rng, memories.TRUST_ASKED, {})), memories.trust(rng, kind, known.trusted), {}
+    return _told_by_heart(rng, layout, world, npc, topic, known, seen, alone)
+
+
+def _told_by_heart(
+    rng: Random,
+    layout: Layout,
+    world: World,
+    npc: Npc,
+    topic: str,
+    known: Known,
+    seen: Observation | None,
+    alone: bool,
+) -> tuple[str, str, dict[str, str]]:
+    facts = known.facts
     slots = {**facts, **world.facts}
     wanted = _wanted_fact(rng, topic, world)
-    asked = pick(rng, speech.PLAYER[topic], {**facts, **wanted, "player": player})
+    asked = pick(rng, speech.PLAYER[topic], {**facts, **wanted, "player": known.player})
     if wanted and not any(w in asked for w in wanted.values()):
         wanted = {}
     lines = speech.REPLIES[npc.archetype]
     key = topic
     if topic == "mynameis":
-        slots["player"] = player
+        slots["player"] = known.player
+        if not alone:
+            facts["player"] = known.player
     elif (topic in _PERSONA_TOPICS and topic not in facts) or (topic == "whoami" and "player" not in facts):
         key = f"no_{topic}"
     elif topic in _LORE_TOPICS and (
@@ -123,17 +263,27 @@ def _exchange(
     elif topic in ("see", "hour", "where"):
         key = _from_sight(rng, layout, topic, seen, slots)
     reply = pick(rng, _fitting(lines[key], slots), slots)
-    return _as_typed(rng, asked), reply
+    named = any(slots.get(k, "\0") in asked for k in ("name", "player")) or bool(wanted)
+    return _as_typed(rng, asked, named), _closed(rng, npc.archetype, reply, slots), slots
+
+
+def _closed(rng: Random, archetype: str, reply: str, slots: Mapping[str, str]) -> str:
+    """At times another last sentence, one that fits anything."""
+    closers = speech.CLOSERS.get(archetype)
+    parts = sentences(reply)
+    if closers is None or len(parts) < 2 or rng.random() > 0.4 or any(v in parts[-1] for v in slots.values()):
+        return reply
+    return " ".join([*parts[:-1], rng.choice(closers)])
 
 
 def _wanted_fact(rng: Random, topic: str, world: World) -> dict[str, str]:
     """What the player asks after by name: mostly what the lore tells, at times something it does not."""
     if topic == "item":
-        return {"item": world.facts["item"] if "item" in world.facts and rng.random() < 0.85 else rng.choice(ITEMS)}
+        told = "item" in world.facts and rng.random() < 0.85
+        return {"item": world.facts["item"] if told else item_name(rng, world.unseen)}
     if topic == "event":
-        return {
-            "event": world.facts["event"] if "event" in world.facts and rng.random() < 0.85 else rng.choice(HAPPENINGS)
-        }
+        told = "event" in world.facts and rng.random() < 0.85
+        return {"event": world.facts["event"] if told else rng.choice(HAPPENINGS)}
     return {}
 
 
@@ -167,8 +317,31 @@ def _fitting(lines: tuple[str, ...], slots: dict[str, str]) -> list[str]:
     return all_lines
 
 
-def _as_typed(rng: Random, line: str) -> str:
-    """As players type: sometimes all small letters, sometimes without the last sign."""
-    if rng.random() < 0.3:
+def _as_typed(rng: Random, line: str, names: bool = False) -> str:
+    """As players type: sometimes all small letters (never with a name in it), sometimes without the last sign."""
+    if not names and rng.random() < 0.3:
         line = line.lower()
     return line.rstrip(".?!") if rng.random() < 0.25 else line
+
+
+_THEMES = {
+    "town": "the town", "ruler": "the ruler", "item": "the {treasure|<item>}", "event": "the past", "danger": "the dangers", "goods": "the market",
+    "barter": "trade", "threat": "a threat", "secret": "secrets", "kin": "family", "fear": "fears", "home": "home", "lost": "lost things",
+    "trade": "work", "name": "names", "whoami": "names", "help": "help", "love": "joys", "see": "what is near",
+}  # fmt: skip
+_SUMMED = (
+    "<player> {talked|spoke} with <name> about <themes>.",
+    "<player> asked <name> about <themes>.",
+    "<name> and <player> spoke about <themes>.",
+)
+
+
+def _summary(rng: Random, npc: Npc, known: Known) -> str:
+    """One or two sentences: who spoke with whom about what, and what the player told."""
+    slots = {"player": known.facts.get("player", "A traveller"), "name": npc.name}
+    themes = list(dict.fromkeys(_THEMES[t].replace("{treasure|<item>}", "treasure") for t in known.topics if t in _THEMES))
+    slots["themes"] = " and ".join(themes[:2]) or "little"
+    parts = [pick(rng, _SUMMED, slots)]
+    for kind in list(known.told)[:2]:
+        parts.append(memories.note(rng, kind, {**slots, **known.told[kind]}))
+    return " ".join(parts)

@@ -1,60 +1,38 @@
 """Samples as token trees: one trunk per NPC, many branches on it, rendered with the daemon's own layout.
 
-    world, archetype, persona ─┬─ intent tail + choice (+ bark)      (many)
-                               └─ summary, card ─┬─ talk tail + reply of turn 1
+    world, archetype, persona ─┬─ intent tail + choice (+ bark)          (many)
+                               ├─ one question + reply                   (many)
+                               └─ summary, card ─┬─ one question + reply (many)
                                                  └─ turn 1 ─┬─ talk tail + reply of turn 2
-                                                            └─ turn 2 ─ ...
+                                                            └─ turn 2 ─ ... ─┬─ one question + reply
+                                                                             └─ summary of the talk
 
 A branch sees its ancestors and itself; positions go on from its parent's end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from daemon.prompt import Layout, percept_words, situation_words
 from models.corpus import words
-from models.corpus.dialogue import Talk, make_talk
+from models.corpus.dialogue import (
+    QUESTIONS,
+    REMEMBERED,
+    Memory,
+    Talk,
+    Turn,
+    make_memory,
+    make_questions,
+    make_talk,
+)
 from models.corpus.intents import Sample, make_sample
+from models.corpus.tree import BARK, CHOICE, FOUND, REPLY, TEXT, TOLD, Tree
 from models.corpus.worlds import Npc, World, make_npc, make_world
 
-# How much a token counts in the loss, by what it is.
-TEXT, CHOICE, BARK, REPLY, TOLD = 0.1, 1.0, 0.5, 1.0, 0.3
 _SKIP_MAX = 500
-
-
-@dataclass(slots=True)
-class Piece:
-    """Consecutive tokens of a tree and how much each counts; `parent` is a piece's number, or -1.
-
-    `skip` positions are left out before it, as if the trunk were that much longer.
-    """
-
-    parent: int
-    tokens: list[int]
-    weights: list[float]
-    skip: int = 0
-
-
-@dataclass(slots=True)
-class Tree:
-    """One NPC's trunk and branches; a piece stands after its parent."""
-
-    pieces: list[Piece] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        """Tokens in all pieces."""
-        return sum(len(p.tokens) for p in self.pieces)
-
-    def add(self, parent: int, *parts: tuple[tuple[int, ...], float]) -> int:
-        """Appends a piece of weighted parts below `parent`; answers with its number."""
-        tokens = [t for ids, _ in parts for t in ids]
-        weights = [w for ids, w in parts for _ in ids]
-        self.pieces.append(Piece(parent, tokens, weights))
-        return len(self.pieces) - 1
+Parts = list[tuple[tuple[int, ...], float]]
 
 
 def rng_of(seed: int, split: str, number: int) -> Random:
@@ -62,23 +40,36 @@ def rng_of(seed: int, split: str, number: int) -> Random:
     return Random(f"npcd:{seed}:{split}:{number}")
 
 
-def trees(layout: Layout, seed: int, split: str, length_max: int) -> Iterator[Tree]:
-    """Endless trees of at most `length_max` tokens: a conversation each, and as many intents as fit."""
+def trees(layout: Layout, seed: int, split: str, length_max: int, unseen: bool = False) -> Iterator[Tree]:
+    """Endless trees of at most `length_max` tokens; with `unseen` of names, items and orders that no training meets."""
     number = 0
     while True:
         rng = rng_of(seed, split, number)
         number += 1
-        yield make_tree(rng, layout, length_max)
+        yield make_tree(rng, layout, length_max, unseen)
 
 
-def make_tree(rng: Random, layout: Layout, length_max: int) -> Tree:
-    """One NPC in one world, one conversation of one to sixteen turns, and intents until the tree is full."""
-    world = make_world(rng)
-    npc = make_npc(rng, rng.choice(words.ARCHETYPES))
+def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False) -> Tree:
+    """One NPC in one world: intents for a third of the tree, the rest is talk of one kind or another."""
+    world = make_world(rng, unseen)
+    npc = make_npc(rng, rng.choice(words.ARCHETYPES), unseen)
     tree = Tree()
     root = tree.add(-1, (trunk(layout, world, npc), TEXT))
-    turns = rng.choices((1, 3, 5, 8, 12, 16), (1, 3, 3, 3, 2, 1))[0]
-    add_talk(rng, tree, root, layout, make_talk(rng, layout, world, npc, turns), length_max)
+    room = length_max - tree.length
+    kind = rng.choices(("talk", "memory", "questions"), (45, 25, 30))[0]
+    talking_max = tree.length + int(room * rng.uniform(0.5, 0.75))
+    if kind == "talk":
+        turns = rng.choices((2, 4, 7, 12), (1, 3, 3, 1))[0]
+        add_talk(rng, tree, root, layout, world, npc, make_talk(rng, layout, world, npc, turns), talking_max)
+    elif kind == "memory":
+        memory = make_memory(rng, world, npc)
+        here = _add_memory(tree, root, layout, memory)
+        made = make_questions(rng, layout, world, npc, memory.known, REMEMBERED, 12)
+        _add_questions(rng, tree, here, layout, memory, made, talking_max)
+    else:
+        nobody = make_memory(rng, world, npc, 0.0)
+        made = make_questions(rng, layout, world, npc, nobody.known, QUESTIONS, 14)
+        _add_questions(rng, tree, root, layout, nobody, made, talking_max)
     while True:
         parts = intent_parts(layout, world, make_sample(rng, layout, world, npc.archetype))
         if tree.length + sum(len(ids) for ids, _ in parts) > length_max:
@@ -104,40 +95,89 @@ def chosen(layout: Layout, sample: Sample) -> tuple[int, ...]:
     return layout.word(made.action) + layout.marks[f"p{made.target}"] + layout.word(made.emotion)
 
 
-def intent_parts(layout: Layout, world: World, sample: Sample) -> list[tuple[tuple[int, ...], float]]:
+def intent_parts(layout: Layout, world: World, sample: Sample) -> Parts:
     """The weighted parts of an intent branch: its tail, the choice, and the bark if there is one."""
-    parts = [(layout.intent_tail(sample.perception), 0.0), (chosen(layout, sample), CHOICE)]
+    parts: Parts = [(layout.intent_tail(sample.perception), 0.0), (chosen(layout, sample), CHOICE)]
     if sample.bark:
         parts += [(layout.marks["say"], 0.0), (layout.spoken(sample.bark) + layout.marks["end"], BARK)]
     return parts
 
 
-def add_talk(rng: Random, tree: Tree, root: int, layout: Layout, talk: Talk, length_max: int) -> None:
+def reply_parts(layout: Layout, reply: str, found: frozenset[str], weight: float) -> Parts:
+    """A closed reply, its found words weighing FOUND when the others weigh as much as a reply."""
+    tokens = layout.spoken(reply)
+    weights = [weight] * len(tokens)
+    if weight == REPLY:
+        for word in found:
+            ids = layout.word(word)
+            for at in range(len(tokens) - len(ids) + 1):
+                if tokens[at : at + len(ids)] == ids:
+                    weights[at : at + len(ids)] = [FOUND] * len(ids)
+    return [*(((token,), w) for token, w in zip(tokens, weights, strict=True)), (layout.marks["end"], weight)]
+
+
+def add_talk(
+    rng: Random, tree: Tree, root: int, layout: Layout, world: World, npc: Npc, talk: Talk, length_max: int
+) -> None:
     """The conversation's trunk, with a branch where a reply is made from what is seen: at up to three of the turns.
 
-    It ends early when the tree is full.
+    It ends early when the tree is full; only a talk that found room is followed by questions and a summary.
     """
-    start: tuple[int, ...] = ()
-    if talk.summary:
-        start += layout.summary(talk.summary).tokens
-    if talk.card:
-        start += layout.card(talk.card).tokens
-    here = tree.add(root, (start, TEXT)) if start else root
-    digest = layout.digest(talk.digest)
-    branching = set(rng.sample(range(len(talk.turns)), min(3, len(talk.turns))))
+    here = _add_memory(tree, root, layout, talk.memory)
+    digest = layout.digest(talk.memory.digest)
+    branching = set(rng.sample(range(len(talk.turns)), min(2, len(talk.turns))))
     for number, turn in enumerate(talk.turns):
-        line = layout.player_turn(turn.line, talk.player).tokens
-        reply = layout.spoken(turn.reply) + layout.marks["end"]
+        line = layout.player_turn(turn.line, talk.named).tokens
+        reply = reply_parts(layout, turn.reply, turn.found, REPLY)
         tail = layout.talk_tail(line, turn.perception, digest)
-        if tree.length + len(tail) + 2 * len(reply) + len(line) + 1 > length_max:
+        if tree.length + len(tail) + 2 * _length(reply) + len(line) + 1 > length_max:
             return
-        # What was answered from sight cannot be answered without it.
-        if turn.sighted or (number in branching and (turn.perception is not None or digest)):
-            tree.add(here, (tail, 0.0), (reply, REPLY))
-            told = 0.0 if turn.sighted else TOLD
-        else:
-            told = REPLY
-        here = tree.add(here, (line, TEXT), (layout.marks["npc"], 0.0), (reply, told))
+        # What was answered from sight or a digest cannot be answered without it.
+        apart = turn.sighted or bool(digest)
+        if apart or (number in branching and turn.perception is not None):
+            tree.add(here, (tail, 0.0), *reply)
+            told = 0.0 if apart else TOLD
+            reply = [(ids, told) for ids, _ in reply]
+        here = tree.add(here, (line, TEXT), (layout.marks["npc"], 0.0), *reply)
+    summary = layout.summary(talk.summary).tokens
+    if tree.length + len(summary) < length_max:
+        said = reply_parts(layout, talk.summary, frozenset(talk.summary.replace(".", "").split()), REPLY)
+        tree.add(here, (layout.marks["summary"], 0.0), *said)
+    made = make_questions(rng, layout, world, npc, talk.known, {"asktold": 10, "whoami": 5, "name": 2, "item": 1}, 6)
+    _add_questions(rng, tree, here, layout, talk.memory, made, length_max, talk.named)
+
+
+def _add_memory(tree: Tree, root: int, layout: Layout, memory: Memory) -> int:
+    start: tuple[int, ...] = ()
+    if memory.summary:
+        start += layout.summary(memory.summary).tokens
+    if memory.card:
+        start += layout.card(memory.card).tokens
+    return tree.add(root, (start, TEXT)) if start else root
+
+
+def _add_questions(
+    rng: Random,
+    tree: Tree,
+    here: int,
+    layout: Layout,
+    memory: Memory,
+    made: Sequence[Turn],
+    length_max: int,
+    named: str = "",
+) -> None:
+    digest = layout.digest(memory.digest)
+    for turn in made:
+        perception = turn.perception if turn.sighted or rng.random() < 0.5 else None
+        tail = layout.talk_tail(layout.player_turn(turn.line, named).tokens, perception, digest)
+        reply = reply_parts(layout, turn.reply, turn.found, REPLY)
+        if tree.length + len(tail) + _length(reply) > length_max:
+            return
+        tree.add(here, (tail, 0.0), *reply)
+
+
+def _length(parts: Parts) -> int:
+    return sum(len(ids) for ids, _ in parts)
 
 
 def texts(seed: int, layout: Layout, count: int) -> Iterator[str]:
@@ -150,7 +190,9 @@ def texts(seed: int, layout: Layout, count: int) -> Iterator[str]:
         yield f" {npc.archetype}. {npc.nature}"
         yield f" {npc.name}. {npc.text}"
         talk = make_talk(rng, layout, world, npc, 6)
-        yield from (f" {t}" for t in (talk.summary, talk.card, talk.digest) if t)
+        for memory in (talk.memory, make_memory(rng, world, npc)):
+            yield from (f" {t}" for t in (memory.summary, memory.card, memory.digest) if t)
+        yield f" {talk.summary}"
         for turn in talk.turns:
             yield f" {turn.line}"
             yield f" {turn.reply}"

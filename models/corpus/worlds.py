@@ -8,22 +8,9 @@ from random import Random
 
 from daemon.prompt import ActionWord
 from models.corpus import words
+from models.corpus.names import drawn, home_name, item_name, person_name, town_name
 from models.corpus.spin import pick, spin
 
-_TOWN_HEADS = "Ash Black Bram Corn Dun Elm Fal Grim Hal Hollow Iron Kes Lang Mor Nether Oak Raven Salt Stone Thorn Under Vel Wil Wolf".split()
-_TOWN_TAILS = "bury ford mere wick dale gate ham stead moor fall bridge hollow brook field".split()
-_NAME_HEADS = (
-    "Al An Bel Ber Cor Da El Ed Fen Ger Hal Il Jo Ka Lor Ma Mir Ne Od Pel Ro Sel Tam Ul Ves Wil Yor Zan".split()
-)
-_NAME_TAILS = "a an ric da en fred gar ia in la mund na o rik sa ten us win wyn ya".split()
-
-# Names that readers meet first; generated ones teach the model to copy any name.
-_COMMON_NAMES = "Mira Oda Tom Greta Anton Lena Bruno Edda Karl Ilse Marta Otto Vera Hugo Nina Rolf Sara Emil Dora Felix Jonas Clara Peter Ruth".split()
-
-ITEMS = (
-    "silver bell", "black crown", "bone flute", "red book", "iron key", "glass eye", "moon blade", "gold ring", "old sword",
-    "blue stone", "broken mirror", "wooden saint", "lost ledger", "copper horn", "white mask", "king's seal", "green lamp",
-)  # fmt: skip
 HAPPENINGS = (
     "great flood", "long winter", "red plague", "mill fire", "siege", "night of wolves", "hunger", "war of brothers",
     "fall of the bridge", "black rain", "burning of the chapel", "silent summer",
@@ -139,10 +126,14 @@ _LORE: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One generated world. `facts` are what its lore says, by slot name; only told facts are in it."""
+    """One generated world. `facts` are what its lore says, by slot name; only told facts are in it.
+
+    `unseen`: it is for the evaluation, and made of what no training meets.
+    """
 
     lore: str
     facts: dict[str, str]
+    unseen: bool
     actions: tuple[ActionWord, ...]
     emotions: tuple[str, ...]
 
@@ -158,20 +149,28 @@ class Npc:
     facts: dict[str, str]
 
 
-def person_name(rng: Random) -> str:
-    """A name; half of them are made up."""
-    return rng.choice(_COMMON_NAMES) if rng.random() < 0.5 else rng.choice(_NAME_HEADS) + rng.choice(_NAME_TAILS)
+# Secrets as the persona has them; <i>, <my> and <me> are "you" there, and the speaker's own words when told.
+_SECRETS = (
+    "the <secretitem> {is|lies|is hidden} {in|under|behind} the <secretplace>",
+    "<i> {hid|buried|stole|found|sold} the <secretitem> {in|at} the <secretplace>",
+    "<my> <secretkin> <secretname> {hides|sleeps|is held} {in|under} the <secretplace>",
+    "<secretname> {has|stole|keeps} the <secretitem>",
+    "<i> {pay|serve|fear|betrayed|love|freed} <secretname>",
+    "<secretname> {pays|serves|hunts|knows} <me>",
+    "a {door|tunnel|stair} leads from the <secretplace> to the <secondplace>",
+)
+_TOLD_BY = {"ghoul": ("we", "our", "us")}
 
 
-def make_world(rng: Random) -> World:
+def make_world(rng: Random, unseen: bool = False) -> World:
     """A world: three to six told facts in any order, 9 to all actions, 5 to all emotions, shuffled."""
-    landmark, itemplace = rng.sample(words.PLACES, 2)
+    landmark, itemplace = rng.choice(words.PLACES), home_name(rng, unseen)
     slots = {
-        "town": rng.choice(_TOWN_HEADS) + rng.choice(_TOWN_TAILS),
+        "town": town_name(rng, unseen),
         "landmark": landmark,
         "title": rng.choice(TITLES).capitalize(),
-        "ruler": person_name(rng),
-        "item": rng.choice(ITEMS),
+        "ruler": person_name(rng, unseen),
+        "item": item_name(rng, unseen),
         "itemplace": itemplace,
         "event": rng.choice(HAPPENINGS),
         "years": rng.choice(
@@ -180,8 +179,8 @@ def make_world(rng: Random) -> World:
         "danger": rng.choice(DANGERS),
         "goods": rng.choice(GOODS),
     }
-    told = [_LORE[0], *rng.sample(_LORE[1:], rng.randint(2, 5))]
-    if rng.random() < 0.3:
+    told = [_LORE[0], *rng.sample(_LORE[1:], rng.randint(2, 4))]
+    if rng.random() < 0.5:
         rng.shuffle(told)
     facts: dict[str, str] = {}
     sentences: list[str] = []
@@ -197,12 +196,16 @@ def make_world(rng: Random) -> World:
     if "years" in facts:
         facts["years"] = facts["years"].lower()
         sentences = [s.replace(f" {slots['years']} years", f" {facts['years']} years") for s in sentences]
-    return World(" ".join(sentences), facts, _some_actions(rng), _some(rng, words.EMOTIONS, words.ALWAYS_EMOTIONS, 5))
+    return World(" ".join(sentences), facts, unseen, _some_actions(rng, unseen), _some_emotions(rng))
 
 
-def _some_actions(rng: Random) -> tuple[ActionWord, ...]:
-    chosen = _some(rng, tuple(words.ACTION), words.ALWAYS_ACTIONS, 9)
-    return tuple(words.ACTION[w] for w in chosen)
+def _some_actions(rng: Random, unseen: bool) -> tuple[ActionWord, ...]:
+    order = drawn(lambda: " ".join(_some(rng, tuple(words.ACTION), words.ALWAYS_ACTIONS, 9)), unseen)
+    return tuple(words.ACTION[w] for w in order.split())
+
+
+def _some_emotions(rng: Random) -> tuple[str, ...]:
+    return _some(rng, words.EMOTIONS, words.ALWAYS_EMOTIONS, 5)
 
 
 def _some(rng: Random, all_words: Sequence[str], always: Sequence[str], least: int) -> tuple[str, ...]:
@@ -214,21 +217,21 @@ def _some(rng: Random, all_words: Sequence[str], always: Sequence[str], least: i
     return tuple(chosen)
 
 
-def make_npc(rng: Random, archetype: str) -> Npc:
-    """An NPC of this archetype: a home, a trade and one or two more facts."""
-    name = person_name(rng)
+def make_npc(rng: Random, archetype: str, unseen: bool = False) -> Npc:
+    """An NPC of this archetype: a home, a trade, one or two more facts, and mostly a secret."""
+    name = person_name(rng, unseen)
     slots = {
-        "home": rng.choice(words.PLACES),
+        "home": home_name(rng, unseen),
         "trade": rng.choice(_TRADES[archetype]),
         "kin": rng.choice(KIN),
-        "kinname": person_name(rng),
+        "kinname": person_name(rng, unseen),
         "fear": rng.choice(FEARS),
         "love": rng.choice(LOVES),
-        "lost": rng.choice(ITEMS),
-        "lostplace": rng.choice(words.PLACES),
+        "lost": item_name(rng, unseen),
+        "lostplace": home_name(rng, unseen),
     }
     lines: list[tuple[tuple[str, ...], str]] = [
-        (("home", "trade"), "{A <trade> who {lives|dwells} {at|by|in} the <home>.|{The|A} <trade> of the <home>.|<trade>. {Lives|Dwells} {at|by|in} the <home>.}"),
+        (("home", "trade"), "{A <trade> who {lives|dwells|sleeps} {at|by|in} the <home>.|{The|A} <trade> of the <home>.|<trade>. {Lives|Dwells} {at|by|in} the <home>.|<trade> of the <home>, where you live.}"),
     ]  # fmt: skip
     more: list[tuple[tuple[str, ...], str]] = [
         (
@@ -242,7 +245,27 @@ def make_npc(rng: Random, archetype: str) -> Npc:
             "{Lost a <lost> {in|at|near} the <lostplace>.|You lost a <lost> {in|at|near} the <lostplace>.}",
         ),
     ]
-    lines += rng.sample(more, rng.randint(1, 3))
-    text = " ".join(spin(rng, line, slots) for _, line in lines)
+    lines += rng.sample(more, rng.choice((1, 1, 2, 2, 3)))
     facts = {slot: slots[slot] for names, _ in lines for slot in names} | {"name": name}
-    return Npc(archetype, pick(rng, _NATURE[archetype], {}), name, text, facts)
+    sentences = [spin(rng, line, slots) for _, line in lines]
+    if rng.random() < 0.6:
+        secret, facts["secret"], keys = _secret(rng, archetype, unseen)
+        facts |= keys
+        sentences.append(f"Your secret: {secret}.")
+    return Npc(archetype, pick(rng, _NATURE[archetype], {}), name, " ".join(sentences), facts)
+
+
+def _secret(rng: Random, archetype: str, unseen: bool) -> tuple[str, str, dict[str, str]]:
+    """A secret as the persona has it, as the NPC tells it, and the slots that are in it."""
+    slots = {
+        "secretitem": item_name(rng, unseen),
+        "secretplace": home_name(rng, unseen),
+        "secondplace": home_name(rng, unseen),
+        "secretkin": rng.choice(KIN),
+        "secretname": person_name(rng, unseen),
+    }
+    line = spin(rng, rng.choice(_SECRETS), {k: f"<{k}>" for k in (*slots, "i", "my", "me")}, capitals=False)
+    i, my, me = _TOLD_BY.get(archetype, ("I", "my", "me"))
+    kept = spin(rng, line, {**slots, "i": "you", "my": "your", "me": "you"}, capitals=False)
+    told = spin(rng, line, {**slots, "i": i, "my": my, "me": me}, capitals=False)
+    return kept, told, {k: v for k, v in slots.items() if f"<{k}>" in line}

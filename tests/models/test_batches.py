@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.corpus.render import Tree
+from models.corpus.tree import Tree
 
 torch = pytest.importorskip("torch", reason="only the trainer needs it")
 
