@@ -13,7 +13,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     options.results.mkdir(parents=True, exist_ok=True)
     if options.connect:
+        try:
+            _wait_serving(options.connect, options.token, lambda: True)
+        except NpcdError as error:
+            print(f"load: {options.connect}: {error}", file=sys.stderr)
+            return EXIT_FAILED
         return _load(options, plan, path, rows, options.connect)
     child = DaemonChild(options.serve, options.daemon.split())
     try:
         child.start()
-        _wait_serving(child)
+        _wait_serving(child.target, "", lambda: child.exit_code is not None)
         code = _load(options, plan, path, rows, child.target)
         if code == EXIT_FAILED or child.exit_code is not None:
             print(f"load: the daemon's last words:\n{child.log_tail()}", file=sys.stderr)
@@ -65,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _wait_serving(child: DaemonChild) -> None:
+def _wait_serving(target: str, token: str, gone: Callable[[], bool]) -> None:
     """Waits until the model is warm, so that the run's seconds are seconds of load. Raises NpcdError."""
-    client = SyncClient(child.target)
+    client = SyncClient(target, token)
     try:
-        client.wait_serving(READY_S, lambda: child.exit_code is not None)
+        client.wait_serving(READY_S, gone)
     finally:
         client.close()
 

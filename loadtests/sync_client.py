@@ -65,7 +65,9 @@ class SyncClient:
         self._channel.close()
 
     def wait_serving(self, timeout_s: float, gone: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the daemon serves (its model is warm). Raises TooLate, and Unavailable when it is `gone`."""
+        """Waits until the daemon serves (its model is warm). Raises TooLate, and Unavailable when it does not and is
+        `gone`.
+        """
         deadline_s = time.monotonic() + timeout_s
         reason = "starting"
         while time.monotonic() < deadline_s:
@@ -76,7 +78,7 @@ class SyncClient:
             except NpcdError as error:
                 reason = str(error)
             if gone():
-                raise Unavailable("the daemon ended before it served")
+                raise Unavailable(f"nobody serves there: {reason}")
             time.sleep(AGAIN_S)
         raise TooLate(f"the daemon does not serve after {timeout_s:g} s: {reason}")
 
