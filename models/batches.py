@@ -26,7 +26,10 @@ class Batch:
 
 
 def make_batch(trees: Sequence[Tree], length: int = 0) -> Batch:
-    """Trees padded to `length`, or to the longest. Nothing predicts a tree's first token; a parent's last predicts its piece's."""
+    """Trees padded to `length`, or to the longest.
+
+    Nothing predicts a tree's first token; a parent's last predicts its piece's.
+    """
     longest = max(t.length for t in trees)
     length = length or _up(longest, 64)
     assert longest <= length, f"a tree of {longest} tokens, room for {length}"

@@ -1,6 +1,6 @@
 """Makes the models that ship, from nothing but a seed: corpus, tokenizer, training, GGUF, checks; then the draft.
 
-python -m models.build [--steps 15000] [--seed 1] [--out models/npcd-demo.gguf] [--part all|model|draft] [--fresh]
+python -m models.build [--steps 9000] [--seed 1] [--out models/npcd-demo.gguf] [--part all|model|draft] [--fresh]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def draft_of(path: Path) -> Path:
 
 
 def build(recipe: Recipe, shape: Shape, out: Path, bpe: Bpe) -> None:
-    """Trains, writes `out` (and `<out>.curve.json` and `.svg`, network and tokenizer into models/work), and checks it."""
+    """Trains, writes `out` and its curve (.curve.json, .curve.svg), and checks it; checkpoints are in models/work."""
     net, curve = train(Layout(bpe), recipe, shape, WORK / f"{out.stem}.ckpt")
     _told(f"{out.stem}: trained on {curve.tokens:,} tokens in {curve.seconds:.0f} s")
     # What ships is bf16; from here on the network is what the file holds.

@@ -21,7 +21,8 @@ def svg(points: Sequence[dict[str, float]]) -> str:
         return f"{x:.1f},{10 + (_HIGH - _LOW - 10) * share:.1f}"
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" '
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDE}" height="{_HIGH}" fill="white"/>',
     ]
     for loss in (0.01, 0.03, 0.1, 0.3, 1, 3):

@@ -32,10 +32,10 @@ class Recipe:
     """How the training goes. `recall` is the share of trees without meaning in the first tenth and in the rest."""
 
     seed: int = 1
-    steps: int = 15000
+    steps: int = 9000
     trees_per_step: int = 5
     tree_len: int = 640
-    rate: float = 1.2e-3
+    rate: float = 1.5e-3
     rate_end: float = 0.02
     warmup: int = 100
     decay: float = 0.05

@@ -215,16 +215,22 @@ def _exchange(
         known.told[told] = slots
         return memories.said(rng, told, slots), memories.noted(rng, kind), {}
     if topic == "asktold":
-        pool = list(known.told) if known.told and rng.random() < 0.75 else [k for k in memories.KINDS if k not in known.told]
+        pool = (
+            list(known.told)
+            if known.told and rng.random() < 0.75
+            else [k for k in memories.KINDS if k not in known.told]
+        )
         told = rng.choice(pool or list(known.told))
         slots = known.told.get(told, {})
         asked = pick(rng, (memories.KINDS[told].ask,), slots or memories.make_memory(rng, told, world.unseen))
         reply = memories.answer(rng, kind, told, slots) if slots else memories.untold(rng, kind)
         return _as_typed(rng, asked, bool(slots)), reply, slots
     if topic == "secret":
-        return _as_typed(rng, pick(rng, memories.SECRET_ASKED, {})), memories.secret(
-            rng, kind, known.trusted, known.facts
-        ), known.facts
+        return (
+            _as_typed(rng, pick(rng, memories.SECRET_ASKED, {})),
+            memories.secret(rng, kind, known.trusted, known.facts),
+            known.facts,
+        )
     if topic == "trust":
         return _as_typed(rng, pick(rng, memories.TRUST_ASKED, {})), memories.trust(rng, kind, known.trusted), {}
     return _told_by_heart(rng, layout, world, npc, topic, known, seen, alone)
@@ -325,7 +331,7 @@ def _as_typed(rng: Random, line: str, names: bool = False) -> str:
 
 
 _THEMES = {
-    "town": "the town", "ruler": "the ruler", "item": "the {treasure|<item>}", "event": "the past", "danger": "the dangers", "goods": "the market",
+    "town": "the town", "ruler": "the ruler", "item": "treasure", "event": "the past", "danger": "the dangers", "goods": "the market",
     "barter": "trade", "threat": "a threat", "secret": "secrets", "kin": "family", "fear": "fears", "home": "home", "lost": "lost things",
     "trade": "work", "name": "names", "whoami": "names", "help": "help", "love": "joys", "see": "what is near",
 }  # fmt: skip
@@ -339,9 +345,16 @@ _SUMMED = (
 def _summary(rng: Random, npc: Npc, known: Known) -> str:
     """One or two sentences: who spoke with whom about what, and what the player told."""
     slots = {"player": known.facts.get("player", "A traveller"), "name": npc.name}
-    themes = list(dict.fromkeys(_THEMES[t].replace("{treasure|<item>}", "treasure") for t in known.topics if t in _THEMES))
+    themes = list(dict.fromkeys(_THEMES[t] for t in known.topics if t in _THEMES))
     slots["themes"] = " and ".join(themes[:2]) or "little"
     parts = [pick(rng, _SUMMED, slots)]
     for kind in list(known.told)[:2]:
         parts.append(memories.note(rng, kind, {**slots, **known.told[kind]}))
     return " ".join(parts)
+
+
+def summary_found(talk: Talk) -> frozenset[str]:
+    """The words of a talk's summary that had to be found in it."""
+    return _found(talk.summary, talk.known.facts) | frozenset(
+        w for slots in talk.known.told.values() for v in slots.values() if v in talk.summary for w in v.split()
+    )

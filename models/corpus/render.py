@@ -26,6 +26,7 @@ from models.corpus.dialogue import (
     make_memory,
     make_questions,
     make_talk,
+    summary_found,
 )
 from models.corpus.intents import Sample, make_sample
 from models.corpus.tree import BARK, CHOICE, FOUND, REPLY, TEXT, TOLD, Tree
@@ -58,11 +59,15 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
     room = length_max - tree.length
     kind = rng.choices(("talk", "memory", "questions"), (45, 25, 30))[0]
     talking_max = tree.length + int(room * rng.uniform(0.5, 0.75))
+    digest: tuple[int, ...] = ()
     if kind == "talk":
-        turns = rng.choices((2, 4, 7, 12), (1, 3, 3, 1))[0]
+        turns = rng.choices((2, 4, 7, 12, 22), (2, 6, 6, 3, 2))[0]
+        if turns > 12:
+            talking_max = length_max
         add_talk(rng, tree, root, layout, world, npc, make_talk(rng, layout, world, npc, turns), talking_max)
     elif kind == "memory":
         memory = make_memory(rng, world, npc)
+        digest = layout.digest(memory.digest)
         here = _add_memory(tree, root, layout, memory)
         made = make_questions(rng, layout, world, npc, memory.known, REMEMBERED, 12)
         _add_questions(rng, tree, here, layout, memory, made, talking_max)
@@ -71,7 +76,8 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
         made = make_questions(rng, layout, world, npc, nobody.known, QUESTIONS, 14)
         _add_questions(rng, tree, root, layout, nobody, made, talking_max)
     while True:
-        parts = intent_parts(layout, world, make_sample(rng, layout, world, npc.archetype))
+        sample = make_sample(rng, layout, world, npc.archetype)
+        parts = intent_parts(layout, world, sample, digest if rng.random() < 0.5 else ())
         if tree.length + sum(len(ids) for ids, _ in parts) > length_max:
             break
         tree.add(root, *parts)
@@ -95,9 +101,9 @@ def chosen(layout: Layout, sample: Sample) -> tuple[int, ...]:
     return layout.word(made.action) + layout.marks[f"p{made.target}"] + layout.word(made.emotion)
 
 
-def intent_parts(layout: Layout, world: World, sample: Sample) -> Parts:
+def intent_parts(layout: Layout, world: World, sample: Sample, digest: tuple[int, ...] = ()) -> Parts:
     """The weighted parts of an intent branch: its tail, the choice, and the bark if there is one."""
-    parts: Parts = [(layout.intent_tail(sample.perception), 0.0), (chosen(layout, sample), CHOICE)]
+    parts: Parts = [(layout.intent_tail(sample.perception, digest), 0.0), (chosen(layout, sample), CHOICE)]
     if sample.bark:
         parts += [(layout.marks["say"], 0.0), (layout.spoken(sample.bark) + layout.marks["end"], BARK)]
     return parts
@@ -141,7 +147,7 @@ def add_talk(
         here = tree.add(here, (line, TEXT), (layout.marks["npc"], 0.0), *reply)
     summary = layout.summary(talk.summary).tokens
     if tree.length + len(summary) < length_max:
-        said = reply_parts(layout, talk.summary, frozenset(talk.summary.replace(".", "").split()), REPLY)
+        said = reply_parts(layout, talk.summary, summary_found(talk), REPLY)
         tree.add(here, (layout.marks["summary"], 0.0), *said)
     made = make_questions(rng, layout, world, npc, talk.known, {"asktold": 10, "whoami": 5, "name": 2, "item": 1}, 6)
     _add_questions(rng, tree, here, layout, talk.memory, made, length_max, talk.named)

@@ -157,6 +157,9 @@ _SECRETS = (
     "<secretname> {has|stole|keeps} the <secretitem>",
     "<i> {pay|serve|fear|betrayed|love|freed} <secretname>",
     "<secretname> {pays|serves|hunts|knows} <me>",
+    "the <secretitem> {hangs|waits|stands|sleeps} {behind|beside|above|beneath} the <secretplace>",
+    "<i> {let <secretname> in at night|never paid <secretname>|owe <secretname> gold|know where <secretname> hides}",
+    "<my> <secretitem> is {false|cursed|stolen|not <my> own}",
     "a {door|tunnel|stair} leads from the <secretplace> to the <secondplace>",
 )
 _TOLD_BY = {"ghoul": ("we", "our", "us")}
