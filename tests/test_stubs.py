@@ -1,0 +1,69 @@
+"""Stubs for engines: every call and message of the contract is in them, and what is missing is said in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools import proto, stubs
+
+FILES = [file for file in proto.describe(proto.ROOT / "proto").file if file.package == proto.PACKAGE]
+SERVICES = [(service.name, method.name) for file in FILES for service in file.service for method in service.method]
+MESSAGES = [message.name for file in FILES for message in file.message_type]
+ENUMS = [enum.name for file in FILES for enum in file.enum_type]
+
+
+def written(language: Callable[[Path, Path], str], out: Path) -> tuple[str, str]:
+    """All that a generator wrote, and what it left out; skips the test where the generator is not installed."""
+    try:
+        left_out = language(stubs.ROOT, out)
+    except stubs.Missing as missing:
+        pytest.skip(str(missing))
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    return "\n".join(path.read_text("utf-8") for path in files), left_out
+
+
+def test_cpp_has_every_call_and_message(tmp_path: Path) -> None:
+    """A Stub per service with each of its methods, a class per message."""
+    text, left_out = written(stubs.cpp, tmp_path)
+    assert not left_out
+    for service, method in SERVICES:
+        assert f"class {service} final" in text and f'"/npcd.v1.{service}/{method}"' in text
+    for message in MESSAGES:
+        assert re.search(rf"^class {message} final :", text, re.MULTILINE), message
+
+
+def test_csharp_has_every_message(tmp_path: Path) -> None:
+    """In the namespace Npcd.V1, where an enum's values have lost their prefix."""
+    text, _ = written(stubs.csharp, tmp_path)
+    assert "namespace Npcd.V1 {" in text
+    for message in MESSAGES:
+        assert f"public sealed partial class {message} :" in text
+    for enum in ENUMS:
+        assert f"public enum {enum} {{" in text
+    assert "IntentSource.Model" not in text and '[pbr::OriginalName("INTENT_SOURCE_MODEL")] Model = 1' in text
+
+
+def test_csharp_has_every_call(tmp_path: Path) -> None:
+    """A client class per service with each of its methods."""
+    text, left_out = written(stubs.csharp, tmp_path)
+    if left_out:
+        pytest.skip(left_out)
+    for service, method in SERVICES:
+        assert f"public partial class {service}Client : grpc::ClientBase<{service}Client>" in text
+        assert re.search(rf"Call<[^>]+> {method}\(|\b\w+ {method}\(", text), f"{service}.{method}"
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the Debian packages that bring it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for language in stubs.LANGUAGES.values():
+        with pytest.raises(
+            stubs.Missing, match=r"missing\. On Debian: apt-get install -y .*protobuf-compiler"
+        ) as caught:
+            language(stubs.ROOT, tmp_path)
+        assert "\n" not in str(caught.value)
