@@ -5,7 +5,7 @@ marked messages are rendered, and what stands between them is cut out as five jo
 
     {head} world and persona {opens} line {reply} answer {next} line {reply} answer {next} line {ask} ...
 
-`reply` is what a finished answer has before it, `ask` what makes the model answer now (at times they differ). The
+`reply` is what a finished answer has before it, `ask` what makes the model answer now (at times it says more). The
 joints are taken only if random conversations, put together from them, are what the template renders, and if their
 tokens fall apart at the joints. Otherwise there is no markup and a sentence that says why, and daemon/prompt.py uses
 its plain layout.
@@ -23,8 +23,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from daemon.prompt import Markup
@@ -136,9 +138,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class _Generation(Extension):
+    """{% generation %} marks what trainers learn from; it renders as what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def compiled(template: str, bos: str, eos: str) -> Render:
     """A function that renders messages and asks for the next answer. It raises _NoMarkup, whatever goes wrong."""
-    sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     sandbox.filters.pop("random")  # must render the same every time
     sandbox.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     try:
@@ -207,10 +219,7 @@ def cut_out(render: Render, system: bool) -> Joints:
     head, opens, reply, following, reply_again, following_again = between
     if (reply, following) != (reply_again, following_again):
         raise _NoMarkup("the chat template marks later messages differently")
-    ask = text[at:]
-    if not (ask.startswith(reply.rstrip(" ")) or reply.startswith(ask)):
-        raise _NoMarkup("the chat template asks for an answer in another form than it keeps one")
-    return Joints(head, opens, reply, following, ask, system)
+    return Joints(head, opens, reply, following, text[at:], system)
 
 
 def prove(render: Render, joints: Joints) -> None:
@@ -231,8 +240,9 @@ def _joined(joints: Joints, world: str, lines: Sequence[str]) -> str:
 def _conversations() -> list[tuple[str, list[str]]]:
     """(world, lines) of one to TURNS_MAX exchanges, the last one open; the same ones every time."""
     rng = random.Random(1)
+    # Nothing that a vocabulary may have whole, as Gemma's has the tags of HTML: in a whole text it would be a marker.
     words = (
-        "Mira bakes #1 calm, 'bread' (old) 12 Zürich 世界 🐺 <b> {x} [y] a_b ... No! why? \"so\" it's 3.5% & |".split()
+        "Mira bakes #1 calm, 'bread' (old) 12 Zürich 世界 🐺 a<b {x} [y] a_b ... No! why? \"so\" it's 3.5% & |".split()
     )
 
     def text(longest: int) -> str:
@@ -252,9 +262,10 @@ def tokenised(joints: Joints, vocab: Tokenizer) -> Markup:
 
     Raises _NoMarkup when answers would have no end, or when players could write markers.
     """
-    ask = joints.ask if joints.ask.startswith(joints.reply.rstrip(" ")) else joints.reply
-    if ask.count("<think>") > ask.count("</think>"):
-        ask = joints.reply  # it would think aloud first; NPCs answer at once
+    # NPCs answer at once. What goes beyond the beginning of a kept answer may be a thought, if it is a closed one;
+    # where a template asks for something else first, the answer begins as kept ones do.
+    closed = joints.ask.count("<think>") <= joints.ask.count("</think>")
+    ask = joints.ask if closed and joints.ask.startswith(joints.reply.rstrip(" ")) else joints.reply
     following, opens, line_lead = joints.next, joints.opens, _spaces(joints.next)
     if _spaces(opens) == line_lead:
         following, opens = following.rstrip(" "), opens.rstrip(" ")

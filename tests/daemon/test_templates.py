@@ -174,7 +174,6 @@ LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end
         ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "does not keep its"),
         ("{% for m in messages %}{{ m.content | replace('bread', '') }}<|im_end|>{% endfor %}", "differently"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "does not end with a token"),
-        (LOOP + "{% if add_generation_prompt %}go{% endif %}", "asks for an answer in another form"),
     ],
 )
 def test_templates_that_cannot_be_cut_into_constants_are_left_alone(template: str, why: str) -> None:
@@ -200,16 +199,16 @@ def test_who_thinks_aloud_answers_at_once() -> None:
     closed, why = markup_of(LOOP + asks + "{% endif %}{% endif %}")
     assert closed is not None, why
     assert len(closed.ask) == len(closed.reply) + 2
-    opened, why = markup_of(LOOP + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
-    assert opened is not None, why
-    assert opened.ask == opened.reply
+    for ask in ("<|im_start|>assistant\n<think>\n", "<|im_start|>thinker\n", "Use a tool!", ""):
+        other, why = markup_of(LOOP + "{% if add_generation_prompt %}" + ask + "{% endif %}")
+        assert other is not None, why
+        assert other.ask == other.reply
 
 
-def test_a_template_without_a_generation_prompt_asks_as_it_keeps_answers() -> None:
-    """`add_generation_prompt` is younger than many templates."""
-    markup, why = markup_of(LOOP)
-    assert markup is not None, why
-    assert markup.ask == markup.reply
+def test_marks_for_trainers_are_read_over() -> None:
+    """{% generation %} around what an assistant says changes nothing."""
+    marked = LOOP.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+    assert markup_of(marked) == markup_of(LOOP)
 
 
 def test_world_and_first_line_share_a_message_where_there_is_no_other_place() -> None:

@@ -288,7 +288,7 @@ def gemma_like(path: Path) -> Path:
     """A sliding window of 48 in every other layer, soft caps, norms on both sides, no space prefix, no system role."""
     first = [("<pad>", CONTROL), ("<eos>", CONTROL), ("<bos>", CONTROL), ("<unk>", UNKNOWN)]
     first += [("<start_of_turn>", CONTROL), ("<end_of_turn>", CONTROL)]
-    first += [("\n" * n, ADDED) for n in (1, 2, 3)] + [("<table>", ADDED)]
+    first += [("\n" * n, ADDED) for n in (1, 2, 3)] + [("<table>", ADDED), ("<b>", ADDED)]
     tokens = sentencepiece(first, "<eos>", "<bos>", space_prefix=False)
     keys = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     shape = Shape("gemma2", layers=4, kv_heads=1, head_len=32, norms_after=True, window=48, keys=keys)
