@@ -87,6 +87,13 @@ def load_model(config: Config) -> Model:
         flash_attention=settings.flash_attention,
         weights=settings.weights,
     )
+    if 0 < card.context_trained < settings.context_len:
+        log.warning(
+            "a longer context than the model was trained on",
+            context_len=settings.context_len,
+            trained=card.context_trained,
+            why="beyond it models ramble; lower engine.context_len",
+        )
     return Model(engine, card.name, card.sha256, card.chat_template, engine.threads)
 
 

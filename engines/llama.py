@@ -29,6 +29,7 @@ from core.choice import Tokens
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
 from engines.base import PAD_LEN, Geometry, Pick, StepPlan, StepResult
+from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
 # Calls of a few microseconds keep the interpreter lock (PyDLL): giving it up and taking it back costs more than they
@@ -348,6 +349,7 @@ class LlamaEngine:
         self._next_sampler = 0
         self._filled: _Filled | None = None  # what the batch holds
         self._context: Any = None
+        self._check_room()
         self._open()
         n = settings.batch_len
         self._token = np.zeros(n, np.int32)
@@ -580,6 +582,26 @@ class LlamaEngine:
             llama_cpp.llama_free(self._context)
             self._context = None
             llama_cpp.llama_model_free(self._model)
+
+    def _check_room(self) -> None:
+        """Raises ConfigError when the KV would not fit the memory. On a device llama.cpp itself says so."""
+        free = memory_free()
+        cells = (self._scratch + 1) * self.settings.context_len
+        most = 8 * llama_cpp.llama_model_n_layer(self._model) * llama_cpp.llama_model_n_embd(self._model)
+        if self.settings.gpu_layers or not free or cells * most <= free:
+            return  # by far
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = PAD_LEN, 1, 2, 2
+        context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            return  # opening the real one will say what is wrong
+        sizes = []
+        for _ in range(2):
+            token = (ctypes.c_int32 * 1)(0)
+            code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1))
+            sizes.append(int(llama_cpp.llama_state_seq_get_size(context, 0)) if code == 0 else 0)
+        llama_cpp.llama_free(context)
+        check_room(self._scratch + 1, self.settings.context_len, sizes[1] - sizes[0], free)
 
     def _open(self) -> None:
         s = self.settings
