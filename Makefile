@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: list setup demo run test check proto pins model bench load load-ui stubs extras nightly wheel clean
+.PHONY: list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +8,7 @@ LOCUST := .venv/.locust
 SCENE ?= village
 
 list: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(READY) ## make .venv and install everything into it
 $(READY): pyproject.toml requirements.txt tools/setup.sh $(wildcard clients/python/pyproject.toml)
@@ -41,10 +41,14 @@ pins: ## write requirements.txt anew
 	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
 	mv build/pins/requirements.txt requirements.txt
 
-model: setup ## train and export the small model that ships (about 11 minutes)
+model: setup ## train and export the small models that ship (about an hour on two cores)
 	$(BIN)/python -m pip install -c requirements.txt torch==2.13.0
 	$(BIN)/python -m pip install -c requirements.txt -e '.[train]'
 	$(BIN)/python -m models.build
+
+model-eval: setup ## examine the models that ship, on held-out worlds (about 5 minutes)
+	@$(BIN)/python -m models.evaluate
+	@$(BIN)/python -m models.evaluate --shuffle 0.2
 
 bench: setup ## one benchmark: make bench AREA=name
 	@$(BIN)/python -m loadtests.bench $(AREA)

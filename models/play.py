@@ -1,13 +1,13 @@
-"""The shipped file as it plays: loads a GGUF, encodes, continues trunks and chooses, one sequence at a time.
+"""A GGUF file as llama.cpp plays it: tokens and logits, one sequence at a time.
 
-Used by the evaluation, the checks after an export and the tests. Not fast and not meant to be: engines/ is.
+Used by the checks after an export, the draft's examination and tests. Not fast and not meant to be: engines/ is.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +16,8 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from core.choice import Node
-
 SHIPPED = Path(__file__).parent / "npcd-demo.gguf"
+DRAFT = SHIPPED.with_name("npcd-demo-draft.gguf")
 
 _QUIET = llama_cpp.llama_log_callback(lambda level, text, user: None)
 
@@ -58,6 +57,11 @@ class Played:
         if self._context is not None:
             llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has; tied ones count once."""
+        return int(llama_cpp.llama_model_n_params(self._model))
 
     # -- tokens ------------------------------------------------------------------------------------------------
 
@@ -123,30 +127,3 @@ class Played:
             for i in (range(len(fresh)) if every else (len(fresh) - 1,))
         ]
         return np.stack([np.ctypeslib.as_array(row, (self.size,)).copy() for row in rows])
-
-    def choose(self, tokens: Sequence[int], node: Node) -> list[tuple[str, int]]:
-        """The likeliest way through `node` after `tokens`, as (stage, option)."""
-        taken: list[tuple[str, int]] = []
-        here = list(tokens)
-        while not node.complete:
-            token = int(node.ids[0])
-            if not node.forced:
-                token = int(node.ids[int(self.logits(here)[0][node.ids].argmax())])
-            node, label = node.step(token)
-            here.append(token)
-            taken += [label] if label else []
-        return taken
-
-    def speak(
-        self, tokens: Sequence[int], count_max: int, pick: Callable[[NDArray[np.float32]], int]
-    ) -> tuple[list[int], bool]:
-        """Up to `count_max` tokens after `tokens`, each chosen by `pick`, and whether the model came to its end."""
-        here = list(tokens)
-        said: list[int] = []
-        while len(said) < count_max:
-            token = pick(self.logits(here)[0])
-            if self.ends(token):
-                return said, True
-            said.append(token)
-            here.append(token)
-        return said, False

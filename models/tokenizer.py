@@ -11,28 +11,13 @@ from functools import lru_cache
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from daemon.prompt import MARKS, Caps, Layout
+from daemon.prompt import MARKS
 from models.corpus import words
 from models.corpus.render import texts
 
 VOCAB_LEN = 2048
 _TEXT_TREES = 3000
 _WORD_WEIGHT = 500  # how often each standard word is shown on its own, so that it becomes one token
-_ROOMY = Caps(9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 99, 5)
-
-
-class BytesOnly:
-    """An Encoder for a layout that has no tokenizer yet: one token per byte."""
-
-    bos_id = -1
-
-    def encode(self, text: str) -> list[int]:
-        """The bytes of the text."""
-        return list(text.encode())
-
-    def control(self, text: str) -> int:
-        """Ids behind the bytes."""
-        return 256 + list(MARKS.values()).index(text)
 
 
 class Bpe:
@@ -97,7 +82,7 @@ def train_tokenizer(seed: int) -> Bpe:
 
 
 def _all_texts(seed: int) -> Iterable[str]:
-    yield from texts(seed, Layout(BytesOnly(), _ROOMY), _TEXT_TREES)
+    yield from texts(seed, _TEXT_TREES)
     standard = (
         *words.ACTION,
         *words.EMOTIONS,

@@ -50,7 +50,7 @@ def _tokens(bpe: Bpe, played: Played, seed: int) -> int:
     """Compares encodings of corpus texts and of random unicode; answers with how many."""
     rng = Random(f"verify:{seed}")
     checked = 0
-    samples = [t for _, t in zip(range(3000), texts(seed + 1, Layout(bpe), 200), strict=False)]
+    samples = [t for _, t in zip(range(3000), texts(seed + 1, 200), strict=False)]
     samples += ["".join(_any_character(rng) for _ in range(rng.randint(0, 40))) for _ in range(3000)]
     samples += [
         *MARKS.values(),

@@ -121,7 +121,8 @@ def make_memory(rng: Random, world: World, npc: Npc, knows: float = 1.0) -> Memo
         places[place].append(memories.note(rng, kind, {**slots, **known.told[kind]}))
     if not places["card"]:
         places["card"].append(f"{known.player}.")
-    return Memory(*(" ".join(places[p]) for p in ("summary", "card", "digest")), known)
+    summary, card, digest = (" ".join(places[p]) for p in ("summary", "card", "digest"))
+    return Memory(summary, card, digest, known)
 
 
 def make_talk(rng: Random, layout: Layout, world: World, npc: Npc, turns: int) -> Talk:

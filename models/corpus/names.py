@@ -40,6 +40,8 @@ _HOME_PLACES = (
     *words.PLACES,
     *"tower bakery barn harbour library inn stable smithy cave manor bridge ferry shrine garden hall well bath tomb".split(),
 )
+ITEMS = (*_ITEM_KINDS, *_ITEM_THINGS)  # every word that an item's or a home's name may have
+HOMES = (*_HOME_KINDS, *_HOME_PLACES)
 _LETTERS = ("bcdfghjklmnprstvwz", "aeiou")
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from daemon.prompt import Layout, percept_words, situation_words
+from daemon.prompt import MARKS, Caps, Layout, percept_words, situation_words
 from models.corpus import words
 from models.corpus.dialogue import (
     QUESTIONS,
@@ -33,6 +33,7 @@ from models.corpus.tree import BARK, CHOICE, FOUND, REPLY, TEXT, TOLD, Tree
 from models.corpus.worlds import Npc, World, make_npc, make_world
 
 _SKIP_MAX = 500
+_ROOMY = Caps(9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 99, 5)
 Parts = list[tuple[tuple[int, ...], float]]
 
 
@@ -186,8 +187,23 @@ def _length(parts: Parts) -> int:
     return sum(len(ids) for ids, _ in parts)
 
 
-def texts(seed: int, layout: Layout, count: int) -> Iterator[str]:
-    """The plain text of `count` trees, for training the tokenizer: `layout` needs no real tokens yet."""
+class _BytesOnly:
+    """An Encoder for a layout that has no tokenizer yet: one token per byte."""
+
+    bos_id = -1
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of the text."""
+        return list(text.encode())
+
+    def control(self, text: str) -> int:
+        """Ids behind the bytes."""
+        return 256 + list(MARKS.values()).index(text)
+
+
+def texts(seed: int, count: int) -> Iterator[str]:
+    """The plain text of `count` trees, for training the tokenizer; it follows from the seed alone."""
+    layout = Layout(_BytesOnly(), _ROOMY)
     for number in range(count):
         rng = rng_of(seed, "text", number)
         world = make_world(rng)

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from daemon.prompt import Layout
-from models.evaluate import SHIPPED
-from models.play import Played
+from models.play import SHIPPED, Played
 
 
 @pytest.fixture(scope="session")

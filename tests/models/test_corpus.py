@@ -1,5 +1,6 @@
 """The corpus: the same for the same seed, within the layout's limits, and true to the oracle."""
 
+from hashlib import blake2b
 from itertools import islice
 from random import Random
 
@@ -7,13 +8,16 @@ import pytest
 
 from core.observation import Percept
 from daemon.prompt import Layout
-from models.corpus import speech, words
-from models.corpus.dialogue import make_talk
+from models.corpus import memories, names, speech, words
+from models.corpus.dialogue import make_memory, make_talk, sentences
 from models.corpus.intents import make_observation, make_sample, scene_of
 from models.corpus.oracle import RULES, Decision, Scene, decide
-from models.corpus.render import chosen, make_tree, rng_of, trees, trunk
+from models.corpus.recall import make_recall
+from models.corpus.render import chosen, make_tree, reply_parts, rng_of, texts, trees, trunk
 from models.corpus.spin import spin
+from models.corpus.tree import FOUND, RECALL, REPLY
 from models.corpus.worlds import make_npc, make_world
+from models.play import Played
 
 
 def test_same_seed_same_trees(layout: Layout) -> None:
@@ -106,3 +110,100 @@ def test_voices_are_whole(archetype: str) -> None:
 def test_spin() -> None:
     """Choices and slots are filled, articles fit, sentences begin with a capital letter."""
     assert spin(Random(1), "{a|a} <thing>. {{see|see}|see} it", {"thing": "owl"}) == "An owl. See it"
+    assert spin(Random(1), "<item>? No... really", {"item": "old owl"}) == "old owl? No... really"
+
+
+def test_same_seed_same_bytes() -> None:
+    """The corpus is the same to the byte on every machine: its beginning has this sum.
+
+    A change of the corpus changes it; then the model must be made anew, for it no longer follows from the seed.
+    """
+    told = blake2b(digest_size=8)
+    for text in texts(1, 60):
+        told.update(text.encode())
+    assert told.hexdigest() == "c9c23564f7483826"
+
+
+def test_tokenizer_is_the_shipped_one(shipped: Played) -> None:
+    """The tokenizer that the seed gives is the one in the file that ships, token by token."""
+    pytest.importorskip("tokenizers", reason="only the trainer needs it")
+    from models.tokenizer import train_tokenizer
+
+    made = train_tokenizer(1).tokens()
+    assert made == [shipped.token_text(i) for i in range(shipped.size)]
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_held_out_means_unseen(layout: Layout, unseen: bool) -> None:
+    """Names, towns, items and the order of actions are from the part that is asked for: the training meets no other."""
+    for number in range(40):
+        rng = rng_of(7, "split", number)
+        world = make_world(rng, unseen)
+        npc = make_npc(rng, words.ARCHETYPES[number % 6], unseen)
+        memory = make_memory(rng, world, npc)
+        told = {k: v for slots in memory.known.told.values() for k, v in slots.items()}
+        slots = {**world.facts, **npc.facts, **told}
+        split = "name kinname ruler town item lost secretname secretitem tname ttown titem sitem pitem qitem".split()
+        assert all(names.held(slots[k]) == unseen for k in split if k in slots)
+        assert names.held(memory.known.player) == unseen
+        assert names.held(" ".join(a.word for a in world.actions)) == unseen
+
+
+def test_what_is_found_weighs_more(layout: Layout) -> None:
+    """Every word of a reply that stands in the context is marked, and the parts are the reply's tokens in order."""
+    parts = reply_parts(layout, "I am Orwynna, of the old mill.", frozenset({"Orwynna", "old", "mill"}), REPLY)
+    tokens = tuple(t for ids, _ in parts for t in ids)
+    assert tokens == layout.spoken("I am Orwynna, of the old mill.") + layout.marks["end"]
+    found = tuple(t for ids, weight in parts if weight == FOUND for t in ids)
+    assert found == layout.word("Orwynna") + layout.word("old") + layout.word("mill")
+
+
+@pytest.mark.parametrize("archetype", words.ARCHETYPES)
+def test_memories_are_told_back(archetype: str) -> None:
+    """What is noted, said or told back of a memory has all of its slots; what nobody told has none."""
+    rng = rng_of(8, archetype, 0)
+    for kind, memory in memories.KINDS.items():
+        for _ in range(20):
+            slots = memories.make_memory(rng, kind, unseen=False)
+            texts_with_it = [memories.note(rng, kind, slots | {"player": "Wilna", "name": "Oda"})]
+            texts_with_it += [memories.said(rng, kind, slots)] if memory.say else []
+            texts_with_it.append(memories.answer(rng, archetype, kind, slots))
+            for text in texts_with_it:
+                assert all(value.lower() in text.lower() for value in slots.values()), text
+                assert "<" not in text and "{" not in text
+
+
+@pytest.mark.parametrize("archetype", words.ARCHETYPES)
+def test_secrets_are_kept_from_strangers(archetype: str) -> None:
+    """Only who is trusted hears the secret, in the speaker's own words."""
+    rng = rng_of(9, archetype, 0)
+    facts = {"secret": "the iron key lies under the mill"}
+    for _ in range(50):
+        assert "iron key" in memories.secret(rng, archetype, True, facts)
+        assert "iron key" not in memories.secret(rng, archetype, False, facts)
+        assert "iron key" not in memories.secret(rng, archetype, True, {})
+
+
+def test_sentences_seldom_come_twice(layout: Layout) -> None:
+    """In a conversation hardly any sentence is said twice."""
+    again = total = 0
+    for number in range(60):
+        rng = rng_of(10, "twice", number)
+        world = make_world(rng)
+        made = [
+            s for t in make_talk(rng, layout, world, make_npc(rng, "vampire"), 12).turns for s in sentences(t.reply)
+        ]
+        total += len(made)
+        again += len(made) - len(set(made))
+    assert again < 0.03 * total
+
+
+def test_recall_can_be_answered(layout: Layout) -> None:
+    """Whatever a recall tree asks for stands in its trunk."""
+    for number in range(20):
+        tree = make_recall(rng_of(11, "recall", number), layout, 512)
+        assert tree.length <= 512
+        known = set(tree.pieces[0].tokens) | set(layout.marks["end"])
+        for piece in tree.pieces[1:]:
+            asked = [t for t, w in zip(piece.tokens, piece.weights, strict=True) if w == RECALL]
+            assert asked and set(asked) <= known

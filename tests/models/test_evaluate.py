@@ -1,19 +1,103 @@
-"""The measuring itself."""
+"""The examination itself: that it sees what is right, and that it can be failed."""
 
-import numpy as np
+from dataclasses import replace
+from xml.etree import ElementTree
 
-from models.evaluate import Score, drawing
+import pytest
+
+from daemon.prompt import Layout
+from models.corpus import memories, words
+from models.corpus.render import rng_of
+from models.curve import svg
+from models.evaluate import QUICK, Report, examine
+from models.exam import facts as exam_facts
+from models.exam import intents as exam_intents
+from models.exam.facts import Answered, rate
+from models.exam.intents import Asked, scores
+from models.exam.talk import repeats
+from models.exam.voice import Voice, generated
+from models.play import SHIPPED
 
 
-def test_drawing_repeats_and_prefers() -> None:
-    """The same seed draws the same tokens; what is far less likely is never drawn."""
-    scores = np.array([0.0, 8.0, 7.5, -3.0], np.float32)
-    first, again = drawing(1), drawing(1)
-    drawn = [first(scores) for _ in range(50)]
-    assert drawn == [again(scores) for _ in range(50)]
-    assert set(drawn) == {1, 2}
+def asked(archetype: str, number: int) -> Asked:
+    """An intent that was chosen right."""
+    choice = (("idle", "flee", "hide")[number % 3], number % 2, "calm")
+    return Asked(archetype, choice, choice)
 
 
-def test_rate_of_nothing() -> None:
-    """No question, no right answer."""
-    assert Score().rate(0) == "0.000"
+def test_shuffled_intents_drop() -> None:
+    """Who knows everything loses what was dealt out anew, and no more than that."""
+    every = [asked(a, n) for a in words.ARCHETYPES for n in range(200)]
+    assert scores(every)["all"].whole == 1.0
+    dropped = scores(exam_intents.shuffled(every, 0.2, 1))["all"].whole
+    assert 0.78 < dropped < 0.95
+
+
+def test_shuffled_facts_drop() -> None:
+    """The same for facts."""
+    people = [f"{a}{b}ra" for a in "ABCDEFGHIJKLMN" for b in "aeiou"]
+    every = [Answered("lich", "name", "trunk", frozenset({p}), f"I am {p}.") for p in people]
+    assert rate(every) == 1.0
+    assert rate(exam_facts.shuffled(every, 0.2, 1)) == pytest.approx(0.8, abs=0.15)
+
+
+def test_majority_knows_the_archetype() -> None:
+    """The majority baseline is what the most frequent answer of each archetype reaches."""
+    every = [replace(asked("lich", n), wanted=("idle", 0, "calm")) for n in range(5)]
+    every += [replace(asked("ghoul", n), wanted=("hide", 0, "sad")) for n in range(5)]
+    assert scores(every)["all"].majority_whole == 1.0
+
+
+def test_right_needs_every_word() -> None:
+    """An answer is right when all that matters was said, in any case and order."""
+    answer = Answered("ghoul", "item", "trunk", frozenset({"old", "mill"}), "At the Mill, the old one, heh.")
+    assert answer.right
+    assert not replace(answer, text="At the mill, heh.").right
+
+
+@pytest.mark.parametrize("archetype", words.ARCHETYPES)
+def test_refusals_invent_nothing(archetype: str) -> None:
+    """What the generator says when nobody told a fact counts as no invention; a fact does."""
+    rng = rng_of(9, "refusals", 0)
+    for _ in range(200):
+        assert exam_facts.named(archetype, memories.untold(rng, archetype)) == []
+    for kind in memories.KINDS:
+        slots = memories.make_memory(rng, kind, True)
+        assert exam_facts.named(archetype, memories.answer(rng, archetype, kind, slots))
+
+
+def test_repeats() -> None:
+    """A sentence counts when it was said within the window, or twice at once."""
+    assert repeats(["A b. C.", "D.", "C. E."], window=3) == ("C.",)
+    assert repeats(["A b. C.", "D.", "C. E."], window=2) == ()
+    assert repeats(["Yes. Yes."]) == ("Yes.",)
+
+
+def test_voices_differ(layout: Layout) -> None:
+    """The classifier knows the generator's own voices on people and worlds that it was not trained on."""
+    voice = Voice(generated(layout, 1, 40))
+    for archetype, lines in generated(layout, 2, 10, unseen=True).items():
+        assert sum(voice.of(line) == archetype for line in lines) / len(lines) > 0.9
+
+
+def test_goals_can_be_missed() -> None:
+    """A value that misses its goal is marked and kept."""
+    report = Report()
+    assert report.goal("a", 0.9, least=0.9) == "0.900"
+    assert report.goal("b", 0.2, most=0.1) == "0.200!"
+    assert (report.goals, report.missed) == (2, ["b: 0.200, goal <= 0.1"])
+
+
+def test_shipped_model_knows_more_than_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quick run with a fifth of the answers shuffled shows a drop: the shipped model was right before."""
+    report = Report()
+    examine(report, SHIPPED, replace(QUICK, intents=120, npcs=2), seed=2, shuffle=0.2, transcript=False)
+    assert report.goals == 2 and not report.missed
+    assert "whole intents" in capsys.readouterr().out
+
+
+def test_curve_is_a_picture() -> None:
+    """The curve is well-formed SVG with a line for every loss that was logged."""
+    points = [{"step": s, "loss": 3.0 / s, "held_loss": 4.0 / s, "held_found": 9.0} for s in (1.0, 2.0, 3.0)]
+    root = ElementTree.fromstring(svg(points))
+    assert len([e for e in root if e.tag.endswith("polyline")]) == 3

@@ -1,0 +1,83 @@
+"""A model file as the daemon's engine plays it: choices by mask, replies by its own samplers, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from core.choice import Node
+from core.work import Sampling
+from daemon.dialogue import DialogueSettings
+from daemon.prompt import Layout
+from engines.base import Pick, Slice, StepPlan, tokens_of
+from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
+
+TEMPERATURE = DialogueSettings().temperature  # what a user gets who asks for nothing else
+REPLY_MAX = DialogueSettings().max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One generation: its text, its tokens without the end, and whether the model came to its end by itself."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+class Speaker:
+    """An engine with one sequence in use, and the layout in its tokens."""
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        send_native_log_to(None)
+        settings = LlamaSettings(path, sequences=2, threads=threads, flash_attention="off", weights="file")
+        self._engine = LlamaEngine(settings)
+        self.layout = Layout(self._engine.vocab)
+        self._held: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine.close()
+
+    def choose(self, tokens: Sequence[int], node: Node) -> dict[str, int]:
+        """The likeliest way through `node` after `tokens`: the option taken in each stage."""
+        taken: dict[str, int] = {}
+        here = list(tokens)
+        while not node.complete:
+            token = int(node.ids[0]) if node.forced else self._next(here, Pick(node.ids))
+            node, label = node.step(token)
+            here.append(token)
+            taken |= [label] if label else []
+        return taken
+
+    def say(self, trunk: Sequence[int], tail: Sequence[int], seed: int, temperature: float = TEMPERATURE) -> Said:
+        """What is said after trunk and tail, as the daemon has it drawn; the same for the same seed."""
+        here, end = [*trunk, *tail], self.layout.stop_ids
+        sampler = self._engine.add_sampler(Sampling(temperature, seed=seed), list(tail)) if temperature else -1
+        said: list[int] = []
+        while len(said) < REPLY_MAX:
+            token = self._next([*here, *said], Pick(sampler=sampler))
+            if token in end:
+                break
+            said.append(token)
+        if sampler >= 0:
+            self._engine.drop_sampler(sampler)
+        text = b"".join(self._engine.vocab.piece(t) for t in said).decode("utf-8", "replace").strip()
+        return Said(text, tuple(said), len(said) < REPLY_MAX)
+
+    def _next(self, tokens: list[int], pick: Pick) -> int:
+        """The token after `tokens`."""
+        same = 0
+        while same < min(len(tokens) - 1, len(self._held)) and tokens[same] == self._held[same]:
+            same += 1
+        self._engine.trim(0, same)
+        result = self._engine.step(StepPlan([Slice(0, same, tokens_of(tokens[same:]), pick)]))
+        self._held = list(tokens)
+        return result.picked[0]
