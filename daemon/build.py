@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from core.clock import MS, Clock, now_ns
+from core.errors import ConfigError
 from core.words import Tier
 from daemon.calls import Calls
 from daemon.config import Config
@@ -39,6 +40,7 @@ log = structlog.get_logger("npcd")
 
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 SIGHT_LEN_MIN = 12  # two percepts
+ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
 DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
 
 
@@ -126,6 +128,12 @@ def build(
     epoch = time.time_ns() // MS
     layout, why = choose_layout(model, config.caps)
     log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
+    shortest = layout.trunk_max + config.caps.intent_tail + ANSWER_LEN
+    if engine.geometry.context_len < shortest:
+        raise ConfigError(
+            f"engine.context_len: {engine.geometry.context_len} is too short for worlds as long as caps allows; "
+            f"make it {shortest} or more, or lower caps.lore, caps.words, caps.archetype or caps.persona"
+        )
     if layout.sight_room < SIGHT_LEN_MIN:
         log.warning(
             "little room for what NPCs see",

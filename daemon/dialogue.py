@@ -202,7 +202,10 @@ class Dialogue:
         key = (npc.key, request.player_id)
         line = self._layout.player_turn(request.text, request.player_name)
         tail = self._layout.talk_tail(line.tokens, self._perceived(npc))
-        max_tokens = request.max_tokens or self._settings.max_tokens
+        room = self._context_len - len(npc.trunk) - len(tail)
+        if room < 1:
+            raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
+        max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
         trunk = self._trunk(npc, session, len(tail) + max_tokens)
         turn = _Open(request.turn_id, TextAssembler(self._layout.stop_text))
         work = self._work(npc, session, request, trunk, tail, max_tokens)

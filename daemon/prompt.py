@@ -278,6 +278,14 @@ class Layout:
             self.ends = Ends(heard=self.marks["end"], reply=self.marks["npc"], said=self.marks["end"])
 
     @property
+    def trunk_max(self) -> int:
+        """Tokens that an intent's trunk has at most: world, archetype and persona at their caps."""
+        caps, marks = self.caps, self.marks
+        said = caps.lore + caps.words + caps.archetype + caps.persona
+        marked = sum(len(marks[name]) for name in ("world", "archetype", "persona"))
+        return len(self._bos) + said + marked + len(self.ends.rules) + len(self.ends.opens)
+
+    @property
     def sight_room(self) -> int:
         """Tokens that an intent's tail has for what is seen, beside the marks."""
         return self.caps.intent_tail - len(self.marks["see"]) - len(self.marks["do"])

@@ -282,6 +282,8 @@ def _check_kind(model: Any, path: Path) -> None:
             f"model: {path} is recurrent (as Mamba or RWKV): its memory of a sequence cannot be cut back, which npcd "
             "does after every intent; take a model with attention only"
         )
+    if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        raise ConfigError(f"model: {path} has no tokenizer in it; take a file that was converted with one")
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
         raise ConfigError(f"model: {path} is no text generator (it has an encoder, or no decoder); take a chat model")
 

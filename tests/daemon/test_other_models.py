@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors import ConfigError
 from core.words import NpcKey
 from daemon.build import Model, choose_layout
 from daemon.config import Config
@@ -14,7 +15,7 @@ from daemon.prompt import Caps
 from engines.llama import LlamaEngine, LlamaSettings
 from npcd.v1 import dialogue_pb2, intents_pb2
 from scheduler.placing import KvSettings
-from tests.daemon.rig import Rig, quick, running, until
+from tests.daemon.rig import Rig, gated, quick, running, until, world
 from tests.engines.shapes import FAMILIES
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
@@ -71,14 +72,14 @@ async def test_intents_are_of_the_worlds_words(other: Model) -> None:
 
 async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None:
     """More NPCs than sequences: trunks share their prefix, move to host RAM and back, and nobody's answer changes."""
-    scenes = [(WOLF,), (FRIEND,), (WOLF, FRIEND), ()]
+    scenes = [(WOLF,), (WOLF, FRIEND), ()]
     answers: list[list[tuple[str, str, str]]] = []
-    for crowd in (1, 10):
-        async with serving(other, npcs=10) as rig:
+    for crowd in (1, 9):
+        async with serving(other, npcs=9) as rig:
             placer = rig.daemon.scheduler.placer
             told: list[tuple[str, str, str]] = []
             for scene in scenes:
-                frame = [rig.sees(f"npc{n}", *scene, time_of_day="night") for n in range(10)]
+                frame = [rig.sees(f"npc{n}", *scene, time_of_day="night") for n in range(9)]
                 if crowd == 1:
                     for seen in frame:
                         await rig.daemon.calls.observe("", rig.frame(seen))
@@ -148,3 +149,24 @@ async def test_whoever_hangs_up_frees_the_lane(other: Model) -> None:
         await rig.daemon.door.all_ended()
         await until(lambda: lanes.leased == 0)
         assert said(await rig.say("npc0", "hello", max_tokens=8))
+
+
+async def test_a_context_too_short_for_the_caps_is_refused() -> None:
+    """At the start, with the length that would do; later it would be a failed intent."""
+    with pytest.raises(ConfigError, match=r"engine\.context_len: 1024 is too short .* make it 1479 or more"):
+        async with running(gated(), Config(caps=Caps(lore=900))):
+            pass
+
+
+async def test_a_reply_ends_where_the_context_does() -> None:
+    """A long world and a long line leave fewer tokens than were asked for: the reply is short and nothing fails."""
+    async with running(gated(), Config(caps=Caps(lore=400, archetype=100, persona=100))) as rig:
+        longer = world(lore="old " * 390)
+        longer.lore = "old " * 390
+        await rig.daemon.calls.define_world("", longer)
+        events = await rig.say("npc0", "hello " * 150, max_tokens=512)
+        last = events[-1]
+        assert last.finish == dialogue_pb2.TALK_FINISH_LENGTH
+        held = last.timings.cached_tokens + last.timings.prefilled_tokens + last.timings.output_tokens
+        assert held == 1024
+        assert said(await rig.say("npc0", "hello again", max_tokens=4))
