@@ -7,8 +7,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +200,58 @@ def test_locust_and_npcd_measure_the_same(run: Run) -> None:
         assert abs(figures["both_sides_p95_ms"][name]["load"] - npcd_ms) <= max(0.1 * npcd_ms, 2.0)
     assert figures["reactions"] >= 20 and figures["turns"] >= 20
     assert figures["model_share"] >= 0.9 and figures["errors"] == 0
+
+
+def _ask(url: str, data: dict[str, object] | None = None) -> str:
+    """What the web page answers; POST with data."""
+    body = urllib.parse.urlencode(data).encode() if data is not None else None
+    with urllib.request.urlopen(url, body, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def _until(condition: Callable[[], bool], within_s: float = 60) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to that"
+        time.sleep(0.2)
+
+
+@needs_locust
+def test_the_web_page_starts_and_stops_loads(tmp_path: Path) -> None:
+    """On this machine only, again and again, until Ctrl-C; then daemon and locust are gone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "loadtests.load", "agreement", "--ui", "--web-port", str(port)),
+        *("--daemon", "loadtests.bench.simulated 20", "--results", str(tmp_path)),
+    ]
+    page = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)})
+
+    def counts() -> dict[str, int]:
+        answer = json.loads(_ask(f"{page}/stats/requests"))
+        assert not answer["errors"]
+        return {row["name"]: row["num_requests"] for row in answer["stats"]} | {answer["state"]: 1}
+
+    def up() -> bool:
+        try:
+            return "Locust" in _ask(page)
+        except OSError:
+            return False
+
+    try:
+        _until(up)
+        for _ in range(2):
+            _ask(f"{page}/swarm", {"user_count": 4, "spawn_rate": 10})
+            _until(lambda: counts().get("whole turn", 0) >= 3 and counts().get("intent", 0) >= 3)
+            _ask(f"{page}/stop", {})
+            _until(lambda: "stopped" in counts())
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not up()
+    assert not list(tmp_path.glob("npcd-demo-*")), "the daemon's folder is gone"
 
 
 @needs_locust
