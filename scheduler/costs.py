@@ -1,7 +1,8 @@
 """What a step will take: a linear model of its features, learned while running, never with a negative weight.
 
-Features of a step (FACTS: they fit llama.cpp on a CPU): one, micro-batches, tokens, and 1,000 token x padded-context
-products.
+Features of a step: one, micro-batches, tokens, 1,000 token x padded-context products, and 1,000 tokens of padded context
+that are read, once per sequence. The last is what sets 16 decodes apart from a prefill of 16 tokens: each token of a
+decode reads a context of its own.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 
 from engines.base import PAD_LEN, Slice, micro_batches
 
-FEATURES = ("step", "micro_batch", "token", "kilo_token_context")
-Features = tuple[float, float, float, float]
+FEATURES = ("step", "micro_batch", "token", "kilo_token_context", "kilo_context")
+Features = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class CostSettings:
     overrun_x: float = 1.5  # a step longer than this times its budget pulls the budget down
     pull_down: float = 0.8
     recover: float = 1.02
-    prior_ns: Features = (300_000.0, 300_000.0, 60_000.0, 60.0)
+    prior_ns: Features = (300_000.0, 300_000.0, 60_000.0, 60.0, 20_000.0)
 
 
 def features(slices: Sequence[Slice], micro_len: int) -> Features:
@@ -39,6 +40,7 @@ def features(slices: Sequence[Slice], micro_len: int) -> Features:
         float(len(micros)),
         float(sum(tokens for tokens, _ in micros)),
         sum(tokens * context for tokens, context in micros) / 1000.0,
+        sum(-(-(s.pos + len(s.tokens)) // PAD_LEN) for s in slices) * PAD_LEN / 1000.0,
     )
 
 
@@ -49,9 +51,9 @@ class Costs:
         self.settings = settings
         self.weights_ns: list[float] = list(settings.prior_ns)
         self.learned = 0
-        # The normal equations, in plain floats: four by four is too small for arrays to pay.
-        self._gram = [[0.0] * 4 for _ in range(4)]
-        self._moment = [0.0] * 4
+        # The normal equations, in plain floats: five by five is too small for arrays to pay.
+        self._gram = [[0.0] * len(FEATURES) for _ in FEATURES]
+        self._moment = [0.0] * len(FEATURES)
         # How much of its time budget a step may plan for: real overruns pull it down at once, kept promises let it
         # recover.
         self.trust = 1.0
@@ -59,16 +61,16 @@ class Costs:
     def predict_ns(self, x: Features) -> float:
         """What a step with these features will take."""
         w = self.weights_ns
-        return w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3]
+        return w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3] + w[4] * x[4]
 
     def fit(self, room_ns: float, pos: int, wanted: int, new_micro: bool) -> tuple[int, float, float]:
         """How many of `wanted` tokens from position `pos` on fit into `room_ns` (may be 0), and what they cost:
-        nanoseconds for beginning a micro-batch, and for each token.
+        nanoseconds for its context, with a micro-batch when it begins one, and for each token.
         """
         w = self.weights_ns
-        fixed_ns = w[1] if new_micro else 0.0
-        padded = -(-(pos + wanted) // PAD_LEN) * PAD_LEN
-        each_ns = w[2] + w[3] * padded / 1000.0
+        padded = -(-(pos + wanted) // PAD_LEN) * PAD_LEN / 1000.0
+        fixed_ns = w[4] * padded + (w[1] if new_micro else 0.0)
+        each_ns = w[2] + w[3] * padded
         if each_ns * wanted <= room_ns - fixed_ns:
             return wanted, fixed_ns, each_ns
         return max(0, int((room_ns - fixed_ns) / each_ns)) if each_ns > 0 else 0, fixed_ns, each_ns
@@ -85,11 +87,14 @@ class Costs:
         y = min(float(took_ns), s.clip_x * expected) if self.learned >= s.fit_every else float(took_ns)
         # Relative error counts: divide by the size of the step, or long prefills drown single tokens.
         scale = 1.0 / max(y, 1.0)
-        keep, x0, x1, x2, x3 = s.forget, x[0] * scale, x[1] * scale, x[2] * scale, x[3] * scale
-        for row, v in zip(self._gram, (x0, x1, x2, x3), strict=True):
-            row[:] = (keep * row[0] + v * x0, keep * row[1] + v * x1, keep * row[2] + v * x2, keep * row[3] + v * x3)
-        m, y = self._moment, y * scale
-        m[:] = (keep * m[0] + x0 * y, keep * m[1] + x1 * y, keep * m[2] + x2 * y, keep * m[3] + x3 * y)
+        keep, y = s.forget, y * scale
+        x0, x1, x2, x3, x4 = (v * scale for v in x)
+        for v, row in zip((x0, x1, x2, x3, x4), self._gram, strict=True):
+            g0, g1, g2, g3, g4 = row
+            row[:] = (
+                keep * g0 + v * x0, keep * g1 + v * x1, keep * g2 + v * x2, keep * g3 + v * x3, keep * g4 + v * x4
+            )  # fmt: skip
+        self._moment = [keep * m + v * y for m, v in zip(self._moment, (x0, x1, x2, x3, x4), strict=True)]
         self.learned += 1
         if self.learned % s.fit_every == 0:
             self._fit()
@@ -99,17 +104,17 @@ class Costs:
             self.trust = min(1.0, self.trust * s.recover)
 
     def _fit(self) -> None:
-        """Non-negative least squares on the four weights, by coordinate descent from the present ones.
+        """Non-negative least squares on the weights, by coordinate descent from the present ones.
 
         A small pull towards the prior keeps weights sane whose feature has not varied yet.
         """
         w = self.weights_ns
-        pull = [1e-3 * self._gram[j][j] + 1e-30 for j in range(4)]
+        pull = [1e-3 * row[j] + 1e-30 for j, row in enumerate(self._gram)]
         for _ in range(30):
             moved = 0.0
             for j, (row, prior_ns) in enumerate(zip(self._gram, self.settings.prior_ns, strict=True)):
                 own = row[j] + pull[j]
-                rest = row[0] * w[0] + row[1] * w[1] + row[2] * w[2] + row[3] * w[3] - row[j] * w[j]
+                rest = row[0] * w[0] + row[1] * w[1] + row[2] * w[2] + row[3] * w[3] + row[4] * w[4] - row[j] * w[j]
                 better = max(0.0, (self._moment[j] + pull[j] * prior_ns - rest) / own)
                 moved = max(moved, abs(better - w[j]) / (better + 1.0))
                 w[j] = better

@@ -2,9 +2,10 @@
 
 Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earliest deadline first inside a rank. Silver
 prefill keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all
-fit. Of each tier the overdue work that is due longest counts as one tier higher: one at a time, or a long queue of
-Bronze would stand before all Silver. And who had no step for its tier's wait_max_ms goes first, one in each step, so
-nothing waits for ever.
+fit. Gold needs several steps in a row, so Bronze joins those only where it is nearly free, and Gold that has just come
+lets Gold that is under way go ahead. Of each tier the overdue work that is due longest counts as one tier higher: one
+at a time, or a long queue of Bronze would stand before all Silver. And who had no step for its tier's wait_max_ms goes
+first, one in each step, so nothing waits for ever.
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ from scheduler.costs import Costs
 class PlannerSettings:
     """`gold_step_ms` is a step's budget while Gold waits, runs or came within `gold_recent_ms`, `step_ms` otherwise.
 
-    `silver_share` of a step is kept for Silver's prefill; a prefill is not cut below `chunk_min` tokens. Gold and
-    Silver whose adapter the steps did not have for `adapter_turn_ms` have the next one.
+    `silver_share` of a step is kept for Silver's prefill; Bronze may make a step with Gold longer by `bronze_share` of
+    it. Gold's prefills let Gold that decodes go ahead for `yield_ms` if they would make its step longer by more than
+    `yield_share` of it (docs/decisions/0006). A prefill is not cut below `chunk_min` tokens. Gold and Silver whose
+    adapter the steps did not have for `adapter_turn_ms` have the next one.
     """
 
     gold_step_ms: float = 5.0
     step_ms: float = 20.0
     gold_recent_ms: int = 500
     silver_share: float = 0.3
+    bronze_share: float = 0.05
+    yield_ms: float = 2.0
+    yield_share: float = 1.0
     chunk_min: int = 16
     adapter_turn_ms: float = 15.0
 
@@ -119,10 +125,24 @@ def compose(
     step.add(first, keep_ns if any(c is first for c in ranked[2]) else 0.0)
     for c in (*ranked[0], *ranked[1]):
         step.add(c)
-    left_over = [c for c in ranked[2] if not step.add(c, keep_ns)]
-    for c in (*ranked[3], *left_over, *ranked[4], *ranked[5]):
+    if not (step.shares and _yields(step, ranked, settings, now_ns)):
+        left_over = [c for c in ranked[2] if not step.add(c, keep_ns)]
+        for c in (*ranked[3], *left_over):
+            step.add(c)
+    golden = [step.has(c) for c in candidates if c.tier is Tier.GOLD and c.adapter == first.adapter]
+    if any(golden):
+        step.lengthen(settings.bronze_share if all(golden) else 0.0)
+    for c in (*ranked[4], *ranked[5]):
         step.add(c)
     return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter)
+
+
+def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
+    """Whether Gold's prefills, all of them young, let Gold that decodes go ahead: together they would take far longer."""
+    young_ns = now_ns - round(settings.yield_ms * MS)
+    if not any(step.has(c) for c in ranked[0]) or not ranked[2] or any(c.last_step_ns <= young_ns for c in ranked[2]):
+        return False
+    return step.cost_ns(ranked[2]) > settings.yield_share * step.spent_ns
 
 
 def _due_longest(candidates: Sequence[Candidate], now_ns: int) -> set[int]:
@@ -174,6 +194,27 @@ class _Step:
         self._whole_ns = room_ns
         self._room_ns = room_ns - costs.base_ns
         self._lengths: dict[int, int] = {}  # tokens by sequence
+
+    def has(self, c: Candidate) -> bool:
+        """Whether a candidate has a part in the step."""
+        return c.seq in self._lengths
+
+    @property
+    def spent_ns(self) -> float:
+        """What the step takes so far."""
+        return self._whole_ns - self._room_ns
+
+    def cost_ns(self, candidates: Sequence[Candidate]) -> float:
+        """What the candidates would add, side by side."""
+        added_ns = 0.0
+        for c in candidates:
+            _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, added_ns == 0.0)
+            added_ns += fixed_ns + c.wanted * each_ns
+        return added_ns
+
+    def lengthen(self, share: float) -> None:
+        """Lets whoever comes now make the step longer by a share of what it takes already."""
+        self._room_ns = min(self._room_ns, share * self.spent_ns)
 
     def share_ns(self, c: Candidate, share: float) -> float:
         """A share of the step, or the smallest chunk of the candidate: a share that is too small for it is none."""

@@ -55,7 +55,7 @@ class Planned:
     wake_ns: int | None = None
     runners: list[Running] = field(default_factory=list)
     budget_ns: int = 0
-    features: Features = (0.0, 0.0, 0.0, 0.0)
+    features: Features = (0.0, 0.0, 0.0, 0.0, 0.0)
     gold: bool = False
     changes: int = -1
     """With `changes` >= 0 everybody who ran then got one token: the same step again is the right one while the

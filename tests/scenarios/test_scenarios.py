@@ -94,13 +94,13 @@ class PlannerScenario:
     """
 
     def __init__(self) -> None:
-        self.costs = Costs(CostSettings(prior_ns=(0.0, 0.0, 100_000.0, 0.0)))
+        self.costs = Costs(CostSettings(prior_ns=(0.0, 0.0, 100_000.0, 0.0, 0.0)))
 
     def run(self, lines: list[str]) -> str:
         """Who gets how many tokens, by sequence."""
         (verb, *_), given = arguments(lines[0])
         if verb == "costs":
-            prior = (float(given["step"]) * 1e3, float(given["micro"]) * 1e3, float(given["token"]) * 1e3, 0.0)
+            prior = (float(given["step"]) * 1e3, float(given["micro"]) * 1e3, float(given["token"]) * 1e3, 0.0, 0.0)
             self.costs = Costs(CostSettings(prior_ns=prior))
             return "set"
         assert verb == "step", verb

@@ -13,13 +13,15 @@ def shapes(rng: random.Random) -> Features:
     """Features of a random step."""
     micros = rng.randrange(1, 6)
     tokens = rng.randrange(1, 300)
-    return (1.0, float(micros), float(tokens), tokens * rng.choice([256, 512, 1024]) / 1000.0)
+    context = rng.choice([256, 512, 1024])
+    sequences = rng.randrange(micros, micros + 16)
+    return (1.0, float(micros), float(tokens), tokens * context / 1000.0, sequences * context / 1000.0)
 
 
 def test_learns_true_weights_through_noise_and_outliers() -> None:
     """After 2,000 noisy steps with page faults among them, predictions are right within a tenth."""
     rng = random.Random(8)
-    truth = (250_000.0, 180_000.0, 40_000.0, 30.0)
+    truth = (250_000.0, 180_000.0, 40_000.0, 30.0, 25_000.0)
     costs = Costs()
     for _ in range(2000):
         x = shapes(rng)
@@ -36,16 +38,16 @@ def test_learns_true_weights_through_noise_and_outliers() -> None:
 def test_overruns_pull_the_budget_down_at_once_and_it_recovers() -> None:
     """One step of twice its budget costs trust; kept promises bring it back."""
     costs = Costs()
-    costs.add((1.0, 1.0, 1.0, 0.3), 20_000_000, 5_000_000)
+    costs.add((1.0, 1.0, 1.0, 0.3, 0.3), 20_000_000, 5_000_000)
     assert costs.trust == pytest.approx(CostSettings().pull_down)
     for _ in range(50):
-        costs.add((1.0, 1.0, 1.0, 0.3), 1_000_000, 5_000_000)
+        costs.add((1.0, 1.0, 1.0, 0.3, 0.3), 1_000_000, 5_000_000)
     assert costs.trust == 1.0
 
 
 def test_what_fits_agrees_with_the_prediction() -> None:
     """The stated number of tokens fits into the room, one more does not; nothing fits into no room."""
-    costs = Costs(CostSettings(prior_ns=(0.0, 100_000.0, 50_000.0, 0.0)))
+    costs = Costs(CostSettings(prior_ns=(0.0, 100_000.0, 50_000.0, 0.0, 0.0)))
     assert costs.fit(1_000_000, 0, 500, new_micro=True) == (18, 100_000.0, 50_000.0)
     assert costs.fit(1_000_000, 0, 500, new_micro=False) == (20, 0.0, 50_000.0)
     assert costs.fit(1_000, 0, 500, new_micro=True)[0] == 0
@@ -53,7 +55,7 @@ def test_what_fits_agrees_with_the_prediction() -> None:
     assert costs.fit(1e12, 0, 500, new_micro=True)[0] == 500
     rng = random.Random(9)
     for _ in range(300):
-        costs = Costs(CostSettings(prior_ns=(0.0, rng.uniform(0, 1e6), rng.uniform(1, 1e5), rng.uniform(0, 100))))
+        costs = Costs(CostSettings(prior_ns=(0.0, rng.uniform(0, 1e6), rng.uniform(1, 1e5), rng.uniform(0, 100), 0.0)))
         pos, wanted, room = rng.randrange(1000), rng.randrange(1, 600), rng.uniform(0, 2e7)
         tokens, fixed, each = costs.fit(room, pos, wanted, new_micro=True)
         assert 0 <= tokens <= wanted

@@ -8,7 +8,7 @@ from engines.base import Slice, tokens_of
 from scheduler.costs import Costs, CostSettings, features
 from scheduler.planner import Candidate, PlannerSettings, compose, rank
 
-COSTS = CostSettings(prior_ns=(200_000.0, 200_000.0, 50_000.0, 20.0))
+COSTS = CostSettings(prior_ns=(200_000.0, 200_000.0, 50_000.0, 20.0, 5_000.0))
 SETTINGS = PlannerSettings(gold_step_ms=5.0, step_ms=20.0)
 FAR = 10**15
 
@@ -48,7 +48,7 @@ def test_silver_prefill_keeps_its_share_against_gold() -> None:
 
 def test_the_first_candidate_always_gets_something() -> None:
     """Also when the budget is smaller than a step costs."""
-    dear = Costs(replace(COSTS, prior_ns=(50e6, 0.0, 1e6, 0.0)))
+    dear = Costs(replace(COSTS, prior_ns=(50e6, 0.0, 1e6, 0.0, 0.0)))
     composed = compose([candidate(0, Tier.BRONZE, wanted=900)], dear, SETTINGS, 0, False, 2048)
     assert [s.tokens for s in composed.shares] == [SETTINGS.chunk_min]
 
