@@ -1,8 +1,8 @@
 """What a step will take: a linear model of its features, learned while running, never with a negative weight.
 
-Features of a step: one, micro-batches, tokens, 1,000 token x padded-context products, and 1,000 tokens of padded context
-that are read, once per sequence. The last is what sets 16 decodes apart from a prefill of 16 tokens: each token of a
-decode reads a context of its own.
+Features of a step: one, micro-batches, tokens, 1,000 token x padded-context products, and 1,000 tokens of padded
+context that are read, once per sequence. The last is what sets 16 decodes apart from a prefill of 16 tokens: each token
+of a decode reads a context of its own.
 """
 
 from __future__ import annotations
