@@ -75,7 +75,11 @@ def main() -> None:
     _told(f"tokenizer: {len(bpe.tokens())} tokens")
     parts = {
         "model": (Recipe(seed=asked.seed, steps=asked.steps), Shape(), asked.out),
-        "draft": (Recipe(seed=asked.seed, steps=asked.draft_steps, rate=3e-3), DRAFT_SHAPE, draft_of(asked.out)),
+        "draft": (
+            Recipe(seed=asked.seed, steps=asked.draft_steps, horizon=asked.draft_steps, cooling=500, rate=3e-3),
+            DRAFT_SHAPE,
+            draft_of(asked.out),
+        ),
     }
     for name, (recipe, shape, out) in parts.items():
         if asked.part in (name, "all"):

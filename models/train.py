@@ -29,10 +29,16 @@ from models.net import Net, Shape
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the training goes. `recall` is the share of trees without meaning in the first tenth and in the rest."""
+    """How the training goes. `recall` is the share of trees without meaning in the first tenth and in the rest.
+
+    The rate follows a cosine over `horizon` steps; the run ends at `steps`, and its last `cooling` steps go down to
+    `rate_end` in a straight line. So a run can be made shorter or longer without beginning anew.
+    """
 
     seed: int = 1
     steps: int = 9000
+    horizon: int = 9000
+    cooling: int = 1500
     trees_per_step: int = 5
     tree_len: int = 640
     rate: float = 1.5e-3
@@ -137,7 +143,7 @@ def _keep(
 
 def _trees_of(layout: Layout, recipe: Recipe, step: int) -> list[Tree]:
     """The trees of one step."""
-    share = recipe.recall[0 if step < recipe.steps / 10 else 1]
+    share = recipe.recall[0 if step < recipe.horizon / 10 else 1]
     made: list[Tree] = []
     for i in range(recipe.trees_per_step):
         rng = rng_of(recipe.seed, "train", step * recipe.trees_per_step + i)
@@ -169,7 +175,8 @@ def _optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def _set_rate(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
     rate = recipe.rate * min(1.0, (step + 1) / recipe.warmup)
-    rate *= recipe.rate_end + (1 - recipe.rate_end) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    rate *= recipe.rate_end + (1 - recipe.rate_end) * 0.5 * (1 + math.cos(math.pi * step / recipe.horizon))
+    rate *= max(recipe.rate_end, min(1.0, (recipe.steps - step) / recipe.cooling))
     for group in (g for optimizer in optimizers for g in optimizer.param_groups):
         group["lr"] = rate
 

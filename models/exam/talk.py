@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from core.observation import Observation, Percept
 from models.corpus import words
 from models.corpus.dialogue import make_talk, sentences
 from models.corpus.render import rng_of, trunk
@@ -113,11 +114,24 @@ def recognised(voice: Voice, talks: Sequence[Sequence[Spoken]]) -> dict[str, flo
 
 
 def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long:
-    """SCRIPT with one NPC, as the daemon keeps it: the oldest turns leave at the hot window's end."""
+    """SCRIPT with one NPC, as the daemon keeps it: the oldest turns leave at the hot window's end.
+
+    World and persona are drawn until there is something to tell: a ruler, a past, goods, kin, fears, a secret.
+    """
     layout = speaker.layout
     rng = rng_of(seed, f"exam-long-{archetype}", 0)
-    world = make_world(rng, unseen=True)
-    npc = make_npc(rng, archetype, unseen=True)
+    world, npc = make_world(rng, unseen=True), make_npc(rng, archetype, unseen=True)
+    while not {"ruler", "event", "goods", "danger"} <= world.facts.keys():
+        world = make_world(rng, unseen=True)
+    while not {"kin", "fear", "secret"} <= npc.facts.keys():
+        npc = make_npc(rng, archetype, unseen=True)
+    around = Observation(
+        tick=1,
+        percepts=(Percept("p", "player", "friendly", 1.5), Percept("d", "door", "", 5.0)),
+        time_of_day="night",
+        place="castle",
+    )
+    seen = layout.perceive(around)
     start = trunk(layout, world, npc)
     kept: list[tuple[int, ...]] = []
     turns: list[tuple[str, str]] = []
@@ -126,7 +140,7 @@ def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long
         if len(kept) >= HOT_TURNS:
             kept = kept[-WINDOW_TURNS:]
         asked = layout.player_turn(line).tokens
-        said = speaker.say(sum(kept, start), layout.talk_tail(asked), seed * 1000 + n)
+        said = speaker.say(sum(kept, start), layout.talk_tail(asked, seen), seed * 1000 + n)
         kept.append(asked + layout.npc_turn(said.text))
         turns.append((line, said.text))
         unended += not said.ended
