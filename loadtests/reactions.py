@@ -29,6 +29,12 @@ class Reactions:
         if waiting is None or now_ns - waiting[1] > FORGOTTEN_NS:
             self._waiting[npc_id] = (observation.tick, now_ns)
 
+    def confirmed(self, npc_id: str, tick: int) -> None:
+        """The intent that stands agrees with an observation: there was nothing to react to."""
+        waiting = self._waiting.get(npc_id)
+        if waiting is not None and tick >= waiting[0]:
+            del self._waiting[npc_id]
+
     def answered(self, intent: Intent, now_ns: int) -> tuple[float, float] | None:
         """A new version has come: the reaction in ms as seen here, and as the daemon says, if it is one."""
         waiting = self._waiting.get(intent.npc_id)

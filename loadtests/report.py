@@ -43,8 +43,8 @@ def report(board: Board, seconds: float, seed: int, fps: int, rate_hz: float) ->
         "intent_versions_by_source": dict(board.versions),
         "intent_fallbacks": board.fallbacks,
         "barks": board.barks,
-        "intent_latency_ms": _p(board.intent_latency),
-        "intent_age_ms": _p(board.intent_age),
+        "intent_latency_ms": percentiles_of(board.intent_latency),
+        "intent_age_ms": percentiles_of(board.intent_age),
         "intent_age_samples": board.intent_age.count,
         "intent_age_samples_without_intent": board.unanswered_samples,
         "gold_token_ms": {"p50": gold.token_p50_ms, "p95": gold.token_p95_ms, "p99": gold.token_p99_ms},
@@ -133,7 +133,8 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-def _p(histogram: Histogram) -> dict[str, float]:
+def percentiles_of(histogram: Histogram) -> dict[str, float]:
+    """The three that every time is told by."""
     return histogram.percentiles(p50=0.5, p95=0.95, p99=0.99)
 
 

@@ -123,7 +123,7 @@ class SyncClient:
 
 class SyncLive:
     """One world's Live stream for one game loop. `on_intent(intent, at_ns)` hears each new version as it arrives,
-    `on_problem` what is wrong with an NPC or with the stream.
+    `on_confirmed(npc_id, tick)` each confirmation, `on_problem` what is wrong with an NPC or with the stream.
     """
 
     def __init__(
@@ -132,12 +132,14 @@ class SyncLive:
         world_id: str,
         lease_epochs: dict[str, int],
         on_intent: Callable[[Intent, int], None],
+        on_confirmed: Callable[[str, int], None],
         on_problem: Callable[[str], None],
     ) -> None:
         self._client = client
         self._world_id = world_id
         self._lease_epochs = lease_epochs
         self._on_intent = on_intent
+        self._on_confirmed = on_confirmed
         self._on_problem = on_problem
         self._clock = GameClock()
         self._table = IntentTable(self._clock)
@@ -208,5 +210,7 @@ class SyncLive:
         now_ns = time.monotonic_ns()
         for intent in self._table.apply(frame, now_ns):
             self._on_intent(intent, now_ns)
+        for confirmed in frame.confirmed:
+            self._on_confirmed(confirmed.npc_id, confirmed.observed_tick)
         for error in frame.errors:
             self._on_problem(f"Live {error.code}: {error.npc_id} {error.field} {error.message}")

@@ -18,7 +18,7 @@ from loadtests.game import Game
 from loadtests.histogram import Histogram
 from loadtests.patter import Patter
 from loadtests.reactions import Reactions
-from loadtests.report import report
+from loadtests.report import percentiles_of, report
 from loadtests.scene import Plan
 from loadtests.slots import Slots
 from loadtests.sync_client import SyncClient, SyncLive
@@ -67,7 +67,8 @@ class Server:
     def run(self, over: Callable[[], bool]) -> None:
         """Ticks until it is over, then waits a moment for answers under way."""
         plan, board = self._town.plan, self.board
-        live = SyncLive(self._town.client, self.world_id, self._leases, self._take, board.errors.add)
+        client, confirmed = self._town.client, self._reactions.confirmed
+        live = SyncLive(client, self.world_id, self._leases, self._take, confirmed, board.errors.add)
         self._live = live
         game = Game(self.village, self, self._policy, None, board, plan.fps, plan.rate_hz)
         start_s = time.monotonic()
@@ -128,7 +129,8 @@ class Talker:
         self._chance = random.Random(f"{town.plan.seed}/{number}")
         self._patter = Patter(town.plan.scene.player, self._chance)
         self._npc: tuple[Server, Body] | None = None
-        self._turns: list[threading.Thread] = []
+        self._turns: list[threading.Thread] = []  # of the present conversation
+        self._partings: list[threading.Thread] = []
 
     def run(self, over: Callable[[], bool]) -> None:
         """Says lines until it is over, then waits for the last answers."""
@@ -141,7 +143,9 @@ class Talker:
                 continue
             self._say(due_s)
             due_s += self._chance.expovariate(1 / every_s)
-        self._part(wait=True)
+        self._part()
+        for parting in self._partings:
+            parting.join()
 
     def _say(self, due_s: float) -> None:
         if self._npc is None:
@@ -154,7 +158,7 @@ class Talker:
         turn.start()
         self._turns.append(turn)
         if self._patter.over:
-            self._part(wait=False)
+            self._part()
 
     def _turn(self, world_id: str, npc_id: str, line: str, due_s: float) -> None:
         town, seen = self._town, self._town.seen
@@ -187,7 +191,7 @@ class Talker:
         seen.turns += 1
         town.note(TURN, took_ms, "")
 
-    def _part(self, wait: bool) -> None:
+    def _part(self) -> None:
         """Leaves the NPC: when its last answer has come the conversation ends and others may speak to it."""
         if self._npc is None:
             return
@@ -195,8 +199,7 @@ class Talker:
         turns, self._turns = self._turns, []
         parting = threading.Thread(target=self._end, args=(npc, turns))
         parting.start()
-        if wait:
-            parting.join()
+        self._partings = [*(thread for thread in self._partings if thread.is_alive()), parting]
 
     def _end(self, npc: tuple[Server, Body], turns: list[threading.Thread]) -> None:
         for turn in turns:
@@ -223,12 +226,16 @@ class Town:
         self._free = [(server, body) for server in self.servers for body in server.village.bodies]
 
     def take_npc(self, chance: random.Random) -> tuple[Server, Body]:
-        """An NPC that nobody talks with."""
+        """An NPC that nobody talks with; one that somebody does when there is no other: it answers in order."""
+        if not self._free:
+            server = chance.choice(self.servers)
+            return server, chance.choice(server.village.bodies)
         return self._free.pop(chance.randrange(len(self._free)))
 
     def give_npc_back(self, npc: tuple[Server, Body]) -> None:
         """It may be talked with again."""
-        self._free.append(npc)
+        if npc not in self._free:
+            self._free.append(npc)
 
     def results(self) -> dict[str, Any]:
         """What the run was, for JSON: the rows that a budget speaks of first, then everything in detail."""
@@ -243,7 +250,7 @@ class Town:
         except NpcdError as error:
             self.errors.add(f"Admin.Status {error.code}: {error}")
         made = report(board, plan.seconds, plan.seed, plan.fps, plan.rate_hz)
-        made["silver_ttft_client_ms"] = _p(seen.first_text)
+        made["silver_ttft_client_ms"] = percentiles_of(seen.first_text)
         return {
             "scene": plan.name,
             "intent_latency_p95_ms": made["intent_latency_ms"]["p95"],
@@ -252,22 +259,24 @@ class Town:
             "silver_ttft_p95_ms": made["silver_ttft_client_ms"]["p95"],
             "model_share": made["intents_model_share"],
             "errors": self.errors.count,
-            "reaction_p95_ms": _p(seen.reaction)["p95"],
+            "reaction_p95_ms": percentiles_of(seen.reaction)["p95"],
             "turns": seen.turns,
-            "lines_late_p95_ms": _p(seen.lateness)["p95"],
+            "lines_late_p95_ms": percentiles_of(seen.lateness)["p95"],
             "both_sides_p95_ms": {
-                "silver_ttft": {"load": _p(seen.first_text)["p95"], "npcd": round(made["silver_ttft_ms"]["p95"], 3)},
-                "reaction": {"load": _p(seen.reaction)["p95"], "npcd": _p(seen.reaction_npcd)["p95"]},
+                "silver_ttft": {
+                    "load": percentiles_of(seen.first_text)["p95"],
+                    "npcd": round(made["silver_ttft_ms"]["p95"], 3),
+                },
+                "reaction": {
+                    "load": percentiles_of(seen.reaction)["p95"],
+                    "npcd": percentiles_of(seen.reaction_npcd)["p95"],
+                },
             },
-            "turn_ms": _p(seen.turn),
-            "reaction_ms": _p(seen.reaction),
+            "turn_ms": percentiles_of(seen.turn),
+            "reaction_ms": percentiles_of(seen.reaction),
             "reactions": seen.reaction.count,
             "servers": plan.servers,
             "conversations": plan.conversations,
             "line_every_s": plan.line_every_s,
             **made,
         }
-
-
-def _p(histogram: Histogram) -> dict[str, float]:
-    return histogram.percentiles(p50=0.5, p95=0.95, p99=0.99)

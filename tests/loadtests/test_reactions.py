@@ -43,6 +43,18 @@ def test_an_event_that_goes_on_is_one_event() -> None:
     assert books.answered(intent(8), 1330 * MS) == (30.0, 30.0)
 
 
+def test_what_is_confirmed_is_no_reaction() -> None:
+    books = Reactions()
+    books.observed(seen(5, "attacked"), 1000 * MS)
+    books.confirmed("mira", 4)
+    books.confirmed("otto", 5)
+    assert books.answered(intent(5), 1030 * MS) == (30.0, 30.0)
+    books.observed(seen(6), 1100 * MS)
+    books.observed(seen(7, "attacked"), 1200 * MS)
+    books.confirmed("mira", 7)
+    assert books.answered(intent(8), 2000 * MS) is None
+
+
 def test_nobody_waits_for_ever() -> None:
     books = Reactions()
     books.observed(seen(5, "attacked"), 0)
