@@ -70,8 +70,9 @@ $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'
 	@touch $@
 
-nightly: setup ## what is too slow for every change: more and longer simulated worlds
+nightly: setup ## what is too slow for every change: more and longer simulated worlds, the container's build
 	@$(BIN)/python -m pytest tests/sim/nightly.py
+	@bash deploy/check.sh
 
 wheel: setup ## dist/*.whl of the daemon and its Python client
 	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . ./clients/python

@@ -1,0 +1,148 @@
+"""The container's files: hadolint finds nothing, what is copied is there, and our reader of Dockerfiles reads them.
+
+What the RUN lines do is tried by deploy/check.sh, which needs root, debootstrap and minutes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from daemon.config import ServeSettings
+from tools import dockerfile
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "Dockerfile").read_text("utf-8")
+IGNORED = dockerfile.patterns((ROOT / ".dockerignore").read_text("utf-8"))
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text("utf-8"))
+BUILD, IMAGE = dockerfile.read(TEXT)
+
+
+def copied() -> list[str]:
+    """What the build stage takes from the checkout."""
+    copies = [i.text.split()[:-1] for i in BUILD.instructions if i.word == "COPY"]
+    return [name for names in copies for name in names]
+
+
+def test_hadolint_finds_nothing() -> None:
+    """Neither errors nor warnings."""
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed: make extras")
+    done = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    """A numeric user, so that orchestrators can see that it is not root."""
+    user, _, group = IMAGE.last("USER").partition(":")
+    assert int(user) > 0 and int(group) > 0
+
+
+def test_the_health_check_asks_where_the_daemon_answers() -> None:
+    """The default address of the probes."""
+    assert f"http://{ServeSettings().http}/healthz" in IMAGE.last("HEALTHCHECK")
+
+
+def test_every_folder_of_the_wheel_is_copied() -> None:
+    """And nothing that is not there."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) <= set(copied())
+    for name in copied():
+        assert (ROOT / name).exists(), name
+        assert not dockerfile.ignored(name, IGNORED), f".dockerignore keeps {name} out"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".git/config", ".venv/bin/python", "deploy/tokens.toml", "models/work/x.pt", "core/__pycache__/a.pyc", "build/x"],
+)
+def test_what_stays_out(path: str) -> None:
+    """Secrets, history, environments and leftovers."""
+    assert dockerfile.ignored(path, IGNORED)
+
+
+def test_compose_starts_npcd_alone() -> None:
+    """Its stores come only when asked for: npcd does not use them yet."""
+    services = COMPOSE["services"]
+    assert [name for name, service in services.items() if "profiles" not in service] == ["npcd"]
+    assert set(services) == {"npcd", "redis", "postgres"}
+
+
+def test_compose_listens_beyond_the_host_only_with_tokens() -> None:
+    """The container listens everywhere, which needs a tokens file; its port is open on the host's loopback only."""
+    npcd = COMPOSE["services"]["npcd"]
+    assert "serve.tokens_file=/run/secrets/npcd_tokens" in npcd["command"]
+    assert all(port.startswith("127.0.0.1:") for port in npcd["ports"])
+    for service in COMPOSE["services"].values():
+        assert not service.get("privileged")
+        assert "ports" not in service or service is npcd
+
+
+def test_compose_names_only_what_it_defines() -> None:
+    """Volumes and secrets."""
+    for service in COMPOSE["services"].values():
+        assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(COMPOSE["volumes"])
+
+
+def test_the_example_token_does_not_work(tmp_path: Path) -> None:
+    """Whoever copies it without reading is told by the daemon, which starts with no token that others know."""
+    command = [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"]
+    tokens = ROOT / "deploy/tokens.example.toml"
+    done = subprocess.run(
+        [*command, "--set", f"serve.tokens_file={tokens}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "16 characters or more" in done.stderr
+
+
+# -- our reader --------------------------------------------------------------------------------------------------------
+
+
+def test_stages_and_continued_lines() -> None:
+    """A stage per FROM; an instruction begins on its first line."""
+    text = "FROM a AS one\n# why\nRUN x \\\n    # not this\n    && y\nFROM b\nCOPY --from=one /x /y\n"
+    one, two = dockerfile.read(text)
+    assert (one.base, one.name, two.base, two.name) == ("a", "one", "b", "1")
+    assert one.instructions == [dockerfile.Instruction("RUN", "x && y", 3)]
+    assert two.last("COPY") == "--from=one /x /y" and not two.last("USER")
+
+
+@pytest.mark.parametrize(("text", "says"), [("FROM a\nONBUILD RUN x\n", "line 2: ONBUILD"), ("RUN x\n", "line 1: RUN")])
+def test_what_is_not_understood_is_named(text: str, says: str) -> None:
+    """Rather than passed over."""
+    with pytest.raises(ValueError, match=says):
+        dockerfile.read(text)
+
+
+def test_words() -> None:
+    """Assignments, commands for the shell and commands in JSON."""
+    assert dockerfile.pairs('A=1 B="2 3"') == {"A": "1", "B": "2 3"}
+    assert dockerfile.command('["a", "b c"]') == ["a", "b c"]
+    assert dockerfile.command("a && b") == ["/bin/sh", "-c", "a && b"]
+    assert dockerfile.fill("$A/${B}", {"A": "x", "B": "y"}) == "x/y"
+
+
+@pytest.mark.parametrize(
+    ("path", "patterns", "out"),
+    [
+        ("a/b.py", ["*"], True),
+        ("a/b.py", ["*", "!a"], False),
+        ("a/b/c.py", ["*", "!a", "a/b"], True),
+        ("a/b/__pycache__/x", ["**/__pycache__"], True),
+        ("a/b.py", ["*.py"], False),
+        ("b.py", ["?.py"], True),
+    ],
+)
+def test_ignored(path: str, patterns: list[str], out: bool) -> None:
+    """The last pattern that fits the path or a folder it is in."""
+    assert dockerfile.ignored(path, patterns) is out
