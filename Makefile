@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
+.PHONY: coverage list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -69,6 +69,13 @@ extras: $(LOCUST) ## what a few of the tests want beside setup: locust, hadolint
 $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'
 	@touch $@
+
+# What decides is plain and synchronous, so there is no reason to leave any of it untried.
+DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/placing.py,core/choice.py,daemon/prompt.py,daemon/templates.py
+
+coverage: setup ## how much of the deciding files the tests reach: 95 % at least
+	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
+	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
 
 nightly: setup ## what is too slow for every change: more and longer simulated worlds, the container's build
 	@$(BIN)/python -m pytest tests/sim/nightly.py
