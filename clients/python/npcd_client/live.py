@@ -38,7 +38,7 @@ class LiveSettings:
     the next one wakes it; in a game that observes steadily no frame pays for a wake.
     """
 
-    flush_ms: float = 1.0
+    flush_ms: float = 2.0
     idle_ms: float = 250.0
     inbox_max: int = 16_384  # observations not yet looked at by the loop; then the oldest go
     problems_max: int = 256  # newest problems kept for reading
