@@ -1,6 +1,6 @@
 """Makes the models that ship, from nothing but a seed: corpus, tokenizer, training, GGUF, checks; then the draft.
 
-python -m models.build [--steps 9000] [--seed 1] [--out models/npcd-demo.gguf] [--part all|model|draft] [--fresh]
+python -m models.build [--steps 8000] [--seed 1] [--out models/npcd-demo.gguf] [--part all|model|draft] [--fresh]
 """
 
 from __future__ import annotations

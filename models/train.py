@@ -36,7 +36,7 @@ class Recipe:
     """
 
     seed: int = 1
-    steps: int = 9000
+    steps: int = 8000
     horizon: int = 9000
     cooling: int = 1500
     trees_per_step: int = 5
@@ -48,6 +48,7 @@ class Recipe:
     clip: float = 1.0
     threads: int = 2
     recall: tuple[float, float] = (0.3, 0.03)
+    late: int = 4000  # the step from which the trees ask more for what takes longest to learn
     check_every: int = 250
     check_trees: int = 20
     patience: int = 20  # checks without a better one, and the run is over
@@ -147,8 +148,10 @@ def _trees_of(layout: Layout, recipe: Recipe, step: int) -> list[Tree]:
     made: list[Tree] = []
     for i in range(recipe.trees_per_step):
         rng = rng_of(recipe.seed, "train", step * recipe.trees_per_step + i)
-        make = make_recall if rng.random() < share else make_tree
-        made.append(make(rng, layout, recipe.tree_len))
+        if rng.random() < share:
+            made.append(make_recall(rng, layout, recipe.tree_len))
+        else:
+            made.append(make_tree(rng, layout, recipe.tree_len, late=step >= recipe.late))
     return made
 
 

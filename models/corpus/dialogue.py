@@ -29,6 +29,8 @@ QUESTIONS: dict[str, int] = {
     "greet": 1, "threat": 1, "odd": 2, "bye": 1, "barter": 1,
 }  # fmt: skip
 REMEMBERED: dict[str, int] = {"asktold": 30, "whoami": 8, "secret": 10, "trust": 5, "greet": 2, "bye": 1, "name": 1}
+# The same late in a training: what takes longest to learn.
+REMEMBERED_LATE: dict[str, int] = REMEMBERED | {"whoami": 14, "secret": 25}
 _PERSONA_TOPICS = frozenset({"name", "home", "trade", "kin", "fear", "love", "lost"})
 _LORE_TOPICS = frozenset({"town", "ruler", "item", "event", "danger", "goods"})
 _SIGHT_TOPICS = frozenset({"see", "hour", "where", "health"})

@@ -20,6 +20,7 @@ from models.corpus import words
 from models.corpus.dialogue import (
     QUESTIONS,
     REMEMBERED,
+    REMEMBERED_LATE,
     Memory,
     Talk,
     Turn,
@@ -51,14 +52,17 @@ def trees(layout: Layout, seed: int, split: str, length_max: int, unseen: bool =
         yield make_tree(rng, layout, length_max, unseen)
 
 
-def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False) -> Tree:
-    """One NPC in one world: intents for a third of the tree, the rest is talk of one kind or another."""
+def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False, late: bool = False) -> Tree:
+    """One NPC in one world: intents for a third of the tree, the rest is talk of one kind or another.
+
+    `late` in a training there is more to remember, and less that the persona says.
+    """
     world = make_world(rng, unseen)
     npc = make_npc(rng, rng.choice(words.ARCHETYPES), unseen)
     tree = Tree()
     root = tree.add(-1, (trunk(layout, world, npc), TEXT))
     room = length_max - tree.length
-    kind = rng.choices(("talk", "memory", "questions"), (45, 25, 30))[0]
+    kind = rng.choices(("talk", "memory", "questions"), (40, 40, 20) if late else (45, 25, 30))[0]
     talking_max = tree.length + int(room * rng.uniform(0.5, 0.75))
     digest: tuple[int, ...] = ()
     if kind == "talk":
@@ -70,7 +74,7 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
         memory = make_memory(rng, world, npc)
         digest = layout.digest(memory.digest)
         here = _add_memory(tree, root, layout, memory)
-        made = make_questions(rng, layout, world, npc, memory.known, REMEMBERED, 12)
+        made = make_questions(rng, layout, world, npc, memory.known, REMEMBERED_LATE if late else REMEMBERED, 12)
         _add_questions(rng, tree, here, layout, memory, made, talking_max)
     else:
         nobody = make_memory(rng, world, npc, 0.0)
