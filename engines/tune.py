@@ -39,7 +39,7 @@ class Tried:
 
 def candidates(settings: LlamaSettings, cores: int) -> list[LlamaSettings]:
     """What is left to choose: every combination of the settings that are "auto" or 0."""
-    # All cores at once are never a candidate: the event loop needs one (FACTS: spinning barriers).
+    # All cores at once are never a candidate: threads of the engine spin while they wait, and the event loop needs one.
     threads = [settings.threads] if settings.threads else sorted({default_threads(), max(1, cores // 2)})
     attention = ["off", "on"] if settings.flash_attention == "auto" else [settings.flash_attention]
     weights = ["file", "f16"] if settings.weights == "auto" else [settings.weights]

@@ -26,9 +26,9 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """One promise per tier (DESIGN section 2)."""
+    """One promise per tier."""
 
-    gold: Promise = Promise(first_ms=16, wait_max_ms=100, tail_max=32, output_max=8, waiting_max=2048, running_max=48)
+    gold: Promise = Promise(first_ms=16, wait_max_ms=100, tail_max=32, output_max=8, waiting_max=2048, running_max=64)
     silver: Promise = Promise(
         first_ms=250, wait_max_ms=2_000, tail_max=192, output_max=512, waiting_max=64, running_max=24
     )

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from core.choice import END, stage
+from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
 from core.work import Sampling, Work
 from scheduler.placing import KvSettings
+from scheduler.window import Closed
 from tests.scheduler.simulated import Sim, npc, random_work, words
 
 FEEL = stage("emotions", [(i, words(500 + i).tolist(), END) for i in range(3)])
@@ -168,6 +170,32 @@ def test_gold_is_never_behind_more_than_one_step() -> None:
         steps = sim.run(until=lambda: gold in sim.ended)  # noqa: B023
         assert steps <= 2
     sim.run()
+
+
+def test_sixty_npcs_in_one_window_are_spread_over_steps() -> None:
+    """All that are due together start together, no step is over its budget, and the earliest due are answered first."""
+    sim = Sim(sequences=80, context_len=512)
+    for n in range(60):
+        sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), words(1, 2, n), words(3), 1))
+    sim.run()
+    moment = sim.clock()
+    group = [
+        sim.submit(
+            Work(Tier.GOLD, TrunkKey(npc(n), ""), words(1, 2, n), words(*range(20)), 3, deadline_ns=moment + 60 - n)
+        )
+        for n in range(60)
+    ]
+    before_ns, steps = moment, 0
+    while any(ticket not in sim.ended for ticket in group):
+        sim.step()
+        steps += 1
+        assert sim.clock() - before_ns <= 5 * MS * 1.05
+        before_ns = sim.clock()
+    assert {sim.taken[ticket] for ticket in group} == {moment}
+    assert sim.scheduler.window.closed[Closed.COMPLETE] == 2
+    assert steps > 10
+    firsts = [sim.ended[ticket].timings.first_ns for ticket in group]
+    assert firsts == sorted(firsts, reverse=True)
 
 
 def test_a_work_that_only_prepares_a_trunk_is_overtaken_by_one_that_needs_it() -> None:
