@@ -39,8 +39,10 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 class ServeSettings:
     """Where the daemon listens, how it runs, and how it ends.
 
-    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant". With
-    `own_cores` the engine's thread has its cores to itself and the rest of the daemon keeps to the others.
+    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant". Asked to
+    end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s` ends the process with status 70
+    (0: it is waited for). With `own_cores` the engine's thread has its cores to itself and the rest of the daemon keeps
+    to the others.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)
@@ -51,6 +53,7 @@ class ServeSettings:
     tokens_file: str = ""
     message_bytes_max: int = 8 << 20
     drain_s: float = 5.0
+    hang_s: float = 2.0
     own_cores: bool = False
     log_level: str = "info"
     log_json: bool = False
@@ -105,6 +108,8 @@ def check(config: Config) -> None:
         raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
+    if serve.drain_s < 0 or not (serve.hang_s == 0 or serve.hang_s >= 0.5):
+        raise ConfigError("serve.drain_s must be 0 or more seconds, serve.hang_s 0.5 or more (0: never)")
     if bool(serve.tls_certificate) != bool(serve.tls_key):
         raise ConfigError("serve.tls_certificate and serve.tls_key belong together; give both or neither")
     if not serve.listen:

@@ -16,6 +16,8 @@ from core.words import TrunkKey
 from scheduler.scheduler import Delivery, Scheduler
 from scheduler.ticket import Command
 
+REBUILD_NS = 2 * S  # a new context for a large model's KV
+
 
 class EngineLoop:
     """Runs a scheduler on a thread of its own.
@@ -41,7 +43,9 @@ class EngineLoop:
         # Written by the event loop, read here: when the next intents will be due. A plain int, torn reads are
         # impossible.
         self.next_due_ns: int | None = None
+        # For whoever watches the thread: when it last came round, and what it does now should take.
         self.beat_ns = 0
+        self.expected_ns = 0
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -89,10 +93,12 @@ class EngineLoop:
             planned = scheduler.plan(now, self.next_due_ns)
             busy, wake_ns = planned.step is not None, planned.wake_ns
             if planned.step is not None:
+                self.expected_ns = round(scheduler.costs.predict_ns(planned.features))
                 began = clock()
                 try:
                     result = scheduler.engine.step(planned.step)
                 except EngineFailed as error:
+                    self.expected_ns = REBUILD_NS
                     scheduler.failed(planned, str(error), clock())
                 else:
                     ended = clock()

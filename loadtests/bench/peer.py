@@ -383,7 +383,15 @@ async def npcd_side(
     """A daemon of our own with the village registered."""
     command = [
         *(sys.executable, "-m", "npcd", "serve", "--listen", "unix:{folder}/npcd.sock", "--http", ""),
-        *("--model", str(model), "--set", "intents.bark_every_ms=0", "--set", "intents.cadence.rate_hz=20"),
+        *(
+            "--no-supervise",
+            "--model",
+            str(model),
+            "--set",
+            "intents.bark_every_ms=0",
+            "--set",
+            "intents.cadence.rate_hz=20",
+        ),
         *(part for one in sets for part in ("--set", one)),
     ]
     async with Child(command) as child, Client(f"unix:{child.folder}/npcd.sock") as client:

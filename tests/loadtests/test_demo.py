@@ -64,7 +64,7 @@ def test_a_daemon_that_does_not_come_up_is_told_with_its_last_words(tmp_path: Pa
 def test_a_daemon_that_dies_on_the_way_ends_the_run(tmp_path: Path) -> None:
     done = demo(tmp_path, "--npcs", "4", "--seconds", "30", "--json", "out.json", STUB_DIES="when spoken to")
     assert done.returncode == 1
-    assert "died during the run" in done.stderr and "the stub serves with []" in done.stderr
+    assert "died during the run" in done.stderr and "the stub serves with ['--no-supervise']" in done.stderr
     made = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert made["errors_by_kind"]["daemon"] == 1 and made["frames"] < 30 * 300
 

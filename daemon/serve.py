@@ -1,0 +1,165 @@
+"""The process that serves: listens (and says NOT_SERVING), loads the model, serves, and when asked to end drains and
+ends.
+
+Owns the event loop. Asked once (SIGTERM, SIGINT, or the parent's signal) it lets what runs finish for a while; asked
+twice it ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+from typing import Any
+
+import structlog
+import uvloop
+
+from core.clock import S, now_ns
+from daemon.build import Daemon, build, load_model
+from daemon.config import Config
+from daemon.cores import keep_apart
+from daemon.grpc_face import GrpcFace
+from daemon.probes import Probes
+from daemon.status import Phase
+from daemon.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
+from daemon.telemetry import StatusCollector, start_logging, watch_lag
+from daemon.tidy import Tidy
+from daemon.watchdog import watch
+from scheduler.costs import FEATURES
+
+# Of serve.drain_s: that the last events leave, streams end, and the engine's last step is over.
+ENDING_S = 1.0
+LAST_EVENTS_S = 0.5
+
+log = structlog.get_logger("npcd")
+
+
+def serve(config: Config, life: Life | None) -> int:
+    """Serves until asked to end; the exit status. `life` is None for a process without a parent that restarts it.
+
+    Raises ConfigError.
+    """
+    start_logging(config.serve.log_level, config.serve.log_json)
+    faulthandler.enable()  # a native crash says where Python was
+    if life is not None and life.number > 1:
+        log.warning("started again", life=life.number, why=life.last_end)
+    with contextlib.ExitStack() as afterwards:
+        return uvloop.run(_serve(config, life is not None, afterwards))
+
+
+async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitStack) -> int:
+    loop = asyncio.get_running_loop()
+    phase = Phase()
+    over = asyncio.Event()
+    grace_s = max(config.serve.drain_s - ENDING_S, 0.0)
+    daemon: Daemon | None = None
+
+    def stop(signal_name: str) -> None:
+        if over.is_set():
+            log.warning("stopping at once", signal=signal_name)
+            os._exit(EXIT_FORCED)
+        log.info("stopping", signal=signal_name)
+        over.set()
+
+    def on_death(error: BaseException) -> None:
+        # On the engine thread. Nothing can be served without it: a parent or an orchestrator starts us again.
+        log.critical("the engine thread died", exc_info=error)
+        os._exit(EXIT_ENGINE_DEAD)
+
+    def on_hang(still_s: float) -> None:
+        log.critical("the engine hangs", seconds=round(still_s, 1))
+        faulthandler.dump_traceback()
+        os._exit(EXIT_ENGINE_DEAD)
+
+    async def drain(wanted_s: float) -> None:
+        nonlocal grace_s
+        grace_s = wanted_s
+        over.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    if supervised:
+        loop.add_signal_handler(STOP_SIGNAL, over.set)  # the same wish may have come to us as well: see supervise
+
+    began_ns = now_ns()
+    face = GrpcFace(config.serve)
+    collector = StatusCollector(
+        lambda: daemon.board.message() if daemon else None,
+        lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
+    )
+    probes = Probes(lambda: phase.name, collector)
+    addresses = await face.start()
+    http = await probes.start(config.serve.http) if config.serve.http else ""
+    try:
+        loading = loop.run_in_executor(None, load_model, config)
+        asked = asyncio.create_task(over.wait())
+        either: list[asyncio.Future[Any]] = [loading, asked]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            log.info("stopped", why="before the model was loaded")
+            await face.stop(0)
+            os._exit(0)  # a native load cannot be interrupted
+        model = loading.result()
+        daemon = build(config, model, phase, on_death, drain)
+        daemon.engine_loop.start()
+        if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
+            log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
+        face.calls = daemon.calls
+        tidy = Tidy(now_ns)
+        tidy.start()
+        tasks = [
+            asyncio.create_task(watch_lag(daemon.lag_ns, now_ns)),
+            asyncio.create_task(_keep_house(daemon, tidy)),
+        ]
+        if config.serve.hang_s:
+            tasks.append(asyncio.create_task(watch(daemon.engine_loop, config.serve.hang_s, on_hang, now_ns)))
+        if not over.is_set():
+            phase.name = "serving"
+            await face.report(serving=True)
+            log.info(
+                "serving",
+                listen=addresses,
+                http=http,
+                model=model.name,
+                engine=model.engine.name,
+                ready_after_s=round((now_ns() - began_ns) / S, 2),
+            )
+        await over.wait()
+        phase.name = "draining"
+        daemon.door.draining = True
+        await face.report(serving=False)
+        cut = await _wait_for_works(daemon, grace_s)
+        await face.stop(LAST_EVENTS_S)
+        for task in tasks:
+            task.cancel()
+        stopped = daemon.engine_loop.stop(ENDING_S)
+        daemon.door.end_all("the daemon has stopped")
+        if stopped:
+            # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
+            afterwards.callback(model.engine.close)
+        log.info("stopped", works_cut=cut)
+    finally:
+        await face.stop(0)
+        await probes.stop()
+    return 0
+
+
+async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
+    """Waits until what runs has finished, for `grace_s` at most; how many works had not."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await daemon.door.all_ended()
+    return daemon.door.open
+
+
+async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
+    """Once a second, for ever: collects garbage when nothing is under way, ends sessions that have been silent too
+    long.
+    """
+    while True:
+        await asyncio.sleep(1)
+        tidy.look(idle=not daemon.door.open)
+        daemon.dialogue.sweep()

@@ -1,0 +1,234 @@
+"""The whole daemon as a game meets it: `npcd serve` with its parent, the shipped model, and the Python client.
+
+It dies natively and hangs, and comes back; it is asked to end while it speaks, and ends in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import pytest
+
+from npcd_client import (
+    ActionWord,
+    Archetype,
+    Client,
+    NpcSpec,
+    Observation,
+    Percept,
+    Persona,
+    TalkEvent,
+    TalkEventKind,
+    TalkFinish,
+    TooLate,
+    Unavailable,
+    World,
+)
+
+PROGRAM = Path(__file__).with_name("dying.py")
+# Everything that the start would measure is said, so that it takes a second or two.
+SETS = (
+    *("engine.threads=1", "engine.flash_attention=off", "engine.weights=file", "engine.sequences=40"),
+    *("engine.context_len=1536", "serve.log_json=true", "serve.hang_s=1"),
+)
+VALE = World(
+    world_id="vale",
+    lore="Ravenmere is a village by the old road. People fear wolves.",
+    archetypes=(Archetype("villager", "Plain folk who fear the night."),),
+    actions=(ActionWord("idle"), ActionWord("greet", needs_target=True), ActionWord("flee")),
+    emotions=("calm", "afraid"),
+    personas=(Persona("mira", "Mira", "Mira bakes bread at the mill."),),
+)
+NPCS = ("a", "b", "c", "d")
+
+
+class Served:
+    """A daemon's process and where it is."""
+
+    def __init__(self, folder: Path, *sets: str) -> None:
+        self.folder = folder
+        self.target = f"unix:{folder}/n.sock"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.http = f"127.0.0.1:{free.getsockname()[1]}"
+        named = [part for one in (*SETS, *sets) for part in ("--set", one)]
+        command = [sys.executable, str(PROGRAM), str(folder), "--listen", self.target, "--http", self.http, *named]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def log(self) -> str:
+        """All it wrote so far."""
+        return (self.folder / "log").read_text("utf-8")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Its log's lines of one event."""
+        lines = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == name]
+
+    async def says(self, *wanted: str) -> None:
+        """Waits until /readyz says one of these."""
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(self.readiness) not in wanted:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+
+    def readiness(self) -> str:
+        """What an orchestrator hears at /readyz; "refused" when nobody is there."""
+        try:
+            with urlopen(f"http://{self.http}/readyz", timeout=5) as answer:
+                return str(answer.read().decode().strip())
+        except HTTPError as error:
+            return f"{error.code} {error.read().decode().strip()}"
+        except (URLError, ConnectionError):
+            return "refused"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A daemon that ends with the test."""
+    one = Served(tmp_path)
+    yield one
+    one.process.kill()
+    one.process.wait()
+
+
+@asynccontextmanager
+async def playing(one: Served) -> AsyncIterator[Client]:
+    """A game with its NPCs in place."""
+    async with Client(one.target) as npcd:
+        try:
+            await npcd.wait_ready(60)
+        except TooLate as error:
+            raise AssertionError(one.log()) from error
+        await npcd.define_world(VALE)
+        await npcd.register([NpcSpec(npc, "villager", "mira") for npc in NPCS])
+        yield npcd
+
+
+async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on(served: Served) -> None:
+    """llama.cpp aborts in the middle of a step; another step never returns. Each time the parent starts the daemon
+    again, nobody is told meanwhile that it is ready, and the client brings world and NPCs back without the game.
+    """
+    async with playing(served) as npcd, npcd.live() as live:
+        tick = 0
+
+        async def intents_of(epoch_before: int) -> None:
+            """Goes on observing, as a game does, until every NPC has an intent of a daemon with another epoch."""
+            nonlocal tick
+            while live.daemon_epoch == epoch_before or not all(
+                (intent := live.latest(npc)) and intent.observed_tick > seen for npc in NPCS
+            ):
+                tick += 1
+                for npc in NPCS:
+                    live.observe(Observation(npc, tick, percepts=(Percept(f"w{tick % 2}", "wolf", "hostile", 3),)))
+                await asyncio.sleep(0.02)
+
+        seen = 0
+        async with asyncio.timeout(30):
+            await intents_of(0)
+        for word, why in (("abort", "SIGABRT"), ("hang", "exit status 70")):
+            seen, epoch = tick, live.daemon_epoch
+            problems = live.counters.problems
+            (served.folder / word).touch()
+            heard: set[str] = set()
+
+            async def look(heard: set[str] = heard) -> None:
+                while True:
+                    heard.add(await asyncio.to_thread(served.readiness))
+                    await asyncio.sleep(0.02)
+
+            looking = asyncio.create_task(look())
+            async with asyncio.timeout(30):
+                await intents_of(epoch)
+            looking.cancel()
+            assert {"refused", "serving"} <= heard <= {"refused", "503 starting", "serving"}
+            said = list(live.problems)[-(live.counters.problems - problems) :]
+            assert {p.code for p in said} <= {"UNAVAILABLE", "NOT_FOUND", "UNKNOWN_NPC"}, said
+            assert "UNAVAILABLE" in {p.code for p in said}, "the game was told that nobody serves"
+            assert why in served.events("started again")[-1]["why"]
+        assert [event["life"] for event in served.events("started again")] == [2, 3]
+        assert "Fatal Python error: Aborted" in served.log(), "where Python was when the library aborted"
+        assert (await turn(npcd, "a", 5))[1] in (TalkFinish.STOP, TalkFinish.LENGTH)
+    served.process.terminate()
+    assert served.process.wait(10) == 0, served.log()
+
+
+async def turn(npcd: Client, npc: str, tokens: int) -> tuple[str, TalkFinish | str]:
+    """What an NPC said, and how the turn ended: its finish, or the code of the error."""
+    said = ""
+    last: TalkEvent | None = None
+    try:
+        async for last in npcd.talk(npc, f"p-{npc}", "Tell me about the wolves.", max_tokens=tokens, seed=3):
+            said += last.text
+    except Unavailable as error:
+        return said, error.code
+    assert last is not None and last.kind is TalkEventKind.END
+    return said, last.finish
+
+
+async def speaking(npcd: Client, turns: int) -> None:
+    """Waits until so many turns are under way."""
+    async with asyncio.timeout(30):
+        while (await npcd.status()).turns_open < turns:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+
+
+async def test_asked_to_end_it_finishes_what_it_says(served: Served) -> None:
+    """SIGTERM with four turns and a Live stream under way: not ready from then on, whoever comes later is sent away,
+    turns finish or end with UNAVAILABLE, and within five seconds it has ended with status 0.
+    """
+    async with playing(served) as npcd, npcd.live() as live:
+        live.observe(Observation("d", 1, percepts=(Percept("w", "wolf", "hostile", 3),)))
+        await live.wait_connected(10)
+        (served.folder / "slow").touch()
+        turns = [asyncio.create_task(turn(npcd, npc, tokens)) for npc, tokens in zip(NPCS, (2, 3, 4, 192), strict=True)]
+        await speaking(npcd, 4)
+        began_s = time.monotonic()
+        served.process.terminate()
+        await served.says("503 draining")
+        with pytest.raises(TooLate, match="is not serving yet"):
+            await npcd.wait_ready(0.05)
+        assert time.monotonic() - began_s < 1.0
+        with pytest.raises(Unavailable):
+            async for _ in npcd.talk("a", "latecomer", "Good evening."):
+                pass
+        ends = await asyncio.gather(*turns)
+        assert await asyncio.to_thread(served.process.wait, 10) == 0, served.log()
+        assert time.monotonic() - began_s < 5.0
+        finished = [said for said, end in ends if isinstance(end, TalkFinish)]
+        assert len(finished) == 3 and all(finished), ends
+        assert ends[3][1] == "UNAVAILABLE"
+        assert "UNAVAILABLE" in {problem.code for problem in live.problems}
+        assert served.events("stopped")[0]["works_cut"] >= 1
+
+
+async def test_a_second_signal_forces(served: Served) -> None:
+    """Whatever is said is cut off."""
+    async with playing(served) as npcd:
+        (served.folder / "slow").touch()
+        cut = asyncio.create_task(turn(npcd, "a", 192))
+        await speaking(npcd, 1)
+        served.process.terminate()
+        await served.says("503 draining")
+        began_s = time.monotonic()
+        served.process.terminate()
+        assert await asyncio.to_thread(served.process.wait, 10) == 1
+        assert (await cut)[1] == "UNAVAILABLE"
+        assert time.monotonic() - began_s < 1.0
+
+
+async def test_asked_to_end_while_it_loads_it_ends(served: Served) -> None:
+    """Nobody waits for a model that nobody will use."""
+    await served.says("503 starting", "serving")
+    served.process.terminate()
+    assert await asyncio.to_thread(served.process.wait, 10) == 0, served.log()
