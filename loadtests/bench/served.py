@@ -132,4 +132,4 @@ if __name__ == "__main__":
         (engines.llama, "LlamaVocab", EndlessVocab),
     ):
         setattr(module, name, ours)
-    sys.exit(main(["serve", *sys.argv[1:]]))
+    sys.exit(main(["serve", "--no-supervise", *sys.argv[1:]]))

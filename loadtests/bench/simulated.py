@@ -40,7 +40,7 @@ def model(config: Config, step_ms: float) -> Model:
 
 
 if __name__ == "__main__":
-    step, command = float(sys.argv[1]), sys.argv[2:]
+    step, command = float(sys.argv[1]), [*sys.argv[2:], "--no-supervise"]
     for one in SETS:
         command += ["--set", one]
     # The daemon is built as ever, around this model instead of its own.
