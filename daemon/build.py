@@ -25,7 +25,7 @@ from daemon.status import About, Phase, StatusBoard
 from daemon.telemetry import LAG_RING_LEN
 from daemon.templates import find_markup
 from daemon.worlds import Npc, Worlds
-from engines.base import StepEngine
+from engines.base import StepEngine, Vocab
 from engines.llama import LlamaEngine, send_native_log_to
 from engines.tune import tune
 from memory.hot import Hot
@@ -101,12 +101,21 @@ def load_model(config: Config) -> Model:
 
 def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:
     """How prompts are laid out for this model, and why so in one line."""
-    vocab = model.engine.vocab
+    return lay_out(model.engine.vocab, model.chat_template, caps)
+
+
+def lay_out(vocab: Vocab, chat_template: str, caps: Caps) -> tuple[Layout, str]:
+    """The same for a tokenizer and a template."""
     layout = Layout(vocab, caps)
     if layout.native:
         return layout, "the model has npcd's control tokens"
-    found = find_markup(model.chat_template, vocab)
+    found = find_markup(chat_template, vocab)
     return Layout(vocab, caps, found.markup), found.why
+
+
+def context_min(layout: Layout, caps: Caps) -> int:
+    """Tokens that a sequence must hold for worlds as long as caps allows."""
+    return layout.trunk_max + caps.intent_tail + ANSWER_LEN
 
 
 def default_policy() -> list[PolicyRow]:
@@ -128,7 +137,7 @@ def build(
     epoch = time.time_ns() // MS
     layout, why = choose_layout(model, config.caps)
     log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
-    shortest = layout.trunk_max + config.caps.intent_tail + ANSWER_LEN
+    shortest = context_min(layout, config.caps)
     if engine.geometry.context_len < shortest:
         raise ConfigError(
             f"engine.context_len: {engine.geometry.context_len} is too short for worlds as long as caps allows; "

@@ -1,4 +1,4 @@
-"""The command line: npcd serve, npcd version (npcd demo is found before it comes here, by npcd/__main__.py).
+"""The command line: npcd serve, doctor, version (npcd demo is found before it comes here, by npcd/__main__.py).
 
 It imports next to nothing, and what a command needs only when it runs: the parent of `npcd serve` stays small.
 """
@@ -17,6 +17,8 @@ from daemon.supervise import EXIT_USAGE, Life, supervise
 if TYPE_CHECKING:
     from daemon.config import Config
 
+EXIT_NOT_WELL = 1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
@@ -27,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"npcd {__version__}")
         return 0
+    if args.command == "doctor":
+        return _doctor(args)
     life: Life | None = None
     if not args.no_supervise:
         said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
@@ -47,10 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="npcd", description="A mind for the NPCs of a game: a gRPC sidecar daemon.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
-    _add_settings(serve)
+    doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")
+    for command in (serve, doctor):
+        _add_settings(command)
     serve.add_argument(
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
     )
+    doctor.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
     commands.add_parser("version", help="print the version")
     return parser
@@ -85,3 +92,11 @@ def _config(args: argparse.Namespace) -> Config:
     config = dataclasses.replace(config, serve=serve, engine=engine)
     configuration.check(config)
     return config
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from daemon import diagnosis, doctor
+
+    checks = doctor.examine(lambda: _config(args))
+    print(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
+    return 0 if diagnosis.well(checks) else EXIT_NOT_WELL

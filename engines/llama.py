@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -250,15 +250,20 @@ def _load_as_f16(path: Path, gpu_layers: int) -> Any:
         return _load_model(copy, gpu_layers)
 
 
+def _text(write: Callable[[Any, int], int]) -> str:
+    """What a function of llama.cpp writes into a buffer, however long it is; empty when it has nothing to say."""
+    room = 4096
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        length = write(buffer, room)
+        if length < room:
+            return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+        room = length + 1
+
+
 def _card(model: Any, path: Path) -> ModelCard:
     def meta(key: str) -> str:
-        room = 4096
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, room)
-            if length < room:
-                return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
-            room = length + 1
+        return _text(partial(llama_cpp.llama_model_meta_val_str, model, key.encode()))
 
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -291,6 +296,27 @@ def _check_kind(model: Any, path: Path) -> None:
 def load_vocab(path: Path) -> LlamaVocab:
     """Only the tokenizer of a GGUF file. Raises ConfigError."""
     return LlamaVocab(_load_model(path, 0, vocab_only=True))
+
+
+def read_file(path: Path) -> tuple[dict[str, str], LlamaVocab]:
+    """What a GGUF file says of itself (its plain values, by their keys) and its tokenizer; no weights are read.
+
+    Raises ConfigError for files that LlamaEngine would refuse.
+    """
+    model = _load_model(path, 0, vocab_only=True)
+    _check_kind(model, path)
+    said: dict[str, str] = {}
+    for i in range(llama_cpp.llama_model_meta_count(model)):
+        key = _text(partial(llama_cpp.llama_model_meta_key_by_index, model, i))
+        said[key] = _text(partial(llama_cpp.llama_model_meta_val_str_by_index, model, i))
+    return said, LlamaVocab(model)
+
+
+def built_with() -> frozenset[str]:
+    """The processor features that this llama.cpp was compiled for, as it names them: AVX2, AVX512, NEON, ..."""
+    text = (llama_cpp.llama_print_system_info() or b"").decode("utf-8", "replace")
+    pairs = (part.rpartition(":")[2].partition("=") for part in text.split("|"))
+    return frozenset(name.strip() for name, _, value in pairs if value.strip() == "1")
 
 
 @dataclass(slots=True)

@@ -64,6 +64,7 @@ DECIDING = (
     "scheduler/costs.py",
     "daemon/prompt.py",
     "daemon/templates.py",
+    "daemon/diagnosis.py",
     "core/choice.py",
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})

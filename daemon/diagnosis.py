@@ -1,0 +1,251 @@
+"""What `npcd doctor` makes of what it found: each function takes facts and gives a Check. Decides only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from engines.room import GIB
+
+PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
+KV_VALUE_BYTES = 2  # f16
+COMPILER = "apt-get install -y g++"
+# llama.cpp's names of what it was compiled for, and the kernel's names of what the processor has.
+X86 = {
+    "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
+    "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8",
+}  # fmt: skip
+ARM = {"NEON": "asimd", "DOTPROD": "asimddp", "FP16_VA": "asimdhp", "MATMUL_INT8": "i8mm", "SVE": "sve", "SME": "sme"}
+TOLD = ("avx2", "avx512f", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
+# Without these in the library a processor that has them computes at a fraction of its speed.
+FAST = ("AVX2", "AVX512", "DOTPROD", "MATMUL_INT8")
+
+
+class Outcome(StrEnum):
+    """How a check came out. Only a failure keeps npcd from serving."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, what was found, and in one line how to make it right."""
+
+    name: str
+    outcome: Outcome
+    says: str
+    fix: str = ""
+
+
+def ok(name: str, says: str) -> Check:
+    """Nothing to do."""
+    return Check(name, Outcome.OK, says)
+
+
+def warn(name: str, says: str, fix: str) -> Check:
+    """It will serve, and could do better."""
+    return Check(name, Outcome.WARN, says, fix)
+
+
+def fail(name: str, says: str, fix: str) -> Check:
+    """It will not serve."""
+    return Check(name, Outcome.FAIL, says, fix)
+
+
+def well(checks: Sequence[Check]) -> bool:
+    """Whether npcd would serve."""
+    return all(check.outcome is not Outcome.FAIL for check in checks)
+
+
+def as_text(checks: Sequence[Check]) -> str:
+    """For people: a line per check, and below it what helps."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.outcome:<5} {check.name:<{width}}  {check.says}")
+        if check.fix:
+            lines.append(f"{'':<{width + 8}}-> {check.fix}")
+    counts = {o: sum(check.outcome is o for check in checks) for o in Outcome}
+    lines.append(f"{len(checks)} checks: {counts[Outcome.FAIL]} failed, {counts[Outcome.WARN]} could be better")
+    return "\n".join(lines)
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """For programs."""
+    return json.dumps({"ok": well(checks), "checks": [asdict(check) for check in checks]}, indent=2)
+
+
+# -- the machine -----------------------------------------------------------------------------------------------------
+
+
+def python(version: tuple[int, int]) -> Check:
+    """The interpreter."""
+    says = f"Python {version[0]}.{version[1]}"
+    if version < PYTHON_MIN:
+        return fail("python", f"{says} is too old", "install Python 3.11, 3.12 or 3.13 and run `make setup` with it")
+    if version > PYTHON_TRIED:
+        return warn("python", f"{says} is newer than what npcd is tested on", "use Python 3.11, 3.12 or 3.13")
+    return ok("python", says)
+
+
+def libraries(required: Sequence[str], installed: Mapping[str, str]) -> list[Check]:
+    """Each library that is missing or of another version than `required` ("name==version", and marked extras) says."""
+    wanted = dict(line.split("==") for line in required if "==" in line and ";" not in line)
+    checks = []
+    for name, version in sorted(wanted.items()):
+        fix = f"pip install {name}=={version}"
+        if name not in installed:
+            checks.append(fail("libraries", f"{name} is missing", fix))
+        elif installed[name] != version:
+            checks.append(warn("libraries", f"{name} is {installed[name]}, tested with {version}", fix))
+    if not wanted:
+        return [warn("libraries", "npcd is not installed: its versions are unknown", "make setup, or pip install .")]
+    some = ", ".join(f"{name} {installed[name]}" for name in ("llama-cpp-python", "grpcio") if name in installed)
+    return checks or [ok("libraries", f"{len(wanted)} as tested, among them {some}")]
+
+
+def compiler(found: str, engine_there: bool) -> Check:
+    """A C++ compiler: what installs llama.cpp needs one, what runs it does not."""
+    if found:
+        return ok("compiler", found)
+    if engine_there:
+        return ok("compiler", f"none, and none is needed until llama-cpp-python is built anew ({COMPILER})")
+    return fail("compiler", "no C++ compiler, and llama-cpp-python has yet to be built", COMPILER)
+
+
+def cpu(machine: str, has: AbstractSet[str], built: AbstractSet[str], cores: int, threads: int) -> Check:
+    """What the processor can (names of the kernel), against what llama.cpp was compiled for (its own names)."""
+    names = ARM if machine in ("aarch64", "arm64") else X86
+    built_flags = {names[feature] for feature in built if feature in names}
+    said = " ".join(flag for flag in TOLD if flag in has) or "none of the fast instructions"
+    says = f"{machine}, {cores} cores, {said}"
+    again = "build it here: pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
+    lacking = sorted(built_flags - has) if has else []
+    if lacking:
+        return fail("cpu", f"{says}; llama.cpp was built for {', '.join(lacking)}, which is not here", again)
+    if threads > cores:
+        return warn("cpu", f"{says}; engine.threads is {threads}", f"make it {max(1, cores - 1)}, or 0")
+    if names is X86 and has and "avx2" not in has:
+        return warn("cpu", f"{says}; without avx2 models are several times slower", "use a newer processor")
+    idle = [names[feature] for feature in FAST if feature in names and names[feature] in has - built_flags]
+    if built and idle:
+        return warn("cpu", f"{says}; llama.cpp was built without {', '.join(idle)}", again)
+    return ok("cpu", says)
+
+
+def address(setting: str, where: str, problem: str) -> Check:
+    """Somewhere to listen."""
+    if not problem:
+        return ok(setting, f"{where} is free")
+    flag = "--http" if setting == "serve.http" else "--listen"
+    return fail(setting, f"{where}: {problem}", f"stop what is there (ss -lpn shows it), or choose another {flag}")
+
+
+def stores(redis: str, postgres: str) -> list[Check]:
+    """Where memory beyond the conversation will live."""
+    return [
+        ok(name, f"{found or 'none found'}; not used yet")
+        for name, found in (("redis", redis), ("postgresql", postgres))
+    ]
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+
+def model(path: str, size: int, said: Mapping[str, str]) -> Check:
+    """A GGUF file that llama.cpp reads. Its licence is its user's to keep."""
+    name = said.get("general.name") or path
+    licence = said.get("general.license", "")
+    says = f"{name}: {said.get('general.architecture')}, {size / (1 << 20):.1f} MiB, licence {licence or 'not stated'}"
+    if not licence:
+        return warn("model", says, "look up under which licence you may use it; the file does not say")
+    return ok("model", says)
+
+
+def template(kind: str, why: str) -> Check:
+    """How the model is spoken to."""
+    if kind != "plain":
+        return ok("template", f"{kind}: {why}")
+    fix = "take an instruction-tuned chat model whose template passes; plain text works, with less sense"
+    return warn("template", f"plain: {why}", fix)
+
+
+def context(context_len: int, needed: int, trained: int, sight_room: int, sight_min: int) -> Check:
+    """Tokens that an NPC's sequence has, against what worlds may take and what the model has learned."""
+    says = f"{context_len} tokens each; a world at its caps needs {needed}, the model was trained on {trained or '?'}"
+    if context_len < needed:
+        fix = f"make engine.context_len {needed} or more, or lower caps.lore, caps.words, caps.archetype, caps.persona"
+        return fail("context", says, fix)
+    if 0 < trained < context_len:
+        return warn("context", f"{says}; beyond that models ramble", f"lower engine.context_len to {trained}")
+    if sight_room < sight_min:
+        fix = f"raise caps.intent_tail by {sight_min - sight_room} or more"
+        return warn("context", f"{says}; only {sight_room} tokens are left for what NPCs see", fix)
+    return ok("context", says)
+
+
+def token_bytes(said: Mapping[str, str]) -> int | None:
+    """Bytes of KV that one token takes, from layers, KV heads and head lengths of the file; None when it does not say,
+    or keeps its KV in another form.
+    """
+    arch = said.get("general.architecture", "")
+
+    def number(key: str) -> int:
+        text = said.get(f"{arch}.{key}", "")
+        return int(text) if text.isdigit() else 0
+
+    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
+    if not (layers and heads and width) or number("attention.kv_lora_rank"):
+        return None
+    key = number("attention.key_length") or width // heads
+    value = number("attention.value_length") or width // heads
+    return layers * (number("attention.head_count_kv") or heads) * (key + value) * KV_VALUE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is divided among NPCs: the settings of that name, `context_len` as llama.cpp pads it; and in bytes what it
+    needs beside and what there is. `free` 0: nobody says.
+    """
+
+    sequences: int
+    prefixes: int
+    lanes: int
+    context_len: int
+    ram: int
+    weights: int
+    free: int
+    on_device: bool
+
+
+def memory(room: Room, each: int | None) -> Check:
+    """KV of all sequences, with one more as scratch, against what is free; `each` is bytes per token."""
+    divided = (
+        f"{room.sequences} sequences ({room.prefixes} for shared beginnings, {room.lanes} lanes, "
+        f"{room.sequences - room.prefixes - room.lanes} residents)"
+    )
+    if each is None:
+        return ok("memory", f"{divided}; what this model's KV takes is measured when it is loaded")
+    stream = room.context_len * each
+    kv = (room.sequences + 1) * stream
+    says = f"{divided} of {room.context_len} tokens, {each / 1024:g} KiB each: {kv / GIB:.2f} GiB of KV"
+    if room.on_device or not room.free:
+        return ok("memory", f"{says}{', on the device: not checked' if room.on_device else ''}")
+    says += f", {room.free / GIB:.2f} GiB are free"
+    if kv > room.free:
+        fit = room.free // stream - 1
+        if fit >= room.prefixes + room.lanes + 2:
+            return fail("memory", says, f"lower engine.sequences to {fit} or less")
+        return fail("memory", says, "lower engine.context_len, or engine.sequences with scheduler.kv.lanes")
+    if kv + room.weights + room.ram > room.free:
+        more = (room.weights + room.ram) / GIB
+        return warn(
+            "memory", f"{says}; with weights and scheduler.kv.ram_mib {more:.2f} more", "lower engine.sequences"
+        )
+    return ok("memory", says)

