@@ -5,17 +5,23 @@ A bug is none of these: it is an assert, and nobody catches it to go on quietly.
 
 from __future__ import annotations
 
+MESSAGE_LEN_MAX = 300
+
 
 class NpcdError(Exception):
     """Base of every error that npcd raises on purpose."""
 
 
 class CallerError(NpcdError):
-    """The caller asked for something that is wrong; the message names the field and the limit."""
+    """The caller asked for something that is wrong; the message names the field and the limit.
+
+    What the caller sent may stand in it, so it is cut: a status travels in a header, and headers have a limit.
+    """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}" if field else message)
-        self.field = field
+        text = f"{field}: {message}" if field else message
+        super().__init__(text if len(text) <= MESSAGE_LEN_MAX else f"{text[: MESSAGE_LEN_MAX - 1]}…")
+        self.field = field[:MESSAGE_LEN_MAX]
 
 
 class NotFound(CallerError):

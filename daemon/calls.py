@@ -7,7 +7,7 @@ ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -16,26 +16,30 @@ from core.errors import CallerError, NotBuilt
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents, Subscriber
 from daemon.status import StatusBoard
-from daemon.words import check_id, policy_message, pseudonym
+from daemon.words import check_id, check_number, policy_message, pseudonym
 from daemon.worlds import Npc, World, Worlds
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 from scheduler.placing import Placer
 from scheduler.ticket import Door
 
 NPC_EVENTS_MAX = 1000
+GRACE_MAX_MS = 600_000
+TIME_SCALE_MAX = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """`frame_ms`: an IntentFrame goes out at most this often. A frame of observations is taken in slices of `slice_ms`.
 
-    `converse_lines_max` lines of one Converse stream may wait.
+    `converse_lines_max` lines of one Converse stream may wait. `ids_max` NPCs may be named in one call, `get_max` in
+    Intents.Get.
     """
 
     frame_ms: int = 5
     slice_ms: float = 1.0
     observations_max: int = 1000
     get_max: int = 1000
+    ids_max: int = 10_000
     converse_lines_max: int = 8
 
 
@@ -125,6 +129,7 @@ class Calls:
 
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """Tells what is known about NPCs right now."""
+        self._check_ids(request.npc_ids)
         world = self._worlds.world(tenant, request.world_id)
         response = npcs_pb2.DescribeResponse()
         for npc_id in request.npc_ids or list(world.npcs):
@@ -163,6 +168,7 @@ class Calls:
 
     async def remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
         """Takes NPCs out and frees what they held."""
+        self._check_ids(request.npc_ids)
         world = self._worlds.world(tenant, request.world_id)
         removed, unknown = self._worlds.remove(tenant, request.world_id, list(request.npc_ids))
         for npc in removed:
@@ -209,6 +215,7 @@ class Calls:
         self, tenant: str, request: intents_pb2.WatchIntentsRequest
     ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
         """Intents of a world, or of some of its NPCs."""
+        self._check_ids(request.npc_ids)
         world = self._worlds.world(tenant, request.world_id)
         subscriber = self._intents.subscribe(world, request.npc_ids)
         try:
@@ -283,6 +290,7 @@ class Calls:
                 async with aclosing(self._dialogue.talk(tenant, talk)) as events:
                     async for event in events:
                         yield event
+            await listener  # it ended: raises what was wrong with the line that it could not take
         finally:
             listener.cancel()
 
@@ -320,6 +328,8 @@ class Calls:
 
     async def drain(self, tenant: str, request: admin_pb2.DrainRequest) -> admin_pb2.DrainResponse:
         """Takes the daemon out of service; the answer comes before it ends."""
+        if request.grace_ms > GRACE_MAX_MS:
+            raise CallerError("grace_ms", f"is {request.grace_ms}, the limit is {GRACE_MAX_MS}")
         works = self._door.open
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain_soon((request.grace_ms or 5000) / 1000))
@@ -351,7 +361,15 @@ class Calls:
     ) -> None:
         world_id = first.world_id
         await self._take_live(tenant, world_id, first, subscriber)
-        async for frame in frames:
+        while True:
+            try:
+                frame = await anext(frames)
+            except StopAsyncIteration:
+                return
+            except CallerError as error:
+                # One frame that cannot be read: the stream of a game server survives it.
+                subscriber.complain(_whole_frame(error))
+                continue
             await self._take_live(tenant, world_id, frame, subscriber)
 
     async def _take_live(
@@ -364,7 +382,7 @@ class Calls:
             self._check_frame(frame)
             world = self._worlds.world(tenant, world_id)
         except CallerError as error:
-            subscriber.complain(intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error)))
+            subscriber.complain(_whole_frame(error))
             return
         subscriber.last_frame = frame.frame
         for complaint in await self._take(world, frame, subscriber):
@@ -374,6 +392,11 @@ class Calls:
         limit = self._settings.observations_max
         if len(frame.observations) > limit:
             raise CallerError("observations", f"{len(frame.observations)} in one frame, the limit is {limit}")
+        check_number("time_scale", frame.time_scale, 0.0, TIME_SCALE_MAX)
+
+    def _check_ids(self, npc_ids: Sized) -> None:
+        if len(npc_ids) > self._settings.ids_max:
+            raise CallerError("npc_ids", f"{len(npc_ids)} ids, the limit is {self._settings.ids_max}")
 
     async def _take(
         self, world: World, frame: intents_pb2.ObservationFrame, subscriber: Subscriber | None
@@ -444,6 +467,10 @@ class Calls:
                 )
             )
         return described
+
+
+def _whole_frame(error: CallerError) -> intents_pb2.NpcError:
+    return intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error))
 
 
 def _end_of(talk: dialogue_pb2.TalkRequest) -> dialogue_pb2.EndSessionRequest:

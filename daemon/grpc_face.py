@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tomllib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -15,6 +16,9 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -32,18 +36,8 @@ from core.errors import (
 )
 from daemon.calls import Calls
 from daemon.config import ServeSettings, unix_path
-from npcd.v1 import (
-    admin_pb2,
-    admin_pb2_grpc,
-    dialogue_pb2,
-    dialogue_pb2_grpc,
-    intents_pb2,
-    intents_pb2_grpc,
-    npcs_pb2,
-    npcs_pb2_grpc,
-    story_pb2,
-    story_pb2_grpc,
-)
+from daemon.wire import parse
+from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 
 log = structlog.get_logger("npcd.grpc")
 
@@ -109,6 +103,9 @@ class GrpcFace:
             for address in s.listen:
                 addresses.append(self._bind(server, address, credentials))
             await server.start()
+        except ConfigError:
+            await server.stop(None)
+            raise
         finally:
             os.umask(before)
         self._server = server
@@ -132,15 +129,16 @@ class GrpcFace:
     def _bind(self, server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
         path = unix_path(address)
         target = f"unix:{path}" if path else address
+        taken = f"serve.listen: cannot listen on {address}; is another npcd running? choose another --listen"
+        if path and _answers(path):
+            raise ConfigError(taken)  # gRPC would take the path away from whoever listens there
         try:
             if credentials is not None and not path:
                 port = server.add_secure_port(target, credentials)
             else:
                 port = server.add_insecure_port(target)
         except RuntimeError as error:
-            raise ConfigError(
-                f"serve.listen: cannot listen on {address}; is another npcd running? choose another --listen"
-            ) from error
+            raise ConfigError(taken) from error
         return target if path else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self) -> grpc.ServerCredentials | None:
@@ -171,41 +169,50 @@ class GrpcFace:
             "Story": {},
             "Admin": {"Status": "status", "Watch": "watch_status", "Drain": "drain"},
         }
-        adders: dict[str, Callable[[Any, grpc.aio.Server], None]] = {
-            "Npcs": npcs_pb2_grpc.add_NpcsServicer_to_server,
-            "Intents": intents_pb2_grpc.add_IntentsServicer_to_server,
-            "Dialogue": dialogue_pb2_grpc.add_DialogueServicer_to_server,
-            "Story": story_pb2_grpc.add_StoryServicer_to_server,
-            "Admin": admin_pb2_grpc.add_AdminServicer_to_server,
-        }
         files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
         described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}
-        for name, add in adders.items():
-            methods = {}
-            for method in described[name].methods:
-                streams = method.server_streaming
-                call = calls[name].get(method.name, "not_built_stream" if streams else "not_built")
-                methods[method.name] = self._stream(call) if streams else self._unary(call)
-            add(type(f"{name}Face", (), methods)(), server)
+        for name, service in described.items():
+            handlers = {m.name: self._handler(m, calls[name].get(m.name, "")) for m in service.methods}
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
-    def _unary(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(_: object, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _handler(self, method: MethodDescriptor, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """One rpc of the contract, answered by a method of Calls. Requests stay bytes until it is known who asks."""
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[method.client_streaming, method.server_streaming]
+        kind = GetMessageClass(method.input_type)
+
+        def read(request: Any) -> Any:
+            return _Requests(request, kind) if method.client_streaming else parse(kind, request)
+
+        call: Any
+        if method.server_streaming:
+            call = self._stream(name or "not_built_stream", read)
+        else:
+            call = self._unary(name or "not_built", read)
+        return make(call, None, GetMessageClass(method.output_type).SerializeToString)
+
+    def _unary(self, name: str, read: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 method: Unary = getattr(self._ready(), name)
-                return await method(self._tenant(context), request)
+                return await method(self._tenant(context), read(request))
             except NpcdError as error:
                 await _abort(context, error, name)
 
         return call
 
-    def _stream(self, name: str) -> Callable[..., AsyncIterator[Any]]:
-        async def call(_: object, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _stream(self, name: str, read: Callable[[Any], Any]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
                 method: Stream = getattr(self._ready(), name)
-                async with aclosing(method(self._tenant(context), request)) as answers:
+                async with aclosing(method(self._tenant(context), read(request))) as answers:
                     async for answer in answers:
                         yield answer
             except NpcdError as error:
@@ -230,12 +237,39 @@ class GrpcFace:
         raise Unauthenticated("give a known token as 'authorization: Bearer TOKEN' metadata")
 
 
+class _Requests:
+    """What a client streams, as messages. A request that cannot be read raises CallerError; the next may be asked for
+    all the same.
+    """
+
+    def __init__(self, raw: AsyncIterator[bytes], kind: type[Message]) -> None:
+        self._raw = raw
+        self._kind = kind
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Message:
+        return parse(self._kind, await anext(self._raw))
+
+
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:
     trailing = ((RETRY_KEY, str(error.retry_ms)),) if isinstance(error, Overloaded) else ()
     code = next((code for kind, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", call=name, reason=str(error))
     await context.abort(code, str(error), trailing)
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on a Unix socket; one left behind by a process that is gone does not count."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 def _tenants(path: str) -> Mapping[str, str] | None:
