@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from core.choice import Tokens
-from core.clock import Clock, S
+from core.clock import Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Sampling, Work
@@ -36,7 +36,8 @@ TOKENS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class DialogueSettings:
-    """`chunks_max` pending chunks and then `slow_reader_s`, and a reader that does not read loses its turn.
+    """`chunks_max` pending chunks (or a turn that is over) and then `slow_reader_s`, and a reader that does not read
+    loses its turn.
 
     `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none.
     """
@@ -64,7 +65,10 @@ class DialogueCounts:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """A turn under way. Chunks wait in `pieces` until the stream's writer takes all of them at once."""
+    """A turn under way. Chunks wait in `pieces` until the stream's writer takes all of them at once.
+
+    `writing`: an event is with the stream's reader; `patience` runs while that holds others up.
+    """
 
     turn_id: str
     text: TextAssembler
@@ -72,7 +76,9 @@ class _Open:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     ticket: Ticket | None = None
     ended: Ended | None = None
-    stalled_ns: int = 0
+    leave: Callable[[], None] = lambda: None
+    writing: bool = False
+    patience: asyncio.TimerHandle | None = None
     too_slow: bool = False
     cancelled: bool = False
     committed: bool = False
@@ -84,6 +90,22 @@ class _Floor:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
+    speaker: object = None
+
+    async def take(self, speaker: object) -> None:
+        """Waits for the floor."""
+        self.waiting += 1
+        try:
+            await self.lock.acquire()
+        finally:
+            self.waiting -= 1
+        self.speaker = speaker
+
+    def leave(self, speaker: object) -> None:
+        """Gives the floor to the next; nothing happens when it is another's already."""
+        if self.speaker is speaker:
+            self.speaker = None
+            self.lock.release()
 
 
 class Dialogue:
@@ -133,9 +155,6 @@ class Dialogue:
         """
         received_ns = self._clock()
         npc = self._check(tenant, request)
-        session, over = self.hot.open(npc.key, request.player_id, self._epoch, received_ns)
-        for ended in over:
-            self._forget_trunk(ended)
         present = self._open.get((npc.key, request.player_id))
         if present is not None and present.turn_id == request.turn_id and request.turn_id:
             # A retry while the first try still runs: the client has lost that stream, this one takes over.
@@ -143,25 +162,33 @@ class Dialogue:
         floor = self._floors.setdefault(npc.key, _Floor())
         if floor.waiting >= self._settings.waiting_max:
             raise Overloaded(f"{floor.waiting} players wait for '{npc.key.npc}' already", self._wait_ms())
-        floor.waiting += 1
+        turn = _Open(request.turn_id, TextAssembler(self._layout.stop_text))
         try:
-            await floor.lock.acquire()
-        finally:
-            floor.waiting -= 1
-        try:
+            await floor.take(turn)
+            npc = self._check(tenant, request)  # while it waited, the NPC may have been removed or changed
+            session, over = self.hot.open(npc.key, request.player_id, self._epoch, self._clock())
+            for ended in over:
+                self._forget_trunk(ended)
             said = session.finished.get(request.turn_id) if request.turn_id else None
             if said is not None:
                 self.counts.repeated += 1
+                floor.leave(turn)
                 for event in _repeat(request.turn_id, session.session_id, said):
                     yield event
                 return
-            async with aclosing(self._turn(npc, session, request, received_ns)) as events:
+            async with aclosing(self._turn(npc, session, request, turn, floor, received_ns)) as events:
                 async for event in events:
+                    turn.writing = True
+                    self._watch(turn)
                     yield event
+                    if turn.too_slow:
+                        raise Overloaded(f"the reader left an event unread for {self._settings.slow_reader_s:g} s", 0)
+                    self._unwatch(turn)
         finally:
-            floor.lock.release()
-            if not floor.waiting and not floor.lock.locked():
-                self._floors.pop(npc.key, None)
+            self._unwatch(turn)
+            floor.leave(turn)
+            if not floor.waiting and not floor.lock.locked() and self._floors.get(npc.key) is floor:
+                del self._floors[npc.key]
 
     def cancel(self, tenant: str, request: dialogue_pb2.CancelTurnRequest) -> bool:
         """Stops a turn under way; whether there was one."""
@@ -197,7 +224,13 @@ class Dialogue:
     # -- one turn ----------------------------------------------------------------------------------------------
 
     async def _turn(
-        self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, received_ns: int
+        self,
+        npc: Npc,
+        session: Session,
+        request: dialogue_pb2.TalkRequest,
+        turn: _Open,
+        floor: _Floor,
+        received_ns: int,
     ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
         key = (npc.key, request.player_id)
         line = self._layout.player_turn(request.text, request.player_name)
@@ -207,7 +240,6 @@ class Dialogue:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
         max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
         trunk = self._trunk(npc, session, len(tail) + max_tokens)
-        turn = _Open(request.turn_id, TextAssembler(self._layout.stop_text))
         work = self._work(npc, session, request, trunk, tail, max_tokens)
 
         def on_chunk(chunk: Chunk) -> None:
@@ -215,8 +247,21 @@ class Dialogue:
 
         def on_end(ended: Ended) -> None:
             turn.ended = ended
+            self._watch(turn)
             turn.woken.set()
 
+        def leave() -> None:
+            # The client went away, or we could not serve it: the lane is free within a step, what was said stays said.
+            if turn.ended is None and turn.ticket is not None:
+                turn.ticket.cancel()
+            if turn.text.said and not turn.committed:
+                self.counts.cancelled += 1
+                self._commit(npc, session, request, line, turn)
+            if self._open.get(key) is turn:
+                del self._open[key]
+            floor.leave(turn)
+
+        turn.leave = leave
         turn.ticket = self._door.submit(work, on_end, on_chunk)
         self._open[key] = turn
         self.counts.started += 1
@@ -238,10 +283,7 @@ class Dialogue:
                         self.counts.ttft_ns.append((self._clock(), self._clock() - received_ns))
                     event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
                     event.text = text
-                    turn.stalled_ns = 0
                     yield event
-                if turn.too_slow:
-                    raise Overloaded(f"the reader left {self._settings.chunks_max} chunks unread", 0)
                 if over:
                     break
             assert turn.ended is not None
@@ -252,29 +294,39 @@ class Dialogue:
                 raise EngineFailed(turn.ended.reason)
             self._commit(npc, session, request, line, turn)
             yield self._last(turn, session, index + 1, line.lost)
-        except BaseException:
-            # The client went away, or we could not serve it: the lane is free within a step, what was said stays said.
-            if turn.ended is None and turn.ticket is not None:
-                turn.ticket.cancel()
-            if turn.text.said and not turn.committed:
-                self.counts.cancelled += 1
-                self._commit(npc, session, request, line, turn)
-            raise
         finally:
-            if self._open.get(key) is turn:
-                del self._open[key]
+            leave()
 
     def _take(self, turn: _Open, chunk: Chunk) -> None:
-        """A chunk from the scheduler. A reader that lets them pile up for too long loses its turn."""
+        """A chunk from the scheduler."""
+        if turn.too_slow:
+            return
         turn.pieces.append(chunk)
-        if len(turn.pieces) > self._settings.chunks_max:
-            if not turn.stalled_ns:
-                turn.stalled_ns = chunk.at_ns
-            elif chunk.at_ns - turn.stalled_ns > self._settings.slow_reader_s * S and not turn.too_slow:
-                self.counts.slow_readers += 1
-                turn.too_slow = True
-                self._stop(turn)
+        self._watch(turn)
         turn.woken.set()
+
+    def _watch(self, turn: _Open) -> None:
+        """A reader that leaves an event unread may not hold up others for long: not with chunks that pile up, and not
+        with an NPC that has said all.
+        """
+        late = turn.ended is not None or len(turn.pieces) > self._settings.chunks_max
+        if late and turn.writing and turn.patience is None:
+            loop = asyncio.get_running_loop()
+            turn.patience = loop.call_later(self._settings.slow_reader_s, self._give_up, turn)
+
+    def _unwatch(self, turn: _Open) -> None:
+        turn.writing = False
+        if turn.patience is not None:
+            turn.patience.cancel()
+            turn.patience = None
+
+    def _give_up(self, turn: _Open) -> None:
+        """Lane, floor and chunks are free now. The stream's writer is stuck; it hears of it when it comes back."""
+        self.counts.slow_readers += 1
+        turn.too_slow = True
+        turn.pieces.clear()
+        self._stop(turn)
+        turn.leave()
 
     def _text(self, turn: _Open) -> str:
         """All text that waits. Stop text ends the turn."""
@@ -300,6 +352,10 @@ class Dialogue:
         turns = [Turn(True, request.text, line.tokens), Turn(False, said, self._layout.npc_turn(said))]
         self.hot.add(session, turns, self._clock())
         self.hot.finish(session, request.turn_id, said)
+        if not self.hot.holds(session):
+            # It was ended or forgotten while the NPC spoke: nothing of it stays.
+            self._forget_trunk(session)
+            return
         trunk = self._trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens)
         now_ns = self._clock()
         work = Work(

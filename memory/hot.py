@@ -74,6 +74,10 @@ class Hot:
             return None
         return session
 
+    def holds(self, session: Session) -> bool:
+        """Whether this very session is under way still."""
+        return self._sessions.get((session.npc, session.player)) is session
+
     def open(self, npc: NpcKey, player: str, epoch: int, now_ns: int) -> tuple[Session, list[Session]]:
         """The session under way or a new one, and the sessions that ended because of it (too old, or no room)."""
         session = self.find(npc, player, now_ns)
