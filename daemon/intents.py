@@ -24,7 +24,7 @@ from core.words import Finish, NpcKey, Source, Tier, TrunkKey
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Layout, Perception, state_of
 from daemon.text import TextAssembler
-from daemon.words import observation
+from daemon.words import ID_BYTES_MAX, observation
 from daemon.worlds import Npc, World, Worlds
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door, Ticket
@@ -80,6 +80,7 @@ class Mind:
     intent: Intent | None = None
     version: int = 0
     due_ns: int = 0  # 0: nothing to ask
+    moments: set[int] = field(default_factory=set)  # that stand in the heap for it
     asked_ns: int | None = None
     asking: _Question | None = None
     barking: Ticket | None = None
@@ -230,7 +231,7 @@ class Intents:
         due: list[_Question] = []
         # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs between.
         while self._heap and self._heap[0][0] <= now_ns and len(due) < ASK_MAX:
-            _, _, mind, late = heapq.heappop(self._heap)
+            mind, late = self._pop()
             if late is not None:
                 if mind.asking is late and not mind.removed:
                     self._answer_by_policy(mind, late.due_ns, late.seen, late.state)
@@ -271,6 +272,10 @@ class Intents:
             for ticket in (mind.asking.ticket if mind.asking else None, mind.barking):
                 if ticket is not None:
                     ticket.cancel()
+            # A stream that does not read must not keep NPCs that come and go.
+            for subscriber in self._subscribers.get((npc.key.tenant, npc.key.world), ()):
+                subscriber.changed.discard(mind)
+                subscriber.confirmed.discard(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
@@ -372,11 +377,20 @@ class Intents:
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns
-        self._push(at_ns, mind, None)
+        # Invariant: a mind stands in the heap once for each of its moments, however often it changes until then.
+        if at_ns not in mind.moments:
+            mind.moments.add(at_ns)
+            self._push(at_ns, mind, None)
 
     def _push(self, at_ns: int, mind: Mind, late: _Question | None) -> None:
         self._order += 1
         heapq.heappush(self._heap, (at_ns, self._order, mind, late))
+
+    def _pop(self) -> tuple[Mind, _Question | None]:
+        at_ns, _, mind, late = heapq.heappop(self._heap)
+        if late is None:
+            mind.moments.discard(at_ns)
+        return mind, late
 
     def _question(self, mind: Mind) -> _Question | None:
         world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
@@ -559,7 +573,7 @@ class Intents:
 
     def _set_timer(self) -> None:
         while self._heap and self._stale(self._heap[0]):
-            heapq.heappop(self._heap)
+            self._pop()
         if not self._heap:
             self._expect(None)
             return
@@ -604,4 +618,4 @@ def _taker(q: _Question) -> Callable[[Chunk], None]:
 
 
 def _error(npc_id: str, code: str, field_name: str, text: str) -> intents_pb2.NpcError:
-    return intents_pb2.NpcError(npc_id=npc_id, code=code, field=field_name, message=text)
+    return intents_pb2.NpcError(npc_id=npc_id[:ID_BYTES_MAX], code=code, field=field_name, message=text)
