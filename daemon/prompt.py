@@ -31,6 +31,7 @@ from core.observation import Observation, Percept
 
 TARGETS_MAX = 8  # percept marks <|1|> .. <|8|>; <|0|> is "nobody"
 PERCEPT_WORD_LEN_MAX = 24
+TOKEN_BYTES_MAX = 64  # of prose, in any vocabulary
 
 # The control tokens of models made for npcd, and what stands in for them elsewhere.
 MARKS: dict[str, str] = {
@@ -411,6 +412,10 @@ class Layout:
     # -- pieces ------------------------------------------------------------------------------------------------
 
     def _capped(self, field: str, text: str, cap: int) -> tuple[int, ...]:
+        # Everybody waits while a text is tokenised: megabytes are refused before.
+        size, most = len(text.encode("utf-8", "replace")), cap * TOKEN_BYTES_MAX
+        if size > most:
+            raise CallerError(field, f"{size} bytes, more than {most} are never {cap} tokens; shorten it")
         tokens = tuple(self._encode(f" {_line(text)}"))
         if len(tokens) > cap:
             raise CallerError(field, f"{len(tokens)} tokens, the limit is {cap}; shorten it")

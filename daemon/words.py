@@ -53,7 +53,8 @@ def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) ->
     if len(said.events) > EVENTS_MAX:
         raise CallerError("events", f"{len(said.events)} events, the limit is {EVENTS_MAX}")
     position, velocity = (said.x_m, said.y_m, said.z_m), (said.vx_mps, said.vy_mps, said.vz_mps)
-    if not all(map(math.isfinite, (*position, *velocity))):
+    # One comparison a number, as this is done for every observation; NaN is not within either.
+    if not all(-COORDINATE_MAX_M <= n <= COORDINATE_MAX_M for n in (*position, *velocity)):
         for name in ("x_m", "y_m", "z_m", "vx_mps", "vy_mps", "vz_mps"):
             check_number(name, getattr(said, name), -COORDINATE_MAX_M, COORDINATE_MAX_M)
     return Observation(
