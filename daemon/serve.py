@@ -135,7 +135,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         await face.stop(LAST_EVENTS_S)
         for task in tasks:
             task.cancel()
-        stopped = daemon.engine_loop.stop(ENDING_S)
+        stopped = daemon.engine_loop.stop(ENDING_S - LAST_EVENTS_S)
         daemon.door.end_all("the daemon has stopped")
         if stopped:
             # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
