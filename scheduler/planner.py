@@ -138,7 +138,7 @@ def compose(
 
 
 def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
-    """Whether Gold's prefills, all of them young, let Gold that decodes go ahead: with them it would wait far longer."""
+    """Whether Gold's prefills, all of them young, let Gold that decodes go ahead: with them it waits far longer."""
     young_ns = now_ns - round(settings.yield_ms * MS)
     if not any(step.has(c) for c in ranked[0]) or not ranked[2] or any(c.last_step_ns <= young_ns for c in ranked[2]):
         return False
