@@ -18,7 +18,7 @@ import daemon.supervise
 from daemon.supervise import Life
 
 FOLDER = Path(sys.argv[1])
-SLOW_S = 0.4
+SLOW_S = 0.25
 
 
 def _put_in() -> None:

@@ -37,10 +37,11 @@ from npcd_client import (
 )
 
 PROGRAM = Path(__file__).with_name("dying.py")
-# Everything that the start would measure is said, so that it takes a second or two.
+# Everything that the start would measure is said, and sequences are few and short, so that it takes a second.
 SETS = (
-    *("engine.threads=1", "engine.flash_attention=off", "engine.weights=file", "engine.sequences=40"),
-    *("engine.context_len=1536", "serve.log_json=true", "serve.hang_s=1"),
+    *("engine.threads=1", "engine.flash_attention=off", "engine.weights=file", "engine.sequences=38"),
+    *("engine.context_len=512", "caps.lore=120", "caps.words=80", "caps.archetype=60", "caps.persona=60"),
+    *("serve.log_json=true", "serve.hang_s=1"),
 )
 VALE = World(
     world_id="vale",
@@ -93,10 +94,13 @@ class Served:
             return "refused"
 
 
+DRAIN_S = 3.5
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """A daemon that ends with the test."""
-    one = Served(tmp_path)
+    one = Served(tmp_path, f"serve.drain_s={DRAIN_S}")
     yield one
     one.process.kill()
     one.process.wait()
@@ -153,7 +157,8 @@ async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on
             looking.cancel()
             assert {"refused", "serving"} <= heard <= {"refused", "503 starting", "serving"}
             said = list(live.problems)[-(live.counters.problems - problems) :]
-            assert {p.code for p in said} <= {"UNAVAILABLE", "NOT_FOUND", "UNKNOWN_NPC"}, said
+            # INTERNAL is grpc's own word for a connection that breaks while it is written to.
+            assert {p.code for p in said} <= {"UNAVAILABLE", "INTERNAL", "NOT_FOUND", "UNKNOWN_NPC"}, said
             assert "UNAVAILABLE" in {p.code for p in said}, "the game was told that nobody serves"
             assert why in served.events("started again")[-1]["why"]
         assert [event["life"] for event in served.events("started again")] == [2, 3]
@@ -185,7 +190,7 @@ async def speaking(npcd: Client, turns: int) -> None:
 
 async def test_asked_to_end_it_finishes_what_it_says(served: Served) -> None:
     """SIGTERM with four turns and a Live stream under way: not ready from then on, whoever comes later is sent away,
-    turns finish or end with UNAVAILABLE, and within five seconds it has ended with status 0.
+    turns finish or end with UNAVAILABLE, and within serve.drain_s (five seconds, if not set) it has ended, with 0.
     """
     async with playing(served) as npcd, npcd.live() as live:
         live.observe(Observation("d", 1, percepts=(Percept("w", "wolf", "hostile", 3),)))
@@ -204,7 +209,7 @@ async def test_asked_to_end_it_finishes_what_it_says(served: Served) -> None:
                 pass
         ends = await asyncio.gather(*turns)
         assert await asyncio.to_thread(served.process.wait, 10) == 0, served.log()
-        assert time.monotonic() - began_s < 5.0
+        assert time.monotonic() - began_s < DRAIN_S
         finished = [said for said, end in ends if isinstance(end, TalkFinish)]
         assert len(finished) == 3 and all(finished), ends
         assert ends[3][1] == "UNAVAILABLE"
