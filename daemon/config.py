@@ -108,8 +108,10 @@ def check(config: Config) -> None:
         raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
-    if serve.drain_s < 0 or not (serve.hang_s == 0 or serve.hang_s >= 0.5):
-        raise ConfigError("serve.drain_s must be 0 or more seconds, serve.hang_s 0.5 or more (0: never)")
+    if not 0 <= serve.drain_s <= 3600:
+        raise ConfigError(f"serve.drain_s: {serve.drain_s:g}, must be 0 to 3600 seconds")
+    if serve.hang_s != 0 and not 0.5 <= serve.hang_s <= 3600:
+        raise ConfigError(f"serve.hang_s: {serve.hang_s:g}, must be 0.5 to 3600 seconds, or 0: never")
     if bool(serve.tls_certificate) != bool(serve.tls_key):
         raise ConfigError("serve.tls_certificate and serve.tls_key belong together; give both or neither")
     if not serve.listen:

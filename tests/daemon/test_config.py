@@ -50,6 +50,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("intents.cadence.rate_hz=0.0", "must be 0.1 to 20"),
         ("engine.sequences=10", "must exceed"),
         ("serve.tls_key=x", "belong together"),
+        ("serve.drain_s=nan", "must be 0 to 3600 seconds"),
+        ("serve.hang_s=0.1", "must be 0.5 to 3600 seconds, or 0"),
         ("serve.log_level=loud", "must be debug, info, warning or error"),
         ("engine.threads", "must be section.key=value"),
     ],
