@@ -18,6 +18,8 @@ from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 
+PATIENCE_S = 20.0
+
 
 class GatedEngine(SimEngine):
     """A simulated engine whose steps wait at a gate: as slow as a test wants, without a clock."""
@@ -88,11 +90,14 @@ class Rig:
             return [e async for e in self.daemon.calls.talk("", self.talk(npc_id, text, player, **more))]
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], what: str = "it") -> None:
     """Lets the loop run until something is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens on the engine thread
-            await asyncio.sleep(0.001)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110 - what it waits for happens on the engine thread
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not so after {PATIENCE_S:g} s") from None
 
 
 def world(**more: object) -> npcs_pb2.DefineWorldRequest:
