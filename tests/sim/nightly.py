@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
 
+from tests.daemon.fuzz import troubled
+from tests.daemon.test_fuzz import HANDFUL, SLOWLY
 from tests.sim.lives import HARD_TIMES, TEN_MINUTES, check_that_everything_happened, lived
 
 
@@ -17,3 +20,16 @@ def test_ten_minutes_of_other_worlds(seed: int) -> None:
 def test_other_hard_times(seed: int) -> None:
     """With other seeds, and for longer, the laws hold under overload."""
     lived(seed, replace(HARD_TIMES, seconds=60.0))
+
+
+def test_100_000_messages_break_nothing() -> None:
+    """What test_fuzz.py does for seconds, for longer and with other messages each night."""
+    with troubled() as (fuzz, runner):
+
+        @settings(SLOWLY, max_examples=1_000, derandomize=False)
+        @given(HANDFUL)
+        def play(script) -> None:  # type: ignore[no-untyped-def]
+            runner.run(fuzz.play(script))
+
+        while fuzz.messages < 100_000:
+            play()

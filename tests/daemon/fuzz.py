@@ -1,0 +1,261 @@
+"""Requests of every rpc, made from the contract's descriptors: plausible, extreme, broken, in any order.
+
+One Fuzz is one daemon behind its gRPC face. After each handful of calls it must be as it was: every call ended with a
+status that is documented, others are served, and no ticket, lane, subscriber or turn is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import strategies as st
+
+from daemon.build import Model
+from daemon.config import Config, ServeSettings
+from daemon.grpc_face import GrpcFace
+from daemon.prompt import MARKS
+from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
+from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
+
+METHODS: list[MethodDescriptor] = [
+    method
+    for file in (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+# What a call may end with. Everything else is a fault of the daemon's.
+DOCUMENTED = frozenset(
+    {
+        grpc.StatusCode.OK,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+ENDED_MEANWHILE = "Internal error from Core"  # grpcio's own word on a write to a stream that is over
+LISTEN_S = 0.02  # how long a stream that never ends is listened to
+EVENTS_MAX = 20  # of a stream, before the client goes away
+
+INTEGERS = {
+    FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
+}
+# Values that reach the deeper code, by the field's name.
+PLAUSIBLE: dict[str, tuple[Any, ...]] = {
+    "world_id": ("vale", "vale", "vale", "new", "elsewhere"),
+    "npc_id": ("npc0", "npc1", "npc2", "ghost"),
+    "npc_ids": ("npc0", "npc1", "npc2", "ghost"),
+    "player_id": ("p1", "p2"),
+    "turn_id": ("t1", "t2", ""),
+    "text": ("hello", "who are you?", "".join(MARKS.values())),
+    "archetype_id": ("villager", "vampire"),
+    "persona_id": ("mira", "count", ""),
+    "word": ("idle", "flee", "attack"),
+    "action": ("idle", "flee"),
+    "emotion": ("calm", "afraid"),
+    "emotions": ("calm", "afraid", "angry"),
+    "kind": ("wolf", "player"),
+    "stance": ("hostile", "friendly"),
+    "entity_id": ("w1", "p1"),
+    "lease_epoch": (1, 2, 3),
+    "tick": (1, 5, 100, 10_000),
+    "max_tokens": (0, 1, 5, 40),
+    "temperature": (0.0, 0.7, 2.0),
+    "distance_m": (1.0, 5.0, 30.0),
+    "health": (0.0, 0.5, 1.0),
+    "expected_version": (0, 1),
+    "interval_ms": (0, 100),
+    "time_scale": (0.0, 1.0),
+}
+TEXTS = st.one_of(
+    st.sampled_from(
+        ["", " ", "\x00", "\n", "x", "x" * 64, "x" * 65, "é" * 33, "word " * 600, "\u202e\ufeff", "🐺" * 9]
+    ),
+    st.text(max_size=12),
+)
+HUGE_TEXTS = st.sampled_from(["y" * 102_400, "y " * 51_200, "🐺" * 2_049])
+DOUBLES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, float("inf"), float("-inf"), float("nan")]),
+    st.floats(),
+)
+
+
+def _value(of: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+    if of.type == FieldDescriptor.TYPE_MESSAGE:
+        return requests(of.message_type, depth + 1)
+    if of.type == FieldDescriptor.TYPE_BOOL:
+        return st.booleans()
+    if of.type == FieldDescriptor.TYPE_ENUM:
+        return st.sampled_from([0, 1, 2, 77, 2**31 - 1, -1, -(2**31)])
+    if of.type == FieldDescriptor.TYPE_BYTES:
+        return st.binary(max_size=64)
+    odd: st.SearchStrategy[Any]
+    if of.type == FieldDescriptor.TYPE_STRING:
+        odd = st.one_of(TEXTS, TEXTS, TEXTS, HUGE_TEXTS)
+    elif of.type in INTEGERS:
+        low, high = INTEGERS[of.type]
+        odd = st.one_of(st.sampled_from([low, 0, 1, high]), st.integers(low, high))
+    else:
+        odd = DOUBLES
+    plausible = PLAUSIBLE.get(of.name)
+    return st.one_of(*[st.sampled_from(plausible)] * 6, odd) if plausible else odd
+
+
+@st.composite
+def requests(draw: st.DrawFn, kind: Any, depth: int = 0) -> Any:
+    """A message of this descriptor. At times a field is left out, or one element is there 70 or 1,100 times."""
+    message = GetMessageClass(kind)()
+    for of in kind.fields:
+        if draw(st.integers(0, 15)) == 0 or depth > 4:
+            continue
+        value = _value(of, depth)
+        if of.is_repeated:
+            elements = draw(st.lists(value, max_size=3))
+            if elements and len(repr(elements[0])) < 500 and draw(st.integers(0, 30)) == 0:
+                elements = elements[:1] * draw(st.sampled_from([9, 70, 1100]))
+            getattr(message, of.name).extend(elements)
+        elif of.type == FieldDescriptor.TYPE_MESSAGE:
+            getattr(message, of.name).CopyFrom(draw(value))
+        else:
+            setattr(message, of.name, draw(value))
+    return message
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[MethodDescriptor, list[bytes]]:
+    """One rpc and the bytes of what is sent on it; at times they are broken on the way."""
+    method = draw(st.sampled_from(METHODS))
+    count = draw(st.integers(0, 4)) if method.client_streaming else 1
+    sent = []
+    for _ in range(count):
+        request: Any
+        sound = draw(st.booleans())  # random words alone hardly ever make a world
+        if sound and method.name == "DefineWorld":
+            request = world(world_id=draw(st.sampled_from(["vale", "new"])), lore=draw(TEXTS))
+        elif sound and method.name == "Register":
+            count = draw(st.integers(1, 6))
+            request = npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(count), take_over=draw(st.booleans()))
+        else:
+            request = draw(requests(method.input_type))
+            for of in method.input_type.fields if sound else ():
+                if of.name in PLAUSIBLE and not of.is_repeated:
+                    setattr(request, of.name, PLAUSIBLE[of.name][0])
+        data = request.SerializeToString()
+        if draw(st.integers(0, 15)) == 15:
+            data = data[: draw(st.integers(0, len(data)))] + draw(st.binary(max_size=8))
+        sent.append(data)
+    return method, sent
+
+
+@dataclass
+class Fuzz:
+    """A daemon to be troubled, and how often it was."""
+
+    rig: Rig
+    channel: Any
+    messages: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    async def play(self, script: list[tuple[MethodDescriptor, list[bytes]]]) -> None:
+        """Makes these calls, some side by side, and looks at the daemon afterwards. Raises AssertionError."""
+        async with asyncio.timeout(60):
+            for name in ("calm", "vale"):  # an earlier handful may have changed or emptied it
+                await self.rig.daemon.calls.define_world("", world(world_id=name))
+                await self.rig.daemon.calls.register("", npcs_pb2.RegisterRequest(world_id=name, npcs=specs(3)))
+            await asyncio.gather(*(self._call(method, sent) for method, sent in script))
+            await self._look()
+
+    async def _call(self, method: MethodDescriptor, sent: list[bytes]) -> None:
+        make = getattr(
+            self.channel,
+            f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}",
+        )(f"/{method.containing_service.full_name}/{method.name}")
+        self.messages += len(sent)
+        code = grpc.StatusCode.OK
+        what = ""
+        try:
+            call = make() if method.client_streaming else make(sent[0])
+            if method.client_streaming:
+                with contextlib.suppress(asyncio.InvalidStateError):  # it ended while we sent
+                    for data in sent:
+                        await call.write(data)
+                    await call.done_writing()
+            if method.server_streaming:
+                await self._listen(call)
+            else:
+                await call
+        except grpc.aio.AioRpcError as error:
+            code, what = error.code(), error.details() or ""
+            if what == ENDED_MEANWHILE:
+                return
+        name = f"{method.full_name} {code.name}"
+        self.statuses[name] = self.statuses.get(name, 0) + 1
+        assert code in DOCUMENTED, f"{method.full_name}: {code.name} {what!r} after {[d[:300] for d in sent]}"
+
+    async def _listen(self, call: Any) -> None:
+        try:
+            for _ in range(EVENTS_MAX):
+                async with asyncio.timeout(LISTEN_S):
+                    if await call.read() is grpc.aio.EOF:
+                        break
+        except TimeoutError:
+            pass
+        finally:
+            call.cancel()
+
+    async def _look(self) -> None:
+        """Others are served as before, and nothing is left behind."""
+        daemon, rig = self.rig.daemon, self.rig
+        talk = rig.talk("npc0", "hello", "calm", max_tokens=2)
+        talk.world_id = "calm"
+        events = [e async for e in daemon.calls.talk("", talk)]
+        assert events[-1].kind == dialogue_pb2.TALK_EVENT_KIND_END, "a turn elsewhere has no end"
+        await until(lambda: not daemon.calls._intents._subscribers, "subscribers")
+        await until(lambda: not daemon.dialogue._open and not daemon.dialogue._floors, "turns and floors")
+        await until(lambda: not any(daemon.calls._watchers.values()), "watchers")
+        await until(lambda: not daemon.board.phase.streams, "streams")
+        await until(lambda: not daemon.door.open, "tickets")
+        await until(lambda: not daemon.scheduler.placer.lanes.leased, "lanes")
+        known = {n.key for w in daemon.calls._worlds for n in w.npcs.values()}
+        assert set(daemon.calls._intents._minds) <= known, "minds of NPCs that are gone"
+        await until(lambda: {t.key.npc for t in daemon.scheduler.placer.homes} <= known, "trunks of NPCs that are gone")
+
+
+@contextlib.contextmanager
+def troubled(model: Model | None = None) -> Iterator[tuple[Fuzz, asyncio.Runner]]:
+    """A daemon for many handfuls of calls, with small limits so that they are met, and the loop it runs on."""
+
+    async def no_drain(_: float) -> None:
+        pass
+
+    config = quick(Config())
+    config = replace(config, worlds=replace(config.worlds, npcs_max=300, worlds_max=8))
+    with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
+        stack = contextlib.AsyncExitStack()
+
+        async def start() -> Fuzz:
+            rig = await stack.enter_async_context(running(model or gated(), config, drain=no_drain))
+            face = GrpcFace(ServeSettings(listen=(f"unix:{folder}/npcd.sock",)))
+            (address,) = await face.start()
+            stack.push_async_callback(face.stop, 0)
+            face.calls = rig.daemon.calls
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            return Fuzz(rig, channel)
+
+        fuzz = runner.run(start())
+        try:
+            yield fuzz, runner
+        finally:
+            runner.run(stack.aclose())
