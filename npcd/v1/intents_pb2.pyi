@@ -174,9 +174,9 @@ class ObservationFrame(_message.Message):
     frame: _builtins.int
     """the game's frame number, echoed for correlation only"""
     game_time_ms: _builtins.int
-    """ttl, cadence and prediction run on game time"""
+    """ttl, cadence and prediction run on game time; may go back (a loaded save): ticks say what is newest"""
     time_scale: _builtins.float
-    """game seconds per wall second; 0 counts as 1 unless paused"""
+    """game seconds per wall second, 0 to 1e6; 0 counts as 1 unless paused"""
     paused: _builtins.bool
     @_builtins.property
     def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Observation]:
@@ -421,7 +421,7 @@ class WatchIntentsRequest(_message.Message):
     world_id: _builtins.str
     @_builtins.property
     def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """empty: all of the world"""
+        """at most 10000; empty: all of the world"""
 
     def __init__(
         self,

@@ -261,7 +261,7 @@ class DrainRequest(_message.Message):
 
     GRACE_MS_FIELD_NUMBER: _builtins.int
     grace_ms: _builtins.int
-    """0 counts as 5000; what still runs then is cancelled"""
+    """0 counts as 5000, at most 600000; what still runs then is cancelled"""
     def __init__(
         self,
         *,

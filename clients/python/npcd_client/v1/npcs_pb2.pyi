@@ -461,7 +461,7 @@ class DescribeRequest(_message.Message):
     world_id: _builtins.str
     @_builtins.property
     def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """empty: all of the world"""
+        """at most 10000; empty: all of the world"""
 
     def __init__(
         self,
@@ -705,7 +705,9 @@ class RemoveRequest(_message.Message):
     NPC_IDS_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
     @_builtins.property
-    def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at most 10000"""
+
     def __init__(
         self,
         *,
