@@ -284,3 +284,27 @@ async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp
         assert resident() - before < 16 * MB
         call.cancel()
         await until(lambda: nothing_held(rig))
+
+
+async def test_who_waited_for_an_npc_that_is_removed_is_told_so(tmp_path: Path) -> None:
+    """And a turn that was forgotten while it was spoken leaves no trunk behind."""
+    model = gated()
+    assert isinstance(model.engine, GatedEngine)
+    async with served(tmp_path, model, Config()) as (rig, channel, _):
+        stub = dialogue_pb2_grpc.DialogueStub(channel)
+        model.engine.gated = True
+        model.engine.gate.release(6)
+        first = stub.Talk(rig.talk("npc0", "hello", "p1", max_tokens=60))
+        while (await first.read()).kind != TEXT:
+            pass
+        second = stub.Talk(rig.talk("npc0", "hello", "p2"))
+        await until(lambda: any(f.waiting for f in rig.daemon.dialogue._floors.values()))
+        key = rig.daemon.calls._worlds.npc("", "vale", "npc0").key
+        await rig.daemon.calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
+        model.engine.open()
+        await to_the_end(first)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await to_the_end(second)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        await until(lambda: nothing_held(rig))
+        assert rig.daemon.scheduler.placer.homes.of_npc(key) == []
