@@ -16,7 +16,7 @@ from models.exam.speaker import Said, Speaker
 from models.exam.voice import Voice
 
 WINDOW_TURNS = 12  # no sentence twice within so many turns
-HOT_TURNS = 20  # the daemon rebuilds a session's trunk at 20 turns from the last 12
+HOT_TURNS, HOT_KEPT = 10, 6  # exchanges: the daemon rebuilds a session's trunk at 20 utterances from the last 12
 _GROUP = 5  # replies that show a broken character together
 
 
@@ -138,7 +138,7 @@ def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long
     unended = 0
     for n, line in enumerate(SCRIPT):
         if len(kept) >= HOT_TURNS:
-            kept = kept[-WINDOW_TURNS:]
+            kept = kept[-HOT_KEPT:]
         asked = layout.player_turn(line).tokens
         said = speaker.say(sum(kept, start), layout.talk_tail(asked, seen), seed * 1000 + n)
         kept.append(asked + layout.npc_turn(said.text))

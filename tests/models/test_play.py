@@ -1,19 +1,16 @@
-"""The shipped file."""
+"""The shipped files."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.prompt import MARKS, Layout
 from models.corpus import words
-from models.evaluate import SHIPPED, intents
-from models.play import Played
-
-MEBIBYTE = 1 << 20
+from models.play import DRAFT, SHIPPED, Played
 
 
-def test_file_is_small() -> None:
-    """The file that ships is 6 MiB at most."""
-    assert SHIPPED.stat().st_size <= 6 * MEBIBYTE
+def test_files_are_small() -> None:
+    """The files that ship are 10 MB at most together."""
+    assert SHIPPED.stat().st_size + DRAFT.stat().st_size <= 10_000_000
 
 
 def test_marks_are_single_control_tokens(shipped: Played, layout: Layout) -> None:
@@ -49,11 +46,14 @@ def test_any_text_survives(text: str) -> None:
     assert _VOCAB.decode(tokens) == text
 
 
-def test_intents_beat_a_constant() -> None:
-    """On worlds that no training saw the model chooses better than its archetype's most frequent intent would."""
-    with Played(str(SHIPPED), context_len=512, threads=1) as played:
-        score = intents(played, Layout(played), 120, seed=2)["all"]
-    assert score.whole > 1.5 * score.majority_whole
+def test_draft_has_the_same_tokens(shipped: Played) -> None:
+    """The draft model's vocabulary is the model's, token by token, and it has 0.3 million parameters at most."""
+    with Played(str(DRAFT), vocab_only=True) as draft:
+        assert draft.size == shipped.size
+        assert all(draft.token_text(i) == shipped.token_text(i) for i in range(shipped.size))
+        assert all(draft.control(mark) == shipped.control(mark) for mark in MARKS.values())
+    with Played(str(DRAFT), context_len=256) as draft:
+        assert draft.parameters <= 300_000
 
 
 _VOCAB = Played(str(SHIPPED), vocab_only=True)
