@@ -65,7 +65,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Make the small models that ship.")
     parser.add_argument("--steps", type=int, default=Recipe().steps)
-    parser.add_argument("--draft-steps", type=int, default=3000)
+    parser.add_argument("--draft-steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--part", choices=("all", "model", "draft"), default="all")
