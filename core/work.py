@@ -12,7 +12,11 @@ from core.words import Finish, Tier, TrunkKey
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn. Temperature 0 is greedy and ignores the rest."""
+    """How a token is drawn. Temperature 0 is greedy and ignores the rest.
+
+    `unrepeat` > 0 keeps what was said lately from being said again: a token that would go on as one of the last
+    `unrepeat_last_n` tokens did, after a common beginning of n tokens, loses unrepeat * unrepeat_base ** (n - 1).
+    """
 
     temperature: float = 0.0
     top_k: int = 40
@@ -20,6 +24,9 @@ class Sampling:
     min_p: float = 0.05
     repeat_penalty: float = 1.1
     repeat_last_n: int = 64
+    unrepeat: float = 0.0
+    unrepeat_base: float = 2.0
+    unrepeat_last_n: int = 256
     seed: int = 0
 
     @property
@@ -39,6 +46,7 @@ class Work:
     neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter). Works of
     different `adapter` (empty: the base model) cannot share a step.
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
+    `said` are tokens that this NPC said lately, oldest first, for the sampler's penalties (empty: the tail's).
     A work with `supersede` takes the place of a waiting one with the same value.
     """
 
@@ -50,6 +58,7 @@ class Work:
     shared: int = 0
     choice: Node | None = None
     sampling: Sampling = GREEDY
+    said: tuple[int, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     due_ns: int = 0
     deadline_ns: int = 0

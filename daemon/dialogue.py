@@ -40,10 +40,12 @@ class DialogueSettings:
     loses its turn.
 
     `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none.
+    `unrepeat` keeps models made for npcd from saying the same sentence again (core.work.Sampling).
     """
 
     max_tokens: int = 96
     temperature: float = 0.7
+    unrepeat: float = 1.0
     chunks_max: int = 64
     slow_reader_s: float = 5.0
     waiting_max: int = 8
@@ -402,8 +404,11 @@ class Dialogue:
             tail=np.asarray(tail, np.int32),
             max_tokens=max_tokens,
             sampling=Sampling(
-                temperature=request.temperature if request.has_temperature else self._settings.temperature, seed=seed
+                temperature=request.temperature if request.has_temperature else self._settings.temperature,
+                unrepeat=self._settings.unrepeat if self._layout.native else 0.0,
+                seed=seed,
             ),
+            said=session.lines,
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(Tier.SILVER, now_ns),

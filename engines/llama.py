@@ -564,17 +564,19 @@ class LlamaEngine:
     # -- samplers ----------------------------------------------------------------------------------------------
 
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
-        """A native chain: penalties, top-k, top-p, min-p, temperature, seeded draw."""
+        """A native chain: penalties, DRY against repeating, top-k, top-p, min-p, temperature, seeded draw."""
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         parts = []
+        seen_len = max(sampling.repeat_last_n, sampling.unrepeat_last_n if sampling.unrepeat > 0 else 0)
         if sampling.top_k > 0 and sampling.repeat_penalty >= 1.0:
             # Penalties only push tokens down, so what top-k will keep is among these; to look up 128 k tokens in vain
             # takes three times as long as all the rest.
-            parts.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k + sampling.repeat_last_n))
+            parts.append(llama_cpp.llama_sampler_init_top_k(sampling.top_k + seen_len))
         parts += [
             llama_cpp.llama_sampler_init_penalties(
                 self.vocab.size, sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
             ),
+            *self._unrepeating(sampling),
             llama_cpp.llama_sampler_init_top_k(sampling.top_k),
             llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
             llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
@@ -583,12 +585,20 @@ class LlamaEngine:
         ]
         for part in parts:
             llama_cpp.llama_sampler_chain_add(chain, part)
-        for token in recent[-sampling.repeat_last_n :]:
+        for token in recent[-seen_len:]:
             llama_cpp.llama_sampler_accept(chain, int(token))
         handle = self._next_sampler
         self._next_sampler += 1
         self._samplers[handle] = chain
         return handle
+
+    def _unrepeating(self, sampling: Sampling) -> list[Any]:
+        if sampling.unrepeat <= 0:
+            return []
+        nothing = ctypes.POINTER(ctypes.c_char_p)()
+        vocab = llama_cpp.llama_model_get_vocab(self._model)
+        strength, base, last_n = sampling.unrepeat, sampling.unrepeat_base, sampling.unrepeat_last_n
+        return [llama_cpp.llama_sampler_init_dry(vocab, strength, base, 1, last_n, nothing, 0)]
 
     def drop_sampler(self, sampler: int) -> None:
         """Frees a chain."""

@@ -6,11 +6,13 @@ rebuilt once and not on every turn. Plain and synchronous; time comes in.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from core.clock import S
 from core.words import NpcKey
+
+LINES_KEPT = 12  # an NPC does not say the same sentence twice within so many turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,12 @@ class Session:
     said: int = 0
     exchanges: int = 0
     rebuilds: int = 0
+    spoken: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """What the NPC said in its last LINES_KEPT turns, oldest first, also when the turns themselves have left."""
+        return tuple(t for line in self.spoken for t in line)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -98,6 +106,7 @@ class Hot:
     def add(self, session: Session, turns: list[Turn], now_ns: int) -> bool:
         """Adds finished turns; whether old ones went (the trunk is to be rebuilt)."""
         session.turns += turns
+        session.spoken += (turn.tokens for turn in turns if not turn.by_player)
         session.said += len(turns)
         session.last_ns = now_ns
         if len(session.turns) < self.settings.turns_max:

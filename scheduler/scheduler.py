@@ -302,7 +302,7 @@ class Scheduler:
         timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
-            runner.sampler = self.engine.add_sampler(work.sampling, work.tail.tolist())
+            runner.sampler = self.engine.add_sampler(work.sampling, work.said or work.tail.tolist())
         self.meter.tiers[work.tier].queue_ns.append((now_ns, now_ns - entry.submitted_ns))
         self._out.append((entry.ticket_id, Taken(now_ns)))
         self._start(runner, now_ns)

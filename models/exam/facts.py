@@ -97,6 +97,7 @@ def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
             wanted = _words(*(v for k, v in slots.items() if k != "tkin"))
             digest: tuple[int, ...] = ()
             before = here
+            lines: tuple[int, ...] = ()
             if place in ("card", "digest"):
                 said = memories.note(rng, kind, noted)
                 digest = layout.digest(said) if place == "digest" else ()
@@ -107,9 +108,10 @@ def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
                 line = line or (memories.said(rng, other, away) if memories.KINDS[other].say else "Hello there!")
                 for n, said_line in enumerate((line, *rng.sample(_SMALL_TALK, _BETWEEN))):
                     turn = layout.player_turn(said_line).tokens
-                    reply = speaker.say(before, layout.talk_tail(turn), number * 10 + n)
-                    before += turn + layout.npc_turn(reply.text)
-            answer = _ask(speaker, before, ask, number, digest)
+                    reply = layout.npc_turn(speaker.say(before, layout.talk_tail(turn), number * 10 + n, lines).text)
+                    before += turn + reply
+                    lines += reply
+            answer = _ask(speaker, before, ask, number, digest, lines)
             out.append(Answered(archetype, kind, place, wanted, answer.text))
     return out
 
@@ -123,11 +125,13 @@ def player_names(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
         for place in ("told", ""):
             before = start
             first = f"My name is {player}." if place else "Hello there!"
+            lines: tuple[int, ...] = ()
             for n, line in enumerate((first, *rng.sample(_SMALL_TALK, _BETWEEN))):
                 turn = layout.player_turn(line).tokens
-                reply = speaker.say(before, layout.talk_tail(turn), number * 10 + n)
-                before += turn + layout.npc_turn(reply.text)
-            said = _ask(speaker, before, "What is my name?", number)
+                reply = layout.npc_turn(speaker.say(before, layout.talk_tail(turn), number * 10 + n, lines).text)
+                before += turn + reply
+                lines += reply
+            said = _ask(speaker, before, "What is my name?", number, lines=lines)
             out.append(Answered(archetype, "player", place, _words(player), said.text))
     return out
 
@@ -214,9 +218,16 @@ def _npcs(name: str, count: int, seed: int) -> list[tuple[str, int, World, Npc, 
     return out
 
 
-def _ask(speaker: Speaker, before: tuple[int, ...], line: str, seed: int, digest: tuple[int, ...] = ()) -> Said:
+def _ask(
+    speaker: Speaker,
+    before: tuple[int, ...],
+    line: str,
+    seed: int,
+    digest: tuple[int, ...] = (),
+    lines: tuple[int, ...] = (),
+) -> Said:
     layout = speaker.layout
-    return speaker.say(before, layout.talk_tail(layout.player_turn(line).tokens, None, digest), seed)
+    return speaker.say(before, layout.talk_tail(layout.player_turn(line).tokens, None, digest), seed, lines)
 
 
 def _words(*values: str) -> frozenset[str]:

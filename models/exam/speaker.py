@@ -16,6 +16,7 @@ from engines.base import Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 
 TEMPERATURE = DialogueSettings().temperature  # what a user gets who asks for nothing else
+UNREPEAT = DialogueSettings().unrepeat
 REPLY_MAX = DialogueSettings().max_tokens
 
 
@@ -57,18 +58,21 @@ class Speaker:
             taken |= [label] if label else []
         return taken
 
-    def say(self, trunk: Sequence[int], tail: Sequence[int], seed: int, temperature: float = TEMPERATURE) -> Said:
-        """What is said after trunk and tail, as the daemon has it drawn; the same for the same seed."""
+    def say(self, trunk: Sequence[int], tail: Sequence[int], seed: int, lines: Sequence[int] = ()) -> Said:
+        """What is said after trunk and tail, as the daemon has it drawn; the same for the same seed.
+
+        `lines` are the tokens of what this NPC said lately.
+        """
         here, end = [*trunk, *tail], self.layout.stop_ids
-        sampler = self._engine.add_sampler(Sampling(temperature, seed=seed), list(tail)) if temperature else -1
+        sampling = Sampling(TEMPERATURE, unrepeat=UNREPEAT, seed=seed)
+        sampler = self._engine.add_sampler(sampling, list(lines) or list(tail))
         said: list[int] = []
         while len(said) < REPLY_MAX:
             token = self._next([*here, *said], Pick(sampler=sampler))
             if token in end:
                 break
             said.append(token)
-        if sampler >= 0:
-            self._engine.drop_sampler(sampler)
+        self._engine.drop_sampler(sampler)
         text = b"".join(self._engine.vocab.piece(t) for t in said).decode("utf-8", "replace").strip()
         return Said(text, tuple(said), len(said) < REPLY_MAX)
 

@@ -15,6 +15,7 @@ from models.corpus.worlds import Npc, make_npc, make_world
 from models.exam.speaker import Said, Speaker
 from models.exam.voice import Voice
 
+LINES_KEPT = 12  # of what an NPC said, for its sampler (memory.hot)
 WINDOW_TURNS = 12  # no sentence twice within so many turns
 HOT_TURNS, HOT_KEPT = 10, 6  # exchanges: the daemon rebuilds a session's trunk at 20 utterances from the last 12
 _GROUP = 5  # replies that show a broken character together
@@ -70,10 +71,13 @@ def converse(speaker: Speaker, talks: int, turns: int, seed: int) -> list[list[S
                     here += (layout.summary if mark == "summary" else layout.card)(text).tokens
             digest = layout.digest(talk.memory.digest)
             made: list[Spoken] = []
+            lines: list[tuple[int, ...]] = []
             for n, turn in enumerate(talk.turns):
                 line = layout.player_turn(turn.line, talk.named).tokens
-                said = speaker.say(here, layout.talk_tail(line, turn.perception, digest), 1000 * number + n)
-                here += line + layout.npc_turn(said.text)
+                tail = layout.talk_tail(line, turn.perception, digest)
+                said = speaker.say(here, tail, 1000 * number + n, sum(lines[-LINES_KEPT:], ()))
+                lines.append(layout.npc_turn(said.text))
+                here += line + lines[-1]
                 made.append(Spoken(archetype, turn.line, said))
             out.append(made)
     return out
@@ -134,14 +138,17 @@ def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long
     seen = layout.perceive(around)
     start = trunk(layout, world, npc)
     kept: list[tuple[int, ...]] = []
+    lines: list[tuple[int, ...]] = []
     turns: list[tuple[str, str]] = []
     unended = 0
     for n, line in enumerate(SCRIPT):
         if len(kept) >= HOT_TURNS:
             kept = kept[-HOT_KEPT:]
         asked = layout.player_turn(line).tokens
-        said = speaker.say(sum(kept, start), layout.talk_tail(asked, seen), seed * 1000 + n)
-        kept.append(asked + layout.npc_turn(said.text))
+        tail = layout.talk_tail(asked, seen)
+        said = speaker.say(sum(kept, start), tail, seed * 1000 + n, sum(lines[-LINES_KEPT:], ()))
+        lines.append(layout.npc_turn(said.text))
+        kept.append(asked + lines[-1])
         turns.append((line, said.text))
         unended += not said.ended
     replies = [reply for _, reply in turns]

@@ -183,6 +183,25 @@ def test_seeds_make_sampling_repeatable_and_different(engine: LlamaEngine, promp
     assert len({tuple(sampled(seed)) for seed in range(10)}) > 5
 
 
+def test_what_was_said_is_not_said_again(engine: LlamaEngine, prompt: list[int]) -> None:
+    """A line that was said lately is not begun again; without `unrepeat` it comes word for word."""
+
+    def said(unrepeat: float, before: list[int]) -> list[int]:
+        sampling = Sampling(temperature=0.01, repeat_penalty=1.0, unrepeat=unrepeat, seed=1)
+        sampler = engine.add_sampler(sampling, before)
+        made = [fill(engine, 1, prompt, Pick(sampler=sampler))]
+        for _ in range(6):
+            pos = engine.length(1)
+            made.append(engine.step(StepPlan([Slice(1, pos, tokens_of(made[-1:]), Pick(sampler=sampler))])).picked[0])
+        engine.drop_sampler(sampler)
+        return made
+
+    mark = prompt[-1]
+    line = said(0.0, [])
+    assert said(0.0, [mark, *line, mark]) == line
+    assert said(50.0, [mark, *line, mark])[0] != line[0]
+
+
 def test_plans_that_would_abort_the_library_are_bugs_found_here(engine: LlamaEngine) -> None:
     """Gaps, unsorted slices, too many tokens, wrong ids: an assertion with the reason, and the engine goes on."""
     engine.trim(1, 0)
