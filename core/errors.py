@@ -56,5 +56,9 @@ class EngineFailed(NpcdError):
     """The engine below returned an error."""
 
 
+class StoreFailed(NpcdError):
+    """A store (the journal's disk, Redis, PostgreSQL) is away, slow or refuses."""
+
+
 class ConfigError(NpcdError):
     """A setting is wrong; the message says how to fix it."""

@@ -1,0 +1,203 @@
+"""A bond: all that one NPC remembers of one player, as a fold over the journal's records.
+
+The same fold runs in the daemon (hot), in front of Redis (recent) and over save files, so they cannot differ. Decides
+only: time comes in with the records, or as `now_ms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from memory.cards import Quest, Relationship, quest_of, relationship_of, to_body
+from memory.records import Body, Kind, Record
+
+DAY_MS = 86_400_000
+RECENT_MS = 30 * DAY_MS
+FACTS_KEPT, FACTS_TOLD = 24, 8
+SUMMARIES_KEPT = 4
+MOODS_KEPT = 16
+EXCHANGES_KEPT = 12  # of the session under way: the hot window of 20 utterances, and who retries
+FACT_HALF_LIFE_MS = 7 * DAY_MS
+MOOD_HALF_LIFE_MS = 3_600_000
+
+
+class Fact(NamedTuple):
+    """Something worth knowing, as a sentence; importance is 0 to 1."""
+
+    text: str
+    importance: float
+    at_ms: int
+
+
+class Summary(NamedTuple):
+    """What happened in one session."""
+
+    text: str
+    at_ms: int
+
+
+class Mood(NamedTuple):
+    """What the NPC felt at one time."""
+
+    emotion: str
+    at_ms: int
+
+
+class Exchange(NamedTuple):
+    """A player's line and what the NPC said to it."""
+
+    turn_id: str
+    line: str
+    reply: str
+
+
+@dataclass(slots=True)
+class OpenSession:
+    """The conversation under way: its last exchanges, and how many there were."""
+
+    session_id: str
+    last_ms: int
+    exchanges: list[Exchange] = field(default_factory=list)
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Bond:
+    """What an NPC remembers of a player. `name` is how the player is called, empty while nobody said."""
+
+    name: str = ""
+    relationship: Relationship | None = None
+    quest: Quest | None = None
+    facts: list[Fact] = field(default_factory=list)
+    summaries: list[Summary] = field(default_factory=list)
+    moods: list[Mood] = field(default_factory=list)
+    session: OpenSession | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return self == Bond()
+
+    @property
+    def last_ms(self) -> int:
+        """When something of it happened last; 0 when it is cards alone."""
+        times = [x.at_ms for kept in (self.facts, self.summaries, self.moods) for x in kept]
+        return max([*times, self.session.last_ms if self.session else 0])
+
+
+def apply(bond: Bond, record: Record) -> None:
+    """Takes one record about this NPC and player in. Records about other things change nothing."""
+    body = record.body
+    if record.kind is Kind.TURN:
+        _turn(bond, record)
+    elif record.kind is Kind.ENDED:
+        if bond.session is not None and bond.session.session_id == body["session"]:
+            bond.session = None
+    elif record.kind is Kind.SUMMARY:
+        bond.summaries = [*bond.summaries, Summary(body["text"], record.at_ms)][-SUMMARIES_KEPT:]
+        _add_facts(bond, body, record.at_ms)
+    elif record.kind is Kind.CARD:
+        if "relationship" in body:
+            bond.relationship = relationship_of(body["relationship"])
+        if "quest" in body:
+            bond.quest = quest_of(body["quest"])
+
+
+def within(bond: Bond, now_ms: int, window_ms: int = RECENT_MS) -> Bond:
+    """The bond without what is older than the window. Cards stay for as long as anything of it is within."""
+    if bond.last_ms and now_ms - bond.last_ms > window_ms:
+        return Bond()
+    young = now_ms - window_ms
+    return Bond(
+        bond.name,
+        bond.relationship,
+        bond.quest,
+        [f for f in bond.facts if f.at_ms >= young],
+        [s for s in bond.summaries if s.at_ms >= young],
+        [m for m in bond.moods if m.at_ms >= young],
+        bond.session,
+    )
+
+
+def salient(facts: Sequence[Fact], now_ms: int, count: int = FACTS_TOLD) -> list[Fact]:
+    """The facts that matter most now: importance, halved with every week of age. The oldest of them first."""
+    ranked = sorted(facts, key=lambda f: (_weight(f, now_ms), f.at_ms), reverse=True)
+    return sorted(ranked[:count], key=lambda f: f.at_ms)
+
+
+def mood(moods: Sequence[Mood], now_ms: int) -> str:
+    """What the NPC feels about the player on the whole; a mood weighs half after an hour. Empty if nothing."""
+    weights: dict[str, float] = {}
+    for m in moods:
+        weights[m.emotion] = weights.get(m.emotion, 0.0) + 0.5 ** (max(0, now_ms - m.at_ms) / MOOD_HALF_LIFE_MS)
+    return max(weights, key=lambda e: weights[e], default="")
+
+
+def to_json(bond: Bond) -> Body:
+    """A bond as stores and save files have it; from_json() takes it back."""
+    out: dict[str, Any] = {}
+    if bond.name:
+        out["name"] = bond.name
+    if bond.relationship is not None:
+        out["relationship"] = to_body(bond.relationship)
+    if bond.quest is not None:
+        out["quest"] = to_body(bond.quest)
+    for name in ("facts", "summaries", "moods"):
+        if getattr(bond, name):
+            out[name] = [list(x) for x in getattr(bond, name)]
+    if bond.session is not None:
+        s = bond.session
+        out["session"] = [s.session_id, s.last_ms, s.count, [list(e) for e in s.exchanges]]
+    return out
+
+
+def from_json(said: Body) -> Bond:
+    """The bond of to_json(). Raises ValueError when it is none."""
+    try:
+        bond = Bond(
+            said.get("name", ""),
+            relationship_of(said.get("relationship")),
+            quest_of(said.get("quest")),
+            [Fact(*f) for f in said.get("facts", ())],
+            [Summary(*s) for s in said.get("summaries", ())],
+            [Mood(*m) for m in said.get("moods", ())],
+        )
+        if "session" in said:
+            session_id, last_ms, count, exchanges = said["session"]
+            bond.session = OpenSession(session_id, last_ms, [Exchange(*e) for e in exchanges], count)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a bond: {error}") from error
+    return bond
+
+
+def _turn(bond: Bond, record: Record) -> None:
+    body = record.body
+    session = bond.session
+    if session is None or session.session_id != body["session"]:
+        session = bond.session = OpenSession(body["session"], record.at_ms)
+    session.last_ms = record.at_ms
+    session.count += 1
+    session.exchanges.append(Exchange(body.get("turn_id", ""), body["line"], body["reply"]))
+    del session.exchanges[:-EXCHANGES_KEPT]
+    bond.name = body.get("name") or bond.name
+    if body.get("emotion"):
+        bond.moods = [*bond.moods, Mood(body["emotion"], record.at_ms)][-MOODS_KEPT:]
+    _add_facts(bond, body, record.at_ms)
+
+
+def _add_facts(bond: Bond, body: Body, at_ms: int) -> None:
+    """A fact that is said again is as young as its last time, and never less important."""
+    for text, importance in body.get("facts", ()):
+        same = next((f for f in bond.facts if f.text.casefold() == text.casefold()), None)
+        if same is not None:
+            bond.facts.remove(same)
+            importance = max(importance, same.importance)
+        bond.facts.append(Fact(text, importance, at_ms))
+    if len(bond.facts) > FACTS_KEPT:
+        bond.facts = salient(bond.facts, at_ms, FACTS_KEPT)
+
+
+def _weight(fact: Fact, now_ms: int) -> float:
+    return float(fact.importance * 0.5 ** (max(0, now_ms - fact.at_ms) / FACT_HALF_LIFE_MS))
