@@ -32,14 +32,20 @@ LOG_BYTES_MAX = 1 << 20
 PROC = Path("/proc")
 # A program of ours gets nothing of our environment: what is meant for other servers (PGDATA, ...) is not for it.
 ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
-# The user first: changing it forgets the signal. The parent may have ended before the signal was set.
+# The user first: changing it forgets the signal. The parent may have ended before the signal was set. To read what its
+# user may not (a program below a home of mode 0700), it keeps CAP_DAC_READ_SEARCH of root's, and nothing else.
 _LAUNCH = """
 import ctypes, os, signal, sys
-parent, number, uid, gid, *command = sys.argv[1:]
+parent, number, uid, gid, reads_all, *command = sys.argv[1:]
+libc = ctypes.CDLL(None)
 if int(uid) >= 0:
+    libc.prctl(8, int(reads_all), 0, 0, 0)
     os.setgroups([int(gid)]); os.setgid(int(gid)); os.setuid(int(uid))
+if int(reads_all):
+    libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(4, 4, 4, 0, 0, 0))
+    libc.prctl(47, 2, 2, 0, 0)
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
-ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)
+libc.prctl(1, int(number), 0, 0, 0)
 if os.getppid() != int(parent):
     sys.exit(1)
 os.execv(command[0], command)
@@ -47,11 +53,12 @@ os.execv(command[0], command)
 
 
 class Account(NamedTuple):
-    """A user of this machine."""
+    """A user of this machine. With `reads_all` its processes may read every file, and write no more than it may."""
 
     name: str
     uid: int
     gid: int
+    reads_all: bool = False
 
 
 def account(name: str) -> Account | None:
@@ -67,8 +74,9 @@ def launch(command: Sequence[str], user: Account | None, at_end: int) -> list[st
     """The command that becomes `command`, as another user if one is given (root only), and is sent the signal
     `at_end` when the thread that starts it is over.
     """
-    uid, gid = (user.uid, user.gid) if user else (-1, -1)
-    return [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (os.getpid(), int(at_end), uid, gid)), *command]
+    uid, gid, reads_all = (user.uid, user.gid, user.reads_all) if user else (-1, -1, False)
+    numbers = map(str, (os.getpid(), int(at_end), uid, gid, int(reads_all)))
+    return [sys.executable, "-I", "-S", "-c", _LAUNCH, *numbers, *command]
 
 
 def run(
@@ -141,13 +149,13 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(self._polite)
 
-    def end(self) -> None:
-        """Ends it in order, or else at once; returns when it is over."""
+    def end(self, limit_s: float = END_S) -> None:
+        """Ends it in order, or after `limit_s` at once; returns when it is over."""
         self.ask_to_end()
         if self._process is None:
             return
         try:
-            self._process.wait(END_S)
+            self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -148,7 +148,7 @@ def _made_once(path: Path, fresh: bytes) -> bytes:
 
 def _short_folder() -> Path:
     """A new folder of ours with a short path."""
-    for parent in (Path(f"/run/user/{os.getuid()}"), Path(tempfile.gettempdir()), Path("/tmp")):
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
         if len(os.fsencode(parent)) <= 60 and os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="npcd-", dir=parent))
     raise ConfigError("memory.folder: its path is too long for Unix sockets, and no short folder can be written to")

