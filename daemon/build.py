@@ -21,6 +21,8 @@ from daemon.config import Config
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.prompt import Caps, Layout, Perception
+from daemon.remembering import Remembering
+from daemon.sessions import Sessions
 from daemon.status import About, Phase, StatusBoard
 from daemon.telemetry import LAG_RING_LEN
 from daemon.templates import find_markup
@@ -28,7 +30,10 @@ from daemon.worlds import Npc, Worlds
 from engines.base import StepEngine, Vocab
 from engines.llama import LlamaEngine, send_native_log_to
 from engines.tune import tune
+from memory.bonds import Bonds
 from memory.hot import Hot
+from memory.memory import Memory
+from memory.recall import Recall
 from npcd import __version__
 from scheduler.loop import EngineLoop
 from scheduler.scheduler import Delivery, Scheduler
@@ -61,6 +66,8 @@ class Daemon:
 
     calls: Calls
     dialogue: Dialogue
+    memory: Memory
+    worlds: Worlds
     door: Door
     engine_loop: EngineLoop
     scheduler: Scheduler
@@ -123,6 +130,18 @@ def default_policy() -> list[PolicyRow]:
     return [PolicyRow(**row) for row in tomllib.loads(DEFAULT_POLICY.read_text("utf-8"))["rows"]]
 
 
+def wall_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // MS
+
+
+def hot_only(config: Config, clock: Clock) -> Memory:
+    """Memory that ends with this process."""
+    bonds = Bonds(config.memory.bonds_max)
+    recall = Recall(bonds, None, config.memory.recall_ms, config.memory.reads_max, clock, wall_ms)
+    return Memory(bonds, recall, None, None, None, wall_ms)
+
+
 def build(
     config: Config,
     model: Model,
@@ -130,8 +149,13 @@ def build(
     on_death: Callable[[BaseException], None],
     drain: Callable[[float], Awaitable[None]],
     clock: Clock = now_ns,
+    memory: Memory | None = None,
+    saves: Path | None = None,
 ) -> Daemon:
-    """The daemon around a loaded model, on the running event loop; nothing is started yet."""
+    """The daemon around a loaded model, on the running event loop; nothing is started yet.
+
+    Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
+    """
     loop = asyncio.get_running_loop()
     engine = model.engine
     epoch = time.time_ns() // MS
@@ -169,24 +193,37 @@ def build(
 
     worlds = Worlds(layout, config.worlds, default_policy())
     piece = engine.vocab.piece
-    intents = Intents(worlds, layout, door, config.promises, config.intents, piece, expect, clock)
+    context_len = engine.geometry.context_len
+    memory = memory or hot_only(config, clock)
+    sessions = Sessions(
+        Hot(config.hot), memory, worlds, layout, door, config.promises, context_len, piece, epoch, clock
+    )
+    intents = Intents(
+        worlds, layout, door, config.promises, config.intents, memory, sessions.digest, piece, expect, clock
+    )
+
+    def felt(npc: Npc) -> str:
+        mind = intents.mind(npc.key)
+        return mind.intent.emotion if mind is not None and mind.intent is not None else ""
 
     def perceived(npc: Npc) -> Perception | None:
         mind = intents.mind(npc.key)
         return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
-    hot = Hot(config.hot)
-    context_len = engine.geometry.context_len
     dialogue = Dialogue(
-        worlds, layout, door, hot, config.promises, config.dialogue, context_len, piece, perceived, epoch, clock
-    )
+        worlds, layout, door, sessions, memory, config.promises, config.dialogue, context_len, piece, perceived, felt,
+        clock,
+    )  # fmt: skip
     lag_ns: deque[tuple[int, int]] = deque(maxlen=LAG_RING_LEN)
 
     def degraded() -> list[str]:
         full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
-        return [f"{tier} queue is full" for tier in full]
+        return [f"{tier} queue is full" for tier in full] + memory.degraded()
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
-    board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, lag_ns, degraded, clock)
-    calls = Calls(worlds, intents, dialogue, door, scheduler.placer, board, config.calls, drain, clock)
-    return Daemon(calls, dialogue, door, engine_loop, scheduler, board, lag_ns)
+    board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, memory, lag_ns, degraded, clock)
+    remembering = Remembering(worlds, dialogue, memory, epoch, saves)
+    calls = Calls(
+        worlds, intents, dialogue, door, scheduler.placer, board, memory, remembering, config.calls, drain, clock
+    )
+    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns)

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotBuilt
+from core.words import NpcKey
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents, Subscriber
+from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
-from daemon.words import check_id, check_number, policy_message, pseudonym
+from daemon.words import check_number, policy_message, pseudonym
 from daemon.worlds import Npc, World, Worlds
+from memory.memory import Memory
+from memory.records import Body, Kind
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 from scheduler.placing import Placer
 from scheduler.ticket import Door
@@ -60,7 +64,7 @@ class _NpcWatcher:
 
 
 class Calls:
-    """Every rpc of the contract. `tenant` is who calls, as the credentials say."""
+    """Every rpc of the contract (those about memory are in `remembering`). `tenant` is who calls, as the credentials say."""
 
     def __init__(
         self,
@@ -70,6 +74,8 @@ class Calls:
         door: Door,
         placer: Placer,
         board: StatusBoard,
+        memory: Memory,
+        remembering: Remembering,
         settings: CallSettings,
         drain: Callable[[float], Awaitable[None]],
         clock: Clock,
@@ -80,6 +86,8 @@ class Calls:
         self._door = door
         self._placer = placer
         self._board = board
+        self._memory = memory
+        self.remembering = remembering
         self._settings = settings
         self._drain = drain
         self._clock = clock
@@ -99,6 +107,7 @@ class Calls:
         if changed:
             for npc in world.npcs.values():
                 self._intents.replaced(npc)
+            await keep_world(self._memory, world)
         return npcs_pb2.DefineWorldResponse(
             world_id=world.world_id,
             version=world.version,
@@ -118,6 +127,7 @@ class Calls:
             self._intents.replaced(npc)
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self._tell(world, npc, kind)
+        await keep_npcs(self._memory, world, [n.key.npc for n in changed])
         # As many as fit: the rest is brought in when it is needed.
         self._intents.load_ahead(changed[: self._placer.homes.count])
         return npcs_pb2.RegisterResponse(
@@ -159,13 +169,6 @@ class Calls:
         finally:
             watchers.discard(watcher)
 
-    async def forget(self, tenant: str, request: npcs_pb2.ForgetRequest) -> npcs_pb2.ForgetResponse:
-        """Forgets a player in the hot store, the only one there is so far."""
-        self._worlds.world(tenant, request.world_id)
-        player = check_id("player_id", request.player_id)
-        sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
-        return npcs_pb2.ForgetResponse(sessions=sessions, turns=turns, trunks=sessions, stores=["hot"])
-
     async def remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
         """Takes NPCs out and frees what they held."""
         self._check_ids(request.npc_ids)
@@ -175,6 +178,9 @@ class Calls:
             self._dialogue.remove(npc.key)
             self._intents.remove(npc)
             self._tell(world, npc, npcs_pb2.NPC_EVENT_KIND_REMOVED)
+        if removed:
+            body: Body = {"npcs": [npc.key.npc for npc in removed]}
+            await self._memory.keep(Kind.REMOVED, NpcKey(tenant, world.world_id, ""), "", body)
         return npcs_pb2.RemoveResponse(removed=len(removed), unknown_npc_ids=unknown)
 
     # -- Intents -----------------------------------------------------------------------------------------------

@@ -60,6 +60,24 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """What outlives a conversation, and where.
+
+    `folder` is the data folder: the journal, and the embedded stores. `redis` and `postgres` are URLs; empty: npcd runs
+    its own, "off": there is none. Without `keep` nothing outlives the process. A recall waits `recall_ms` for Redis;
+    `reads_max` of them are under way at once, `bonds_max` bonds (an NPC and a player) are held in process.
+    """
+
+    keep: bool = True
+    folder: Path = Path("~/.local/share/npcd")
+    redis: str = ""
+    postgres: str = ""
+    recall_ms: float = 20.0
+    reads_max: int = 64
+    bonds_max: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of it."""
 
@@ -70,6 +88,7 @@ class Config:
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
     hot: HotSettings = field(default_factory=HotSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     calls: CallSettings = field(default_factory=CallSettings)
     caps: Caps = field(default_factory=Caps)
     worlds: WorldLimits = field(default_factory=WorldLimits)

@@ -1,8 +1,9 @@
 """Dialogue: one turn from the player's line to the NPC's last word.
 
-Owns the open turns and, through memory.hot, the sessions; all on the event loop. An NPC speaks with one player at a
-time; others wait in order. A turn that is cancelled leaves behind what was really said, and nothing when nothing was.
-The finished turn is appended to the trunk and its KV is made ready in the background, so that the next line finds it.
+Owns the open turns; all on the event loop. An NPC speaks with one player at a time; others wait in order. A turn that
+is cancelled leaves behind what was really said, and nothing when nothing was. The finished turn is appended to its
+session (daemon/sessions.py) and to the journal before the last event leaves, and its KV is made ready in the
+background, so that the next line finds it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from zlib import crc32
 
 import numpy as np
 
-from core.choice import Tokens
-from core.clock import Clock
+from core.clock import US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Cut, Layout, Perception
+from daemon.sessions import Sessions
 from daemon.text import TextAssembler
 from daemon.words import check_id, check_number
 from daemon.worlds import Npc, Worlds
-from memory.hot import Hot, Session, Turn
+from memory.hot import Session, Turn
+from memory.memory import Memory
+from memory.recall import Recalled
+from memory.records import Body, Kind
 from npcd.v1 import dialogue_pb2, words_pb2
 from scheduler.ticket import Door, Ticket
 from tiers.promises import Promises
@@ -118,17 +122,20 @@ class Dialogue:
         worlds: Worlds,
         layout: Layout,
         door: Door,
-        hot: Hot,
+        sessions: Sessions,
+        memory: Memory,
         promises: Promises,
         settings: DialogueSettings,
         context_len: int,
         piece: Callable[[int], bytes],
         perceived: Callable[[Npc], Perception | None],
-        epoch: int,
+        felt: Callable[[Npc], str],
         clock: Clock,
     ) -> None:
         self.counts = DialogueCounts()
-        self.hot = hot
+        self.sessions = sessions
+        self.hot = sessions.hot
+        self._memory = memory
         self._worlds = worlds
         self._layout = layout
         self._door = door
@@ -137,7 +144,7 @@ class Dialogue:
         self._context_len = context_len
         self._piece = piece
         self._perceived = perceived
-        self._epoch = epoch
+        self._felt = felt
         self._clock = clock
         self._open: dict[tuple[NpcKey, str], _Open] = {}
         self._floors: dict[NpcKey, _Floor] = {}
@@ -168,9 +175,8 @@ class Dialogue:
         try:
             await floor.take(turn)
             npc = self._check(tenant, request)  # while it waited, the NPC may have been removed or changed
-            session, over = self.hot.open(npc.key, request.player_id, self._epoch, self._clock())
-            for ended in over:
-                self._forget_trunk(ended)
+            session, recalled = await self.sessions.open(npc, request.player_id)
+            npc = self._check(tenant, request)
             said = session.finished.get(request.turn_id) if request.turn_id else None
             if said is not None:
                 self.counts.repeated += 1
@@ -178,7 +184,7 @@ class Dialogue:
                 for event in _repeat(request.turn_id, session.session_id, said):
                     yield event
                 return
-            async with aclosing(self._turn(npc, session, request, turn, floor, received_ns)) as events:
+            async with aclosing(self._turn(npc, session, recalled, request, turn, floor, received_ns)) as events:
                 async for event in events:
                     turn.writing = True
                     self._watch(turn)
@@ -202,26 +208,41 @@ class Dialogue:
         return True
 
     def end_session(self, tenant: str, request: dialogue_pb2.EndSessionRequest) -> Session | None:
-        """Ends a session; the session, if one was under way."""
+        """Ends a session; the session, if one was under way. It is summed up in the background."""
         npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
-        return self._end(npc.key, check_id("player_id", request.player_id))
+        session = self._end(npc.key, check_id("player_id", request.player_id))
+        if session is not None:
+            self.sessions.close(session)
+        return session
 
     def forget(self, tenant: str, world_id: str, player_id: str, npc_id: str) -> tuple[int, int]:
         """Forgets a player's sessions: (sessions, turns)."""
         sessions = [s for s in self.hot.of_player(tenant, world_id, player_id) if npc_id in ("", s.npc.npc)]
         for session in sessions:
             self._end(session.npc, session.player)
+            self.sessions.drop(session)
+        self.sessions.drop_ending(
+            lambda s: s.player == player_id and s.npc[:2] == (tenant, world_id) and npc_id in ("", s.npc.npc)
+        )
         return len(sessions), sum(len(s.turns) for s in sessions)
 
     def remove(self, npc: NpcKey) -> None:
         """Ends every session of an NPC that was taken out."""
         for session in self.hot.of_npc(npc):
             self._end(npc, session.player)
+            self.sessions.close(session)
+
+    def turn_back(self, tenant: str, world_id: str) -> None:
+        """Drops every session of a world: it goes on from an earlier time."""
+        for session in self.hot.of_world(tenant, world_id):
+            self._end(session.npc, session.player)
+            self.sessions.drop(session)
+        self.sessions.drop_ending(lambda s: s.npc[:2] == (tenant, world_id))
 
     def sweep(self) -> None:
         """Ends the sessions that have been silent too long."""
         for session in self.hot.silent(self._clock()):
-            self._forget_trunk(session)
+            self.sessions.close(session)
 
     # -- one turn ----------------------------------------------------------------------------------------------
 
@@ -229,6 +250,7 @@ class Dialogue:
         self,
         npc: Npc,
         session: Session,
+        recalled: Recalled,
         request: dialogue_pb2.TalkRequest,
         turn: _Open,
         floor: _Floor,
@@ -236,13 +258,13 @@ class Dialogue:
     ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
         key = (npc.key, request.player_id)
         line = self._layout.player_turn(request.text, request.player_name)
-        tail = self._layout.talk_tail(line.tokens, self._perceived(npc))
+        digest = self.sessions.digest(npc.key, request.player_id)
+        tail = self._layout.talk_tail(line.tokens, self._perceived(npc), digest)
         room = self._context_len - len(npc.trunk) - len(tail)
         if room < 1:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
         max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
-        trunk = self._trunk(npc, session, len(tail) + max_tokens)
-        work = self._work(npc, session, request, trunk, tail, max_tokens)
+        work = self._work(npc, session, request, tail, max_tokens)
 
         def on_chunk(chunk: Chunk) -> None:
             self._take(turn, chunk)
@@ -258,7 +280,9 @@ class Dialogue:
                 turn.ticket.cancel()
             if turn.text.said and not turn.committed:
                 self.counts.cancelled += 1
-                self._commit(npc, session, request, line, turn)
+                kept = self._commit(npc, session, request, line, turn)
+                if kept is not None:
+                    self._memory.keep_soon(Kind.TURN, npc.key, request.player_id, kept)
             if self._open.get(key) is turn:
                 del self._open[key]
             floor.leave(turn)
@@ -294,8 +318,11 @@ class Dialogue:
                 if turn.ended.finish is Finish.REFUSED:
                     raise Overloaded("the silver queue is full", self._wait_ms())
                 raise EngineFailed(turn.ended.reason)
-            self._commit(npc, session, request, line, turn)
-            yield self._last(turn, session, index + 1, line.lost)
+            kept = self._commit(npc, session, request, line, turn)
+            accepted = kept is not None and await self._memory.keep(Kind.TURN, npc.key, request.player_id, kept)
+            event = self._last(turn, session, index + 1, line.lost, recalled)
+            event.accepted, event.accepted_known = accepted, self._memory.keeps
+            yield event
         finally:
             leave()
 
@@ -345,25 +372,26 @@ class Dialogue:
         if turn.ticket is not None:
             turn.ticket.cancel()
 
-    def _commit(self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, line: Cut, turn: _Open) -> None:
-        """Appends the turn to the session and makes its KV ready in the background."""
+    def _commit(
+        self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, line: Cut, turn: _Open
+    ) -> Body | None:
+        """Appends the turn to the session and makes its KV ready in the background; what the journal is to keep."""
         turn.committed = True
         self.counts.finished += 1
         self.counts.cut_tokens += line.lost
-        said = turn.text.said
-        turns = [Turn(True, request.text, line.tokens), Turn(False, said, self._layout.npc_turn(said))]
-        self.hot.add(session, turns, self._clock())
-        self.hot.finish(session, request.turn_id, said)
         if not self.hot.holds(session):
             # It was ended or forgotten while the NPC spoke: nothing of it stays.
-            self._forget_trunk(session)
-            return
-        trunk = self._trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens)
+            self.sessions.drop(session)
+            return None
+        said = Turn(True, request.text, line.tokens)
+        kept = self.sessions.add(
+            npc, session, request.turn_id, said, turn.text.said, request.player_name, self._felt(npc)
+        )
         now_ns = self._clock()
         work = Work(
             tier=Tier.SILVER,
             key=TrunkKey(npc.key, session.player),
-            trunk=trunk,
+            trunk=self.sessions.trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens),
             shared=npc.shared,
             tail=np.empty(0, np.int32),
             max_tokens=0,
@@ -375,22 +403,14 @@ class Dialogue:
         try:
             self._door.submit(work, lambda _: None)
         except (Overloaded, Draining):
-            return  # the next turn computes it
-
-    def _trunk(self, npc: Npc, session: Session, room: int) -> Tokens:
-        """The dialogue trunk; the oldest turns go while `room` more tokens would not fit the context."""
-        while True:
-            tokens = np.concatenate([npc.trunk, np.asarray(session.tokens, np.int32)])
-            if len(tokens) + room <= self._context_len or not session.turns:
-                return tokens
-            self.hot.drop_oldest(session)
+            pass  # the next turn computes it
+        return kept
 
     def _work(
         self,
         npc: Npc,
         session: Session,
         request: dialogue_pb2.TalkRequest,
-        trunk: Tokens,
         tail: tuple[int, ...],
         max_tokens: int,
     ) -> Work:
@@ -399,7 +419,7 @@ class Dialogue:
         return Work(
             tier=Tier.SILVER,
             key=TrunkKey(npc.key, session.player),
-            trunk=trunk,
+            trunk=self.sessions.trunk(npc, session, len(tail) + max_tokens),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
             max_tokens=max_tokens,
@@ -414,13 +434,16 @@ class Dialogue:
             deadline_ns=self._promises.deadline_ns(Tier.SILVER, now_ns),
         )
 
-    def _last(self, turn: _Open, session: Session, index: int, lost: int) -> dialogue_pb2.TalkEvent:
+    def _last(self, turn: _Open, session: Session, index: int, lost: int, recalled: Recalled) -> dialogue_pb2.TalkEvent:
         ended = turn.ended
         assert ended is not None
         event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_END, index)
         event.finish = _finish(turn, ended)
         event.timings.CopyFrom(timings_message(ended))
         event.timings.cut_tokens = lost
+        event.timings.recall_us = recalled.took_ns // US
+        event.timings.recall_late = recalled.late
+        event.timings.stores[:] = recalled.stores
         if lost:
             event.flags.append("cut:player_line")
         return event
@@ -448,13 +471,7 @@ class Dialogue:
         turn = self._open.get((npc, player))
         if turn is not None:
             self._stop(turn)
-        session = self.hot.end(npc, player)
-        if session is not None:
-            self._forget_trunk(session)
-        return session
-
-    def _forget_trunk(self, session: Session) -> None:
-        self._door.forget(TrunkKey(session.npc, session.player))
+        return self.hot.end(npc, player)
 
     def _wait_ms(self) -> int:
         return self._door.retry_ms(Tier.SILVER, self._clock())
@@ -473,7 +490,6 @@ def timings_message(ended: Ended) -> words_pb2.Timings:
         cached_tokens=t.cached_tokens,
         prefilled_tokens=t.prefilled_tokens,
         output_tokens=t.output_tokens,
-        stores=["hot"],
     )
 
 

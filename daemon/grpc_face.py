@@ -11,6 +11,7 @@ import socket
 import tomllib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from core.errors import (
     NpcdError,
     Overloaded,
     Stale,
+    StoreFailed,
     Unauthenticated,
 )
 from daemon.calls import Calls
@@ -61,6 +63,7 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Draining, grpc.StatusCode.UNAVAILABLE),
     (NotBuilt, grpc.StatusCode.UNIMPLEMENTED),
+    (StoreFailed, grpc.StatusCode.UNAVAILABLE),
     (EngineFailed, grpc.StatusCode.INTERNAL),
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
 )
@@ -156,8 +159,14 @@ class GrpcFace:
                 "Register": "register",
                 "Describe": "describe",
                 "Watch": "watch_npcs",
-                "Forget": "forget",
                 "Remove": "remove",
+                "SetCards": "remembering.set_cards",
+                "Recall": "remembering.recall",
+                "Forget": "remembering.forget",
+                "Checkpoint": "remembering.checkpoint",
+                "Restore": "remembering.restore",
+                "Export": "remembering.export",
+                "Import": "remembering.import_",
             },
             "Intents": {"Live": "live", "Observe": "observe", "Watch": "watch_intents", "Get": "get_intents"},
             "Dialogue": {
@@ -201,7 +210,7 @@ class GrpcFace:
     def _unary(self, name: str, read: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                method: Unary = getattr(self._ready(), name)
+                method: Unary = attrgetter(name)(self._ready())
                 return await method(self._tenant(context), read(request))
             except NpcdError as error:
                 await _abort(context, error, name)
@@ -211,7 +220,7 @@ class GrpcFace:
     def _stream(self, name: str, read: Callable[[Any], Any]) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                method: Stream = getattr(self._ready(), name)
+                method: Stream = attrgetter(name)(self._ready())
                 async with aclosing(method(self._tenant(context), read(request))) as answers:
                     async for answer in answers:
                         yield answer

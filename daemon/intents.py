@@ -26,12 +26,15 @@ from daemon.prompt import Layout, Perception, state_of
 from daemon.text import TextAssembler
 from daemon.words import ID_BYTES_MAX, observation
 from daemon.worlds import Npc, World, Worlds
+from memory.memory import Memory
+from memory.records import Body, Kind
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door, Ticket
 from tiers.cadence import CadenceSettings, due_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
 
+PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
 ASK_MAX = 32  # questions built in one go: about a millisecond of the event loop
 
 
@@ -155,6 +158,8 @@ class Intents:
         door: Door,
         promises: Promises,
         settings: IntentSettings,
+        memory: Memory,
+        digest: Callable[[NpcKey, str], tuple[int, ...]],
         piece: Callable[[int], bytes],
         expect: Callable[[int | None], None],
         clock: Clock,
@@ -165,6 +170,8 @@ class Intents:
         self._door = door
         self._promises = promises
         self._settings = settings
+        self._memory = memory
+        self._digest = digest
         self._piece = piece
         self._expect = expect
         self._clock = clock
@@ -208,6 +215,9 @@ class Intents:
         urgent = any(event not in mind.seen.events for event in seen.events) if mind.seen else bool(seen.events)
         mind.seen, mind.tick = seen, said.tick
         mind.state = state_of(seen, self._layout.caps.percepts)
+        for percept in seen.percepts:
+            if percept.kind == PLAYER_KIND:
+                self._memory.near(npc.key, percept.entity_id)
         if mind.intent is not None and mind.intent.state == mind.state:
             # The world says the same as when the intent was made: it stands, and is as young as this observation.
             mind.intent.seen = seen
@@ -401,7 +411,10 @@ class Intents:
         assert seen is not None, "a mind is due because it saw something"
         mind.due_ns = 0
         perception = self._layout.perceive(seen)
-        tail = self._layout.intent_tail(perception)
+        players = (p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND)
+        nearest = next(players, "")  # the most notable one
+        digest = self._digest(mind.npc.key, nearest) if nearest else ()
+        tail = self._layout.intent_tail(perception, digest)
         # Due is the later of "observation received" and "cadence due".
         return _Question(mind, world, seen, mind.state, perception, tail, max(asked_for_ns, seen.at_ns))
 
@@ -503,7 +516,8 @@ class Intents:
     ) -> None:
         """Puts a new intent into the table and tells the streams."""
         mind.version += 1
-        previous = mind.intent.action if mind.intent else ""
+        old = mind.intent
+        previous = old.action if old else ""
         mind.intent = Intent(
             mind.version, action, target, emotion, bark, source, state, seen, due_ns, previous, confidence
         )
@@ -511,6 +525,11 @@ class Intents:
             self.counts.model += 1
         else:
             self.counts.policy += 1
+        if old is None or (old.action, old.target, old.emotion) != (action, target, emotion):
+            target_kind = next((p.kind for p in seen.percepts if p.entity_id == target), "") if target else ""
+            body: Body = {"action": action, "target": target, "target_kind": target_kind, "emotion": emotion}
+            body |= {"source": source.value, "version": mind.version, "tick": seen.tick}
+            self._memory.archive(Kind.INTENT, mind.npc.key, body)
         self._tell(mind, changed=True)
 
     def _bark(self, q: _Question) -> None:

@@ -89,6 +89,12 @@ CHAT_RULES = (
 )
 
 
+SUMMARY_ASKED = (
+    "(This is not part of the play.) In at most four short sentences, in the third person and in the past tense, write "
+    "down what the player told about themselves and what was agreed. Use names. Write nothing else."
+)
+
+
 class Encoder(Protocol):
     """What the layout needs of a tokenizer (engines.base.Vocab has it; so has the trainer's)."""
 
@@ -351,7 +357,7 @@ class Layout:
 
     def digest(self, text: str) -> tuple[int, ...]:
         """One line about the player, for tails; empty for empty text."""
-        return self.marks["digest"] + tuple(self._encode(f" {_line(text)}")) + self.ends.memory if text else ()
+        return self.marks["digest"] + self._short(f" {_line(text)}") + self.ends.memory if text else ()
 
     def intent_tail(self, perception: Perception, digest: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The branch that asks for an intent; the digest gives way when both do not fit."""
@@ -373,6 +379,12 @@ class Layout:
             if len(before) + len(asked) <= self.caps.talk_tail:
                 return before + asked
         return asked
+
+    def summary_tail(self) -> tuple[int, ...]:
+        """The branch that asks for a summary of the conversation, for what the NPC will remember of it."""
+        if self.native:
+            return self.marks["summary"]
+        return self.player_turn(SUMMARY_ASKED).tokens + self.marks["npc"]
 
     # -- choice ------------------------------------------------------------------------------------------------
 

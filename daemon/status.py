@@ -11,14 +11,15 @@ from core.words import Finish, Tier
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.worlds import Worlds
+from memory.memory import Memory
 from npcd.v1 import admin_pb2
 from scheduler.meter import percentile, recent
 from scheduler.scheduler import Scheduler
 from scheduler.ticket import Door
 from scheduler.window import Closed
 
-CONTRACT = (1, 0)
-FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain")
+CONTRACT = (1, 1)
+FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain", "memory", "saves")
 RATE_WITHIN_NS = 5 * S
 
 
@@ -55,6 +56,7 @@ class StatusBoard:
         worlds: Worlds,
         intents: Intents,
         dialogue: Dialogue,
+        memory: Memory,
         lag_ns: deque[tuple[int, int]],
         degraded: Callable[[], list[str]],
         clock: Clock,
@@ -66,6 +68,7 @@ class StatusBoard:
         self._worlds = worlds
         self._intents = intents
         self._dialogue = dialogue
+        self._memory = memory
         self._lag_ns = lag_ns
         self._degraded = degraded
         self._clock = clock
@@ -76,7 +79,7 @@ class StatusBoard:
         meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
         steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
         step_ns = [took for took, _ in steps]
-        counts = self._intents.counts
+        counts, recalls, sessions = self._intents.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
         return admin_pb2.StatusResponse(
             version=self.about.version,
             contract_major=CONTRACT[0],
@@ -113,6 +116,16 @@ class StatusBoard:
             window_closed_complete=window.closed[Closed.COMPLETE],
             window_closed_full=window.closed[Closed.FULL],
             window_closed_time=window.closed[Closed.TIME],
+            stores=[
+                admin_pb2.StoreState(store=s.name, away=s.away, written=s.written, behind_bytes=s.behind_bytes)
+                for s in self._memory.states()
+            ],
+            recalls_hot=recalls.hot,
+            recalls_recent=recalls.recent,
+            recalls_late=recalls.late + recalls.away,
+            bonds=len(self._memory.bonds),
+            summaries_model=sessions.summaries_model,
+            summaries_rule=sessions.summaries_rule,
         )
 
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class WorldLimits:
 @dataclass(slots=True, eq=False)
 class World:
     """One world as it is now. `prefixes` are the shared tokens by archetype; `choices` the allowed intents by
-    percepts.
+    percepts; `definition` is the game's message as it came.
     """
 
     tenant: str
@@ -52,13 +52,16 @@ class World:
     choices: list[Node]
     policy: list[PolicyRow]
     sections: list[tuple[str, int, int]]
+    definition: bytes
     npcs: dict[str, Npc] = field(default_factory=dict)
     lease_last: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Npc:
-    """One registered NPC. `trunk` are its intent trunk's tokens, the first `shared` of them its archetype's prefix."""
+    """One registered NPC. `trunk` are its intent trunk's tokens, the first `shared` of them its archetype's prefix;
+    `spec` is the game's message as it came.
+    """
 
     key: NpcKey
     number: int
@@ -69,6 +72,7 @@ class Npc:
     lease_epoch: int
     trunk: Tokens
     shared: int
+    spec: bytes
 
 
 class Worlds:
@@ -166,13 +170,43 @@ class Worlds:
                 continue
             number = old.number if old else self._number()
             key = NpcKey(tenant, world.world_id, npc_id)
-            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix))
+            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix),
+                      spec.SerializeToString())  # fmt: skip
             world.npcs[npc_id] = npc
             npcs.append(npc)
             changed.append(npc)
         if changed:
             world.lease_last = epoch
         return world, npcs, changed
+
+    def revive(
+        self, tenant: str, definition: bytes, version: int, lease_last: int, npcs: Sequence[tuple[bytes, int]]
+    ) -> World:
+        """A world and its NPCs (spec, lease epoch) as an earlier life of the daemon, or a save, had them.
+
+        What is defined or registered here already stays as it is. Raises CallerError when this model or these limits
+        cannot have it.
+        """
+        request = npcs_pb2.DefineWorldRequest()
+        request.ParseFromString(definition)
+        old = self._worlds.get((tenant, request.world_id))
+        world = old or self.define(tenant, request)[0]
+        if old is None:
+            world.version, world.lease_last = max(version, 1), lease_last
+        for at in range(0, len(npcs), self._limits.npcs_per_call_max):
+            wanted = npcs_pb2.RegisterRequest(world_id=world.world_id)
+            epochs = {}
+            for spec, epoch in npcs[at : at + self._limits.npcs_per_call_max]:
+                parsed = npcs_pb2.NpcSpec.FromString(spec)
+                if parsed.npc_id not in world.npcs:
+                    wanted.npcs.append(parsed)
+                    epochs[parsed.npc_id] = epoch
+            if epochs:
+                last = world.lease_last
+                for npc in self.register(tenant, wanted)[1]:
+                    npc.lease_epoch = epochs[npc.key.npc]
+                world.lease_last = max(last, *epochs.values())
+        return world
 
     def remove(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> tuple[list[Npc], list[str]]:
         """(NPCs that were taken out, ids that nobody knows)."""
@@ -208,9 +242,7 @@ class Worlds:
         new.prefixes.setdefault(npc.archetype_id, prefix)
         name, persona = new.personas.get(npc.persona_id, (npc.name, npc.persona))
         trunk = np.asarray(prefix + persona, np.int32)
-        return Npc(
-            npc.key, npc.number, npc.archetype_id, npc.persona_id, name, persona, npc.lease_epoch, trunk, len(prefix)
-        )
+        return replace(npc, name=name, persona=persona, trunk=trunk, shared=len(prefix))
 
     def _compile(self, tenant: str, request: npcs_pb2.DefineWorldRequest, content_hash: str) -> World:
         limits, layout = self._limits, self._layout
@@ -256,6 +288,7 @@ class Worlds:
             choices=layout.intents(actions, emotions),
             policy=self._policy(request, actions, emotions),
             sections=sections,
+            definition=_content(request),
         )
 
     def _policy(
@@ -283,11 +316,15 @@ def _holds_always(row: PolicyRow) -> bool:
     return row == PolicyRow(action=row.action, emotion=row.emotion, bark=row.bark)
 
 
-def _content_hash(request: npcs_pb2.DefineWorldRequest) -> str:
+def _content(request: npcs_pb2.DefineWorldRequest) -> bytes:
     content = npcs_pb2.DefineWorldRequest()
     content.CopyFrom(request)
     content.expected_version = 0
-    return hashlib.sha256(content.SerializeToString(deterministic=True)).hexdigest()
+    return content.SerializeToString(deterministic=True)
+
+
+def _content_hash(request: npcs_pb2.DefineWorldRequest) -> str:
+    return hashlib.sha256(_content(request)).hexdigest()
 
 
 def _word(field: str, value: str) -> str:

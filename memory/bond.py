@@ -7,7 +7,7 @@ only: time comes in with the records, or as `now_ms`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from memory.cards import Quest, Relationship, quest_of, relationship_of, to_body
@@ -118,6 +118,20 @@ def within(bond: Bond, now_ms: int, window_ms: int = RECENT_MS) -> Bond:
         [s for s in bond.summaries if s.at_ms >= young],
         [m for m in bond.moods if m.at_ms >= young],
         bond.session,
+    )
+
+
+def moved(bond: Bond, by_ms: int) -> Bond:
+    """The bond with every time in it later by so much: as old then as it is now."""
+    session = bond.session
+    return Bond(
+        bond.name,
+        bond.relationship,
+        bond.quest,
+        [f._replace(at_ms=f.at_ms + by_ms) for f in bond.facts],
+        [s._replace(at_ms=s.at_ms + by_ms) for s in bond.summaries],
+        [m._replace(at_ms=m.at_ms + by_ms) for m in bond.moods],
+        replace(session, last_ms=session.last_ms + by_ms, exchanges=list(session.exchanges)) if session else None,
     )
 
 

@@ -40,7 +40,11 @@ class Turn:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One conversation of an NPC with a player. `finished` are the texts of the last turns by turn_id, for retries."""
+    """One conversation of an NPC with a player. `finished` are the texts of the last turns by turn_id, for retries.
+
+    `summary` and `told` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
+    is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept.
+    """
 
     npc: NpcKey
     player: str
@@ -52,6 +56,10 @@ class Session:
     exchanges: int = 0
     rebuilds: int = 0
     spoken: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+    summary: tuple[int, ...] | None = None
+    told: tuple[int, ...] = ()
+    noted: list[tuple[str, float]] = field(default_factory=list)
+    forgotten: bool = False
 
     @property
     def lines(self) -> tuple[int, ...]:
@@ -60,8 +68,8 @@ class Session:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """All kept turns as they stand in the trunk."""
-        return tuple(t for turn in self.turns for t in turn.tokens)
+        """What is remembered, and all kept turns, as they stand in the trunk."""
+        return (self.summary or ()) + self.told + tuple(t for turn in self.turns for t in turn.tokens)
 
 
 class Hot:
@@ -115,10 +123,18 @@ class Hot:
         session.rebuilds += 1
         return True
 
-    def drop_oldest(self, session: Session) -> None:
-        """Makes room in the context: the oldest two turns go."""
-        del session.turns[:2]
+    def make_room(self, session: Session) -> bool:
+        """Makes room in the context: facts go first, then the summary, then two turns at a time; whether there were."""
+        if session.told:
+            session.told = ()
+        elif session.summary:
+            session.summary = ()
+        elif session.turns:
+            del session.turns[:2]
+        else:
+            return False
         session.rebuilds += 1
+        return True
 
     def finish(self, session: Session, turn_id: str, text: str) -> None:
         """Remembers a finished turn's reply for retries."""
@@ -139,6 +155,10 @@ class Hot:
     def of_player(self, tenant: str, world: str, player: str) -> list[Session]:
         """All sessions of one player in a world."""
         return [s for (owner, who), s in self._sessions.items() if who == player and owner[:2] == (tenant, world)]
+
+    def of_world(self, tenant: str, world: str) -> list[Session]:
+        """All sessions in a world."""
+        return [s for (owner, _), s in self._sessions.items() if owner[:2] == (tenant, world)]
 
     def silent(self, now_ns: int) -> list[Session]:
         """Sessions that have been silent too long, taken out."""

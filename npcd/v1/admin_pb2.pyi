@@ -121,6 +121,40 @@ class TierLoad(_message.Message):
 Global___TierLoad: _TypeAlias = TierLoad  # noqa: Y015
 
 @_typing.final
+class StoreState(_message.Message):
+    """How one store does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    BEHIND_BYTES_FIELD_NUMBER: _builtins.int
+    store: _builtins.str
+    """"journal", "recent", "archive" """
+    away: _builtins.str
+    """why it takes nothing now; empty when all is well"""
+    written: _builtins.int
+    """records since start"""
+    behind_bytes: _builtins.int
+    """of the journal that it has not got yet"""
+    def __init__(
+        self,
+        *,
+        store: _builtins.str = ...,
+        away: _builtins.str = ...,
+        written: _builtins.int = ...,
+        behind_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away", "behind_bytes", b"behind_bytes", "store", b"store", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreState: _TypeAlias = StoreState  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,6 +193,13 @@ class StatusResponse(_message.Message):
     WINDOW_CLOSED_COMPLETE_FIELD_NUMBER: _builtins.int
     WINDOW_CLOSED_FULL_FIELD_NUMBER: _builtins.int
     WINDOW_CLOSED_TIME_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
+    RECALLS_HOT_FIELD_NUMBER: _builtins.int
+    RECALLS_RECENT_FIELD_NUMBER: _builtins.int
+    RECALLS_LATE_FIELD_NUMBER: _builtins.int
+    BONDS_FIELD_NUMBER: _builtins.int
+    SUMMARIES_MODEL_FIELD_NUMBER: _builtins.int
+    SUMMARIES_RULE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
     contract_minor: _builtins.int
@@ -198,6 +239,16 @@ class StatusResponse(_message.Message):
     window_closed_complete: _builtins.int
     window_closed_full: _builtins.int
     window_closed_time: _builtins.int
+    recalls_hot: _builtins.int
+    """answered in this process"""
+    recalls_recent: _builtins.int
+    """answered by the recent store in time"""
+    recalls_late: _builtins.int
+    """gone on without"""
+    bonds: _builtins.int
+    """pairs of NPC and player in process"""
+    summaries_model: _builtins.int
+    summaries_rule: _builtins.int
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"intents", "dialogue", "barks", "story", ..."""
@@ -208,6 +259,10 @@ class StatusResponse(_message.Message):
 
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierLoad]: ...
+    @_builtins.property
+    def stores(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreState]:
+        """journal, recent, archive, as far as they are in use"""
+
     def __init__(
         self,
         *,
@@ -246,10 +301,17 @@ class StatusResponse(_message.Message):
         window_closed_complete: _builtins.int = ...,
         window_closed_full: _builtins.int = ...,
         window_closed_time: _builtins.int = ...,
+        stores: _abc.Iterable[Global___StoreState] | None = ...,
+        recalls_hot: _builtins.int = ...,
+        recalls_recent: _builtins.int = ...,
+        recalls_late: _builtins.int = ...,
+        bonds: _builtins.int = ...,
+        summaries_model: _builtins.int = ...,
+        summaries_rule: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "engine", b"engine", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "phase", b"phase", "prefilled_tokens", b"prefilled_tokens", "ram_bytes", b"ram_bytes", "residents", b"residents", "residents_used", b"residents_used", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "engine", b"engine", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "phase", b"phase", "prefilled_tokens", b"prefilled_tokens", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

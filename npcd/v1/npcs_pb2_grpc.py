@@ -54,6 +54,16 @@ class NpcsStub:
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.WatchNpcsRequest.SerializeToString,
                 response_deserializer=npcd_dot_v1_dot_npcs__pb2.NpcEvent.FromString,
                 _registered_method=True)
+        self.SetCards = channel.unary_unary(
+                '/npcd.v1.Npcs/SetCards',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.SetCardsRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.SetCardsResponse.FromString,
+                _registered_method=True)
+        self.Recall = channel.unary_unary(
+                '/npcd.v1.Npcs/Recall',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.RecallRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.RecallResponse.FromString,
+                _registered_method=True)
         self.Forget = channel.unary_unary(
                 '/npcd.v1.Npcs/Forget',
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.ForgetRequest.SerializeToString,
@@ -112,6 +122,20 @@ class NpcsServicer:
 
     def Watch(self, request, context):
         """Streams promotions, demotions, registrations and removals of one world as they happen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCards(self, request, context):
+        """Tells an NPC what the game knows between it and a player: the relationship card, the quest card, or both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recall(self, request, context):
+        """Tells what an NPC remembers of a player: cards, facts, summaries, mood.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +205,16 @@ def add_NpcsServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=npcd_dot_v1_dot_npcs__pb2.WatchNpcsRequest.FromString,
                     response_serializer=npcd_dot_v1_dot_npcs__pb2.NpcEvent.SerializeToString,
+            ),
+            'SetCards': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCards,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.SetCardsRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.SetCardsResponse.SerializeToString,
+            ),
+            'Recall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recall,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.RecallRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.RecallResponse.SerializeToString,
             ),
             'Forget': grpc.unary_unary_rpc_method_handler(
                     servicer.Forget,
@@ -321,6 +355,60 @@ class Npcs:
             '/npcd.v1.Npcs/Watch',
             npcd_dot_v1_dot_npcs__pb2.WatchNpcsRequest.SerializeToString,
             npcd_dot_v1_dot_npcs__pb2.NpcEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/SetCards',
+            npcd_dot_v1_dot_npcs__pb2.SetCardsRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.SetCardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/Recall',
+            npcd_dot_v1_dot_npcs__pb2.RecallRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.RecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class NpcsStub:
     """Tells what npcd knows about NPCs right now: activation, trunks, last intent."""
     Watch: _grpc.UnaryStreamMultiCallable[_npcs_pb2.WatchNpcsRequest, _npcs_pb2.NpcEvent]
     """Streams promotions, demotions, registrations and removals of one world as they happen."""
+    SetCards: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.SetCardsRequest, _npcs_pb2.SetCardsResponse]
+    """Tells an NPC what the game knows between it and a player: the relationship card, the quest card, or both."""
+    Recall: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.RecallRequest, _npcs_pb2.RecallResponse]
+    """Tells what an NPC remembers of a player: cards, facts, summaries, mood."""
     Forget: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.ForgetRequest, _npcs_pb2.ForgetResponse]
     """Forgets everything about one player (or one player towards one NPC) in every store."""
     Remove: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.RemoveRequest, _npcs_pb2.RemoveResponse]
@@ -63,6 +67,10 @@ class NpcsAsyncStub(NpcsStub):
     """Tells what npcd knows about NPCs right now: activation, trunks, last intent."""
     Watch: _aio.UnaryStreamMultiCallable[_npcs_pb2.WatchNpcsRequest, _npcs_pb2.NpcEvent]  # type: ignore[assignment]
     """Streams promotions, demotions, registrations and removals of one world as they happen."""
+    SetCards: _aio.UnaryUnaryMultiCallable[_npcs_pb2.SetCardsRequest, _npcs_pb2.SetCardsResponse]  # type: ignore[assignment]
+    """Tells an NPC what the game knows between it and a player: the relationship card, the quest card, or both."""
+    Recall: _aio.UnaryUnaryMultiCallable[_npcs_pb2.RecallRequest, _npcs_pb2.RecallResponse]  # type: ignore[assignment]
+    """Tells what an NPC remembers of a player: cards, facts, summaries, mood."""
     Forget: _aio.UnaryUnaryMultiCallable[_npcs_pb2.ForgetRequest, _npcs_pb2.ForgetResponse]  # type: ignore[assignment]
     """Forgets everything about one player (or one player towards one NPC) in every store."""
     Remove: _aio.UnaryUnaryMultiCallable[_npcs_pb2.RemoveRequest, _npcs_pb2.RemoveResponse]  # type: ignore[assignment]
@@ -108,6 +116,22 @@ class NpcsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_npcs_pb2.NpcEvent], _abc.AsyncIterator[_npcs_pb2.NpcEvent]]:
         """Streams promotions, demotions, registrations and removals of one world as they happen."""
+
+    @_abc_1.abstractmethod
+    def SetCards(
+        self,
+        request: _npcs_pb2.SetCardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.SetCardsResponse, _abc.Awaitable[_npcs_pb2.SetCardsResponse]]:
+        """Tells an NPC what the game knows between it and a player: the relationship card, the quest card, or both."""
+
+    @_abc_1.abstractmethod
+    def Recall(
+        self,
+        request: _npcs_pb2.RecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.RecallResponse, _abc.Awaitable[_npcs_pb2.RecallResponse]]:
+        """Tells what an NPC remembers of a player: cards, facts, summaries, mood."""
 
     @_abc_1.abstractmethod
     def Forget(

@@ -11,6 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -59,6 +60,11 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "npc_ids": ("npc0", "npc1", "npc2", "ghost"),
     "player_id": ("p1", "p2"),
     "turn_id": ("t1", "t2", ""),
+    "checkpoint_id": ("c1", "c1", "c2"),
+    "trust": (-1.0, 0.0, 0.9),
+    "affinity": (0.0, 1.0),
+    "promises": ("bring the ring",),
+    "active": ("find the lantern",),
     "text": ("hello", "who are you?", "".join(MARKS.values())),
     "archetype_id": ("villager", "vampire"),
     "persona_id": ("mira", "count", ""),
@@ -244,9 +250,10 @@ def troubled(model: Model | None = None) -> Iterator[tuple[Fuzz, asyncio.Runner]
     config = replace(config, worlds=replace(config.worlds, npcs_max=300, worlds_max=8))
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
         stack = contextlib.AsyncExitStack()
+        saves = Path(folder) / "saves"
 
         async def start() -> Fuzz:
-            rig = await stack.enter_async_context(running(model or gated(), config, drain=no_drain))
+            rig = await stack.enter_async_context(running(model or gated(), config, drain=no_drain, saves=saves))
             face = GrpcFace(ServeSettings(listen=(f"unix:{folder}/npcd.sock",)))
             (address,) = await face.start()
             stack.push_async_callback(face.stop, 0)

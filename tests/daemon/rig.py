@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from daemon.build import Daemon, Model, build
 from daemon.config import Config
@@ -144,11 +145,12 @@ async def running(
     config: Config = Config(),
     npcs: int = 4,
     drain: Callable[[float], Awaitable[None]] = _no_drain,
+    saves: Path | None = None,
 ) -> AsyncIterator[Rig]:
     """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test."""
     died: list[BaseException] = []
     phase = Phase()
-    daemon = build(config, model, phase, died.append, drain)
+    daemon = build(config, model, phase, died.append, drain, saves=saves)
     daemon.engine_loop.start()
     phase.name = "serving"
     try:

@@ -641,6 +641,264 @@ class NpcEvent(_message.Message):
 Global___NpcEvent: _TypeAlias = NpcEvent  # noqa: Y015
 
 @_typing.final
+class RelationshipCard(_message.Message):
+    """How an NPC stands to a player; at most 2 KB as JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    PROMISES_FIELD_NUMBER: _builtins.int
+    BETRAYALS_FIELD_NUMBER: _builtins.int
+    trust: _builtins.float
+    """-1 (an enemy) to 1 (a trusted friend)"""
+    affinity: _builtins.float
+    """-1 to 1"""
+    @_builtins.property
+    def promises(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sentences, at most 16 of 200 bytes"""
+
+    @_builtins.property
+    def betrayals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the same"""
+
+    def __init__(
+        self,
+        *,
+        trust: _builtins.float = ...,
+        affinity: _builtins.float = ...,
+        promises: _abc.Iterable[_builtins.str] | None = ...,
+        betrayals: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "betrayals", b"betrayals", "promises", b"promises", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelationshipCard: _TypeAlias = RelationshipCard  # noqa: Y015
+
+@_typing.final
+class QuestCard(_message.Message):
+    """What is between an NPC and a player to be done; at most 2 KB as JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def active(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sentences, at most 16 of 200 bytes; the newest last"""
+
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the same"""
+
+    def __init__(
+        self,
+        *,
+        active: _abc.Iterable[_builtins.str] | None = ...,
+        milestones: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "milestones", b"milestones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuestCard: _TypeAlias = QuestCard  # noqa: Y015
+
+@_typing.final
+class SetCardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    NPC_ID_FIELD_NUMBER: _builtins.int
+    PLAYER_ID_FIELD_NUMBER: _builtins.int
+    RELATIONSHIP_FIELD_NUMBER: _builtins.int
+    QUEST_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    npc_id: _builtins.str
+    player_id: _builtins.str
+    @_builtins.property
+    def relationship(self) -> Global___RelationshipCard:
+        """absent: stays as it is"""
+
+    @_builtins.property
+    def quest(self) -> Global___QuestCard:
+        """absent: stays as it is"""
+
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+        npc_id: _builtins.str = ...,
+        player_id: _builtins.str = ...,
+        relationship: Global___RelationshipCard | None = ...,
+        quest: Global___QuestCard | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quest", b"quest", "relationship", b"relationship"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["npc_id", b"npc_id", "player_id", b"player_id", "quest", b"quest", "relationship", b"relationship", "world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCardsRequest: _TypeAlias = SetCardsRequest  # noqa: Y015
+
+@_typing.final
+class SetCardsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_KNOWN_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """it stands in the journal"""
+    accepted_known: _builtins.bool
+    """false while this daemon keeps no journal"""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        accepted_known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCardsResponse: _TypeAlias = SetCardsResponse  # noqa: Y015
+
+@_typing.final
+class RecallRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    NPC_ID_FIELD_NUMBER: _builtins.int
+    PLAYER_ID_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    npc_id: _builtins.str
+    player_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+        npc_id: _builtins.str = ...,
+        player_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["npc_id", b"npc_id", "player_id", b"player_id", "world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallRequest: _TypeAlias = RecallRequest  # noqa: Y015
+
+@_typing.final
+class Fact(_message.Message):
+    """Something an NPC knows about a player."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    importance: _builtins.float
+    """0 to 1"""
+    age_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        importance: _builtins.float = ...,
+        age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "importance", b"importance", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fact: _TypeAlias = Fact  # noqa: Y015
+
+@_typing.final
+class SessionSummary(_message.Message):
+    """What is left of an earlier conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    age_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionSummary: _TypeAlias = SessionSummary  # noqa: Y015
+
+@_typing.final
+class RecallResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAYER_NAME_FIELD_NUMBER: _builtins.int
+    RELATIONSHIP_FIELD_NUMBER: _builtins.int
+    QUEST_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    MOOD_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    player_name: _builtins.str
+    """as the player said or the game sent; may be empty"""
+    mood: _builtins.str
+    """what the NPC feels about the player on the whole; an emotion of the world, or empty"""
+    late: _builtins.bool
+    """recent memory did not answer in time and is left out"""
+    @_builtins.property
+    def relationship(self) -> Global___RelationshipCard: ...
+    @_builtins.property
+    def quest(self) -> Global___QuestCard: ...
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """the most salient last 24, the oldest first"""
+
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionSummary]: ...
+    @_builtins.property
+    def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """which stores answered: "hot", "recent" """
+
+    def __init__(
+        self,
+        *,
+        player_name: _builtins.str = ...,
+        relationship: Global___RelationshipCard | None = ...,
+        quest: Global___QuestCard | None = ...,
+        facts: _abc.Iterable[Global___Fact] | None = ...,
+        summaries: _abc.Iterable[Global___SessionSummary] | None = ...,
+        mood: _builtins.str = ...,
+        stores: _abc.Iterable[_builtins.str] | None = ...,
+        late: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quest", b"quest", "relationship", b"relationship"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "late", b"late", "mood", b"mood", "player_name", b"player_name", "quest", b"quest", "relationship", b"relationship", "stores", b"stores", "summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallResponse: _TypeAlias = RecallResponse  # noqa: Y015
+
+@_typing.final
 class ForgetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -679,7 +937,7 @@ class ForgetResponse(_message.Message):
     trunks: _builtins.int
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """which stores were reached: "hot", "recent", "parked", "journal", "archive" """
+        """which stores have forgotten by now: "hot", "recent", "journal", "archive", "saves"; the others do when they are there"""
 
     def __init__(
         self,

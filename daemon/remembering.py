@@ -1,0 +1,271 @@
+"""The rpcs about what NPCs remember: cards, recall, forgetting, and save games. Plain messages in and out, as calls.py.
+
+Save files are read and written on a thread. A save that is restored or imported replaces all that the world's NPCs
+remember, and begins another timeline, which every later record carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
+
+from core.errors import CallerError, NotBuilt, NotFound, StoreFailed
+from core.words import NpcKey
+from daemon.dialogue import Dialogue
+from daemon.words import check_id
+from daemon.worlds import World, Worlds
+from memory import cards, saves
+from memory.bond import Bond, mood
+from memory.cards import Card, Quest, Relationship
+from memory.memory import Memory, new_timeline
+from memory.noting import told
+from memory.records import Body, Kind
+from memory.saves import Save
+from npcd.v1 import npcs_pb2
+
+CHUNK_BYTES = 512 << 10
+IMPORT_BYTES_MAX = 256 << 20
+COPIES_KEPT = 2  # of what was restored: the recent store reads them when it comes to the record
+
+
+class Remembering:
+    """Owns the folder of save files. `saves` is None for a daemon that keeps nothing."""
+
+    def __init__(self, worlds: Worlds, dialogue: Dialogue, memory: Memory, epoch: int, folder: Path | None) -> None:
+        self._worlds = worlds
+        self._dialogue = dialogue
+        self._memory = memory
+        self._epoch = epoch
+        self._folder = folder
+        self._saving = asyncio.Lock()
+
+    async def set_cards(self, tenant: str, request: npcs_pb2.SetCardsRequest) -> npcs_pb2.SetCardsResponse:
+        """Sets an NPC's cards about a player."""
+        npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
+        player = check_id("player_id", request.player_id)
+        body: Body = {}
+        card: Card
+        if request.HasField("relationship"):
+            r = request.relationship
+            card = Relationship(r.trust, r.affinity, tuple(r.promises), tuple(r.betrayals))
+            cards.check("relationship", card)
+            body["relationship"] = cards.to_body(card)
+        if request.HasField("quest"):
+            card = Quest(tuple(request.quest.active), tuple(request.quest.milestones))
+            cards.check("quest", card)
+            body["quest"] = cards.to_body(card)
+        if not body:
+            raise CallerError("relationship", "give relationship, quest, or both")
+        accepted = await self._memory.keep(Kind.CARD, npc.key, player, body)
+        return npcs_pb2.SetCardsResponse(accepted=accepted, accepted_known=self._memory.keeps)
+
+    async def recall(self, tenant: str, request: npcs_pb2.RecallRequest) -> npcs_pb2.RecallResponse:
+        """What an NPC remembers of a player."""
+        npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
+        recalled = await self._memory.recall(npc.key, check_id("player_id", request.player_id))
+        bond, now_ms = recalled.bond, self._memory.wall_ms()
+        answer = npcs_pb2.RecallResponse(
+            player_name=bond.name,
+            facts=[
+                npcs_pb2.Fact(text=told(f.text, bond.name), importance=f.importance, age_ms=max(0, now_ms - f.at_ms))
+                for f in bond.facts
+            ],
+            summaries=[
+                npcs_pb2.SessionSummary(text=told(s.text, bond.name), age_ms=max(0, now_ms - s.at_ms))
+                for s in bond.summaries
+            ],
+            mood=mood(bond.moods, now_ms),
+            stores=recalled.stores,
+            late=recalled.late,
+        )
+        if (r := bond.relationship) is not None:
+            answer.relationship.CopyFrom(
+                npcs_pb2.RelationshipCard(
+                    trust=r.trust, affinity=r.affinity, promises=r.promises, betrayals=r.betrayals
+                )
+            )
+        if (q := bond.quest) is not None:
+            answer.quest.CopyFrom(npcs_pb2.QuestCard(active=q.active, milestones=q.milestones))
+        return answer
+
+    async def forget(self, tenant: str, request: npcs_pb2.ForgetRequest) -> npcs_pb2.ForgetResponse:
+        """Forgets a player in every store; the answer says which have by now, the others do when they are there."""
+        self._worlds.world(tenant, request.world_id)
+        player = check_id("player_id", request.player_id)
+        if request.npc_id:
+            check_id("npc_id", request.npc_id)
+        sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
+        stores = await self._memory.forget(NpcKey(tenant, request.world_id, request.npc_id), player)
+        if self._folder is not None:
+            async with self._saving:
+                folder = saves.folder_of(self._folder, tenant, request.world_id)
+                if await asyncio.to_thread(_forget_in, folder, player, request.npc_id):
+                    stores.append("saves")
+        return npcs_pb2.ForgetResponse(sessions=sessions, turns=turns, trunks=sessions, stores=stores)
+
+    # -- save games --------------------------------------------------------------------------------------------
+
+    async def checkpoint(self, tenant: str, request: npcs_pb2.CheckpointRequest) -> npcs_pb2.CheckpointResponse:
+        """Marks what a world's NPCs remember now under a name."""
+        world = self._worlds.world(tenant, request.world_id)
+        path = self._path(tenant, request.world_id, request.checkpoint_id)
+        async with self._saving:
+            save = await self._save(world)
+            await _write(path, save)
+        body: Body = {"checkpoint": request.checkpoint_id, "file": str(path)}
+        await self._memory.keep(Kind.CHECKPOINT, NpcKey(tenant, world.world_id, ""), "", body)
+        return npcs_pb2.CheckpointResponse(timeline_id=save.timeline)
+
+    async def restore(self, tenant: str, request: npcs_pb2.RestoreRequest) -> npcs_pb2.RestoreResponse:
+        """Goes back to a checkpoint."""
+        world = self._worlds.world(tenant, request.world_id)
+        path = self._path(tenant, request.world_id, request.checkpoint_id)
+        async with self._saving:
+            try:
+                save = saves.unpack(await asyncio.to_thread(path.read_bytes))
+            except FileNotFoundError:
+                name = request.checkpoint_id
+                raise NotFound(
+                    "checkpoint_id", f"there is no checkpoint '{name}' of world '{world.world_id}'"
+                ) from None
+            except (OSError, ValueError) as error:
+                raise StoreFailed(f"the checkpoint cannot be read: {error}") from error
+            timeline = await self._go_on_from(tenant, save, request.checkpoint_id)
+        return npcs_pb2.RestoreResponse(timeline_id=timeline, daemon_epoch=self._epoch)
+
+    async def export(self, tenant: str, request: npcs_pb2.ExportRequest) -> AsyncGenerator[npcs_pb2.ExportChunk, None]:
+        """A world's memory as the bytes of a save file."""
+        save = await self._save(self._worlds.world(tenant, request.world_id))
+        data = await asyncio.to_thread(lambda: b"".join(saves.pack(save)))
+        digest = hashlib.sha256(data).hexdigest()
+        for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
+            last = at + CHUNK_BYTES >= len(data)
+            yield npcs_pb2.ExportChunk(
+                sequence=number,
+                content=data[at : at + CHUNK_BYTES],
+                last=last,
+                content_hash=digest if last else "",
+            )
+
+    async def import_(self, tenant: str, chunks: AsyncIterator[npcs_pb2.ImportChunk]) -> npcs_pb2.ImportResponse:
+        """Takes an export in: the world is defined and NPCs registered where they are not; memories are replaced."""
+        self._folder_needed()
+        data = bytearray()
+        world_id = ""
+        digest: str | None = None
+        number = 0
+        async for chunk in chunks:
+            world_id = world_id or check_id("world_id", chunk.world_id)
+            if chunk.sequence != number or digest is not None:
+                raise CallerError("sequence", f"is {chunk.sequence}, expected {number} and nothing after the last")
+            number += 1
+            data += chunk.content
+            if len(data) > IMPORT_BYTES_MAX:
+                raise CallerError("content", f"more than {IMPORT_BYTES_MAX} bytes")
+            if chunk.last:
+                digest = chunk.content_hash
+        if digest is None:
+            raise CallerError("last", "the chunks ended before the last one")
+        if digest and digest != hashlib.sha256(data).hexdigest():
+            raise CallerError("content_hash", "the bytes are not those that were exported")
+        try:
+            save = await asyncio.to_thread(saves.unpack, bytes(data))
+        except ValueError as error:
+            raise CallerError("content", str(error)) from error
+        if save.world != world_id:
+            raise CallerError("world_id", f"is '{world_id}', the export is of world '{save.world}'")
+        async with self._saving:
+            world = self._worlds.revive(tenant, save.definition, save.version, save.lease_last, save.npcs)
+            await keep_world(self._memory, world)
+            await keep_npcs(self._memory, world, list(world.npcs))
+            timeline = await self._go_on_from(tenant, save, "")
+        return npcs_pb2.ImportResponse(npcs=len(save.npcs), bytes=len(data), timeline_id=timeline)
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    async def _save(self, world: World) -> Save:
+        bonds = await self._memory.bonds_of(world.tenant, world.world_id)
+        return Save(
+            world.world_id,
+            self._memory.timeline(world.tenant, world.world_id),
+            self._memory.wall_ms(),
+            world.definition,
+            world.version,
+            world.lease_last,
+            [(npc.spec, npc.lease_epoch) for npc in world.npcs.values()],
+            bonds,
+        )
+
+    async def _go_on_from(self, tenant: str, save: Save, checkpoint: str) -> str:
+        """The world goes on from a save; its new timeline. Raises StoreFailed when that could not be written down."""
+        before = self._memory.timeline(tenant, save.world)
+        now = saves.at(save, self._memory.wall_ms(), new_timeline())
+        copy = saves.copy_path_of(self._folder_needed(), tenant, save.world, now.timeline)
+        await _write(copy, now)
+        self._dialogue.turn_back(tenant, save.world)
+        body: Body = {"checkpoint": checkpoint, "file": str(copy), "from": before}
+        accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body)
+        if self._memory.keeps and not accepted:
+            raise StoreFailed("restored in this process, but it could not be written to the journal")
+        await self._memory.settled(1.0)
+        await asyncio.to_thread(_drop_old, copy)
+        return now.timeline
+
+    def _path(self, tenant: str, world: str, checkpoint: str) -> Path:
+        return saves.path_of(self._folder_needed(), tenant, world, check_id("checkpoint_id", checkpoint))
+
+    def _folder_needed(self) -> Path:
+        if self._folder is None:
+            raise NotBuilt("this daemon keeps nothing (memory.keep = false): there are no save games")
+        return self._folder
+
+
+async def keep_world(memory: Memory, world: World) -> bool:
+    """Has a world's definition written."""
+    definition = saves.base64_of(world.definition)
+    body: Body = {"definition": definition, "version": world.version, "lease_last": world.lease_last}
+    return await memory.keep(Kind.WORLD, NpcKey(world.tenant, world.world_id, ""), "", body)
+
+
+async def keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str]) -> bool:
+    """Has NPCs' registrations written, some hundred in a record."""
+    accepted = True
+    for at in range(0, len(npc_ids), 200):
+        npcs = [world.npcs[i] for i in npc_ids[at : at + 200] if i in world.npcs]
+        body: Body = {"npcs": [[n.key.npc, saves.base64_of(n.spec), n.lease_epoch] for n in npcs]}
+        accepted &= await memory.keep(Kind.NPCS, NpcKey(world.tenant, world.world_id, ""), "", body)
+    return accepted
+
+
+async def _write(path: Path, save: Save) -> None:
+    try:
+        await asyncio.to_thread(saves.write, path, save)
+    except OSError as error:
+        raise StoreFailed(f"the save cannot be written: {error.strerror}") from error
+
+
+def _forget_in(folder: Path, player: str, npc: str) -> bool:
+    """Takes a player out of every save of a world; whether there were saves. One that cannot be read is removed."""
+    found = sorted(folder.rglob("*.npcd")) if folder.is_dir() else []
+    for path in found:
+        try:
+            saves.write(path, saves.without(saves.unpack(path.read_bytes()), player, npc))
+        except ValueError:
+            path.unlink(missing_ok=True)
+    return bool(found)
+
+
+def _drop_old(copy: Path) -> None:
+    copies = sorted(copy.parent.glob("*.npcd"), key=lambda p: p.stat().st_mtime)
+    for old in copies[:-COPIES_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def load_copy(file: str) -> dict[tuple[str, str], Bond]:
+    """The bonds of a save's file, for the stores; empty when it is gone or broken for good. Raises OSError."""
+    try:
+        return dict(saves.unpack(Path(file).read_bytes()).bonds)
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -1,0 +1,263 @@
+"""Memory: the one door of the daemon to what NPCs remember. On the event loop; nothing here waits for a disk.
+
+What happens is folded into the bonds in process and appended to the journal; the feeders bring it to the stores. What
+is asked comes from the process, or from the recent store within a budget. Without a journal (`memory.keep = false`)
+only this process remembers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from core.errors import StoreFailed
+from core.words import NpcKey
+from memory.bond import Bond
+from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
+from memory.recall import Recall, Recalled
+from memory.records import Body, Kind, Position, Record
+
+if TYPE_CHECKING:
+    from memory.feeder import Feeder
+    from memory.journal import Journal
+
+FORGET_WITHIN_S = 5.0
+SETTLED_WITHIN_S = 5.0
+FIRST_TIMELINE = "first"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """How a store does: why it is `away` (empty: it is not), and how much of the journal it has not got yet."""
+
+    name: str
+    away: str
+    written: int
+    behind_bytes: int
+
+
+class RecentReader(Protocol):
+    """What save games need of memory.recent.Recent."""
+
+    async def bonds(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
+        """All bonds of a world by NPC and player. Raises StoreFailed."""
+
+
+class Memory:
+    """Owns the bonds in process and the worlds' timelines; hands records to the journal's thread."""
+
+    def __init__(
+        self,
+        bonds: Bonds,
+        recall: Recall,
+        journal: Journal | None,
+        recent: Feeder | None,
+        archive: Feeder | None,
+        wall_ms: Callable[[], int],
+        reader: RecentReader | None = None,
+    ) -> None:
+        self.bonds = bonds
+        self.recaller = recall
+        self._reader = reader
+        self.journal = journal
+        self.recent_feeder = recent
+        self.archive_feeder = archive
+        self.wall_ms = wall_ms
+        self._timelines: dict[tuple[str, str], str] = {}
+        # Worlds of which the recent store still has what is forgotten or undone, and until where.
+        self._undone: dict[tuple[str, str], Position] = {}
+        self._tasks: set[asyncio.Task[bool]] = set()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything outlives this process."""
+        return self.journal is not None
+
+    def timeline(self, tenant: str, world: str) -> str:
+        """The history that the world goes on with."""
+        return self._timelines.get((tenant, world), FIRST_TIMELINE)
+
+    def set_timeline(self, tenant: str, world: str, timeline: str) -> None:
+        """Begins, or goes on with, a history."""
+        self._timelines[tenant, world] = timeline
+
+    async def recall(self, npc: NpcKey, player: str) -> Recalled:
+        """What an NPC remembers of a player (memory.recall)."""
+        return await self.recaller.recall(npc, player)
+
+    def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
+        """The same from this process alone; None when nothing is here."""
+        return self.recaller.at_hand(npc, player)
+
+    def near(self, npc: NpcKey, player: str) -> None:
+        """A player comes near an NPC: what is remembered will be asked for."""
+        self.recaller.prefetch(npc, player)
+
+    async def keep(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> bool:
+        """Folds something in and has it written; whether it stands in the journal. Never waits for a store.
+
+        It is written also when who waits for it goes away.
+        """
+        return await asyncio.shield(self.keep_soon(kind, npc, player, body))
+
+    def keep_soon(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> asyncio.Task[bool]:
+        """The same for a caller that does not wait. What is folded in is there at once."""
+        record = self._record(kind, npc, player, body)
+        held = None
+        if kind in ABOUT_A_PLAYER:
+            held = self.bonds.fold(record, complete=self.recent_feeder is None)
+        task = asyncio.create_task(self._write(record, held))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def archive(self, kind: Kind, npc: NpcKey, body: Body) -> None:
+        """Something about an NPC alone, for the archive: nobody waits for it, and on a full disk it is not there."""
+        if self.journal is not None and self.archive_feeder is not None:
+            self.journal.add(self._record(kind, npc, "", body))
+
+    async def forget(self, npc: NpcKey, player: str) -> list[str]:
+        """Forgets a player by one NPC, or by its whole world when npc.npc is empty. The stores that have by now.
+
+        The others do as soon as they are there: it stands in the journal, after all that is to be forgotten.
+        """
+        for key, who in list(self.bonds.of_world(npc.tenant, npc.world)):
+            if who == player and npc.npc in ("", key.npc):
+                self.recaller.forget(key, who)
+        self.bonds.forget(npc.tenant, npc.world, player, npc.npc)
+        reached = ["hot"]
+        if self.journal is None or not await self._undo(self._record(Kind.FORGET, npc, player, None)):
+            return reached
+        journal, until = self.journal, self._undone[npc[:2]]
+        feeders = [f for f in (self.recent_feeder, self.archive_feeder) if f is not None]
+        done = await asyncio.gather(*(f.passed(until, FORGET_WITHIN_S) for f in feeders))
+        reached += [f.name for f, passed in zip(feeders, done, strict=True) if passed]
+
+        def about(record: Record) -> bool:
+            return (
+                player in (record.player, record.body.get("target"))
+                and (record.tenant, record.world) == npc[:2]
+                and npc.npc in ("", record.npc)
+                and record.kind is not Kind.FORGET
+            )  # fmt: skip
+
+        # After the stores: what they have not got yet is redacted before it comes to them.
+        await asyncio.to_thread(journal.redact, about)
+        return [*reached, "journal"]
+
+    async def bonds_of(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
+        """All that is remembered in a world, by NPC and player. Raises StoreFailed when the recent store is away."""
+        if not await self.settled(SETTLED_WITHIN_S):
+            raise StoreFailed("the recent store is away or behind, so what NPCs remember cannot be told in full")
+        out = await self._reader.bonds(tenant, world) if self._reader is not None else {}
+        for (npc, player), held in self.bonds.of_world(tenant, world).items():
+            if held.complete:
+                out[npc.npc, player] = held.bond
+        return {pair: bond for pair, bond in out.items() if not bond.empty}
+
+    async def turn_back(
+        self, tenant: str, world: str, timeline: str, bonds: Mapping[tuple[str, str], Bond], body: Body
+    ) -> bool:
+        """A world goes on with these bonds, on another timeline; whether that stands in the journal.
+
+        Everything else that its NPCs remember is gone at once, and from the recent store when it comes to this.
+        """
+        self.recaller.forget_all()
+        self.bonds.drop_world(tenant, world)
+        self.set_timeline(tenant, world, timeline)
+        held = [
+            self.bonds.put(NpcKey(tenant, world, npc), player, bond, complete=True)
+            for (npc, player), bond in bonds.items()
+        ]
+        accepted = await self._undo(self._record(Kind.RESTORED, NpcKey(tenant, world, ""), "", body))
+        for one in held:
+            one.unsaved_until = self._undone.get((tenant, world))
+        return accepted
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Whether the recent store has, within this time, all that happened before."""
+        if self.journal is None or self.recent_feeder is None:
+            return True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        return await self.recent_feeder.passed(self.journal.end, timeout_s)
+
+    def look_after(self) -> int:
+        """Once a second: makes room in process. How many bonds the recent store does not have in full."""
+        feeder = self.recent_feeder
+        return self.bonds.put_away(feeder.position if feeder is not None else None)
+
+    def states(self) -> list[StoreState]:
+        """The stores in use, the journal first."""
+        journal = self.journal
+        if journal is None:
+            return []
+        out = [StoreState("journal", journal.degraded, journal.counts.records, 0)]
+        for feeder in (self.recent_feeder, self.archive_feeder):
+            if feeder is not None:
+                behind = journal.behind(feeder.position) if feeder.position is not None else 0
+                out.append(StoreState(feeder.name, feeder.away, feeder.written, behind))
+        return out
+
+    def degraded(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        return [
+            s.away if s.name == "journal" else f"{s.name} memory is away: {s.away}" for s in self.states() if s.away
+        ]
+
+    async def close(self) -> None:
+        """Waits for what is under way and for the journal's last record; the feeders end where they are."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for feeder in (self.recent_feeder, self.archive_feeder):
+            if feeder is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.to_thread(feeder.stop)
+        if self.journal is not None:
+            await asyncio.to_thread(self.journal.close)
+
+    async def _undo(self, record: Record) -> bool:
+        """Writes a record that takes back what stands before it; the recent store is not read until it has it too."""
+        if self.journal is None:
+            return False
+        world = (record.tenant, record.world)
+        self._undone[world] = Position(1 << 62, 0)
+        accepted = await self.journal.accept(record)
+        if accepted:
+            self._undone[world] = self.journal.end
+        return accepted
+
+    def _readable(self, npc: NpcKey) -> bool:
+        until = self._undone.get(npc[:2])
+        if until is None:
+            return True
+        feeder = self.recent_feeder
+        if feeder is None or feeder.position is None or feeder.position < until:
+            return False
+        del self._undone[npc[:2]]
+        return True
+
+    def _record(self, kind: Kind, npc: NpcKey, player: str, body: Body | None) -> Record:
+        timeline = self.timeline(npc.tenant, npc.world)
+        return Record(kind, self.wall_ms(), npc.tenant, npc.world, npc.npc, player, timeline, body or {})
+
+    async def _write(self, record: Record, held: Held | None) -> bool:
+        if self.journal is None:
+            return False
+        if held is None or self.recent_feeder is None:
+            return await self.journal.accept(record)
+        held.writing += 1
+        try:
+            return await self.journal.accept(record)
+        finally:
+            held.writing -= 1
+            held.unsaved_until = self.journal.end
+
+
+def new_timeline() -> str:
+    """An id for a history that begins."""
+    return secrets.token_hex(8)

@@ -1,0 +1,190 @@
+"""Noting: what of a conversation is worth keeping, by rules; and whether a model's summary of it can be believed.
+
+A fact is a sentence about the player in the third person, with PLAYER where the name stands: it may become known
+later. The first rules are those sentences that the shipped model was trained to remember (models/corpus/memories.py);
+any other short statement about oneself is kept too, and weighs less. English only: elsewhere the summary is all there
+is. Plain values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from memory.bond import Exchange
+
+PLAYER = "{player}"
+UNNAMED = "The player"
+FACT_LEN_MAX = 160
+FACTS_PER_LINE_MAX = 4
+SUMMARY_LEN_MAX = 600
+BORNE_OUT_MIN = 0.75  # of what a sentence of a summary says, names aside, must come from the conversation
+
+Noted = tuple[str, float]
+
+_NAME = r"[A-Z][\w'-]+(?: [A-Z][\w'-]+)?"
+_THING = r"([\w'-]+(?: [\w'-]+){0,3}?)"
+_KIN = (
+    "(sister|brother|mother|father|daughter|son|cousin|wife|husband|horse|friend|uncle|aunt|dog|cat|child|master|lord)"
+)
+_THE = r"(?:the |an? |my )?"
+_AT = rf"(at|near|in|by) {_THE}{_THING}"
+_TAKEN = r"(?:i(?: have|'ve)? lost|i miss|(?:somebody|someone|a thief|they) (?:stole|took)) my"
+_FROM = r"(?:i come from|i am from|i'm from|my home is|i was born in|my hometown is)"
+_SEEK = r"(?:i am looking for|i'm looking for|i seek|i search for|i must find|i am here to find|i want to find)"
+_BRING = r"(?:i promise to bring you|i will bring you|i'll bring you|i swear to bring you|next time i bring you)"
+_COINS = r"([\w-]+ (?:coins?|gold|silver|gold coins|silver coins))"
+_END = r"(?: (?:please|now|again|today|then|too))?(?:,.*)?$"
+
+_NAMED = re.compile(rf"\b(?:[Mm]y name is|[Ii] am called|[Cc]all me|[Tt]hey call me|[Ii]'m called) ({_NAME})")
+# (what the player says, what is noted with the groups in their places, importance); the first that fits counts.
+_RULES = tuple(
+    (re.compile(said + _END, re.IGNORECASE), note, importance)
+    for said, note, importance in (
+        (rf"{_TAKEN} {_THING} {_AT}", "{player} lost the {0} {1} the {2}.", 0.7),
+        (rf"{_TAKEN} {_THING}", "{player} lost the {0}.", 0.7),
+        (rf"{_FROM} {_THING}", "{player} comes from {0}.", 0.6),
+        (rf"my {_KIN}(?: is called| is named|'s name is) {_THING}", "{player}'s {0} is {1}.", 0.7),
+        (rf"i have an? {_KIN},? (?:called |named )?{_THING}", "{player}'s {0} is {1}.", 0.7),
+        (rf"{_THING} is my {_KIN}", "{player}'s {1} is {0}.", 0.7),
+        (rf"{_SEEK} {_THE}{_THING}", "{player} seeks the {0}.", 0.8),
+        (rf"i(?: still)? owe you {_COINS}", "{player} owes {npc} {0}.", 0.9),
+        (rf"i(?: will|'ll) pay you {_COINS}", "{player} owes {npc} {0}.", 0.9),
+        (rf"{_BRING} {_THE}{_THING}", "{player} promised {npc} the {0}.", 0.9),
+        (r"i (?:promise|swear)(?: you)? to ([^,]+)", "{player} promised to {0}.", 0.9),
+        (rf"(?:i was|they) (robbed|attacked)(?: me)? {_AT}", "{player} was {0} {1} the {2}.", 0.7),
+        (rf"[\w ]+ (?:attacked|bit|hunted) me {_AT}", "{player} was attacked {0} the {1}.", 0.7),
+    )
+)
+
+_VERBS = (
+    (re.compile(r"i(?: am|'m) ", re.IGNORECASE), "is "),
+    (re.compile(r"i(?: have|'ve) ", re.IGNORECASE), "has "),
+    (re.compile(r"i(?: will|'ll) ", re.IGNORECASE), "will "),
+    (re.compile(r"i (was|had|can|cannot|must|could|would|should) ", re.IGNORECASE), r"\1 "),
+    (re.compile(r"i do not ", re.IGNORECASE), "does not "),
+    (re.compile(r"i don't ", re.IGNORECASE), "does not "),
+)
+# Statements that say something about oneself, and not only about this moment.
+_LASTING = re.compile(
+    r"i(?: am|'m) (?:an?|the|your) |i (?:love|like|hate|fear|know|serve|hunt|live|own|work|need|want|killed|saved|trust"
+    r"|believe|remember|promise|swear|have|had|was|never|always) ",
+    re.IGNORECASE,
+)
+_THEIRS = tuple(
+    (re.compile(rf"\b{mine}\b", re.IGNORECASE), theirs)
+    for mine, theirs in (("my", "their"), ("myself", "themself"), ("i", "they"), ("me", "them"))
+)
+_YOU = re.compile(r"\byou\b", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.!?;])\s+|\n+")
+_WORDS = re.compile(r"[\w'-]+")
+_COMMON = frozenset(
+    "about after again also asked back been came come could from have into more name named said some spoke than that "
+    "their them then there they this time told talked very went were what when where will with would your".split()
+)
+
+
+def name_of(line: str) -> str:
+    """The player's name, when the line tells it; else empty."""
+    found = _NAMED.search(line)
+    return found[1] if found else ""
+
+
+def facts_of(line: str, npc_name: str) -> list[Noted]:
+    """What a player's line tells about the player: (sentence, importance), the most important FACTS_PER_LINE_MAX."""
+    out: list[Noted] = []
+    for sentence in sentences(line):
+        if sentence.endswith("?") or len(sentence) > FACT_LEN_MAX:
+            continue
+        noted = _fact(" ".join(sentence.rstrip(".!;, ").split()), npc_name)
+        if noted is not None and len(noted[0]) <= FACT_LEN_MAX and noted not in out:
+            out.append(noted)
+    return sorted(out, key=lambda n: -n[1])[:FACTS_PER_LINE_MAX]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text."""
+    return [s.strip() for s in _SENTENCES.split(text) if s.strip()]
+
+
+def told(text: str, player_name: str) -> str:
+    """A fact or summary with the player's name in its place."""
+    return text.replace(PLAYER, player_name or UNNAMED)
+
+
+def summary_by_rule(npc_name: str, topics: Sequence[Noted]) -> str:
+    """A summary made of what was noted."""
+    kept = [text for text, _ in sorted(topics, key=lambda n: -n[1])[:4]]
+    return " ".join([f"{PLAYER} talked with {npc_name}.", *kept])[:SUMMARY_LEN_MAX]
+
+
+def believed(said: str, exchanges: Iterable[Exchange], names: Sequence[str]) -> str:
+    """A model's summary without the sentences that the conversation does not bear out; empty when nothing is left.
+
+    `names` (NPC, player) may always be used. Models invent, and what an NPC remembers it will repeat for thirty days.
+    """
+    heard = {_stem(w) for e in exchanges for w in _WORDS.findall(f"{e.line} {e.reply}")}
+    named = {_stem(w) for name in names for w in _WORDS.findall(name)}
+    out: list[str] = []
+    for sentence in sentences(" ".join(said.split())):
+        if sentence in out or sum(map(len, out)) + len(sentence) > SUMMARY_LEN_MAX:
+            continue
+        if _borne_out(sentence, heard, named):
+            out.append(sentence)
+    return " ".join(out)
+
+
+def covered(sentence: str, facts: Iterable[str]) -> bool:
+    """Whether one of the facts says the same, maybe in other words."""
+    words = {_stem(w) for w in _WORDS.findall(sentence) if len(w) >= 4}
+    return any(words <= {_stem(w) for w in _WORDS.findall(fact)} for fact in facts)
+
+
+def _fact(sentence: str, npc_name: str) -> Noted | None:
+    for pattern, note, importance in _RULES:
+        found = pattern.match(sentence)
+        if found:
+            groups = [g.strip() for g in found.groups()]
+            return note.format(*groups, player=PLAYER, npc=npc_name), importance
+    if _LASTING.match(sentence) and len(sentence.split()) <= 20:
+        return _third_person(sentence, npc_name), 0.4
+    return None
+
+
+def _third_person(sentence: str, npc_name: str) -> str:
+    """ "I love my horse" as "{player} loves their horse."."""
+    rest = sentence
+    for pattern, verb in _VERBS:
+        if pattern.match(rest):
+            rest = pattern.sub(verb, rest, count=1)
+            break
+    else:
+        verb, _, after = sentence[2:].partition(" ")
+        rest = f"{_with_s(verb)} {after}"
+    for pattern, theirs in _THEIRS:
+        rest = pattern.sub(theirs, rest)
+    rest = _YOU.sub(lambda _: npc_name, rest)
+    return f"{PLAYER} {rest.strip()}."
+
+
+def _with_s(verb: str) -> str:
+    if verb in ("never", "always") or verb.endswith("ed"):
+        return verb
+    if verb.endswith(("s", "sh", "ch", "x", "z")):
+        return f"{verb}es"
+    return f"{verb}s"
+
+
+def _borne_out(sentence: str, heard: set[str], named: set[str]) -> bool:
+    words = _WORDS.findall(sentence)
+    if not words or not sentence.endswith((".", "!")):
+        return False
+    if any(w[0].isupper() or w[0].isdigit() for w in words[1:] if _stem(w) not in heard | named):
+        return False
+    content = [w for w in words if len(w) >= 4 and w.casefold() not in _COMMON and _stem(w) not in named]
+    found = sum(1 for w in content if _stem(w) in heard)
+    return found >= BORNE_OUT_MIN * len(content)
+
+
+def _stem(word: str) -> str:
+    return word.casefold().removesuffix("'s").removesuffix("s")[:5]

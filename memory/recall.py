@@ -1,0 +1,164 @@
+"""Recall: what an NPC remembers of a player, at once when it is in process, else from the recent store within a budget.
+
+Owns the reads under way: one for each bond, however many ask. A read that is late goes on without those who asked, and
+its answer is there for the next. The archive is never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.clock import MS, Clock
+from core.errors import StoreFailed
+from core.words import NpcKey
+from memory.bond import Bond, within
+from memory.bonds import Bonds, Held, Pair
+
+PREFETCH_AGAIN_NS = 60_000 * MS  # somebody nobody knows is not asked for with every observation
+TRIED_MAX = 20_000
+
+
+class RecentStore(Protocol):
+    """What recall needs of memory.recent.Recent."""
+
+    async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
+        """The bond, or None when there is none. Raises StoreFailed."""
+
+
+@dataclass(slots=True)
+class RecallCounts:
+    """Counted since start."""
+
+    hot: int = 0
+    recent: int = 0
+    late: int = 0
+    away: int = 0
+    prefetched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A bond, and who gave it: `stores` as Timings name them. `late`: the recent store did not answer in time."""
+
+    bond: Bond
+    stores: tuple[str, ...]
+    late: bool = False
+    took_ns: int = 0
+
+
+class Recall:
+    """Reads bonds. `readable` says whether the store has of an NPC's world what must not be missed: that somebody is
+    forgotten, or that the world went back.
+    """
+
+    def __init__(
+        self,
+        bonds: Bonds,
+        store: RecentStore | None,
+        budget_ms: float,
+        reads_max: int,
+        clock: Clock,
+        wall_ms: Callable[[], int],
+        readable: Callable[[NpcKey], bool] = lambda _: True,
+    ) -> None:
+        self.counts = RecallCounts()
+        self._bonds = bonds
+        self._store = store
+        self._budget_s = budget_ms / 1000
+        self._reads_max = reads_max
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._readable = readable
+        self._reads: dict[Pair, asyncio.Task[None]] = {}
+        self._tried_ns: OrderedDict[Pair, int] = OrderedDict()
+
+    def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
+        """What is in process, without asking anybody; None when nothing is."""
+        held = self._bonds.find(npc, player)
+        return held.bond if held is not None else None
+
+    async def recall(self, npc: NpcKey, player: str) -> Recalled:
+        """The bond, within the budget. Never fails: without the store it is what is in process."""
+        began_ns = self._clock()
+        held = self._bonds.find(npc, player)
+        if not self._to_read(npc, held):
+            self.counts.hot += 1
+            return self._recalled(held, ("hot",), False, began_ns)
+        reading = self._read(npc, player)
+        late = True
+        try:
+            async with asyncio.timeout(self._budget_s):
+                await asyncio.wait((reading,))
+            if not reading.cancelled():  # it was forgotten meanwhile: then there is nothing to know
+                reading.result()
+            self.counts.recent += 1
+            late = False
+        except TimeoutError:
+            self.counts.late += 1
+        except StoreFailed:
+            self.counts.away += 1
+        return self._recalled(self._bonds.find(npc, player), ("hot",) if late else ("hot", "recent"), late, began_ns)
+
+    def prefetch(self, npc: NpcKey, player: str) -> None:
+        """A player comes near: has the bond read, if there is time for it and nobody did lately."""
+        pair = (npc, player)
+        now_ns = self._clock()
+        last_ns = self._tried_ns.get(pair)
+        if last_ns is not None and now_ns - last_ns < PREFETCH_AGAIN_NS:
+            return
+        if len(self._reads) >= self._reads_max or not self._to_read(npc, self._bonds.find(npc, player)):
+            return
+        self._tried_ns[pair] = now_ns
+        self._tried_ns.move_to_end(pair)
+        if len(self._tried_ns) > TRIED_MAX:
+            self._tried_ns.popitem(last=False)
+        self.counts.prefetched += 1
+        self._read(npc, player)
+
+    def forget(self, npc: NpcKey, player: str) -> None:
+        """What is read of this bond now is not to be believed any more."""
+        self._tried_ns.pop((npc, player), None)
+        reading = self._reads.pop((npc, player), None)
+        if reading is not None:
+            reading.cancel()
+
+    def forget_all(self) -> None:
+        """The same for every bond: a world went back to an earlier time."""
+        for npc, player in list(self._reads):
+            self.forget(npc, player)
+        self._tried_ns.clear()
+
+    def _to_read(self, npc: NpcKey, held: Held | None) -> bool:
+        """Whether the store has more than we do. What it does not have in full yet is not read back."""
+        missing = held is None or not (held.complete or held.unsaved)
+        return self._store is not None and missing and self._readable(npc)
+
+    def _read(self, npc: NpcKey, player: str) -> asyncio.Task[None]:
+        pair = (npc, player)
+        reading = self._reads.get(pair)
+        if reading is None:
+            reading = self._reads[pair] = asyncio.create_task(self._fetch(npc, player))
+            reading.add_done_callback(lambda done: self._over(pair, done))
+        return reading
+
+    def _over(self, pair: Pair, done: asyncio.Task[None]) -> None:
+        if self._reads.get(pair) is done:
+            del self._reads[pair]
+        if not done.cancelled():
+            done.exception()  # whoever waited has heard of it
+
+    async def _fetch(self, npc: NpcKey, player: str) -> None:
+        assert self._store is not None, "asked without a store"
+        bond = await self._store.recall(npc, player, self._wall_ms())
+        held = self._bonds.find(npc, player)
+        # What happened here while it was read is not in it: then it is read again when the store has that too.
+        if self._to_read(npc, held):
+            self._bonds.put(npc, player, bond if bond is not None else Bond(), complete=True)
+
+    def _recalled(self, held: Held | None, stores: tuple[str, ...], late: bool, began_ns: int) -> Recalled:
+        bond = within(held.bond, self._wall_ms()) if held is not None else Bond()
+        return Recalled(bond, stores, late, self._clock() - began_ns)

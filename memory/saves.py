@@ -1,0 +1,156 @@
+"""Save files: a world's memory as lines of JSON, without KV. What Checkpoint writes, Restore reads, and Export streams.
+
+    {"npcd_save": 1, "world": ..., "timeline": ..., "at_ms": ..., "definition": ..., "version": ..., "lease_last": ...}
+    ["npc", spec in base64, lease epoch]        one line per registered NPC
+    ["bond", npc id, player id, {...}]          one line per NPC and player (memory.bond.to_json)
+    ["end", SHA-256 of all bytes before this line, hex]
+
+A save is read whole or not at all. Times in it move with it: what was three days old when it was saved is three days
+old when it is restored, however long that is ago.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from memory.bond import Bond, from_json, moved, to_json
+
+FORMAT = 1
+Pair = tuple[str, str]  # NPC and player of one world
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A world's memory at one moment: the game's definition, NPCs as (spec, lease epoch), bonds by NPC and player."""
+
+    world: str
+    timeline: str
+    at_ms: int
+    definition: bytes
+    version: int
+    lease_last: int
+    npcs: Sequence[tuple[bytes, int]] = ()
+    bonds: Mapping[Pair, Bond] = field(default_factory=dict)
+
+
+def pack(save: Save) -> Iterator[bytes]:
+    """The file's lines, each with its line break."""
+    sha = hashlib.sha256()
+    for values in _lines(save):
+        line = _line(values)
+        sha.update(line)
+        yield line
+    yield _line(["end", sha.hexdigest()])
+
+
+def unpack(data: bytes) -> Save:
+    """The save of these bytes. Raises ValueError saying what is wrong with them."""
+    body, _, last = data.rstrip(b"\n").rpartition(b"\n")
+    if not body:
+        raise ValueError("it is empty or cut off")
+    body += b"\n"
+    try:
+        end = json.loads(last)
+        if not isinstance(end, list) or end[:1] != ["end"]:
+            raise ValueError("its end is missing: it was cut off")
+        if end[1:] != [hashlib.sha256(body).hexdigest()]:
+            raise ValueError("its bytes are not those that were saved")
+        lines = [json.loads(line) for line in body.splitlines()]
+        head = lines[0]
+        if head.get("npcd_save") != FORMAT:
+            raise ValueError(f"it has format {head.get('npcd_save')}, this npcd reads {FORMAT}")
+        return Save(
+            head["world"],
+            head["timeline"],
+            head["at_ms"],
+            base64.b64decode(head["definition"], validate=True),
+            head["version"],
+            head["lease_last"],
+            [(base64.b64decode(s, validate=True), epoch) for _, s, epoch in _of("npc", lines)],
+            {(npc, player): from_json(bond) for _, npc, player, bond in _of("bond", lines)},
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"it is no save of npcd ({type(error).__name__})") from error
+
+
+def at(save: Save, now_ms: int, timeline: str) -> Save:
+    """The save as if it were made now, on another timeline: everything in it keeps its age."""
+    later_ms = now_ms - save.at_ms
+    bonds = {pair: moved(bond, later_ms) for pair, bond in save.bonds.items()}
+    return Save(save.world, timeline, now_ms, save.definition, save.version, save.lease_last, save.npcs, bonds)
+
+
+def without(save: Save, player: str, npc: str) -> Save:
+    """The save without what one NPC, or with an empty id every NPC, remembers of a player."""
+    kept = {(n, p): b for (n, p), b in save.bonds.items() if p != player or npc not in ("", n)}
+    return Save(save.world, save.timeline, save.at_ms, save.definition, save.version, save.lease_last, save.npcs, kept)
+
+
+def folder_of(saves: Path, tenant: str, world: str) -> Path:
+    """Where a world's saves lie; ids become names that every file system takes."""
+    return saves / _name(tenant) / _name(world)
+
+
+def path_of(saves: Path, tenant: str, world: str, checkpoint: str) -> Path:
+    """The file of a checkpoint."""
+    return folder_of(saves, tenant, world) / f"{_name(checkpoint)}.npcd"
+
+
+def copy_path_of(saves: Path, tenant: str, world: str, timeline: str) -> Path:
+    """The file of what a world went on from, which the stores read when they come to it."""
+    return folder_of(saves, tenant, world) / "restored" / f"{_name(timeline)}.npcd"
+
+
+def write(path: Path, save: Save) -> None:
+    """Writes a save so that it is there whole or not at all. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    try:
+        with open(new, "wb") as file:
+            file.writelines(pack(save))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def base64_of(data: bytes) -> str:
+    """Bytes as text, as records and saves have them."""
+    return base64.b64encode(data).decode()
+
+
+def _lines(save: Save) -> Iterator[object]:
+    yield {
+        "npcd_save": FORMAT,
+        "world": save.world,
+        "timeline": save.timeline,
+        "at_ms": save.at_ms,
+        "definition": base64_of(save.definition),
+        "version": save.version,
+        "lease_last": save.lease_last,
+    }
+    for spec, epoch in save.npcs:
+        yield ["npc", base64_of(spec), epoch]
+    for (npc, player), bond in save.bonds.items():
+        yield ["bond", npc, player, to_json(bond)]
+
+
+def _of(kind: str, lines: Iterable[object]) -> list[Any]:
+    return [line for line in lines if isinstance(line, list) and line[0] == kind]
+
+
+def _line(values: object) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def _name(text: str) -> str:
+    return quote(text, safe="").replace(".", "%2E") or "_"
