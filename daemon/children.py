@@ -33,13 +33,15 @@ PROC = Path("/proc")
 # A program of ours gets nothing of our environment: what is meant for other servers (PGDATA, ...) is not for it.
 ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
 # The user first: changing it forgets the signal. The parent may have ended before the signal was set. To read what its
-# user may not (a program below a home of mode 0700), it keeps CAP_DAC_READ_SEARCH of root's, and nothing else.
+# user may not (a program below a home of mode 0700), it keeps CAP_DAC_READ_SEARCH of root's, and nothing else; with
+# SECBIT_NO_SETUID_FIXUP, or access() would not know of it.
 _LAUNCH = """
 import ctypes, os, signal, sys
 parent, number, uid, gid, reads_all, *command = sys.argv[1:]
 libc = ctypes.CDLL(None)
 if int(uid) >= 0:
-    libc.prctl(8, int(reads_all), 0, 0, 0)
+    if int(reads_all):
+        libc.prctl(28, 4 | 16, 0, 0, 0)
     os.setgroups([int(gid)]); os.setgid(int(gid)); os.setuid(int(uid))
 if int(reads_all):
     libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(4, 4, 4, 0, 0, 0))

@@ -403,7 +403,7 @@ class _Postgres(_Server):
 
 def no_postgres(major: int) -> str:
     """Why there is none (of that major version, if it is not 0), and what helps."""
-    which = f"PostgreSQL {major}, which made this folder's," if major else "PostgreSQL"
+    which = f"PostgreSQL {major}, which made this folder's cluster," if major else "PostgreSQL"
     if os.geteuid() == 0 and not _users():
         return "PostgreSQL does not run as root, and there is no user postgres or nobody; run npcd as another user"
     return f"{which} is not here; pip install 'npcd[embedded]', or install it, or give a URL with --postgres"

