@@ -73,6 +73,7 @@ class Daemon:
     scheduler: Scheduler
     board: StatusBoard
     lag_ns: deque[tuple[int, int]]
+    clock: Clock
 
 
 def load_model(config: Config) -> Model:
@@ -138,7 +139,7 @@ def wall_ms() -> int:
 def hot_only(config: Config, clock: Clock) -> Memory:
     """Memory that ends with this process."""
     bonds = Bonds(config.memory.bonds_max)
-    recall = Recall(bonds, None, config.memory.recall_ms, config.memory.reads_max, clock, wall_ms)
+    recall = Recall(bonds, None, config.memory.recent.recall_ms, config.memory.reads_max, clock, wall_ms)
     return Memory(bonds, recall, None, None, None, wall_ms)
 
 
@@ -151,10 +152,12 @@ def build(
     clock: Clock = now_ns,
     memory: Memory | None = None,
     saves: Path | None = None,
+    ill: Callable[[], list[str]] = list,
 ) -> Daemon:
     """The daemon around a loaded model, on the running event loop; nothing is started yet.
 
-    Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
+    Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any. `ill`
+    says what else is not as it should be, a line each.
     """
     loop = asyncio.get_running_loop()
     engine = model.engine
@@ -218,7 +221,7 @@ def build(
 
     def degraded() -> list[str]:
         full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
-        return [f"{tier} queue is full" for tier in full] + memory.degraded()
+        return [f"{tier} queue is full" for tier in full] + memory.degraded() + ill()
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, memory, lag_ns, degraded, clock)
@@ -226,4 +229,4 @@ def build(
     calls = Calls(
         worlds, intents, dialogue, door, scheduler.placer, board, memory, remembering, config.calls, drain, clock
     )
-    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns)
+    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns, clock)

@@ -137,6 +137,13 @@ class Calls:
             daemon_epoch=self.epoch,
         )
 
+    def revived(self, world: World) -> None:
+        """A world is there again from an earlier life of the daemon; its NPCs' trunks are brought in."""
+        npcs = list(world.npcs.values())
+        for npc in npcs:
+            self._intents.replaced(npc)
+        self._intents.load_ahead(npcs[: self._placer.homes.count])
+
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """Tells what is known about NPCs right now."""
         self._check_ids(request.npc_ids)

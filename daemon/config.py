@@ -26,7 +26,11 @@ from daemon.intents import IntentSettings
 from daemon.prompt import Caps
 from daemon.worlds import WorldLimits
 from engines.llama import LlamaSettings
+from memory.archive import ArchiveSettings
+from memory.feeder import FeederSettings
 from memory.hot import HotSettings
+from memory.journal import JournalSettings
+from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from tiers.promises import Promises
 
@@ -63,18 +67,21 @@ class ServeSettings:
 class MemorySettings:
     """What outlives a conversation, and where.
 
-    `folder` is the data folder: the journal, and the embedded stores. `redis` and `postgres` are URLs; empty: npcd runs
-    its own, "off": there is none. Without `keep` nothing outlives the process. A recall waits `recall_ms` for Redis;
-    `reads_max` of them are under way at once, `bonds_max` bonds (an NPC and a player) are held in process.
+    `folder` is the data folder: the journal, saves, and npcd's own servers. `redis` and `postgres` are URLs; empty: npcd
+    runs its own, "off": there is none. Without `keep` nothing outlives the process. `reads_max` bonds (an NPC and a
+    player) are read at once, `bonds_max` are held in process.
     """
 
     keep: bool = True
     folder: Path = Path("~/.local/share/npcd")
-    redis: str = ""
-    postgres: str = ""
-    recall_ms: float = 20.0
+    redis: str = field(default="", repr=False)  # a password may stand in it
+    postgres: str = field(default="", repr=False)
     reads_max: int = 64
     bonds_max: int = 20_000
+    journal: JournalSettings = field(default_factory=JournalSettings)
+    feeder: FeederSettings = field(default_factory=FeederSettings)
+    recent: RecentSettings = field(default_factory=RecentSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from daemon.build import Daemon, build, load_model
 from daemon.config import Config
 from daemon.cores import keep_apart
 from daemon.grpc_face import GrpcFace
+from daemon.keeping import Keeping, open_keeping, revive
 from daemon.probes import Probes
 from daemon.status import Phase
 from daemon.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
@@ -30,9 +31,11 @@ from daemon.tidy import Tidy
 from daemon.watchdog import watch
 from scheduler.costs import FEATURES
 
-# Of serve.drain_s: that the last events leave, streams end, and the engine's last step is over.
-ENDING_S = 1.0
+# Of serve.drain_s: that the last events leave, streams end, the engine's last step is over, our own servers stop.
+ENDING_S = 2.0
 LAST_EVENTS_S = 0.5
+ENGINE_END_S = 0.5
+SERVERS_END_S = 1.0
 
 log = structlog.get_logger("npcd")
 
@@ -56,6 +59,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     over = asyncio.Event()
     grace_s = max(config.serve.drain_s - ENDING_S, 0.0)
     daemon: Daemon | None = None
+    keeping: Keeping | None = None
 
     def stop(signal_name: str) -> None:
         if over.is_set():
@@ -91,10 +95,12 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
     )
     probes = Probes(lambda: phase.name, collector)
+    opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()
     http = await probes.start(config.serve.http) if config.serve.http else ""
     try:
         loading = loop.run_in_executor(None, load_model, config)
+        opening = asyncio.create_task(open_keeping(config, now_ns)) if config.memory.keep else None
         asked = asyncio.create_task(over.wait())
         either: list[asyncio.Future[Any]] = [loading, asked]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -103,8 +109,15 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             await face.stop(0)
             os._exit(0)  # a native load cannot be interrupted
         model = loading.result()
-        daemon = build(config, model, phase, on_death, drain)
+        keeping = await opening if opening is not None else None
+        if keeping is None:
+            daemon = build(config, model, phase, on_death, drain)
+        else:
+            memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
+            daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill)
         daemon.engine_loop.start()
+        if keeping is not None:
+            await revive(keeping, daemon)
         if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
             log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
         face.calls = daemon.calls
@@ -135,7 +148,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         await face.stop(LAST_EVENTS_S)
         for task in tasks:
             task.cancel()
-        stopped = daemon.engine_loop.stop(ENDING_S - LAST_EVENTS_S)
+        stopped = daemon.engine_loop.stop(ENGINE_END_S)
         daemon.door.end_all("the daemon has stopped")
         if stopped:
             # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
@@ -144,6 +157,11 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     finally:
         await face.stop(0)
         await probes.stop()
+        if keeping is None and opening is not None:
+            (opened,) = await asyncio.gather(opening, return_exceptions=True)
+            keeping = opened if isinstance(opened, Keeping) else None
+        if keeping is not None:
+            await keeping.stop(SERVERS_END_S)
     return 0
 
 
@@ -163,3 +181,4 @@ async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
         await asyncio.sleep(1)
         tidy.look(idle=not daemon.door.open)
         daemon.dialogue.sweep()
+        daemon.memory.look_after()

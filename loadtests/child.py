@@ -28,6 +28,7 @@ class DaemonChild:
         self._log = self._folder / "daemon.log"
         self._command = [
             *(sys.executable, "-m", *program, "serve", "--listen", self.target, "--http", "127.0.0.1:0"),
+            *("--data", str(self._folder / "data")),
             "--no-supervise",  # a run wants to hear of a death, not to have it mended
             *arguments,
         ]

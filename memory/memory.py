@@ -12,18 +12,16 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from core.errors import StoreFailed
 from core.words import NpcKey
 from memory.bond import Bond
 from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
+from memory.feeder import Feeder
+from memory.journal import Journal
 from memory.recall import Recall, Recalled
 from memory.records import Body, Kind, Position, Record
-
-if TYPE_CHECKING:
-    from memory.feeder import Feeder
-    from memory.journal import Journal
 
 FORGET_WITHIN_S = 5.0
 SETTLED_WITHIN_S = 5.0

@@ -28,7 +28,7 @@ from memory.bond import (
 from memory.bonds import Bonds
 from memory.cards import Quest, Relationship
 from memory.noting import believed, covered, facts_of, name_of, summary_by_rule, told
-from memory.records import Kind, Position, Record, from_bytes, make_id, to_bytes
+from memory.records import Body, Kind, Position, Record, from_bytes, make_id, to_bytes
 from models.corpus import memories
 from tests.memory.tales import NPC, record_of, turn
 
@@ -71,7 +71,8 @@ def test_a_bond_survives_its_json(seed: int) -> None:
 
 def test_what_is_no_bond_is_refused() -> None:
     """A store may hold anything."""
-    for said in ({"facts": [[1]]}, {"session": 3}, {"relationship": {}}, {"summaries": 5}):
+    broken: list[Body] = [{"facts": [[1]]}, {"session": 3}, {"relationship": {}}, {"summaries": 5}]
+    for said in broken:
         with pytest.raises(ValueError):
             from_json(said)
 

@@ -1,0 +1,196 @@
+"""What outlives the process: the data folder with the journal, the stores behind it, and what came out of them.
+
+Owns all of it from start to end. The embedded servers, the folder's lock and the journal's first look at its segments
+block, and happen on a thread while the model is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass, replace
+
+import structlog
+
+from core.clock import Clock, S
+from core.errors import NpcdError, StoreFailed
+from daemon.build import Daemon, wall_ms
+from daemon.config import Config
+from daemon.datafolder import DataFolder
+from daemon.embedded import Embedded, Urls
+from daemon.remembering import load_copy
+from memory.archive import ArchiveWriter
+from memory.bonds import Bonds
+from memory.feeder import Feeder
+from memory.journal import Journal
+from memory.memory import Memory
+from memory.recall import Recall
+from memory.recent import Recent, RecentWriter
+from memory.records import Position
+from memory.state import State, WorldState
+
+OFF = "off"
+CAUGHT_UP_WITHIN_S = 5.0  # that the recent store has what an earlier life of the daemon wrote last
+SEGMENTS_READ = 4  # of the journal, when there is no recent store to say how things stood
+
+log = structlog.get_logger("npcd")
+
+
+@dataclass(slots=True)
+class Keeping:
+    """The open data folder and its stores. stop() ends all of it."""
+
+    folder: DataFolder
+    embedded: Embedded | None
+    journal: Journal
+    recent: Recent | None
+    memory: Memory
+
+    def ill(self) -> list[str]:
+        """Why an embedded store is not there, a line each."""
+        return self.embedded.reasons if self.embedded is not None else []
+
+    async def stop(self, limit_s: float) -> None:
+        """Writes what waits, ends feeders, journal and servers, gives the folder free."""
+        await self.memory.close()
+        if self.recent is not None:
+            await self.recent.close()
+        if self.embedded is not None:
+            await asyncio.to_thread(self.embedded.stop, limit_s)
+        self.folder.close()
+
+
+async def open_keeping(config: Config, clock: Clock) -> Keeping:
+    """Opens the data folder, starts its servers and the journal. Raises ConfigError and StoreFailed."""
+    folder, embedded, urls, journal = await asyncio.to_thread(_open, config)
+    settings = config.memory
+    recent: Recent | None = None
+    feeders: list[Feeder] = []
+    recent_feeder = archive_feeder = None
+    if urls.redis_url:
+        store = replace(settings.recent, url=urls.redis_url)
+        recent = Recent(store)
+        recent.start()
+        recent_feeder = Feeder(RecentWriter(store, folder.journal_id, load_copy), journal, settings.feeder)
+        feeders.append(recent_feeder)
+    if urls.postgres_url:
+        writer = ArchiveWriter(replace(settings.archive, url=urls.postgres_url), folder.pseudonym_key)
+        archive_feeder = Feeder(writer, journal, settings.feeder)
+        feeders.append(archive_feeder)
+    for feeder in feeders:
+        feeder.start()
+    bonds = Bonds(settings.bonds_max)
+    recall = Recall(bonds, recent, settings.recent.recall_ms, settings.reads_max, clock, wall_ms)
+    memory = Memory(bonds, recall, journal, recent_feeder, archive_feeder, wall_ms, recent)
+    log.info(
+        "memory",
+        folder=str(folder.path),
+        recent=_told(settings.redis, urls.redis_url),
+        archive=_told(settings.postgres, urls.postgres_url),
+    )
+    for reason in embedded.reasons if embedded is not None else ():
+        log.warning("a store is not there", reason=reason)
+    return Keeping(folder, embedded, journal, recent, memory)
+
+
+def _open(config: Config) -> tuple[DataFolder, Embedded | None, Urls, Journal]:
+    settings = config.memory
+    folder = DataFolder(settings.folder)
+    embedded: Embedded | None = None
+    try:
+        urls = Urls()
+        if "" in (settings.redis, settings.postgres):
+            embedded = Embedded(folder, redis=not settings.redis, postgres=not settings.postgres)
+            urls = embedded.start()
+        urls = Urls(
+            _url(settings.redis, urls.redis_url), _url(settings.postgres, urls.postgres_url), urls.postgres_owner_url
+        )
+        readers = [name for name, url in (("recent", urls.redis_url), ("archive", urls.postgres_url)) if url]
+        journal = Journal(folder.journal, settings.journal, wall_ms, readers)
+        journal.start()
+    except BaseException:
+        if embedded is not None:
+            embedded.stop()
+        folder.close()
+        raise
+    return folder, embedded, urls, journal
+
+
+async def revive(keeping: Keeping, daemon: Daemon) -> None:
+    """Gives the daemon the worlds and NPCs that an earlier life of it had; bonds come back when they are asked for.
+
+    Without the recent store it is what the newest part of the journal says, bonds included.
+    """
+    began_ns = daemon.clock()
+    source = "recent"
+    worlds = await _from_recent(keeping)
+    if worlds is None:
+        source = "journal"
+        state = await asyncio.to_thread(_from_journal, keeping.journal)
+        worlds = state.worlds
+        for (npc, player), bond in state.bonds.items():
+            held = keeping.memory.bonds.put(npc, player, bond, complete=keeping.recent is None)
+            held.unsaved_until = None if keeping.recent is None else keeping.journal.end
+    npcs = 0
+    for (tenant, world_id), kept in worlds.items():
+        if kept.timeline:
+            keeping.memory.set_timeline(tenant, world_id, kept.timeline)
+        if not kept.definition:
+            continue
+        specs = [(base64.b64decode(spec), epoch) for spec, epoch in kept.npcs.values()]
+        try:
+            definition = base64.b64decode(kept.definition)
+            world = daemon.worlds.revive(tenant, definition, kept.version, kept.lease_last, specs)
+        except NpcdError as error:
+            # Another model, or tighter limits than before: the game will define its world anew.
+            log.warning("a world could not be taken up again", world=world_id, reason=str(error))
+            continue
+        npcs += len(world.npcs)
+        daemon.calls.revived(world)
+    if worlds:
+        took_s = round((daemon.clock() - began_ns) / S, 2)
+        log.info("taken up again", worlds=len(worlds), npcs=npcs, source=source, seconds=took_s)
+
+
+async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | None:
+    recent, feeder = keeping.recent, keeping.memory.recent_feeder
+    if recent is None or feeder is None:
+        return None
+    there = await recent.wait(CAUGHT_UP_WITHIN_S)
+    if not there or not await feeder.passed(keeping.journal.end, CAUGHT_UP_WITHIN_S):
+        log.warning("the recent store is not there yet", reason=recent.away or feeder.away or "it is behind")
+        return None
+    try:
+        out = {}
+        for w in await recent.worlds():
+            npcs = {npc_id: (spec, epoch) for npc_id, spec, epoch in await recent.npcs(w.tenant, w.world)}
+            out[w.tenant, w.world] = WorldState(w.definition, w.version, w.lease_last, w.timeline, npcs)
+        return out
+    except StoreFailed as error:
+        log.warning("the recent store went away", reason=str(error))
+        return None
+
+
+def _from_journal(journal: Journal) -> State:
+    state = State(load_copy)
+    at = max(journal.first, Position(journal.end.segment - SEGMENTS_READ + 1, 0))
+    while True:
+        records, at = journal.read(at)
+        if not records:
+            return state
+        for record in records:
+            try:
+                state.apply(record)
+            except (KeyError, ValueError, TypeError, OSError) as error:
+                log.warning("a record was passed over", record=record.id, reason=repr(error))
+
+
+def _url(setting: str, embedded: str) -> str:
+    """The URL to use: the setting's, none when it is off, the embedded server's when it says nothing."""
+    return "" if setting == OFF else setting or embedded
+
+
+def _told(setting: str, url: str) -> str:
+    if not url:
+        return "off" if setting == OFF else "none"
+    return "own" if not setting else "by URL"
