@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -60,9 +61,11 @@ class Keeping:
         self.folder.close()
 
 
-async def open_keeping(config: Config, clock: Clock) -> Keeping:
-    """Opens the data folder, starts its servers and the journal. Raises ConfigError and StoreFailed."""
-    folder, embedded, urls, journal = await asyncio.to_thread(_open, config)
+async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] = wall_ms) -> Keeping:
+    """Opens the data folder, starts its servers and the journal; `wall_ms` is Unix time. Raises ConfigError and
+    StoreFailed.
+    """
+    folder, embedded, urls, journal = await asyncio.to_thread(_open, config, wall_ms)
     settings = config.memory
     recent: Recent | None = None
     feeders: list[Feeder] = []
@@ -93,7 +96,7 @@ async def open_keeping(config: Config, clock: Clock) -> Keeping:
     return Keeping(folder, embedded, journal, recent, memory)
 
 
-def _open(config: Config) -> tuple[DataFolder, Embedded | None, Urls, Journal]:
+def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embedded | None, Urls, Journal]:
     settings = config.memory
     folder = DataFolder(settings.folder)
     embedded: Embedded | None = None

@@ -58,8 +58,8 @@ def unpack(data: bytes) -> Save:
         raise ValueError("it is empty or cut off")
     body += b"\n"
     try:
-        end = json.loads(last)
-        if not isinstance(end, list) or end[:1] != ["end"]:
+        end = json.loads(last) if last.startswith(b'["end",') and last.endswith(b"]") else None
+        if end is None:
             raise ValueError("its end is missing: it was cut off")
         if end[1:] != [hashlib.sha256(body).hexdigest()]:
             raise ValueError("its bytes are not those that were saved")

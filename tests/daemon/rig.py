@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.clock import now_ns
 from daemon.build import Daemon, Model, build
 from daemon.config import Config
+from daemon.keeping import Keeping, revive
 from daemon.prompt import MARKS
 from daemon.status import Phase
 from engines.base import Geometry, StepPlan, StepResult
@@ -146,18 +148,29 @@ async def running(
     npcs: int = 4,
     drain: Callable[[float], Awaitable[None]] = _no_drain,
     saves: Path | None = None,
+    keeping: Keeping | None = None,
 ) -> AsyncIterator[Rig]:
-    """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test."""
+    """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test.
+
+    With `npcs` 0 nothing is defined: the daemon has what it takes up from `keeping`.
+    """
     died: list[BaseException] = []
     phase = Phase()
-    daemon = build(config, model, phase, died.append, drain, saves=saves)
+    if keeping is None:
+        daemon = build(config, model, phase, died.append, drain, saves=saves)
+    else:
+        memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
+        daemon = build(config, model, phase, died.append, drain, now_ns, memory, saves, ill)
     daemon.engine_loop.start()
     phase.name = "serving"
     try:
-        await daemon.calls.define_world("", world())
-        registered = await daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(npcs)))
+        if keeping is not None:
+            await revive(keeping, daemon)
+        if npcs:
+            await daemon.calls.define_world("", world())
+            await daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(npcs)))
         await daemon.door.all_ended()  # the trunks are in place
-        yield Rig(daemon, {lease.npc_id: lease.lease_epoch for lease in registered.leases})
+        yield Rig(daemon, {npc.key.npc: npc.lease_epoch for w in daemon.worlds for npc in w.npcs.values()})
     finally:
         if isinstance(model.engine, GatedEngine):
             model.engine.open()

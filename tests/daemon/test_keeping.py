@@ -1,0 +1,188 @@
+"""What outlives the daemon: with its own real Redis and PostgreSQL, with Redis by URL, and with the journal alone."""
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.clock import now_ns
+from daemon.build import wall_ms
+from daemon.config import Config
+from daemon.keeping import Keeping, open_keeping
+from memory.bond import DAY_MS, Bond
+from npcd.v1 import dialogue_pb2, npcs_pb2
+from tests.daemon.rig import Rig, gated, running, until
+from tests.daemon.test_sessions import FACTS, TOLD, end, tell
+from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
+
+__all__ = ["own_redis", "redis_for_all"]
+
+REDIS_ALONE: dict[str, Any] = {"postgres": "off"}
+JOURNAL_ALONE: dict[str, Any] = {"redis": "off", "postgres": "off"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@asynccontextmanager
+async def kept(
+    folder: Path, npcs: int = 2, clock_ms: Callable[[], int] = wall_ms, **memory: Any
+) -> AsyncIterator[tuple[Rig, Keeping]]:
+    """A daemon with a data folder."""
+    config = Config()
+    config = replace(config, memory=replace(config.memory, folder=folder, **memory))  # type: ignore[arg-type]
+    keeping = await open_keeping(config, now_ns, clock_ms)
+    try:
+        async with running(gated(), config, npcs, keeping=keeping) as rig:
+            yield rig, keeping
+    finally:
+        await keeping.stop(5.0)
+
+
+async def recalled(rig: Rig, npc: str = "npc0", player: str = "p1") -> npcs_pb2.RecallResponse:
+    """What the daemon says that an NPC remembers."""
+    request = npcs_pb2.RecallRequest(world_id="vale", npc_id=npc, player_id=player)
+    return await rig.daemon.calls.remembering.recall("", request)
+
+
+def last(events: list[dialogue_pb2.TalkEvent]) -> dialogue_pb2.TalkEvent:
+    """The end of a turn."""
+    assert events[-1].kind == dialogue_pb2.TALK_EVENT_KIND_END
+    return events[-1]
+
+
+@pytest.mark.parametrize("memory", [{}, REDIS_ALONE, JOURNAL_ALONE], ids=["own servers", "Redis", "journal"])
+async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[str, Any]) -> None:
+    """Worlds, leases, cards, facts and the conversation under way are there, without the game's doing anything."""
+    folder = tmp_path / "data"
+    async with kept(folder, **memory) as (rig, _):
+        said = last(await rig.say("npc0", TOLD[0], max_tokens=3, turn_id="t1"))
+        assert said.accepted and said.accepted_known
+        card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
+        card.relationship.trust = 0.9
+        assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
+        leases = dict(rig.leases)
+    async with kept(folder, npcs=0, **memory) as (rig, _):
+        assert rig.leases == leases
+        again = last(await rig.say("npc0", TOLD[0], max_tokens=3, turn_id="t1"))
+        assert again.finish == dialogue_pb2.TALK_FINISH_REPEATED and again.session_id == said.session_id
+        answer = await recalled(rig)
+        assert [f.text for f in answer.facts] == [FACTS[0].replace("{player}", "The player")]
+        assert answer.relationship.trust == 0.9
+        assert (await recalled(rig, "npc1")).facts == []
+
+
+async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path: Path) -> None:
+    """And a player who is forgotten is gone from every store."""
+    async with kept(tmp_path / "data") as (rig, keeping):
+        await tell(rig)
+        await tell(rig, player="p2")
+        journal, archive = keeping.journal, keeping.memory.archive_feeder
+        assert archive is not None and await archive.passed(journal.end, 20)
+        answer = await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
+        assert answer.stores == ["hot", "recent", "archive", "journal"] and answer.sessions == 1
+        assert (await recalled(rig)).facts == [] and (await recalled(rig, player="p2")).facts
+        kept_bytes = b"".join(p.read_bytes() for p in (tmp_path / "data" / "journal").glob("*.journal"))
+        assert kept_bytes.count(b"green lantern") == 2  # the line of p2, and the fact in it
+        assert kept_bytes.count(b'"p1"') == 1  # the wish to be forgotten
+
+
+async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    """Killed in the middle: the turn goes on from hot memory and says so; afterwards everything is there once."""
+    memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
+    async with kept(tmp_path / "data", **memory) as (rig, keeping):
+        await tell(rig, lines=TOLD[:1])
+        assert await keeping.memory.settled(20)
+        own_redis.kill()
+        recent = keeping.recent
+        assert recent is not None
+        assert last(await rig.say("npc0", TOLD[1], max_tokens=3)).accepted
+        await until(lambda: bool(recent.away), "Redis is away")
+        event = last(await rig.say("npc0", TOLD[1], "p2", max_tokens=3))
+        assert event.accepted and event.timings.recall_late and list(event.timings.stores) == ["hot"]
+        await until(lambda: bool(keeping.memory.degraded()), "it is told")
+        own_redis.start()
+        assert await keeping.memory.settled(20)
+        await until(lambda: not recent.away, "Redis is back")
+        keeping.memory.look_after()
+        bonds = await recent.bonds("", "vale")
+        assert [f.text for f in bonds["npc0", "p1"].facts] == FACTS and bonds["npc0", "p2"].facts
+        assert bonds["npc0", "p1"].session is not None and bonds["npc0", "p1"].session.count == 2
+
+
+async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
+    """With another clock: after 7 days summary and facts are recalled, after 31 days nothing is."""
+    folder = tmp_path / "data"
+    now_ms = wall_ms()
+    async with kept(folder, **REDIS_ALONE) as (rig, _):
+        await tell(rig)
+        await rig.daemon.calls.end_session("", end())
+        await until(lambda: not rig.daemon.door.open, "the summary")
+    async with kept(folder, 0, lambda: now_ms + 7 * DAY_MS, **REDIS_ALONE) as (rig, _):
+        answer = await recalled(rig)
+        assert len(answer.facts) == 2 and len(answer.summaries) == 1 and "recent" in answer.stores
+    async with kept(folder, 0, lambda: now_ms + 31 * DAY_MS, **REDIS_ALONE) as (rig, _):
+        answer = await recalled(rig)
+        assert not answer.facts and not answer.summaries and "recent" in answer.stores
+
+
+async def test_a_full_disk_takes_nothing_and_stops_nobody(small_disk: Path) -> None:
+    """Turns go on and say that they were not accepted, health is degraded; when there is room again all is well."""
+    async with kept(small_disk / "data", **JOURNAL_ALONE) as (rig, _):
+        assert last(await rig.say("npc0", TOLD[0], max_tokens=3)).accepted
+        with (small_disk / "rubbish").open("wb", buffering=0) as rubbish, contextlib.suppress(OSError):
+            while True:
+                rubbish.write(bytes(4096))
+        for n in range(100):  # the page that was begun has room for some
+            event = last(await rig.say("npc0", f"line {n}", max_tokens=3))
+            assert event.finish == dialogue_pb2.TALK_FINISH_LENGTH and event.accepted_known
+            if not event.accepted:
+                break
+        assert not event.accepted
+        assert any("No space left" in line for line in rig.daemon.board.message().degraded)
+        (small_disk / "rubbish").unlink()
+        async with asyncio.timeout(30):
+            while not last(await rig.say("npc0", "hello", max_tokens=3)).accepted:  # noqa: ASYNC110 - as a player would
+                await asyncio.sleep(0.05)
+        assert rig.daemon.board.message().degraded == []
+
+
+async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
+    """Saved, talked, restored, with Redis: neither it nor a later life of the daemon knows what was said since."""
+    folder = tmp_path / "data"
+    async with kept(folder, **REDIS_ALONE) as (rig, keeping):
+        calls = rig.daemon.calls.remembering
+        await tell(rig, lines=TOLD[:1])
+        await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="10:00"))
+        await tell(rig, lines=TOLD[1:])
+        await tell(rig, "npc1")
+        assert await keeping.memory.settled(20)
+        await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="10:00"))
+        for npc, facts in (("npc0", 1), ("npc1", 0)):
+            assert len((await recalled(rig, npc)).facts) == facts
+        assert await keeping.memory.settled(20)
+        assert keeping.recent is not None
+        assert list(await keeping.recent.bonds("", "vale")) == [("npc0", "p1")]
+        timeline = keeping.memory.timeline("", "vale")
+    async with kept(folder, npcs=0, **REDIS_ALONE) as (rig, keeping):
+        assert keeping.memory.timeline("", "vale") == timeline != "first"
+        assert len((await recalled(rig)).facts) == 1 and not (await recalled(rig, "npc1")).facts
+        assert keeping.memory.at_hand(rig.daemon.worlds.npc("", "vale", "npc0").key, "p1") != Bond()

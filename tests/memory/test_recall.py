@@ -1,0 +1,139 @@
+"""Recall asks the recent store within its budget, once for everybody, and never takes an old answer for a new one."""
+
+import asyncio
+
+from core.clock import now_ns
+from core.errors import StoreFailed
+from core.words import NpcKey
+from memory.bond import Bond
+from memory.bonds import Bonds
+from memory.recall import Recall
+from memory.records import Position
+from tests.memory.tales import NPC, turn
+
+MIRA = NpcKey(*NPC)
+NOW_MS = 1_800_000_000_000
+
+
+class SlowStore:
+    """A store that answers when it is let."""
+
+    def __init__(self, bond: Bond | None) -> None:
+        self.bond = bond
+        self.asked = 0
+        self.let = asyncio.Event()
+        self.fails = False
+
+    async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
+        """The bond, when it is let."""
+        self.asked += 1
+        if self.fails:
+            raise StoreFailed("it is away")
+        await self.let.wait()
+        return self.bond
+
+
+def recall_of(store: SlowStore, bonds: Bonds, budget_ms: float = 5_000.0) -> Recall:
+    """Recall before a store."""
+    return Recall(bonds, store, budget_ms, 4, now_ns, lambda: NOW_MS)
+
+
+async def test_many_ask_and_the_store_is_asked_once() -> None:
+    """All get the same bond, and later ones get it from the process."""
+    store = SlowStore(Bond(name="Ann"))
+    bonds = Bonds(10)
+    recall = recall_of(store, bonds)
+    asking = [asyncio.create_task(recall.recall(MIRA, "p")) for _ in range(5)]
+    await asyncio.sleep(0)
+    store.let.set()
+    answers = await asyncio.gather(*asking)
+    assert {a.bond.name for a in answers} == {"Ann"} and store.asked == 1
+    assert {a.stores for a in answers} == {("hot", "recent")} and not any(a.late for a in answers)
+    again = await recall.recall(MIRA, "p")
+    assert (again.bond.name, again.stores, store.asked) == ("Ann", ("hot",), 1)
+
+
+async def test_a_late_store_is_not_waited_for_and_its_answer_serves_the_next() -> None:
+    """Late is said; when the answer has come it is there."""
+    store = SlowStore(Bond(name="Ann"))
+    recall = recall_of(store, Bonds(10), budget_ms=1.0)
+    late = await recall.recall(MIRA, "p")
+    assert late.late and late.bond == Bond() and late.stores == ("hot",)
+    store.let.set()
+    await asyncio.sleep(0)
+    while recall._reads:  # noqa: ASYNC110 - the read ends on its own
+        await asyncio.sleep(0)
+    there = await recall.recall(MIRA, "p")
+    assert there.bond.name == "Ann" and not there.late and store.asked == 1
+    assert (recall.counts.late, recall.counts.hot) == (1, 1)
+
+
+async def test_a_store_that_is_away_costs_nothing_but_what_it_knows() -> None:
+    """The turn goes on; when the store is back it is asked again."""
+    store = SlowStore(Bond(name="Ann"))
+    store.fails = True
+    recall = recall_of(store, Bonds(10))
+    gone = await recall.recall(MIRA, "p")
+    assert gone.late and gone.bond == Bond()
+    store.fails = False
+    store.let.set()
+    assert (await recall.recall(MIRA, "p")).bond.name == "Ann"
+
+
+async def test_what_happened_meanwhile_is_not_lost_to_an_old_answer() -> None:
+    """A record that came while the store was read is not in its answer: the bond is read again later."""
+    store = SlowStore(Bond(name="Ann"))
+    bonds = Bonds(10)
+    recall = recall_of(store, bonds)
+    asking = asyncio.create_task(recall.recall(MIRA, "p"))
+    await asyncio.sleep(0)
+    held = bonds.fold(turn(NOW_MS, "I lost my ring.", "Oh.", facts=[["{player} lost the ring.", 0.7]]), complete=False)
+    held.unsaved_until = Position(0, 100)
+    store.let.set()
+    assert [f.text for f in (await asking).bond.facts] == ["{player} lost the ring."]
+    store.bond = Bond(name="Ann", facts=held.bond.facts)
+    bonds.put_away(Position(0, 99))
+    assert (await recall.recall(MIRA, "p")).bond.name == "" and store.asked == 1
+    bonds.put_away(Position(0, 100))
+    whole = await recall.recall(MIRA, "p")
+    assert whole.bond.name == "Ann" and whole.bond.facts and store.asked == 2
+
+
+async def test_what_is_forgotten_while_it_is_read_stays_forgotten() -> None:
+    """Neither those who wait get it, nor those who ask later."""
+    store = SlowStore(Bond(name="Ann"))
+    bonds = Bonds(10)
+    recall = recall_of(store, bonds)
+    asking = asyncio.create_task(recall.recall(MIRA, "p"))
+    await asyncio.sleep(0)
+    recall.forget(MIRA, "p")
+    assert (await asking).bond == Bond()
+    store.let.set()
+    assert bonds.find(MIRA, "p") is None
+
+
+async def test_near_players_are_read_ahead_once_in_a_while() -> None:
+    """An observation each frame asks once; more reads than allowed are left for later."""
+    store = SlowStore(None)
+    recall = recall_of(store, Bonds(100))
+    for _ in range(50):
+        recall.prefetch(MIRA, "p")
+    for n in range(10):
+        recall.prefetch(MIRA, f"q{n}")
+    await asyncio.sleep(0)
+    assert store.asked == 4 and recall.counts.prefetched == 4
+    store.let.set()
+    while recall._reads:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert (await recall.recall(MIRA, "p")).stores == ("hot",)  # nothing is known of p, and that is known
+
+
+async def test_a_world_that_is_set_back_is_not_read_until_the_store_is() -> None:
+    """Otherwise what was undone would come back from the store."""
+    store = SlowStore(Bond(name="undone"))
+    store.let.set()
+    behind = {"vale"}
+    recall = Recall(Bonds(10), store, 1_000.0, 4, now_ns, lambda: NOW_MS, lambda npc: npc.world not in behind)
+    assert (await recall.recall(MIRA, "p")).bond == Bond() and store.asked == 0
+    behind.clear()
+    assert (await recall.recall(MIRA, "p")).bond.name == "undone"
