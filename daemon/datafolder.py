@@ -25,6 +25,7 @@ KEY_BYTES, ID_DIGITS = 32, 32
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 SOCKET_NAME_BYTES_MAX = len("/postgres/.s.PGSQL.5432.lock")
 LOCK_WAIT_S = 2.0  # a daemon that was killed has its lock until the kernel has taken its memory apart
+HELP_FOR_KEYS = "put it back as it was, or remove it and lose what hangs on it"
 SUBFOLDERS = ("journal", "redis", "postgres", "saves")
 
 
@@ -100,34 +101,40 @@ class DataFolder:
         return far
 
 
-def trouble(path: Path) -> str:
-    """What would keep a daemon from having this data folder; empty when nothing would. Changes nothing."""
+def trouble(path: Path) -> tuple[str, str]:
+    """What would keep a daemon from having this data folder, and what helps; empty when nothing would. Changes
+    nothing.
+    """
     path = path.expanduser().absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    there = _nearest(path)
     if not there.is_dir():
-        return f"{there} is not a folder"
+        return f"{there} is not a folder", "give another one with --data"
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written to"
+        return f"{there} cannot be written to", "give a folder of npcd's user with --data"
     for name, size in (("pseudonym_key", KEY_BYTES), ("journal_id", ID_DIGITS)):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             found = (path / name).stat().st_size
             if found != size:
-                return f"{name} has {found} bytes and not {size}"
-    with contextlib.suppress(FileNotFoundError):
+                return f"{name} has {found} bytes and not {size}", HELP_FOR_KEYS
+    with contextlib.suppress(OSError):
         lock = os.open(path / "lock", os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; who starts then tries again
         except BlockingIOError:
-            return f"it is in use by {_holder(lock)}"
+            return f"it is in use by {_holder(lock)}", "stop that one, or give another folder with --data"
         finally:
             os.close(lock)
-    return ""
+    return "", ""
 
 
 def free_bytes(path: Path) -> int:
     """What is free where the data folder is, or would be."""
-    path = path.expanduser().absolute()
-    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+    return shutil.disk_usage(_nearest(path.expanduser().absolute())).free
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or of what it is in the last that there is."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # false where we may not look
 
 
 def _holder(lock: int) -> str:
@@ -163,10 +170,7 @@ def _made_once(path: Path, fresh: bytes) -> bytes:
     with contextlib.suppress(FileNotFoundError):
         found = path.read_bytes()
         if len(found) != len(fresh):
-            raise ConfigError(
-                f"memory.folder: {path} has {len(found)} bytes and not {len(fresh)}; "
-                "put it back as it was, or remove it and lose what hangs on it"
-            )
+            raise ConfigError(f"memory.folder: {path} has {len(found)} bytes and not {len(fresh)}; {HELP_FOR_KEYS}")
         path.chmod(0o600)
         return found
     half = path.with_suffix(".new")

