@@ -32,8 +32,8 @@ def test_only_npcd_is_visible(carried: set[str]) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_folder_is_carried(carried: set[str], folder: str) -> None:
-    """Each source file, setting and model of a folder is in npcd/_app."""
-    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".toml", ".gguf"}]
+    """Each source file, setting, migration and model of a folder is in npcd/_app."""
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".toml", ".sql", ".gguf"}]
     # models/work is what training leaves behind; git and the wheel both leave it out.
     paths = {path.relative_to(ROOT).as_posix() for path in files}
     wanted = {f"npcd/_app/{path}" for path in paths if not path.startswith("models/work/")}
