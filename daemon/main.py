@@ -1,4 +1,5 @@
-"""The command line: npcd serve, doctor, version (npcd demo is found before it comes here, by npcd/__main__.py).
+"""The command line: npcd serve, doctor, migrate, archive, version (npcd demo is found before it comes here, by
+npcd/__main__.py).
 
 It imports next to nothing, and what a command needs only when it runs: the parent of `npcd serve` stays small.
 """
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import ConfigError
+from core.errors import ConfigError, StoreFailed
+from daemon import archive_command
 from daemon.supervise import EXIT_USAGE, Life, supervise
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.command == "doctor":
         return _doctor(args)
+    if args.command in archive_command.COMMANDS:
+        return _archive(args)
     life: Life | None = None
     if not args.no_supervise:
         said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
+    archive_command.add_to(commands)
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
     commands.add_parser("version", help="print the version")
     return parser
@@ -69,6 +74,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         "--listen", action="append", default=[], metavar="ADDRESS", help="host:port or unix:/path; may be repeated"
     )
     command.add_argument("--http", metavar="HOST:PORT", help="probes and metrics; empty: none")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="the data folder: journal, saves, own servers")
+    command.add_argument("--redis", metavar="URL", help="recent memory; npcd's own if left out, off for none")
+    command.add_argument("--postgres", metavar="URL", help="the archive; npcd's own if left out, off for none")
     command.add_argument("--model", type=Path, metavar="FILE.gguf", help="any GGUF model; the shipped one if left out")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any setting, as section.key=value"
@@ -89,7 +97,9 @@ def _config(args: argparse.Namespace) -> Config:
         serve = dataclasses.replace(serve, http=args.http)
     if args.model is not None:
         engine = dataclasses.replace(engine, model=args.model)
-    config = dataclasses.replace(config, serve=serve, engine=engine)
+    given = {"folder": args.data, "redis": args.redis, "postgres": args.postgres}
+    memory = dataclasses.replace(config.memory, **{k: v for k, v in given.items() if v is not None})
+    config = dataclasses.replace(config, serve=serve, engine=engine, memory=memory)
     configuration.check(config)
     return config
 
@@ -100,3 +110,13 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = doctor.examine(lambda: _config(args))
     print(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
     return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
+
+
+def _archive(args: argparse.Namespace) -> int:
+    try:
+        for line in archive_command.run(args):
+            print(line)
+    except (ConfigError, StoreFailed) as error:
+        print(f"npcd: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_NOT_WELL
+    return 0
