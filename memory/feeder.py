@@ -1,11 +1,38 @@
-"""Feeders: what brings the journal's records to a store, on a thread of their own, however long the store is away."""
+"""Feeders: what brings the journal's records to a store, on a thread of their own, however long the store is away.
+
+    journal ──read()──▶ gather, up to batch_max or gather_ms ──write()──▶ store          one thread per store
+            ◀─seen()──  note how far
+
+A store that raises StoreFailed gets the same records again, after a pause and a new connection. Anything else that it
+raises is a bug, in it or in a record: after some tries the records are written one by one, and those that cannot be
+are set aside, so that they do not stop the others. A batch is small, so that the thread does not keep the interpreter
+from others for long.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import structlog
+
+from core.clock import MS, S, now_ns
+from core.errors import StoreFailed
+from memory.journal import Journal
 from memory.records import Position, Record
+
+log = structlog.get_logger("npcd")
+
+IDLE_S = 0.2  # how long it may take until a feeder that has nothing to do is stopped
+LOOK_S = 0.02  # how long it may take until a batch that is full is seen to be
+ASIDE_KEPT = 1_000
+ALONE_TRIES = 4  # times tries_max: a record that no other one bears out is not given up quickly
 
 
 class Store(Protocol):
@@ -26,3 +53,288 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Ends the connection, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeederSettings:
+    """A batch is `batch_max` records or `batch_kib`, or what comes within `gather_ms`. Between tries the pause doubles
+    from `pause_ms` to `pause_max_ms`; `tries_max` failures that are bugs, and records are written one by one. While
+    there is more to write, others get the interpreter for `rest_us` after each batch.
+    """
+
+    batch_max: int = 100
+    batch_kib: int = 256
+    gather_ms: int = 100
+    pause_ms: int = 100
+    pause_max_ms: int = 5_000
+    tries_max: int = 3
+    rest_us: int = 200
+
+
+class FeederState(NamedTuple):
+    """How a feeder stands. `position` is None until the store was reached once; `away` says why it is not."""
+
+    position: Position | None
+    behind_bytes: int
+    away: str
+    written: int
+    aside: int
+
+
+class Feeder:
+    """Feeds one store. start() once, when the journal is started; stop() ends it between two batches."""
+
+    def __init__(self, store: Store, journal: Journal, settings: FeederSettings = FeederSettings()) -> None:
+        self.name = store.name
+        # Read by anyone, written by the feeder's thread. Invariant: the store has everything before `position`.
+        self.position: Position | None = None
+        self.away = "not connected yet"
+        self.written = 0
+        self.aside = 0
+        self._store = store
+        self._journal = journal
+        self._settings = settings
+        self._pause_s = settings.pause_ms / 1000
+        self._keeps_position = False
+        self._failures = 0  # in a row, that are bugs
+        self._set_aside: OrderedDict[str, None] = OrderedDict()
+        self._away_since_ns = 0
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Position, asyncio.Future[bool]]] = []
+        self._hurry = threading.Event()  # nothing is gathered: somebody waits, or it is the end
+        self._thread = threading.Thread(target=self._main, name=f"feeder-{self.name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread. From now on the journal keeps what this store has not got."""
+        self._journal.seen(self.name, self._journal.seen_by(self.name) or self._journal.first)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Ends the thread after the batch that is being written; whether it ended in time. Blocks."""
+        self._stopping.set()
+        self._hurry.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def state(self) -> FeederState:
+        """How it stands, all in one. Reads no file."""
+        behind = self._journal.behind(self.position or self._journal.seen_by(self.name) or self._journal.first)
+        return FeederState(self.position, behind, self.away, self.written, self.aside)
+
+    async def passed(self, position: Position, timeout_s: float) -> bool:
+        """Whether the store has, within this time, everything before a position. On the event loop."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+        waiting = (position, answer)
+        with self._lock:
+            if self.position is not None and self.position >= position:
+                return True
+            if self._stopping.is_set():
+                return False
+            self._waiting.append(waiting)
+            self._hurry.set()
+        timer = loop.call_later(timeout_s, _tell, answer, False)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            with self._lock:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+
+    # --- the feeder's thread
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._connect()
+                    self._feed()
+                except StoreFailed as error:
+                    self._went_away(str(error))
+                except Exception as error:
+                    # A bug, but not a record's: it stands in `away`, and is come by ever more slowly.
+                    self._went_away(_told(error))
+        finally:
+            try:
+                self._store.close()
+            except Exception as error:
+                log.warning("a store did not close well", store=self.name, reason=_told(error))
+            self._tell_waiting(over=True)
+
+    def _connect(self) -> None:
+        position = self._store.connect()
+        self._keeps_position = position is not None
+        if position is None:
+            position = self.position or self._journal.seen_by(self.name) or self._journal.first
+        self._reached(self._journal.standing(position))
+
+    def _feed(self) -> None:
+        """Writes until it is stopped. Raises StoreFailed."""
+        while not self._stopping.is_set():
+            records, upto = self._gather()
+            if records:
+                try:
+                    self._store.write(records, upto)
+                except StoreFailed:
+                    raise
+                except Exception as error:
+                    self._mistrust(records, upto, error)
+                else:
+                    self._wrote(len(records), upto)
+                if upto < self._journal.end:
+                    time.sleep(self._settings.rest_us / 1e6)
+            else:
+                self._is_well()
+                self._reached(upto)
+                self._journal.wait(upto, IDLE_S)
+
+    def _gather(self) -> tuple[list[Record], Position]:
+        """The next batch and the position after it; a part of one after gather_ms."""
+        s = self._settings
+        assert self.position is not None
+        records, upto = self._read(self.position, s.batch_max)
+        until_ns = now_ns() + s.gather_ms * MS
+        while 0 < len(records) < s.batch_max and not self._hurry.is_set():
+            if upto < self._journal.end:  # there was more than batch_kib, or it has just come
+                more, upto = self._read(upto, s.batch_max - len(records))
+                records += more
+                if upto < self._journal.end:
+                    break
+            elif now_ns() >= until_ns:
+                break
+            else:
+                self._hurry.wait(min(LOOK_S, s.gather_ms / 1000))
+        return records, upto
+
+    def _read(self, position: Position, count_max: int) -> tuple[list[Record], Position]:
+        records, upto = self._journal.read(position, count_max, self._settings.batch_kib << 10)
+        return [r for r in records if r.id not in self._set_aside], upto
+
+    def _mistrust(self, records: Sequence[Record], upto: Position, error: Exception) -> None:
+        """A write failed by a bug. Raises StoreFailed when the same records should just be tried again."""
+        self._failures += 1
+        if self._failures == 1:
+            log.error(
+                "a store fails on records",
+                store=self.name,
+                reason=_told(error),
+                first=records[0].id,
+                last=records[-1].id,
+            )
+        if self._failures < self._settings.tries_max:
+            raise StoreFailed(_told(error)) from error
+        self._one_by_one(upto, alone=len(records) == 1)
+
+    def _one_by_one(self, upto: Position, alone: bool) -> None:
+        """Writes the records up to a position one by one. Those that fail are set aside if another gets through at
+        once where they do not; if none does, the store is at fault, and StoreFailed is raised.
+        """
+        assert self.position is not None
+        failed: list[tuple[Record, str]] = []
+        at, got_through = self.position, False
+        while at < upto and not self._stopping.is_set():
+            records, at = self._read(at, 1)
+            for record in records:
+                # First with those that failed: the store may be well again by now, and they cannot come later to one
+                # that keeps a position.
+                if failed and not self._reason([*(r for r, _ in failed), record], at):
+                    self._wrote(len(failed) + 1, at)
+                elif reason := self._reason([record], at):
+                    failed.append((record, reason))
+                    self._stopping.wait(self._settings.pause_ms / 1000)
+                    continue
+                else:
+                    self._put_aside(failed, at)
+                    self._wrote(1, at)
+                failed, got_through = [], True
+        if got_through or (alone and self._failures >= ALONE_TRIES * self._settings.tries_max):
+            self._put_aside(failed, at)
+            self._failures = 0
+            self._is_well()
+            self._reached(at)
+        elif failed:
+            raise StoreFailed(failed[0][1])
+
+    def _reason(self, records: Sequence[Record], upto: Position) -> str:
+        """Writes, and says which bug stood in the way; empty when it is written. Raises StoreFailed."""
+        try:
+            self._store.write(records, upto)
+        except StoreFailed:
+            raise
+        except Exception as error:
+            position = self._store.connect()
+            if position is not None and self._journal.standing(position) != self.position:
+                raise StoreFailed(f"{_told(error)}, and it is elsewhere than it was") from error
+            return _told(error)
+        return ""
+
+    def _put_aside(self, failed: Sequence[tuple[Record, str]], upto: Position) -> None:
+        """Gives records up; a store that takes them in any order is tried with them once more."""
+        for record, reason in failed:
+            if not self._keeps_position and not self._reason([record], upto):
+                self.written += 1
+                continue
+            self.aside += 1
+            self._set_aside[record.id] = None
+            log.error("a record is set aside", store=self.name, record=record.id, kind=record.kind.name, reason=reason)
+        while len(self._set_aside) > ASIDE_KEPT:
+            self._set_aside.popitem(last=False)
+
+    def _wrote(self, count: int, upto: Position) -> None:
+        self.written += count
+        self._failures = 0
+        self._is_well()
+        self._reached(upto)
+
+    def _reached(self, position: Position) -> None:
+        self.position = position
+        self._journal.seen(self.name, position)
+        self._tell_waiting()
+
+    def _went_away(self, reason: str) -> None:
+        """Says so once, and waits before the next try."""
+        if not self._away_since_ns:
+            self._away_since_ns = now_ns()
+            log.warning("a store is away", store=self.name, reason=reason)
+        self.away = reason
+        self._stopping.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, self._settings.pause_max_ms / 1000)
+
+    def _is_well(self) -> None:
+        if self._away_since_ns:
+            log.info("a store is back", store=self.name, after_s=(now_ns() - self._away_since_ns) // S)
+            self._away_since_ns = 0
+        self.away = ""
+        self._pause_s = self._settings.pause_ms / 1000
+
+    def _tell_waiting(self, over: bool = False) -> None:
+        """Answers those whose position is reached; all of them when it is over."""
+        with self._lock:
+            here = self.position
+            due = [(p, a) for p, a in self._waiting if over or (here is not None and p <= here)]
+            self._waiting = [w for w in self._waiting if w not in due]
+            if not self._waiting and not self._stopping.is_set():
+                self._hurry.clear()
+        for position, answer in due:
+            try:
+                answer.get_loop().call_soon_threadsafe(_tell, answer, here is not None and position <= here)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+
+
+def _tell(answer: asyncio.Future[bool], passed: bool) -> None:
+    if not answer.done():
+        answer.set_result(passed)
+
+
+def _told(error: Exception) -> str:
+    """What a bug was and where. Not in its own words: what players said may stand in them."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    at = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{at}"

@@ -1,0 +1,304 @@
+"""A feeder brings everything to its store, in order, whatever the store or a record does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from core.errors import StoreFailed
+from memory.feeder import Feeder, FeederSettings
+from memory.journal import Journal, JournalSettings
+from memory.records import START, Kind, Position, Record
+
+LONG_S = 30.0  # nothing takes that long unless it hangs
+QUICK = FeederSettings(gather_ms=1, pause_ms=1, pause_max_ms=4)
+
+
+class Kept:
+    """A store in this process that keeps what it gets. With `knows` it keeps its position with it, all or none."""
+
+    def __init__(self, name: str = "archive", knows: bool = False) -> None:
+        self.name = name
+        self.knows = knows
+        self.position: Position | None = START if knows else None
+        self.records: list[Record] = []
+        self.batches: list[int] = []
+        self.away = ""
+        self.poison: set[int] = set()
+        self.connects = 0
+        self.tries = 0
+        self.lose_answers = 0  # so many writes are done, but the feeder does not hear so
+        self.closed = threading.Event()
+
+    def connect(self) -> Position | None:
+        self.connects += 1
+        self._fail_if_away()
+        return self.position
+
+    def write(self, records: Sequence[Record], upto: Position) -> None:
+        self.tries += 1
+        self._fail_if_away()
+        assert records, "nothing to write"
+        if self.poison & {r.at_ms for r in records}:
+            raise TypeError("secret words of a player")
+        known = {r.id for r in self.records}
+        self.records += [r for r in records if r.id not in known or self.knows]
+        self.batches.append(len(records))
+        if self.knows:
+            self.position = upto
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise StoreFailed("the answer was lost")
+
+    def close(self) -> None:
+        self.closed.set()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Which records it has, by their number."""
+        return [r.at_ms for r in list(self.records)]
+
+    def _fail_if_away(self) -> None:
+        if self.away:
+            raise StoreFailed(self.away)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A journal that runs."""
+    journal = open_journal(tmp_path)
+    yield journal
+    journal.close()
+
+
+def open_journal(folder: Path) -> Journal:
+    journal = Journal(folder, JournalSettings(), lambda: time.time_ns() // 1_000_000, ("archive",))
+    journal.start()
+    return journal
+
+
+@contextmanager
+def feeding(store: Kept, journal: Journal, settings: FeederSettings = QUICK) -> Iterator[Feeder]:
+    """A feeder that runs."""
+    feeder = Feeder(store, journal, settings)
+    feeder.start()
+    try:
+        yield feeder
+    finally:
+        assert feeder.stop(LONG_S)
+        assert store.closed.is_set()
+
+
+def append(journal: Journal, *numbers: int) -> None:
+    """Appends records and waits until they are written."""
+    written = journal.counts.records + len(numbers)
+    for n in numbers:
+        journal.add(Record(Kind.TURN, n, "tenant", "world", "npc", "player", body={"line": f"line {n}"}))
+    until(lambda: journal.counts.records == written)
+
+
+def until(true: Callable[[], object]) -> None:
+    """Waits for something that another thread does."""
+    end = time.monotonic() + LONG_S
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+async def test_everything_arrives_in_order(journal: Journal, knows: bool) -> None:
+    """What was there before, and what comes, in batches of at most batch_max."""
+    store = Kept(knows=knows)
+    append(journal, *range(250))
+    with feeding(store, journal) as feeder:
+        assert await feeder.passed(journal.end, LONG_S)
+        append(journal, *range(250, 500))
+        assert await feeder.passed(journal.end, LONG_S)
+        assert feeder.state == (journal.end, 0, "", 500, 0)
+    assert store.numbers == list(range(500))
+    assert max(store.batches) <= QUICK.batch_max
+    assert store.batches[:2] == [100, 100]
+
+
+async def test_few_records_are_gathered(journal: Journal) -> None:
+    """A part of a batch is written when its time is over, or when somebody waits for it."""
+    store = Kept()
+    with feeding(store, journal, FeederSettings(gather_ms=3_600_000)) as feeder:
+        append(journal, 1)
+        append(journal, 2)
+        assert await feeder.passed(journal.end, LONG_S)
+        append(journal, *range(3, 103))
+        until(lambda: store.numbers == list(range(1, 103)))
+    store = Kept()
+    with feeding(store, journal, FeederSettings(gather_ms=1)):
+        append(journal, 103)
+        until(lambda: store.numbers == [103])
+
+
+async def test_a_store_that_is_away_for_long_gets_all_exactly_once(journal: Journal) -> None:
+    """Nothing is lost and nothing comes twice; it is said that it is away, once in the log, and that it is back."""
+    store = Kept(knows=True)
+    store.away = "connection refused"
+    with capture_logs() as logs, feeding(store, journal) as feeder:
+        append(journal, *range(1_000))
+        until(lambda: store.connects > 5)
+        assert feeder.away == "connection refused"
+        assert feeder.state.behind_bytes == journal.behind(START)
+        assert not await feeder.passed(journal.end, 0.01)
+        store.away = ""
+        assert await feeder.passed(journal.end, LONG_S)
+        until(lambda: not feeder.away)
+        store.away = "gone again"
+        append(journal, *range(1_000, 1_100))
+        until(lambda: feeder.away == "gone again")
+        store.away = ""
+        assert await feeder.passed(journal.end, LONG_S)
+        until(lambda: not feeder.away)
+    assert store.numbers == list(range(1_100))
+    assert [e["event"] for e in logs if e["event"].startswith("a store")] == ["a store is away", "a store is back"] * 2
+
+
+async def test_pauses_double_up_to_a_bound(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is away is not asked all the time."""
+    store = Kept()
+    store.away = "connection refused"
+    feeder = Feeder(store, journal, FeederSettings(pause_ms=100, pause_max_ms=5_000))
+    pauses: list[float] = []
+
+    def wait(timeout_s: float) -> bool:
+        pauses.append(timeout_s)
+        if len(pauses) == 9:
+            feeder._stopping.set()
+        return True
+
+    monkeypatch.setattr(feeder._stopping, "wait", wait)
+    feeder.start()
+    until(store.closed.is_set)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert feeder.stop(LONG_S)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+async def test_a_lost_answer_repeats_nothing(journal: Journal, knows: bool) -> None:
+    """When the write was done but not heard of, the store's own position, or its refusal of doubles, tells."""
+    store = Kept(knows=knows)
+    store.lose_answers = 3
+    append(journal, *range(450))
+    with feeding(store, journal) as feeder:
+        assert await feeder.passed(journal.end, LONG_S)
+    assert store.numbers == list(range(450))
+
+
+async def test_poison_is_set_aside(journal: Journal) -> None:
+    """Records that can never be written do not stop the others; each is counted, and named in the log, without what
+    the error says: a player's words may stand in it.
+    """
+    store = Kept(knows=True)
+    store.poison = {7, 8, 99, 150, 299}
+    append(journal, *range(300))
+    with capture_logs() as logs, feeding(store, journal) as feeder:
+        assert await feeder.passed(journal.end, LONG_S)
+        assert feeder.state == (journal.end, 0, "", 295, 5)
+        append(journal, 300)
+        assert await feeder.passed(journal.end, LONG_S)
+    assert store.numbers == [n for n in range(301) if n not in store.poison]
+    ids = {r.id for r in journal.read(START, 300)[0] if r.at_ms in store.poison}
+    aside = [e["record"] for e in logs if e["event"] == "a record is set aside"]
+    assert set(aside) == ids and len(aside) == 5
+    assert "secret" not in repr(logs)
+    assert all("TypeError at test_feeder.py:" in e["reason"] for e in logs if e["log_level"] == "error")
+
+
+async def test_a_single_poisoned_record_is_not_given_up_quickly(journal: Journal) -> None:
+    """Where no other record shows that the store is well, it is tried more often; then it is set aside too."""
+    store = Kept(knows=True)
+    store.poison = {1}
+    append(journal, 1)
+    with feeding(store, journal) as feeder:
+        assert await feeder.passed(journal.end, LONG_S)
+        assert feeder.aside == 1
+        assert store.tries >= 12
+        append(journal, 2)
+        assert await feeder.passed(journal.end, LONG_S)
+    assert store.numbers == [2]
+
+
+async def test_a_store_that_fails_on_everything_loses_nothing(journal: Journal) -> None:
+    """When no record gets through it is the store that is wrong: nothing is set aside, and it is not tried hotly."""
+    store = Kept()
+    store.poison = set(range(50))
+    append(journal, *range(50))
+    with capture_logs() as logs, feeding(store, journal) as feeder:
+        until(lambda: store.tries > 200)
+        assert "TypeError" in feeder.away
+        assert feeder.aside == 0
+        store.poison = set()
+        assert await feeder.passed(journal.end, LONG_S)
+        until(lambda: not feeder.away)
+    assert sorted(store.numbers) == list(range(50))
+    assert sum(e["event"] == "a store fails on records" for e in logs) == 1
+
+
+async def test_a_feeder_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Stopped in the middle, at any time, with the journal closed and opened: exactly all, in order, once."""
+    seed = random.Random(3)
+    archive, recent = Kept(), Kept("recent", knows=True)
+    total = 0
+    for _ in range(8):
+        journal = open_journal(tmp_path)
+        with feeding(archive, journal), feeding(recent, journal):
+            append(journal, *range(total, total + 300))
+            total += 300
+            stop_at = seed.randrange(total)
+            until(lambda at=stop_at: len(recent.records) >= at or len(archive.records) >= at)  # type: ignore[misc]
+        journal.close()
+        archive.closed.clear()
+        recent.closed.clear()
+    journal = open_journal(tmp_path)
+    with feeding(archive, journal) as one, feeding(recent, journal) as two:
+        assert await one.passed(journal.end, LONG_S) and await two.passed(journal.end, LONG_S)
+    journal.close()
+    assert archive.numbers == list(range(total))
+    assert recent.numbers == list(range(total))
+
+
+async def test_who_waits_hears_when_it_is_over(journal: Journal) -> None:
+    """stop() answers those who wait: not everything passed."""
+    store = Kept()
+    store.away = "connection refused"
+    append(journal, 1)
+    with feeding(store, journal) as feeder:
+        waits = asyncio.create_task(feeder.passed(journal.end, LONG_S))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(feeder.stop, LONG_S)
+        assert not await waits
+        assert not await feeder.passed(journal.end, LONG_S)
+
+
+async def test_a_store_at_a_place_of_another_journal_gets_all_there_is(journal: Journal) -> None:
+    """Rather twice than never; and the journal does not take the place for what the store has read."""
+    store = Kept(knows=True)
+    store.position = Position(1 << 50, 5)
+    append(journal, *range(5))
+    with feeding(store, journal) as feeder:
+        assert await feeder.passed(journal.end, LONG_S)
+        assert journal.seen_by("archive") == journal.end
+    assert store.numbers == list(range(5))
+    assert journal.counts.gaps == 1
+
+
+async def test_the_journal_keeps_what_a_store_has_not_got(journal: Journal) -> None:
+    """From its start, a feeder whose store was never reached has read nothing."""
+    store = Kept("recent")
+    store.away = "connection refused"
+    append(journal, 1)
+    with feeding(store, journal):
+        assert journal.seen_by("recent") == journal.first
