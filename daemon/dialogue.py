@@ -446,6 +446,8 @@ class Dialogue:
         event.timings.stores[:] = recalled.stores
         if lost:
             event.flags.append("cut:player_line")
+        event.flags.extend(f"cut:{name}" for name in sorted(session.cut))
+        session.cut.clear()
         return event
 
     # -- pieces ------------------------------------------------------------------------------------------------

@@ -133,7 +133,9 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
         worlds = state.worlds
         for (npc, player), bond in state.bonds.items():
             held = keeping.memory.bonds.put(npc, player, bond, complete=keeping.recent is None)
-            held.unsaved_until = None if keeping.recent is None else keeping.journal.end
+            if keeping.recent is not None:
+                keeping.memory.bonds.write(held)
+                keeping.memory.bonds.written(held, keeping.journal.end)
     npcs = 0
     for (tenant, world_id), kept in worlds.items():
         if kept.timeline:

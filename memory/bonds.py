@@ -43,6 +43,7 @@ class Bonds:
     def __init__(self, held_max: int) -> None:
         self._held_max = held_max
         self._held: OrderedDict[Pair, Held] = OrderedDict()
+        self._behind: set[Held] = set()  # with something unsaved, or that was so when it was looked at last
 
     def __len__(self) -> int:
         return len(self._held)
@@ -64,6 +65,17 @@ class Bonds:
         held = self.find(record.key, record.player) or self.put(record.key, record.player, Bond(), complete)
         apply(held.bond, record)
         return held
+
+    def write(self, held: Held) -> None:
+        """A record of this bond goes to the journal; written() follows."""
+        held.writing += 1
+        self._behind.add(held)
+
+    def written(self, held: Held, until: Position) -> None:
+        """The record stands before this position of the journal, or nowhere."""
+        held.writing -= 1
+        held.unsaved_until = until
+        self._behind.add(held)
 
     def forget(self, tenant: str, world: str, player: str, npc: str = "") -> int:
         """Drops a player's bonds with one NPC, or with every NPC of a world; how many there were."""
@@ -87,15 +99,15 @@ class Bonds:
 
     def put_away(self, saved: Position | None) -> int:
         """Marks what the recent store has now (None: there is no such store) and makes room; how many are unsaved."""
-        unsaved = 0
-        for held in self._held.values():
+        for held in list(self._behind):
             if held.unsaved_until is not None and saved is not None and saved >= held.unsaved_until:
                 held.unsaved_until = None
-            unsaved += held.unsaved
+            if not held.unsaved:
+                self._behind.discard(held)
         if len(self._held) > self._held_max:
             for pair in list(self._oldest(len(self._held) - self._held_max)):
                 del self._held[pair]
-        return unsaved
+        return len(self._behind)
 
     def _oldest(self, count: int) -> Iterator[Pair]:
         for pair, held in self._held.items():

@@ -60,6 +60,7 @@ class Session:
     told: tuple[int, ...] = ()
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
+    cut: set[str] = field(default_factory=set)  # what had no room in the context, until somebody is told
 
     @property
     def lines(self) -> tuple[int, ...]:
@@ -127,10 +128,13 @@ class Hot:
         """Makes room in the context: facts go first, then the summary, then two turns at a time; whether there were."""
         if session.told:
             session.told = ()
+            session.cut.add("facts")
         elif session.summary:
             session.summary = ()
+            session.cut.add("summary")
         elif session.turns:
             del session.turns[:2]
+            session.cut.add("turns")
         else:
             return False
         session.rebuilds += 1

@@ -26,6 +26,7 @@ from memory.records import Body, Kind, Position, Record
 FORGET_WITHIN_S = 5.0
 SETTLED_WITHIN_S = 5.0
 FIRST_TIMELINE = "first"
+NEVER = Position(1 << 62, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +173,9 @@ class Memory:
             for (npc, player), bond in bonds.items()
         ]
         accepted = await self._undo(self._record(Kind.RESTORED, NpcKey(tenant, world, ""), "", body))
-        for one in held:
-            one.unsaved_until = self._undone.get((tenant, world))
+        for one in held if self.recent_feeder is not None else ():
+            self.bonds.write(one)
+            self.bonds.written(one, self._undone[tenant, world])
         return accepted
 
     async def settled(self, timeout_s: float) -> bool:
@@ -223,11 +225,17 @@ class Memory:
         if self.journal is None:
             return False
         world = (record.tenant, record.world)
-        self._undone[world] = Position(1 << 62, 0)
-        accepted = await self.journal.accept(record)
-        if accepted:
+        before = self._undone.get(world)
+        self._undone[world] = NEVER
+        if await self.journal.accept(record):
             self._undone[world] = self.journal.end
-        return accepted
+            return True
+        if record.kind is Kind.FORGET:  # who asked for it hears that only this process has forgotten
+            if before is None:
+                del self._undone[world]
+            else:
+                self._undone[world] = before
+        return False
 
     def _readable(self, npc: NpcKey) -> bool:
         until = self._undone.get(npc[:2])
@@ -248,12 +256,11 @@ class Memory:
             return False
         if held is None or self.recent_feeder is None:
             return await self.journal.accept(record)
-        held.writing += 1
+        self.bonds.write(held)
         try:
             return await self.journal.accept(record)
         finally:
-            held.writing -= 1
-            held.unsaved_until = self.journal.end
+            self.bonds.written(held, self.journal.end)
 
 
 def new_timeline() -> str:

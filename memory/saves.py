@@ -153,4 +153,4 @@ def _line(values: object) -> bytes:
 
 
 def _name(text: str) -> str:
-    return quote(text, safe="").replace(".", "%2E") or "_"
+    return quote(text, safe="").replace(".", "%2E") or "%"

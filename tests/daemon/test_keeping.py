@@ -13,10 +13,14 @@ import pytest
 
 from core.clock import now_ns
 from daemon.build import wall_ms
-from daemon.config import Config
+from daemon.config import Config, ServeSettings
+from daemon.grpc_face import GrpcFace
 from daemon.keeping import Keeping, open_keeping
 from memory.bond import DAY_MS, Bond
 from npcd.v1 import dialogue_pb2, npcs_pb2
+from npcd_client import CallerError as ClientCallerError
+from npcd_client import Client
+from npcd_client.v1 import npcs_pb2 as npcs_pb2_of_client
 from tests.daemon.rig import Rig, gated, running, until
 from tests.daemon.test_sessions import FACTS, TOLD, end, tell
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
@@ -46,7 +50,7 @@ async def kept(
 ) -> AsyncIterator[tuple[Rig, Keeping]]:
     """A daemon with a data folder."""
     config = Config()
-    config = replace(config, memory=replace(config.memory, folder=folder, **memory))  # type: ignore[arg-type]
+    config = replace(config, memory=replace(config.memory, folder=folder, **memory))
     keeping = await open_keeping(config, now_ns, clock_ms)
     try:
         async with running(gated(), config, npcs, keeping=keeping) as rig:
@@ -186,3 +190,32 @@ async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
         assert keeping.memory.timeline("", "vale") == timeline != "first"
         assert len((await recalled(rig)).facts) == 1 and not (await recalled(rig, "npc1")).facts
         assert keeping.memory.at_hand(rig.daemon.worlds.npc("", "vale", "npc0").key, "p1") != Bond()
+
+
+async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:
+    """Cards, recall, save games and forgetting over the wire, as the Python client has them."""
+    async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, _):
+        face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",)))
+        (address,) = await face.start()
+        face.calls = rig.daemon.calls
+        async with Client(address) as npcd:
+            npcd.world_id = "vale"
+            said = [e async for e in npcd.talk("npc0", "p1", TOLD[0], max_tokens=3)]
+            assert said[-1].accepted
+            await npcd.set_cards("npc0", "p1", relationship=npcs_pb2_of_client.RelationshipCard(trust=-0.5))
+            await npcd.checkpoint("one")
+            saved = await npcd.export_world()
+            assert [e async for e in npcd.talk("npc0", "p1", TOLD[1], max_tokens=3)]
+            assert len((await npcd.recall("npc0", "p1")).facts) == 2
+            await npcd.restore("one")
+            answer = await npcd.recall("npc0", "p1")
+            assert len(answer.facts) == 1 and answer.relationship.trust == -0.5
+            with pytest.raises(ClientCallerError, match="no checkpoint"):
+                await npcd.restore("two")
+            assert "journal" in (await npcd.forget("p1")).stores
+            assert not (await npcd.recall("npc0", "p1")).facts
+            assert (await npcd.import_world(saved)).npcs == 2
+            assert len((await npcd.recall("npc0", "p1")).facts) == 1
+            with pytest.raises(ClientCallerError, match="cut off"):
+                await npcd.import_world(saved[:-10])
+        await face.stop(0)

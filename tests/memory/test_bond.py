@@ -210,11 +210,13 @@ def test_bonds_that_the_store_does_not_have_are_not_put_away() -> None:
         bonds.put(key, "p", Bond(name=key.npc), complete=True)
     first = bonds.find(keys[0], "p")
     assert first is not None
-    bonds.put(keys[1], "p", Bond(), complete=True).unsaved_until = Position(1, 50)
-    first.writing = 1
+    second = bonds.put(keys[1], "p", Bond(), complete=True)
+    bonds.write(first)
+    bonds.write(second)
+    bonds.written(second, Position(1, 50))
     assert bonds.put_away(Position(1, 40)) == 2 and len(bonds) == 2
     assert bonds.find(keys[0], "p") is first and bonds.find(keys[1], "p") is not None
-    first.writing = 0
+    bonds.written(first, Position(1, 50))
     bonds.put(keys[2], "p", Bond(), complete=True)
     assert bonds.put_away(Position(1, 50)) == 0 and len(bonds) == 2
     assert bonds.forget("", "w", "p", "n2") == 1 and bonds.forget("", "w", "p") == 1

@@ -88,7 +88,8 @@ async def test_what_happened_meanwhile_is_not_lost_to_an_old_answer() -> None:
     asking = asyncio.create_task(recall.recall(MIRA, "p"))
     await asyncio.sleep(0)
     held = bonds.fold(turn(NOW_MS, "I lost my ring.", "Oh.", facts=[["{player} lost the ring.", 0.7]]), complete=False)
-    held.unsaved_until = Position(0, 100)
+    bonds.write(held)
+    bonds.written(held, Position(0, 100))
     store.let.set()
     assert [f.text for f in (await asking).bond.facts] == ["{player} lost the ring."]
     store.bond = Bond(name="Ann", facts=held.bond.facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from npcd_client.world import NpcSpec, Policy, World
 
 SERVICES = ("npcd.v1.Npcs", "npcd.v1.Intents", "npcd.v1.Dialogue")
 CALL_TIMEOUT_S = 10.0
+_CHUNK_BYTES = 512 << 10
 
 _Answer = TypeVar("_Answer")
 
@@ -152,6 +154,72 @@ class Client:
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         request = npcs_pb2.ForgetRequest(world_id=self._world(world_id), player_id=player_id, npc_id=npc_id)
         return await self._unary(stub.Forget(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    async def set_cards(
+        self,
+        npc_id: str,
+        player_id: str,
+        *,
+        relationship: npcs_pb2.RelationshipCard | None = None,
+        quest: npcs_pb2.QuestCard | None = None,
+        world_id: str = "",
+    ) -> npcs_pb2.SetCardsResponse:
+        """Tells an NPC what the game knows between it and a player; a card that is left out stays as it is."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.SetCardsRequest(
+            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, relationship=relationship, quest=quest
+        )
+        return await self._unary(stub.SetCards(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def recall(self, npc_id: str, player_id: str, *, world_id: str = "") -> npcs_pb2.RecallResponse:
+        """What an NPC remembers of a player: cards, facts, summaries, mood."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.RecallRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
+        return await self._unary(stub.Recall(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.CheckpointResponse:
+        """Marks what the world's NPCs remember now, for a save game on this daemon."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.CheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        return await self._unary(stub.Checkpoint(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def restore(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.RestoreResponse:
+        """Goes back to a checkpoint; what was said since is not remembered."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.RestoreRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        return await self._unary(stub.Restore(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def export_world(self, *, world_id: str = "") -> bytes:
+        """The world's memory as the bytes of a save file. Raises ValueError when they are not those that were sent."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        call = stub.Export(npcs_pb2.ExportRequest(world_id=self._world(world_id)), metadata=self._metadata)
+        content, digest = bytearray(), ""
+        with _typed_errors(call):
+            async for chunk in call:
+                content += chunk.content
+                digest = chunk.content_hash
+        if digest != hashlib.sha256(content).hexdigest():
+            raise ValueError("the export is not whole")
+        return bytes(content)
+
+    async def import_world(self, content: bytes, *, world_id: str = "") -> npcs_pb2.ImportResponse:
+        """Takes back what export_world() gave: world and NPCs where they are missing, and all they remember."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        parts = [content[at : at + _CHUNK_BYTES] for at in range(0, len(content), _CHUNK_BYTES)] or [b""]
+        digest = hashlib.sha256(content).hexdigest()
+        chunks = [
+            npcs_pb2.ImportChunk(
+                world_id=self._world(world_id) if number == 0 else "",
+                sequence=number,
+                content=part,
+                last=number == len(parts) - 1,
+                content_hash=digest if number == len(parts) - 1 else "",
+            )
+            for number, part in enumerate(parts)
+        ]
+        return await self._unary(stub.Import(iter(chunks), metadata=self._metadata))
 
     async def watch_npcs(self, *, world_id: str = "") -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
         """Promotions, demotions, registrations and removals of one world as they happen."""
