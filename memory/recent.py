@@ -17,7 +17,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +74,7 @@ class RecentSettings:
     are an ACL user's. `ca_file` is trusted besides the system's. A recall has `recall_ms`, any other request `op_s`.
     """
 
-    url: str = ""
+    url: str = field(default="", repr=False)  # a password may stand in it
     user: str = ""
     password_file: str = ""
     ca_file: str = ""
@@ -416,6 +416,23 @@ class Recent:
 
     def _failed(self, error: Exception) -> StoreFailed:
         return StoreFailed(_reason(error, self._password))
+
+
+def look(settings: RecentSettings) -> tuple[str, str, str]:
+    """The server's version, whether it keeps all in a file ("yes", "no"), and what it throws out when it is full; empty
+    what it does not tell this user. Changes nothing. Raises ConfigError, and StoreFailed when npcd could not read.
+    """
+    writer = RecentWriter(settings, "", lambda file: {})
+    said: dict[str, str] = {}
+    try:
+        writer.connect()
+        with contextlib.suppress(StoreFailed):
+            (info,) = writer._ask([("INFO",)])
+            said = {name: value for name, _, value in (line.partition(":") for line in info.decode().splitlines())}
+    finally:
+        writer.close()
+    version = said.get("valkey_version") or said.get("redis_version", "")
+    return version, {"1": "yes", "0": "no"}.get(said.get("aof_enabled", ""), ""), said.get("maxmemory_policy", "")
 
 
 def _rested(items: Iterable[T]) -> Iterator[T]:

@@ -34,7 +34,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "clients": ("npcd_client",),
     "loadtests": ("npcd.v1", "npcd_client"),
     "loadtests/bench": (
-        "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "engines", "kvcache", "scheduler", "daemon",
+        "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "engines", "kvcache", "scheduler", "memory", "daemon",
     ),
     "tools": (),
 }  # fmt: skip
@@ -69,6 +69,13 @@ DECIDING = (
     "daemon/templates.py",
     "daemon/diagnosis.py",
     "core/choice.py",
+    "memory/bond.py",
+    "memory/bonds.py",
+    "memory/cards.py",
+    "memory/noting.py",
+    "memory/records.py",
+    "memory/state.py",
+    "memory/recent_keys.py",
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})
 

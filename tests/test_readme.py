@@ -9,10 +9,21 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_is_the_program_that_ships() -> None:
-    """The Python block stands word for word in clients/python/examples/ten_lines.py."""
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert block in (ROOT / "clients/python/examples/ten_lines.py").read_text()
+def test_the_examples_are_the_programs_that_ship() -> None:
+    """The Python blocks stand word for word in clients/python/examples, which tests run."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for block, name in zip(blocks, ("ten_lines", "remembering"), strict=True):
+        assert block in (ROOT / f"clients/python/examples/{name}.py").read_text()
+
+
+def test_a_command_of_npcd_exists() -> None:
+    """Each `npcd x` that the README runs, with its flags."""
+    from daemon.main import _parser
+
+    for line in re.findall(r"^ +\.venv/bin/npcd (.*)$", README, re.MULTILINE):
+        words = line.partition("#")[0].split()
+        if words[0] != "demo":
+            _parser().parse_args(words)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -190,6 +191,23 @@ async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
         assert keeping.memory.timeline("", "vale") == timeline != "first"
         assert len((await recalled(rig)).facts) == 1 and not (await recalled(rig, "npc1")).facts
         assert keeping.memory.at_hand(rig.daemon.worlds.npc("", "vale", "npc0").key, "p1") != Bond()
+
+
+@pytest.mark.parametrize("example", ["ten_lines", "remembering"])
+async def test_the_readmes_examples_run(tmp_path: Path, example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both programs, against a daemon with a data folder and a simulated model."""
+    async with kept(tmp_path / "data", npcs=0, **REDIS_ALONE) as (rig, _):
+        face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",)))
+        (address,) = await face.start()
+        face.calls = rig.daemon.calls
+        await face.report(serving=True)
+        program = importlib.import_module(f"clients.python.examples.{example}")
+        await program.main(address)
+        await face.stop(0)
+    said = capsys.readouterr().out
+    assert ("Mira: " if example == "ten_lines" else "The player lost the green lantern") in said.replace(
+        "Corvessa", "The player"
+    )
 
 
 async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:

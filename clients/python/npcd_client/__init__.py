@@ -11,6 +11,7 @@ from npcd_client.live import Live, LiveCounters, LiveProblem, LiveSettings
 from npcd_client.perception import Activation, GameClock, Intent, IntentSource, Observation, Percept
 from npcd_client.policy import PolicyAnswer, evaluate
 from npcd_client.talking import Said, TalkEvent, TalkEventKind, TalkFinish, Timings
+from npcd_client.v1.npcs_pb2 import QuestCard, RelationshipCard
 from npcd_client.world import (
     ActionWord,
     Archetype,
@@ -50,7 +51,9 @@ __all__ = [
     "Policy",
     "PolicyAnswer",
     "PolicyRow",
+    "QuestCard",
     "Registration",
+    "RelationshipCard",
     "Said",
     "SoonTalk",
     "TalkEvent",
