@@ -293,7 +293,7 @@ def test_every_test_folder_mirrors_a_folder() -> None:
         (imports_point_down, "clients/python/npcd_client/talk.py", "from npcd.v1 import words_pb2"),
         (imports_point_down, "loadtests/demo.py", "from scheduler.loop import Loop"),
         (imports_point_down, "loadtests/bench.py", "from scheduler.loop import Loop"),
-        (imports_point_down, "loadtests/bench/steps.py", "from memory.hot import Hot"),
+        (imports_point_down, "loadtests/bench/steps.py", "from models.build import build"),
         (imports_point_down, "npcd/__main__.py", "from core import words"),
         (no_relative_imports, "core/work.py", "from . import words"),
         (no_relative_imports, "core/work.py", "from .words import Tier"),
