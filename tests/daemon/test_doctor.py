@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from daemon import diagnosis, doctor
-from daemon.config import Config, ServeSettings
+from daemon import diagnosis, doctor, embedded
+from daemon.config import Config, MemorySettings, ServeSettings
+from daemon.datafolder import DataFolder
 from daemon.diagnosis import Check, Outcome, Room
+from daemon.embedded import Embedded, Urls
 from daemon.main import main
 from engines.base import Slice, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, built_with, read_file
@@ -63,7 +65,7 @@ def test_a_library_that_does_not_load() -> None:
     checks = doctor.examine(settings)
     broken = named(checks, "libraries")[-1]
     assert broken.outcome is FAIL and "libllama.so" in broken.says and broken.fix
-    assert not diagnosis.well(checks) and named(checks, "redis")
+    assert not diagnosis.well(checks) and named(checks, "compiler")
 
 
 def test_compiler() -> None:
@@ -138,13 +140,139 @@ def test_files_of_credentials(tmp_path: Path) -> None:
     assert key.outcome is FAIL and "/nowhere.key" in key.says and key.fix
 
 
-def test_stores_are_told_and_never_fail() -> None:
-    """Nothing of npcd uses them yet."""
-    checks = diagnosis.stores("", "/usr/bin/postgres")
-    assert [(c.outcome, c.says) for c in checks] == [
-        (OK, "none found; not used yet"),
-        (OK, "/usr/bin/postgres; not used yet"),
-    ]
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def of_memory(memory: MemorySettings) -> list[Check]:
+    """The findings about the data folder and the stores."""
+    return list(doctor._remembered(Config(memory=memory)))
+
+
+def of_store(store: str, url: str) -> Check:
+    """The finding about one store."""
+    memory = MemorySettings(folder=Path("/nowhere"))
+    memory = replace(memory, redis=url) if store == "redis" else replace(memory, postgres=url)
+    (check,) = named(of_memory(memory), store)
+    return check
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+    """npcd's own servers, with the archive's tables made as `npcd serve` makes them."""
+    folder = DataFolder(tmp_path_factory.mktemp("stores"))
+    servers = Embedded(folder)
+    try:
+        urls = servers.start()
+        assert servers.reasons == []
+        yield urls
+    finally:
+        servers.stop()
+        folder.close()
+
+
+def test_a_data_folder(tmp_path: Path) -> None:
+    """Free, in use, in the way; and one on a disk that is nearly full."""
+    path = tmp_path / "npcd"
+    (check,) = named(of_memory(MemorySettings(folder=path)), "memory.folder")
+    assert check.outcome is OK and str(path) in check.says and "GiB are free" in check.says
+    assert not path.exists(), "it changes nothing"
+    folder = DataFolder(path)
+    (check,) = named(of_memory(MemorySettings(folder=path)), "memory.folder")
+    assert check.outcome is FAIL and f"another npcd (process {os.getpid()})" in check.says and "--data" in check.fix
+    folder.close()
+    (tmp_path / "file").touch()
+    (check,) = named(of_memory(MemorySettings(folder=tmp_path / "file")), "memory.folder")
+    assert check.outcome is FAIL and "is not a folder" in check.says and check.fix
+    full = diagnosis.data_folder("/data", "", "", 100 << 20)
+    assert full.outcome is WARN and "0.1 GiB are free; when it is full nothing new is remembered" in full.says
+
+
+def test_nothing_is_kept(tmp_path: Path) -> None:
+    """Then the stores are of no interest, and neither is the folder."""
+    checks = of_memory(MemorySettings(keep=False, folder=Path("/dev/null")))
+    assert [check.name for check in checks] == ["memory.folder"] and checks[0].outcome is OK
+
+
+def test_servers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which file it would start; what to install when there is none; off is off."""
+    for store in ("redis", "postgres"):
+        check = of_store(store, "")
+        assert check.outcome is OK and check.says.startswith("npcd's own: /")
+        off = of_store(store, "off")
+        assert off.outcome is OK and off.says.startswith("off: ")
+    monkeypatch.setattr(embedded, "find_redis", lambda: None)
+    monkeypatch.setattr(embedded, "find_postgres", lambda major: None)
+    redis, postgres = of_store("redis", ""), of_store("postgres", "")
+    assert redis.outcome is WARN and "so there is no recent memory" in redis.says
+    assert redis.fix == "apt-get install -y redis-server, or give a URL with --redis"
+    assert postgres.outcome is WARN and "so there is no archive" in postgres.says and "pip install" in postgres.fix
+
+
+def test_files_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that could not read what is in the folder are not taken."""
+    (tmp_path / "postgres/data").mkdir(parents=True)
+    (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
+    (tmp_path / "redis/appendonlydir").mkdir(parents=True)
+    monkeypatch.setattr(embedded, "find_redis", lambda: embedded.Program(Path("/opt/redis-server"), "6.2.14"))
+    checks = of_memory(MemorySettings(folder=tmp_path))
+    (redis,), (postgres,) = named(checks, "redis"), named(checks, "postgres")
+    assert redis.outcome is WARN and "was written by Redis 7 or newer, and /opt/redis-server is 6.2.14" in redis.says
+    assert postgres.outcome is WARN and "PostgreSQL 9, which made" in postgres.says
+
+
+def test_stores_by_url(stores: Urls) -> None:
+    """There, and as they should be."""
+    redis = of_store("redis", stores.redis_url)
+    assert redis.outcome is OK and redis.says.startswith("by URL, version ") and "kept in its file" in redis.says
+    postgres = of_store("postgres", stores.postgres_url)
+    assert postgres.outcome is OK and "as npcd_serving, who may add events" in postgres.says
+
+
+def test_a_role_that_may_too_much(stores: Urls) -> None:
+    """The owner is not for serving."""
+    check = of_store("postgres", stores.postgres_owner_url)
+    assert check.outcome is WARN and "as npcd_owner, who may read or change" in check.says
+    assert "npcd migrate" in check.fix and "--serving-role" in check.fix
+
+
+def test_a_database_that_is_not_migrated(stores: Urls) -> None:
+    """Nothing can be added to it yet; serving goes on without."""
+    check = of_store("postgres", stores.postgres_url.replace("/npcd?", "/postgres?"))
+    assert check.outcome is WARN and "there is no table events" in check.says and "npcd migrate" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("store", "url"),
+    [("redis", "redis://u:s3cret@127.0.0.1:1"), ("postgres", "postgresql://u:s3cret@127.0.0.1:1/npcd")],
+)
+def test_a_store_that_is_away(store: str, url: str) -> None:
+    """Serving goes on; the password is told to nobody."""
+    check = of_store(store, url)
+    assert check.outcome is WARN and "until it is there, there is no" in check.says and check.fix
+    assert "s3cret" not in check.says + check.fix
+
+
+@pytest.mark.parametrize(("store", "url"), [("redis", "http://u:s3cret@x"), ("postgres", "http://u:s3cret@x")])
+def test_a_url_that_is_none(store: str, url: str) -> None:
+    """Serve would refuse it."""
+    check = of_store(store, url)
+    assert check.outcome is FAIL and f"--{store}" in check.fix and "s3cret" not in check.says + check.fix
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "says"),
+    [
+        (("7.2.4", "yes", "noeviction"), OK, "kept in its file"),
+        (("", "", ""), OK, "version unknown"),
+        (("5.0.7", "yes", "noeviction"), WARN, "6.2 or newer"),
+        (("7.2.4", "yes", "allkeys-lru"), WARN, "allkeys-lru throws out"),
+        (("7.2.4", "no", "noeviction"), WARN, "a restart forgets"),
+    ],
+)
+def test_what_a_redis_says_of_itself(said: tuple[str, str, str], outcome: Outcome, says: str) -> None:
+    """Too old, too small a mind, or none at all after a restart."""
+    check = diagnosis.redis(*said)
+    assert check.outcome is outcome and says in check.says and bool(check.fix) == (outcome is not OK)
 
 
 # -- the model -------------------------------------------------------------------------------------------------------
@@ -256,16 +384,18 @@ def test_a_file_that_does_not_say_its_shape() -> None:
 
 def test_all_is_well_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model on this machine: status 0, and the licence is told."""
-    arguments = ["doctor", "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"]
+    arguments = [
+        *("doctor", "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"),
+        *("--data", str(tmp_path / "d"), "--set", "memory.keep=true"),
+    ]
     assert main(arguments) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert "licence Apache-2.0" in out and "0 failed" in out and str(tmp_path) in out
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is True
-    assert {"python", "libraries", "compiler", "cpu", "model", "template", "context", "memory", "serve.listen"} <= {
-        check["name"] for check in told["checks"]
-    }
+    names = "python libraries compiler cpu model template context memory memory.folder redis postgres serve.listen"
+    assert set(names.split()) <= {check["name"] for check in told["checks"]}
 
 
 @pytest.mark.parametrize(
