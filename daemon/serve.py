@@ -31,8 +31,8 @@ from daemon.tidy import Tidy
 from daemon.watchdog import watch
 from scheduler.costs import FEATURES
 
-# Of serve.drain_s: that the last events leave, streams end, the engine's last step is over, our own servers stop.
-ENDING_S = 2.0
+# Of serve.drain_s: that the last events leave, streams end, the engine's last step is over; and our own servers end.
+ENDING_S = 1.0
 LAST_EVENTS_S = 0.5
 ENGINE_END_S = 0.5
 SERVERS_END_S = 1.0
@@ -57,7 +57,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     loop = asyncio.get_running_loop()
     phase = Phase()
     over = asyncio.Event()
-    grace_s = max(config.serve.drain_s - ENDING_S, 0.0)
+    ending_s = ENDING_S + (SERVERS_END_S if config.memory.keep else 0.0)
+    grace_s = max(config.serve.drain_s - ending_s, 0.0)
     daemon: Daemon | None = None
     keeping: Keeping | None = None
 

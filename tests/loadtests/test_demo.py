@@ -21,7 +21,8 @@ STUB = """
 import asyncio, os, sys
 from tests.clients import fake_daemon
 assert sys.argv[1:3] == ["serve", "--listen"] and sys.argv[4:6] == ["--http", "127.0.0.1:0"], sys.argv
-print("the stub serves with", sys.argv[6:], file=sys.stderr, flush=True)
+assert sys.argv[6] == "--data", sys.argv
+print("the stub serves with", sys.argv[8:], file=sys.stderr, flush=True)
 dies = os.environ.get("STUB_DIES", "")
 if dies == "at once":
     sys.exit("no model found")
