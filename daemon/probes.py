@@ -1,4 +1,6 @@
-"""Health and metrics over HTTP: /healthz (the process answers), /readyz (it serves), /metrics (Prometheus)."""
+"""Health and metrics over HTTP: /healthz (the process answers, and says what is not as it should be), /readyz (it
+serves), /metrics (Prometheus).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,11 @@ from core.errors import ConfigError
 class Probes:
     """A small HTTP server on the daemon's event loop."""
 
-    def __init__(self, phase: Callable[[], str], collector: Collector) -> None:
+    def __init__(
+        self, phase: Callable[[], str], collector: Collector, degraded: Callable[[], list[str]] = list
+    ) -> None:
         self._phase = phase
+        self._degraded = degraded
         self._registry = CollectorRegistry()
         self._registry.register(collector)
         self._runner: web.AppRunner | None = None
@@ -51,7 +56,9 @@ class Probes:
             await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        # Degraded is healthy: a probe that had it started anew would help nobody.
+        degraded = self._degraded()
+        return web.Response(text="\n".join(["degraded", *degraded, ""] if degraded else ["ok", ""]))
 
     async def _ready(self, _: web.Request) -> web.Response:
         phase = self._phase()

@@ -95,7 +95,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: daemon.board.message() if daemon else None,
         lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
     )
-    probes = Probes(lambda: phase.name, collector)
+    probes = Probes(lambda: phase.name, collector, lambda: list(daemon.board.message().degraded) if daemon else [])
     opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()
     http = await probes.start(config.serve.http) if config.serve.http else ""

@@ -95,6 +95,22 @@ class StatusCollector(Collector):
         prompt.add_metric(["cached"], s.cached_tokens)
         prompt.add_metric(["prefilled"], s.prefilled_tokens)
         yield prompt
+        recalls = CounterMetricFamily("npcd_recalls", "Recalls by what answered", labels=["store"])
+        for store in ("hot", "recent", "late"):
+            recalls.add_metric([store], getattr(s, f"recalls_{store}"))
+        yield recalls
+        summaries = CounterMetricFamily("npcd_summaries", "Sessions that were summed up", labels=["by"])
+        for by in ("model", "rule"):
+            summaries.add_metric([by], getattr(s, f"summaries_{by}"))
+        yield summaries
+        there = GaugeMetricFamily("npcd_store_up", "1 while a store takes what is written", labels=["store"])
+        behind = GaugeMetricFamily("npcd_store_behind_bytes", "Of the journal, not in the store yet", labels=["store"])
+        records = CounterMetricFamily("npcd_store_records", "Records written to a store", labels=["store"])
+        for store_state in s.stores:
+            there.add_metric([store_state.store], 0.0 if store_state.away else 1.0)
+            behind.add_metric([store_state.store], store_state.behind_bytes)
+            records.add_metric([store_state.store], store_state.written)
+        yield from (there, behind, records)
         yield _counter("npcd_turns", "Dialogue turns finished", s.turns_finished)
         yield _counter("npcd_steps", "Steps of the engine", s.steps)
         for name, text, value in (
@@ -106,6 +122,8 @@ class StatusCollector(Collector):
             ("npcd_lanes_leased", "Lanes in use", s.lanes_leased),
             ("npcd_residents_used", "Resident sequences in use", s.residents_used),
             ("npcd_ram_bytes", "KV of trunks in host RAM", s.ram_bytes),
+            ("npcd_bonds", "Pairs of NPC and player in process", s.bonds),
+            ("npcd_degraded", "Things that are not as they should be", len(s.degraded)),
             ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
         ):
             yield _gauge(name, text, float(value))

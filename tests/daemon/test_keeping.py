@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from core.clock import now_ns
@@ -17,6 +18,8 @@ from daemon.build import wall_ms
 from daemon.config import Config, ServeSettings
 from daemon.grpc_face import GrpcFace
 from daemon.keeping import Keeping, open_keeping
+from daemon.probes import Probes
+from daemon.telemetry import StatusCollector
 from memory.bond import DAY_MS, Bond
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from npcd_client import CallerError as ClientCallerError
@@ -237,3 +240,29 @@ async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:
             with pytest.raises(ClientCallerError, match="cut off"):
                 await npcd.import_world(saved[:-10])
         await face.stop(0)
+
+
+async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: RedisServer) -> None:
+    """A store that is away is degraded, not unhealthy; recalls and what is behind are counted."""
+    memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
+    async with kept(tmp_path / "data", **memory) as (rig, keeping):
+        board = rig.daemon.board
+        probes = Probes(lambda: "serving", StatusCollector(board.message, dict), lambda: list(board.message().degraded))
+        http = await probes.start("127.0.0.1:0")
+
+        async def get(path: str) -> tuple[int, str]:
+            async with aiohttp.ClientSession() as session, session.get(f"http://{http}/{path}") as answer:
+                return answer.status, await answer.text()
+
+        await tell(rig)
+        assert await keeping.memory.settled(20)
+        assert await get("healthz") == (200, "ok\n")
+        said = (await get("metrics"))[1]
+        assert 'npcd_store_up{store="recent"} 1.0' in said and 'npcd_store_records_total{store="journal"}' in said
+        own_redis.kill()
+        await tell(rig)
+        await until(lambda: bool(keeping.memory.degraded()), "it is told")
+        status, text = await get("healthz")
+        assert status == 200 and text.startswith("degraded\nrecent memory is away: ")
+        assert 'npcd_store_up{store="recent"} 0.0' in (await get("metrics"))[1]
+        await probes.stop()
