@@ -156,8 +156,8 @@ def build(
 ) -> Daemon:
     """The daemon around a loaded model, on the running event loop; nothing is started yet.
 
-    Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any. `ill`
-    says what else is not as it should be, a line each.
+    Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
+    `ill` says what else is not as it should be, a line each.
     """
     loop = asyncio.get_running_loop()
     engine = model.engine

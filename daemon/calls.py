@@ -64,7 +64,7 @@ class _NpcWatcher:
 
 
 class Calls:
-    """Every rpc of the contract (those about memory are in `remembering`). `tenant` is who calls, as the credentials say."""
+    """Every rpc of the contract; those about memory are in `remembering`. `tenant` is who calls by the credentials."""
 
     def __init__(
         self,

@@ -67,9 +67,9 @@ class ServeSettings:
 class MemorySettings:
     """What outlives a conversation, and where.
 
-    `folder` is the data folder: the journal, saves, and npcd's own servers. `redis` and `postgres` are URLs; empty: npcd
-    runs its own, "off": there is none. Without `keep` nothing outlives the process. `reads_max` bonds (an NPC and a
-    player) are read at once, `bonds_max` are held in process.
+    `folder` is the data folder: the journal, saves, and npcd's own servers. `redis` and `postgres` are URLs; empty:
+    npcd runs its own, "off": there is none. Without `keep` nothing outlives the process. `reads_max` bonds (an NPC
+    and a player) are read at once, `bonds_max` are held in process.
     """
 
     keep: bool = True
