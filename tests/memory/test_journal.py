@@ -271,6 +271,17 @@ def test_larger_damage_is_passed_over_too(tmp_path: Path) -> None:
         assert journal.counts.flipped == 3
 
 
+@pytest.mark.parametrize("over", range(-6, 3))
+def test_the_next_record_is_found_across_a_chunk(tmp_path: Path, over: int) -> None:
+    """Files are looked through in chunks; a marker may lie across two of them."""
+    number, length = 7, frames.CHUNK_BYTES + over
+    damaged = bytes(length)
+    whole = frames.framed(number, frames.HEADER_LEN + length, to_bytes(turn(1)))
+    (tmp_path / frames.name_of(number)).write_bytes(frames.header(number) + damaged + whole)
+    with journal_in(tmp_path) as journal:
+        assert [r.at_ms for r in read_all(journal)] == [1]
+
+
 def test_other_versions(tmp_path: Path) -> None:
     """A format of the future is refused with a word why; a kind of record that we do not know is passed over."""
     write(tmp_path, [turn(1)])
