@@ -27,12 +27,11 @@ from memory.journal import Journal
 from memory.memory import Memory
 from memory.recall import Recall
 from memory.recent import Recent, RecentWriter
-from memory.records import Position
 from memory.state import State, WorldState
 
 OFF = "off"
 CAUGHT_UP_WITHIN_S = 5.0  # that the recent store has what an earlier life of the daemon wrote last
-SEGMENTS_READ = 4  # of the journal, when there is no recent store to say how things stood
+READ_BACK_BYTES = 256 << 20  # of the journal, when there is no recent store to say how things stood
 
 log = structlog.get_logger("npcd")
 
@@ -178,7 +177,7 @@ async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | 
 
 def _from_journal(journal: Journal) -> State:
     state = State(load_copy)
-    at = max(journal.first, Position(journal.end.segment - SEGMENTS_READ + 1, 0))
+    at = journal.newest(READ_BACK_BYTES)
     while True:
         records, at = journal.read(at)
         if not records:

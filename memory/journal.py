@@ -185,6 +185,10 @@ class Journal:
         """Bytes from a position to the end."""
         return self._segments.behind(position)
 
+    def newest(self, bytes_max: int) -> Position:
+        """Before the newest records, at most so many bytes of them, but for what is in the last segment."""
+        return self._segments.newest(bytes_max)
+
     def standing(self, position: Position) -> Position:
         """Where a reader that stands at a position reads on: what is gone is passed over and counted."""
         return self._segments.standing(position)

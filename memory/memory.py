@@ -145,7 +145,7 @@ class Memory:
             )  # fmt: skip
 
         # After the stores: what they have not got yet is redacted before it comes to them.
-        await asyncio.to_thread(journal.redact, about)
+        await asyncio.to_thread(journal.redact, about, player)
         return [*reached, "journal"]
 
     async def bonds_of(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:

@@ -140,6 +140,16 @@ class Segments:
                 total += max(0, size - (position.at if number == position.segment else HEADER_LEN))
         return total
 
+    def newest(self, bytes_max: int) -> Position:
+        """Where the oldest segment begins from which on there are at most so many bytes; the last one at least."""
+        left, at = bytes_max, self.end
+        for number, size in sorted(self._sizes().items(), reverse=True):
+            left -= size
+            if left < 0 and at != self.end:
+                break
+            at = Position(number, HEADER_LEN)
+        return at
+
     def standing(self, position: Position) -> Position:
         """Where a reader that stands at a position reads on: what is gone is passed over and counted."""
         end = self.end

@@ -87,6 +87,8 @@ async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[s
         assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
         leases = dict(rig.leases)
     async with kept(folder, npcs=0, **memory) as (rig, _):
+        await rig.say("npc1", "Hello.", max_tokens=3)  # a segment of this life's own
+    async with kept(folder, npcs=0, **memory) as (rig, _):
         assert rig.leases == leases
         again = last(await rig.say("npc0", TOLD[0], max_tokens=3, turn_id="t1"))
         assert again.finish == dialogue_pb2.TALK_FINISH_REPEATED and again.session_id == said.session_id

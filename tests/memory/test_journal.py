@@ -696,3 +696,13 @@ def test_a_record_that_is_being_overwritten_is_not_damage(tmp_path: Path, monkey
         assert found == [0, 2]
         assert journal.counts.flipped == 0
         assert journal.standing(places[1]) == places[1]
+
+
+def test_the_newest_records_are_found_by_their_bytes(tmp_path: Path) -> None:
+    """At most so many bytes of whole segments, and the last one always."""
+    firsts = [write(tmp_path, [turn(life)])[0].segment for life in range(3)]
+    with journal_in(tmp_path) as journal:
+        size = journal.behind(journal.first) // 3
+        assert journal.newest(1 << 30).segment == firsts[0]
+        assert journal.newest(0).segment == firsts[2]
+        assert journal.newest(2 * size + 100).segment == firsts[1]
