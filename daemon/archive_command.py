@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from memory.archive_admin import Event
 
 COMMANDS = ("migrate", "archive")
+OWNER_URL = "owner_url"  # in the data folder, while npcd's own PostgreSQL runs (daemon/keeping.py)
 MARGIN = " " * 32  # below the time and the kind of an event
 
 
@@ -42,9 +43,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     compact.add_argument("--keep-months", type=int, metavar="N", required=True, help="before the present one")
     for command in (migrate, show, forget, compact):
         command.add_argument(
-            "--postgres", metavar="URL", required=True,
-            help="as the database's owner; the password may come from PGPASSWORD or ~/.pgpass",
+            "--postgres", metavar="URL",
+            help="as the database's owner; the password may come from PGPASSWORD or ~/.pgpass. Left out: npcd's own",
         )  # fmt: skip
+        command.add_argument(
+            "--data", type=Path, metavar="FOLDER", help="the data folder of a running npcd with a PostgreSQL of its own"
+        )
     show.add_argument("--world", metavar="WORLD", help="only in this world")
     forget.add_argument("--world", metavar="WORLD", required=True)
     show.add_argument("--tenant", metavar="TENANT", help="only of this tenant")
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     """Does it; lines to print. Raises ConfigError and StoreFailed."""
     from memory import archive_admin as admin
 
+    args.postgres = args.postgres or _own_url(args.data)
     if args.command == "migrate":
         password = _password(args.serving_password_file)
         done = admin.migrate(args.postgres, args.months, args.serving_role, password)
@@ -67,6 +72,20 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield f"{deleted} events deleted"
     else:
         yield from admin.compact(args.postgres, args.keep_months) or ["nothing is that old"]
+
+
+def _own_url(data: Path | None) -> str:
+    """The owner's URL of the PostgreSQL that a running npcd has in its data folder."""
+    if data is None:
+        from daemon.config import Config
+
+        data = Config().memory.folder
+    try:
+        return (data.expanduser() / OWNER_URL).read_text("utf-8")
+    except OSError:
+        raise ConfigError(
+            f"--postgres: give a URL, or with --data the folder of a running npcd that has its own; {data} has none"
+        ) from None
 
 
 def as_json(event: Event) -> str:

@@ -15,6 +15,7 @@ import structlog
 
 from core.clock import Clock, S
 from core.errors import NpcdError, StoreFailed
+from daemon.archive_command import OWNER_URL
 from daemon.build import Daemon, wall_ms
 from daemon.config import Config
 from daemon.datafolder import DataFolder
@@ -57,6 +58,7 @@ class Keeping:
             await self.recent.close()
         if self.embedded is not None:
             await asyncio.to_thread(self.embedded.stop, limit_s)
+            (self.folder.path / OWNER_URL).unlink(missing_ok=True)
         self.folder.close()
 
 
@@ -104,6 +106,7 @@ def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embed
         if "" in (settings.redis, settings.postgres):
             embedded = Embedded(folder, redis=not settings.redis, postgres=not settings.postgres)
             urls = embedded.start()
+            (folder.path / OWNER_URL).write_text(urls.postgres_owner_url, "utf-8")
         urls = Urls(
             _url(settings.redis, urls.redis_url), _url(settings.postgres, urls.postgres_url), urls.postgres_owner_url
         )

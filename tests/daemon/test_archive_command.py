@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from daemon.archive_command import OWNER_URL
 from daemon.main import main
 from memory.archive import ArchiveSettings, ArchiveWriter, pseudonym
 from memory.records import START, Kind, Record, make_id
@@ -146,10 +147,18 @@ def test_what_is_wrong_is_one_line(npcd: Npcd, archive_database: Database, comma
     assert (status, out) == (2, "") and err.startswith("npcd: --postgres: must be like") and "s3cret" not in err
 
 
-def test_what_is_left_out(npcd: Npcd, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a URL nothing is guessed."""
-    for command in (("migrate",), ("archive", "show", "greta"), ("archive", "compact", "--postgres", "x")):
-        with pytest.raises(SystemExit) as ended:
-            npcd(*command)
-        assert ended.value.code == 2
-        assert "required" in capsys.readouterr().err
+def test_what_is_left_out(npcd: Npcd, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without a URL it is that of a running npcd's own PostgreSQL, or an error that says so; months are not guessed."""
+    for command in (("migrate",), ("archive", "show", "greta")):
+        status, out, err = npcd(*command, "--data", str(tmp_path))
+        assert (status, out) == (2, "") and err.startswith("npcd: --postgres: give a URL, or with --data")
+    with pytest.raises(SystemExit) as ended:
+        npcd("archive", "compact", "--postgres", "x")
+    assert ended.value.code == 2
+    assert "required" in capsys.readouterr().err
+
+
+def test_a_running_npcds_own_postgresql_is_found(npcd: Npcd, archive_database: Database, tmp_path: Path) -> None:
+    """By the data folder, where it leaves its owner's URL."""
+    (tmp_path / OWNER_URL).write_text(archive_database.url)
+    assert npcd("archive", "show", "greta", "--data", str(tmp_path))[:2] == (0, "no events of greta\n")
