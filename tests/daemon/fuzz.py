@@ -60,6 +60,7 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "npc_ids": ("npc0", "npc1", "npc2", "ghost"),
     "player_id": ("p1", "p2"),
     "turn_id": ("t1", "t2", ""),
+    "player_name": ("Ann", ""),
     "checkpoint_id": ("c1", "c1", "c2"),
     "trust": (-1.0, 0.0, 0.9),
     "affinity": (0.0, 1.0),
@@ -98,9 +99,11 @@ DOUBLES = st.one_of(
 )
 
 
-def _value(of: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+def _value(of: FieldDescriptor, depth: int, sensible: bool) -> st.SearchStrategy[Any]:
     if of.type == FieldDescriptor.TYPE_MESSAGE:
-        return requests(of.message_type, depth + 1)
+        return requests(of.message_type, depth + 1, sensible)
+    if sensible and of.name in PLAUSIBLE:
+        return st.sampled_from(PLAUSIBLE[of.name])
     if of.type == FieldDescriptor.TYPE_BOOL:
         return st.booleans()
     if of.type == FieldDescriptor.TYPE_ENUM:
@@ -120,13 +123,16 @@ def _value(of: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def requests(draw: st.DrawFn, kind: Any, depth: int = 0) -> Any:
-    """A message of this descriptor. At times a field is left out, or one element is there 70 or 1,100 times."""
+def requests(draw: st.DrawFn, kind: Any, depth: int = 0, sensible: bool = False) -> Any:
+    """A message of this descriptor. At times a field is left out, or one element is there 70 or 1,100 times. Every
+    third one is sensible where we know what that is, so that the deep code is met.
+    """
+    sensible = sensible or (depth == 0 and draw(st.integers(0, 2)) == 0)
     message = GetMessageClass(kind)()
     for of in kind.fields:
-        if draw(st.integers(0, 15)) == 0 or depth > 4:
+        if (draw(st.integers(0, 15)) == 0 and not sensible) or depth > 4:
             continue
-        value = _value(of, depth)
+        value = _value(of, depth, sensible)
         if of.is_repeated:
             elements = draw(st.lists(value, max_size=3))
             if elements and len(repr(elements[0])) < 500 and draw(st.integers(0, 30)) == 0:

@@ -61,4 +61,4 @@ def test_the_fuzz_finds_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Intents, "unsubscribe", lambda *_: None)
     monkeypatch.setattr("tests.daemon.rig.PATIENCE_S", 3.0)
     with pytest.raises(AssertionError, match="subscribers"):
-        trouble(100, UNSHRUNK)
+        trouble(300, UNSHRUNK)
