@@ -42,7 +42,22 @@ class NpcKey(NamedTuple):
 
 
 class TrunkKey(NamedTuple):
-    """Names one trunk: an NPC's committed tokens towards one partner (empty: none, for intents)."""
+    """Names one trunk: an NPC's committed tokens towards one partner (empty: none, for intents).
+
+    `adapter` is the one that its KV is computed with, by content hash (empty: the base model). `fork` names a trunk
+    that began as a copy of the one without it, to try what would follow (empty: the trunk itself).
+    """
 
     npc: NpcKey
     partner: str
+    adapter: str = ""
+    fork: str = ""
+
+    @property
+    def origin(self) -> TrunkKey:
+        """What this is a fork of, or itself."""
+        return self._replace(fork="") if self.fork else self
+
+    def covers(self, other: TrunkKey) -> bool:
+        """Whether whoever means this key means that one too: plain, it stands for all adapters and forks of it."""
+        return self == other or (not self.adapter and not self.fork and self[:2] == other[:2])

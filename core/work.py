@@ -46,6 +46,8 @@ class Work:
     neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter). Works of
     different `adapter` (empty: the base model) cannot share a step.
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
+    With `keep`, tail and tokens become part of the trunk when the work ends well, so that the next one finds them
+    there: all that a step took in, which at max_tokens the last one is not.
     `said` are tokens that this NPC said lately, oldest first, for the sampler's penalties (empty: the tail's).
     A work with `supersede` takes the place of a waiting one with the same value.
     """
@@ -65,6 +67,7 @@ class Work:
     supersede: Hashable = None
     near: int = -1
     adapter: str = ""
+    keep: bool = False
 
 
 class Chunk(NamedTuple):

@@ -44,7 +44,7 @@ class Trunk:
 class Homes:
     """Resident sequences first .. first + count - 1, and at most `ram_bytes_max` bytes of blobs.
 
-    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes.
+    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes; `forks` are the trunks whose key has one.
     """
 
     def __init__(self, first: int, count: int, ram_bytes_max: int) -> None:
@@ -55,6 +55,7 @@ class Homes:
         self._first = first
         self._free = set(range(first, first + count))
         self._resident: dict[int, Trunk] = {}  # by sequence
+        self.forks: dict[TrunkKey, Trunk] = {}
         self._trunks: dict[TrunkKey, Trunk] = {}
         self._by_npc: dict[NpcKey, dict[TrunkKey, Trunk]] = {}
 
@@ -64,6 +65,8 @@ class Homes:
         if trunk is None:
             trunk = self._trunks[key] = Trunk(key)
             self._by_npc.setdefault(key.npc, {})[key] = trunk
+            if key.fork:
+                self.forks[key] = trunk
         return trunk
 
     def find(self, key: TrunkKey) -> Trunk | None:
@@ -128,6 +131,7 @@ class Homes:
         if trunk is None:
             return -1
         assert not trunk.users, "a trunk in use cannot be removed"
+        self.forks.pop(key, None)
         siblings = self._by_npc[key.npc]
         del siblings[key]
         if not siblings:
@@ -136,6 +140,26 @@ class Homes:
         if trunk.seq >= 0:
             self._leave(trunk)
         return trunk.seq
+
+    def commit(self, fork: Trunk) -> int:
+        """Gives what a fork holds to the trunk that it is a fork of, and removes the fork; the sequence that the trunk
+        had (to be emptied) or -1. Both must be unused. A fork that has lost its KV changes nothing.
+        """
+        trunk = self.get(fork.key.origin)
+        assert trunk is not fork and not trunk.users and not fork.users, "only an unused fork is committed"
+        if not fork.held:
+            return self.remove(fork.key)
+        self.take_blob(trunk)
+        gone = trunk.seq
+        if gone >= 0:
+            self._leave(trunk)
+        trunk.tokens, trunk.held, trunk.seq, trunk.blob = fork.tokens, fork.held, fork.seq, fork.blob
+        if trunk.seq >= 0:
+            self._resident[trunk.seq] = trunk
+        trunk.tier, trunk.used_ns = min(trunk.tier, fork.tier), max(trunk.used_ns, fork.used_ns)
+        fork.seq, fork.blob = -1, None
+        self.remove(fork.key)
+        return gone
 
     def forget_sequences(self) -> None:
         """The engine was rebuilt: what sequences held is gone, who sits in which stays."""

@@ -14,7 +14,7 @@ from core.clock import Clock, S, now_ns
 from core.errors import EngineFailed
 from core.words import TrunkKey
 from scheduler.scheduler import Delivery, Scheduler
-from scheduler.ticket import Command
+from scheduler.ticket import Command, Commit
 
 REBUILD_NS = 2 * S  # a new context for a large model's KV
 
@@ -127,6 +127,9 @@ class EngineLoop:
     def _obey(self, command: Command, now: int) -> None:
         if isinstance(command, TrunkKey):
             self._scheduler.forget(command)
+            return
+        if isinstance(command, Commit):
+            self._scheduler.commit(command.fork)
             return
         ticket_id, work, at_ns = command
         if work is None:

@@ -10,12 +10,18 @@ A place goes through phases, and in each of them the next tokens belong to one s
     BRANCH  the tail and what is generated: Gold on the trunk's own sequence, the others on a lane (a copy)
 
 On cancel the branch is cut off or its lane given back; what was computed of prefix and trunk stays, it is valid.
+
+A fork is a trunk of its own that begins as a copy of its origin. Works run on it as on any other; commit() then makes
+what it holds the origin's, and no byte is moved for it; forget() discards it. The origin's KV is only read meanwhile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+import numpy as np
 
 from core.choice import Tokens
 from core.words import Tier, TrunkKey
@@ -29,11 +35,15 @@ from kvcache.prefix import Prefix, Prefixes
 
 @dataclass(frozen=True, slots=True)
 class KvSettings:
-    """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks."""
+    """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks.
+
+    Beyond `forks_max` the fork that is unused longest is discarded for a new one.
+    """
 
     prefixes: int = 12
     lanes: int = 24
     ram_mib: int = 512
+    forks_max: int = 64
 
 
 class Phase(Enum):
@@ -95,10 +105,14 @@ class Placer:
         self.moved_out = 0
         self.loaded = 0
         self.loads_refused = 0
+        self.forks_dropped = 0
+        self._forks_max = settings.forks_max
         self._engine = engine
 
     def place(self, work: Work, now_ns: int) -> Place | None:
         """A place for the work, or None when it must wait: its trunk is in use, or no lane or sequence is free."""
+        if work.key.fork and work.key not in self.homes.forks:
+            self._bound_forks()
         trunk = self.homes.get(work.key)
         if trunk.users:
             return None
@@ -146,7 +160,8 @@ class Placer:
             place.phase = Phase.BRANCH
             if place.lane >= 0:
                 self._engine.copy(place.trunk.seq, place.lane)
-                place.trunk.users -= 1
+                if not place.work.keep:
+                    place.trunk.users -= 1
             else:
                 place.trunk.branched = True
 
@@ -160,6 +175,16 @@ class Placer:
             assert place.prefix is not None
             place.prefix.held += count
 
+    def keep(self, place: Place, made: Sequence[int]) -> None:
+        """Makes the branch of a `keep` work part of its trunk, as far as it is computed; release() it then."""
+        trunk, work = place.trunk, place.work
+        if place.phase is not Phase.BRANCH:
+            return  # its choice was forced to its end before anything was computed
+        if place.lane >= 0:
+            self._engine.copy(place.lane, trunk.seq)
+        trunk.held = place.pos
+        trunk.tokens = np.concatenate([work.trunk, work.tail, np.asarray(made, np.int32)])[: trunk.held]
+
     def release(self, place: Place, now_ns: int) -> None:
         """Ends a place in whatever phase it is."""
         trunk = place.trunk
@@ -169,7 +194,7 @@ class Placer:
         if place.lane >= 0:
             self._engine.trim(place.lane, 0)
             self.lanes.give_back(place.lane)
-            if place.phase is not Phase.BRANCH:
+            if place.phase is not Phase.BRANCH or place.work.keep:
                 trunk.users -= 1
         else:
             if place.phase is Phase.BRANCH:
@@ -180,9 +205,22 @@ class Placer:
 
     def forget(self, key: TrunkKey) -> bool:
         """Forgets a trunk and empties its sequence; False while a work stands on it."""
-        if self.homes.get(key).users:
+        trunk = self.homes.find(key)
+        if trunk is not None and trunk.users:
             return False
         seq = self.homes.remove(key)
+        if seq >= 0:
+            self._engine.trim(seq, 0)
+        return True
+
+    def commit(self, key: TrunkKey) -> bool:
+        """Makes what a fork holds its origin's, and forgets the fork; False while a work stands on either."""
+        fork, origin = self.homes.find(key), self.homes.find(key.origin)
+        if fork is None:
+            return True
+        if fork.users or (origin is not None and origin.users):
+            return False
+        seq = self.homes.commit(fork)
         if seq >= 0:
             self._engine.trim(seq, 0)
         return True
@@ -196,6 +234,8 @@ class Placer:
         """Finds the cheapest beginning: what the trunk holds, a sibling's trunk, the shared prefix."""
         work, trunk = place.work, place.trunk
         keep = common_len(trunk.tokens[: trunk.held], work.trunk)
+        if work.key.fork and self._fork(trunk, work.trunk, keep, now_ns):
+            return
         if keep < work.shared:
             sibling, shared = self._best_sibling(trunk, work.trunk)
             if sibling is not None and shared > keep and shared >= work.shared:
@@ -218,11 +258,36 @@ class Placer:
         self._engine.trim(trunk.seq, keep)
         trunk.tokens, trunk.held = work.trunk, keep
 
+    def _fork(self, trunk: Trunk, wanted: Tokens, keep: int, now_ns: int) -> bool:
+        """Begins as a copy of what the trunk is a fork of, if that holds more than `keep` of what is wanted."""
+        origin = self.homes.find(trunk.key.origin)
+        if origin is None or common_len(origin.tokens[: origin.held], wanted) <= keep:
+            return False
+        if not self._make_resident(origin, -1, now_ns):
+            return False
+        shared = common_len(origin.tokens[: origin.held], wanted)  # its bytes may have been refused
+        if shared <= keep:
+            return False
+        self._engine.copy(origin.seq, trunk.seq)
+        self._engine.trim(trunk.seq, shared)
+        trunk.tokens, trunk.held = wanted, shared
+        return True
+
+    def _bound_forks(self) -> None:
+        """Makes room for one more fork; those in use stay, so there may be more of them."""
+        forks = self.homes.forks
+        while len(forks) >= self._forks_max:
+            oldest = min((f for f in forks.values() if not f.users), key=lambda f: f.used_ns, default=None)
+            if oldest is None:
+                return
+            self.forget(oldest.key)
+            self.forks_dropped += 1
+
     def _best_sibling(self, trunk: Trunk, wanted: Tokens) -> tuple[Trunk | None, int]:
         best: Trunk | None = None
         best_len = 0
         for other in self.homes.of_npc(trunk.key.npc):
-            if other is trunk or other.seq < 0:
+            if other is trunk or other.seq < 0 or other.key.adapter != trunk.key.adapter:
                 continue
             shared = common_len(other.tokens[: other.held], wanted)
             if shared > best_len:

@@ -7,6 +7,7 @@ failed(). On cancel a work leaves as if it had never come, within the step that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ class Scheduler:
         self.retrying: list[Running] = []
         self._out: list[Delivery] = []
         self._forget: set[TrunkKey] = set()
+        self._commit: set[TrunkKey] = set()
 
     # -- in ----------------------------------------------------------------------------------------------------
 
@@ -118,15 +120,24 @@ class Scheduler:
                 return
 
     def forget(self, key: TrunkKey) -> None:
-        """Forgets a trunk's KV, at once or when the work on it ends; works that would only bring it into place end
-        too.
+        """Forgets a trunk's KV (of a plain key: with all adapters and forks), at once or when the work on it ends;
+        works that would only bring it into place end too.
         """
         for queue in self.queues.of.values():
-            for waiting in [w for w in queue if w.work.key == key and not w.work.max_tokens]:
+            for waiting in [w for w in queue if key.covers(w.work.key) and not w.work.max_tokens]:
                 queue.take(waiting)
                 self._end_waiting(waiting, Finish.CANCELLED, "the trunk was forgotten")
-        if not self.placer.forget(key) or self._wanted(key):
-            self._forget.add(key)
+        keys = {t.key for t in self.placer.homes.of_npc(key.npc)} | {w.key for w in self._works()}
+        for one in sorted(k for k in keys if key.covers(k)):
+            self._commit.discard(one)
+            if not self.placer.forget(one) or self._wanted(one):
+                self._forget.add(one)
+
+    def commit(self, key: TrunkKey) -> None:
+        """Makes what a fork holds its origin's KV, at once or when the works on both allow it, and ends the fork."""
+        assert key.fork, "only a fork is committed"
+        if self._wanted(key) or not self.placer.commit(key):
+            self._commit.add(key)
 
     # -- step --------------------------------------------------------------------------------------------------
 
@@ -414,6 +425,8 @@ class Scheduler:
     def _end(self, runner: Running, finish: Finish, now_ns: int) -> None:
         self._changes += 1
         del self.running[runner.ticket_id]
+        if runner.work.keep and finish in (Finish.STOP, Finish.LENGTH):
+            self.placer.keep(runner.place, runner.made)
         self.placer.release(runner.place, now_ns)
         self._deliver_end(runner, finish, "")
 
@@ -435,11 +448,17 @@ class Scheduler:
 
     def _wanted(self, key: TrunkKey) -> bool:
         """Whether a work that has not ended will bring this trunk back."""
-        works = [r.work for r in (*self.running.values(), *self.retrying)]
-        works += [w.work for queue in self.queues.of.values() for w in queue]
-        return any(work.key == key for work in works)
+        return any(work.key == key for work in self._works())
+
+    def _works(self) -> Iterator[Work]:
+        """Every work that has not ended."""
+        yield from (r.work for r in (*self.running.values(), *self.retrying))
+        yield from (w.work for queue in self.queues.of.values() for w in queue)
 
     def _forget_again(self, key: TrunkKey) -> None:
-        """A work of a trunk that was to be forgotten has ended: what it brought back goes with the last of them."""
+        """A work of a trunk that was to be forgotten or committed has ended: that is done with the last of them."""
         if key in self._forget and self.placer.forget(key) and not self._wanted(key):
             self._forget.discard(key)
+        for fork in sorted(f for f in self._commit if f == key or f.origin == key):
+            if not self._wanted(fork) and self.placer.commit(fork):
+                self._commit.discard(fork)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
@@ -52,8 +53,14 @@ class Ticket:
             self._cancel(self.id)
 
 
+class Commit(NamedTuple):
+    """Makes a fork's KV its origin's."""
+
+    fork: TrunkKey
+
+
 # (id, work, when): submit; (id, None, when): cancel; a key: forget its trunk
-Command = tuple[int, Work | None, int] | TrunkKey
+Command = tuple[int, Work | None, int] | TrunkKey | Commit
 
 
 class Door:
@@ -115,8 +122,16 @@ class Door:
         return tickets
 
     def forget(self, key: TrunkKey) -> None:
-        """Forgets a trunk's KV."""
+        """Forgets a trunk's KV, with all adapters and forks; of a key with a fork only that: it is discarded."""
         self._send([key])
+
+    def commit(self, key: TrunkKey) -> None:
+        """Makes what a fork holds the trunk's own, after the works on it that were submitted before; the fork ends.
+
+        It saves computing, and decides nothing: a work's tokens are those that it brings, whatever was committed.
+        """
+        assert key.fork, "only a fork is committed"
+        self._send([Commit(key)])
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Deals out what one step made known; called on the event loop, once per step."""

@@ -158,6 +158,9 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
         for t in resident:
             wanted = t.held + above.get(t.seq, 0)
             assert lengths[t.seq] == wanted, f"residents: sequence {t.seq} holds {lengths[t.seq]}, not {wanted}"
+    used = sum(1 for fork in homes.forks.values() if fork.users)
+    forks_max = scheduler.settings.kv.forks_max
+    assert len(homes.forks) <= max(forks_max, used + 1), f"forks: {len(homes.forks)}, {forks_max} may be"
     for tier, queue in scheduler.queues.of.items():
         assert len(queue) <= scheduler.promises.of(tier).waiting_max, f"queues: {tier.name} is over its bound"
     samplers += sum(1 for r in scheduler.retrying if r.sampler >= 0)

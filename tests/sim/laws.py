@@ -3,6 +3,7 @@
 once       a ticket is taken at most once, ends exactly once, and says nothing after that
 lanes      free + leased == all
 residents  free + resident == all, and every sequence is as long as the book says
+forks      none is left when what it was for is over, and there are never more than may be and are in use
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound
 tokens     every sequence holds the tokens the book says; every work gets exactly what it would get alone
@@ -134,6 +135,9 @@ class Laws:
         self._bronze_ns = None
         if self._open:
             raise Broken(f"once: tickets {sorted(self._open)[:5]} are open and nothing is left to do")
+        forks = self._scheduler.placer.homes.forks
+        if forks:
+            raise Broken(f"forks: {len(forks)} are left over, as {next(iter(forks))}")
 
     @property
     def trace(self) -> str:

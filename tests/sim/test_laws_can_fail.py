@@ -13,6 +13,7 @@ from core.words import Finish, TrunkKey
 from engines.sim import SimCost
 from kvcache.homes import common_len
 from scheduler import placing, planner
+from scheduler.placing import Place
 from scheduler.planner import Candidate
 from scheduler.running import Running
 from scheduler.window import Closed, Window
@@ -22,7 +23,7 @@ from tests.sim.world import World, WorldSettings
 
 SHORT = WorldSettings(seconds=20.0, active=32, storm_every_s=4.0, overfill_every_s=3.0, lull_every_s=9.0)
 # So little that the engine is often idle.
-QUIET = replace(SHORT, stories_waiting=0, dialogues=0, overfill_every_s=0.0, storm_every_s=0.0)
+QUIET = replace(SHORT, stories_waiting=0, dialogues=0, overfill_every_s=0.0, storm_every_s=0.0, wonder_every_s=0.0)
 # So slow that the decodes of all dialogues do not fit into one step, and nobody is starved for a long time.
 SLOW = replace(
     QUIET,
@@ -97,6 +98,24 @@ def leaves_branches(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world.engine, "trim", lambda seq, length: honest(seq, length) if not length else None)
 
 
+def keeps_forks(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A fork that was committed is not removed."""
+    homes = world.scheduler.placer.homes
+    patch.setattr(homes, "commit", lambda fork: -1)
+
+
+def keeps_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A fork is said to hold its last token, which no step took in."""
+    placer = world.scheduler.placer
+    honest = placer.keep
+
+    def keep(place: Place, made: Sequence[int]) -> None:
+        honest(place, made)
+        place.trunk.held += 1
+
+    patch.setattr(placer, "keep", keep)
+
+
 def leaks_samplers(world: World, patch: pytest.MonkeyPatch) -> None:
     """Sampler chains are not freed."""
     patch.setattr(world.engine, "drop_sampler", lambda sampler: None)
@@ -162,6 +181,8 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (loses_lanes, "lanes", SHORT),
         (loses_sequences, "residents", SHORT),
         (leaves_branches, "residents", SHORT),
+        (keeps_forks, "forks", SHORT),
+        (keeps_too_much, "residents", SHORT),
         (leaks_samplers, "samplers", SHORT),
         (takes_everybody, "queues", SHORT),
         (reuses_too_much, "tokens", SHORT),

@@ -46,6 +46,7 @@ class WorldSettings:
     storm_every_s: float = 25.0
     overfill_every_s: float = 55.0
     forget_every_s: float = 1.5
+    wonder_every_s: float = 0.7
     lull_every_s: float = 40.0
     lull_s: float = 4.0
     failures: int = 12
@@ -110,6 +111,7 @@ class World:
         self._personas = [self._text(rng.randrange(30, 50)) for _ in range(settings.npcs)]
         self._choice = self._choices()
         self._players = 0
+        self._wonders = 0
 
     def run(self) -> Laws:
         """Lets the whole time pass, then lets everything end. Raises Broken when a law does not hold."""
@@ -223,13 +225,14 @@ class World:
         deadline: Tier | None = None,
         supersede: object = None,
         adapter: str = "",
+        fork: str = "",
     ) -> Work:
         shared = self._prefixes[npc % len(self._prefixes)]
         trunk = np.asarray(shared + self._personas[npc] + (more or []), np.int32)
         at_ns = self._at_ns
         return Work(
             tier,
-            TrunkKey(NpcKey("", "world", f"npc{npc}"), partner),
+            TrunkKey(NpcKey("", "world", f"npc{npc}"), partner, fork=fork),
             trunk,
             np.asarray(tail, np.int32),
             max_tokens,
@@ -241,6 +244,7 @@ class World:
             supersede=supersede,
             near=npc if tier is Tier.GOLD else -1,
             adapter=adapter,
+            keep=bool(fork and max_tokens),
         )
 
     # -- what goes on ------------------------------------------------------------------------------------------
@@ -260,6 +264,7 @@ class World:
         self._again(settings.storm_every_s, self._storm)
         self._again(settings.overfill_every_s, self._overfill)
         self._again(settings.forget_every_s, self._forget)
+        self._again(settings.wonder_every_s, self._wonder)
         self._again(settings.lull_every_s, self._lull)
 
     def _wake(self, group: int) -> None:
@@ -369,6 +374,27 @@ class World:
         adapter = "chronicle" if rng.random() < 0.1 else ""
         work = self._work(Tier.BRONZE, npc, "story", tail, rng.randrange(20, 150), more=more, adapter=adapter)
         return self._submit(work)
+
+    def _wonder(self) -> None:
+        """What would a player hear, if? It is tried on a fork, further and further, then committed or discarded."""
+        self._wonders += 1
+        fork, npc = f"if{self._wonders}", self._rng.randrange(self.settings.npcs)
+        self._try(npc, fork, self._text(self._rng.randrange(200)), self._rng.randrange(1, 4))
+
+    def _try(self, npc: int, fork: str, more: list[int], left: int) -> None:
+        tail = self._text(self._rng.randrange(5, 40))
+        work = self._work(Tier.BRONZE, npc, "wonder", tail, self._rng.randrange(10, 60), more=more, fork=fork)
+
+        def answered(ended: Ended, said: list[int]) -> None:
+            if ended.finish in (Finish.STOP, Finish.LENGTH) and left > 1:
+                self._try(npc, fork, more + tail + said, left - 1)
+            elif ended.finish in (Finish.STOP, Finish.LENGTH) and self._rng.random() < 0.5:
+                self.scheduler.commit(work.key)
+                self._submit(self._work(Tier.BRONZE, npc, "wonder", tail, 20, more=more + tail + said))
+            else:
+                self.scheduler.forget(work.key)
+
+        self._submit(work, answered)
 
     # -- faults ------------------------------------------------------------------------------------------------
 
