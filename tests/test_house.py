@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "loadtests": ("npcd.v1", "npcd_client"),
     "loadtests/bench": (
         "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "engines", "kvcache", "scheduler", "memory", "daemon",
+        "models.corpus",  # facts that players tell, as the shipped model learned them
     ),
     "tools": (),
 }  # fmt: skip

@@ -120,6 +120,41 @@ peer.llama_server.gold_p95_ms_overload | ms | | llama-server: intent latency p95
 peer.llama_server.ttft_p95_ms_overload | ms | | llama-server: first dialogue token p95 at 120 % load
 peer.npcd.intents_per_s | intents/s | | npcd: most intents/s with their share of dialogue
 peer.llama_server.intents_per_s | intents/s | | llama-server: most intents/s with their share of dialogue
+memory.hot_read_p99_us | us | < 50 | recall of a bond of 20 facts that is in process, p99
+memory.hot_read_p50_us | us | | the same, p50
+memory.at_hand_p99_us | us | | the same bond as intents' tails ask for it, p99
+memory.recall_p95_ms | ms | < 2 | recall from Redis, 1,000 NPCs of 20 facts, beside the demo
+memory.recall_p50_ms | ms | | the same, p50
+memory.recall_p99_ms | ms | | the same, p99
+memory.recall_late_share | share | | the same: not within the budget of 20 ms
+memory.prefetch_p95_ms | ms | < 10 | the same: a player seen by an NPC to the bond in process
+memory.prefetch_p50_ms | ms | | the same, p50
+memory.postgres_fault_p95_ratio | x | <= 1.2 | PostgreSQL stopped, then killed: p95s over those without; +2 ms is 1
+memory.postgres_fault_silver_p95_ms | ms | | the same: TalkRequest to first text, with the fault
+memory.postgres_well_silver_p95_ms | ms | | the same without
+memory.postgres_fault_gold_p95_ms | ms | | the same: intent due to its frame, with the fault
+memory.postgres_well_gold_p95_ms | ms | | the same without
+memory.postgres_fault_errors | | <= 0 | the same: turns and streams that failed
+memory.loop_block_max_ms | ms | < 2 | the same: the event loop's longest stop by memory/, its threads included
+memory.loop_step_max_ms | ms | | the same, on the event loop itself
+memory.loop_share | share | | the same: event loop's time in code of memory/
+memory.events_missing | events | <= 0 | the same: accepted and not in the archive afterwards
+memory.events_twice | events | <= 0 | the same: in the archive more than once
+memory.redis_fault_errors | | <= 0 | Redis stopped, then killed in conversations: turns and streams that failed
+memory.redis_fault_told_share | share | >= 1 | the same: conversations begun meanwhile whose Timings say so
+memory.redis_fault_unaccepted | turns | <= 0 | the same: turns that are not in the journal
+memory.redis_fault_bonds_wrong | bonds | <= 0 | the same: bonds in Redis afterwards that are not what the journal says
+memory.redis_fault_recall_max_ms | ms | | the same: the longest recall meanwhile
+memory.kill9_kills | kills | | the serving process killed (SIGKILL) in conversations: so many times
+memory.kill9_lost | | <= 0 | the same: turns, events, bonds and facts that were accepted and are not there
+memory.kill9_asked | facts | | the same: facts told before a kill and asked for after it
+memory.kill9_quoted_share | share | >= 0.8 | the same: quoted by the NPC
+memory.kill9_back_s | s | | the same: killed to serving again
+memory.no_store_quoted_share | share | <= 0.1 | the same facts asked of a daemon with a new data folder
+memory.flat_mib | MiB | | 200 NPCs in conversation: growth of the serving process after 30 s of warm-up
+memory.flat_seconds | s | | the same: so long
+memory.flat_resident_mib | MiB | | the same: its memory at the end
+memory.flat_errors | | <= 0 | the same: turns that failed
 """
 
 

@@ -1,0 +1,145 @@
+"""A daemon's data folder seen from outside: its servers' processes, and what journal, recent store and archive hold.
+
+For comparing them with each other and with what clients were told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from core.words import NpcKey
+from daemon import archive_command
+from daemon.children import eldest, holders
+from daemon.remembering import load_copy
+from memory.bond import Bond
+from memory.recent import Recent, RecentSettings
+from memory.records import Kind, Record
+from memory.segments import Segments
+from memory.state import State
+from npcd_client import Client, NpcdError
+
+OWNER, DATABASE, PORT = "npcd_owner", "npcd", 5432
+READ_AT_ONCE, READ_BYTES = 1_000, 16 << 20
+EVENTS_MAX = 10_000_000
+LOOK_S = 0.1
+TENANT = ""  # of a daemon without a tokens file
+
+
+@contextlib.contextmanager
+def data_folder() -> Iterator[Path]:
+    """A new data folder, gone afterwards; with a short path, so that sockets are in it."""
+    folder = Path(tempfile.mkdtemp(prefix="npcd-data-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def serving_pid(data: Path) -> int:
+    """The process that serves, from the folder's lock."""
+    return int((data / "lock").read_text("ascii"))
+
+
+def signal_server(data: Path, name: str, number: signal.Signals) -> int:
+    """Sends a signal to every process of "redis" or "postgres", the eldest first; how many there were."""
+    pids = holders(data / name / "lock")
+    first = eldest(pids)
+    for pid in (*first, *(pid for pid in pids if pid not in first)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return len(pids)
+
+
+async def caught_up(client: Client, timeout_s: float) -> None:
+    """Waits until every store is there and has the whole journal. Raises NpcdError."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        stores = (await client.status()).stores
+        if stores and not any(store.away or store.behind_bytes for store in stores):
+            return
+        if time.monotonic() > until_s:
+            said = ", ".join(f"{s.store}: {s.away or 'there'}, {s.behind_bytes} bytes behind" for s in stores)
+            raise NpcdError(f"the stores did not catch up in {timeout_s:g} s ({said})")
+        await asyncio.sleep(LOOK_S)
+
+
+async def behind_bytes(client: Client, name: str) -> int:
+    """How much of the journal a store has not got."""
+    return next((s.behind_bytes for s in (await client.status()).stores if s.store == name), 0)
+
+
+def journal(data: Path) -> list[Record]:
+    """Every record, in order. Reads a copy: a journal has one owner."""
+    copy = Path(tempfile.mkdtemp(prefix="npcd-journal-"))
+    try:
+        for segment in sorted((data / "journal").glob("*.journal")):
+            shutil.copy(segment, copy)
+        segments = Segments(copy, ())
+        segments.open()
+        records: list[Record] = []
+        at = segments.first
+        while at < segments.end:
+            found, at = segments.read(at, READ_AT_ONCE, READ_BYTES)
+            records += found
+        return records
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def owner_url(data: Path) -> str:
+    """Where a data folder's PostgreSQL is, for who may read."""
+    return f"postgresql://{OWNER}@/{DATABASE}?host={quote(str(data / 'run' / 'postgres'), safe='')}&port={PORT}"
+
+
+def archive_ids(url: str, world: str, npcs: Iterable[str]) -> Counter[str]:
+    """How often each event stands in the archive, by the record's id: of these NPCs, and of the world itself."""
+    parser = argparse.ArgumentParser()
+    archive_command.add_to(parser.add_subparsers(dest="command"))
+    found: Counter[str] = Counter()
+    for npc in ("", *npcs):
+        words = ["archive", "show", npc, "--world", world, "--json", "--limit", str(EVENTS_MAX), "--postgres", url]
+        for line in archive_command.run(parser.parse_args(words)):
+            found[json.loads(line)["event_id"].replace("-", "")] += 1
+    return found
+
+
+async def recent_bonds(data: Path, world: str) -> dict[tuple[str, str], Bond]:
+    """What the recent store holds of a world, by NPC and player. Raises StoreFailed."""
+    recent = Recent(RecentSettings(url=f"unix://{quote(str(data / 'run' / 'redis' / 'redis.sock'))}", op_s=10.0))
+    try:
+        if not await recent.wait(10.0):
+            raise NpcdError(f"Redis cannot be read: {recent.away}")
+        return await recent.bonds(TENANT, world)
+    finally:
+        await recent.close()
+
+
+def folded_bonds(records: Sequence[Record], world: str) -> dict[tuple[str, str], Bond]:
+    """What the journal says that NPCs of a world remember, by NPC and player."""
+    state = State(load_copy)
+    for record in records:
+        state.apply(record)
+    bonds: dict[tuple[NpcKey, str], Bond] = state.bonds
+    return {(npc.npc, who): bond for (npc, who), bond in bonds.items() if npc.world == world and not bond.empty}
+
+
+def different(one: dict[tuple[str, str], Bond], other: dict[tuple[str, str], Bond]) -> list[tuple[str, str]]:
+    """The pairs whose bonds are not the same."""
+    return [pair for pair in one.keys() | other.keys() if one.get(pair) != other.get(pair)]
+
+
+def turn_ids(records: Iterable[Record]) -> Counter[str]:
+    """How often each turn stands in the journal, by the client's id."""
+    return Counter(record.body.get("turn_id", "") for record in records if record.kind is Kind.TURN)
