@@ -87,6 +87,7 @@ def daemon(*sets: str) -> Child:
     return Child(
         [
             *(sys.executable, "-m", "loadtests.bench.served", "--listen", "unix:{folder}/npcd.sock", "--http", ""),
+            *("--data", "{folder}/data"),
             "--no-supervise",  # its process id is the one whose time is measured
             *(part for one in sets for part in ("--set", one)),
         ]
