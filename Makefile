@@ -77,8 +77,9 @@ coverage: setup ## how much of the deciding files the tests reach: 95 % at least
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
 	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
 
-nightly: setup ## what is too slow for every change: more and longer simulated worlds, the container's build
+nightly: setup ## what is too slow for every change: longer simulated worlds, twenty kills, the container's build
 	@$(BIN)/python -m pytest tests/sim/nightly.py
+	@$(BIN)/python -m loadtests.bench.memory_nightly
 	@bash deploy/check.sh
 
 wheel: setup ## dist/*.whl of the daemon and its Python client
