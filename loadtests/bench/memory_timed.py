@@ -1,7 +1,8 @@
 """How long the code of memory/ keeps the event loop from everybody else: every step of it there, and its own threads.
 
 A step is a call from outside memory/ on the loop's thread, or what a coroutine of memory/ does between two waits. Its
-time is the wall's, less the time in which the thread was ready and the kernel ran somebody else: that is the machine's.
+time is the wall's, less the time in which the thread was ready and the kernel ran somebody else: that is the machine's;
+and less Python's garbage collections, which come by whoever allocates next.
 Threads of memory/ stop the loop too, while they have the interpreter. A thread that wants it every half millisecond
 sees how long that takes; the processor time that those threads spent meanwhile bounds what of it is theirs.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import inspect
 import os
@@ -43,12 +45,20 @@ class Steps:
         self.longest: list[tuple[int, int, int, str]] = []
         self._thread = 0
         self._inside = False
+        self._collected_ns = 0
+        self._collecting_since_ns = 0
         self._clock: _Thread | None = None
 
     def start(self) -> None:
         """From now on steps on this thread are timed."""
         self._clock = _Thread(threading.get_native_id())
         self._thread = threading.get_ident()
+        gc.callbacks.append(self._collects)
+
+    def stop(self) -> None:
+        """Nothing is timed any more."""
+        self._thread = 0
+        gc.callbacks.remove(self._collects)
 
     def clear(self) -> None:
         """Forgets what was noted."""
@@ -61,7 +71,7 @@ class Steps:
             return inner(*args, **more)
         assert self._clock is not None
         self._inside = True
-        waited_ns, ran_ns = self._clock.waited_ns(), self._clock.ran_ns()
+        waited_ns, ran_ns, collected_ns = self._clock.waited_ns(), self._clock.ran_ns(), self._collected_ns
         began_ns = now_ns()
         try:
             return inner(*args, **more)
@@ -71,9 +81,18 @@ class Steps:
             self.count += 1
             self.total_ns += took_ns
             if took_ns > NOTED_NS:
-                own_ns = max(0, took_ns - (self._clock.waited_ns() - waited_ns))
+                others_ns = self._clock.waited_ns() - waited_ns + self._collected_ns - collected_ns
+                own_ns = max(0, took_ns - others_ns)
                 noted = (own_ns, took_ns, self._clock.ran_ns() - ran_ns, name)
                 self.longest = sorted([*self.longest, noted], reverse=True)[:LONGEST_KEPT]
+
+    def _collects(self, phase: str, _: object) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._collecting_since_ns = time.monotonic_ns()
+        else:
+            self._collected_ns += time.monotonic_ns() - self._collecting_since_ns
 
 
 class Timed(Coroutine[Any, Any, Any]):

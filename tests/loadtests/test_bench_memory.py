@@ -1,13 +1,14 @@
 """The memory area: what it compares is compared rightly, and what it times is what it says."""
 
 import asyncio
+import gc
 import json
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -79,13 +80,14 @@ def test_what_must_be_shown_has_its_goal() -> None:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    """Steps on this thread, by a clock that goes on by 1 ms with every look."""
-    clock = iter(range(0, 10**15, 10**6))
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
+    """Steps on this thread, by a clock that goes on by 1 s with every look."""
+    clock = iter(range(0, 10**15, 10**9))
     monkeypatch.setattr(memory_timed, "now_ns", lambda: next(clock))
     found = Steps()
     found.start()
-    return found
+    yield found
+    found.stop()
 
 
 def test_a_call_from_outside_is_a_step_and_a_call_inside_is_a_part_of_it(steps: Steps) -> None:
@@ -106,6 +108,11 @@ def test_a_call_from_outside_is_a_step_and_a_call_inside_is_a_part_of_it(steps: 
     other.join()
     assert steps.count == 2
     assert {name for *_, name in steps.longest} == {"outer", "fails"}
+    steps.clear()
+    timed(steps, "collects", gc.collect)()
+    own_ns, took_ns, _, name = steps.longest[0]
+    assert (took_ns, name) == (10**9, "collects")
+    assert 0 < own_ns < took_ns, "a garbage collection is nobody's"
 
 
 async def test_a_coroutine_has_a_step_between_two_waits(steps: Steps) -> None:
