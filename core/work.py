@@ -88,7 +88,9 @@ class Timings:
     window_ns: int = 0
     first_ns: int = 0
     last_ns: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of the trunk, not computed for this work; of these:
+    loaded_tokens: int = 0  # from another home
+    copied_tokens: int = 0  # from a shared beginning
     prefilled_tokens: int = 0
     output_tokens: int = 0
     gap_max_ns: int = 0

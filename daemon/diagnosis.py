@@ -11,7 +11,8 @@ from enum import StrEnum
 from engines.room import GIB
 
 PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
-KV_VALUE_BYTES = 2  # f16
+KV_VALUE_BYTES = {"f16": 2.0, "q8_0": 34 / 32}  # a block of 32 values has a scale of two bytes
+TRUNK_LEN = 1000  # what "room for so many trunks" speaks of
 FREE_MIN = 1 * GIB
 REDIS_MIN = (6, 2)
 STORES = {"redis": "recent memory in a store", "postgres": "archive"}
@@ -247,7 +248,7 @@ def context(context_len: int, needed: int, trained: int, sight_room: int, sight_
     return ok("context", says)
 
 
-def token_bytes(said: Mapping[str, str]) -> int | None:
+def token_bytes(said: Mapping[str, str], kv_type: str = "f16") -> int | None:
     """Bytes of KV that one token takes, from layers, KV heads and head lengths of the file; None when it does not say,
     or keeps its KV in another form.
     """
@@ -262,7 +263,8 @@ def token_bytes(said: Mapping[str, str]) -> int | None:
         return None
     key = number("attention.key_length") or width // heads
     value = number("attention.value_length") or width // heads
-    return layers * (number("attention.head_count_kv") or heads) * (key + value) * KV_VALUE_BYTES
+    values = layers * (number("attention.head_count_kv") or heads) * (key + value)
+    return round(values * KV_VALUE_BYTES.get(kv_type, KV_VALUE_BYTES["f16"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,7 @@ class Room:
     weights: int
     free: int
     on_device: bool
+    kv_type: str = "f16"
 
 
 def memory(room: Room, each: int | None) -> Check:
@@ -291,14 +294,19 @@ def memory(room: Room, each: int | None) -> Check:
         return ok("memory", f"{divided}; what this model's KV takes is measured when it is loaded")
     stream = room.context_len * each
     kv = (room.sequences + 1) * stream
-    says = f"{divided} of {room.context_len} tokens, {each / 1024:g} KiB each: {kv / GIB:.2f} GiB of KV"
+    says = (
+        f"{divided} of {room.context_len} tokens, {each / 1024:g} KiB each as {room.kv_type}, and "
+        f"{room.ram // (TRUNK_LEN * each)} trunks of {TRUNK_LEN:,} tokens in RAM (scheduler.kv.ram_mib): "
+        f"{kv / GIB:.2f} GiB of KV"
+    )
     if room.on_device or not room.free:
         return ok("memory", f"{says}{', on the device: not checked' if room.on_device else ''}")
     says += f", {room.free / GIB:.2f} GiB are free"
     if kv > room.free:
         fit = room.free // stream - 1
         if fit >= room.prefixes + room.lanes + 2:
-            return fail("memory", says, f"lower engine.sequences to {fit} or less")
+            smaller = " or set engine.kv_type to q8_0" if room.kv_type == "f16" and kv * 17 / 32 <= room.free else ""
+            return fail("memory", says, f"lower engine.sequences to {fit} or less{smaller}")
         return fail("memory", says, "lower engine.context_len, or engine.sequences with scheduler.kv.lanes")
     if kv + room.weights + room.ram > room.free:
         more = (room.weights + room.ram) / GIB

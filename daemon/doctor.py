@@ -94,9 +94,9 @@ def _model(config: Config) -> Iterator[Check]:
     padded = -(-engine.context_len // PAD_LEN) * PAD_LEN
     room = diagnosis.Room(
         engine.sequences, kv.prefixes, kv.lanes, padded,
-        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0,
+        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
     )  # fmt: skip
-    yield diagnosis.memory(room, diagnosis.token_bytes(said))
+    yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
 
 
 def _libraries() -> list[Check]:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from core.choice import Tokens
+from core.clock import Clock
 from core.work import Sampling
 
 PAD_LEN = 256  # llama.cpp pads the context of a micro-batch to this
@@ -27,6 +28,18 @@ class Geometry:
     batch_len: int
     micro_len: int
     vocab_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvKind:
+    """What stored KV bytes depend on besides tokens and adapter: the model's hash, the type KV is kept in, the
+    attention setting, and the shape of a token's KV with the library that wrote it.
+    """
+
+    model: str
+    kv_type: str
+    attention: str
+    shape: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,14 @@ class StepEngine(Protocol):
     @property
     def vocab(self) -> Vocab:
         """The model's tokens."""
+
+    @property
+    def kv_kind(self) -> KvKind:
+        """What its stored bytes depend on; engines of equal kinds can load each other's."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which its work takes time."""
 
     def step(self, plan: StepPlan) -> StepResult:
         """Decodes all slices. On EngineFailed no sequence of the plan may be trusted: clear them or rebuild()."""

@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.choice import Tokens
+from core.clock import Clock, now_ns
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
-from engines.base import PAD_LEN, Geometry, Pick, StepPlan, StepResult
+from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -49,6 +50,8 @@ _is_eog.argtypes, _is_eog.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_
 _attr = _LIB.llama_vocab_get_attr
 _attr.argtypes, _attr.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int
 
+KV_TYPES = {"f16": 1, "q8_0": 8}  # as ggml numbers them
+KV_BLOCK = 32  # values of q8_0 share a scale, so a head must be made of whole blocks
 SEQUENCES_MAX = 256  # compiled into llama.cpp
 UNKNOWN, CONTROL, ADDED, BYTE = 1 << 0, 1 << 3, 1 << 4, 1 << 5  # LLAMA_TOKEN_ATTR_...; ADDED is _USER_DEFINED
 
@@ -68,6 +71,7 @@ class LlamaSettings:
     threads: int = 0  # 0: cores - 1, at least 1
     flash_attention: str = "auto"  # "off", "on"
     weights: str = "auto"  # "file": as they are in the file; "f16": converted when loaded
+    kv_type: str = "f16"  # "q8_0": about half the bytes; needs flash attention, and steps take longer on a CPU
     gpu_layers: int = 0
 
 
@@ -82,6 +86,11 @@ class ModelCard:
     context_trained: int
     parameters: int
     chat_template: str
+
+
+def flash(settings: LlamaSettings) -> bool:
+    """Whether attention is llama.cpp's flash attention; what nobody chose is what the KV type needs."""
+    return settings.flash_attention == "on" or (settings.flash_attention == "auto" and settings.kv_type != "f16")
 
 
 def default_threads() -> int:
@@ -293,6 +302,16 @@ def _check_kind(model: Any, path: Path) -> None:
         raise ConfigError(f"model: {path} is no text generator (it has an encoder, or no decoder); take a chat model")
 
 
+def _check_kv_type(model: Any, settings: LlamaSettings) -> None:
+    """Raises ConfigError for a KV type whose blocks do not fit the model's heads: llama.cpp would abort."""
+    head_len = llama_cpp.llama_model_n_embd(model) // max(1, llama_cpp.llama_model_n_head(model))
+    if settings.kv_type != "f16" and head_len % KV_BLOCK:
+        raise ConfigError(
+            f"engine.kv_type: {settings.kv_type} needs heads of a multiple of {KV_BLOCK} values, those of "
+            f"{settings.model.name} have {head_len}; take f16"
+        )
+
+
 def load_vocab(path: Path) -> LlamaVocab:
     """Only the tokenizer of a GGUF file. Raises ConfigError."""
     return LlamaVocab(_load_model(path, 0, vocab_only=True))
@@ -357,14 +376,21 @@ class LlamaEngine:
                 f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
             )
         self.settings = settings
-        for name, allowed in (("flash_attention", ("auto", "off", "on")), ("weights", ("auto", "file", "f16"))):
+        for name, allowed in (
+            ("flash_attention", ("auto", "off", "on")),
+            ("weights", ("auto", "file", "f16")),
+            ("kv_type", tuple(KV_TYPES)),
+        ):
             if getattr(settings, name) not in allowed:
                 raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
+        if settings.kv_type != "f16" and not flash(settings):
+            raise ConfigError(f"engine.kv_type: {settings.kv_type} needs engine.flash_attention = 'on' (or 'auto')")
         if settings.weights == "f16":
             self._model = _load_as_f16(settings.model, settings.gpu_layers)
         else:
             self._model = _load_model(settings.model, settings.gpu_layers)
         _check_kind(self._model, settings.model)
+        _check_kv_type(self._model, settings)
         self.card = _card(self._model, settings.model)
         self.vocab = LlamaVocab(self._model)
         self.threads = settings.threads or default_threads()
@@ -406,6 +432,21 @@ class LlamaEngine:
     def name(self) -> str:
         """Library and version."""
         return f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+
+    @property
+    def clock(self) -> Clock:
+        """The process's clock."""
+        return now_ns
+
+    @property
+    def kv_kind(self) -> KvKind:
+        """Of this model with these settings, as this llama.cpp writes it."""
+        model, s = self._model, self.settings
+        shape = (
+            f"{llama_cpp.llama_model_n_layer(model)} layers, {llama_cpp.llama_model_n_embd(model)} wide, "
+            f"{llama_cpp.llama_model_n_head_kv(model)} heads, llama-cpp-python {llama_cpp.__version__}"
+        )
+        return KvKind(f"{self.card.sha256} {s.weights}", s.kv_type, "flash" if flash(s) else "plain", shape)
 
     # -- steps -------------------------------------------------------------------------------------------------
 
@@ -541,7 +582,8 @@ class LlamaEngine:
         """
         self._settle(seq)
         self._cut(seq, 0)
-        buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
+        # The library only reads, so it may read the bytes where they are.
+        buffer = ctypes.cast(ctypes.c_char_p(blob), ctypes.POINTER(ctypes.c_uint8))
         read = int(llama_cpp.llama_state_seq_set_data(self._context, buffer, len(blob), seq))
         taken = 0 < read == len(blob)
         if not taken:
@@ -630,6 +672,8 @@ class LlamaEngine:
             return  # by far
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = PAD_LEN, 1, 2, 2
+        params.flash_attn_type = int(flash(self.settings))
+        params.type_k = params.type_v = KV_TYPES[self.settings.kv_type]
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             return  # opening the real one will say what is wrong
@@ -654,7 +698,8 @@ class LlamaEngine:
         params.swa_full = True
         # One stream per sequence: unified, every token would attend over the cells of all NPCs.
         params.kv_unified = False
-        params.flash_attn_type = 1 if s.flash_attention == "on" else 0
+        params.flash_attn_type = int(flash(s))
+        params.type_k = params.type_v = KV_TYPES[s.kv_type]
         params.no_perf = True
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:

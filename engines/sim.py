@@ -20,7 +20,7 @@ from core.choice import Tokens
 from core.clock import US, Clock
 from core.errors import EngineFailed
 from core.work import Sampling
-from engines.base import Geometry, Pick, StepPlan, StepResult, micro_batches
+from engines.base import Geometry, KvKind, Pick, StepPlan, StepResult, micro_batches
 
 
 class VirtualClock:
@@ -146,6 +146,11 @@ class SimEngine:
     def name(self) -> str:
         """Says what it is."""
         return "sim"
+
+    @property
+    def kv_kind(self) -> KvKind:
+        """Tokens are all it keeps."""
+        return KvKind("sim", "tokens", "none", str(self.vocab.size))
 
     @property
     def clock(self) -> Clock:

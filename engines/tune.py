@@ -42,6 +42,8 @@ def candidates(settings: LlamaSettings, cores: int) -> list[LlamaSettings]:
     # All cores at once are never a candidate: threads of the engine spin while they wait, and the event loop needs one.
     threads = [settings.threads] if settings.threads else sorted({default_threads(), max(1, cores // 2)})
     attention = ["off", "on"] if settings.flash_attention == "auto" else [settings.flash_attention]
+    if settings.kv_type != "f16":
+        attention = ["on" if settings.flash_attention == "auto" else settings.flash_attention]
     weights = ["file", "f16"] if settings.weights == "auto" else [settings.weights]
     return [
         replace(settings, threads=t, flash_attention=a, weights=w)

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.choice import Tokens
 from core.words import NpcKey, Tier, TrunkKey
+from kvcache.verify import Sealed
 
 NO_TOKENS: Tokens = np.empty(0, np.int32)
 
@@ -28,7 +29,7 @@ class Trunk:
     tokens: Tokens = field(default_factory=lambda: NO_TOKENS)
     held: int = 0
     seq: int = -1
-    blob: bytes | None = None
+    blob: Sealed | None = None
     users: int = 0
     branched: bool = False
     tier: Tier = Tier.BRONZE
@@ -107,7 +108,7 @@ class Homes:
         self._resident[trunk.seq] = trunk
         return True
 
-    def vacate(self, trunk: Trunk, blob: bytes | None) -> None:
+    def vacate(self, trunk: Trunk, blob: Sealed | None) -> None:
         """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one and RAM allows."""
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
         self._leave(trunk)
@@ -118,7 +119,7 @@ class Homes:
         trunk.blob = blob
         self.ram_bytes += len(blob)
 
-    def take_blob(self, trunk: Trunk) -> bytes | None:
+    def take_blob(self, trunk: Trunk) -> Sealed | None:
         """The trunk's bytes, taken out of RAM; None when it has none."""
         blob, trunk.blob = trunk.blob, None
         if blob is not None:

@@ -31,6 +31,9 @@ from kvcache import victims
 from kvcache.homes import NO_TOKENS, Homes, Trunk, common_len
 from kvcache.lanes import Lanes
 from kvcache.prefix import Prefix, Prefixes
+from kvcache.verify import REASONS, Sealed, Verifier
+from scheduler.costs import Costs
+from scheduler.loads import LoadCosts, recompute_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,29 @@ class Phase(Enum):
     BRANCH = "branch"
 
 
+@dataclass(slots=True)
+class TrunkTokens:
+    """How trunk tokens came to where works needed them: they were in the sequence, were loaded from another home,
+    copied from a prefix or a sibling, or computed.
+    """
+
+    resident: int = 0
+    loaded: int = 0
+    copied: int = 0
+    computed: int = 0
+
+    def add(self, place: Place) -> None:
+        """Counts what a place begins with."""
+        self.loaded += place.loaded
+        self.copied += place.copied
+        self.resident += place.cached - place.loaded - place.copied
+
+
 @dataclass(slots=True, eq=False)
 class Place:
-    """Where one running work stands. `cached` counts trunk tokens that were there already."""
+    """Where one running work stands. `cached` counts trunk tokens that were there already: `loaded` of them from
+    another home, `copied` from a prefix or a sibling.
+    """
 
     work: Work
     trunk: Trunk
@@ -65,6 +88,8 @@ class Place:
     lane: int = -1
     branch_len: int = 0
     cached: int = 0
+    loaded: int = 0
+    copied: int = 0
 
     @property
     def seq(self) -> int:
@@ -97,16 +122,21 @@ class Placer:
     lane.
     """
 
-    def __init__(self, engine: StepEngine, settings: KvSettings) -> None:
+    def __init__(self, engine: StepEngine, settings: KvSettings, costs: Costs) -> None:
         prefixes_first, lanes_first, residents_first, residents = divide(engine.geometry, settings)
         self.prefixes = Prefixes(prefixes_first, settings.prefixes)
         self.lanes = Lanes(lanes_first, settings.lanes)
         self.homes = Homes(residents_first, residents, settings.ram_mib << 20)
         self.moved_out = 0
         self.loaded = 0
-        self.loads_refused = 0
         self.forks_dropped = 0
         self._forks_max = settings.forks_max
+        self.turned_down = 0  # loads that would have taken longer than computing anew
+        self.refused = dict.fromkeys(REASONS, 0)  # bytes that were not what they should be
+        self.tokens = TrunkTokens()
+        self.verifier = Verifier(engine.kv_kind)
+        self.loads = LoadCosts()
+        self._costs = costs
         self._engine = engine
 
     def place(self, work: Work, now_ns: int) -> Place | None:
@@ -129,11 +159,18 @@ class Placer:
         trunk.users += 1
         trunk.used_ns, trunk.tier = now_ns, work.tier
         place = Place(work, trunk, Phase.TRUNK, lane=lane)
+        place.loaded = self._load(trunk, work.trunk, work.shared)
         self._begin(place, now_ns)
         place.cached = trunk.held
         trunk.hits += place.cached > 0
+        self.tokens.add(place)
         self.advance(place)
         return place
+
+    @property
+    def loads_refused(self) -> int:
+        """Loads that were not made, because the bytes were not what they should be."""
+        return sum(self.refused.values())
 
     def could_stand(self, key: TrunkKey) -> bool:
         """Whether a work could stand on that trunk now: no other does, and there is a sequence for it."""
@@ -169,7 +206,9 @@ class Placer:
         """`count` tokens were added where the place stands."""
         if place.phase is Phase.BRANCH:
             place.branch_len += count
-        elif place.phase is Phase.TRUNK:
+            return
+        self.tokens.computed += count
+        if place.phase is Phase.TRUNK:
             place.trunk.held += count
         else:
             assert place.prefix is not None
@@ -235,6 +274,7 @@ class Placer:
         work, trunk = place.work, place.trunk
         keep = common_len(trunk.tokens[: trunk.held], work.trunk)
         if work.key.fork and self._fork(trunk, work.trunk, keep, now_ns):
+            place.copied, place.loaded = trunk.held, 0
             return
         if keep < work.shared:
             sibling, shared = self._best_sibling(trunk, work.trunk)
@@ -242,6 +282,7 @@ class Placer:
                 self._engine.copy(sibling.seq, trunk.seq)
                 self._engine.trim(trunk.seq, shared)
                 trunk.tokens, trunk.held = work.trunk, shared
+                place.copied = shared
                 return
             taken = self.prefixes.take(work.trunk[: work.shared], now_ns)
             if taken is not None:
@@ -254,6 +295,7 @@ class Placer:
                 trunk.held = 0
                 place.phase = Phase.PREFIX
                 self.advance(place)
+                place.copied = trunk.held
                 return
         self._engine.trim(trunk.seq, keep)
         trunk.tokens, trunk.held = work.trunk, keep
@@ -265,6 +307,7 @@ class Placer:
             return False
         if not self._make_resident(origin, -1, now_ns):
             return False
+        self._load(origin, wanted, 0)
         shared = common_len(origin.tokens[: origin.held], wanted)  # its bytes may have been refused
         if shared <= keep:
             return False
@@ -304,20 +347,39 @@ class Placer:
             self.move_out(found[0])
             settled = self.homes.settle(trunk)
             assert settled, "a sequence was just made free"
-        blob = self.homes.take_blob(trunk)
-        if blob is not None:
-            if self._engine.load(trunk.seq, blob):
-                self.loaded += 1
-            else:
-                self.loads_refused += 1
-                trunk.held, trunk.tokens = 0, NO_TOKENS
         return True
+
+    def _load(self, trunk: Trunk, wanted: Tokens, shared: int) -> int:
+        """Loads what RAM has of a resident trunk, when it is what it should be and faster than computing it anew; how
+        many of the `wanted` tokens came so. The trunk holds nothing otherwise.
+        """
+        sealed = self.homes.take_blob(trunk)
+        if sealed is None:
+            return 0
+        useful = common_len(trunk.tokens[: trunk.held], wanted)
+        anew_ns = recompute_ns(self._costs, min(shared, useful), useful, self._engine.geometry.micro_len)
+        if useful <= shared or not self.loads.pays(len(sealed), 0, anew_ns):
+            self.turned_down += 1
+        else:
+            began_ns = self._engine.clock()
+            fault = self.verifier.fault(sealed, trunk.tokens[: trunk.held], trunk.key.adapter)
+            if not fault and self._engine.load(trunk.seq, sealed.payload):
+                if self._engine.length(trunk.seq) == trunk.held:
+                    self.loads.add(len(sealed), self._engine.clock() - began_ns)
+                    self.loaded += 1
+                    return useful
+                self._engine.trim(trunk.seq, 0)
+            self.refused[fault or "engine"] += 1
+        trunk.held, trunk.tokens = 0, NO_TOKENS
+        return 0
 
     def move_out(self, trunk: Trunk) -> None:
         """Moves an unused resident trunk to host RAM."""
         seq = trunk.seq
-        blob = self._engine.store(seq) if trunk.held else None
-        self.homes.vacate(trunk, blob)
+        sealed: Sealed | None = None
+        if trunk.held:
+            sealed = self.verifier.seal(self._engine.store(seq), trunk.tokens[: trunk.held], trunk.key.adapter)
+        self.homes.vacate(trunk, sealed)
         self._engine.trim(seq, 0)
         self.moved_out += 1
 

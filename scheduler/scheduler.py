@@ -78,7 +78,7 @@ class Scheduler:
         self.queues = Queues({tier: promises.of(tier).waiting_max for tier in Tier})
         self.window = Window(settings.window)
         self.costs = Costs(settings.costs)
-        self.placer = Placer(engine, settings.kv)
+        self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter()
         self.running: dict[int, Running] = {}
         self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
@@ -310,6 +310,7 @@ class Scheduler:
             return False
         self.queues.of[work.tier].take(entry)
         timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns, cached_tokens=place.cached)
+        timings.loaded_tokens, timings.copied_tokens = place.loaded, place.copied
         timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:

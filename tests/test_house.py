@@ -66,6 +66,7 @@ DECIDING = (
     "scheduler/window.py",
     "scheduler/planner.py",
     "scheduler/costs.py",
+    "scheduler/loads.py",
     "daemon/prompt.py",
     "daemon/templates.py",
     "daemon/diagnosis.py",

@@ -356,8 +356,9 @@ def test_memory() -> None:
     """21 GiB of KV on 20 GiB; what would fit; weights that push it over; and when nothing can be said."""
     each = 56 << 10
     check = diagnosis.memory(ROOM, each)
-    assert check.outcome is FAIL and "56 KiB each: 21.11 GiB of KV, 20.00 GiB are free" in check.says
-    assert check.fix == "lower engine.sequences to 181 or less"
+    assert "56 KiB each as f16, and 9 trunks of 1,000 tokens in RAM" in check.says
+    assert check.outcome is FAIL and ": 21.11 GiB of KV, 20.00 GiB are free" in check.says
+    assert check.fix == "lower engine.sequences to 181 or less or set engine.kv_type to q8_0"
     fits = replace(ROOM, sequences=181)
     assert fits.free >= 182 * 2048 * each
     assert diagnosis.memory(fits, each).outcome is WARN, "the weights do not fit beside"
@@ -374,6 +375,7 @@ def test_a_file_that_does_not_say_its_shape() -> None:
     assert diagnosis.token_bytes(said) is None
     said["x.attention.head_count"] = "8"
     assert diagnosis.token_bytes(said) == 4 * 8 * (32 + 32) * 2
+    assert diagnosis.token_bytes(said, "q8_0") == 4 * 8 * (32 + 32) // 32 * 34
     assert diagnosis.token_bytes(said | {"x.attention.head_count_kv": "2"}) == 4 * 2 * (32 + 32) * 2
     assert diagnosis.token_bytes(said | {"x.attention.key_length": "64"}) == 4 * 8 * (64 + 32) * 2
     assert diagnosis.token_bytes(said | {"x.attention.kv_lora_rank": "512"}) is None

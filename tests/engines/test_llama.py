@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.work import Sampling
+from daemon.config import SHIPPED_MODEL
 from daemon.prompt import MARKS
 from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, likeliest, load_vocab
@@ -247,3 +248,21 @@ def test_a_vocabulary_alone_is_the_same_as_with_the_model(engine: LlamaEngine) -
     vocab = load_vocab(engine.settings.model)
     assert vocab.encode(PROMPT) == engine.vocab.encode(PROMPT)
     assert vocab.size == engine.vocab.size
+
+
+def test_kv_kept_as_q8_0_takes_about_half_the_bytes(engine: LlamaEngine, prompt: list[int]) -> None:
+    """It answers, stores and loads; its bytes are of another kind, and plain attention refuses the type by name."""
+    small = LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=4, context_len=512, batch_len=512, kv_type="q8_0"))
+    assert small.kv_kind != engine.kv_kind
+    made = greedy(small, 0, prompt, 8)
+    blob = small.store(0)
+    fill(engine, 0, prompt + made[:-1])
+    assert 0.4 < len(blob) / len(engine.store(0)) < 0.6
+    assert small.load(1, blob)
+    assert greedy(small, 2, prompt, 8) == made
+    assert small.length(1) == len(prompt) + 7
+    small.close()
+    with pytest.raises(ConfigError, match=r"engine\.kv_type"):
+        LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=4, kv_type="q8_0", flash_attention="off"))
+    with pytest.raises(ConfigError, match=r"engine\.kv_type: 'q4_0', must be f16, q8_0"):
+        LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=4, kv_type="q4_0"))

@@ -1,0 +1,94 @@
+"""What must be true of stored KV bytes before the engine sees one of them.
+
+Bytes are sealed with a header when they leave a sequence: what made them (model, KV type, attention, shape, adapter),
+which tokens they are of, how many bytes, and a checksum. A checksum finds what broke by accident; bytes that were in
+Redis are signed besides, because others can write there.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass
+from hashlib import blake2b
+from zlib import crc32
+
+from core.choice import Tokens
+from engines.base import KvKind
+from kvcache.prefix import token_hash
+
+FORMAT = 1
+# magic, format, zero; model, KV type, attention, shape, adapter, tokens (16 bytes of hash each); tokens, bytes, crc32
+_HEADER = struct.Struct("<4sHH16s16s16s16s16s16sIQI")
+_MAGIC = b"npKV"
+HEADER_BYTES = _HEADER.size
+SIGNATURE_BYTES = 32
+
+# Why bytes are not loaded: what fault() answers, what a signature adds, and what the engine itself refuses.
+REASONS = (
+    "format", "model", "kv_type", "attention", "geometry", "adapter", "tokens", "length", "checksum", "signature",
+    "engine",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One sequence's KV bytes and the header that says what they are."""
+
+    header: bytes
+    payload: bytes
+
+    def __len__(self) -> int:
+        return len(self.header) + len(self.payload)
+
+
+class Verifier:
+    """Seals and checks for one engine; changes nothing."""
+
+    def __init__(self, kind: KvKind) -> None:
+        self._model = _hash(kind.model)
+        self._kv_type = _hash(kind.kv_type)
+        self._attention = _hash(kind.attention)
+        self._shape = _hash(kind.shape)
+
+    def seal(self, payload: bytes, tokens: Tokens, adapter: str = "") -> Sealed:
+        """The bytes of `tokens`, which `adapter` (its content hash; empty: none) computed."""
+        return Sealed(self._header(payload, tokens, adapter), payload)
+
+    def fault(self, sealed: Sealed, tokens: Tokens, adapter: str = "") -> str:
+        """Why these are not the bytes of these tokens, one of REASONS; empty when they are."""
+        if len(sealed.header) != HEADER_BYTES:
+            return "format"
+        said, meant = _HEADER.unpack(sealed.header), _HEADER.unpack(self._header(b"", tokens, adapter))
+        for reason, ours, theirs in zip(_FIELDS, meant, said, strict=False):
+            if ours != theirs:
+                return reason
+        size, checksum = said[-2:]
+        if size != len(sealed.payload):
+            return "length"
+        return "" if checksum == crc32(sealed.payload) else "checksum"
+
+    def _header(self, payload: bytes, tokens: Tokens, adapter: str) -> bytes:
+        return _HEADER.pack(
+            _MAGIC, FORMAT, 0, self._model, self._kv_type, self._attention, self._shape, _hash(adapter),
+            token_hash(tokens), len(tokens), len(payload), crc32(payload),
+        )  # fmt: skip
+
+
+_FIELDS = ("format",) * 3 + ("model", "kv_type", "attention", "geometry", "adapter", "tokens", "length")
+
+
+def sign(key: bytes, name: bytes, sealed: Sealed) -> bytes:
+    """The signature of bytes that stand under `name` in a store that others can write to."""
+    signer = hmac.new(key, len(name).to_bytes(4, "little") + name + sealed.header, "sha256")
+    signer.update(sealed.payload)
+    return signer.digest()
+
+
+def signed_by(key: bytes, name: bytes, sealed: Sealed, signature: bytes) -> bool:
+    """Whether we signed exactly this."""
+    return hmac.compare_digest(sign(key, name, sealed), signature)
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,81 @@
+"""Bytes that are not what they should be are found before the engine sees them, and the reason is named."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engines.base import KvKind
+from kvcache.verify import HEADER_BYTES, REASONS, Sealed, Verifier, sign, signed_by
+
+KIND = KvKind("model", "f16", "plain", "4 layers")
+TOKENS = np.arange(40, dtype=np.int32)
+PAYLOAD = random.Random(1).randbytes(5000)
+
+
+@pytest.fixture
+def sealed() -> Sealed:
+    """Bytes of TOKENS."""
+    return Verifier(KIND).seal(PAYLOAD, TOKENS, "adapter")
+
+
+def test_what_was_sealed_is_taken(sealed: Sealed) -> None:
+    """The same tokens, adapter and engine find no fault, and so does another verifier of an equal engine."""
+    assert len(sealed) == HEADER_BYTES + len(PAYLOAD)
+    assert Verifier(replace(KIND)).fault(sealed, TOKENS.copy(), "adapter") == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [("model", "model"), ("kv_type", "kv_type"), ("attention", "attention"), ("shape", "geometry")],
+)
+def test_another_engine_s_bytes_are_refused(sealed: Sealed, field: str, reason: str) -> None:
+    """Each part of what an engine is counts by itself, and is named."""
+    assert reason in REASONS
+    assert Verifier(replace(KIND, **{field: "other"})).fault(sealed, TOKENS, "adapter") == reason
+
+
+def test_other_tokens_and_adapters_are_refused(sealed: Sealed) -> None:
+    """One token more, less or different; another adapter, or none."""
+    verifier = Verifier(KIND)
+    changed = TOKENS.copy()
+    changed[17] += 1
+    for tokens in (changed, TOKENS[:-1], np.append(TOKENS, np.int32(3)), TOKENS[::-1].copy()):
+        assert verifier.fault(sealed, tokens, "adapter") == "tokens"
+    assert verifier.fault(sealed, TOKENS, "another") == "adapter"
+    assert verifier.fault(sealed, TOKENS) == "adapter"
+
+
+def test_no_bit_can_flip_and_no_byte_be_lost(sealed: Sealed) -> None:
+    """Every bit of the header, 300 of the payload, and cuts at either end are found."""
+    verifier, rng = Verifier(KIND), random.Random(2)
+    for bit in range(HEADER_BYTES * 8):
+        assert verifier.fault(replace(sealed, header=flipped(sealed.header, bit)), TOKENS, "adapter")
+    for _ in range(300):
+        broken = replace(sealed, payload=flipped(PAYLOAD, rng.randrange(len(PAYLOAD) * 8)))
+        assert verifier.fault(broken, TOKENS, "adapter") == "checksum"
+    for cut in (0, 1, 2500, 4999):
+        assert verifier.fault(replace(sealed, payload=PAYLOAD[:cut]), TOKENS, "adapter") == "length"
+        assert verifier.fault(replace(sealed, payload=PAYLOAD[len(PAYLOAD) - cut :]), TOKENS, "adapter") == "length"
+    assert verifier.fault(replace(sealed, header=sealed.header[:-1]), TOKENS, "adapter") == "format"
+
+
+def test_a_signature_is_of_one_key_one_name_and_these_bytes(sealed: Sealed) -> None:
+    """Another key, the same bytes under another name, and any other header or payload are not signed by us."""
+    key, name = b"k" * 32, b"npc1"
+    signature = sign(key, name, sealed)
+    assert signed_by(key, name, sealed, signature)
+    assert not signed_by(b"l" * 32, name, sealed, signature)
+    assert not signed_by(key, b"npc2", sealed, signature)
+    assert not signed_by(key, name, replace(sealed, header=flipped(sealed.header, 9)), signature)
+    assert not signed_by(key, name, replace(sealed, payload=flipped(PAYLOAD, 9)), signature)
+    moved = Sealed(sealed.header + PAYLOAD[:1], PAYLOAD[1:])
+    assert Verifier(KIND).fault(moved, TOKENS, "adapter") == "format"
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    """The same with one bit the other way round."""
+    out = bytearray(data)
+    out[bit // 8] ^= 1 << bit % 8
+    return bytes(out)
