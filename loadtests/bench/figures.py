@@ -152,6 +152,7 @@ memory.kill9_quoted_share | share | >= 0.8 | the same: quoted by the NPC
 memory.kill9_back_s | s | | the same: killed to serving again
 memory.no_store_quoted_share | share | <= 0.1 | the same facts asked of a daemon with a new data folder
 memory.flat_mib | MiB | | 200 NPCs in conversation: growth of the serving process after 30 s of warm-up
+memory.flat_second_half_mib | MiB | | the same: growth within the second half of that time
 memory.flat_seconds | s | | the same: so long
 memory.flat_resident_mib | MiB | | the same: its memory at the end
 memory.flat_errors | | <= 0 | the same: turns that failed

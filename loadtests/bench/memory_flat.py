@@ -104,6 +104,9 @@ async def run(figures: Figures, model: Path, seconds: float) -> None:
         figures.note(f"   {len(village.errors)} errors: {village.errors[:3]}")
     warm = [mib for at_s, mib in series if WARM_S - SAMPLE_S < at_s < WARM_S + 2 * SAMPLE_S]
     figures.add("memory.flat_mib", median([mib for _, mib in series[-3:]]) - median(warm), 1)
+    half = [mib for at_s, mib in series if at_s >= WARM_S + seconds / 2]
+    before, after = half[: len(half) // 2], half[len(half) // 2 :]
+    figures.add("memory.flat_second_half_mib", median(after) - median(before), 1)
     figures.add("memory.flat_seconds", seconds, 0)
     figures.add("memory.flat_resident_mib", series[-1][1], 1)
     figures.add("memory.flat_errors", len(village.errors), 0)
