@@ -54,7 +54,7 @@ class Percept(_message.Message):
     entity_id: _builtins.str
     """comes back as the intent's target"""
     kind: _builtins.str
-    """short words: "player", "wolf", "lantern" """
+    """short words: "wolf", "lantern"; "player" for players, whose entity_id is their player_id in Dialogue"""
     stance: _builtins.str
     """"hostile", "friendly", "neutral", or empty"""
     distance_m: _builtins.float
