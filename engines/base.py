@@ -6,9 +6,9 @@ one call. Everything here is called on one thread, the engine thread, except Voc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -59,12 +59,16 @@ GREEDY_PICK = Pick()
 
 @dataclass(slots=True)
 class Slice:
-    """Tokens to append to one sequence in one step, beginning at position `pos` (the sequence's present length)."""
+    """Tokens to append to one sequence in one step, beginning at position `pos` (the sequence's present length).
+
+    The last `drafts` of them are guesses, to be verified by `pick` (never by one with `allowed`).
+    """
 
     seq: int
     pos: int
     tokens: Tokens
     pick: Pick | None = None
+    drafts: int = 0
 
 
 @dataclass(slots=True)
@@ -88,11 +92,54 @@ class StepPlan:
 @dataclass(slots=True)
 class StepResult:
     """What a step gave: per slice the picked token (-1: none was asked for) and its probability among what was allowed
-    (0.0 where it was not computed: only `allowed` picks compute it)."""
+    (0.0 where it was not computed: only `allowed` picks compute it).
+
+    `verified`, by the number of each slice with drafts: all tokens that were picked there, in order. They are the
+    drafts that were right and then one more, so the sequence now holds 1 + drafts - len(verified) tokens too many:
+    whoever planned the step cuts them off.
+    """
 
     picked: list[int]
     probability: list[float]
     sample_ns: int = 0
+    verified: dict[int, list[int]] = field(default_factory=dict)
+
+
+def verify(drafts: Sequence[int] | Tokens, pick: Callable[[int], int]) -> list[int]:
+    """The tokens that a sequence goes on with, of which `drafts` were guessed; `pick(n)` picks after n right drafts.
+
+    It goes on while what is picked is what was guessed. That is rejection sampling for a guess without randomness: a
+    drawn token is the draft with probability p(draft), and given that it is not, it is distributed as p without the
+    draft. Each token costs one pick, in order, so a seeded chain even draws what it would have drawn without drafts.
+    """
+    tokens = [pick(0)]
+    for right, draft in enumerate(drafts, 1):
+        if tokens[-1] != draft:
+            break
+        tokens.append(pick(right))
+    return tokens
+
+
+class Asked(NamedTuple):
+    """A wish for `most` guesses at what follows `text`, all tokens of one work so far.
+
+    `number` names the work; its text only grows. `seed` is what its tokens are drawn with (0: greedy).
+    """
+
+    number: int
+    text: Tokens
+    most: int
+    seed: int = 0
+
+
+class Drafter(Protocol):
+    """Guesses tokens. Called on the engine thread, before a step is planned."""
+
+    took_ns: int
+    """What the last call took; 0 where that is not worth a look at the clock."""
+
+    def draft(self, asked: Sequence[Asked], room_ns: float) -> list[Tokens]:
+        """At most `most` tokens for each, or none; takes about `room_ns` at most. Never raises: a guess may fail."""
 
 
 class Vocab(Protocol):

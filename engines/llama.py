@@ -29,7 +29,7 @@ from core.choice import Tokens
 from core.clock import Clock, now_ns
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
-from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult
+from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, verify
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -341,7 +341,8 @@ def built_with() -> frozenset[str]:
 @dataclass(slots=True)
 class _Filled:
     """What the batch holds: tokens in all; per slice its sequence and number of tokens; the places in the batch that
-    want logits; and who picks how: (slice, row of logits). `single`: one token per slice, and all pick.
+    want logits; and who picks how: (slice, row of logits). `single`: one token per slice, and all pick. `drafted`: the
+    same with the sampler and the guesses, whose rows follow each other.
     """
 
     tokens: int
@@ -352,11 +353,18 @@ class _Filled:
     greedy: list[tuple[int, int]] = field(default_factory=list)
     drawn: list[tuple[int, int, int]] = field(default_factory=list)  # and the sampler
     masked: dict[int, tuple[Tokens, list[tuple[int, int]]]] = field(default_factory=dict)
+    drafted: list[tuple[int, int, int, Tokens]] = field(default_factory=list)
     rows: int = 0
 
-    def add(self, place: int, pick: Pick) -> None:
+    def add(self, place: int, pick: Pick, drafts: Tokens | None = None) -> None:
         """One more slice that picks."""
-        row, self.rows = self.rows, self.rows + 1
+        row = self.rows
+        if drafts is not None:
+            assert pick.allowed is None, "a choice is not drafted"
+            self.rows += 1 + len(drafts)
+            self.drafted.append((place, row, pick.sampler, drafts))
+            return
+        self.rows += 1
         if pick.allowed is not None:
             self.masked.setdefault(id(pick.allowed), (pick.allowed, []))[1].append((place, row))
         elif pick.sampler >= 0:
@@ -484,14 +492,18 @@ class LlamaEngine:
         self._pos[:total] = np.repeat(starts - ends + lengths, lengths) + self._steps[:total]
         self._seq[:total] = np.repeat(seqs, lengths)
         self._wanted[:total] = 0
-        wanted = [end - 1 for s, end in zip(slices, ends.tolist(), strict=True) if s.pick is not None]
+        wanted: list[int] = []
+        for s, end in zip(slices, ends.tolist(), strict=True):
+            if s.pick is not None:
+                assert s.drafts < len(s.tokens), "drafts come after a token that is known"
+                wanted += range(end - 1 - s.drafts, end) if s.drafts else (end - 1,)
         self._wanted[wanted] = 1
         taken = self._token[:total]
         assert taken.min() >= 0 and taken.max() < self.vocab.size, "token id out of range"
-        filled = _Filled(total, seqs, lengths, wanted, total == len(wanted))
+        filled = _Filled(total, seqs, lengths, wanted, total == len(slices) == len(wanted))
         for i, s in enumerate(slices):
             if s.pick is not None:
-                filled.add(i, s.pick)
+                filled.add(i, s.pick, s.tokens[-s.drafts :] if s.drafts else None)
         return filled
 
     def _fill_onward(self, filled: _Filled, tokens: Tokens) -> None:
@@ -519,6 +531,7 @@ class LlamaEngine:
         wanted, greedy = filled.wanted, filled.greedy
         picked = [-1] * len(filled.seqs)
         probability = [0.0] * len(filled.seqs)
+        verified: dict[int, list[int]] = {}
         if wanted:
             address = _get_logits(self._context)
             if not address:
@@ -538,7 +551,17 @@ class LlamaEngine:
                 tokens, sure = likeliest(logits[[r for _, r in places]][:, allowed], allowed)
                 for (i, _), token, p in zip(places, tokens, sure, strict=True):
                     picked[i], probability[i] = int(token), float(p)
-        return StepResult(picked, probability, time.perf_counter_ns() - began)
+            for i, row, sampler, drafts in filled.drafted:
+                verified[i] = verify(drafts, partial(self._pick_row, logits, wanted, row, sampler))
+                picked[i] = verified[i][0]
+        return StepResult(picked, probability, time.perf_counter_ns() - began, verified)
+
+    def _pick_row(self, logits: NDArray[np.float32], wanted: list[int], first: int, sampler: int, right: int) -> int:
+        """The token after `right` drafts, by the chain or the likeliest."""
+        row = first + right
+        if sampler >= 0:
+            return int(_sample(self._samplers[sampler], self._context, wanted[row]))
+        return int(logits[row].argmax())
 
     # -- sequences ---------------------------------------------------------------------------------------------
 

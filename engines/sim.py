@@ -12,15 +12,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from zlib import crc32
 
 import numpy as np
 
 from core.choice import Tokens
-from core.clock import US, Clock
+from core.clock import US
 from core.errors import EngineFailed
 from core.work import Sampling
-from engines.base import Geometry, KvKind, Pick, StepPlan, StepResult, micro_batches
+from engines.base import Asked, Geometry, KvKind, Pick, StepPlan, StepResult, micro_batches, verify
 
 
 class VirtualClock:
@@ -153,7 +154,7 @@ class SimEngine:
         return KvKind("sim", "tokens", "none", str(self.vocab.size))
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> VirtualClock:
         """The clock this engine moves."""
         return self._clock
 
@@ -169,7 +170,8 @@ class SimEngine:
         if step in self._fail_at:
             raise EngineFailed(f"simulated failure of step {step}")
         picked, probability = [], []
-        for s in plan.slices:
+        verified: dict[int, list[int]] = {}
+        for i, s in enumerate(plan.slices):
             length = self.lengths[s.seq]
             assert s.pos == length, f"sequence {s.seq} holds {length} tokens, the plan says {s.pos}"
             assert len(s.tokens), "an empty slice"
@@ -178,10 +180,16 @@ class SimEngine:
             held = self._held[s.seq]
             held[length:grown] = s.tokens
             self.lengths[s.seq] = grown
+            if s.drafts:
+                assert s.pick is not None and s.pick.allowed is None, "a choice is not drafted"
+                verified[i] = verify(s.tokens[-s.drafts :], partial(self._after, held[:grown], s.drafts, s.pick))
+                picked.append(verified[i][0])
+                probability.append(0.0)
+                continue
             token, sure = self._next(held[:grown], s.pick) if s.pick else (-1, 0.0)
             picked.append(token)
             probability.append(sure)
-        return StepResult(picked, probability)
+        return StepResult(picked, probability, verified=verified)
 
     def copy(self, src: int, dst: int) -> None:
         """Makes dst equal to src."""
@@ -243,9 +251,45 @@ class SimEngine:
         """What the sequence holds, as a view that the next step may change."""
         return self._held[seq, : self.lengths[seq]]
 
+    def _after(self, held: Tokens, drafts: int, pick: Pick, right: int) -> int:
+        """The token after the first `right` of the drafts that `held` ends with."""
+        return self._next(held[: len(held) - drafts + right], pick)[0]
+
     def _next(self, held: Tokens, pick: Pick) -> tuple[int, float]:
         seed = self._samplers[pick.sampler] if pick.sampler >= 0 else 0
         return next_token(held, pick.allowed, seed, self.vocab, self._end_every)
+
+
+class ForcedDrafts:
+    """A Drafter of a SimEngine that is right with a stated probability per token, and takes a stated time per token.
+
+    Whether a guess is right follows from the text alone.
+    """
+
+    def __init__(self, engine: SimEngine, acceptance: float, token_us: float = 0.0, end_every: int = 0) -> None:
+        self.took_ns = 0
+        self._engine = engine
+        self._right = round(acceptance * 10_000)
+        self._token_ns = round(token_us * US)
+        self._end_every = end_every
+
+    def draft(self, asked: Sequence[Asked], room_ns: float) -> list[Tokens]:
+        """As many guesses as are wished for and fit; the works are guessed for side by side, as one model would."""
+        most = max(a.most for a in asked)
+        if self._token_ns:
+            most = min(most, int(room_ns / self._token_ns))
+        self.took_ns = most * self._token_ns
+        self._engine.clock.advance(self.took_ns)
+        return [self._guess(a, most) for a in asked]
+
+    def _guess(self, asked: Asked, most: int) -> Tokens:
+        vocab, length = self._engine.vocab, len(asked.text)
+        held = np.concatenate([asked.text, np.zeros(min(asked.most, most), np.int32)])
+        for at in range(length, len(held)):
+            token, _ = next_token(held[:at], None, asked.seed, vocab, self._end_every)
+            right = crc32(held[:at].tobytes(), 77) % 10_000 < self._right
+            held[at] = token if right else (token + 1) % vocab.size
+        return held[length:]
 
 
 def next_token(

@@ -45,7 +45,7 @@ class Candidate:
     """A running work that could use this step: `wanted` tokens for sequence `seq` from position `pos` on.
 
     `last_step_ns` is when it had a step last, or when it was taken. From `overdue_ns` on it may count as one tier
-    higher, from `starved_ns` on it goes first.
+    higher, from `starved_ns` on it goes first. The last `drafts` of the wanted tokens are guesses: all or none of them.
     """
 
     number: int
@@ -59,6 +59,7 @@ class Candidate:
     last_step_ns: int
     starved_ns: int
     adapter: str = ""
+    drafts: int = 0
 
 
 class Share(NamedTuple):
@@ -99,14 +100,15 @@ def compose(
     gold_waits: bool,
     batch_len: int,
     adapter_before: str = "",
+    spent_ns: int = 0,
 ) -> Composed:
     """The next step, after one that had `adapter_before`. Empty only when there are no candidates; the first one always
-    gets something.
+    gets something. `spent_ns` of the budget are gone already.
 
     Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens.
     """
     gold = gold_waits or any(c.tier is Tier.GOLD for c in candidates)
-    budget_ns = round((settings.gold_step_ms if gold else settings.step_ms) * MS)
+    budget_ns = round((settings.gold_step_ms if gold else settings.step_ms) * MS) - spent_ns
     if not candidates:
         return Composed([], budget_ns)
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
@@ -230,6 +232,10 @@ class _Step:
         wanted = c.wanted if c.wanted < self._tokens_left else self._tokens_left
         beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
         tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
+        if tokens < c.wanted and c.drafts:
+            wanted = c.wanted - c.drafts
+            beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
+            tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
         if tokens < wanted and tokens < self._chunk_min:
             if self.shares:
                 return False

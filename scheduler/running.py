@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from core.words import Finish
 from core.work import Chunk, Timings, Work
 from engines.base import GREEDY_PICK, Pick, tokens_of
 from kvcache.homes import NO_TOKENS
+from scheduler.drafts import Text
 from scheduler.placing import Phase, Place
 
 
@@ -33,6 +35,7 @@ class Running:
     last_token_ns: int = 0
     last_step_ns: int = 0
     retried: bool = False
+    text: Text | None = None  # for drafts; made when the first is asked for
 
     @property
     def decoding(self) -> bool:
@@ -91,6 +94,18 @@ class Running:
         self.feed = tokens_of(tokens)
         chunk = Chunk(tuple(tokens), now_ns, probability, tuple(self.labels[known:]))
         return chunk, Finish.STOP if self.node.complete else None
+
+    def all_picked(self, tokens: Sequence[int], eog: frozenset[int], now_ns: int) -> tuple[Chunk | None, Finish | None]:
+        """The same for tokens that one step gave, of which the drafts were right; what follows an end is dropped."""
+        made: list[int] = []
+        finish: Finish | None = None
+        for token in tokens:
+            chunk, finish = self.picked(token, 0.0, eog, now_ns)
+            if chunk is not None:
+                made += chunk.tokens
+            if finish is not None:
+                break
+        return Chunk(tuple(made), now_ns) if made else None, finish
 
     def restart(self, place: Place) -> None:
         """Goes on after a failed step on a new place: what was made is taken in again and nothing is handed out

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from core.choice import Tokens
 from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
@@ -22,6 +24,7 @@ from scheduler.placing import KvSettings, Phase, Placer
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queues, Waiting
 from scheduler.running import Running
+from scheduler.speculation import Speculation
 from scheduler.window import Closed, Window, WindowSettings
 from tiers.promises import Promises
 
@@ -64,6 +67,7 @@ class Planned:
     """
     again: int = 0
     picked: Tokens | None = None  # what everybody got, when everybody just decoded
+    plain_ns: float = 0.0  # with drafts: what the step would take without them
 
 
 class Scheduler:
@@ -71,7 +75,13 @@ class Scheduler:
     residents.
     """
 
-    def __init__(self, engine: StepEngine, promises: Promises, settings: SchedulerSettings) -> None:
+    def __init__(
+        self,
+        engine: StepEngine,
+        promises: Promises,
+        settings: SchedulerSettings,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.engine = engine
         self.promises = promises
         self.settings = settings
@@ -80,6 +90,7 @@ class Scheduler:
         self.costs = Costs(settings.costs)
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter()
+        self.speculation = speculation
         self.running: dict[int, Running] = {}
         self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
         self._gold_ns: int | None = None
@@ -156,20 +167,29 @@ class Scheduler:
         assert planned.step is not None
         self.meter.steps += 1
         self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
+        if self.speculation is not None:
+            self._learn_drafts(self.speculation, planned, result, took_ns, now_ns)
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         if planned.changes == self._changes:
             self._apply_decodes(planned, result.picked, now_ns)
             return
         eog = self.engine.vocab.eog_ids
         gave = zip(planned.step.slices, planned.runners, result.picked, result.probability, strict=True)
-        for s, runner, token, probability in gave:
+        for i, (s, runner, token, probability) in enumerate(gave):
+            tokens = result.verified[i] if s.drafts else None
             count = len(s.tokens)
+            if tokens is not None:
+                count += len(tokens) - 1 - s.drafts
+                self.engine.trim(s.seq, s.pos + count)
             runner.last_step_ns = now_ns
             self.placer.grown(runner.place, count)
             runner.took_in(count)
             if s.pick is None:
                 continue
-            chunk, finish = runner.picked(token, probability, eog, now_ns)
+            if tokens is not None:
+                chunk, finish = runner.all_picked(tokens, eog, now_ns)
+            else:
+                chunk, finish = runner.picked(token, probability, eog, now_ns)
             if chunk is not None:
                 self._hand_out(runner, chunk, now_ns)
             if finish is not None:
@@ -178,6 +198,20 @@ class Scheduler:
             self.placer.advance(runner.place)
             if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
                 self._end(runner, Finish.STOP, now_ns)
+
+    def _learn_drafts(
+        self, speculation: Speculation, planned: Planned, result: StepResult, took_ns: int, now_ns: int
+    ) -> None:
+        assert planned.step is not None
+        slices = planned.step.slices
+        if result.verified:
+            given = [
+                (planned.runners[i].work.tier, slices[i].drafts, len(tokens) - 1)
+                for i, tokens in result.verified.items()
+            ]
+            speculation.drafted(given, len(slices), planned.plain_ns, took_ns, now_ns)
+        elif not speculation.asleep and planned.step.tokens == len(slices) <= speculation.settings.works_max:
+            speculation.plain(self.costs.predict_ns(planned.features), took_ns)
 
     def _apply_decodes(self, planned: Planned, picked: list[int], now_ns: int) -> None:
         """The same for a step in which everybody just decoded, by far the most frequent: nobody moves on."""
@@ -346,16 +380,25 @@ class Scheduler:
         recent_ns = self.settings.planner.gold_recent_ms * MS
         recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
         gold = recently or len(self.queues.of[Tier.GOLD]) > 0
-        self._last = self._same_again(self._last, gold) or self._compose_anew(now_ns, gold)
+        drafts: dict[int, Tokens] = {}
+        if self.speculation is not None and self.running:
+            planner = self.settings.planner
+            room_ns = 0.5 * MS * (planner.gold_step_ms if gold else planner.step_ms)
+            drafts = self.speculation.drafts(list(self.running.values()), room_ns, now_ns)
+        if drafts:
+            self._last = self._compose_anew(now_ns, gold, drafts)
+        else:
+            self._last = self._same_again(self._last, gold) or self._compose_anew(now_ns, gold, drafts)
         return self._last
 
-    def _compose_anew(self, now_ns: int, gold: bool) -> Planned:
+    def _compose_anew(self, now_ns: int, gold: bool, drafts: dict[int, Tokens]) -> Planned:
         runners = list(self.running.values())
         candidates = []
         for number, r in enumerate(runners):
             work, place = r.work, r.place
             wanted = len(r.wanted())
             assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
+            guessed = len(drafts[number]) if number in drafts else 0
             wait_ns = self._wait_max_ns[work.tier]
             candidates.append(
                 Candidate(
@@ -364,18 +407,20 @@ class Scheduler:
                     r.decoding,
                     place.seq,
                     place.pos,
-                    wanted,
+                    wanted + guessed,
                     work.deadline_ns,
                     work.due_ns + wait_ns,
                     r.last_step_ns,
                     r.last_step_ns + wait_ns,
                     work.adapter,
+                    guessed,
                 )
             )
         geometry = self.engine.geometry
         adapter_before = self._last.step.adapter if self._last.step is not None else ""
+        draft_ns = self.speculation.spent_ns if self.speculation is not None else 0
         composed = compose(
-            candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len, adapter_before
+            candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len, adapter_before, draft_ns
         )
         if not composed.shares:
             return Planned(None)
@@ -384,11 +429,18 @@ class Scheduler:
         for share in composed.shares:
             r = runners[share.number]
             wanted_tokens = r.wanted()
-            if share.tokens < len(wanted_tokens):
+            guessed = max(0, share.tokens - len(wanted_tokens))
+            if guessed:
+                wanted_tokens = np.concatenate([wanted_tokens, drafts[share.number]])
+            elif share.tokens < len(wanted_tokens):
                 wanted_tokens = wanted_tokens[: share.tokens]
-            step.slices.append(Slice(share.seq, candidates[share.number].pos, wanted_tokens, r.pick(share.tokens)))
+            pos = candidates[share.number].pos
+            step.slices.append(Slice(share.seq, pos, wanted_tokens, r.pick(share.tokens), guessed))
             chosen.append(r)
         planned = Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len), gold)
+        if drafts:
+            plain = [Slice(s.seq, s.pos, s.tokens[: len(s.tokens) - s.drafts]) for s in step.slices]
+            planned.plain_ns = self.costs.predict_ns(features(plain, geometry.micro_len))
         if len(chosen) == len(runners) == step.tokens and all(r.decoding and r.node is None for r in chosen):
             planned.changes = self._changes
         return planned

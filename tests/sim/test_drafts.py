@@ -1,0 +1,55 @@
+"""A world whose works have drafts keeps the same laws: each ticket ends once, says its own, and budgets are kept."""
+
+from dataclasses import replace
+
+from core.words import Tier
+from engines.sim import ForcedDrafts, SimEngine
+from scheduler.scheduler import Scheduler, SchedulerSettings
+from scheduler.speculation import Speculation, SpeculationSettings
+from tests.sim.laws import Laws
+from tests.sim.world import World, WorldSettings
+from tiers.promises import Promises
+
+CALM = WorldSettings(
+    seconds=60.0,
+    npcs=200,
+    active=32,
+    dialogues=8,
+    stories_waiting=1,
+    storm_every_s=9.0,
+    overfill_every_s=0.0,
+    failures=40,
+)
+
+
+def lived(seed: int, acceptance: float, settings: WorldSettings = CALM) -> tuple[World, Laws, Speculation]:
+    """A world that has come to its end, drafted for all the way by a model that takes its time."""
+
+    def make(engine: SimEngine, promises: Promises, scheduler: SchedulerSettings) -> Scheduler:
+        on = SpeculationSettings(drafts="model", works_max=40, tokens_max=4, trial_steps=10**9)
+        drafter = ForcedDrafts(engine, acceptance, 40.0, settings.end_every)
+        return Scheduler(engine, promises, scheduler, Speculation(on, drafter, engine.vocab.eog_ids))
+
+    world = World(seed, settings, make)
+    laws = world.run()
+    speculation = world.scheduler.speculation
+    assert speculation is not None
+    return world, laws, speculation
+
+
+def test_a_world_with_drafts_keeps_the_laws() -> None:
+    """Right ones and wrong ones on every tier, with cancels, failures, choices and adapters beside them."""
+    for seed, acceptance in ((1, 0.7), (2, 0.3), (3, 1.0)):
+        world, laws, speculation = lived(seed, acceptance)
+        assert laws.checked_tokens > 1000
+        assert world.scheduler.meter.step_failures > 5
+        for tier in (Tier.GOLD, Tier.SILVER, Tier.BRONZE):
+            assert speculation.tiers[tier].offered > 100, f"{tier.name}: {speculation.tiers[tier]}"
+
+
+def test_same_seed_same_trace_with_drafts() -> None:
+    """Everything that is said, and when, follows from the seed."""
+    short = replace(CALM, seconds=10.0)
+    (_, first, _), (_, second, _), (_, other, _) = (lived(seed, 0.6, short) for seed in (5, 5, 6))
+    assert first.trace == second.trace
+    assert first.trace != other.trace
