@@ -66,6 +66,8 @@ DECIDING = (
     "scheduler/window.py",
     "scheduler/planner.py",
     "scheduler/costs.py",
+    "scheduler/drafts.py",
+    "scheduler/speculation.py",
     "scheduler/loads.py",
     "daemon/prompt.py",
     "daemon/templates.py",
