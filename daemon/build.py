@@ -27,16 +27,19 @@ from daemon.status import About, Phase, StatusBoard
 from daemon.telemetry import LAG_RING_LEN
 from daemon.templates import find_markup
 from daemon.worlds import Npc, Worlds
-from engines.base import StepEngine, Vocab
-from engines.llama import LlamaEngine, send_native_log_to
+from engines.base import Drafter, StepEngine, Vocab
+from engines.draft import ModelDrafts
+from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
 from engines.tune import tune
 from memory.bonds import Bonds
 from memory.hot import Hot
 from memory.memory import Memory
 from memory.recall import Recall
 from npcd import __version__
+from scheduler.drafts import Ngrams
 from scheduler.loop import EngineLoop
 from scheduler.scheduler import Delivery, Scheduler
+from scheduler.speculation import Speculation, SpeculationSettings
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
 from tiers.policy import PolicyRow
@@ -58,6 +61,13 @@ class Model:
     sha256: str
     chat_template: str = ""
     threads: int = 1
+    drafter: Drafter | None = None
+
+    def close(self) -> None:
+        """Frees what the libraries below hold."""
+        if isinstance(self.drafter, ModelDrafts):
+            self.drafter.close()
+        self.engine.close()
 
 
 @dataclass(slots=True)
@@ -85,6 +95,7 @@ def load_model(config: Config) -> Model:
     for t in tried:
         log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
     engine = LlamaEngine(settings)
+    drafter = open_drafter(config.speculation, engine)
     send_native_log_to(None)
     card = engine.card
     log.info(
@@ -104,7 +115,20 @@ def load_model(config: Config) -> Model:
             trained=card.context_trained,
             why="beyond it models ramble; lower engine.context_len",
         )
-    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads)
+    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter)
+
+
+def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:
+    """Whoever guesses tokens by these settings. Raises ConfigError when a draft model does not fit the model."""
+    if settings.drafts == "off":
+        return None
+    if settings.drafts == "ngram":
+        return Ngrams(settings.match_min, settings.match_max)
+    path = Path(settings.draft_model).expanduser()
+    # A few more than work at a time: who comes again finds what was taken in.
+    draft = open_draft(path, engine, max(4, min(2 * settings.works_max, SEQUENCES_MAX)))
+    log.info("draft model loaded", model=draft.card.name, parameters=draft.card.parameters)
+    return ModelDrafts(draft, now_ns)
 
 
 def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:
@@ -181,7 +205,10 @@ def build(
     planner = config.scheduler.planner
     if isinstance(engine, LlamaEngine) and engine.settings.flash_attention == "on":
         planner = replace(planner, chunk_min=max(planner.chunk_min, FLASH_CHUNK_MIN))
-    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner))
+    speculation = None
+    if model.drafter is not None:
+        speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
+    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner), speculation)
     measured = sweep(engine, scheduler.costs, clock)
     log.info("warm", steps=measured, step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+from core.words import Tier
 from daemon.calls import CallSettings
 from daemon.dialogue import DialogueSettings
 from daemon.intents import IntentSettings
@@ -32,6 +33,7 @@ from memory.hot import HotSettings
 from memory.journal import JournalSettings
 from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
+from scheduler.speculation import SpeculationSettings
 from tiers.promises import Promises
 
 ENV_PREFIX = "NPCD_"
@@ -91,6 +93,7 @@ class Config:
     serve: ServeSettings = field(default_factory=ServeSettings)
     engine: LlamaSettings = field(default_factory=lambda: LlamaSettings(SHIPPED_MODEL))
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     promises: Promises = field(default_factory=Promises)
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
@@ -132,6 +135,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     if not 0.1 <= config.intents.cadence.rate_hz <= 20:
         raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
+    _check_speculation(config.speculation)
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
     if not 0 <= serve.drain_s <= 3600:
@@ -146,6 +150,25 @@ def check(config: Config) -> None:
         _check_address("serve.listen", address, bool(serve.tokens_file))
     if serve.http:
         _check_address("serve.http", serve.http, credentials=False)
+
+
+def _check_speculation(s: SpeculationSettings) -> None:
+    if s.drafts not in ("off", "ngram", "model"):
+        raise ConfigError(f"speculation.drafts: '{s.drafts}', must be off, ngram or model")
+    if (s.drafts == "model") != bool(s.draft_model):
+        raise ConfigError(
+            "speculation.draft_model: a GGUF file belongs to speculation.drafts = 'model'; give both or none"
+        )
+    if unknown := set(s.tiers) - {tier.name.lower() for tier in Tier}:
+        raise ConfigError(f"speculation.tiers: '{min(unknown)}', must be gold, silver or bronze")
+    if not 1 <= s.tokens_max <= 16:
+        raise ConfigError(f"speculation.tokens_max: {s.tokens_max}, must be 1 to 16")
+    if not 1 <= s.works_max <= 64:
+        raise ConfigError(f"speculation.works_max: {s.works_max}, must be 1 to 64")
+    if not 1 <= s.match_min <= s.match_max:
+        raise ConfigError(f"speculation.match_min: {s.match_min}, must be 1 to speculation.match_max ({s.match_max})")
+    if s.trial_steps < 1 or s.retry_s <= 0:
+        raise ConfigError("speculation.trial_steps must be 1 or more, speculation.retry_s more than 0")
 
 
 def unix_path(address: str) -> str:

@@ -153,7 +153,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         daemon.door.end_all("the daemon has stopped")
         if stopped:
             # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
-            afterwards.callback(model.engine.close)
+            afterwards.callback(model.close)
         log.info("stopped", works_cut=cut)
     finally:
         await face.stop(0)

@@ -15,6 +15,7 @@ from memory.memory import Memory
 from npcd.v1 import admin_pb2
 from scheduler.meter import percentile, recent
 from scheduler.scheduler import Scheduler
+from scheduler.speculation import TierSpeculation
 from scheduler.ticket import Door
 from scheduler.window import Closed
 
@@ -134,6 +135,8 @@ class StatusBoard:
         firsts = recent(self._dialogue.counts.ttft_ns if tier is Tier.SILVER else meter.first_ns, now_ns)
         gaps = recent(meter.gap_ns, now_ns)
         running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
+        speculation = self._scheduler.speculation
+        drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
         return admin_pb2.TierLoad(
             tier=tier.name.lower(),
             waiting=self._door.waiting(tier),
@@ -151,4 +154,8 @@ class StatusBoard:
             token_p50_ms=percentile(gaps, 0.5) / MS,
             token_p95_ms=percentile(gaps, 0.95) / MS,
             token_p99_ms=percentile(gaps, 0.99) / MS,
+            drafts_on=drafts.on,
+            drafts_offered=drafts.offered,
+            drafts_accepted=drafts.accepted,
+            drafts_gain_x=drafts.gain,
         )

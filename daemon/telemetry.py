@@ -73,7 +73,14 @@ class StatusCollector(Collector):
             "Gap between consecutive tokens of one work over the last minute",
             labels=["tier", "quantile"],
         )
+        drafts = CounterMetricFamily("npcd_drafts", "Tokens that were guessed, by what became", labels=["tier", "was"])
+        gain = GaugeMetricFamily("npcd_drafts_gain_x", "Tokens per second with drafts against without", labels=["tier"])
+        drafts_on = GaugeMetricFamily("npcd_drafts_on", "1 while a tier has drafts", labels=["tier"])
         for t in s.tiers:
+            drafts.add_metric([t.tier, "right"], t.drafts_accepted)
+            drafts.add_metric([t.tier, "wrong"], t.drafts_offered - t.drafts_accepted)
+            gain.add_metric([t.tier], t.drafts_gain_x)
+            drafts_on.add_metric([t.tier], float(t.drafts_on))
             for finish in ("finished", "superseded", "refused", "cancelled", "failed"):
                 works.add_metric([t.tier, finish], getattr(t, finish))
             tokens.add_metric([t.tier], t.output_tokens)
@@ -82,7 +89,7 @@ class StatusCollector(Collector):
             for quantile, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99")):
                 first.add_metric([t.tier, quantile], getattr(t, f"first_{name}_ms"))
                 gap.add_metric([t.tier, quantile], getattr(t, f"token_{name}_ms"))
-        yield from (works, tokens, waiting, running, first, gap)
+        yield from (works, tokens, waiting, running, first, gap, drafts, gain, drafts_on)
         intents = CounterMetricFamily("npcd_intents", "Intents by who answered", labels=["source"])
         for source in ("model", "policy", "predicted"):
             intents.add_metric([source], getattr(s, f"intents_{source}"))

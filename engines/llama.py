@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,20 @@ class LlamaVocab:
                 length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
             known = self._pieces[token] = buffer.raw[: max(length, 0)]
         return known
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """What begins, ends and separates texts: BOS, EOS, EOT, then all tokens that end a generation."""
+        named = (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_eot)
+        return (*(int(of(self._vocab)) for of in named), self.bos_id, *sorted(self.eog_ids))
+
+    def digest(self) -> str:
+        """A hash of all tokens in order, with their kinds."""
+        found = hashlib.sha256()
+        for token in range(self.size):
+            text = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
+            found.update(b"%d %d %b\0" % (token, _attr(self._vocab, token), text))
+        return found.hexdigest()
 
     def _find_anchor(self) -> str:
         """What to put before a text so that it is taken as the middle of one; empty when nothing is needed.
@@ -329,6 +343,28 @@ def read_file(path: Path) -> tuple[dict[str, str], LlamaVocab]:
         key = _text(partial(llama_cpp.llama_model_meta_key_by_index, model, i))
         said[key] = _text(partial(llama_cpp.llama_model_meta_val_str_by_index, model, i))
     return said, LlamaVocab(model)
+
+
+def open_draft(path: Path, target: LlamaEngine, sequences: int) -> LlamaEngine:
+    """A small model that guesses for `target`. Raises ConfigError unless both have the same tokens."""
+    settings, theirs, ours = target.settings, load_vocab(path), target.vocab
+    wrong = ""
+    if theirs.size != ours.size:
+        wrong = f"it has {theirs.size} tokens, the model {ours.size}"
+    elif theirs.special_ids != ours.special_ids:
+        wrong = f"its special tokens are {theirs.special_ids}, the model's {ours.special_ids}"
+    elif theirs.digest() != ours.digest():
+        at = next((t for t in range(ours.size) if theirs.written(t) != ours.written(t)), -1)
+        wrong = (
+            f"token {at} is '{theirs.written(at)}', in the model '{ours.written(at)}'" if at >= 0 else "kinds differ"
+        )
+    if wrong:
+        raise ConfigError(
+            f"speculation.draft_model: {path} has another vocabulary than {settings.model} ({wrong}), so its guesses "
+            "would mean something else; take a draft that was made for this model"
+        )
+    # "auto" was settled for the target; a draft is read as it is in its file.
+    return LlamaEngine(replace(settings, model=path, sequences=sequences, weights="file", kv_type="f16"))
 
 
 def built_with() -> frozenset[str]:

@@ -61,6 +61,7 @@ class TierSpeculation:
     tokens: float = 0.0
     plain_ns: float = 0.0
     took_ns: float = 0.0
+    gain_before: float = 0.0  # of the trial before
 
     @property
     def on(self) -> bool:
@@ -69,9 +70,9 @@ class TierSpeculation:
 
     @property
     def gain(self) -> float:
-        """Tokens per second against those without drafts; 0.0 while nothing is known."""
+        """Tokens per second against those without drafts, as measured last; 0.0 while nothing is known."""
         if not self.works or not self.took_ns:
-            return 0.0
+            return self.gain_before
         return self.tokens / self.works * self.plain_ns / self.took_ns
 
 
@@ -159,6 +160,7 @@ class Speculation:
         awake = False
         for t in self.tiers:
             if t.off_until_ns and now_ns >= t.off_until_ns:
+                t.gain_before = t.gain
                 t.off_until_ns = t.steps = 0
                 t.works = t.tokens = t.plain_ns = t.took_ns = 0.0
             awake = awake or t.on

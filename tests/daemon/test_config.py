@@ -37,6 +37,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     [
         ("serve.lissten=127.0.0.1:1", "unknown setting 'serve.lissten'; did you mean 'listen'"),
         ("nonsense.key=1", "unknown setting 'nonsense'"),
+        ("speculation.drafts=some", "speculation.drafts: 'some', must be off, ngram or model"),
+        ("speculation.drafts=model", "a GGUF file belongs to speculation.drafts = 'model'"),
+        ("speculation.draft_model=x.gguf", "give both or none"),
+        ("speculation.tiers=iron", "'iron', must be gold, silver or bronze"),
+        ("speculation.tokens_max=0", "speculation.tokens_max: 0, must be 1 to 16"),
+        ("speculation.match_min=9", "speculation.match_min: 9, must be 1 to speculation.match_max"),
         ("engine.threads=many", "'engine.threads' must be int, not 'many'"),
         ("engine.threads=true", "'engine.threads' must be int, not True"),
         ("serve=5", "'serve' is a section"),

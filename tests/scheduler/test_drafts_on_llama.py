@@ -1,6 +1,7 @@
-"""n-gram drafts with the shipped model: the text is that of plain decoding, in fewer steps."""
+"""Drafts with the shipped model: the text is that of plain decoding, in fewer steps."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,9 @@ from core.clock import now_ns
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.config import SHIPPED_MODEL
-from engines.base import tokens_of
-from engines.llama import LlamaEngine, LlamaSettings
+from engines.base import Drafter, tokens_of
+from engines.draft import ModelDrafts
+from engines.llama import LlamaEngine, LlamaSettings, open_draft
 from scheduler.drafts import Ngrams
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
@@ -30,13 +32,13 @@ def engine() -> Iterator[LlamaEngine]:
 
 
 class Run:
-    """A scheduler on emptied sequences of the engine, with n-gram drafts or without; one at a time."""
+    """A scheduler on emptied sequences of the engine, with drafts or without; one at a time."""
 
-    def __init__(self, engine: LlamaEngine, drafts: bool) -> None:
+    def __init__(self, engine: LlamaEngine, drafts: bool, drafter: Drafter = Ngrams(2, 4)) -> None:
         for seq in range(engine.geometry.sequences):
             engine.trim(seq, 0)
         self.engine = engine
-        self.speculation = Speculation(ON, Ngrams(2, 4), engine.vocab.eog_ids) if drafts else None
+        self.speculation = Speculation(ON, drafter, engine.vocab.eog_ids) if drafts else None
         settings = SchedulerSettings(kv=KvSettings(prefixes=2, lanes=6, ram_mib=8))
         self.scheduler = Scheduler(engine, Promises(), settings, self.speculation)
         self.made: dict[int, list[int]] = {}
@@ -74,7 +76,7 @@ class Run:
 
 
 def work(engine: LlamaEngine, text: str = SAID, tier: Tier = Tier.SILVER, max_tokens: int = 40) -> Work:
-    tokens = tokens_of(engine.vocab.encode(text))
+    tokens = tokens_of(engine.vocab.markup(text))
     return Work(tier, TrunkKey(NpcKey("", "w", "npc"), "p"), tokens[:-4], tokens[-4:], max_tokens)
 
 
@@ -136,3 +138,26 @@ def test_a_cancel_in_the_middle_of_a_drafted_step(engine: LlamaEngine) -> None:
         for trunk in run.scheduler.placer.homes.residents:
             assert engine.length(trunk.seq) == trunk.held
         assert run.all_of(asked)[0] == wanted
+
+
+@pytest.mark.parametrize(("draft", "share"), [("npcd-demo-draft.gguf", 0.01), ("npcd-demo.gguf", 0.95)])
+def test_a_draft_model_changes_no_text(engine: LlamaEngine, draft: str, share: float) -> None:
+    """The shipped draft, and the model as its own draft: the same texts, with so many of the guesses right."""
+    texts = [
+        SAID,
+        "The wolf goes to the old mill and",
+        "My name is Greta. I sell bread at the market. My name is Greta. I",
+    ]
+    plain = Run(engine, drafts=False)
+    wanted = [plain.all_of(work(engine, text)) for text in texts]
+    drafter = ModelDrafts(open_draft(SHIPPED_MODEL.with_name(draft), engine, 2), now_ns)
+    run = Run(engine, drafts=True, drafter=drafter)
+    # However long drafting takes on this machine: there is room for it.
+    planner = replace(run.scheduler.settings.planner, step_ms=10_000.0)
+    run.scheduler.settings = replace(run.scheduler.settings, planner=planner)
+    assert [run.all_of(work(engine, text)) for text in texts] == wanted
+    assert run.speculation is not None
+    t = run.speculation.tiers[Tier.SILVER]
+    drafter.close()
+    assert t.offered > 20
+    assert t.accepted >= share * t.offered, f"{t.accepted} of {t.offered}"

@@ -73,6 +73,10 @@ class TierLoad(_message.Message):
     TOKEN_P95_MS_FIELD_NUMBER: _builtins.int
     FIRST_P99_MS_FIELD_NUMBER: _builtins.int
     TOKEN_P99_MS_FIELD_NUMBER: _builtins.int
+    DRAFTS_ON_FIELD_NUMBER: _builtins.int
+    DRAFTS_OFFERED_FIELD_NUMBER: _builtins.int
+    DRAFTS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    DRAFTS_GAIN_X_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """"gold", "silver", "bronze" """
     waiting: _builtins.int
@@ -92,6 +96,14 @@ class TierLoad(_message.Message):
     token_p95_ms: _builtins.float
     first_p99_ms: _builtins.float
     token_p99_ms: _builtins.float
+    drafts_on: _builtins.bool
+    """guesses at coming tokens are given now"""
+    drafts_offered: _builtins.int
+    """tokens that were guessed, and verified by the model"""
+    drafts_accepted: _builtins.int
+    """of these, right ones"""
+    drafts_gain_x: _builtins.float
+    """tokens per second with guesses against without, as measured last; 0: unknown"""
     def __init__(
         self,
         *,
@@ -111,10 +123,14 @@ class TierLoad(_message.Message):
         token_p95_ms: _builtins.float = ...,
         first_p99_ms: _builtins.float = ...,
         token_p99_ms: _builtins.float = ...,
+        drafts_on: _builtins.bool = ...,
+        drafts_offered: _builtins.int = ...,
+        drafts_accepted: _builtins.int = ...,
+        drafts_gain_x: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "finished", b"finished", "first_p50_ms", b"first_p50_ms", "first_p95_ms", b"first_p95_ms", "first_p99_ms", b"first_p99_ms", "output_tokens", b"output_tokens", "refused", b"refused", "running", b"running", "superseded", b"superseded", "tier", b"tier", "token_p50_ms", b"token_p50_ms", "token_p95_ms", b"token_p95_ms", "token_p99_ms", b"token_p99_ms", "waiting", b"waiting", "waiting_max", b"waiting_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "drafts_accepted", b"drafts_accepted", "drafts_gain_x", b"drafts_gain_x", "drafts_offered", b"drafts_offered", "drafts_on", b"drafts_on", "failed", b"failed", "finished", b"finished", "first_p50_ms", b"first_p50_ms", "first_p95_ms", b"first_p95_ms", "first_p99_ms", b"first_p99_ms", "output_tokens", b"output_tokens", "refused", b"refused", "running", b"running", "superseded", b"superseded", "tier", b"tier", "token_p50_ms", b"token_p50_ms", "token_p95_ms", b"token_p95_ms", "token_p99_ms", b"token_p99_ms", "waiting", b"waiting", "waiting_max", b"waiting_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
