@@ -66,6 +66,12 @@ class ModelDrafts:
         self.took_ns = self._clock() - began_ns
         return [tokens_of(made) if made else NO_GUESS for made in guesses]
 
+    def forget(self) -> None:
+        """Follows nobody: the next works may have the numbers of others before."""
+        for follower in self._followers:
+            self.engine.trim(follower.seq, 0)
+            follower.number, follower.length = -1, 0
+
     def close(self) -> None:
         """Frees the draft engine."""
         self.engine.close()

@@ -91,6 +91,7 @@ class Scheduler:
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter()
         self.speculation = speculation
+        self._applied_ns = 0  # when the last step was taken in
         self.running: dict[int, Running] = {}
         self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
         self._gold_ns: int | None = None
@@ -168,7 +169,9 @@ class Scheduler:
         self.meter.steps += 1
         self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
         if self.speculation is not None:
-            self._learn_drafts(self.speculation, planned, result, took_ns, now_ns)
+            if self.speculation.measuring:
+                self._learn_drafts(self.speculation, planned, result, now_ns)
+            self._applied_ns = now_ns
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         if planned.changes == self._changes:
             self._apply_decodes(planned, result.picked, now_ns)
@@ -199,19 +202,14 @@ class Scheduler:
             if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
                 self._end(runner, Finish.STOP, now_ns)
 
-    def _learn_drafts(
-        self, speculation: Speculation, planned: Planned, result: StepResult, took_ns: int, now_ns: int
-    ) -> None:
+    def _learn_drafts(self, speculation: Speculation, planned: Planned, result: StepResult, now_ns: int) -> None:
         assert planned.step is not None
         slices = planned.step.slices
-        if result.verified:
-            given = [
-                (planned.runners[i].work.tier, slices[i].drafts, len(tokens) - 1)
-                for i, tokens in result.verified.items()
-            ]
-            speculation.drafted(given, len(slices), planned.plain_ns, took_ns, now_ns)
-        elif not speculation.asleep and planned.step.tokens == len(slices) <= speculation.settings.works_max:
-            speculation.plain(self.costs.predict_ns(planned.features), took_ns)
+        given = [
+            (planned.runners[i].work.tier, slices[i].drafts, len(tokens) - 1) for i, tokens in result.verified.items()
+        ]
+        plain_ns = planned.plain_ns or self.costs.predict_ns(planned.features)
+        speculation.learn(given, len(slices), plain_ns, now_ns - self._applied_ns, now_ns)
 
     def _apply_decodes(self, planned: Planned, picked: list[int], now_ns: int) -> None:
         """The same for a step in which everybody just decoded, by far the most frequent: nobody moves on."""
@@ -380,11 +378,14 @@ class Scheduler:
         recent_ns = self.settings.planner.gold_recent_ms * MS
         recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
         gold = recently or len(self.queues.of[Tier.GOLD]) > 0
+        speculation = self.speculation
         drafts: dict[int, Tokens] = {}
-        if self.speculation is not None and self.running:
-            planner = self.settings.planner
-            room_ns = 0.5 * MS * (planner.gold_step_ms if gold else planner.step_ms)
-            drafts = self.speculation.drafts(list(self.running.values()), room_ns, now_ns)
+        if speculation is not None and now_ns >= speculation.sleeps_until_ns:
+            speculation.measuring = False
+            if 0 < len(self.running) <= speculation.settings.works_max:
+                planner = self.settings.planner
+                room_ns = 0.5 * MS * (planner.gold_step_ms if gold else planner.step_ms)
+                drafts = speculation.drafts(list(self.running.values()), room_ns, now_ns)
         if drafts:
             self._last = self._compose_anew(now_ns, gold, drafts)
         else:
@@ -418,7 +419,7 @@ class Scheduler:
             )
         geometry = self.engine.geometry
         adapter_before = self._last.step.adapter if self._last.step is not None else ""
-        draft_ns = self.speculation.spent_ns if self.speculation is not None else 0
+        draft_ns = self.speculation.spent_ns if self.speculation is not None and self.speculation.measuring else 0
         composed = compose(
             candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len, adapter_before, draft_ns
         )

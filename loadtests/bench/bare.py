@@ -82,3 +82,11 @@ class Bare:
         self.decode_ns.append(decoded - began)
         self.argmax_ns.append(now_ns() - decoded)
         return token
+
+
+def logits_of_last_step(engine: LlamaEngine, rows: int) -> NDArray[np.float32]:
+    """A copy of the logits that the engine's last step asked for, `rows` of them."""
+    address = _native._get_logits(engine._context)
+    assert address, "no logits after a decode"
+    floats: Any = (ctypes.c_float * (rows * engine.vocab.size)).from_address(address)
+    return np.frombuffer(floats, np.float32).reshape(rows, -1).copy()

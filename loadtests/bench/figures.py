@@ -156,6 +156,28 @@ memory.flat_second_half_mib | MiB | | the same: growth within the second half of
 memory.flat_seconds | s | | the same: so long
 memory.flat_resident_mib | MiB | | the same: its memory at the end
 memory.flat_errors | | <= 0 | the same: turns that failed
+spec.identical_share | share | >= 0.95 | greedy texts that drafts leave as they are, in full
+spec.not_near_ties | texts | <= 0 | of the others, those that part where the likeliest token was well ahead
+spec.gain_gold_x | x | | barks with n-gram drafts that may switch themselves off: tokens/s against without
+spec.gain_silver_x | x | | the same, dialogue replies
+spec.gain_gold_forced_x | x | | barks with n-gram drafts that may not be switched off
+spec.gain_silver_forced_x | x | | the same, dialogue replies
+spec.gain_draft_model_x | x | | replies with the draft model that ships, which may not be switched off
+spec.break_even_1 | share | | acceptance from which one draft pays, one work in the step; above 1: never
+spec.break_even_3 | share | | the same with three drafts
+spec.off_cost_share | share | < 0.03 | tokens/s lost to drafts that are switched off, worse of 1 and 32 works
+spec.break_even_large_1 | share | | a random model of 27 M parameters: acceptance from which one draft pays
+spec.break_even_large_3 | share | | the same with three drafts
+spec.gain_large_x | x | | its tokens/s with a draft model of one of its eight layers, against without
+spec.identical_large_share | share | | its greedy texts that drafts leave as they are
+spec.l4_gain_1_x | x | | simulated L4-class GPU, 3B: gain of 3 drafts at acceptance 0.7, one work
+spec.l4_gain_8_x | x | | the same, 8 works
+spec.l4_gain_32_x | x | | the same, 32 works
+spec.l4_break_even | share | | the same: acceptance from which they pay, one work
+spec.h200_gain_1_x | x | | simulated H200-class GPU, 8B: gain of 3 drafts at acceptance 0.7, one work
+spec.h200_gain_8_x | x | | the same, 8 works
+spec.h200_gain_32_x | x | | the same, 32 works
+spec.h200_break_even | share | | the same: acceptance from which they pay, one work
 """
 
 

@@ -1,0 +1,115 @@
+"""What drafts would gain on GPUs, by simulation: the real scheduler on stated costs, with forced acceptance.
+
+Capacity planning, no measurement: a step on a GPU is one pass over the weights and little per token, so guesses are
+nearly free while few works run. The draft model is a tenth of the model. Every token is charged for reading its context
+by itself, which is dear for guesses: they share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from core.clock import S
+from core.words import NpcKey, Tier, TrunkKey
+from core.work import Work
+from engines.base import Geometry
+from engines.sim import ForcedDrafts, SimCost, SimEngine, SimVocab, VirtualClock
+from loadtests.bench.figures import Figures
+from scheduler.placing import KvSettings
+from scheduler.planner import PlannerSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
+from scheduler.speculation import Speculation, SpeculationSettings
+from tiers.promises import Promises
+
+ACCEPTANCES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
+BATCHES = (1, 8, 32)
+OUTPUT = 384
+ON = SpeculationSettings(drafts="model", works_max=64, tokens_max=3, trial_steps=10**9)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A class of GPU with a model on it: gigabytes of weights and per second, effective TFLOPS, parameters in billions,
+    KV bytes per token."""
+
+    name: str
+    what: str
+    weights_gb: float
+    gb_per_s: float
+    tflops: float
+    billions: float
+    kv_kib: float
+
+    @property
+    def cost(self) -> SimCost:
+        """What a step takes there."""
+        return SimCost(
+            step_us=150.0,
+            micro_us=self.weights_gb / self.gb_per_s * 1e6,
+            token_us=2 * self.billions / self.tflops * 1e3,
+            kilo_context_us=self.kv_kib * 1024 * 1000 / self.gb_per_s / 1e3,
+        )
+
+
+CARDS = (
+    Card("l4", "300 GB/s, 3B in f16", 6.4, 300.0, 60.0, 3.2, 112.0),
+    Card("h200", "4,800 GB/s, 8B in f16", 16.0, 4800.0, 500.0, 8.0, 128.0),
+)
+
+
+def measure(figures: Figures) -> None:
+    """Gain by acceptance and batch, and the acceptance from which it pays with one work."""
+    for card in CARDS:
+        figures.note(f"-- simulated: {card.name.upper()} class, {card.what}, a draft model of a tenth, 3 drafts")
+        for works in BATCHES:
+            plain_s = _took_s(card, works, None)
+            gains = {a: plain_s / _took_s(card, works, a) for a in ACCEPTANCES}
+            told = "  ".join(f"{a:.1f}: {gain:.2f}" for a, gain in gains.items())
+            figures.note(f"   {works:>2} works, {works * OUTPUT / plain_s:6.0f} tokens/s plain; gain at {told}")
+            figures.add(f"spec.{card.name}_gain_{works}_x", gains[0.7])
+            if works == 1:
+                figures.add(f"spec.{card.name}_break_even", _crossing(gains))
+
+
+def _took_s(card: Card, works: int, acceptance: float | None) -> float:
+    """How long so many replies side by side take, on contexts of 500 tokens."""
+    clock, vocab = VirtualClock(), SimVocab(["<|end|>"])
+    engine = SimEngine(Geometry(2 * works + 6, 1024, 4096, 4096, vocab.size), vocab, clock, card.cost)
+    speculation = None
+    if acceptance is not None:
+        draft_us = card.cost.micro_us / 10 + card.cost.step_us
+        speculation = Speculation(ON, ForcedDrafts(engine, acceptance, draft_us), frozenset())
+    planner = PlannerSettings(gold_step_ms=1000.0, step_ms=1000.0)
+    promises = Promises()
+    promises = replace(promises, silver=replace(promises.silver, running_max=works, waiting_max=works + 1))
+    settings = SchedulerSettings(kv=KvSettings(2, works + 1, 1), planner=planner)
+    scheduler = Scheduler(engine, promises, settings, speculation)
+    shared = np.arange(500, dtype=np.int32) + 10
+    for n in range(works):
+        key = TrunkKey(NpcKey("", "bench", f"npc{n}"), "p")
+        tail = np.asarray([600 + n], np.int32)
+        scheduler.submit(n, Work(Tier.SILVER, key, shared, tail, OUTPUT, len(shared)), clock())
+    began_ns = 0
+    while not scheduler.idle:
+        planned = scheduler.plan(clock())
+        if planned.step is None:
+            clock.advance(max(1, (planned.wake_ns or 0) - clock()))
+            continue
+        if not began_ns and all(r.decoding for r in planned.runners):
+            began_ns = clock()
+        before_ns = clock()
+        result = engine.step(planned.step)
+        scheduler.apply(planned, result, clock() - before_ns, clock())
+    return (clock() - began_ns) / S
+
+
+def _crossing(gains: dict[float, float]) -> float:
+    """The acceptance at which the gain passes 1, between the two that stand around it."""
+    points = sorted(gains.items())
+    for (a, low), (b, high) in pairwise(points):
+        if low <= 1.0 <= high:
+            return a + (b - a) * (1.0 - low) / (high - low)
+    return points[0][0] if points[0][1] > 1.0 else 1.0
