@@ -15,7 +15,7 @@ import structlog
 
 from core.clock import MS, Clock, now_ns
 from core.errors import ConfigError
-from core.words import Tier
+from core.words import NpcKey, Tier
 from daemon.calls import Calls
 from daemon.config import Config
 from daemon.dialogue import Dialogue
@@ -34,10 +34,12 @@ from engines.tune import tune
 from memory.bonds import Bonds
 from memory.hot import Hot
 from memory.memory import Memory
+from memory.parked import Parked
 from memory.recall import Recall
 from npcd import __version__
 from scheduler.drafts import Ngrams
 from scheduler.loop import EngineLoop
+from scheduler.parking import Fetched
 from scheduler.scheduler import Delivery, Scheduler
 from scheduler.speculation import Speculation, SpeculationSettings
 from scheduler.ticket import Door
@@ -177,11 +179,12 @@ def build(
     memory: Memory | None = None,
     saves: Path | None = None,
     ill: Callable[[], list[str]] = list,
+    parked: Parked | None = None,
 ) -> Daemon:
     """The daemon around a loaded model, on the running event loop; nothing is started yet.
 
     Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
-    `ill` says what else is not as it should be, a line each.
+    `ill` says what else is not as it should be, a line each. `parked` takes KV that has no room in RAM.
     """
     loop = asyncio.get_running_loop()
     engine = model.engine
@@ -221,6 +224,15 @@ def build(
     def expect(due_ns: int | None) -> None:
         engine_loop.next_due_ns = due_ns
 
+    def comes_near(npc: NpcKey) -> None:
+        homes = scheduler.placer.homes  # read only, and a step old at most
+        if homes.parked_bytes and any(t.parked and not t.fetching_ns for t in homes.of_npc(npc)):
+            door.load_ahead(npc)
+
+    if parked is not None:
+        scheduler.placer.parking.store = parked
+        parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
+
     worlds = Worlds(layout, config.worlds, default_policy())
     piece = engine.vocab.piece
     context_len = engine.geometry.context_len
@@ -229,8 +241,9 @@ def build(
         Hot(config.hot), memory, worlds, layout, door, config.promises, context_len, piece, epoch, clock
     )
     intents = Intents(
-        worlds, layout, door, config.promises, config.intents, memory, sessions.digest, piece, expect, clock
-    )
+        worlds, layout, door, config.promises, config.intents, memory, sessions.digest, piece, expect, comes_near,
+        clock,
+    )  # fmt: skip
 
     def felt(npc: Npc) -> str:
         mind = intents.mind(npc.key)
@@ -252,7 +265,7 @@ def build(
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, memory, lag_ns, degraded, clock)
-    remembering = Remembering(worlds, dialogue, memory, epoch, saves)
+    remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
     calls = Calls(
         worlds, intents, dialogue, door, scheduler.placer, board, memory, remembering, config.calls, drain, clock
     )

@@ -474,7 +474,7 @@ class Calls:
                     partner=pseudonym(trunk.key.partner),
                     home=trunk.home,
                     tokens=trunk.held,
-                    bytes=len(trunk.blob) if trunk.blob is not None else 0,
+                    bytes=trunk.bytes_away or round(trunk.held * self._placer.token_bytes),
                     hits=trunk.hits,
                     idle_ms=max(0, now_ns - trunk.used_ns) // MS,
                 )

@@ -31,6 +31,7 @@ from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
 from memory.hot import HotSettings
 from memory.journal import JournalSettings
+from memory.parked import ParkedSettings
 from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
@@ -83,6 +84,7 @@ class MemorySettings:
     journal: JournalSettings = field(default_factory=JournalSettings)
     feeder: FeederSettings = field(default_factory=FeederSettings)
     recent: RecentSettings = field(default_factory=RecentSettings)
+    parked: ParkedSettings = field(default_factory=ParkedSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
 
 

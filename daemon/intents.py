@@ -162,6 +162,7 @@ class Intents:
         digest: Callable[[NpcKey, str], tuple[int, ...]],
         piece: Callable[[int], bytes],
         expect: Callable[[int | None], None],
+        comes_near: Callable[[NpcKey], None],
         clock: Clock,
     ) -> None:
         self.counts = IntentCounts()
@@ -174,6 +175,7 @@ class Intents:
         self._digest = digest
         self._piece = piece
         self._expect = expect
+        self._comes_near = comes_near
         self._clock = clock
         self._minds: dict[NpcKey, Mind] = {}
         self._subscribers: dict[tuple[str, str], set[Subscriber]] = {}
@@ -218,6 +220,7 @@ class Intents:
         for percept in seen.percepts:
             if percept.kind == PLAYER_KIND:
                 self._memory.near(npc.key, percept.entity_id)
+                self._comes_near(npc.key)
         if mind.intent is not None and mind.intent.state == mind.state:
             # The world says the same as when the intent was made: it stands, and is as young as this observation.
             mind.intent.seen = seen

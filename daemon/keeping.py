@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,11 +22,13 @@ from daemon.config import Config
 from daemon.datafolder import DataFolder
 from daemon.embedded import Embedded, Urls
 from daemon.remembering import load_copy
+from kvcache.verify import SIGNATURE_BYTES, signer
 from memory.archive import ArchiveWriter
 from memory.bonds import Bonds
 from memory.feeder import Feeder
 from memory.journal import Journal
 from memory.memory import Memory
+from memory.parked import Parked
 from memory.recall import Recall
 from memory.recent import Recent, RecentWriter
 from memory.state import State, WorldState
@@ -46,6 +49,7 @@ class Keeping:
     journal: Journal
     recent: Recent | None
     memory: Memory
+    parked: Parked | None = None
 
     def ill(self) -> list[str]:
         """Why an embedded store is not there, a line each."""
@@ -54,6 +58,8 @@ class Keeping:
     async def stop(self, limit_s: float) -> None:
         """Writes what waits, ends feeders, journal and servers, gives the folder free."""
         await self.memory.close()
+        if self.parked is not None:
+            await asyncio.to_thread(self.parked.stop, limit_s)
         if self.recent is not None:
             await self.recent.close()
         if self.embedded is not None:
@@ -69,6 +75,7 @@ async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] 
     folder, embedded, urls, journal = await asyncio.to_thread(_open, config, wall_ms)
     settings = config.memory
     recent: Recent | None = None
+    parked: Parked | None = None
     feeders: list[Feeder] = []
     recent_feeder = archive_feeder = None
     if urls.redis_url:
@@ -77,6 +84,8 @@ async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] 
         recent.start()
         recent_feeder = Feeder(RecentWriter(store, folder.journal_id, load_copy), journal, settings.feeder)
         feeders.append(recent_feeder)
+        if config.scheduler.kv.redis_mib:
+            parked = Parked(settings.parked, store, folder.journal_id, signer(os.urandom(SIGNATURE_BYTES)))
     if urls.postgres_url:
         writer = ArchiveWriter(replace(settings.archive, url=urls.postgres_url), folder.pseudonym_key)
         archive_feeder = Feeder(writer, journal, settings.feeder)
@@ -94,7 +103,7 @@ async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] 
     )
     for reason in embedded.reasons if embedded is not None else ():
         log.warning("a store is not there", reason=reason)
-    return Keeping(folder, embedded, journal, recent, memory)
+    return Keeping(folder, embedded, journal, recent, memory, parked)
 
 
 def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embedded | None, Urls, Journal]:

@@ -1,4 +1,4 @@
-"""The command line: npcd serve, doctor, migrate, archive, version (npcd demo is found before it comes here, by
+"""The command line: npcd serve, doctor, kv, migrate, archive, version (npcd demo is found before it comes here, by
 npcd/__main__.py).
 
 It imports next to nothing, and what a command needs only when it runs: the parent of `npcd serve` stays small.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
-from daemon import archive_command
+from daemon import archive_command, kv_command
 from daemon.supervise import EXIT_USAGE, Life, supervise
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "doctor":
         return _doctor(args)
     if args.command in archive_command.COMMANDS:
-        return _archive(args)
+        return _print(archive_command.run, args)
+    if args.command == "kv":
+        return _print(kv_command.run, args)
     life: Life | None = None
     if not args.no_supervise:
         said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
+    kv_command.add_to(commands)
     archive_command.add_to(commands)
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
     commands.add_parser("version", help="print the version")
@@ -112,9 +115,9 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
 
 
-def _archive(args: argparse.Namespace) -> int:
+def _print(run: Callable[[argparse.Namespace], Iterator[str]], args: argparse.Namespace) -> int:
     try:
-        for line in archive_command.run(args):
+        for line in run(args):
             print(line)
     except (ConfigError, StoreFailed) as error:
         print(f"npcd: {error}", file=sys.stderr)

@@ -21,21 +21,35 @@ from memory.bond import Bond, mood
 from memory.cards import Card, Quest, Relationship
 from memory.memory import Memory, new_timeline
 from memory.noting import told
+from memory.parked import Parked
 from memory.records import Body, Kind
 from memory.saves import Save
 from npcd.v1 import npcs_pb2
+from scheduler.ticket import Door
 
 CHUNK_BYTES = 512 << 10
 IMPORT_BYTES_MAX = 256 << 20
+FORGOTTEN_WITHIN_S = 1.0
 COPIES_KEPT = 2  # of what was restored: the recent store reads them when it comes to the record
 
 
 class Remembering:
     """Owns the folder of save files. `saves` is None for a daemon that keeps nothing."""
 
-    def __init__(self, worlds: Worlds, dialogue: Dialogue, memory: Memory, epoch: int, folder: Path | None) -> None:
+    def __init__(
+        self,
+        worlds: Worlds,
+        dialogue: Dialogue,
+        door: Door,
+        memory: Memory,
+        epoch: int,
+        folder: Path | None,
+        parked: Parked | None,
+    ) -> None:
         self._worlds = worlds
         self._dialogue = dialogue
+        self._door = door
+        self._parked = parked
         self._memory = memory
         self._epoch = epoch
         self._folder = folder
@@ -98,6 +112,10 @@ class Remembering:
             check_id("npc_id", request.npc_id)
         sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
         stores = await self._memory.forget(NpcKey(tenant, request.world_id, request.npc_id), player)
+        if self._parked is not None:
+            await self._door.obeyed()  # the engine thread has let go of the trunks, wherever they were
+            if await asyncio.to_thread(self._parked.settled, FORGOTTEN_WITHIN_S):
+                stores.append("parked")
         if self._folder is not None:
             async with self._saving:
                 folder = saves.folder_of(self._folder, tenant, request.world_id)

@@ -94,6 +94,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     collector = StatusCollector(
         lambda: daemon.board.message() if daemon else None,
         lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
+        lambda: daemon.scheduler.placer.counters() if daemon else {},
     )
     probes = Probes(lambda: phase.name, collector, lambda: list(daemon.board.message().degraded) if daemon else [])
     opening: asyncio.Task[Keeping] | None = None
@@ -115,7 +116,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             daemon = build(config, model, phase, on_death, drain)
         else:
             memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
-            daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill)
+            daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
         daemon.engine_loop.start()
         if keeping is not None:
             await revive(keeping, daemon)

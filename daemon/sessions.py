@@ -79,6 +79,7 @@ class Sessions:
         """The session under way, or a new one that begins with what is remembered; and how that was found."""
         under_way = self.hot.find(npc.key, player, self._clock())
         recalled = REMEMBERED_AT_HAND
+        self._door.load_ahead(npc.key)
         if under_way is None or under_way.said >= self.hot.settings.session_turns_max:
             recalled = await self._memory.recall(npc.key, player)
         session, over = self.hot.open(npc.key, player, self._epoch, self._clock())

@@ -16,6 +16,12 @@ from core.clock import MS, Clock
 from npcd.v1 import admin_pb2
 
 LAG_EVERY_S = 0.05
+# Of scheduler.Placer.counters(): the family, what its label says, and what it counts.
+KV_COUNTERS = (
+    ("trunk_tokens", "source", "Trunk tokens by how they came to where works needed them"),
+    ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
+    ("refused", "reason", "Loads that were not made because the bytes were not what they should be"),
+)
 
 
 def start_logging(level: str, as_json: bool) -> None:
@@ -48,10 +54,14 @@ class StatusCollector(Collector):
     """The status as Prometheus metrics, read when it is scraped: nothing is spent on the hot path."""
 
     def __init__(
-        self, status: Callable[[], admin_pb2.StatusResponse | None], costs: Callable[[], dict[str, float]]
+        self,
+        status: Callable[[], admin_pb2.StatusResponse | None],
+        costs: Callable[[], dict[str, float]],
+        kv: Callable[[], dict[str, dict[str, float]]],
     ) -> None:
         self._status = status
         self._costs = costs
+        self._kv = kv
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
@@ -134,6 +144,12 @@ class StatusCollector(Collector):
             ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
         ):
             yield _gauge(name, text, float(value))
+        kv = self._kv()
+        for family, label, text in KV_COUNTERS:
+            counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label])
+            for name, value in kv.get(family, {}).items():
+                counter.add_metric([name], value)
+            yield counter
         costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
         for feature, weight_ns in self._costs().items():
             costs.add_metric([feature], weight_ns)

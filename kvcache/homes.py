@@ -1,6 +1,7 @@
 """The book of trunks: whose tokens are held where.
 
-A trunk's home is a resident sequence, or bytes in host RAM, or nothing (then it is recomputed from its tokens).
+A trunk's home is a resident sequence, or bytes in host RAM, or bytes in a store beyond it, or nothing (then it is
+recomputed from its tokens).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ NO_TOKENS: Tokens = np.empty(0, np.int32)
 
 @dataclass(slots=True, eq=False)
 class Trunk:
-    """`held` committed tokens of `tokens` are in sequence `seq`, or in `blob`.
+    """`held` committed tokens of `tokens` are in sequence `seq`, or in `blob`, or in the store as number `parked`.
 
-    Invariant: seq >= 0 and blob is not None never hold together; held == 0 when neither does.
+    Invariant: of seq >= 0, blob is not None and parked > 0 one holds at most; held == 0 when none does.
+    While it comes back from the store it does so since `fetching_ns`, and a work waits for it since `wanted_ns`.
     `users` works stand on it now; `branched` says that one of them has tokens of its own above `held`.
     """
 
@@ -30,6 +32,10 @@ class Trunk:
     held: int = 0
     seq: int = -1
     blob: Sealed | None = None
+    parked: int = 0
+    parked_bytes: int = 0
+    fetching_ns: int = 0
+    wanted_ns: int = 0
     users: int = 0
     branched: bool = False
     tier: Tier = Tier.BRONZE
@@ -39,19 +45,32 @@ class Trunk:
     @property
     def home(self) -> str:
         """The home's name as the contract spells it."""
-        return "sequence" if self.seq >= 0 else "ram" if self.blob is not None else "none"
+        if self.seq >= 0:
+            return "sequence"
+        return "ram" if self.blob is not None else "redis" if self.parked else "none"
+
+    @property
+    def bytes_away(self) -> int:
+        """How many bytes it takes where it rests; 0 in a sequence."""
+        return len(self.blob) if self.blob is not None else self.parked_bytes
 
 
 class Homes:
-    """Resident sequences first .. first + count - 1, and at most `ram_bytes_max` bytes of blobs.
+    """Resident sequences first .. first + count - 1, at most `ram_bytes_max` bytes of blobs, and `parked_bytes_max` in
+    the store.
 
-    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes; `forks` are the trunks whose key has one.
+    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes, those in the store to parked_bytes; neither
+    is above its bound; `forks` are the trunks whose key has one.
     """
 
-    def __init__(self, first: int, count: int, ram_bytes_max: int) -> None:
+    def __init__(self, first: int, count: int, ram_bytes_max: int, parked_bytes_max: int = 0) -> None:
         self.count = count
         self.ram_bytes = 0
         self.ram_bytes_max = ram_bytes_max
+        self.parked_bytes = 0
+        self.parked_bytes_max = parked_bytes_max
+        self._in_ram: dict[int, Trunk] = {}  # by id, who came first is first
+        self._in_store: dict[int, Trunk] = {}  # by number, the same
         self.ram_dropped = 0
         self._first = first
         self._free = set(range(first, first + count))
@@ -108,30 +127,81 @@ class Homes:
         self._resident[trunk.seq] = trunk
         return True
 
-    def vacate(self, trunk: Trunk, blob: Sealed | None) -> None:
-        """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one and RAM allows."""
+    def vacate(self, trunk: Trunk, blob: Sealed | None) -> list[tuple[Trunk, Sealed]]:
+        """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one. Who had to leave RAM for it,
+        perhaps itself: each to be parked or lost.
+        """
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
         self._leave(trunk)
         trunk.seq = -1
-        if blob is None or not self._make_room(len(blob)):
-            self._lose(trunk)
-            return
+        if blob is None:
+            self.lose(trunk)
+            return []
+        return self.put(trunk, blob)
+
+    def put(self, trunk: Trunk, blob: Sealed) -> list[tuple[Trunk, Sealed]]:
+        """Puts bytes into RAM; who came there longest ago leaves it, until there is room. Who left, as vacate()."""
+        assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
+        if len(blob) > self.ram_bytes_max:
+            return [(trunk, blob)]
+        evicted = []
+        while self.ram_bytes + len(blob) > self.ram_bytes_max:
+            oldest = next(iter(self._in_ram.values()))
+            gone = self.take_blob(oldest)
+            assert gone is not None, "whoever is in RAM has bytes"
+            evicted.append((oldest, gone))
+            self.ram_dropped += 1
         trunk.blob = blob
         self.ram_bytes += len(blob)
+        self._in_ram[id(trunk)] = trunk
+        return evicted
 
     def take_blob(self, trunk: Trunk) -> Sealed | None:
         """The trunk's bytes, taken out of RAM; None when it has none."""
         blob, trunk.blob = trunk.blob, None
         if blob is not None:
             self.ram_bytes -= len(blob)
+            del self._in_ram[id(trunk)]
         return blob
+
+    def touch(self, trunk: Trunk) -> None:
+        """Lets a trunk that is in RAM leave it last."""
+        if self._in_ram.pop(id(trunk), None) is not None:
+            self._in_ram[id(trunk)] = trunk
+
+    def parks(self, size: int) -> bool:
+        """Whether so many bytes could be in the store at all."""
+        return size <= self.parked_bytes_max
+
+    def park(self, trunk: Trunk, number: int, size: int) -> list[Trunk]:
+        """Notes that a trunk without a home is in the store under a number. Who is to be removed there, to keep its
+        bound: they came longest ago.
+        """
+        assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
+        gone: list[Trunk] = []
+        room = self.parked_bytes_max - self.parked_bytes - size
+        for other in self._in_store.values():
+            if room >= 0:
+                break
+            gone.append(other)
+            room += other.parked_bytes
+        trunk.parked, trunk.parked_bytes = number, size
+        self.parked_bytes += size
+        self._in_store[number] = trunk
+        return gone
+
+    def unpark(self, trunk: Trunk) -> None:
+        """Notes that a trunk is not in the store any more; it has no home then."""
+        del self._in_store[trunk.parked]
+        self.parked_bytes -= trunk.parked_bytes
+        trunk.parked = trunk.parked_bytes = trunk.fetching_ns = trunk.wanted_ns = 0
 
     def remove(self, key: TrunkKey) -> int:
         """Forgets a trunk; its sequence (to be emptied) or -1. The trunk must be unused."""
         trunk = self._trunks.pop(key, None)
         if trunk is None:
             return -1
-        assert not trunk.users, "a trunk in use cannot be removed"
+        assert not trunk.users and not trunk.parked, "a trunk in use, or in the store, cannot be removed"
         self.forks.pop(key, None)
         siblings = self._by_npc[key.npc]
         del siblings[key]
@@ -157,6 +227,9 @@ class Homes:
         trunk.tokens, trunk.held, trunk.seq, trunk.blob = fork.tokens, fork.held, fork.seq, fork.blob
         if trunk.seq >= 0:
             self._resident[trunk.seq] = trunk
+        elif trunk.blob is not None:
+            del self._in_ram[id(fork)]
+            self._in_ram[id(trunk)] = trunk
         trunk.tier, trunk.used_ns = min(trunk.tier, fork.tier), max(trunk.used_ns, fork.used_ns)
         fork.seq, fork.blob = -1, None
         self.remove(fork.key)
@@ -165,25 +238,16 @@ class Homes:
     def forget_sequences(self) -> None:
         """The engine was rebuilt: what sequences held is gone, who sits in which stays."""
         for trunk in self._resident.values():
-            self._lose(trunk)
+            self.lose(trunk)
             trunk.branched = False
 
     def _leave(self, trunk: Trunk) -> None:
         del self._resident[trunk.seq]
         self._free.add(trunk.seq)
 
-    def _make_room(self, size: int) -> bool:
-        if size > self.ram_bytes_max:
-            return False
-        while self.ram_bytes + size > self.ram_bytes_max:
-            oldest = min((t for t in self._trunks.values() if t.blob is not None), key=lambda t: t.used_ns)
-            self.take_blob(oldest)
-            self._lose(oldest)
-            self.ram_dropped += 1
-        return True
-
     @staticmethod
-    def _lose(trunk: Trunk) -> None:
+    def lose(trunk: Trunk) -> None:
+        """Notes that a trunk's KV is nowhere."""
         trunk.held, trunk.tokens = 0, NO_TOKENS
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from zlib import crc32
@@ -78,16 +79,16 @@ class Verifier:
 _FIELDS = ("format",) * 3 + ("model", "kv_type", "attention", "geometry", "adapter", "tokens", "length")
 
 
-def sign(key: bytes, name: bytes, sealed: Sealed) -> bytes:
-    """The signature of bytes that stand under `name` in a store that others can write to."""
-    signer = hmac.new(key, len(name).to_bytes(4, "little") + name + sealed.header, "sha256")
-    signer.update(sealed.payload)
-    return signer.digest()
+def signer(key: bytes) -> Callable[[bytes, bytes, bytes], bytes]:
+    """Signs a header and bytes that stand under a name in a store that others can write to."""
 
+    def sign(name: bytes, header: bytes, payload: bytes) -> bytes:
+        lengths = len(name).to_bytes(4, "little") + len(header).to_bytes(4, "little")
+        signing = hmac.new(key, lengths + name + header, "sha256")
+        signing.update(payload)
+        return signing.digest()
 
-def signed_by(key: bytes, name: bytes, sealed: Sealed, signature: bytes) -> bool:
-    """Whether we signed exactly this."""
-    return hmac.compare_digest(sign(key, name, sealed), signature)
+    return sign
 
 
 def _hash(text: str) -> bytes:

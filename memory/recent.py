@@ -106,9 +106,9 @@ class RecentWriter:
 
     def __init__(self, settings: RecentSettings, journal: str, load: Load) -> None:
         """Does not connect. Raises ConfigError when the settings do not say how to."""
-        scheme, self._options = _options(settings)
+        scheme, self._options = connection_options(settings)
         self._options["socket_timeout"] = settings.op_s
-        self._class: Any = _BLOCKING[scheme]
+        self._class: Any = BLOCKING[scheme]
         self._connection: Any = None  # untyped there
         self._password: str = self._options.get("password", "")
         self._key = key_of("at", journal)
@@ -232,7 +232,7 @@ class RecentWriter:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> StoreFailed:
-        return StoreFailed(_reason(error, self._password))
+        return StoreFailed(reason_of(error, self._password))
 
 
 class Recent:
@@ -242,7 +242,7 @@ class Recent:
 
     def __init__(self, settings: RecentSettings) -> None:
         """Does not connect. Raises ConfigError when the settings do not say how to."""
-        scheme, options = _options(settings)
+        scheme, options = connection_options(settings)
         self._password: str = options.get("password", "")
         self._connection: awaited.AbstractConnection = _AWAITED[scheme](**options)
         if isinstance(self._connection, awaited.SSLConnection):
@@ -375,7 +375,7 @@ class Recent:
                 self._here.set()
                 await self._answers()
             except (RedisError, OSError, TimeoutError) as error:
-                await self._lost(_reason(error, self._password))
+                await self._lost(reason_of(error, self._password))
             except Exception as error:
                 await self._lost(f"a bug: {error!r}")
                 raise
@@ -415,7 +415,7 @@ class Recent:
             await self._connection.disconnect(nowait=True)
 
     def _failed(self, error: Exception) -> StoreFailed:
-        return StoreFailed(_reason(error, self._password))
+        return StoreFailed(reason_of(error, self._password))
 
 
 def look(settings: RecentSettings) -> tuple[str, str, str]:
@@ -443,7 +443,7 @@ def _rested(items: Iterable[T]) -> Iterator[T]:
             time.sleep(REST_S)
 
 
-_BLOCKING = {
+BLOCKING = {
     "redis": blocking.Connection,
     "rediss": blocking.SSLConnection,
     "unix": blocking.UnixDomainSocketConnection,
@@ -455,7 +455,7 @@ _AWAITED: Mapping[str, Callable[..., awaited.AbstractConnection]] = {
 }
 
 
-def _options(settings: RecentSettings) -> tuple[str, dict[str, Any]]:
+def connection_options(settings: RecentSettings) -> tuple[str, dict[str, Any]]:
     """The URL's scheme, and what a connection is made with. Raises ConfigError."""
     scheme = settings.url.partition(":")[0].lower()
     try:
@@ -482,7 +482,7 @@ def _options(settings: RecentSettings) -> tuple[str, dict[str, Any]]:
     return scheme, options | own
 
 
-def _reason(error: BaseException, password: str) -> str:
+def reason_of(error: BaseException, password: str) -> str:
     """Why something failed, in a line that may be logged: without the password, without keys."""
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "did not answer in time"

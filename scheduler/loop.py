@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from core.clock import Clock, S, now_ns
 from core.errors import EngineFailed
 from core.words import TrunkKey
+from scheduler.parking import Fetched
 from scheduler.scheduler import Delivery, Scheduler
-from scheduler.ticket import Command, Commit
+from scheduler.ticket import Command, Commit, Fence, LoadAhead, MoveOut
 
 REBUILD_NS = 2 * S  # a new context for a large model's KV
 
@@ -130,6 +131,18 @@ class EngineLoop:
             return
         if isinstance(command, Commit):
             self._scheduler.commit(command.fork)
+            return
+        if isinstance(command, LoadAhead):
+            self._scheduler.load_ahead(command.npc, now)
+            return
+        if isinstance(command, MoveOut):
+            self._scheduler.move_out(command.npc)
+            return
+        if isinstance(command, Fetched):
+            self._scheduler.arrived(command)
+            return
+        if isinstance(command, Fence):
+            command.passed()
             return
         ticket_id, work, at_ns = command
         if work is None:

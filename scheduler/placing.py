@@ -24,7 +24,7 @@ from enum import Enum
 import numpy as np
 
 from core.choice import Tokens
-from core.words import Tier, TrunkKey
+from core.words import NpcKey, Tier, TrunkKey
 from core.work import Work
 from engines.base import Geometry, StepEngine
 from kvcache import victims
@@ -34,18 +34,23 @@ from kvcache.prefix import Prefix, Prefixes
 from kvcache.verify import REASONS, Sealed, Verifier
 from scheduler.costs import Costs
 from scheduler.loads import LoadCosts, recompute_ns
+from scheduler.parking import Fetched, Parking
 
 
 @dataclass(frozen=True, slots=True)
 class KvSettings:
     """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks.
 
-    Beyond `forks_max` the fork that is unused longest is discarded for a new one.
+    Trunks that leave their sequence rest in `ram_mib` of host RAM, and what has no room there in `redis_mib` of Redis,
+    if there is one; a work waits `fetch_wait_ms` at most for a trunk that comes from there. Beyond `forks_max` the fork
+    that is unused longest is discarded for a new one.
     """
 
     prefixes: int = 12
     lanes: int = 24
     ram_mib: int = 512
+    redis_mib: int = 256
+    fetch_wait_ms: float = 5.0
     forks_max: int = 64
 
 
@@ -126,8 +131,10 @@ class Placer:
         prefixes_first, lanes_first, residents_first, residents = divide(engine.geometry, settings)
         self.prefixes = Prefixes(prefixes_first, settings.prefixes)
         self.lanes = Lanes(lanes_first, settings.lanes)
-        self.homes = Homes(residents_first, residents, settings.ram_mib << 20)
+        self.homes = Homes(residents_first, residents, settings.ram_mib << 20, settings.redis_mib << 20)
+        self.parking = Parking(self.homes, settings.fetch_wait_ms)
         self.moved_out = 0
+        self.token_bytes = 0.0  # of KV, as it was when a trunk was moved out last
         self.loaded = 0
         self.forks_dropped = 0
         self._forks_max = settings.forks_max
@@ -144,7 +151,7 @@ class Placer:
         if work.key.fork and work.key not in self.homes.forks:
             self._bound_forks()
         trunk = self.homes.get(work.key)
-        if trunk.users:
+        if trunk.users or not self._is_here(trunk, work, now_ns):
             return None
         lane = -1
         if work.tier is not Tier.GOLD and work.max_tokens:
@@ -167,6 +174,17 @@ class Placer:
         self.advance(place)
         return place
 
+    def counters(self) -> dict[str, dict[str, float]]:
+        """All that is counted here, by family and name. Any thread may ask."""
+        t, p = self.tokens, self.parking
+        moves = {
+            "moved_out": self.moved_out, "loaded": self.loaded, "parked": p.parked, "fetched": p.fetched,
+            "lost": p.lost, "given_up": p.given_up, "turned_down": self.turned_down + p.turned_down,
+            "left_ram": self.homes.ram_dropped,
+        }  # fmt: skip
+        tokens = {"resident": t.resident, "loaded": t.loaded, "copied": t.copied, "computed": t.computed}
+        return {"trunk_tokens": dict(tokens), "moves": dict(moves), "refused": dict(self.refused)}
+
     @property
     def loads_refused(self) -> int:
         """Loads that were not made, because the bytes were not what they should be."""
@@ -176,6 +194,8 @@ class Placer:
         """Whether a work could stand on that trunk now: no other does, and there is a sequence for it."""
         homes = self.homes
         trunk = homes.find(key)
+        if trunk is not None and trunk.fetching_ns:
+            return False
         if trunk is not None and (trunk.users or trunk.seq >= 0):
             return not trunk.users
         return homes.free > 0 or any(not t.users for t in homes.residents)
@@ -247,6 +267,8 @@ class Placer:
         trunk = self.homes.find(key)
         if trunk is not None and trunk.users:
             return False
+        if trunk is not None:
+            self.parking.forget(trunk)
         seq = self.homes.remove(key)
         if seq >= 0:
             self._engine.trim(seq, 0)
@@ -259,6 +281,8 @@ class Placer:
             return True
         if fork.users or (origin is not None and origin.users):
             return False
+        if origin is not None:
+            self.parking.forget(origin)
         seq = self.homes.commit(fork)
         if seq >= 0:
             self._engine.trim(seq, 0)
@@ -305,7 +329,7 @@ class Placer:
         origin = self.homes.find(trunk.key.origin)
         if origin is None or common_len(origin.tokens[: origin.held], wanted) <= keep:
             return False
-        if not self._make_resident(origin, -1, now_ns):
+        if origin.parked or not self._make_resident(origin, -1, now_ns):
             return False
         self._load(origin, wanted, 0)
         shared = common_len(origin.tokens[: origin.held], wanted)  # its bytes may have been refused
@@ -344,7 +368,9 @@ class Placer:
             found = victims.choose(self.homes.residents, now_ns)
             if found is None:
                 return False
+            self.homes.touch(trunk)  # or it might have to leave RAM for whom it drives out of a sequence
             self.move_out(found[0])
+            self.parking.forget(trunk)
             settled = self.homes.settle(trunk)
             assert settled, "a sequence was just made free"
         return True
@@ -378,10 +404,37 @@ class Placer:
         seq = trunk.seq
         sealed: Sealed | None = None
         if trunk.held:
-            sealed = self.verifier.seal(self._engine.store(seq), trunk.tokens[: trunk.held], trunk.key.adapter)
-        self.homes.vacate(trunk, sealed)
+            payload = self._engine.store(seq)
+            self.token_bytes = len(payload) / trunk.held
+            sealed = self.verifier.seal(payload, trunk.tokens[: trunk.held], trunk.key.adapter)
+        evicted = self.homes.vacate(trunk, sealed)
         self._engine.trim(seq, 0)
         self.moved_out += 1
+        self.parking.put_away(evicted)
+
+    def move_out_npc(self, npc: NpcKey) -> None:
+        """Moves an NPC's trunks to host RAM, except those that works stand on."""
+        for trunk in self.homes.of_npc(npc):
+            if trunk.seq >= 0 and not trunk.users:
+                self.move_out(trunk)
+
+    def load_ahead(self, npc: NpcKey, now_ns: int) -> None:
+        """Begins to bring an NPC's trunks back from the store: somebody will need them soon."""
+        for trunk in self.homes.of_npc(npc):
+            self.parking.fetch(trunk, now_ns)
+
+    def arrived(self, what: Fetched) -> None:
+        """Takes in what the store gave."""
+        if self.parking.arrived(what) == "signature":
+            self.refused["signature"] += 1
+
+    def _is_here(self, trunk: Trunk, work: Work, now_ns: int) -> bool:
+        """Whether the work need not wait for a fetch of its trunk, which it may begin."""
+        if not trunk.parked:
+            return True
+        useful = common_len(trunk.tokens[: trunk.held], work.trunk)
+        anew_ns = recompute_ns(self._costs, min(work.shared, useful), useful, self._engine.geometry.micro_len)
+        return self.parking.is_here(trunk, work, anew_ns - self.loads.predict_ns(trunk.parked_bytes), now_ns)
 
 
 def divide(geometry: Geometry, settings: KvSettings) -> tuple[int, int, int, int]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from core.choice import Tokens
 from core.clock import MS
-from core.words import Finish, Tier, TrunkKey
+from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
 from engines.base import Slice, StepEngine, StepPlan, StepResult, tokens_of
 from scheduler.costs import Costs, CostSettings, Features, features
 from scheduler.meter import Meter
+from scheduler.parking import Fetched
 from scheduler.placing import KvSettings, Phase, Placer
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queues, Waiting
@@ -145,6 +146,18 @@ class Scheduler:
             if not self.placer.forget(one) or self._wanted(one):
                 self._forget.add(one)
 
+    def load_ahead(self, npc: NpcKey, now_ns: int) -> None:
+        """Begins to bring back what an NPC has in the store beyond RAM."""
+        self.placer.load_ahead(npc, now_ns)
+
+    def move_out(self, npc: NpcKey) -> None:
+        """Moves an NPC's trunks out of their sequences, except those in use."""
+        self.placer.move_out_npc(npc)
+
+    def arrived(self, what: Fetched) -> None:
+        """Takes in what the store beyond RAM gave."""
+        self.placer.arrived(what)
+
     def commit(self, key: TrunkKey) -> None:
         """Makes what a fork holds its origin's KV, at once or when the works on both allow it, and ends the fork."""
         assert key.fork, "only a fork is committed"
@@ -155,11 +168,15 @@ class Scheduler:
 
     def plan(self, now_ns: int, next_due_ns: int | None = None) -> Planned:
         """The next step, or none and when to ask again (None: when something new comes)."""
+        changes = self._changes
         wake_ns = self._admit(now_ns, next_due_ns)
         planned = self._compose(now_ns)
         if planned.step is None and wake_ns is None and not self.idle:
             # Works whose choice was forced to its end left without a step, and others wait for what they held.
             wake_ns = now_ns
+            if changes == self._changes and self.placer.parking.coming:
+                # All that waits waits for its trunk, which is on its way.
+                wake_ns = self.placer.parking.look_again_ns(now_ns)
         planned.wake_ns = wake_ns
         return planned
 

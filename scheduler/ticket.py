@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
-from core.words import Finish, Tier, TrunkKey
+from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
+from scheduler.parking import Fetched
 from scheduler.scheduler import Delivery, Taken
 from tiers.promises import RETRY_MAX_NS, Promises
 
@@ -53,6 +54,24 @@ class Ticket:
             self._cancel(self.id)
 
 
+class LoadAhead(NamedTuple):
+    """Begins to bring back what an NPC has in the store beyond RAM."""
+
+    npc: NpcKey
+
+
+class MoveOut(NamedTuple):
+    """Moves an NPC's trunks out of their sequences."""
+
+    npc: NpcKey
+
+
+class Fence(NamedTuple):
+    """Calls `passed` on the engine thread when all commands before it have been obeyed."""
+
+    passed: Callable[[], None]
+
+
 class Commit(NamedTuple):
     """Makes a fork's KV its origin's."""
 
@@ -60,7 +79,7 @@ class Commit(NamedTuple):
 
 
 # (id, work, when): submit; (id, None, when): cancel; a key: forget its trunk
-Command = tuple[int, Work | None, int] | TrunkKey | Commit
+Command = tuple[int, Work | None, int] | TrunkKey | Commit | LoadAhead | MoveOut | Fetched | Fence
 
 
 class Door:
@@ -132,6 +151,24 @@ class Door:
         """
         assert key.fork, "only a fork is committed"
         self._send([Commit(key)])
+
+    def load_ahead(self, npc: NpcKey) -> None:
+        """Begins to bring back what an NPC has in the store beyond RAM: somebody comes near."""
+        self._send([LoadAhead(npc)])
+
+    def move_out(self, npc: NpcKey) -> None:
+        """Moves an NPC's trunks out of their sequences: nobody is near any more."""
+        self._send([MoveOut(npc)])
+
+    async def obeyed(self) -> None:
+        """Waits until the engine thread has obeyed all that was sent before."""
+        loop, passed = asyncio.get_running_loop(), asyncio.Event()
+
+        def pass_on() -> None:
+            loop.call_soon_threadsafe(passed.set)
+
+        self._send([Fence(pass_on)])
+        await passed.wait()
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Deals out what one step made known; called on the event loop, once per step."""

@@ -937,7 +937,7 @@ class ForgetResponse(_message.Message):
     trunks: _builtins.int
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """which stores have forgotten by now: "hot", "recent", "journal", "archive", "saves"; the others do when they are there"""
+        """which stores have forgotten by now: "hot", "recent", "journal", "archive", "saves", "parked" (KV in Redis); the others do when they are there"""
 
     def __init__(
         self,

@@ -160,7 +160,7 @@ async def running(
         daemon = build(config, model, phase, died.append, drain, saves=saves)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
-        daemon = build(config, model, phase, died.append, drain, now_ns, memory, saves, ill)
+        daemon = build(config, model, phase, died.append, drain, now_ns, memory, saves, ill, keeping.parked)
     daemon.engine_loop.start()
     phase.name = "serving"
     try:

@@ -447,7 +447,7 @@ async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
         assert str(caught.value) == (
             f"serve.listen: cannot listen on {taken}; is another npcd running? choose another --listen"
         )
-        probes = Probes(lambda: "serving", StatusCollector(lambda: None, lambda: {}))
+        probes = Probes(lambda: "serving", StatusCollector(lambda: None, dict, dict))
         with pytest.raises(ConfigError, match=rf"serve\.http: cannot listen on {taken}"):
             await probes.start(taken)
         socket.create_connection(other.getsockname(), 1).close()

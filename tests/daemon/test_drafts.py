@@ -27,7 +27,7 @@ async def reply(model: Model, config: Config) -> tuple[str, int, int]:
         text = "".join(e.text for e in events if e.kind == dialogue_pb2.TALK_EVENT_KIND_TEXT)
         board = rig.daemon.board.message()
         silver = next(t for t in board.tiers if t.tier == "silver")
-        metrics = {m.name: m for m in StatusCollector(lambda: board, dict).collect()}
+        metrics = {m.name: m for m in StatusCollector(lambda: board, dict, dict).collect()}
         shown = {(s.labels["tier"], s.labels["was"]): s.value for s in metrics["npcd_drafts"].samples}
         assert shown["silver", "right"] == silver.drafts_accepted
         assert silver.drafts_on == (config.speculation.drafts != "off")

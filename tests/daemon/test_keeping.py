@@ -106,7 +106,7 @@ async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path
         journal, archive = keeping.journal, keeping.memory.archive_feeder
         assert archive is not None and await archive.passed(journal.end, 20)
         answer = await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
-        assert answer.stores == ["hot", "recent", "archive", "journal"] and answer.sessions == 1
+        assert answer.stores == ["hot", "recent", "archive", "journal", "parked"] and answer.sessions == 1
         assert (await recalled(rig)).facts == [] and (await recalled(rig, player="p2")).facts
         kept_bytes = b"".join(p.read_bytes() for p in (tmp_path / "data" / "journal").glob("*.journal"))
         assert kept_bytes.count(b"green lantern") == 2  # the line of p2, and the fact in it
@@ -249,7 +249,9 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         board = rig.daemon.board
-        probes = Probes(lambda: "serving", StatusCollector(board.message, dict), lambda: list(board.message().degraded))
+        probes = Probes(
+            lambda: "serving", StatusCollector(board.message, dict, dict), lambda: list(board.message().degraded)
+        )
         http = await probes.start("127.0.0.1:0")
 
         async def get(path: str) -> tuple[int, str]:

@@ -55,7 +55,8 @@ def test_homes_lose_no_sequence_and_no_byte() -> None:
                 trunk.tokens, trunk.held = np.arange(5, dtype=np.int32), 5
                 trunk.used_ns = now
         elif act < 0.5:
-            homes.vacate(trunk, sealed(rng.randrange(60)) if rng.random() < 0.8 else None)
+            for gone, _ in homes.vacate(trunk, sealed(rng.randrange(60)) if rng.random() < 0.8 else None):
+                homes.lose(gone)
         elif act < 0.7:
             homes.remove(trunk.key)
         resident = [t for t in homes if t.seq >= 0]
@@ -75,7 +76,8 @@ def test_ram_keeps_the_newest_and_nothing_that_is_larger_than_all_of_it() -> Non
     for now, (trunk, size) in enumerate(zip(trunks, (60, 60, 101), strict=True)):
         homes.settle(trunk)
         trunk.tokens, trunk.held, trunk.used_ns = np.arange(5, dtype=np.int32), 5, now
-        homes.vacate(trunk, sealed(size))
+        for gone, _ in homes.vacate(trunk, sealed(size)):
+            homes.lose(gone)
     assert [t.home for t in trunks] == ["none", "ram", "none"]
     assert [t.held for t in trunks] == [0, 5, 0]
     assert (homes.ram_dropped, homes.ram_bytes) == (1, 60)

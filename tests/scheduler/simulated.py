@@ -149,6 +149,8 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
             above[place.trunk.seq] = place.branch_len
         else:
             assert engine.length(place.lane) == place.pos, f"residents: lane {place.lane} has not the book's length"
+    assert homes.ram_bytes <= homes.ram_bytes_max, f"ram: {homes.ram_bytes} bytes are over the bound"
+    assert homes.parked_bytes <= homes.parked_bytes_max, f"store: {homes.parked_bytes} bytes are over the bound"
     resident = list(homes.residents)
     assert homes.free + len(resident) == homes.count, "residents: free + resident != all"
     seqs = [t.seq for t in resident]
@@ -168,8 +170,15 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
 
 
 def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
-    """Every resident sequence begins with the tokens that the book says."""
-    for t in scheduler.placer.homes:
+    """Every resident sequence begins with the tokens that the book says, a trunk has one home, and bytes are counted
+    right.
+    """
+    homes = scheduler.placer.homes
+    assert homes.ram_bytes == sum(len(t.blob) for t in homes if t.blob is not None), "ram: bytes are counted wrong"
+    assert homes.parked_bytes == sum(t.parked_bytes for t in homes), "store: bytes are counted wrong"
+    for t in homes:
+        places = (t.seq >= 0) + (t.blob is not None) + (t.parked > 0)
+        assert places <= 1 and (places or not t.held), f"homes: {t.key} has {places}"
         if t.seq >= 0:
             same = np.array_equal(engine.array(t.seq)[: t.held], t.tokens[: t.held])
             assert same, f"tokens: sequence {t.seq} does not hold what the book says of {t.key}"

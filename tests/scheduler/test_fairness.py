@@ -204,7 +204,7 @@ def test_bytes_that_the_engine_refuses_are_computed_anew() -> None:
         sim.run()
     gone = placer.homes.get(TrunkKey(npc(0), ""))
     assert gone.blob is not None
-    gone.blob = replace(gone.blob, payload=gone.blob.payload[:-1])
+    gone.blob = replace(gone.blob, payload=gone.blob.payload[:-1] + b"?")
     again = sim.submit(gold(sim, 0))
     sim.run()
     assert placer.loads_refused == 1

@@ -3,6 +3,7 @@
 once       a ticket is taken at most once, ends exactly once, and says nothing after that
 lanes      free + leased == all
 residents  free + resident == all, and every sequence is as long as the book says
+ram        what is in RAM is never over its bound, nor is what is in the store; every trunk has one home at most
 forks      none is left when what it was for is over, and there are never more than may be and are in use
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound
@@ -257,4 +258,4 @@ class Laws:
 
 def _in_use(homes: Homes, key: TrunkKey) -> bool:
     trunk = homes.find(key)
-    return trunk is not None and trunk.users > 0
+    return trunk is not None and (trunk.users > 0 or trunk.fetching_ns > 0)

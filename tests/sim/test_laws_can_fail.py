@@ -11,7 +11,8 @@ import pytest
 from core.choice import Tokens
 from core.words import Finish, TrunkKey
 from engines.sim import SimCost
-from kvcache.homes import common_len
+from kvcache.homes import Trunk, common_len
+from kvcache.verify import Sealed
 from scheduler import placing, planner
 from scheduler.placing import Place
 from scheduler.planner import Candidate
@@ -71,6 +72,20 @@ def never_ends(world: World, patch: pytest.MonkeyPatch) -> None:
             scheduler._out.pop()
 
     patch.setattr(scheduler, "_end", end)
+
+
+def hoards(world: World, patch: pytest.MonkeyPatch) -> None:
+    """RAM takes more than its bound."""
+    homes = world.scheduler.placer.homes
+    honest = homes.put
+
+    def put(trunk: Trunk, blob: Sealed) -> list[tuple[Trunk, Sealed]]:
+        bound, homes.ram_bytes_max = homes.ram_bytes_max, 1 << 40
+        evicted = honest(trunk, blob)
+        homes.ram_bytes_max = bound
+        return evicted
+
+    patch.setattr(homes, "put", put)
 
 
 def loses_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
@@ -180,6 +195,7 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (never_ends, "once", SHORT),
         (loses_lanes, "lanes", SHORT),
         (loses_sequences, "residents", SHORT),
+        (hoards, "ram", SHORT),
         (leaves_branches, "residents", SHORT),
         (keeps_forks, "forks", SHORT),
         (keeps_too_much, "residents", SHORT),

@@ -21,6 +21,7 @@ from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from daemon.prompt import MARKS
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from scheduler.parking import Fetched
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
 from tests.sim.laws import Laws
@@ -50,6 +51,7 @@ class WorldSettings:
     lull_every_s: float = 40.0
     lull_s: float = 4.0
     failures: int = 12
+    ram_kib: int = 256
     promises: Promises = Promises()
     cost: SimCost = SimCost(step_us=300.0, micro_us=350.0, token_us=70.0)
 
@@ -65,6 +67,41 @@ class Talk:
     player: str
     tokens: list[int]
     adapter: str = ""
+
+
+class SlowStore:
+    """A store that answers within 2 ms, at times within 12. Of twenty it refuses one, has lost one, and gives one with
+    a flipped bit.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = random.Random(world.seed)
+        self.kept: dict[int, tuple[bytes, bytes]] = {}
+
+    def park(self, number: int, header: bytes, payload: bytes) -> bool:
+        """Takes bytes in, mostly."""
+        if self._rng.random() < 0.05:
+            return False
+        self.kept[number] = (header, payload)
+        return True
+
+    def fetch(self, number: int) -> None:
+        """Answers later; the bytes are gone at once."""
+        found = self.kept.pop(number, None)
+        luck = self._rng.random()
+        header, payload, fault = b"", b"", "gone"
+        if found is not None and luck > 0.05:
+            header, payload = found
+            if luck < 0.1:
+                payload = bytes([payload[0] ^ 1]) + payload[1:]
+            fault = ""
+        ms = self._rng.uniform(0.2, 2.0) if self._rng.random() < 0.9 else self._rng.uniform(4.0, 12.0)
+        self._world.later(ms, lambda: self._world.fetched(number, header, payload, fault))
+
+    def drop(self, number: int) -> None:
+        """Removes bytes."""
+        self.kept.pop(number, None)
 
 
 class World:
@@ -95,8 +132,11 @@ class World:
             fail_at=frozenset(fail_at),
         )
         self.promises = settings.promises
-        kv = KvSettings(prefixes=8, lanes=24, ram_mib=1)
+        kv = KvSettings(prefixes=8, lanes=24, ram_mib=1, redis_mib=1)
         self.scheduler = make(self.engine, self.promises, SchedulerSettings(kv=kv))
+        self.scheduler.placer.homes.ram_bytes_max = settings.ram_kib << 10
+        self.store = SlowStore(self)
+        self.scheduler.placer.parking.store = self.store
         self.laws = Laws(self.scheduler, self.engine, settings.end_every)
         self._slot_ns = CadenceSettings().slot_ns
         self._end_ns = round(settings.seconds * S)
@@ -176,9 +216,17 @@ class World:
             self._at_ns, _, what = heapq.heappop(self._events)
             what()
         if now_ns >= self._end_ns:
-            self._events.clear()
-            self._due.clear()
+            self._due.clear()  # and what events there are still are answers of the store
         self._at_ns = now_ns
+
+    def later(self, ms: float, what: Callable[[], None]) -> None:
+        """`what` happens so much after now, also when the world is about to end."""
+        self._order += 1
+        heapq.heappush(self._events, (self.clock() + round(ms * MS), self._order, what))
+
+    def fetched(self, number: int, header: bytes, payload: bytes, fault: str) -> None:
+        """The store has answered."""
+        self.scheduler.arrived(Fetched(self._at_ns, number, header, payload, fault))
 
     # -- works -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,95 @@
+"""`npcd kv`: where the KV of a world's trunks rests in a running daemon. Gives lines to print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError, StoreFailed
+
+if TYPE_CHECKING:
+    from npcd.v1 import npcs_pb2
+
+ANSWER_S = 10.0
+MIB = 1 << 20
+HOMES = ("sequence", "ram", "redis", "none")
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command, and what it takes."""
+    kv = commands.add_parser(
+        "kv", help="where the KV of each NPC's trunks rests in a running daemon, and how it is used"
+    )
+    kv.add_argument("world", metavar="WORLD")
+    kv.add_argument("npcs", metavar="NPC", nargs="*", help="only these")
+    kv.add_argument(
+        "--target", metavar="ADDRESS", default="127.0.0.1:50061", help="host:port or unix:/path (%(default)s)"
+    )
+    kv.add_argument("--token-file", type=Path, metavar="FILE", help="whose first line is the game server's token")
+    kv.add_argument("--ca", type=Path, metavar="FILE.pem", help="use TLS, and trust this")
+    kv.add_argument("--json", action="store_true", help="for programs: a trunk a line")
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """Asks the daemon; lines to print. Raises ConfigError and StoreFailed."""
+    import grpc
+
+    from npcd.v1 import npcs_pb2, npcs_pb2_grpc
+
+    request = npcs_pb2.DescribeRequest(world_id=args.world, npc_ids=args.npcs)
+    token: tuple[tuple[str, str | bytes], ...] = ()
+    if args.token_file:
+        token = (("authorization", f"Bearer {_read(args.token_file, '--token-file').strip()}"),)
+    if args.ca:
+        trusted = grpc.ssl_channel_credentials(_read(args.ca, "--ca").encode())
+        channel = grpc.secure_channel(args.target, trusted)
+    else:
+        channel = grpc.insecure_channel(args.target)
+    with channel:
+        try:
+            answer = npcs_pb2_grpc.NpcsStub(channel).Describe(request, timeout=ANSWER_S, metadata=token)
+        except grpc.RpcError as error:
+            raise StoreFailed(f"{args.target}: {error.details()}") from None
+    yield from as_json(answer.npcs) if args.json else as_text(answer.npcs)
+    if answer.unknown_npc_ids:
+        yield f"not in this world: {', '.join(answer.unknown_npc_ids)}"
+
+
+def as_text(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
+    """A trunk a line, as a table, and the sum."""
+    yield f"{'npc':<24} {'towards':<16} {'home':<8} {'tokens':>6} {'KiB':>8} {'hits':>6} {'unused s':>9}"
+    count: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for npc in npcs:
+        for t in npc.trunks:
+            count[t.home] += 1
+            size[t.home] += t.bytes
+            yield (
+                f"{npc.npc_id:<24} {t.partner or '(intents)':<16} {t.home:<8} {t.tokens:>6} {t.bytes / 1024:>8.0f} "
+                f"{t.hits:>6} {t.idle_ms / 1000:>9.1f}"
+            )
+    parts = [f"{count[home]} {home} ({size[home] / MIB:.1f} MiB)" for home in HOMES if count[home]]
+    yield f"{sum(count.values())} trunks: {', '.join(parts) or 'none'}"
+
+
+def as_json(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
+    """A trunk a line, for programs."""
+    for npc in npcs:
+        for t in npc.trunks:
+            yield json.dumps(
+                {
+                    "npc": npc.npc_id, "partner": t.partner, "home": t.home, "tokens": t.tokens, "bytes": t.bytes,
+                    "hits": t.hits, "idle_ms": t.idle_ms,
+                }
+            )  # fmt: skip
+
+
+def _read(path: Path, flag: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag}: cannot read {path} ({error})") from error
