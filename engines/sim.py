@@ -1,8 +1,9 @@
 """A StepEngine without a model: a stated cost per step on a virtual clock, for tests and capacity planning.
 
-The next token of a sequence is a pure function of all tokens in it, so a scheduler that mixes up two sequences, trims
-one too far or prefills one twice changes what comes out. The cost has the terms that were measured on llama.cpp:
-micro-batches (split as llama.cpp splits them), tokens, and tokens times context.
+The next token of a sequence is a pure function of all tokens in it and of what they were computed with, so a scheduler
+that mixes up two sequences or adapters, trims one too far or prefills one twice changes what comes out. The cost has
+the terms that were measured on llama.cpp: micro-batches (split as llama.cpp splits them), tokens, and tokens times
+context.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class SimEngine:
         end_every: int = 0,
         fail_at: frozenset[int] = frozenset(),
     ) -> None:
-        assert geometry.vocab_len == vocab.size, "geometry and vocabulary must agree"
+        assert geometry.vocab_len == vocab.size <= 1 << 16, "geometry and vocabulary must agree"
         self.geometry = geometry
         self.vocab = vocab
         self.cost = cost
@@ -178,7 +179,7 @@ class SimEngine:
             grown = length + len(s.tokens)
             assert grown <= self.geometry.context_len, f"sequence {s.seq} outgrew its context"
             held = self._held[s.seq]
-            held[length:grown] = s.tokens
+            held[length:grown] = computed(s.tokens, plan.adapter)
             self.lengths[s.seq] = grown
             if s.drafts:
                 assert s.pick is not None and s.pick.allowed is None, "a choice is not drafted"
@@ -290,6 +291,13 @@ class ForcedDrafts:
             right = crc32(held[:at].tobytes(), 77) % 10_000 < self._right
             held[at] = token if right else (token + 1) % vocab.size
         return held[length:]
+
+
+def computed(tokens: Tokens, adapter: str) -> Tokens:
+    """What a sequence holds of tokens that were computed with an adapter: the KV differs, so these do."""
+    if not adapter:
+        return tokens
+    return tokens + np.int32((crc32(adapter.encode()) % 0x7FFE + 1) << 16)
 
 
 def next_token(

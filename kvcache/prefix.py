@@ -40,12 +40,13 @@ class Prefixes:
         self._free = list(range(first + count - 1, first - 1, -1))
         self._by_name: dict[bytes, Prefix] = {}
 
-    def take(self, tokens: Tokens, now_ns: int) -> tuple[Prefix, Prefix | None] | None:
-        """The prefix for these tokens with one more user, and the one that gave way for it (empty its sequence).
+    def take(self, tokens: Tokens, now_ns: int, adapter: str = "") -> tuple[Prefix, Prefix | None] | None:
+        """The prefix for these tokens, computed with that adapter, with one more user, and the one that gave way for it
+        (empty its sequence).
 
         None when every sequence is in use by others.
         """
-        name = token_hash(tokens)
+        name = token_hash(tokens) + adapter.encode()
         prefix = self._by_name.get(name)
         gone = None
         if prefix is None:

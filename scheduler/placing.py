@@ -114,6 +114,11 @@ class Place:
         return len(self.work.trunk) + self.branch_len if self.phase is Phase.BRANCH else self.trunk.held
 
     @property
+    def adapter(self) -> str:
+        """What the next tokens are computed with."""
+        return self.work.adapter if self.phase is Phase.BRANCH else self.work.key.adapter
+
+    @property
     def missing(self) -> Tokens:
         """What prefix or trunk still lack; empty in BRANCH."""
         if self.phase is Phase.PREFIX:
@@ -308,7 +313,7 @@ class Placer:
                 trunk.tokens, trunk.held = work.trunk, shared
                 place.copied = shared
                 return
-            taken = self.prefixes.take(work.trunk[: work.shared], now_ns)
+            taken = self.prefixes.take(work.trunk[: work.shared], now_ns, work.key.adapter)
             if taken is not None:
                 place.prefix, gone = taken
                 if gone is not None:

@@ -430,7 +430,7 @@ class Scheduler:
                     work.due_ns + wait_ns,
                     r.last_step_ns,
                     r.last_step_ns + wait_ns,
-                    work.adapter,
+                    place.adapter,
                     guessed,
                 )
             )

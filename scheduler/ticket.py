@@ -124,6 +124,8 @@ class Door:
                 f"trunk, tail and output exceed the context by {-room} tokens; the prompt must be cut first"
             )
             assert bool(work.max_tokens) == bool(len(work.tail)), "a work has a tail and output, or neither"
+            same = work.key.adapter == work.adapter
+            assert same or not (work.key.adapter or work.keep), "an activated adapter's trunk is the base model's"
         for tier, count in need.items():
             if count and self._waiting[tier] + count > self._promises.of(tier).waiting_max:
                 self.refused[tier] += count

@@ -14,7 +14,7 @@ from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from daemon.prompt import MARKS
 from engines.base import Geometry
-from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, next_token
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, computed, next_token
 from scheduler.placing import KvSettings, Phase
 from scheduler.scheduler import Scheduler, SchedulerSettings, Taken
 from tiers.promises import Promises
@@ -180,13 +180,15 @@ def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
         places = (t.seq >= 0) + (t.blob is not None) + (t.parked > 0)
         assert places <= 1 and (places or not t.held), f"homes: {t.key} has {places}"
         if t.seq >= 0:
-            same = np.array_equal(engine.array(t.seq)[: t.held], t.tokens[: t.held])
+            same = np.array_equal(engine.array(t.seq)[: t.held], computed(t.tokens[: t.held], t.key.adapter))
             assert same, f"tokens: sequence {t.seq} does not hold what the book says of {t.key}"
 
 
 def alone(work: Work, vocab: SimVocab, end_every: int) -> list[int]:
     """What a work must give, computed without any scheduler: the dumb version."""
-    held = np.concatenate([work.trunk, work.tail, np.zeros(work.max_tokens + 64, np.int32)])
+    branch = np.concatenate([work.tail, np.zeros(work.max_tokens + 64, np.int32)])
+    held = np.concatenate([computed(work.trunk, work.key.adapter), computed(branch, work.adapter)])
+    unmarked, mark = np.concatenate([work.trunk, branch]), computed(words(0), work.adapter) - words(0)
     length = first = len(work.trunk) + len(work.tail)
     node = work.choice
     seed = 0 if work.sampling.greedy else work.sampling.seed
@@ -202,9 +204,10 @@ def alone(work: Work, vocab: SimVocab, end_every: int) -> list[int]:
             picked = next_token(held[:length], None, seed, vocab, end_every)[0]
             if picked in vocab.eog_ids or picked in work.stop_ids:
                 break
-        held[length] = picked
+        held[length] = picked + mark[0]
+        unmarked[length] = picked
         length += 1
-    made: list[int] = held[first:length].tolist()
+    made: list[int] = unmarked[first:length].tolist()
     return made
 
 

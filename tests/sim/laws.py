@@ -7,6 +7,7 @@ ram        what is in RAM is never over its bound, nor is what is in the store; 
 forks      none is left when what it was for is over, and there are never more than may be and are in use
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound
+adapters   all tokens of a step are computed with one adapter, which is that of the work or of its trunk
 tokens     every sequence holds the tokens the book says; every work gets exactly what it would get alone
 gold       Gold whose trunk is free, with a sequence and a place among the running, is taken in the next plan or
            when the window closes: it waits for at most one step and the window
@@ -101,6 +102,10 @@ class Laws:
         """A plan was made: whatever still waits has a reason."""
         scheduler = self._scheduler
         self._before_ns = self._step_ns
+        step_adapter = planned.step.adapter if planned.step is not None else ""
+        for runner in planned.runners:
+            if runner.place.adapter != step_adapter:
+                raise Broken(f"adapters: ticket {runner.ticket_id} is in a step of adapter '{step_adapter}'")
         if len(scheduler.queues.of[Tier.GOLD]):
             self._gold_waits(planned, now_ns)
         if len(scheduler.queues.of[Tier.BRONZE]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ from engines.sim import SimCost
 from kvcache.homes import Trunk, common_len
 from kvcache.verify import Sealed
 from scheduler import placing, planner
-from scheduler.placing import Place
-from scheduler.planner import Candidate
+from scheduler import scheduler as composing
+from scheduler.placing import Place, Placer
+from scheduler.planner import Candidate, Composed, compose
 from scheduler.running import Running
 from scheduler.window import Closed, Window
 from tests.sim.laws import Broken
@@ -131,6 +133,35 @@ def keeps_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placer, "keep", keep)
 
 
+def mixes_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The step is composed as if all had the adapter of the first."""
+
+    def mixed(candidates: Sequence[Candidate], *more: Any) -> Composed:
+        for c in candidates:
+            c.adapter = candidates[0].adapter
+        return compose(candidates, *more)
+
+    patch.setattr(composing, "compose", mixed)
+
+
+def shares_prefixes_of_all_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
+    """What one adapter computed of a shared beginning is taken for what another one would."""
+    honest = world.scheduler.placer.prefixes.take
+    patch.setattr(world.scheduler.placer.prefixes, "take", lambda tokens, now_ns, adapter: honest(tokens, now_ns))
+
+
+def copies_from_any_adapter(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A new trunk begins as a copy of the NPC's trunk of another adapter."""
+
+    def nearest(placer: Placer, trunk: Trunk, wanted: Tokens) -> tuple[Trunk | None, int]:
+        others = [t for t in placer.homes.of_npc(trunk.key.npc) if t is not trunk and t.seq >= 0]
+        lengths = [(common_len(t.tokens[: t.held], wanted), t) for t in others]
+        length, best = max(lengths, key=lambda found: found[0], default=(0, None))
+        return best, length
+
+    patch.setattr(Placer, "_best_sibling", nearest)
+
+
 def leaks_samplers(world: World, patch: pytest.MonkeyPatch) -> None:
     """Sampler chains are not freed."""
     patch.setattr(world.engine, "drop_sampler", lambda sampler: None)
@@ -199,6 +230,9 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (leaves_branches, "residents", SHORT),
         (keeps_forks, "forks", SHORT),
         (keeps_too_much, "residents", SHORT),
+        (mixes_adapters, "adapters", SHORT),
+        (shares_prefixes_of_all_adapters, "tokens", SHORT),
+        (copies_from_any_adapter, "tokens", replace(SHORT, npcs=96)),
         (leaks_samplers, "samplers", SHORT),
         (takes_everybody, "queues", SHORT),
         (reuses_too_much, "tokens", SHORT),

@@ -28,6 +28,7 @@ from tests.sim.laws import Laws
 from tiers.cadence import TOGETHER, CadenceSettings, next_slot_ns
 from tiers.promises import Promises
 
+ORDINARY = ("chronicle", "ghoul")  # adapters with which trunks are computed; the others' are the base model's
 SPEAKS = 3  # the first so many actions are spoken
 
 
@@ -280,7 +281,7 @@ class World:
         at_ns = self._at_ns
         return Work(
             tier,
-            TrunkKey(NpcKey("", "world", f"npc{npc}"), partner, fork=fork),
+            TrunkKey(NpcKey("", "world", f"npc{npc}"), partner, adapter if adapter in ORDINARY else "", fork),
             trunk,
             np.asarray(tail, np.int32),
             max_tokens,
@@ -358,7 +359,7 @@ class World:
         """A player begins to talk to somebody."""
         self._players += 1
         npc = self._rng.randrange(self.settings.npcs)
-        adapter = "vampire" if number % 8 == 0 else ""
+        adapter = {0: "vampire", 3: "ghoul", 8: "lich"}.get(number % 16, "")
         self._say(number, Talk(npc, f"player{self._players}", self._text(self._rng.randrange(200)), adapter))
 
     def _say(self, number: int, talk: Talk) -> None:
@@ -376,7 +377,7 @@ class World:
             talk.tokens += line + said
             if len(talk.tokens) > self.settings.trunk_len_max - 250:
                 if self._rng.random() < 0.5:
-                    self.scheduler.forget(self._work(Tier.SILVER, talk.npc, talk.player, [], 0).key)
+                    self.scheduler.forget(TrunkKey(NpcKey("", "world", f"npc{talk.npc}"), talk.player))
                     self._after(self._rng.uniform(500, 3000), lambda: self._meet(number))
                     return
                 talk.tokens = talk.tokens[-300:]

@@ -1,0 +1,258 @@
+"""Adapters (LoRA) as files: what one must be like to be used with a model, and how several become one.
+
+llama.cpp takes an adapter's word for much and ends the process later, in the middle of a step; so everything is
+checked here before it sees the file. A stack is composed when it is first asked for: with W + s1 B1 A1 + s2 B2 A2 the
+ranks are put behind each other, A = [A1; A2], B = [s1 B1, s2 B2], and one adapter costs a step what one costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import CallerError, ConfigError
+from engines.gguf_file import BF16, F16, F32, NVFP4, GgufFile, TensorAt, blocks, read_gguf, write_gguf
+
+JOIN = "+"  # between the names of a stack
+A, B = ".lora_a", ".lora_b"
+INVOCATION = "adapter.alora.invocation_tokens"
+Pairs = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """`folder` holds adapters as GGUF files, each named as its file (empty: there are none).
+
+    At most `loaded_max` are in the model's memory; the one that is unused longest gives way. `rank_max` bounds an
+    adapter's rank, of a stack the sum; `stacks_max` how many stacks there may be. Of the adapters named in `activated`,
+    and of those whose file says so (aLoRA), trunks are computed by the base model.
+    """
+
+    folder: str = ""
+    loaded_max: int = 8
+    rank_max: int = 64
+    stacks_max: int = 32
+    activated: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Adapter:
+    """One adapter that may be loaded. `sha` names it by its content; the file stays open, so that it can be loaded
+    again however often and whatever happens to its name.
+    """
+
+    name: str
+    sha: str
+    rank: int
+    activated: bool
+    file: BinaryIO = field(repr=False)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def trunk_sha(self) -> str:
+        """What the KV of a trunk is computed with: the adapter, or of an activated one the base model."""
+        return "" if self.activated else self.sha
+
+
+NO_ADAPTER = ""
+
+
+class Adapters:
+    """The adapters of a folder, checked against a model, and the stacks that were asked for. Any thread may call."""
+
+    def __init__(self, settings: AdapterSettings, model: Path) -> None:
+        """Raises ConfigError naming the file, when one of them cannot be used with the model."""
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._by_name: dict[str, Adapter] = {}
+        self._by_sha: dict[str, Adapter] = {}
+        self._heads: dict[str, GgufFile] = {}
+        if settings.loaded_max < 1 or not 1 <= settings.rank_max <= 1024:
+            raise ConfigError("adapters: loaded_max must be at least 1, rank_max 1 to 1024")
+        if not settings.folder:
+            return
+        folder = Path(settings.folder).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"adapters.folder: {folder} is not a folder")
+        self._base = read_gguf(model)
+        for path in sorted(folder.glob("*.gguf")):
+            self._add_file(path)
+        missing = sorted(set(settings.activated) - set(self._by_name))
+        if missing:
+            raise ConfigError(f"adapters.activated: there is no '{missing[0]}' in {folder}")
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all single adapters."""
+        return sorted(name for name, adapter in self._by_name.items() if not adapter.parts)
+
+    def of_sha(self, sha: str) -> Adapter:
+        """The adapter of that content, which someone has found before."""
+        return self._by_sha[sha]
+
+    def known(self, sha: str) -> bool:
+        """Whether an adapter of that content was found."""
+        return sha in self._by_sha
+
+    def find(self, name: str, where: str = "adapter") -> Adapter:
+        """The adapter of that name, or a stack of several ("old+angry"), which is composed when it is first asked for.
+
+        Reads and writes files then. Raises CallerError for `where` that says what is wrong.
+        """
+        with self._lock:
+            found = self._by_name.get(name)
+            if found is not None:
+                return found
+            parts = [part.strip() for part in name.split(JOIN)]
+            for part in parts:
+                if part not in self._heads:
+                    known = ", ".join(self._heads) or "none (adapters.folder)"
+                    raise CallerError(where, f"there is no adapter '{part}'; there are: {known}")
+            return self._compose(parts, where)
+
+    def _add_file(self, path: Path) -> None:
+        head = read_gguf(path)
+        rank = check(head, self._base, self.settings.rank_max)
+        file = path.open("rb")
+        digest = hashlib.blake2b(digest_size=16)
+        for block in blocks(file):
+            digest.update(block)
+        activated = path.stem in self.settings.activated or INVOCATION in head.values
+        self._heads[path.stem] = head
+        self._keep(Adapter(path.stem, digest.hexdigest(), rank, activated, file))
+
+    def _compose(self, parts: Sequence[str], where: str) -> Adapter:
+        stack = [self._by_name[part] for part in parts]
+        rank = sum(adapter.rank for adapter in stack)
+        if rank > self.settings.rank_max:
+            raise CallerError(
+                where, f"the ranks of {JOIN.join(parts)} sum to {rank}, the limit is {self.settings.rank_max}"
+            )
+        if len({adapter.activated for adapter in stack}) > 1:
+            raise CallerError(where, f"{JOIN.join(parts)} are of two kinds: of some the trunk is the base model's")
+        if sum(1 for adapter in self._by_name.values() if adapter.parts) >= self.settings.stacks_max:
+            raise CallerError(where, f"there are {self.settings.stacks_max} stacks already")
+        try:
+            heads = [self._heads[part] for part in parts]
+            pairs = compose([read_pairs(head) for head in heads])
+            file = tempfile.TemporaryFile(prefix="npcd-adapter-")  # noqa: SIM115 - it lives as long as the adapter
+            write_adapter(file, pairs, str(heads[0].values["general.architecture"]), 0.0)
+            file.flush()
+        except (ConfigError, OSError) as error:
+            raise CallerError(where, f"{JOIN.join(parts)} cannot be composed: {error}") from error
+        sha = hashlib.blake2b(JOIN.join(adapter.sha for adapter in stack).encode(), digest_size=16).hexdigest()
+        return self._keep(Adapter(JOIN.join(parts), sha, rank, stack[0].activated, file, tuple(parts)))
+
+    def _keep(self, adapter: Adapter) -> Adapter:
+        self._by_name[adapter.name] = adapter
+        self._by_sha.setdefault(adapter.sha, adapter)
+        return adapter
+
+
+def check(head: GgufFile, base: GgufFile, rank_max: int) -> int:
+    """The rank of an adapter that can be used with a model. Raises ConfigError that says why it cannot.
+
+    Law: what passes neither fails nor aborts in llama.cpp, whatever else the file says.
+    """
+    path, values = head.path, head.values
+    if values.get("general.type") != "adapter" or values.get("adapter.type") != "lora":
+        raise ConfigError(
+            f"{path}: not an adapter of the kind LoRA; convert it with llama.cpp's convert_lora_to_gguf.py"
+        )
+    own, wanted = values.get("general.architecture"), base.values.get("general.architecture")
+    if own != wanted:
+        raise ConfigError(f"{path}: made for the architecture '{own}', the model has '{wanted}'")
+    alpha = values.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, float) or not math.isfinite(alpha):
+        raise ConfigError(f"{path}: adapter.lora.alpha is {alpha}, must be a number")
+    names = targets(head)
+    if not names:
+        raise ConfigError(f"{path}: there is nothing in it")
+    rank = 0
+    for name in names:
+        a, b = head.tensors.get(name + A), head.tensors.get(name + B)
+        if a is None or b is None:
+            raise ConfigError(f"{path}: '{name}' has one half only, {A} and {B} belong together")
+        rank = max(rank, _check_pair(path, name, a, b, base))
+    if rank > rank_max:
+        raise ConfigError(f"{path}: rank {rank}, the limit is {rank_max} (adapters.rank_max)")
+    return rank
+
+
+def _check_pair(path: Path, name: str, a: TensorAt, b: TensorAt, base: GgufFile) -> int:
+    if name.endswith("token_embd.weight"):
+        raise ConfigError(f"{path}: it changes '{name}', the embedding; npcd takes adapters of the layers only")
+    weight = base.tensors.get(name)
+    if weight is None or weight.kind == NVFP4:
+        raise ConfigError(
+            f"{path}: the model has no '{name}' that an adapter can change; was it made for another model?"
+        )
+    if not {a.kind, b.kind} <= {F32, F16, BF16}:
+        raise ConfigError(f"{path}: '{name}' is quantised; f32, f16 and bf16 are taken")
+    if len(weight.shape) < 2 or not len(weight.shape) == len(a.shape) == len(b.shape):
+        raise ConfigError(f"{path}: '{name}' has {len(a.shape)} dimensions, the model's has {len(weight.shape)}")
+    rank = a.shape[-2]
+    fits = a.shape[-1] == weight.shape[-1] and b.shape[-2] == weight.shape[-2] and b.shape[-1] == rank
+    if not fits or not a.shape[:-2] == b.shape[:-2] == weight.shape[:-2]:
+        raise ConfigError(f"{path}: '{name}' is {b.shape} x {a.shape}, the model's is {weight.shape}")
+    return rank
+
+
+def targets(head: GgufFile) -> list[str]:
+    """The tensors of the model that an adapter changes. Raises ConfigError for tensors that are none of its own."""
+    names = {}
+    for name in head.tensors:
+        if name.endswith((A, B)):
+            names[name.removesuffix(A).removesuffix(B)] = True
+        elif not name.endswith("_norm.weight"):  # llama.cpp ignores those
+            raise ConfigError(f"{head.path}: '{name}' is not part of a LoRA")
+    return list(names)
+
+
+def read_pairs(head: GgufFile) -> Pairs:
+    """An adapter's matrices by the tensors that they change, with its scale in B. Raises ConfigError."""
+    alpha = float(head.values.get("adapter.lora.alpha", 0.0))
+    pairs: Pairs = {}
+    for name in targets(head):
+        a, b = head.array(name + A), head.array(name + B)
+        pairs[name] = a, b * np.float32(alpha / a.shape[-2] if alpha else 1.0)
+    return pairs
+
+
+def compose(stack: Sequence[Pairs]) -> Pairs:
+    """One adapter that does what all of them do together: for every tensor the ranks behind each other."""
+    composed: Pairs = {}
+    for name in dict.fromkeys(name for pairs in stack for name in pairs):
+        own = [pairs[name] for pairs in stack if name in pairs]
+        composed[name] = np.concatenate([a for a, _ in own], axis=-2), np.concatenate([b for _, b in own], axis=-1)
+    return composed
+
+
+def write_adapter(
+    file: BinaryIO,
+    pairs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    architecture: str,
+    alpha: float,
+) -> None:
+    """Writes an adapter; with `alpha` 0 its scale is 1."""
+    values: dict[str, str | float | int] = {
+        "general.type": "adapter",
+        "general.architecture": architecture,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": alpha,
+    }
+    write_gguf(
+        file, values, {f"{name}{half}": m for name, pair in pairs.items() for half, m in zip((A, B), pair, strict=True)}
+    )
