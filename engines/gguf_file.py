@@ -20,6 +20,7 @@ from core.errors import ConfigError
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 F32, F16, BF16, NVFP4 = 0, 1, 30, 40  # ggml_type
+FLOATS = frozenset({F32, F16, BF16})
 _STRING, _ARRAY, _FLOAT, _UINT = 8, 9, 6, 4
 # Of the value types that are numbers: what struct calls them.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -46,7 +47,7 @@ class GgufFile:
     def array(self, name: str) -> NDArray[np.float32]:
         """A tensor of floats, widened to f32. Raises ConfigError when it is of another kind, or cut off."""
         at = self.tensors[name]
-        if at.kind not in (F32, F16, BF16):
+        if at.kind not in FLOATS:
             raise ConfigError(f"{self.path}: '{name}' has type {at.kind}; only f32, f16 and bf16 are read")
         size = math.prod(at.shape) * (4 if at.kind == F32 else 2)
         with self.path.open("rb") as file:

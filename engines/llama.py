@@ -30,6 +30,7 @@ from core.clock import Clock, now_ns
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
 from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, verify
+from engines.lora import Adapters
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -412,7 +413,8 @@ class _Filled:
 class LlamaEngine:
     """A StepEngine on one llama.cpp context with `sequences` independent KV streams."""
 
-    def __init__(self, settings: LlamaSettings) -> None:
+    def __init__(self, settings: LlamaSettings, adapters: Adapters | None = None) -> None:
+        """Raises ConfigError naming the setting, the model or the adapter that is wrong."""
         if not 2 <= settings.sequences <= SEQUENCES_MAX:
             raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
         if not 1 <= settings.micro_len <= settings.batch_len:
@@ -447,6 +449,11 @@ class LlamaEngine:
         self._next_sampler = 0
         self._filled: _Filled | None = None  # what the batch holds
         self._context: Any = None
+        self._adapters = adapters
+        self._loras: dict[str, Any] = {}  # in memory, by content hash; the one used last is last
+        self._used = ""  # the one that the context has
+        self.adapters_loaded = 0
+        self.adapters_dropped = 0
         self._check_room()
         self._open()
         n = settings.batch_len
@@ -496,8 +503,9 @@ class LlamaEngine:
 
     def step(self, plan: StepPlan) -> StepResult:
         """Decodes all slices in one call and picks a token where one was asked for."""
-        assert not plan.adapter, "no adapter is loaded"
         assert plan.slices, "an empty step"
+        if plan.adapter != self._used:
+            self._use(plan.adapter)
         filled = self._filled
         if plan.onward is None or filled is None or not filled.single:
             filled = self._fill(plan)
@@ -662,6 +670,51 @@ class LlamaEngine:
             self._decode(1)
             self._cut(self._scratch, 0)
 
+    # -- adapters ----------------------------------------------------------------------------------------------
+
+    def try_adapters(self) -> None:
+        """Loads every single adapter once. Raises ConfigError naming the one that llama.cpp does not take."""
+        adapters = self._adapters
+        for name in adapters.names if adapters is not None else ():
+            assert adapters is not None
+            try:
+                self._hold(adapters.find(name).sha)
+            except EngineFailed as error:
+                raise ConfigError(f"adapters.folder: {error}") from error
+
+    def _use(self, sha: str) -> None:
+        """Gives the context an adapter, or none. KV stays; the next decode takes about a millisecond more."""
+        if sha:
+            one = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._hold(sha))
+            code = llama_cpp.llama_set_adapters_lora(self._context, one, 1, (ctypes.c_float * 1)(1.0))
+        else:
+            code = llama_cpp.llama_set_adapters_lora(self._context, None, 0, None)
+        if code != 0:
+            raise EngineFailed(f"llama_set_adapters_lora answered {code}")
+        self._used = sha
+
+    def _hold(self, sha: str) -> Any:
+        """The native adapter, loaded when it is not in memory; the one unused longest makes room."""
+        adapters = self._adapters
+        assert adapters is not None and adapters.known(sha), f"nobody has checked an adapter {sha}"
+        lora = self._loras.pop(sha, None)
+        if lora is None:
+            while len(self._loras) >= adapters.settings.loaded_max:
+                self._drop(next(iter(self._loras)))
+            adapter = adapters.of_sha(sha)
+            lora = llama_cpp.llama_adapter_lora_init(self._model, f"/dev/fd/{adapter.file.fileno()}".encode())
+            if not lora:
+                raise EngineFailed(f"llama.cpp cannot load the adapter '{adapter.name}'; the memory may be full")
+            self.adapters_loaded += 1
+        self._loras[sha] = lora
+        return lora
+
+    def _drop(self, sha: str) -> None:
+        if sha == self._used:
+            self._use("")  # the context's graph still points at it
+        llama_cpp.llama_adapter_lora_free(self._loras.pop(sha))
+        self.adapters_dropped += 1
+
     # -- samplers ----------------------------------------------------------------------------------------------
 
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
@@ -720,7 +773,8 @@ class LlamaEngine:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-            llama_cpp.llama_model_free(self._model)
+            llama_cpp.llama_model_free(self._model)  # and the adapters with it
+            self._loras.clear()
 
     def _check_room(self) -> None:
         """Raises ConfigError when the KV would not fit the memory. On a device llama.cpp itself says so."""
@@ -771,6 +825,7 @@ class LlamaEngine:
         self._book: NDArray[np.int64] = np.zeros(streams, np.int64)
         self._unsettled: set[int] = set()
         self._filled = None
+        self._used = ""
 
 
 def likeliest(logits: NDArray[np.float32], allowed: Tokens) -> tuple[Tokens, NDArray[np.float32]]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import CallerError, ConfigError
-from engines.gguf_file import BF16, F16, F32, NVFP4, GgufFile, TensorAt, blocks, read_gguf, write_gguf
+from engines.gguf_file import FLOATS, NVFP4, GgufFile, TensorAt, blocks, read_gguf, write_gguf
 
 JOIN = "+"  # between the names of a stack
 A, B = ".lora_a", ".lora_b"
@@ -61,9 +61,6 @@ class Adapter:
     def trunk_sha(self) -> str:
         """What the KV of a trunk is computed with: the adapter, or of an activated one the base model."""
         return "" if self.activated else self.sha
-
-
-NO_ADAPTER = ""
 
 
 class Adapters:
@@ -186,6 +183,10 @@ def check(head: GgufFile, base: GgufFile, rank_max: int) -> int:
         if a is None or b is None:
             raise ConfigError(f"{path}: '{name}' has one half only, {A} and {B} belong together")
         rank = max(rank, _check_pair(path, name, a, b, base))
+    for name in head.tensors:
+        # Sampling from logits that are no numbers is undefined in llama.cpp.
+        if name.endswith((A, B)) and not np.isfinite(head.array(name)).all():
+            raise ConfigError(f"{path}: in '{name}' there are values that are no numbers")
     if rank > rank_max:
         raise ConfigError(f"{path}: rank {rank}, the limit is {rank_max} (adapters.rank_max)")
     return rank
@@ -199,13 +200,13 @@ def _check_pair(path: Path, name: str, a: TensorAt, b: TensorAt, base: GgufFile)
         raise ConfigError(
             f"{path}: the model has no '{name}' that an adapter can change; was it made for another model?"
         )
-    if not {a.kind, b.kind} <= {F32, F16, BF16}:
+    if not {a.kind, b.kind} <= FLOATS:
         raise ConfigError(f"{path}: '{name}' is quantised; f32, f16 and bf16 are taken")
     if len(weight.shape) < 2 or not len(weight.shape) == len(a.shape) == len(b.shape):
         raise ConfigError(f"{path}: '{name}' has {len(a.shape)} dimensions, the model's has {len(weight.shape)}")
     rank = a.shape[-2]
     fits = a.shape[-1] == weight.shape[-1] and b.shape[-2] == weight.shape[-2] and b.shape[-1] == rank
-    if not fits or not a.shape[:-2] == b.shape[:-2] == weight.shape[:-2]:
+    if not rank or not fits or not a.shape[:-2] == b.shape[:-2] == weight.shape[:-2]:
         raise ConfigError(f"{path}: '{name}' is {b.shape} x {a.shape}, the model's is {weight.shape}")
     return rank
 

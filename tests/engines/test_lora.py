@@ -1,0 +1,172 @@
+"""Adapters are checked before llama.cpp sees them, and a stack of several does what all of them do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from core.errors import CallerError, ConfigError
+from engines.gguf_file import read_gguf, write_gguf
+from engines.lora import Adapters, AdapterSettings, check, compose, read_pairs
+from tests.engines.adapters import weights, write
+from tests.engines.conftest import MODEL
+
+FIRST = "blk.0.attn_q.weight"
+
+
+def test_heads_are_read_as_the_gguf_package_reads_them() -> None:
+    """Values, shapes, types and places of the shipped model."""
+    own, theirs = read_gguf(MODEL), gguf.GGUFReader(str(MODEL))
+    assert own.values["general.architecture"] == "llama"
+    assert {t.name for t in theirs.tensors} == set(own.tensors)
+    for t in theirs.tensors:
+        at = own.tensors[t.name]
+        assert (list(reversed(at.shape)), at.kind, at.offset) == (t.shape.tolist(), t.tensor_type, t.data_offset)
+
+
+def test_what_is_written_is_read_by_the_gguf_package(tmp_path: Path) -> None:
+    """Values and tensors, aligned."""
+    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((5, 7), np.float32)}
+    with (tmp_path / "x.gguf").open("wb") as file:
+        write_gguf(file, {"general.type": "adapter", "n": 7, "x": 1.5}, tensors)
+    read = gguf.GGUFReader(str(tmp_path / "x.gguf"))
+    assert {t.name: t.data.tolist() for t in read.tensors} == {n: t.tolist() for n, t in tensors.items()}
+    fields = {name: read.fields[name].contents() for name in ("general.type", "n", "x")}
+    assert fields == {"general.type": "adapter", "n": 7, "x": 1.5}
+    own = read_gguf(tmp_path / "x.gguf")
+    assert own.array("a").tolist() == tensors["a"].tolist()
+    assert own.values == fields
+
+
+def test_files_that_are_cut_off_anywhere_are_refused(tmp_path: Path) -> None:
+    """Whatever is left of the head: an error that names the file, and nothing else."""
+    whole = write(tmp_path / "whole.gguf", 1).read_bytes()
+    path = tmp_path / "cut.gguf"
+    head_len = read_gguf(tmp_path / "whole.gguf").tensors[f"{FIRST}.lora_a"].offset
+    for length in [0, 3, 4, 7, *range(8, head_len - 64, 97)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match=r"cut\.gguf"):
+            read_gguf(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="cut off"):
+        check(read_gguf(path), read_gguf(MODEL), 64)
+
+
+def two(shape_a: tuple[int, ...], shape_b: tuple[int, ...], name: str = FIRST) -> dict[str, Any]:
+    """Tensors in the place of one pair."""
+    return {f"{name}.lora_a": np.zeros(shape_a, np.float32), f"{name}.lora_b": np.zeros(shape_b, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"architecture": "qwen2"}, "'qwen2', the model has 'llama'"),
+        ({"kind": "model"}, "not an adapter"),
+        ({"adapter_type": "ia3"}, "not an adapter"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"rank": 65}, "rank 65, the limit is 64"),
+        ({"more": two((4, 192), (192, 5))}, FIRST),
+        ({"more": two((4, 191), (192, 4))}, FIRST),
+        ({"more": two((4, 192), (64, 4))}, FIRST),
+        ({"more": two((2, 4, 192), (2, 192, 4))}, "dimensions"),
+        ({"more": two((4, 192), (192, 4), "blk.9.attn_q.weight")}, "blk.9.attn_q.weight"),
+        ({"more": two((2048, 4), (192, 4), "token_embd.weight")}, "embedding"),
+        ({"more": {f"{FIRST}.lora_a": None}}, "one half only"),
+        ({"more": {f"{FIRST}.lora_a": np.zeros((4, 192), np.int32)}}, "quantised"),
+        ({"more": {f"{FIRST}.lora_a": np.full((4, 192), np.nan, np.float32)}}, "no numbers"),
+        ({"more": {"classifier.weight": np.zeros((2, 2), np.float32)}}, "not part of a LoRA"),
+    ],
+)
+def test_an_adapter_that_would_fail_or_abort_is_refused_by_name(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    """The message names the file and what is wrong with it."""
+    write(tmp_path / "good.gguf", 1)
+    write(tmp_path / "odd.gguf", 2, **changed)
+    with pytest.raises(ConfigError, match=r"odd\.gguf") as raised:
+        Adapters(AdapterSettings(str(tmp_path)), MODEL)
+    assert said in str(raised.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven adapters."""
+    for n, name in enumerate(("old", "angry", "north", "sly", "loud", "sad", "poet")):
+        write(tmp_path / f"{name}.gguf", n, rank=8, dtype=np.float16 if n % 2 else np.float32)
+    return tmp_path
+
+
+def test_a_stack_is_the_sum_of_its_adapters(folder: Path) -> None:
+    """For every tensor B A of the composed one is the scaled sum, to float32's rounding."""
+    heads = [read_gguf(folder / f"{name}.gguf") for name in ("old", "angry", "poet")]
+    composed = compose([read_pairs(head) for head in heads])
+    assert list(composed) == list(weights())
+    for name, (a, b) in composed.items():
+        wanted = sum(head.array(f"{name}.lora_b") @ head.array(f"{name}.lora_a") * (8.0 / 8) for head in heads)
+        assert a.shape[0] == b.shape[1] == 24
+        np.testing.assert_allclose(b @ a, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_of_other_tensors_and_scales_compose(tmp_path: Path) -> None:
+    """A tensor that only some of them change has only their ranks; alpha 0 means a scale of 1."""
+    write(tmp_path / "a.gguf", 1, rank=2, alpha=0.0)
+    write(tmp_path / "b.gguf", 2, rank=3, alpha=6.0, more={f"{FIRST}.lora_a": None, f"{FIRST}.lora_b": None})
+    first, second = (read_gguf(tmp_path / f"{n}.gguf") for n in "ab")
+    composed = compose([read_pairs(first), read_pairs(second)])
+    assert composed[FIRST][0].shape[0] == 2
+    other = "blk.1.ffn_up.weight"
+    a, b = composed[other]
+    wanted = first.array(f"{other}.lora_b") @ first.array(f"{other}.lora_a")
+    wanted = wanted + 2.0 * second.array(f"{other}.lora_b") @ second.array(f"{other}.lora_a")
+    np.testing.assert_allclose(b @ a, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_stacks_are_found_by_name_and_named_by_content(folder: Path) -> None:
+    """Composed once; another order is another adapter; the same files give the same hash."""
+    adapters, again = (Adapters(AdapterSettings(str(folder)), MODEL) for _ in range(2))
+    stack = adapters.find("old+angry")
+    assert adapters.find("old+angry") is stack
+    assert adapters.of_sha(stack.sha) is stack
+    assert stack.rank == 16
+    assert len({stack.sha, adapters.find("angry+old").sha, adapters.find("old").sha, adapters.find("angry").sha}) == 4
+    assert again.find("old+angry").sha == stack.sha
+    write(folder / "old.gguf", 99, rank=8)
+    assert Adapters(AdapterSettings(str(folder)), MODEL).find("old+angry").sha != stack.sha
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("nobody", {}, "there is no adapter 'nobody'; there are: angry, loud"),
+        ("old+nobody", {}, "there is no adapter 'nobody'"),
+        ("old+", {}, "there is no adapter ''"),
+        ("old+angry+north", {"rank_max": 23}, "sum to 24, the limit is 23"),
+        ("old+angry", {"activated": ("old",)}, "of two kinds"),
+        ("old+angry", {"stacks_max": 0}, "there are 0 stacks already"),
+    ],
+)
+def test_what_cannot_be_had_is_the_callers_error(folder: Path, name: str, settings: dict[str, Any], said: str) -> None:
+    """The message says why."""
+    adapters = Adapters(AdapterSettings(str(folder), **settings), MODEL)
+    with pytest.raises(CallerError, match="archetypes") as raised:
+        adapters.find(name, "archetypes[0].adapter")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: AdapterSettings(str(folder / "nowhere")), "not a folder"),
+        (lambda folder: AdapterSettings(str(folder), activated=("nobody",)), "no 'nobody'"),
+        (lambda folder: AdapterSettings(str(folder), loaded_max=0), "loaded_max"),
+        (lambda folder: AdapterSettings(str(folder), rank_max=0), "rank_max"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(folder: Path, make: Callable[[Path], AdapterSettings], said: str) -> None:
+    """At start, by name."""
+    with pytest.raises(ConfigError, match=said):
+        Adapters(make(folder), MODEL)
+    assert len(Adapters(AdapterSettings(), MODEL)) == 0
