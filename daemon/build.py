@@ -30,6 +30,7 @@ from daemon.worlds import Npc, Worlds
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
+from engines.lora import Adapters
 from engines.tune import tune
 from memory.bonds import Bonds
 from memory.hot import Hot
@@ -64,6 +65,7 @@ class Model:
     chat_template: str = ""
     threads: int = 1
     drafter: Drafter | None = None
+    adapters: Adapters | None = None
 
     def close(self) -> None:
         """Frees what the libraries below hold."""
@@ -96,7 +98,9 @@ def load_model(config: Config) -> Model:
     settings, tried = tune(config.engine, now_ns)
     for t in tried:
         log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
-    engine = LlamaEngine(settings)
+    adapters = Adapters(config.adapters, settings.model)
+    engine = LlamaEngine(settings, adapters)
+    engine.try_adapters()
     drafter = open_drafter(config.speculation, engine)
     send_native_log_to(None)
     card = engine.card
@@ -117,7 +121,9 @@ def load_model(config: Config) -> Model:
             trained=card.context_trained,
             why="beyond it models ramble; lower engine.context_len",
         )
-    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter)
+    if len(adapters):
+        log.info("adapters", names=adapters.names, loaded_max=config.adapters.loaded_max)
+    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
 
 
 def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:
@@ -233,7 +239,7 @@ def build(
         scheduler.placer.parking.store = parked
         parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
 
-    worlds = Worlds(layout, config.worlds, default_policy())
+    worlds = Worlds(layout, config.worlds, default_policy(), model.adapters)
     piece = engine.vocab.piece
     context_len = engine.geometry.context_len
     memory = memory or hot_only(config, clock)

@@ -103,6 +103,8 @@ class Calls:
 
     async def define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
         """Defines or changes a world."""
+        if self._worlds.needs_composing(request):
+            await asyncio.to_thread(self._worlds.compose, request)
         world, changed = self._worlds.define(tenant, request)
         if changed:
             for npc in world.npcs.values():

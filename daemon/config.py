@@ -27,6 +27,7 @@ from daemon.intents import IntentSettings
 from daemon.prompt import Caps
 from daemon.worlds import WorldLimits
 from engines.llama import LlamaSettings
+from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
 from memory.hot import HotSettings
@@ -94,6 +95,7 @@ class Config:
 
     serve: ServeSettings = field(default_factory=ServeSettings)
     engine: LlamaSettings = field(default_factory=lambda: LlamaSettings(SHIPPED_MODEL))
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     promises: Promises = field(default_factory=Promises)

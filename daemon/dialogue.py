@@ -19,7 +19,7 @@ import numpy as np
 
 from core.clock import US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
-from core.words import Finish, NpcKey, Tier, TrunkKey
+from core.words import Finish, NpcKey, Tier
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Cut, Layout, Perception
 from daemon.sessions import Sessions
@@ -390,11 +390,12 @@ class Dialogue:
         now_ns = self._clock()
         work = Work(
             tier=Tier.SILVER,
-            key=TrunkKey(npc.key, session.player),
+            key=npc.trunk_key(session.player),
             trunk=self.sessions.trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens),
             shared=npc.shared,
             tail=np.empty(0, np.int32),
             max_tokens=0,
+            adapter=npc.adapter,
             due_ns=now_ns,
             # It is in nobody's way: the player is still listening.
             deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
@@ -418,11 +419,12 @@ class Dialogue:
         seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
         return Work(
             tier=Tier.SILVER,
-            key=TrunkKey(npc.key, session.player),
+            key=npc.trunk_key(session.player),
             trunk=self.sessions.trunk(npc, session, len(tail) + max_tokens),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
             max_tokens=max_tokens,
+            adapter=npc.adapter,
             sampling=Sampling(
                 temperature=request.temperature if request.has_temperature else self._settings.temperature,
                 unrepeat=self._settings.unrepeat if self._layout.native else 0.0,

@@ -262,12 +262,13 @@ class Intents:
         for npc in npcs:
             work = Work(
                 tier=Tier.BRONZE,
-                key=TrunkKey(npc.key, ""),
+                key=npc.trunk_key(""),
                 trunk=npc.trunk,
                 shared=npc.shared,
                 near=npc.number,
                 tail=np.empty(0, np.int32),
                 max_tokens=0,
+                adapter=npc.adapter,
                 due_ns=now_ns,
                 deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
                 supersede=(npc.key, "trunk"),
@@ -442,13 +443,14 @@ class Intents:
         choice = q.world.choices[len(q.perception.percepts)]
         return Work(
             tier=Tier.GOLD,
-            key=TrunkKey(npc.key, ""),
+            key=npc.trunk_key(""),
             trunk=npc.trunk,
             shared=npc.shared,
             near=npc.number,
             tail=np.asarray(q.tail, np.int32),
             max_tokens=max(self._promises.gold.output_max, choice.longest),
             choice=choice,
+            adapter=npc.adapter,
             due_ns=q.due_ns,
             deadline_ns=self._promises.deadline_ns(Tier.GOLD, q.due_ns),
             supersede=(npc.key, "intent"),
@@ -567,12 +569,13 @@ class Intents:
 
         work = Work(
             tier=Tier.GOLD,
-            key=TrunkKey(mind.npc.key, ""),
+            key=mind.npc.trunk_key(""),
             trunk=mind.npc.trunk,
             shared=mind.npc.shared,
             near=mind.npc.number,
             tail=np.asarray(tail, np.int32),
             max_tokens=self._layout.caps.bark,
+            adapter=mind.npc.adapter,
             sampling=Sampling(
                 temperature=self._settings.bark_temperature, seed=crc32(f"{mind.npc.key}{q.seen.tick}".encode())
             ),

@@ -188,11 +188,12 @@ class Sessions:
         now_ns = self._clock()
         work = Work(
             tier=Tier.BRONZE,
-            key=TrunkKey(npc.key, session.player),
+            key=npc.trunk_key(session.player),
             trunk=self.trunk(npc, session, len(tail) + words_max),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
             max_tokens=words_max,
+            adapter=npc.trunk_adapter,
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),

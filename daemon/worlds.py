@@ -13,9 +13,10 @@ import numpy as np
 
 from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
-from core.words import NpcKey
+from core.words import NpcKey, TrunkKey
 from daemon.prompt import ActionWord, Layout
 from daemon.words import check_id, policy_rows
+from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
 from tiers.policy import PolicyRow, usable
 
@@ -45,6 +46,7 @@ class World:
     version: int
     content_hash: str
     language: str
+    adapters: dict[str, Adapter | None]  # by archetype
     actions: list[ActionWord]
     emotions: list[str]
     prefixes: dict[str, tuple[int, ...]]
@@ -60,7 +62,8 @@ class World:
 @dataclass(slots=True, eq=False)
 class Npc:
     """One registered NPC. `trunk` are its intent trunk's tokens, the first `shared` of them its archetype's prefix;
-    `spec` is the game's message as it came.
+    `spec` is the game's message as it came. `adapter` is what it speaks with, `trunk_adapter` what its trunks are
+    computed with (content hashes; empty: the base model).
     """
 
     key: NpcKey
@@ -73,15 +76,28 @@ class Npc:
     trunk: Tokens
     shared: int
     spec: bytes
+    adapter: str = ""
+    trunk_adapter: str = ""
+
+    def trunk_key(self, partner: str) -> TrunkKey:
+        """Names its trunk towards a partner (empty: none, for intents)."""
+        return TrunkKey(self.key, partner, self.trunk_adapter)
 
 
 class Worlds:
     """All worlds of all tenants."""
 
-    def __init__(self, layout: Layout, limits: WorldLimits, default_policy: Sequence[PolicyRow]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        limits: WorldLimits,
+        default_policy: Sequence[PolicyRow],
+        adapters: Adapters | None = None,
+    ) -> None:
         self._layout = layout
         self._limits = limits
         self._default_policy = list(default_policy)
+        self._adapters = adapters
         self._worlds: dict[tuple[str, str], World] = {}
         self._next_number = 0
         self._free_numbers: list[int] = []
@@ -136,6 +152,17 @@ class Worlds:
         self._worlds[tenant, request.world_id] = new
         return new, True
 
+    def needs_composing(self, request: npcs_pb2.DefineWorldRequest) -> bool:
+        """Whether define() would read and write files first: let compose() do it, on another thread."""
+        return self._adapters is not None and any(
+            a.adapter not in self._adapters for a in request.archetypes if a.adapter
+        )
+
+    def compose(self, request: npcs_pb2.DefineWorldRequest) -> None:
+        """Makes the stacks of adapters that a definition names. Any thread may call. Raises CallerError."""
+        for i, archetype in enumerate(request.archetypes):
+            self._adapter(i, archetype)
+
     def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> tuple[World, list[Npc], list[Npc]]:
         """(the world, the NPCs of the request, those of them that are new or changed). All or none.
 
@@ -164,14 +191,16 @@ class Worlds:
             old = world.npcs.get(npc_id)
             prefix = world.prefixes[spec.archetype_id]
             trunk = np.asarray(prefix + persona, np.int32)
+            adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
             same = old is not None and len(old.trunk) == len(trunk) and bool((old.trunk == trunk).all())
+            same = same and old is not None and old.adapter == adapter
             if old is not None and same and not request.take_over:
                 npcs.append(old)
                 continue
             number = old.number if old else self._number()
             key = NpcKey(tenant, world.world_id, npc_id)
             npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix),
-                      spec.SerializeToString())  # fmt: skip
+                      spec.SerializeToString(), adapter, trunk_adapter)  # fmt: skip
             world.npcs[npc_id] = npc
             npcs.append(npc)
             changed.append(npc)
@@ -240,9 +269,13 @@ class Worlds:
         """The same NPC in the changed world; personas that the world no longer has keep their old text."""
         prefix = new.prefixes.get(npc.archetype_id, old.prefixes[npc.archetype_id])
         new.prefixes.setdefault(npc.archetype_id, prefix)
+        adapter, trunk_adapter = _hashes(new.adapters.setdefault(npc.archetype_id, old.adapters.get(npc.archetype_id)))
         name, persona = new.personas.get(npc.persona_id, (npc.name, npc.persona))
         trunk = np.asarray(prefix + persona, np.int32)
-        return replace(npc, name=name, persona=persona, trunk=trunk, shared=len(prefix))
+        return replace(
+            npc, name=name, persona=persona, trunk=trunk, shared=len(prefix),
+            adapter=adapter, trunk_adapter=trunk_adapter,
+        )  # fmt: skip
 
     def _compile(self, tenant: str, request: npcs_pb2.DefineWorldRequest, content_hash: str) -> World:
         limits, layout = self._limits, self._layout
@@ -263,6 +296,7 @@ class Worlds:
         base = layout.world(request.lore, actions, emotions)
         sections = [("lore and words", len(base) - len(layout.ends.rules), layout.caps.lore + layout.caps.words)]
         prefixes = {}
+        adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
             tokens = layout.archetype(a.archetype_id, a.description)
@@ -281,6 +315,7 @@ class Worlds:
             version=1,
             content_hash=content_hash,
             language=request.language or "en",
+            adapters=adapters,
             actions=actions,
             emotions=emotions,
             prefixes=prefixes,
@@ -290,6 +325,13 @@ class Worlds:
             sections=sections,
             definition=_content(request),
         )
+
+    def _adapter(self, i: int, archetype: npcs_pb2.Archetype) -> Adapter | None:
+        if not archetype.adapter:
+            return None
+        if self._adapters is None:
+            raise CallerError(f"archetypes[{i}].adapter", f"there is no adapter '{archetype.adapter}'; there are none")
+        return self._adapters.find(archetype.adapter, f"archetypes[{i}].adapter")
 
     def _policy(
         self, request: npcs_pb2.DefineWorldRequest, actions: Sequence[ActionWord], emotions: Sequence[str]
@@ -310,6 +352,11 @@ class Worlds:
             word = next(a.word for a in actions if not a.needs_target)  # layout.intents made sure of one
             rows = [*rows, PolicyRow(action=word, emotion=emotions[0])]
         return rows
+
+
+def _hashes(adapter: Adapter | None) -> tuple[str, str]:
+    """What is spoken with, and what trunks are computed with."""
+    return ("", "") if adapter is None else (adapter.sha, adapter.trunk_sha)
 
 
 def _holds_always(row: PolicyRow) -> bool:

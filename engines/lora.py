@@ -90,6 +90,9 @@ class Adapters:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
     @property
     def names(self) -> list[str]:
         """Of all single adapters."""

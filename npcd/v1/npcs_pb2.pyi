@@ -51,19 +51,23 @@ class Archetype(_message.Message):
 
     ARCHETYPE_ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     archetype_id: _builtins.str
     """"vampire"; at most 64 bytes of [a-z0-9_-]"""
     description: _builtins.str
     """prose for the prompt; at most 160 tokens"""
+    adapter: _builtins.str
+    """a LoRA of the daemon's adapters.folder, by file name without .gguf; several joined by "+"; empty: none"""
     def __init__(
         self,
         *,
         archetype_id: _builtins.str = ...,
         description: _builtins.str = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archetype_id", b"archetype_id", "description", b"description"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "archetype_id", b"archetype_id", "description", b"description"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
