@@ -244,10 +244,13 @@ class Placer:
         trunk, work = place.trunk, place.work
         if place.phase is not Phase.BRANCH:
             return  # its choice was forced to its end before anything was computed
+        tokens = np.concatenate([work.trunk, work.tail, np.asarray(made, np.int32)])
         if place.lane >= 0:
             self._engine.copy(place.lane, trunk.seq)
-        trunk.held = place.pos
-        trunk.tokens = np.concatenate([work.trunk, work.tail, np.asarray(made, np.int32)])[: trunk.held]
+        # Drafts that came true behind its last token are not part of it.
+        trunk.held = min(place.pos, len(tokens))
+        trunk.tokens = tokens[: trunk.held]
+        self._engine.trim(trunk.seq, trunk.held)
 
     def release(self, place: Place, now_ns: int) -> None:
         """Ends a place in whatever phase it is."""

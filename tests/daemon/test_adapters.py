@@ -1,0 +1,141 @@
+"""An archetype names its adapter: its NPCs act and speak with it, and nobody else does."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import CallerError, ConfigError
+from core.work import Work
+from daemon.build import Model, load_model
+from daemon.config import SHIPPED_MODEL, Config, load
+from engines.llama import LlamaEngine, LlamaSettings
+from engines.lora import Adapters, AdapterSettings
+from npcd.v1 import dialogue_pb2, npcs_pb2
+from tests.daemon.rig import Rig, gated, quick, running, world
+from tests.engines.adapters import write
+
+TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
+SMALL = LlamaSettings(SHIPPED_MODEL, sequences=40, context_len=1024, threads=1, flash_attention="off", weights="file")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ordinary adapters and one that is only activated."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(("old", "proud", "lively")):
+        write(folder / f"{name}.gguf", seed, size=0.1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> Iterator[Model]:
+    """The shipped model with them."""
+    adapters = Adapters(AdapterSettings(str(folder), activated=("lively",)), SHIPPED_MODEL)
+    engine = LlamaEngine(SMALL, adapters)
+    yield Model(engine, engine.card.name, engine.card.sha256, adapters=adapters)
+    engine.close()
+
+
+@pytest.fixture
+def model(opened: Model) -> Model:
+    """The same with empty sequences."""
+    opened.engine.rebuild()
+    return opened
+
+
+def named(adapter: str) -> npcs_pb2.DefineWorldRequest:
+    """The world of the rig, whose vampires have an adapter."""
+    request = world()
+    request.archetypes[1].adapter = adapter
+    return request
+
+
+def works_of(rig: Rig) -> list[Work]:
+    """What is submitted from now on."""
+    submitted: list[Work] = []
+    honest = rig.daemon.scheduler.submit
+
+    def submit(ticket_id: int, work: Work, now_ns: int) -> None:
+        submitted.append(work)
+        honest(ticket_id, work, now_ns)
+
+    rig.daemon.scheduler.submit = submit  # type: ignore[method-assign]
+    return submitted
+
+
+async def reply(rig: Rig, npc: str) -> str:
+    """What it says to a new player."""
+    events = await rig.say(npc, "Good evening. Who are you?", player=f"p{rig.tick}", seed=1, has_seed=True)
+    rig.tick += 1
+    await rig.daemon.door.all_ended()
+    return "".join(e.text for e in events if e.kind == TEXT)
+
+
+async def test_npcs_act_and_speak_with_the_adapter_of_their_archetype(model: Model) -> None:
+    """Intents, barks, replies and trunks of vampires have it, those of villagers do not; a change counts at once."""
+    assert model.adapters is not None
+    proud, old = (model.adapters.find(name) for name in ("proud", "old"))
+    async with running(model, quick(Config())) as rig:
+        works = works_of(rig)
+        said = [await reply(rig, "npc1")]
+        for name, adapter in (("proud", proud), ("old", old), ("old+proud", None)):
+            await rig.daemon.calls.define_world("", named(name))
+            adapter = adapter or model.adapters.find(name)
+            works.clear()
+            said.append(await reply(rig, "npc1"))
+            await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("p1", "player", "hostile", 2.0))))
+            await rig.intent("npc1", lambda intent: intent.version > 0)
+            await rig.daemon.door.all_ended()
+            assert {(w.adapter, w.key.adapter) for w in works} == {(adapter.sha, adapter.sha)}
+        assert len(set(said)) == 4
+        works.clear()
+        await reply(rig, "npc0")
+        assert {(w.adapter, w.key.adapter) for w in works} == {("", "")}
+        await rig.daemon.calls.define_world("", named(""))
+        works.clear()
+        await reply(rig, "npc1")
+        assert {(w.adapter, w.key.adapter) for w in works} == {("", "")}
+
+
+async def test_trunks_of_an_activated_adapter_are_the_base_models(model: Model) -> None:
+    """It is on where the NPC speaks, and what the base model has computed is used."""
+    assert model.adapters is not None
+    async with running(model) as rig:
+        works = works_of(rig)
+        await rig.daemon.calls.define_world("", named("lively"))
+        events = await rig.say("npc1", "Good evening.")
+        assert {(w.adapter, w.key.adapter) for w in works} == {(model.adapters.find("lively").sha, "")}
+        assert events[-1].timings.cached_tokens > 50
+
+
+@pytest.mark.parametrize("name", ["nobody", "old+nobody", "old+lively"])
+async def test_an_adapter_that_cannot_be_had_is_refused_by_its_field(model: Model, name: str) -> None:
+    """The world stays as it is."""
+    async with running(model) as rig:
+        before = rig.daemon.worlds.world("", "vale")
+        with pytest.raises(CallerError, match=r"archetypes\[1\]\.adapter: "):
+            await rig.daemon.calls.define_world("", named(name))
+        assert rig.daemon.worlds.world("", "vale") is before
+
+
+async def test_without_adapters_none_can_be_named() -> None:
+    """The message says that there are none."""
+    async with running(gated()) as rig:
+        with pytest.raises(CallerError, match=r"archetypes\[1\]\.adapter: there is no adapter 'old'"):
+            await rig.daemon.calls.define_world("", named("old"))
+
+
+def test_the_folder_is_a_setting_and_is_checked_at_the_start(folder: Path, tmp_path: Path) -> None:
+    """One bad file, and the daemon does not start; the message names it."""
+    config = load(None, [f"adapters.folder={folder}", "adapters.activated=lively", "adapters.loaded_max=2"], {})
+    loaded = load_model(replace(config, engine=SMALL))
+    assert loaded.adapters is not None
+    assert loaded.adapters.names == ["lively", "old", "proud"]
+    assert loaded.adapters.find("lively").activated
+    loaded.engine.close()
+    write(tmp_path / "odd.gguf", 1, architecture="qwen2")
+    config = load(None, [f"adapters.folder={tmp_path}"], {})
+    with pytest.raises(ConfigError, match=r"odd\.gguf: made for the architecture 'qwen2'"):
+        load_model(replace(config, engine=SMALL))
