@@ -137,9 +137,9 @@ class _Reader:
 
 
 def write_gguf(
-    file: BinaryIO, values: Mapping[str, str | float | int], tensors: Mapping[str, NDArray[np.float32]]
+    file: BinaryIO, values: Mapping[str, str | float | int], tensors: Mapping[str, NDArray[np.float16 | np.float32]]
 ) -> None:
-    """Writes values (texts, floats, ints as u32) and tensors, as f32."""
+    """Writes values (texts, floats, ints as u32) and tensors, as f16 where they are, else as f32."""
     head = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(values)))
     for name, value in values.items():
         head += _packed(name)
@@ -152,11 +152,11 @@ def write_gguf(
     offset = 0
     for name, tensor in tensors.items():
         head += _packed(name) + struct.pack(f"<I{tensor.ndim}Q", tensor.ndim, *reversed(tensor.shape))
-        head += struct.pack("<IQ", F32, offset)
+        head += struct.pack("<IQ", F16 if tensor.dtype == np.float16 else F32, offset)
         offset += _aligned(tensor.nbytes)
     file.write(head.ljust(_aligned(len(head)), b"\0"))
     for tensor in tensors.values():
-        raw = np.ascontiguousarray(tensor, "<f4").tobytes()
+        raw = np.ascontiguousarray(tensor, "<f2" if tensor.dtype == np.float16 else "<f4").tobytes()
         file.write(raw.ljust(_aligned(len(raw)), b"\0"))
 
 

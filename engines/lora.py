@@ -2,7 +2,10 @@
 
 llama.cpp takes an adapter's word for much and ends the process later, in the middle of a step; so everything is
 checked here before it sees the file. A stack is composed when it is first asked for: with W + s1 B1 A1 + s2 B2 A2 the
-ranks are put behind each other, A = [A1; A2], B = [s1 B1, s2 B2], and one adapter costs a step what one costs.
+ranks are put behind each other, A = [A1; A2], B = [s1 B1, s2 B2], and the stack costs a step what one adapter costs.
+
+What is loaded is a copy with the rank filled up by zeros to a multiple of 32: llama.cpp's fast paths on CPUs take such
+rows only. Measured on the shipped model: rank 56 as it is, 2.5 times the step of rank 8; filled up to 64, less than it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import hashlib
 import math
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +27,8 @@ from engines.gguf_file import FLOATS, NVFP4, GgufFile, TensorAt, blocks, read_gg
 
 JOIN = "+"  # between the names of a stack
 A, B = ".lora_a", ".lora_b"
+RANK_STEP = 32
+F16_MAX = float(np.finfo(np.float16).max)
 INVOCATION = "adapter.alora.invocation_tokens"
 Pairs = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -46,8 +51,8 @@ class AdapterSettings:
 
 @dataclass(slots=True, eq=False)
 class Adapter:
-    """One adapter that may be loaded. `sha` names it by its content; the file stays open, so that it can be loaded
-    again however often and whatever happens to its name.
+    """One adapter that may be loaded. `sha` names it by its content; `file`, what llama.cpp loads, has no name and is
+    open as long as the adapter is known, so that it can be loaded again however often.
     """
 
     name: str
@@ -125,10 +130,14 @@ class Adapters:
     def _add_file(self, path: Path) -> None:
         head = read_gguf(path)
         rank = check(head, self._base, self.settings.rank_max)
-        file = path.open("rb")
         digest = hashlib.blake2b(digest_size=16)
-        for block in blocks(file):
-            digest.update(block)
+        with path.open("rb") as read:
+            for block in blocks(read):
+                digest.update(block)
+        try:
+            file = written(read_pairs(head), str(head.values["general.architecture"]))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be copied for loading ({error.strerror})") from error
         activated = path.stem in self.settings.activated or INVOCATION in head.values
         self._heads[path.stem] = head
         self._keep(Adapter(path.stem, digest.hexdigest(), rank, activated, file))
@@ -147,9 +156,7 @@ class Adapters:
         try:
             heads = [self._heads[part] for part in parts]
             pairs = compose([read_pairs(head) for head in heads])
-            file = tempfile.TemporaryFile(prefix="npcd-adapter-")  # noqa: SIM115 - it lives as long as the adapter
-            write_adapter(file, pairs, str(heads[0].values["general.architecture"]), 0.0)
-            file.flush()
+            file = written(pairs, str(heads[0].values["general.architecture"]))
         except (ConfigError, OSError) as error:
             raise CallerError(where, f"{JOIN.join(parts)} cannot be composed: {error}") from error
         sha = hashlib.blake2b(JOIN.join(adapter.sha for adapter in stack).encode(), digest_size=16).hexdigest()
@@ -244,19 +251,31 @@ def compose(stack: Sequence[Pairs]) -> Pairs:
     return composed
 
 
-def write_adapter(
-    file: BinaryIO,
-    pairs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
-    architecture: str,
-    alpha: float,
-) -> None:
-    """Writes an adapter; with `alpha` 0 its scale is 1."""
+def filled(pairs: Pairs) -> Pairs:
+    """The same with ranks that are multiples of 32: what is added is zero."""
+    out: Pairs = {}
+    for name, (a, b) in pairs.items():
+        more = -a.shape[-2] % RANK_STEP
+        still = [(0, 0)] * (a.ndim - 2)
+        out[name] = np.pad(a, [*still, (0, more), (0, 0)]), np.pad(b, [*still, (0, 0), (0, more)])
+    return out
+
+
+def written(pairs: Pairs, architecture: str) -> BinaryIO:
+    """An open file without a name that holds an adapter, as llama.cpp loads it fastest. Raises OSError."""
+    file = tempfile.TemporaryFile(prefix="npcd-adapter-")  # noqa: SIM115 - it lives as long as the adapter
+    write_adapter(file, filled(pairs), architecture)
+    file.flush()
+    return file
+
+
+def write_adapter(file: BinaryIO, pairs: Pairs, architecture: str, alpha: float = 0.0) -> None:
+    """Writes an adapter as f16, where the numbers allow it; with `alpha` 0 its scale is 1."""
     values: dict[str, str | float | int] = {
         "general.type": "adapter",
         "general.architecture": architecture,
         "adapter.type": "lora",
         "adapter.lora.alpha": alpha,
     }
-    write_gguf(
-        file, values, {f"{name}{half}": m for name, pair in pairs.items() for half, m in zip((A, B), pair, strict=True)}
-    )
+    tensors = {f"{name}{half}": m for name, pair in pairs.items() for half, m in zip((A, B), pair, strict=True)}
+    write_gguf(file, values, {n: m.astype(np.float16) if np.abs(m).max() < F16_MAX else m for n, m in tensors.items()})

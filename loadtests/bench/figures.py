@@ -178,6 +178,16 @@ spec.h200_gain_1_x | x | | simulated H200-class GPU, 8B: gain of 3 drafts at acc
 spec.h200_gain_8_x | x | | the same, 8 works
 spec.h200_gain_32_x | x | | the same, 32 works
 spec.h200_break_even | share | | the same: acceptance from which they pay, one work
+adapter.activate_p95_ms | ms | < 5 | one token, right after the switch to an adapter that is in memory, p95
+adapter.activate_p50_ms | ms | | the same, p50
+adapter.swap_p95_ms | ms | | the same when it must be loaded and another one dropped for it, p95
+adapter.swap_p50_ms | ms | | the same, p50
+adapter.compose_7_ms | ms | | seven adapters made one, when they are first asked for together
+adapter.stack_of_7_x | x | <= 1.3 | a step with seven of rank 8 composed, against one; worst of 1, 16, 32 sequences
+adapter.step_x_1 | x | | a step with one adapter of rank 8 against the base model, one sequence
+adapter.step_x_16 | x | | the same with 16
+adapter.step_x_32 | x | | the same with 32
+adapter.second_on_trunk_tokens | tokens | <= 0 | trunk tokens computed for a second activated adapter of an NPC
 """
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from core.errors import CallerError, ConfigError
-from engines.gguf_file import read_gguf, write_gguf
-from engines.lora import Adapters, AdapterSettings, check, compose, read_pairs
+from engines.gguf_file import F16, F32, read_gguf, write_gguf
+from engines.lora import Adapters, AdapterSettings, check, compose, read_pairs, written
 from tests.engines.adapters import weights, write
 from tests.engines.conftest import MODEL
 
@@ -29,7 +29,7 @@ def test_heads_are_read_as_the_gguf_package_reads_them() -> None:
 
 def test_what_is_written_is_read_by_the_gguf_package(tmp_path: Path) -> None:
     """Values and tensors, aligned."""
-    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((5, 7), np.float32)}
+    tensors: dict[str, Any] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((5, 7), np.float16)}
     with (tmp_path / "x.gguf").open("wb") as file:
         write_gguf(file, {"general.type": "adapter", "n": 7, "x": 1.5}, tensors)
     read = gguf.GGUFReader(str(tmp_path / "x.gguf"))
@@ -122,6 +122,23 @@ def test_adapters_of_other_tensors_and_scales_compose(tmp_path: Path) -> None:
     wanted = first.array(f"{other}.lora_b") @ first.array(f"{other}.lora_a")
     wanted = wanted + 2.0 * second.array(f"{other}.lora_b") @ second.array(f"{other}.lora_a")
     np.testing.assert_allclose(b @ a, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_loaded_is_the_same_adapter_with_ranks_that_llama_cpp_is_fast_with(tmp_path: Path) -> None:
+    """Multiples of 32, in f16 as far as its range goes; the products are the adapter's, to f16's rounding."""
+    rng = np.random.default_rng(1)
+    plain = rng.normal(size=(7, 20)).astype(np.float32), rng.normal(size=(30, 7)).astype(np.float32)
+    pairs = {"plain": plain, "large": (plain[0] * 1e5, plain[1]), "experts": (plain[0][None], plain[1][None])}
+    file = written(pairs, "llama")
+    file.seek(0)
+    (tmp_path / "x.gguf").write_bytes(file.read())
+    head = read_gguf(tmp_path / "x.gguf")
+    for name, (a, b) in pairs.items():
+        at = head.tensors[f"{name}.lora_a"], head.tensors[f"{name}.lora_b"]
+        assert (at[0].shape[-2], at[1].shape[-1]) == (32, 32)
+        assert (at[0].kind, at[1].kind) == (F32 if name == "large" else F16, F16)
+        product = head.array(f"{name}.lora_b") @ head.array(f"{name}.lora_a")
+        np.testing.assert_allclose(product, b @ a, rtol=3e-3, atol=3e-3 * np.abs(b @ a).max())
 
 
 def test_stacks_are_found_by_name_and_named_by_content(folder: Path) -> None:
