@@ -22,6 +22,7 @@ PLAIN_KEEP = 0.9
 PLAIN_X_MAX = 5.0
 DEARER_MAX = 20.0
 PLAIN_EVERY = 16  # at least one step in so many goes without drafts
+PLAIN_EVERY_IN_TRIAL = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,10 @@ class SpeculationSettings:
 
 @dataclass(slots=True)
 class TierSpeculation:
-    """How drafts do on one tier. `offered` and `accepted` are tokens since start; the rest is of this trial.
+    """How drafts do on one tier. `offered` and `accepted` are tokens since start; the sums are of this trial.
 
-    `off_until_ns` > 0: it does not pay, and is tried again then.
+    `off_until_ns` > 0: it does not pay, and is tried again then. `gain`: tokens per second against those without
+    drafts, as measured last; 0.0 while nothing is known.
     """
 
     allowed: bool
@@ -63,19 +65,12 @@ class TierSpeculation:
     tokens: float = 0.0
     plain_ns: float = 0.0
     took_ns: float = 0.0
-    gain_before: float = 0.0  # of the trial before
+    gain: float = 0.0
 
     @property
     def on(self) -> bool:
         """Whether works of this tier may get drafts."""
         return self.allowed and not self.off_until_ns
-
-    @property
-    def gain(self) -> float:
-        """Tokens per second against those without drafts, as measured last; 0.0 while nothing is known."""
-        if not self.works or not self.took_ns:
-            return self.gain_before
-        return self.tokens / self.works * self.plain_ns / self.took_ns
 
 
 class Speculation:
@@ -88,21 +83,25 @@ class Speculation:
         self.settings = settings
         self.drafter = drafter
         self.tiers = [TierSpeculation(tier.name.lower() in settings.tiers) for tier in Tier]
-        self.plain_x = 1.0  # plain steps of few works, and all that goes with them, against what the cost model says
+        # What plain steps of few works took, with all that goes with them, and what the cost model said of them.
+        self._plain_took_ns = self._plain_said_ns = 0.0
         self.spent_ns = 0  # what drafting took before the step that is planned now
         self.sleeps_until_ns = 0
         self.measuring = False  # whether the step that is planned now teaches something
         self._eog = eog
         self._asked: set[Tier] = set()
-        self._since_plain = 0
+        self._since_plain = PLAIN_EVERY  # the first one is plain
 
     def drafts(self, runners: Sequence[Running], room_ns: float, now_ns: int) -> dict[int, Tokens]:
         """Guesses by the runners' numbers; empty when this step goes without. Takes about `room_ns` at most."""
         self.spent_ns = 0
         self._wake(now_ns)
         self._asked = set()
-        self.measuring = all(r.decoding and len(r.feed) == 1 for r in runners)
-        if not self.measuring or self._since_plain >= PLAIN_EVERY:
+        self.measuring = any(self.tiers[r.work.tier].on for r in runners) and all(
+            r.decoding and len(r.feed) == 1 for r in runners
+        )
+        trial = any(t.on and 0 < t.steps < self.settings.trial_steps for t in self.tiers)
+        if not self.measuring or self._since_plain >= (PLAIN_EVERY_IN_TRIAL if trial else PLAIN_EVERY):
             return {}
         numbers, asked = [], []
         for number, r in enumerate(runners):
@@ -137,9 +136,9 @@ class Speculation:
         self.measuring = False
         if not self._asked:
             self._since_plain = 0
-            ratio = took_ns / max(plain_ns, 1.0)
-            if ratio < PLAIN_X_MAX:  # else something else happened between two steps
-                self.plain_x = PLAIN_KEEP * self.plain_x + (1.0 - PLAIN_KEEP) * ratio
+            if took_ns < PLAIN_X_MAX * plain_ns:  # else something else happened between two steps
+                self._plain_took_ns = PLAIN_KEEP * self._plain_took_ns + took_ns
+                self._plain_said_ns = PLAIN_KEEP * self._plain_said_ns + plain_ns
             return
         self._since_plain += 1
         for tier, offered, right in given:
@@ -151,20 +150,25 @@ class Speculation:
             t.steps += 1
             t.works = KEEP * t.works + works
             t.tokens = KEEP * t.tokens + tokens
-            t.plain_ns = KEEP * t.plain_ns + plain_ns * self.plain_x
-            t.took_ns = KEEP * t.took_ns + min(took_ns, DEARER_MAX * plain_ns * self.plain_x)
+            t.plain_ns = KEEP * t.plain_ns + plain_ns
+            t.took_ns = KEEP * t.took_ns + min(took_ns, DEARER_MAX * plain_ns)
+            t.gain = t.tokens / t.works * t.plain_ns * self.plain_x / max(t.took_ns, 1.0)
             if t.steps >= self.settings.trial_steps and t.gain < self.settings.gain_min:
                 t.off_until_ns = now_ns + round(self.settings.retry_s * S)
                 t.switched_off += 1
                 if not any(other.on for other in self.tiers):
                     self.sleeps_until_ns = min(other.off_until_ns for other in self.tiers if other.allowed)
 
+    @property
+    def plain_x(self) -> float:
+        """Plain steps against what the cost model says of them."""
+        return self._plain_took_ns / self._plain_said_ns if self._plain_said_ns else 1.0
+
     def _wake(self, now_ns: int) -> None:
         """Those whose time has come are tried again."""
         self.sleeps_until_ns = 0
         for t in self.tiers:
             if t.off_until_ns and now_ns >= t.off_until_ns:
-                t.gain_before = t.gain
                 t.off_until_ns = t.steps = 0
                 t.works = t.tokens = t.plain_ns = t.took_ns = 0.0
 

@@ -81,11 +81,12 @@ def test_a_thousand_random_works_say_what_they_say_alone() -> None:
 
 
 def test_a_token_limit_inside_right_guesses_is_kept() -> None:
-    """Whatever the limit, exactly so many tokens are said, and the sequence never outgrows them."""
+    """Whatever the limit, exactly so many tokens are said, and the sequence never outgrows them: it has no room to."""
     for limit in range(1, 12):
-        sim = Sim()
+        work = speech(max_tokens=limit)
+        sim = Sim(context_len=len(work.trunk) + len(work.tail) + limit - 1)
         speculate(sim, 1.0)
-        ticket = sim.submit(speech(max_tokens=limit))
+        ticket = sim.submit(work)
         sim.run()
         assert len(sim.chunks[ticket]) == limit
         assert sim.ended[ticket].finish is Finish.LENGTH
@@ -101,6 +102,20 @@ def test_a_stop_inside_right_guesses_ends_the_work_there() -> None:
         sim.run()
         assert sim.chunks[ticket] == own[: own.index(own[at])]
         assert sim.ended[ticket].finish is Finish.STOP
+
+
+def test_what_one_step_gave_ends_where_the_work_ends() -> None:
+    """Whoever guesses: behind a stop token or the limit nothing is said, and what is before it is one chunk."""
+    for limit, stops, wanted in ((9, {7}, ((5, 6), Finish.STOP)), (2, set(), ((5, 6), Finish.LENGTH)), (9, {5}, None)):
+        sim = Sim()
+        sim.submit(speech(max_tokens=limit, stop_ids=frozenset(stops)))
+        sim.run(until=lambda: bool(sim.scheduler.running))  # noqa: B023 - it is called here and now
+        runner = next(iter(sim.scheduler.running.values()))
+        chunk, finish = runner.all_picked([5, 6, 7, 8], frozenset(), 1)
+        if wanted is None:
+            assert chunk is None and finish is Finish.STOP
+        else:
+            assert chunk is not None and (chunk.tokens, finish) == wanted
 
 
 def test_a_cancel_in_the_middle_of_a_drafted_step_leaves_nothing_behind() -> None:
@@ -125,12 +140,12 @@ def test_a_cancel_in_the_middle_of_a_drafted_step_leaves_nothing_behind() -> Non
 
 
 def test_guesses_count_in_the_budget() -> None:
-    """A step with guesses is never predicted to take longer than its budget, and is not without them either."""
+    """A step with guesses, and the time to make them, is never predicted to take longer than its budget."""
     sim = Sim(cost=SimCost(step_us=200.0, micro_us=200.0, token_us=900.0))
-    speculation = speculate(sim, 0.9)
+    speculation = speculate(sim, 0.9, token_us=100.0)
     for n in range(5):
         sim.submit(speech(n, tier=Tier.GOLD, max_tokens=30))
-    over = with_guesses = without = 0
+    over = with_guesses = without = spent = longest_ns = 0
     while not sim.scheduler.idle:
         planned = sim.scheduler.plan(sim.clock())
         if planned.step is None:
@@ -138,6 +153,9 @@ def test_guesses_count_in_the_budget() -> None:
             continue
         trusted = planned.budget_ns * sim.scheduler.costs.trust
         drafted = sum(s.drafts for s in planned.step.slices)
+        if speculation.measuring:
+            longest_ns = max(longest_ns, planned.budget_ns + speculation.spent_ns)
+            spent += speculation.spent_ns > 0
         over += drafted > 0 and sim.scheduler.costs.predict_ns(planned.features) > 1.01 * trusted
         with_guesses += drafted > 0
         without += not drafted and all(r.decoding for r in planned.runners)
@@ -145,6 +163,7 @@ def test_guesses_count_in_the_budget() -> None:
         result = sim.engine.step(planned.step)
         sim.scheduler.apply(planned, result, sim.clock() - began, sim.clock())
     assert not over
+    assert spent and longest_ns == 5 * MS
     assert with_guesses and without
     assert speculation.tiers[Tier.GOLD].offered > 0
 

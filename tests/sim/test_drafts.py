@@ -1,12 +1,17 @@
 """A world whose works have drafts keeps the same laws: each ticket ends once, says its own, and budgets are kept."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
+from core.choice import Tokens
 from core.words import Tier
+from engines import sim
 from engines.sim import ForcedDrafts, SimEngine
 from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.speculation import Speculation, SpeculationSettings
-from tests.sim.laws import Laws
+from tests.sim.laws import Broken, Laws
 from tests.sim.world import World, WorldSettings
 from tiers.promises import Promises
 
@@ -53,3 +58,14 @@ def test_same_seed_same_trace_with_drafts() -> None:
     (_, first, _), (_, second, _), (_, other, _) = (lived(seed, 0.6, short) for seed in (5, 5, 6))
     assert first.trace == second.trace
     assert first.trace != other.trace
+
+
+def test_drafts_that_nobody_verifies_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The laws can fail: a work that is told guesses as they are does not say its own."""
+
+    def believe(drafts: Tokens, pick: Callable[[int], int]) -> list[int]:
+        return [*map(int, drafts), pick(len(drafts))]
+
+    monkeypatch.setattr(sim, "verify", believe)
+    with pytest.raises(Broken, match="tokens: ticket"):
+        lived(1, 0.7, replace(CALM, seconds=10.0))
