@@ -68,4 +68,4 @@ def test_drafts_that_nobody_verifies_are_found(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sim, "verify", believe)
     with pytest.raises(Broken, match="tokens: ticket"):
-        lived(1, 0.7, replace(CALM, seconds=10.0))
+        lived(1, 0.7, replace(CALM, seconds=40.0))
