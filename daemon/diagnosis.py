@@ -226,6 +226,12 @@ def model(path: str, size: int, said: Mapping[str, str]) -> Check:
     return ok("model", says)
 
 
+def adapters(names: Sequence[str], loaded_max: int) -> Check:
+    """What archetypes may name. More of them than are in memory at once take turns."""
+    says = f"{len(names)} ({', '.join(names)}), {loaded_max} in memory at once"
+    return ok("adapters", says) if names else warn("adapters", "none in adapters.folder", "put GGUF files there")
+
+
 def template(kind: str, why: str) -> Check:
     """How the model is spoken to."""
     if kind != "plain":

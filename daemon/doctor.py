@@ -54,6 +54,7 @@ def _of(config: Config) -> Iterator[Check]:
     threads = config.engine.threads
     yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), os.cpu_count() or 1, threads)
     yield from _model(config)
+    yield from _adapters(config)
     yield from _remembered(config)
     serve = config.serve
     for where in serve.listen:
@@ -97,6 +98,20 @@ def _model(config: Config) -> Iterator[Check]:
         kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
     )  # fmt: skip
     yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
+
+
+def _adapters(config: Config) -> Iterator[Check]:
+    from engines.lora import Adapters
+
+    if config.adapters.folder:
+        try:
+            adapters = Adapters(config.adapters, config.engine.model)
+        except ConfigError as error:
+            yield diagnosis.fail(
+                "adapters", str(error), "take the file out of adapters.folder, or make it for this model"
+            )
+        else:
+            yield diagnosis.adapters(adapters.names, config.adapters.loaded_max)
 
 
 def _libraries() -> list[Check]:

@@ -10,6 +10,7 @@ from core.errors import CallerError, ConfigError
 from core.work import Work
 from daemon.build import Model, load_model
 from daemon.config import SHIPPED_MODEL, Config, load
+from daemon.doctor import examine
 from engines.llama import LlamaEngine, LlamaSettings
 from engines.lora import Adapters, AdapterSettings
 from npcd.v1 import dialogue_pb2, npcs_pb2
@@ -125,6 +126,20 @@ async def test_without_adapters_none_can_be_named() -> None:
     async with running(gated()) as rig:
         with pytest.raises(CallerError, match=r"archetypes\[1\]\.adapter: there is no adapter 'old'"):
             await rig.daemon.calls.define_world("", named("old"))
+
+
+def test_the_doctor_names_them_and_what_is_wrong_with_one(folder: Path, tmp_path: Path) -> None:
+    """As serve would, before it is started; without a folder there is nothing to say."""
+
+    def said(where: Path | str) -> list[tuple[str, str]]:
+        checks = examine(lambda: replace(Config(), adapters=AdapterSettings(str(where))))
+        return [(check.outcome.name, check.says) for check in checks if check.name == "adapters"]
+
+    assert said(folder) == [("OK", "3 (lively, old, proud), 8 in memory at once")]
+    assert said(tmp_path) == [("WARN", "none in adapters.folder")]
+    write(tmp_path / "odd.gguf", 1, rank=65)
+    assert [(outcome, "rank 65" in says) for outcome, says in said(tmp_path)] == [("FAIL", True)]
+    assert said("") == []
 
 
 def test_the_folder_is_a_setting_and_is_checked_at_the_start(folder: Path, tmp_path: Path) -> None:
