@@ -175,16 +175,18 @@ class Homes:
 
     def park(self, trunk: Trunk, number: int, size: int) -> list[Trunk]:
         """Notes that a trunk without a home is in the store under a number. Who is to be removed there, to keep its
-        bound: they came longest ago.
+        bound: they came longest ago. Who is on its way back goes last: it leaves anyway, and somebody waits for it.
         """
         assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
         gone: list[Trunk] = []
         room = self.parked_bytes_max - self.parked_bytes - size
-        for other in self._in_store.values():
-            if room >= 0:
-                break
-            gone.append(other)
-            room += other.parked_bytes
+        for coming in (False, True):
+            for other in self._in_store.values():
+                if room >= 0:
+                    break
+                if (other.fetching_ns > 0) is coming:
+                    gone.append(other)
+                    room += other.parked_bytes
         trunk.parked, trunk.parked_bytes = number, size
         self.parked_bytes += size
         self._in_store[number] = trunk

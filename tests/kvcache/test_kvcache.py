@@ -131,3 +131,16 @@ def test_common_len_against_a_dumb_version() -> None:
         while dumb < min(len(a), len(b)) and a[dumb] == b[dumb]:
             dumb += 1
         assert common_len(a, b) == dumb
+
+
+def test_who_is_on_its_way_back_from_the_store_is_removed_there_last() -> None:
+    """Of three that fill it, the oldest but for one that is being fetched; then that one too, when all others went."""
+    homes = Homes(0, 4, 0, 300)
+    trunks = [homes.get(TrunkKey(NpcKey("", "w", f"npc{n}"), "")) for n in range(5)]
+    for number, trunk in enumerate(trunks[:3], 1):
+        assert homes.park(trunk, number, 100) == []
+    trunks[0].fetching_ns = 1
+    gone = homes.park(trunks[3], 4, 100)
+    assert gone == [trunks[1]]
+    homes.unpark(trunks[1])
+    assert homes.park(trunks[4], 5, 300) == [trunks[2], trunks[3], trunks[0]]
