@@ -188,6 +188,21 @@ adapter.step_x_1 | x | | a step with one adapter of rank 8 against the base mode
 adapter.step_x_16 | x | | the same with 16
 adapter.step_x_32 | x | | the same with 32
 adapter.second_on_trunk_tokens | tokens | <= 0 | trunk tokens computed for a second activated adapter of an NPC
+kv.ram_load_x | x | >= 15 | a trunk of 1,000 tokens ready to decode: computed over loaded from RAM, verified
+kv.redis_load_x | x | >= 5 | the same from npcd's own Redis, signed
+kv.ram_load_ms | ms | | the same from RAM: submitted to ready
+kv.redis_load_ms | ms | | the same from Redis
+kv.recompute_load_ms | ms | | the same computed
+kv.ram_ttft_x | x | | the same with a tail of 16 tokens, to the first token: computed over loaded from RAM
+kv.redis_ttft_x | x | | the same from Redis
+kv.ram_ttft_ms | ms | | the same from RAM
+kv.redis_ttft_ms | ms | | the same from Redis
+kv.recompute_ttft_ms | ms | | the same computed
+kv.ladder_token_share | share | >= 0.9 | 1,000 NPCs, trunks of 400-1,000 tokens, Zipf visits: tokens not computed again
+kv.ladder_loaded_share | share | | the same: loaded from RAM or Redis
+kv.ladder_ttft_p50_ms | ms | | the same: submitted to the first token, eight players at once
+kv.ladder_ttft_p95_ms | ms | | the same, p95
+kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
 """
 
 

@@ -1,16 +1,19 @@
-"""KV caches and what is made of them: what speculation gains, and costs where it is off; what adapters cost."""
+"""KV caches and what is made of them: how soon a trunk is there, what speculation gains and costs, and adapters."""
 
 from __future__ import annotations
 
-from loadtests.bench import kv_adapters, kv_spec
+from loadtests.bench import kv_adapters, kv_homes, kv_spec
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("spec", "adapters")
+PARTS = ("loads", "ladder", "spec", "adapters")
 
 
 async def run(figures: Figures, options: Options) -> None:
     """All parts that are wanted. Raises ConfigError when the model cannot be loaded."""
+    homes = frozenset(part for part in ("loads", "ladder") if options.wants(part))
+    if homes:
+        await kv_homes.run(figures, options.model, options.quick, homes)
     if options.wants("spec"):
         await kv_spec.run(figures, options)
     if options.wants("adapters"):

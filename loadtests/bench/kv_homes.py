@@ -129,10 +129,10 @@ async def _soon(rig: Rig, work: Work) -> float:
 
 async def ladder(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
     """A thousand NPCs on some hundred sequences, RAM and Redis: trunk tokens that were not computed again."""
-    npcs, seconds = (150, 12.0) if quick else (NPCS, LADDER_S)
+    npcs, seconds, ram_mib = (400, 45.0, 64) if quick else (NPCS, LADDER_S, RAM_MIB)
     rng = random.Random(3)
     placer = rig.scheduler.placer
-    before_max, placer.homes.ram_bytes_max = placer.homes.ram_bytes_max, RAM_MIB << 20
+    before_max, placer.homes.ram_bytes_max = placer.homes.ram_bytes_max, ram_mib << 20
     trunks = [village.text(rng.randrange(*TRUNK_LENS)) for _ in range(npcs)]
     ends_ns = now_ns() + round(seconds * S)
     async with with_store(rig):
