@@ -202,6 +202,10 @@ kv.ladder_token_share | share | >= 0.9 | 1,000 NPCs, trunks of 400-1,000 tokens,
 kv.ladder_loaded_share | share | | the same: loaded from RAM or Redis
 kv.ladder_ttft_p50_ms | ms | | the same: submitted to the first token, eight players at once
 kv.ladder_ttft_p95_ms | ms | | the same, p95
+kv.leaks | replies | <= 0 | replies with another NPC's secret, trunks moving between sequences, RAM and Redis
+kv.isolation_replies | replies | | the same: so many replies
+kv.own_secret_share | share | >= 0.9 | the same: with the NPC's own secret
+kv.control_leaks_found | leaks | >= 80 | the same with the checks off and 100 homes swapped: leaks that were found
 kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
 """
 
