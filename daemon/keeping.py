@@ -11,6 +11,8 @@ import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -82,7 +84,9 @@ async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] 
         store = replace(settings.recent, url=urls.redis_url)
         recent = Recent(store)
         recent.start()
-        recent_feeder = Feeder(RecentWriter(store, folder.journal_id, load_copy), journal, settings.feeder)
+        recent_feeder = Feeder(
+            RecentWriter(store, folder.journal_id, partial(load_copy, folder.saves)), journal, settings.feeder
+        )
         feeders.append(recent_feeder)
         if config.scheduler.kv.redis_mib:
             parked = Parked(settings.parked, store, folder.journal_id, signer(os.urandom(SIGNATURE_BYTES)))
@@ -140,7 +144,7 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
     worlds = await _from_recent(keeping)
     if worlds is None:
         source = "journal"
-        state = await asyncio.to_thread(_from_journal, keeping.journal)
+        state = await asyncio.to_thread(_from_journal, keeping.journal, keeping.folder.saves)
         worlds = state.worlds
         for (npc, player), bond in state.bonds.items():
             held = keeping.memory.bonds.put(npc, player, bond, complete=keeping.recent is None)
@@ -187,8 +191,8 @@ async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | 
         return None
 
 
-def _from_journal(journal: Journal) -> State:
-    state = State(load_copy)
+def _from_journal(journal: Journal, saves: Path) -> State:
+    state = State(partial(load_copy, saves))
     at = journal.newest(READ_BACK_BYTES)
     while True:
         records, at = journal.read(at)

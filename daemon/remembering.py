@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from core.errors import CallerError, NotBuilt, NotFound, StoreFailed
+from google.protobuf.message import DecodeError
+
+from core.errors import CallerError, NotBuilt, NotFound, Overloaded, StoreFailed
 from core.words import NpcKey
 from daemon.dialogue import Dialogue
 from daemon.words import check_id
@@ -27,8 +31,10 @@ from memory.saves import Save
 from npcd.v1 import npcs_pb2
 from scheduler.ticket import Door
 
+_Answer = TypeVar("_Answer")
 CHUNK_BYTES = 512 << 10
 IMPORT_BYTES_MAX = 256 << 20
+SAVES_MAX = 64  # checkpoints of a world
 FORGOTTEN_WITHIN_S = 1.0
 COPIES_KEPT = 2  # of what was restored: the recent store reads them when it comes to the record
 
@@ -54,6 +60,7 @@ class Remembering:
         self._epoch = epoch
         self._folder = folder
         self._saving = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def set_cards(self, tenant: str, request: npcs_pb2.SetCardsRequest) -> npcs_pb2.SetCardsResponse:
         """Sets an NPC's cards about a player."""
@@ -110,6 +117,9 @@ class Remembering:
         player = check_id("player_id", request.player_id)
         if request.npc_id:
             check_id("npc_id", request.npc_id)
+        return await self._alone(self._forget(tenant, request, player))
+
+    async def _forget(self, tenant: str, request: npcs_pb2.ForgetRequest, player: str) -> npcs_pb2.ForgetResponse:
         sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
         stores = await self._memory.forget(NpcKey(tenant, request.world_id, request.npc_id), player)
         if self._parked is not None:
@@ -117,10 +127,9 @@ class Remembering:
             if await asyncio.to_thread(self._parked.settled, FORGOTTEN_WITHIN_S):
                 stores.append("parked")
         if self._folder is not None:
-            async with self._saving:
-                folder = saves.folder_of(self._folder, tenant, request.world_id)
-                if await asyncio.to_thread(_forget_in, folder, player, request.npc_id):
-                    stores.append("saves")
+            folder = saves.folder_of(self._folder, tenant, request.world_id)
+            if await asyncio.to_thread(_forget_in, folder, player, request.npc_id):
+                stores.append("saves")
         return npcs_pb2.ForgetResponse(sessions=sessions, turns=turns, trunks=sessions, stores=stores)
 
     # -- save games --------------------------------------------------------------------------------------------
@@ -129,35 +138,39 @@ class Remembering:
         """Marks what a world's NPCs remember now under a name."""
         world = self._worlds.world(tenant, request.world_id)
         path = self._path(tenant, request.world_id, request.checkpoint_id)
-        async with self._saving:
-            save = await self._save(world)
-            await _write(path, save)
-        body: Body = {"checkpoint": request.checkpoint_id, "file": str(path)}
-        await self._memory.keep(Kind.CHECKPOINT, NpcKey(tenant, world.world_id, ""), "", body)
+        if not path.exists() and len(list(path.parent.glob("*.npcd"))) >= SAVES_MAX:
+            raise Overloaded(f"world '{world.world_id}' has {SAVES_MAX} checkpoints; use one of their names again", 0)
+        return await self._alone(self._checkpoint(world, path, request.checkpoint_id))
+
+    async def _checkpoint(self, world: World, path: Path, checkpoint: str) -> npcs_pb2.CheckpointResponse:
+        save = await self._save(world)
+        await _write(path, save)
+        body: Body = {"checkpoint": checkpoint, "file": self._within(path)}
+        await self._memory.keep(Kind.CHECKPOINT, NpcKey(world.tenant, world.world_id, ""), "", body)
         return npcs_pb2.CheckpointResponse(timeline_id=save.timeline)
 
     async def restore(self, tenant: str, request: npcs_pb2.RestoreRequest) -> npcs_pb2.RestoreResponse:
         """Goes back to a checkpoint."""
         world = self._worlds.world(tenant, request.world_id)
         path = self._path(tenant, request.world_id, request.checkpoint_id)
-        async with self._saving:
-            try:
-                save = saves.unpack(await asyncio.to_thread(path.read_bytes))
-            except FileNotFoundError:
-                name = request.checkpoint_id
-                raise NotFound(
-                    "checkpoint_id", f"there is no checkpoint '{name}' of world '{world.world_id}'"
-                ) from None
-            except (OSError, ValueError) as error:
-                raise StoreFailed(f"the checkpoint cannot be read: {error}") from error
-            timeline = await self._go_on_from(tenant, save, request.checkpoint_id)
+        return await self._alone(self._restore(world, path, request.checkpoint_id))
+
+    async def _restore(self, world: World, path: Path, checkpoint: str) -> npcs_pb2.RestoreResponse:
+        try:
+            save = await asyncio.to_thread(lambda: saves.unpack(path.read_bytes()))
+        except FileNotFoundError:
+            text = f"there is no checkpoint '{checkpoint}' of world '{world.world_id}'"
+            raise NotFound("checkpoint_id", text) from None
+        except (OSError, ValueError) as error:
+            raise StoreFailed(f"the checkpoint cannot be read: {error}") from error
+        timeline = await self._go_on_from(world.tenant, save, checkpoint)
         return npcs_pb2.RestoreResponse(timeline_id=timeline, daemon_epoch=self._epoch)
 
     async def export(self, tenant: str, request: npcs_pb2.ExportRequest) -> AsyncGenerator[npcs_pb2.ExportChunk, None]:
         """A world's memory as the bytes of a save file."""
         save = await self._save(self._worlds.world(tenant, request.world_id))
         data = await asyncio.to_thread(lambda: b"".join(saves.pack(save)))
-        digest = hashlib.sha256(data).hexdigest()
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
             last = at + CHUNK_BYTES >= len(data)
             yield npcs_pb2.ExportChunk(
@@ -186,20 +199,23 @@ class Remembering:
                 digest = chunk.content_hash
         if digest is None:
             raise CallerError("last", "the chunks ended before the last one")
-        if digest and digest != hashlib.sha256(data).hexdigest():
+        if digest and digest != await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()):
             raise CallerError("content_hash", "the bytes are not those that were exported")
         try:
             save = await asyncio.to_thread(saves.unpack, bytes(data))
-        except ValueError as error:
+            defined = npcs_pb2.DefineWorldRequest.FromString(save.definition).world_id
+        except (ValueError, DecodeError) as error:
             raise CallerError("content", str(error)) from error
-        if save.world != world_id:
+        if (save.world, defined) != (world_id, world_id):
             raise CallerError("world_id", f"is '{world_id}', the export is of world '{save.world}'")
-        async with self._saving:
-            world = self._worlds.revive(tenant, save.definition, save.version, save.lease_last, save.npcs)
-            await keep_world(self._memory, world)
-            await keep_npcs(self._memory, world, list(world.npcs))
-            timeline = await self._go_on_from(tenant, save, "")
+        timeline = await self._alone(self._import(tenant, save))
         return npcs_pb2.ImportResponse(npcs=len(save.npcs), bytes=len(data), timeline_id=timeline)
+
+    async def _import(self, tenant: str, save: Save) -> str:
+        world = self._worlds.revive(tenant, save.definition, save.version, save.lease_last, save.npcs)
+        await keep_world(self._memory, world)
+        await keep_npcs(self._memory, world, list(world.npcs))
+        return await self._go_on_from(tenant, save, "")
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
@@ -219,17 +235,33 @@ class Remembering:
     async def _go_on_from(self, tenant: str, save: Save, checkpoint: str) -> str:
         """The world goes on from a save; its new timeline. Raises StoreFailed when that could not be written down."""
         before = self._memory.timeline(tenant, save.world)
-        now = saves.at(save, self._memory.wall_ms(), new_timeline())
+        now = await asyncio.to_thread(saves.at, save, self._memory.wall_ms(), new_timeline())
         copy = saves.copy_path_of(self._folder_needed(), tenant, save.world, now.timeline)
         await _write(copy, now)
         self._dialogue.turn_back(tenant, save.world)
-        body: Body = {"checkpoint": checkpoint, "file": str(copy), "from": before}
+        body: Body = {"checkpoint": checkpoint, "file": self._within(copy), "from": before}
         accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body)
         if self._memory.keeps and not accepted:
             raise StoreFailed("restored in this process, but it could not be written to the journal")
         await self._memory.settled(1.0)
         await asyncio.to_thread(_drop_old, copy)
         return now.timeline
+
+    async def _alone(self, act: Coroutine[Any, Any, _Answer]) -> _Answer:
+        """Does one thing at a time with the saves, to its end, also when who asked for it goes away."""
+
+        async def do() -> _Answer:
+            async with self._saving:
+                return await act
+
+        task = asyncio.create_task(do())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    def _within(self, path: Path) -> str:
+        """A file as records name it: the data folder may be elsewhere tomorrow."""
+        return path.relative_to(self._folder_needed()).as_posix()
 
     def _path(self, tenant: str, world: str, checkpoint: str) -> Path:
         return saves.path_of(self._folder_needed(), tenant, world, check_id("checkpoint_id", checkpoint))
@@ -249,12 +281,13 @@ async def keep_world(memory: Memory, world: World) -> bool:
 
 async def keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str]) -> bool:
     """Has NPCs' registrations written, some hundred in a record."""
-    accepted = True
+    written = []
+    # All of them are in the journal's row before anything else can happen to these NPCs.
     for at in range(0, len(npc_ids), 200):
         npcs = [world.npcs[i] for i in npc_ids[at : at + 200] if i in world.npcs]
         body: Body = {"npcs": [[n.key.npc, saves.base64_of(n.spec), n.lease_epoch] for n in npcs]}
-        accepted &= await memory.keep(Kind.NPCS, NpcKey(world.tenant, world.world_id, ""), "", body)
-    return accepted
+        written.append(memory.keep_soon(Kind.NPCS, NpcKey(world.tenant, world.world_id, ""), "", body))
+    return all(await asyncio.gather(*written))
 
 
 async def _write(path: Path, save: Save) -> None:
@@ -265,13 +298,23 @@ async def _write(path: Path, save: Save) -> None:
 
 
 def _forget_in(folder: Path, player: str, npc: str) -> bool:
-    """Takes a player out of every save of a world; whether there were saves. One that cannot be read is removed."""
+    """Takes a player out of every save of a world; whether there were saves. One that cannot be read is removed.
+
+    Raises StoreFailed when one could not be written; the others are done all the same.
+    """
     found = sorted(folder.rglob("*.npcd")) if folder.is_dir() else []
+    needle, failed = json.dumps(player).encode(), ""
     for path in found:
         try:
-            saves.write(path, saves.without(saves.unpack(path.read_bytes()), player, npc))
+            data = path.read_bytes()
+            if needle in data:
+                saves.write(path, saves.without(saves.unpack(data), player, npc))
         except ValueError:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            failed = f"the save {path.name} cannot be written anew: {error.strerror}"
+    if failed:
+        raise StoreFailed(failed)
     return bool(found)
 
 
@@ -281,9 +324,12 @@ def _drop_old(copy: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def load_copy(file: str) -> dict[tuple[str, str], Bond]:
-    """The bonds of a save's file, for the stores; empty when it is gone or broken for good. Raises OSError."""
+def load_copy(folder: Path, file: str) -> dict[tuple[str, str], Bond]:
+    """The bonds of a save's file below the saves' folder, for the stores; empty when it is gone or broken for good.
+
+    Raises OSError.
+    """
     try:
-        return dict(saves.unpack(Path(file).read_bytes()).bonds)
+        return dict(saves.unpack((folder / file).read_bytes()).bonds)
     except (FileNotFoundError, ValueError):
         return {}

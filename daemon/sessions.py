@@ -88,7 +88,7 @@ class Sessions:
         if session.summary is None:
             self.counts.begun += 1
             kept = recalled.bond.session
-            if kept is not None:
+            if kept is not None and kept.session_id not in {s.session_id for s in over}:
                 self._take_up(npc, session, kept, recalled.bond.name)
             self.tell(npc, session)
         return session, recalled

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import structlog
+from google.protobuf.message import DecodeError
 
 from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
@@ -19,6 +21,8 @@ from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
 from tiers.policy import PolicyRow, usable
+
+log = structlog.get_logger("npcd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,19 +226,19 @@ class Worlds:
         world = old or self.define(tenant, request)[0]
         if old is None:
             world.version, world.lease_last = max(version, 1), lease_last
-        for at in range(0, len(npcs), self._limits.npcs_per_call_max):
-            wanted = npcs_pb2.RegisterRequest(world_id=world.world_id)
-            epochs = {}
-            for spec, epoch in npcs[at : at + self._limits.npcs_per_call_max]:
+        last = world.lease_last
+        for spec, epoch in npcs:
+            try:
                 parsed = npcs_pb2.NpcSpec.FromString(spec)
-                if parsed.npc_id not in world.npcs:
-                    wanted.npcs.append(parsed)
-                    epochs[parsed.npc_id] = epoch
-            if epochs:
-                last = world.lease_last
-                for npc in self.register(tenant, wanted)[1]:
-                    npc.lease_epoch = epochs[npc.key.npc]
-                world.lease_last = max(last, *epochs.values())
+                if parsed.npc_id in world.npcs:
+                    continue
+                wanted = npcs_pb2.RegisterRequest(world_id=world.world_id, npcs=[parsed])
+                self.register(tenant, wanted)[1][0].lease_epoch = epoch
+            except (CallerError, DecodeError) as error:
+                # The world has changed since it was registered; the others are not to suffer.
+                log.warning("an NPC could not be taken up again", world=world.world_id, reason=str(error))
+            last = max(last, epoch)
+        world.lease_last = last
         return world
 
     def remove(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> tuple[list[Npc], list[str]]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from memory.cards import Quest, Relationship, quest_of, relationship_of, to_body
+from core.errors import CallerError
+from memory.cards import Quest, Relationship, check, quest_of, relationship_of, to_body
 from memory.records import Body, Kind, Record
 
 DAY_MS = 86_400_000
@@ -21,6 +22,8 @@ MOODS_KEPT = 16
 EXCHANGES_KEPT = 12  # of the session under way: the hot window of 20 utterances, and who retries
 FACT_HALF_LIFE_MS = 7 * DAY_MS
 MOOD_HALF_LIFE_MS = 3_600_000
+# What from_json() takes: more than ever comes about here.
+NAME_LEN_MAX, TEXT_LEN_MAX, LINE_LEN_MAX = 256, 4_096, 65_536
 
 
 class Fact(NamedTuple):
@@ -168,22 +171,53 @@ def to_json(bond: Bond) -> Body:
 
 
 def from_json(said: Body) -> Bond:
-    """The bond of to_json(). Raises ValueError when it is none."""
+    """The bond of to_json(). Raises ValueError when it is none, or larger than one becomes."""
     try:
         bond = Bond(
-            said.get("name", ""),
+            _text(said.get("name", ""), NAME_LEN_MAX),
             relationship_of(said.get("relationship")),
             quest_of(said.get("quest")),
-            [Fact(*f) for f in said.get("facts", ())],
-            [Summary(*s) for s in said.get("summaries", ())],
-            [Mood(*m) for m in said.get("moods", ())],
+            [Fact(_text(t, TEXT_LEN_MAX), _share(i), _time(at)) for t, i, at in _few(said, "facts", FACTS_KEPT)],
+            [Summary(_text(t, TEXT_LEN_MAX), _time(at)) for t, at in _few(said, "summaries", SUMMARIES_KEPT)],
+            [Mood(_text(e, NAME_LEN_MAX), _time(at)) for e, at in _few(said, "moods", MOODS_KEPT)],
         )
+        for name, card in (("relationship", bond.relationship), ("quest", bond.quest)):
+            if card is not None:
+                check(name, card)
         if "session" in said:
             session_id, last_ms, count, exchanges = said["session"]
-            bond.session = OpenSession(session_id, last_ms, [Exchange(*e) for e in exchanges], count)
-    except (AttributeError, KeyError, TypeError) as error:
+            if len(exchanges) > EXCHANGES_KEPT:
+                raise ValueError(f"{len(exchanges)} exchanges, at most {EXCHANGES_KEPT}")
+            told = [Exchange(*(_text(part, LINE_LEN_MAX) for part in e)) for e in exchanges]
+            bond.session = OpenSession(_text(session_id, NAME_LEN_MAX), _time(last_ms), told, _time(count))
+    except (AttributeError, KeyError, TypeError, CallerError) as error:
         raise ValueError(f"not a bond: {error}") from error
     return bond
+
+
+def _few(said: Body, name: str, most: int) -> list[Any]:
+    values = said.get(name, [])
+    if not isinstance(values, list) or len(values) > most:
+        raise ValueError(f"{name}: must be a list of {most} at most")
+    return values
+
+
+def _text(value: object, len_max: int) -> str:
+    if not isinstance(value, str) or len(value) > len_max:
+        raise ValueError(f"must be a text of {len_max} characters at most")
+    return value
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("must be 0 to 1")
+    return value
+
+
+def _time(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+        raise ValueError("must be a whole number that fits")
+    return value
 
 
 def _turn(bond: Bond, record: Record) -> None:

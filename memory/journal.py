@@ -132,17 +132,25 @@ class Journal:
 
     async def accept(self, record: Record) -> bool:
         """Whether the record was written. False: the disk is full or slow, too many wait, or the journal is closed."""
+        return await self.put(record)
+
+    def put(self, record: Record) -> Answer:
+        """Puts the record in the row at once; the answer says later whether it was written, as accept() does."""
         loop = asyncio.get_running_loop()
         answer: Answer = loop.create_future()
-        accepted = False
+        timer: asyncio.TimerHandle | None = None
         if self._offer(record, answer):
             timer = loop.call_later(self._settings.accept_ms / 1000, _tell, [answer], False)
-            try:
-                accepted = await answer
-            finally:
+        else:
+            answer.set_result(False)
+
+        def told(done: Answer) -> None:
+            if timer is not None:
                 timer.cancel()
-        self.counts.refused += not accepted
-        return accepted
+            self.counts.refused += done.cancelled() or not done.result()
+
+        answer.add_done_callback(told)
+        return answer
 
     def add(self, record: Record) -> None:
         """Has the record written if that can be; nobody hears whether it was. At most a few microseconds."""

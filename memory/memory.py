@@ -21,7 +21,7 @@ from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
 from memory.feeder import Feeder
 from memory.journal import Journal
 from memory.recall import Recall, Recalled
-from memory.records import Body, Kind, Position, Record
+from memory.records import START, Body, Kind, Position, Record
 
 FORGET_WITHIN_S = 5.0
 SETTLED_WITHIN_S = 5.0
@@ -69,7 +69,8 @@ class Memory:
         self._timelines: dict[tuple[str, str], str] = {}
         # Worlds of which the recent store still has what is forgotten or undone, and until where.
         self._undone: dict[tuple[str, str], Position] = {}
-        self._tasks: set[asyncio.Task[bool]] = set()
+        recall.readable = self._readable
+        self._pending: set[asyncio.Future[bool]] = set()
 
     @property
     def keeps(self) -> bool:
@@ -103,16 +104,13 @@ class Memory:
         """
         return await asyncio.shield(self.keep_soon(kind, npc, player, body))
 
-    def keep_soon(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> asyncio.Task[bool]:
-        """The same for a caller that does not wait. What is folded in is there at once."""
+    def keep_soon(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> asyncio.Future[bool]:
+        """The same for a caller that does not wait. It is folded in and has its place in the journal's row at once."""
         record = self._record(kind, npc, player, body)
-        held = None
+        held: Held | None = None
         if kind in ABOUT_A_PLAYER:
             held = self.bonds.fold(record, complete=self.recent_feeder is None)
-        task = asyncio.create_task(self._write(record, held))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._put(record, held)
 
     def archive(self, kind: Kind, npc: NpcKey, body: Body) -> None:
         """Something about an NPC alone, for the archive: nobody waits for it, and on a full disk it is not there."""
@@ -124,17 +122,12 @@ class Memory:
 
         The others do as soon as they are there: it stands in the journal, after all that is to be forgotten.
         """
-        for key, who in list(self.bonds.of_world(npc.tenant, npc.world)):
-            if who == player and npc.npc in ("", key.npc):
-                self.recaller.forget(key, who)
+        self.recaller.forget(npc, player)
         self.bonds.forget(npc.tenant, npc.world, player, npc.npc)
         reached = ["hot"]
         if self.journal is None or not await self._undo(self._record(Kind.FORGET, npc, player, None)):
             return reached
-        journal, until = self.journal, self._undone[npc[:2]]
-        feeders = [f for f in (self.recent_feeder, self.archive_feeder) if f is not None]
-        done = await asyncio.gather(*(f.passed(until, FORGET_WITHIN_S) for f in feeders))
-        reached += [f.name for f, passed in zip(feeders, done, strict=True) if passed]
+        journal, until = self.journal, self._undone.get(npc[:2], self.journal.end)
 
         def about(record: Record) -> bool:
             return (
@@ -144,9 +137,11 @@ class Memory:
                 and record.kind is not Kind.FORGET
             )  # fmt: skip
 
-        # After the stores: what they have not got yet is redacted before it comes to them.
+        # What a store has not got yet never comes to it.
         await asyncio.to_thread(journal.redact, about, player)
-        return [*reached, "journal"]
+        feeders = [f for f in (self.recent_feeder, self.archive_feeder) if f is not None]
+        done = await asyncio.gather(*(f.passed(until, FORGET_WITHIN_S) for f in feeders))
+        return reached + [f.name for f, passed in zip(feeders, done, strict=True) if passed] + ["journal"]
 
     async def bonds_of(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
         """All that is remembered in a world, by NPC and player. Raises StoreFailed when the recent store is away."""
@@ -182,8 +177,8 @@ class Memory:
         """Whether the recent store has, within this time, all that happened before."""
         if self.journal is None or self.recent_feeder is None:
             return True
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._pending:
+            await asyncio.wait(self._pending)
         return await self.recent_feeder.passed(self.journal.end, timeout_s)
 
     def look_after(self) -> int:
@@ -211,8 +206,8 @@ class Memory:
 
     async def close(self) -> None:
         """Waits for what is under way and for the journal's last record; the feeders end where they are."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._pending:
+            await asyncio.wait(self._pending)
         for feeder in (self.recent_feeder, self.archive_feeder):
             if feeder is not None:
                 with contextlib.suppress(TimeoutError):
@@ -227,15 +222,17 @@ class Memory:
         world = (record.tenant, record.world)
         before = self._undone.get(world)
         self._undone[world] = NEVER
-        if await self.journal.accept(record):
-            self._undone[world] = self.journal.end
-            return True
-        if record.kind is Kind.FORGET:  # who asked for it hears that only this process has forgotten
-            if before is None:
-                del self._undone[world]
-            else:
-                self._undone[world] = before
-        return False
+        written = self._put(record, None)
+
+        def told(done: asyncio.Future[bool]) -> None:
+            assert self.journal is not None
+            if not done.cancelled() and done.result():
+                self._undone[world] = self.journal.end
+            elif record.kind is Kind.FORGET:  # who asked for it hears that only this process has forgotten
+                self._undone[world] = before if before is not None else START
+
+        written.add_done_callback(told)
+        return await asyncio.shield(written)
 
     def _readable(self, npc: NpcKey) -> bool:
         until = self._undone.get(npc[:2])
@@ -251,16 +248,20 @@ class Memory:
         timeline = self.timeline(npc.tenant, npc.world)
         return Record(kind, self.wall_ms(), npc.tenant, npc.world, npc.npc, player, timeline, body or {})
 
-    async def _write(self, record: Record, held: Held | None) -> bool:
+    def _put(self, record: Record, held: Held | None) -> asyncio.Future[bool]:
         if self.journal is None:
-            return False
-        if held is None or self.recent_feeder is None:
-            return await self.journal.accept(record)
-        self.bonds.write(held)
-        try:
-            return await self.journal.accept(record)
-        finally:
-            self.bonds.written(held, self.journal.end)
+            nothing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            nothing.set_result(False)
+            return nothing
+        journal, bonds = self.journal, self.bonds
+        written = journal.put(record)
+        self._pending.add(written)
+        written.add_done_callback(self._pending.discard)
+        if held is not None and self.recent_feeder is not None:
+            bond = held
+            bonds.write(bond)
+            written.add_done_callback(lambda _: bonds.written(bond, journal.end))
+        return written
 
 
 def new_timeline() -> str:

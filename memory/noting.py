@@ -16,6 +16,7 @@ from memory.bond import Exchange
 PLAYER = "{player}"
 UNNAMED = "The player"
 FACT_LEN_MAX = 160
+NAME_LEN_MAX = 64
 FACTS_PER_LINE_MAX = 4
 SUMMARY_LEN_MAX = 600
 BORNE_OUT_MIN = 0.75  # of what a sentence of a summary says, names aside, must come from the conversation
@@ -87,7 +88,7 @@ _COMMON = frozenset(
 def name_of(line: str) -> str:
     """The player's name, when the line tells it; else empty."""
     found = _NAMED.search(line)
-    return found[1] if found else ""
+    return found[1] if found and len(found[1]) <= NAME_LEN_MAX else ""
 
 
 def facts_of(line: str, npc_name: str) -> list[Noted]:

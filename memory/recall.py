@@ -72,7 +72,7 @@ class Recall:
         self._reads_max = reads_max
         self._clock = clock
         self._wall_ms = wall_ms
-        self._readable = readable
+        self.readable = readable
         self._reads: dict[Pair, asyncio.Task[None]] = {}
         self._tried_ns: OrderedDict[Pair, int] = OrderedDict()
 
@@ -120,22 +120,24 @@ class Recall:
         self._read(npc, player)
 
     def forget(self, npc: NpcKey, player: str) -> None:
-        """What is read of this bond now is not to be believed any more."""
-        self._tried_ns.pop((npc, player), None)
-        reading = self._reads.pop((npc, player), None)
-        if reading is not None:
-            reading.cancel()
+        """What is read now of a player's bond with one NPC, or with its whole world when npc.npc is empty, is not to be
+        believed any more.
+        """
+        for key, who in list(self._reads):
+            if who == player and key[:2] == npc[:2] and npc.npc in ("", key.npc):
+                self._reads.pop((key, who)).cancel()
 
     def forget_all(self) -> None:
         """The same for every bond: a world went back to an earlier time."""
-        for npc, player in list(self._reads):
-            self.forget(npc, player)
+        for reading in self._reads.values():
+            reading.cancel()
+        self._reads.clear()
         self._tried_ns.clear()
 
     def _to_read(self, npc: NpcKey, held: Held | None) -> bool:
         """Whether the store has more than we do. What it does not have in full yet is not read back."""
         missing = held is None or not (held.complete or held.unsaved)
-        return self._store is not None and missing and self._readable(npc)
+        return self._store is not None and missing and self.readable(npc)
 
     def _read(self, npc: NpcKey, player: str) -> asyncio.Task[None]:
         pair = (npc, player)

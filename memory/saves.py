@@ -15,6 +15,7 @@ import base64
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from urllib.parse import quote
 from memory.bond import Bond, from_json, moved, to_json
 
 FORMAT = 1
+HEAD_BYTES_MAX, LINE_BYTES_MAX = 32 << 20, 1 << 20
+ID_BYTES_MAX = 64
 Pair = tuple[str, str]  # NPC and player of one world
 
 
@@ -63,20 +66,25 @@ def unpack(data: bytes) -> Save:
             raise ValueError("its end is missing: it was cut off")
         if end[1:] != [hashlib.sha256(body).hexdigest()]:
             raise ValueError("its bytes are not those that were saved")
-        lines = [json.loads(line) for line in body.splitlines()]
-        head = lines[0]
+        first, _, rest = body.partition(b"\n")
+        if len(first) > HEAD_BYTES_MAX or any(len(line) > LINE_BYTES_MAX for line in rest.splitlines()):
+            raise ValueError("it has a line that is too long")
+        head = json.loads(first)
+        lines = [json.loads(line) for line in rest.splitlines()]
         if head.get("npcd_save") != FORMAT:
             raise ValueError(f"it has format {head.get('npcd_save')}, this npcd reads {FORMAT}")
         return Save(
-            head["world"],
-            head["timeline"],
-            head["at_ms"],
+            _id(head["world"]),
+            _id(head["timeline"]),
+            _number(head["at_ms"]),
             base64.b64decode(head["definition"], validate=True),
-            head["version"],
-            head["lease_last"],
-            [(base64.b64decode(s, validate=True), epoch) for _, s, epoch in _of("npc", lines)],
-            {(npc, player): from_json(bond) for _, npc, player, bond in _of("bond", lines)},
+            _number(head["version"]),
+            _number(head["lease_last"]),
+            [(base64.b64decode(s, validate=True), _number(epoch)) for _, s, epoch in _of("npc", lines)],
+            {(_id(npc), _id(player)): from_json(bond) for _, npc, player, bond in _of("bond", lines)},
         )
+    except RecursionError as error:
+        raise ValueError("it is no save of npcd (nested too deep)") from error
     except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is no save of npcd ({type(error).__name__})") from error
 
@@ -112,7 +120,7 @@ def copy_path_of(saves: Path, tenant: str, world: str, timeline: str) -> Path:
 def write(path: Path, save: Save) -> None:
     """Writes a save so that it is there whole or not at all. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
+    new = path.with_suffix(f".{secrets.token_hex(4)}.new")
     try:
         with open(new, "wb") as file:
             file.writelines(pack(save))
@@ -146,6 +154,18 @@ def _lines(save: Save) -> Iterator[object]:
 
 def _of(kind: str, lines: Iterable[object]) -> list[Any]:
     return [line for line in lines if isinstance(line, list) and line[0] == kind]
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value.encode("utf-8", "replace")) <= ID_BYTES_MAX:
+        raise ValueError(f"an id in it has not 1 to {ID_BYTES_MAX} bytes")
+    return value
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+        raise ValueError("a number in it is none")
+    return value
 
 
 def _line(values: object) -> bytes:

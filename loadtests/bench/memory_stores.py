@@ -22,7 +22,6 @@ from urllib.parse import quote
 from core.words import NpcKey
 from daemon import archive_command
 from daemon.children import eldest, holders
-from daemon.remembering import load_copy
 from memory.bond import Bond
 from memory.recent import Recent, RecentSettings
 from memory.records import Kind, Record
@@ -128,7 +127,7 @@ async def recent_bonds(data: Path, world: str) -> dict[tuple[str, str], Bond]:
 
 def folded_bonds(records: Sequence[Record], world: str) -> dict[tuple[str, str], Bond]:
     """What the journal says that NPCs of a world remember, by NPC and player."""
-    state = State(load_copy)
+    state = State(lambda _: {})  # nobody restores anything here
     for record in records:
         state.apply(record)
     bonds: dict[tuple[NpcKey, str], Bond] = state.bonds

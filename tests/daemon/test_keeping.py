@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
 import importlib
+import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +24,13 @@ from daemon.keeping import Keeping, open_keeping
 from daemon.probes import Probes
 from daemon.telemetry import StatusCollector
 from memory.bond import DAY_MS, Bond
+from memory.records import Kind, Position, Record
+from memory.saves import Save, pack, unpack
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from npcd_client import CallerError as ClientCallerError
 from npcd_client import Client
 from npcd_client.v1 import npcs_pb2 as npcs_pb2_of_client
-from tests.daemon.rig import Rig, gated, running, until
+from tests.daemon.rig import Rig, gated, running, until, world
 from tests.daemon.test_sessions import FACTS, TOLD, end, tell
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
 
@@ -270,3 +275,88 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
         assert status == 200 and text.startswith("degraded\nrecent memory is away: ")
         assert 'npcd_store_up{store="recent"} 0.0' in (await get("metrics"))[1]
         await probes.stop()
+
+
+async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Path) -> None:
+    """Between a Forget and Redis' coming to it, neither a recall nor a prefetch brings the bond back; and a turn that
+    ended just before stands before it in the journal.
+    """
+    async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
+        await tell(rig)
+        assert await keeping.memory.settled(20)
+        feeder = keeping.memory.recent_feeder
+        assert feeder is not None
+        write, let = feeder._store.write, threading.Event()
+
+        def slowly(records: Sequence[Record], upto: Position) -> None:
+            let.wait(20)
+            write(records, upto)
+
+        feeder._store.write = slowly  # type: ignore[method-assign]
+        key = rig.daemon.worlds.npc("", "vale", "npc0").key
+        turn = keeping.memory.keep_soon(Kind.TURN, key, "p1", {"session": "s", "line": "x", "reply": "y"})
+        request = npcs_pb2.ForgetRequest(world_id="vale", player_id="p1")
+        forgetting = asyncio.create_task(rig.daemon.calls.remembering.forget("", request))
+        await asyncio.sleep(0.05)
+        assert not (await recalled(rig)).facts
+        keeping.memory.near(key, "p1")
+        await asyncio.sleep(0.05)
+        forgetting.cancel()  # who asked goes away; it is done all the same
+        let.set()
+        assert await turn and await keeping.memory.settled(20)
+        assert not (await recalled(rig)).facts and keeping.recent is not None
+        assert await keeping.recent.bonds("", "vale") == {}
+        journal = tmp_path / "data" / "journal"
+        await until(lambda: not any(b"lantern" in p.read_bytes() for p in journal.glob("*.journal")), "redacted")
+
+
+async def test_a_world_that_lost_a_persona_keeps_its_npcs_over_a_restart(tmp_path: Path) -> None:
+    """The NPC that cannot be taken up again is told; the others are there."""
+    folder = tmp_path / "data"
+    async with kept(folder, **REDIS_ALONE) as (rig, _):
+        changed = world()
+        del changed.personas[1:]
+        await rig.daemon.calls.define_world("", changed)
+    async with kept(folder, npcs=0, **REDIS_ALONE) as (rig, _):
+        assert set(rig.leases) == {"npc0"}
+
+
+async def test_the_data_folder_may_move(tmp_path: Path) -> None:
+    """What a world was restored from is found below the folder, wherever that is now."""
+    folder = tmp_path / "data"
+    async with kept(folder, **JOURNAL_ALONE) as (rig, _):
+        calls = rig.daemon.calls.remembering
+        await tell(rig)
+        await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one"))
+        await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="one"))
+    folder.rename(tmp_path / "elsewhere")
+    async with kept(tmp_path / "elsewhere", npcs=0, **JOURNAL_ALONE) as (rig, _):
+        assert len((await recalled(rig)).facts) == 2
+
+
+def test_what_is_no_save_is_refused_whatever_it_hides() -> None:
+    """Nesting, wrong types, numbers that are none, texts without end: with a right checksum, all the same."""
+    save = Save("vale", "first", 1_000, b"", 1, 0, [(b"x", 1)], {("npc0", "p1"): Bond(name="Ann")})
+    good = list(pack(save))
+    assert unpack(b"".join(good)) == save
+
+    def resealed(*lines: bytes) -> bytes:
+        body = b"".join(lines)
+        return body + b'["end","' + hashlib.sha256(body).hexdigest().encode() + b'"]\n'
+
+    for line in (
+        b"[" * 200_000 + b"\n",
+        b'["bond","npc0","p1",{"name":5}]\n',
+        b'["bond","npc0","p1",{"facts":[[7,0.5,1]]}]\n',
+        b'["bond","npc0","p1",{"facts":[["x",0.5,1e30]]}]\n',
+        b'["bond","npc0","p1",{"facts":' + json.dumps([["x", 0.5, 1]] * 99).encode() + b"}]\n",
+        b'["bond","npc0","p1",{"facts":[["' + b"x" * 10_000 + b'",0.5,1]]}]\n',
+        b'["bond","npc0","p1",{"relationship":{"trust":9,"affinity":0,"promises":[],"betrayals":[]}}]\n',
+        b'["bond","","p1",{}]\n',
+        b'["bond","npc0","p1",{"name":"' + b"x" * (2 << 20) + b'"}]\n',
+    ):
+        with pytest.raises(ValueError):
+            unpack(resealed(good[0], line))
+    for head in (b'"at_ms":"0"', b'"at_ms":1e30', b'"at_ms":-1'):
+        with pytest.raises(ValueError):
+            unpack(resealed(good[0].replace(b'"at_ms":1000', head), *good[1:-1]))

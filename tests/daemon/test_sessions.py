@@ -1,5 +1,6 @@
 """Conversations begin with what is remembered, and end as something to remember."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,13 @@ async def test_an_import_says_what_is_wrong_with_it(tmp_path: Path) -> None:
             chunk(world_id="vale", content=data.replace(b"vale", b"vane"), last=True)
         )
         assert "cut off" in await failing(chunk(world_id="vale", content=data[:-90], last=True))
+
+
+async def test_a_conversation_at_its_limit_is_summed_up_once() -> None:
+    """The next line begins another one, which knows what was told."""
+    config = Config()
+    async with running(gated(), replace(config, hot=replace(config.hot, session_turns_max=4))) as rig:
+        await tell(rig, lines=(*TOLD, "Hello again."))
+        await until(lambda: bool(bond_of(rig).summaries) and not rig.daemon.door.open, "the summary")
+        assert len(bond_of(rig).summaries) == 1 and rig.daemon.dialogue.sessions.counts.begun == 2
+        assert told_in(rig) != ()
