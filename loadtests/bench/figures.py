@@ -202,6 +202,7 @@ kv.ladder_token_share | share | >= 0.9 | 1,000 NPCs, trunks of 400-1,000 tokens,
 kv.ladder_loaded_share | share | | the same: loaded from RAM or Redis
 kv.ladder_ttft_p50_ms | ms | | the same: submitted to the first token, eight players at once
 kv.ladder_ttft_p95_ms | ms | | the same, p95
+npc.idle_bytes | bytes | < 20480 | 10,000 registered NPCs that do nothing: memory for each, without KV
 kv.leaks | replies | <= 0 | replies with another NPC's secret, trunks moving between sequences, RAM and Redis
 kv.isolation_replies | replies | | the same: so many replies
 kv.own_secret_share | share | >= 0.9 | the same: with the NPC's own secret

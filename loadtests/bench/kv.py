@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import kv_adapters, kv_homes, kv_isolation, kv_spec
+from loadtests.bench import kv_adapters, kv_homes, kv_idle, kv_isolation, kv_spec
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("loads", "ladder", "isolation", "spec", "adapters")
+PARTS = ("loads", "ladder", "isolation", "idle", "spec", "adapters")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -16,6 +16,8 @@ async def run(figures: Figures, options: Options) -> None:
         await kv_homes.run(figures, options.model, options.quick, homes)
     if options.wants("isolation"):
         await kv_isolation.run(figures, options.model, options.quick)
+    if options.wants("idle"):
+        await kv_idle.run(figures, options.model, options.quick)
     if options.wants("spec"):
         await kv_spec.run(figures, options)
     if options.wants("adapters"):
