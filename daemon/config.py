@@ -146,6 +146,12 @@ def check(config: Config) -> None:
         raise ConfigError(f"serve.drain_s: {serve.drain_s:g}, must be 0 to 3600 seconds")
     if serve.hang_s != 0 and not 0.5 <= serve.hang_s <= 3600:
         raise ConfigError(f"serve.hang_s: {serve.hang_s:g}, must be 0.5 to 3600 seconds, or 0: never")
+    for url, name in ((config.memory.recent.url, "redis"), (config.memory.archive.url, "postgres")):
+        if url:
+            section = "recent" if name == "redis" else "archive"
+            raise ConfigError(
+                f"memory.{section}.url: give it as memory.{name}, which knows npcd's own and 'off' as well"
+            )
     if bool(serve.tls_certificate) != bool(serve.tls_key):
         raise ConfigError("serve.tls_certificate and serve.tls_key belong together; give both or neither")
     if not serve.listen:

@@ -77,3 +77,10 @@ def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
     bad.write_text("[serve\n")
     with pytest.raises(ConfigError, match=r"bad\.toml"):
         load(bad, environment={})
+
+
+@pytest.mark.parametrize(("section", "name"), [("recent", "redis"), ("archive", "postgres")])
+def test_a_stores_url_has_one_place(section: str, name: str) -> None:
+    """A URL that would have no effect is refused, with the setting that has one."""
+    with pytest.raises(ConfigError, match=rf"memory\.{section}\.url: give it as memory\.{name}"):
+        load(None, [f"memory.{section}.url=redis://x"], environment={})

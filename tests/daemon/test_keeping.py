@@ -5,9 +5,8 @@ import contextlib
 import hashlib
 import importlib
 import json
-import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,25 +31,13 @@ from npcd_client import Client
 from npcd_client.v1 import npcs_pb2 as npcs_pb2_of_client
 from tests.daemon.rig import Rig, gated, running, until, world
 from tests.daemon.test_sessions import FACTS, TOLD, end, tell
+from tests.memory.disk_fixture import small_disk
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
 
-__all__ = ["own_redis", "redis_for_all"]
+__all__ = ["own_redis", "redis_for_all", "small_disk"]
 
 REDIS_ALONE: dict[str, Any] = {"postgres": "off"}
 JOURNAL_ALONE: dict[str, Any] = {"redis": "off", "postgres": "off"}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 @asynccontextmanager
