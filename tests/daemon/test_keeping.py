@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from core.clock import now_ns
+from core.words import NpcKey
 from daemon.build import wall_ms
 from daemon.config import Config, ServeSettings
 from daemon.grpc_face import GrpcFace
@@ -271,6 +272,8 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
         assert await keeping.memory.settled(20)
+        mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
+        await rig.daemon.calls.remembering.checkpoint("", mark)
         feeder = keeping.memory.recent_feeder
         assert feeder is not None
         write, let = feeder._store.write, threading.Event()
@@ -295,6 +298,31 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
         assert await keeping.recent.bonds("", "vale") == {}
         journal = tmp_path / "data" / "journal"
         await until(lambda: not any(b"lantern" in p.read_bytes() for p in journal.glob("*.journal")), "redacted")
+        saves = tmp_path / "data" / "saves"
+        assert list(saves.rglob("*.npcd"))
+        await until(lambda: not any(b"lantern" in p.read_bytes() for p in saves.rglob("*.npcd")), "saves written anew")
+
+
+async def test_a_read_that_was_under_way_does_not_bring_the_forgotten_back(tmp_path: Path) -> None:
+    """Its answer was true when Redis gave it, and comes when Redis has forgotten too."""
+    async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
+        key = rig.daemon.worlds.npc("", "vale", "npc0").key
+        recent, let = keeping.recent, asyncio.Event()
+        assert recent is not None
+
+        async def slowly(npc: NpcKey, player: str, now_ms: int) -> Bond | None:
+            await let.wait()
+            return Bond(name="Ann")
+
+        recent.recall = slowly  # type: ignore[method-assign]
+        keeping.memory.near(key, "p1")
+        await asyncio.sleep(0)
+        await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
+        assert await keeping.memory.settled(20)
+        let.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert keeping.memory.at_hand(key, "p1") is None
 
 
 async def test_a_world_that_lost_a_persona_keeps_its_npcs_over_a_restart(tmp_path: Path) -> None:
