@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.words import Activation
+
 
 @dataclass(frozen=True, slots=True)
 class Percept:
@@ -18,7 +20,10 @@ class Percept:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One NPC's view: `health` 0..1, `events` newest first, `at_ns` when it was received, game time in milliseconds."""
+    """One NPC's view: `health` 0..1, `events` newest first, `at_ns` when it was received, game time in milliseconds.
+
+    `override` is the activation that the game wants, if it wants one.
+    """
 
     tick: int
     percepts: tuple[Percept, ...] = ()
@@ -30,3 +35,4 @@ class Observation:
     velocity_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
     game_time_ms: int = 0
     at_ns: int = 0
+    override: Activation | None = None

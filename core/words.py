@@ -14,6 +14,14 @@ class Tier(IntEnum):
     BRONZE = 2
 
 
+class Activation(IntEnum):
+    """How much attention an NPC gets now; a smaller number is more."""
+
+    ACTIVE = 0
+    WARM = 1
+    AMBIENT = 2
+
+
 class Finish(Enum):
     """How a work ended. Every ticket ends with exactly one of these."""
 

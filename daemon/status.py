@@ -19,7 +19,7 @@ from scheduler.speculation import TierSpeculation
 from scheduler.ticket import Door
 from scheduler.window import Closed
 
-CONTRACT = (1, 1)
+CONTRACT = (1, 2)
 FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain", "memory", "saves")
 RATE_WITHIN_NS = 5 * S
 

@@ -9,7 +9,8 @@ from hashlib import blake2b
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
-from npcd.v1 import intents_pb2, npcs_pb2
+from core.words import Activation
+from npcd.v1 import intents_pb2, npcs_pb2, words_pb2
 from tiers.policy import PolicyRow
 
 ID_BYTES_MAX = 64
@@ -17,6 +18,11 @@ PERCEPTS_MAX = 64
 EVENTS_MAX = 8
 WORD_BYTES_MAX = 64
 COORDINATE_MAX_M = 1e9
+OVERRIDES = {
+    words_pb2.ACTIVATION_ACTIVE: Activation.ACTIVE,
+    words_pb2.ACTIVATION_WARM: Activation.WARM,
+    words_pb2.ACTIVATION_AMBIENT: Activation.AMBIENT,
+}
 _PSEUDONYM_KEY = secrets.token_bytes(16)
 
 
@@ -68,7 +74,16 @@ def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) ->
         velocity_mps=velocity,
         game_time_ms=game_time_ms,
         at_ns=at_ns,
+        override=_override(said),
     )
+
+
+def _override(said: intents_pb2.Observation) -> Activation | None:
+    if not said.has_activation:
+        return None
+    if said.activation not in OVERRIDES:
+        raise CallerError("activation", f"is {said.activation}, must be active, warm or ambient with has_activation")
+    return OVERRIDES[said.activation]
 
 
 def _percept(number: int, said: intents_pb2.Percept) -> Percept:

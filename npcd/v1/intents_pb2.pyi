@@ -219,6 +219,7 @@ class Intent(_message.Message):
     BLEND_MS_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
     npc_id: _builtins.str
     version: _builtins.int
     """order is (daemon_epoch, version), per NPC"""
@@ -246,6 +247,8 @@ class Intent(_message.Message):
     """due moment -> this frame, for the answer that made this version"""
     confidence: _builtins.float
     """probability the model gave the action, 0..1; 0 for policy"""
+    activation: _words_pb2.Activation.ValueType
+    """of the NPC, when the frame was built"""
     def __init__(
         self,
         *,
@@ -264,10 +267,11 @@ class Intent(_message.Message):
         blend_ms: _builtins.int = ...,
         latency_ms: _builtins.int = ...,
         confidence: _builtins.float = ...,
+        activation: _words_pb2.Activation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "age_ms", b"age_ms", "bark", b"bark", "blend_ms", b"blend_ms", "confidence", b"confidence", "emotion", b"emotion", "game_time_ms", b"game_time_ms", "latency_ms", b"latency_ms", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "previous_action", b"previous_action", "source", b"source", "target_entity_id", b"target_entity_id", "ttl_ms", b"ttl_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activation", b"activation", "age_ms", b"age_ms", "bark", b"bark", "blend_ms", b"blend_ms", "confidence", b"confidence", "emotion", b"emotion", "game_time_ms", b"game_time_ms", "latency_ms", b"latency_ms", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "previous_action", b"previous_action", "source", b"source", "target_entity_id", b"target_entity_id", "ttl_ms", b"ttl_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,6 +306,30 @@ class IntentConfirmed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IntentConfirmed: _TypeAlias = IntentConfirmed  # noqa: Y015
+
+@_typing.final
+class ActivationChanged(_message.Message):
+    """The attention that an NPC gets has changed. An ambient NPC is not thought about, so it may be observed less often."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NPC_ID_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    npc_id: _builtins.str
+    activation: _words_pb2.Activation.ValueType
+    def __init__(
+        self,
+        *,
+        npc_id: _builtins.str = ...,
+        activation: _words_pb2.Activation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "npc_id", b"npc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivationChanged: _TypeAlias = ActivationChanged  # noqa: Y015
 
 @_typing.final
 class NpcError(_message.Message):
@@ -350,6 +378,7 @@ class IntentFrame(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_DROPPED_FIELD_NUMBER: _builtins.int
     LAST_FRAME_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
     daemon_epoch: _builtins.int
     """grows with each start of the daemon"""
     sequence: _builtins.int
@@ -366,6 +395,10 @@ class IntentFrame(_message.Message):
     def confirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___IntentConfirmed]: ...
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___NpcError]: ...
+    @_builtins.property
+    def activations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivationChanged]:
+        """since the last frame; in a snapshot every NPC of the world that is not ambient"""
+
     def __init__(
         self,
         *,
@@ -377,10 +410,11 @@ class IntentFrame(_message.Message):
         errors: _abc.Iterable[Global___NpcError] | None = ...,
         observations_dropped: _builtins.int = ...,
         last_frame: _builtins.int = ...,
+        activations: _abc.Iterable[Global___ActivationChanged] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "daemon_epoch", b"daemon_epoch", "errors", b"errors", "intents", b"intents", "last_frame", b"last_frame", "observations_dropped", b"observations_dropped", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "confirmed", b"confirmed", "daemon_epoch", b"daemon_epoch", "errors", b"errors", "intents", b"intents", "last_frame", b"last_frame", "observations_dropped", b"observations_dropped", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,8 @@ class Timings(_message.Message):
     STORES_FIELD_NUMBER: _builtins.int
     RECALL_LATE_FIELD_NUMBER: _builtins.int
     CUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LOADED_TOKENS_FIELD_NUMBER: _builtins.int
+    COPIED_TOKENS_FIELD_NUMBER: _builtins.int
     queue_us: _builtins.int
     """submitted -> taken by the scheduler"""
     window_us: _builtins.int
@@ -75,6 +77,10 @@ class Timings(_message.Message):
     """recent memory did not answer inside its budget and was left out"""
     cut_tokens: _builtins.int
     """prompt tokens left out because a section was over its cap"""
+    loaded_tokens: _builtins.int
+    """of the cached ones, brought back from host RAM or Redis for this work"""
+    copied_tokens: _builtins.int
+    """of the cached ones, copied from a shared prefix or another trunk of the NPC"""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """which stores answered: "hot", "recent" """
@@ -93,10 +99,12 @@ class Timings(_message.Message):
         stores: _abc.Iterable[_builtins.str] | None = ...,
         recall_late: _builtins.bool = ...,
         cut_tokens: _builtins.int = ...,
+        loaded_tokens: _builtins.int = ...,
+        copied_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cut_tokens", b"cut_tokens", "decode_us", b"decode_us", "output_tokens", b"output_tokens", "prefill_us", b"prefill_us", "prefilled_tokens", b"prefilled_tokens", "queue_us", b"queue_us", "recall_late", b"recall_late", "recall_us", b"recall_us", "stores", b"stores", "window_us", b"window_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "copied_tokens", b"copied_tokens", "cut_tokens", b"cut_tokens", "decode_us", b"decode_us", "loaded_tokens", b"loaded_tokens", "output_tokens", b"output_tokens", "prefill_us", b"prefill_us", "prefilled_tokens", b"prefilled_tokens", "queue_us", b"queue_us", "recall_late", b"recall_late", "recall_us", b"recall_us", "stores", b"stores", "window_us", b"window_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,6 +171,35 @@ class StoreState(_message.Message):
 Global___StoreState: _TypeAlias = StoreState  # noqa: Y015
 
 @_typing.final
+class Shed(_message.Message):
+    """Work that is put off or refused now, because there is more than can be done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_MS_FIELD_NUMBER: _builtins.int
+    work: _builtins.str
+    """"predictions", "barks", "intents", "dialogue", "stories" """
+    reason: _builtins.str
+    retry_ms: _builtins.int
+    """when to ask again; 0: nobody needs to, it comes back by itself"""
+    def __init__(
+        self,
+        *,
+        work: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        retry_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "retry_ms", b"retry_ms", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shed: _TypeAlias = Shed  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -216,6 +245,17 @@ class StatusResponse(_message.Message):
     BONDS_FIELD_NUMBER: _builtins.int
     SUMMARIES_MODEL_FIELD_NUMBER: _builtins.int
     SUMMARIES_RULE_FIELD_NUMBER: _builtins.int
+    NPCS_ACTIVE_FIELD_NUMBER: _builtins.int
+    NPCS_WARM_FIELD_NUMBER: _builtins.int
+    PROMOTIONS_FIELD_NUMBER: _builtins.int
+    DEMOTIONS_FIELD_NUMBER: _builtins.int
+    SHEDDING_FIELD_NUMBER: _builtins.int
+    INTENTS_PUT_OFF_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_HIT_FIELD_NUMBER: _builtins.int
+    PREDICTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTED_WASTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SAVED_MS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
     contract_minor: _builtins.int
@@ -265,6 +305,21 @@ class StatusResponse(_message.Message):
     """pairs of NPC and player in process"""
     summaries_model: _builtins.int
     summaries_rule: _builtins.int
+    npcs_active: _builtins.int
+    npcs_warm: _builtins.int
+    promotions: _builtins.int
+    demotions: _builtins.int
+    intents_put_off: _builtins.int
+    """NPCs that are due and wait for their share of the engine"""
+    predictions: _builtins.int
+    """states that were thought about before they came true"""
+    predictions_hit: _builtins.int
+    predicted_tokens: _builtins.int
+    """spent on predictions"""
+    predicted_wasted_tokens: _builtins.int
+    """of these, on states that did not come true"""
+    predicted_saved_ms: _builtins.int
+    """latency that hits saved"""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"intents", "dialogue", "barks", "story", ..."""
@@ -278,6 +333,10 @@ class StatusResponse(_message.Message):
     @_builtins.property
     def stores(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreState]:
         """journal, recent, archive, as far as they are in use"""
+
+    @_builtins.property
+    def shedding(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shed]:
+        """empty when all is well"""
 
     def __init__(
         self,
@@ -324,10 +383,21 @@ class StatusResponse(_message.Message):
         bonds: _builtins.int = ...,
         summaries_model: _builtins.int = ...,
         summaries_rule: _builtins.int = ...,
+        npcs_active: _builtins.int = ...,
+        npcs_warm: _builtins.int = ...,
+        promotions: _builtins.int = ...,
+        demotions: _builtins.int = ...,
+        shedding: _abc.Iterable[Global___Shed] | None = ...,
+        intents_put_off: _builtins.int = ...,
+        predictions: _builtins.int = ...,
+        predictions_hit: _builtins.int = ...,
+        predicted_tokens: _builtins.int = ...,
+        predicted_wasted_tokens: _builtins.int = ...,
+        predicted_saved_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "engine", b"engine", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "phase", b"phase", "prefilled_tokens", b"prefilled_tokens", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -462,7 +462,10 @@ class DescribeRequest(_message.Message):
 
     WORLD_ID_FIELD_NUMBER: _builtins.int
     NPC_IDS_FIELD_NUMBER: _builtins.int
+    WITH_HISTORY_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
+    with_history: _builtins.bool
+    """the newest intents of each NPC as well, for debugging"""
     @_builtins.property
     def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """at most 10000; empty: all of the world"""
@@ -472,14 +475,65 @@ class DescribeRequest(_message.Message):
         *,
         world_id: _builtins.str = ...,
         npc_ids: _abc.Iterable[_builtins.str] | None = ...,
+        with_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["npc_ids", b"npc_ids", "world_id", b"world_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["npc_ids", b"npc_ids", "with_history", b"with_history", "world_id", b"world_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
+
+@_typing.final
+class PastIntent(_message.Message):
+    """An intent that stood once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TARGET_ENTITY_ID_FIELD_NUMBER: _builtins.int
+    EMOTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    OBSERVED_TICK_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    action: _builtins.str
+    target_entity_id: _builtins.str
+    emotion: _builtins.str
+    source: _builtins.str
+    """"model", "policy", "predicted" """
+    observed_tick: _builtins.int
+    """of the observation it answered"""
+    state: _builtins.str
+    """that observation as the model saw it"""
+    age_ms: _builtins.int
+    """since it was made"""
+    latency_ms: _builtins.int
+    """due moment -> made"""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        action: _builtins.str = ...,
+        target_entity_id: _builtins.str = ...,
+        emotion: _builtins.str = ...,
+        source: _builtins.str = ...,
+        observed_tick: _builtins.int = ...,
+        state: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+        latency_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "age_ms", b"age_ms", "emotion", b"emotion", "latency_ms", b"latency_ms", "observed_tick", b"observed_tick", "source", b"source", "state", b"state", "target_entity_id", b"target_entity_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PastIntent: _TypeAlias = PastIntent  # noqa: Y015
 
 @_typing.final
 class TrunkPlace(_message.Message):
@@ -533,6 +587,8 @@ class NpcDescription(_message.Message):
     OBSERVATIONS_DROPPED_FIELD_NUMBER: _builtins.int
     INTENT_VERSION_FIELD_NUMBER: _builtins.int
     TRUNKS_FIELD_NUMBER: _builtins.int
+    ACTIVATION_REASON_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     npc_id: _builtins.str
     archetype_id: _builtins.str
     persona_name: _builtins.str
@@ -542,8 +598,14 @@ class NpcDescription(_message.Message):
     observations: _builtins.int
     observations_dropped: _builtins.int
     intent_version: _builtins.int
+    activation_reason: _builtins.str
+    """why it has this activation: "player 12.0 m", "override", "cap of 200" """
     @_builtins.property
     def trunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrunkPlace]: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___PastIntent]:
+        """the newest last, at most 16; with with_history"""
+
     def __init__(
         self,
         *,
@@ -557,10 +619,12 @@ class NpcDescription(_message.Message):
         observations_dropped: _builtins.int = ...,
         intent_version: _builtins.int = ...,
         trunks: _abc.Iterable[Global___TrunkPlace] | None = ...,
+        activation_reason: _builtins.str = ...,
+        history: _abc.Iterable[Global___PastIntent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "archetype_id", b"archetype_id", "intent_version", b"intent_version", "lease_epoch", b"lease_epoch", "npc_id", b"npc_id", "observations", b"observations", "observations_dropped", b"observations_dropped", "observed_tick", b"observed_tick", "persona_name", b"persona_name", "trunks", b"trunks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "activation_reason", b"activation_reason", "archetype_id", b"archetype_id", "history", b"history", "intent_version", b"intent_version", "lease_epoch", b"lease_epoch", "npc_id", b"npc_id", "observations", b"observations", "observations_dropped", b"observations_dropped", "observed_tick", b"observed_tick", "persona_name", b"persona_name", "trunks", b"trunks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
