@@ -16,14 +16,17 @@ import structlog
 from core.clock import MS, Clock, now_ns
 from core.errors import ConfigError
 from core.words import NpcKey, Tier
+from daemon.barks import Barks
 from daemon.calls import Calls
 from daemon.config import Config
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
+from daemon.npc_events import NpcEvents
 from daemon.prompt import Caps, Layout, Perception
 from daemon.remembering import Remembering
 from daemon.sessions import Sessions
 from daemon.status import About, Phase, StatusBoard
+from daemon.table import Table
 from daemon.telemetry import LAG_RING_LEN
 from daemon.templates import find_markup
 from daemon.worlds import Npc, Worlds
@@ -246,17 +249,19 @@ def build(
     sessions = Sessions(
         Hot(config.hot), memory, worlds, layout, door, config.promises, context_len, piece, epoch, clock
     )
+    table = Table(config.intents, memory, clock)
+    barks = Barks(table, layout, door, config.promises, config.intents, piece, clock)
     intents = Intents(
-        worlds, layout, door, config.promises, config.intents, memory, sessions.digest, piece, expect, comes_near,
-        clock,
+        table, barks, worlds, layout, door, config.promises, config.intents, memory, sessions.digest, expect,
+        comes_near, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
-        mind = intents.mind(npc.key)
+        mind = table.mind(npc.key)
         return mind.intent.emotion if mind is not None and mind.intent is not None else ""
 
     def perceived(npc: Npc) -> Perception | None:
-        mind = intents.mind(npc.key)
+        mind = table.mind(npc.key)
         return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
     dialogue = Dialogue(
@@ -270,9 +275,10 @@ def build(
         return [f"{tier} queue is full" for tier in full] + memory.degraded() + ill()
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
-    board = StatusBoard(about, phase, scheduler, door, worlds, intents, dialogue, memory, lag_ns, degraded, clock)
+    board = StatusBoard(about, phase, scheduler, door, worlds, table, dialogue, memory, lag_ns, degraded, clock)
     remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
     calls = Calls(
-        worlds, intents, dialogue, door, scheduler.placer, board, memory, remembering, config.calls, drain, clock
-    )
+        worlds, table, intents, NpcEvents(), dialogue, door, scheduler.placer, board, memory, remembering, config.calls,
+        drain, clock,
+    )  # fmt: skip
     return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns, clock)

@@ -15,9 +15,11 @@ from core.clock import MS, Clock, S
 from core.errors import CallerError, NotBuilt
 from core.words import NpcKey
 from daemon.dialogue import Dialogue
-from daemon.intents import Intents, Subscriber
+from daemon.intents import Intents
+from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
+from daemon.table import Subscriber, Table
 from daemon.words import check_number, policy_message, pseudonym
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
@@ -26,7 +28,6 @@ from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 from scheduler.placing import Placer
 from scheduler.ticket import Door
 
-NPC_EVENTS_MAX = 1000
 GRACE_MAX_MS = 600_000
 TIME_SCALE_MAX = 1e6
 
@@ -47,29 +48,15 @@ class CallSettings:
     converse_lines_max: int = 8
 
 
-class _NpcWatcher:
-    """One Npcs.Watch stream's events; the oldest go when it does not read."""
-
-    def __init__(self) -> None:
-        self.events: list[npcs_pb2.NpcEvent] = []
-        self.dropped = 0
-        self.woken = asyncio.Event()
-
-    def add(self, event: npcs_pb2.NpcEvent) -> None:
-        if len(self.events) >= NPC_EVENTS_MAX:
-            self.events.pop(0)
-            self.dropped += 1
-        self.events.append(event)
-        self.woken.set()
-
-
 class Calls:
     """Every rpc of the contract; those about memory are in `remembering`. `tenant` is who calls by the credentials."""
 
     def __init__(
         self,
         worlds: Worlds,
+        table: Table,
         intents: Intents,
+        npc_events: NpcEvents,
         dialogue: Dialogue,
         door: Door,
         placer: Placer,
@@ -81,7 +68,9 @@ class Calls:
         clock: Clock,
     ) -> None:
         self._worlds = worlds
+        self._table = table
         self._intents = intents
+        self.npc_events = npc_events
         self._dialogue = dialogue
         self._door = door
         self._placer = placer
@@ -91,7 +80,6 @@ class Calls:
         self._settings = settings
         self._drain = drain
         self._clock = clock
-        self._watchers: dict[tuple[str, str], set[_NpcWatcher]] = {}
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -128,7 +116,7 @@ class Calls:
         for npc in changed:
             self._intents.replaced(npc)
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
-            self._tell(world, npc, kind)
+            self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
         await keep_npcs(self._memory, world, [n.key.npc for n in changed])
         # As many as fit: the rest is brought in when it is needed.
         self._intents.load_ahead(changed[: self._placer.homes.count])
@@ -164,19 +152,9 @@ class Calls:
     ) -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
         """Streams what happens to the NPCs of one world."""
         world = self._worlds.world(tenant, request.world_id)
-        watcher = _NpcWatcher()
-        watchers = self._watchers.setdefault((tenant, world.world_id), set())
-        watchers.add(watcher)
-        try:
-            while True:
-                await watcher.woken.wait()
-                watcher.woken.clear()
-                while watcher.events:
-                    event = watcher.events.pop(0)
-                    event.dropped_before, watcher.dropped = watcher.dropped, 0
-                    yield event
-        finally:
-            watchers.discard(watcher)
+        async with aclosing(self.npc_events.watch(tenant, world.world_id)) as events:
+            async for event in events:
+                yield event
 
     async def remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
         """Takes NPCs out and frees what they held."""
@@ -186,7 +164,12 @@ class Calls:
         for npc in removed:
             self._dialogue.remove(npc.key)
             self._intents.remove(npc)
-            self._tell(world, npc, npcs_pb2.NPC_EVENT_KIND_REMOVED)
+            self.npc_events.tell(
+                npc.key,
+                npcs_pb2.NpcEvent(
+                    kind=npcs_pb2.NPC_EVENT_KIND_REMOVED, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch
+                ),
+            )
         if removed:
             body: Body = {"npcs": [npc.key.npc for npc in removed]}
             await self._memory.keep(Kind.REMOVED, NpcKey(tenant, world.world_id, ""), "", body)
@@ -202,7 +185,7 @@ class Calls:
         if first is None:
             return
         world = self._worlds.world(tenant, first.world_id)
-        subscriber = self._intents.subscribe(world, ())
+        subscriber = self._table.subscribe(world, ())
         reader = asyncio.create_task(self._read(tenant, first, frames, subscriber))
         reader.add_done_callback(lambda _: subscriber.woken.set())
         self._board.phase.streams += 1
@@ -215,7 +198,7 @@ class Calls:
         finally:
             self._board.phase.streams -= 1
             reader.cancel()
-            self._intents.unsubscribe(world, subscriber)
+            self._table.unsubscribe(world, subscriber)
 
     async def observe(self, tenant: str, frame: intents_pb2.ObservationFrame) -> intents_pb2.ObserveResponse:
         """One frame of observations."""
@@ -232,13 +215,13 @@ class Calls:
         """Intents of a world, or of some of its NPCs."""
         self._check_ids(request.npc_ids)
         world = self._worlds.world(tenant, request.world_id)
-        subscriber = self._intents.subscribe(world, request.npc_ids)
+        subscriber = self._table.subscribe(world, request.npc_ids)
         try:
             async with aclosing(self._frames(subscriber, lambda: False)) as out:
                 async for frame in out:
                     yield frame
         finally:
-            self._intents.unsubscribe(world, subscriber)
+            self._table.unsubscribe(world, subscriber)
 
     async def get_intents(self, tenant: str, request: intents_pb2.GetIntentsRequest) -> intents_pb2.GetIntentsResponse:
         """The table, at once."""
@@ -252,9 +235,9 @@ class Calls:
             if npc is None:
                 response.unknown_npc_ids.append(npc_id)
                 continue
-            mind = self._intents.mind(npc.key)
+            mind = self._table.mind(npc.key)
             if mind is not None and mind.intent is not None:
-                response.intents.append(self._intents.message(mind, mind.intent, now_ns))
+                response.intents.append(self._table.message(mind, mind.intent, now_ns))
         return response
 
     # -- Dialogue ----------------------------------------------------------------------------------------------
@@ -446,16 +429,12 @@ class Calls:
                     await asyncio.sleep(wait_ns / S)
             sequence += 1
             last_ns = self._clock()
-            yield self._intents.frame(subscriber, self.epoch, sequence)
+            yield self._table.frame(subscriber, self.epoch, sequence)
             if over():
                 subscriber.woken.set()
 
-    def _tell(self, world: World, npc: Npc, kind: npcs_pb2.NpcEventKind.ValueType) -> None:
-        for watcher in self._watchers.get((world.tenant, world.world_id), ()):
-            watcher.add(npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
-
     def _description(self, npc: Npc) -> npcs_pb2.NpcDescription:
-        mind = self._intents.mind(npc.key)
+        mind = self._table.mind(npc.key)
         now_ns = self._clock()
         described = npcs_pb2.NpcDescription(
             npc_id=npc.key.npc,

@@ -23,7 +23,7 @@ from core.errors import ConfigError
 from core.words import Tier
 from daemon.calls import CallSettings
 from daemon.dialogue import DialogueSettings
-from daemon.intents import IntentSettings
+from daemon.minds import IntentSettings
 from daemon.prompt import Caps
 from daemon.worlds import WorldLimits
 from engines.llama import LlamaSettings

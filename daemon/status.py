@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from core.clock import MS, Clock, S
 from core.words import Finish, Tier
 from daemon.dialogue import Dialogue
-from daemon.intents import Intents
+from daemon.table import Table
 from daemon.worlds import Worlds
 from memory.memory import Memory
 from npcd.v1 import admin_pb2
@@ -55,7 +55,7 @@ class StatusBoard:
         scheduler: Scheduler,
         door: Door,
         worlds: Worlds,
-        intents: Intents,
+        table: Table,
         dialogue: Dialogue,
         memory: Memory,
         lag_ns: deque[tuple[int, int]],
@@ -67,7 +67,7 @@ class StatusBoard:
         self._scheduler = scheduler
         self._door = door
         self._worlds = worlds
-        self._intents = intents
+        self._table = table
         self._dialogue = dialogue
         self._memory = memory
         self._lag_ns = lag_ns
@@ -80,7 +80,7 @@ class StatusBoard:
         meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
         steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
         step_ns = [took for took, _ in steps]
-        counts, recalls, sessions = self._intents.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
+        counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
         return admin_pb2.StatusResponse(
             version=self.about.version,
             contract_major=CONTRACT[0],

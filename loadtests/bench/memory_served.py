@@ -102,7 +102,7 @@ def serve(arguments: list[str]) -> int:
 
         async def _take(self, _request: bytes, _context: object) -> bytes:
             assert self.calls is not None
-            dialogue, intents = self.calls._dialogue.counts, self.calls._intents.counts
+            dialogue, intents = self.calls._dialogue.counts, self.calls._table.counts
             seen.silver = [took for _, took in dialogue.ttft_ns]
             seen.gold = [took for _, took in intents.latency_ns]
             seen.steps, seen.steps_total, seen.steps_longest = steps.count, steps.total_ns, steps.longest

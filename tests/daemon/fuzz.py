@@ -234,14 +234,14 @@ class Fuzz:
         talk.world_id = "calm"
         events = [e async for e in daemon.calls.talk("", talk)]
         assert events[-1].kind == dialogue_pb2.TALK_EVENT_KIND_END, "a turn elsewhere has no end"
-        await until(lambda: not daemon.calls._intents._subscribers, "subscribers")
+        await until(lambda: not daemon.calls._table._subscribers, "subscribers")
         await until(lambda: not daemon.dialogue._open and not daemon.dialogue._floors, "turns and floors")
-        await until(lambda: not any(daemon.calls._watchers.values()), "watchers")
+        await until(lambda: not any(daemon.calls.npc_events._watchers.values()), "watchers")
         await until(lambda: not daemon.board.phase.streams, "streams")
         await until(lambda: not daemon.door.open, "tickets")
         await until(lambda: not daemon.scheduler.placer.lanes.leased, "lanes")
         known = {n.key for w in daemon.calls._worlds for n in w.npcs.values()}
-        assert set(daemon.calls._intents._minds) <= known, "minds of NPCs that are gone"
+        assert set(daemon.calls._table._minds) <= known, "minds of NPCs that are gone"
         await until(lambda: {t.key.npc for t in daemon.scheduler.placer.homes} <= known, "trunks of NPCs that are gone")
 
 

@@ -37,7 +37,7 @@ async def test_an_observation_becomes_an_intent_of_the_worlds_words(real: Model)
 async def test_the_same_state_confirms_and_costs_nothing() -> None:
     """No new work; the intent is as young as the newest observation that agrees."""
     async with running(gated()) as rig:
-        calls, counts = rig.daemon.calls, rig.daemon.calls._intents.counts
+        calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
         first = await rig.intent("npc0", lambda i: True)
         for distance in (6.5, 7.0, 7.5):
@@ -128,7 +128,7 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
         engine.open()
         answer = await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == seen.tick)
         assert answer.version >= 1
-        assert calls._intents.counts.model <= 3
+        assert calls._table.counts.model <= 3
 
 
 async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: Model) -> None:
@@ -174,7 +174,7 @@ async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
             )
             await calls.observe("", rig.frame(seen))
             await rig.intent(f"npc{n % 4}", lambda i, tick=seen.tick: i.observed_tick == tick)  # type: ignore[misc]
-            if calls._intents.counts.barks:
+            if calls._table.counts.barks:
                 break
         got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
         barks = [i for i in got.intents if i.bark]

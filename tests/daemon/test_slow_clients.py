@@ -70,7 +70,7 @@ def nothing_held(rig: Rig) -> bool:
         daemon.door.open
         or daemon.dialogue._open
         or daemon.dialogue._floors
-        or daemon.calls._intents._subscribers
+        or daemon.calls._table._subscribers
         or daemon.board.phase.streams
         or daemon.scheduler.placer.lanes.leased
         or daemon.scheduler.running
@@ -80,7 +80,7 @@ def nothing_held(rig: Rig) -> bool:
 async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_newest_state(tmp_path: Path) -> None:
     """However much changes meanwhile, and whoever comes and goes; when it reads again, the newest intents are there."""
     async with served(tmp_path, gated(), quick(Config()), npcs=40) as (rig, channel, narrow):
-        intents = rig.daemon.calls._intents
+        intents = rig.daemon.calls._table
         built: list[Any] = []
         frame = intents.frame
         intents.frame = lambda *a: (built.append(a[0]), frame(*a))[1]  # type: ignore[func-returns-value, method-assign]
@@ -227,7 +227,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
     promises = Promises()
     promises = replace(promises, gold=replace(promises.gold, waiting_max=24))
     async with served(tmp_path, gated(), quick(Config(promises=promises)), npcs=8) as (rig, channel, _):
-        intents = rig.daemon.calls._intents
+        intents = rig.daemon.calls._table
         call = intents_pb2_grpc.IntentsStub(channel).Live()
         read = 0
 
@@ -247,8 +247,8 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
                 for m in range(500)
             ]
             await call.write(rig.frame(*many))
-            due = sum(1 for *_, late in intents._heap if late is None)
-            most_due, most_late = max(most_due, due), max(most_late, len(intents._heap) - due)
+            due = sum(1 for *_, late in rig.daemon.calls._intents._heap if late is None)
+            most_due, most_late = max(most_due, due), max(most_late, len(rig.daemon.calls._intents._heap) - due)
             most_open = max(most_open, rig.daemon.door.open)
             if n == 40:
                 before = resident()
@@ -277,7 +277,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
 async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp_path: Path) -> None:
     """For a stream that does not read, with ids as long as a frame lets them be."""
     async with served(tmp_path, gated(), Config()) as (rig, _, narrow):
-        intents = rig.daemon.calls._intents
+        intents = rig.daemon.calls._table
         call = intents_pb2_grpc.IntentsStub(narrow).Live()
         await call.write(rig.frame())
         before = resident()

@@ -1,0 +1,229 @@
+"""The table of intents: what every NPC is about to do, and the streams that are told.
+
+Owns one Mind per NPC that was observed, and each stream's view of them; all on the event loop. A stream that does not
+read costs two sets of minds, however much happens meanwhile: its next frame is built from what stands then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from core.clock import MS, Clock
+from core.observation import Observation
+from core.words import NpcKey, Source
+from daemon.minds import Intent, IntentSettings, Mind
+from daemon.worlds import Npc, World
+from memory.memory import Memory
+from memory.records import Body, Kind
+from npcd.v1 import intents_pb2
+
+
+@dataclass(slots=True)
+class IntentCounts:
+    """Counted since start."""
+
+    observations: int = 0
+    dropped: int = 0
+    confirmed: int = 0
+    model: int = 0
+    policy: int = 0
+    predicted: int = 0
+    barks: int = 0
+    latency_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=16_384))
+
+
+class Subscriber:
+    """One stream's view of the table: which minds changed since its last frame. Bounded by the number of NPCs."""
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self.wanted = wanted  # empty: all of the world
+        self.changed: set[Mind] = set()
+        self.confirmed: set[Mind] = set()
+        self.errors: deque[intents_pb2.NpcError] = deque(maxlen=1000)
+        self.dropped = 0
+        self.last_frame = 0
+        self.woken = asyncio.Event()
+
+    def note(self, mind: Mind, changed: bool) -> None:
+        """Marks a mind for the next frame."""
+        if self.wanted and mind.npc.key.npc not in self.wanted:
+            return
+        (self.changed if changed else self.confirmed).add(mind)
+        self.woken.set()
+
+    def complain(self, error: intents_pb2.NpcError) -> None:
+        """Adds an NPC's error to the next frame."""
+        self.errors.append(error)
+        self.woken.set()
+
+    def forget(self, mind: Mind) -> None:
+        """A stream that does not read must not keep NPCs that come and go."""
+        self.changed.discard(mind)
+        self.confirmed.discard(mind)
+
+
+class Table:
+    """Minds by NPC; `stand` is the only way an intent comes about."""
+
+    def __init__(self, settings: IntentSettings, memory: Memory, clock: Clock) -> None:
+        self.counts = IntentCounts()
+        self._settings = settings
+        self._memory = memory
+        self._clock = clock
+        self._minds: dict[NpcKey, Mind] = {}
+        self._subscribers: dict[tuple[str, str], set[Subscriber]] = {}
+
+    # -- minds -------------------------------------------------------------------------------------------------
+
+    def mind(self, key: NpcKey) -> Mind | None:
+        """What is known of an NPC; None before its first observation."""
+        return self._minds.get(key)
+
+    def mind_of(self, npc: Npc) -> Mind:
+        """The same, begun when it is the first time."""
+        mind = self._minds.get(npc.key)
+        if mind is None:
+            mind = self._minds[npc.key] = Mind(npc)
+        return mind
+
+    def drop(self, npc: Npc) -> Mind | None:
+        """Takes an NPC out; its mind, marked as removed, when it had one."""
+        mind = self._minds.pop(npc.key, None)
+        if mind is not None:
+            mind.removed = True
+            for subscriber in self._subscribers.get((npc.key.tenant, npc.key.world), ()):
+                subscriber.forget(mind)
+        return mind
+
+    def stand(
+        self,
+        mind: Mind,
+        *,
+        action: str,
+        target: str,
+        emotion: str,
+        bark: str,
+        source: Source,
+        state: str,
+        seen: Observation,
+        due_ns: int,
+        confidence: float,
+    ) -> None:
+        """Puts a new intent into the table, archives it when it says something else, and tells the streams."""
+        mind.version += 1
+        old = mind.intent
+        previous = old.action if old else ""
+        mind.intent = Intent(
+            mind.version, action, target, emotion, bark, source, state, seen, due_ns, previous, confidence
+        )
+        if source is Source.MODEL:
+            self.counts.model += 1
+        else:
+            self.counts.policy += 1
+        if old is None or (old.action, old.target, old.emotion) != (action, target, emotion):
+            target_kind = next((p.kind for p in seen.percepts if p.entity_id == target), "") if target else ""
+            body: Body = {"action": action, "target": target, "target_kind": target_kind, "emotion": emotion}
+            body |= {"source": source.value, "version": mind.version, "tick": seen.tick}
+            self._memory.archive(Kind.INTENT, mind.npc.key, body)
+        self._tell(mind, changed=True)
+
+    def confirm(self, mind: Mind, seen: Observation) -> None:
+        """The world says the same as when the intent was made: it stands, and is as young as this observation."""
+        assert mind.intent is not None
+        mind.intent.seen = seen
+        self.counts.confirmed += 1
+        self._tell(mind, changed=False)
+
+    def speak(self, mind: Mind, bark: str) -> None:
+        """Words on top of an intent that was delivered already: its latency is counted once."""
+        assert mind.intent is not None
+        self.counts.barks += 1
+        mind.version += 1
+        mind.intent.version, mind.intent.bark, mind.intent.due_ns = mind.version, bark, 0
+        self._tell(mind, changed=True)
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, world: World, npc_ids: Iterable[str]) -> Subscriber:
+        """A view of one world's table, with everything that stands marked for its first frame."""
+        subscriber = Subscriber(frozenset(npc_ids))
+        self._subscribers.setdefault((world.tenant, world.world_id), set()).add(subscriber)
+        for npc in world.npcs.values():
+            mind = self._minds.get(npc.key)
+            if mind is not None and mind.intent is not None:
+                subscriber.note(mind, changed=True)
+        return subscriber
+
+    def unsubscribe(self, world: World, subscriber: Subscriber) -> None:
+        """Ends a view."""
+        views = self._subscribers.get((world.tenant, world.world_id), set())
+        views.discard(subscriber)
+        if not views:
+            self._subscribers.pop((world.tenant, world.world_id), None)
+
+    def frame(self, subscriber: Subscriber, daemon_epoch: int, sequence: int) -> intents_pb2.IntentFrame:
+        """The next frame of a stream: the newest state of everything marked."""
+        now_ns = self._clock()
+        changed, subscriber.changed = subscriber.changed, set()
+        confirmed, subscriber.confirmed = subscriber.confirmed - changed, set()
+        subscriber.woken.clear()
+        frame = intents_pb2.IntentFrame(
+            daemon_epoch=daemon_epoch,
+            sequence=sequence,
+            snapshot=sequence == 1,
+            observations_dropped=subscriber.dropped,
+            last_frame=subscriber.last_frame,
+        )
+        for mind in changed:
+            if mind.intent is not None:
+                frame.intents.append(self.message(mind, mind.intent, now_ns))
+                if mind.intent.source is Source.MODEL and mind.intent.due_ns:
+                    self.counts.latency_ns.append((now_ns, now_ns - mind.intent.due_ns))
+        for mind in confirmed:
+            if mind.intent is not None:
+                frame.confirmed.append(
+                    intents_pb2.IntentConfirmed(
+                        npc_id=mind.npc.key.npc,
+                        version=mind.intent.version,
+                        observed_tick=mind.intent.seen.tick,
+                        game_time_ms=mind.intent.seen.game_time_ms,
+                    )
+                )
+        while subscriber.errors:
+            frame.errors.append(subscriber.errors.popleft())
+        return frame
+
+    def message(self, mind: Mind, intent: Intent, now_ns: int) -> intents_pb2.Intent:
+        """An intent as the contract has it."""
+        return intents_pb2.Intent(
+            npc_id=mind.npc.key.npc,
+            version=intent.version,
+            action=intent.action,
+            target_entity_id=intent.target,
+            emotion=intent.emotion,
+            bark=intent.bark,
+            source=_SOURCES[intent.source],
+            observed_tick=intent.seen.tick,
+            game_time_ms=intent.seen.game_time_ms,
+            age_ms=max(0, now_ns - intent.seen.at_ns) // MS,
+            ttl_ms=self._settings.ttl_ms,
+            previous_action=intent.previous_action,
+            blend_ms=self._settings.blend_ms,
+            latency_ms=max(0, now_ns - intent.due_ns) // MS if intent.due_ns else 0,
+            confidence=intent.confidence,
+        )
+
+    def _tell(self, mind: Mind, changed: bool) -> None:
+        key = mind.npc.key
+        for subscriber in self._subscribers.get((key.tenant, key.world), ()):
+            subscriber.note(mind, changed)
+
+
+_SOURCES = {
+    Source.MODEL: intents_pb2.INTENT_SOURCE_MODEL,
+    Source.POLICY: intents_pb2.INTENT_SOURCE_POLICY,
+    Source.PREDICTED: intents_pb2.INTENT_SOURCE_PREDICTED,
+}
