@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from daemon.calls import Calls
-from daemon.intents import Intents
+from daemon.table import Table
 from npcd.v1 import dialogue_pb2
 from tests.daemon.fuzz import METHODS, Fuzz, calls, troubled
 
@@ -58,7 +58,7 @@ def test_the_fuzz_finds_a_call_that_fails_oddly(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_fuzz_finds_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another: a subscriber that stays."""
-    monkeypatch.setattr(Intents, "unsubscribe", lambda *_: None)
+    monkeypatch.setattr(Table, "unsubscribe", lambda *_: None)
     monkeypatch.setattr("tests.daemon.rig.PATIENCE_S", 3.0)
     with pytest.raises(AssertionError, match="subscribers"):
         trouble(300, UNSHRUNK)
