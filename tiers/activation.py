@@ -1,0 +1,368 @@
+"""Who gets how much attention: active, warm or ambient, decided anew from what was seen last.
+
+The score is an **effective distance** in metres, smaller is better: the distance to the nearest player (none:
+infinite), more when the player is out of sight, less with a quest or a bond between them, and 0 for a while after a
+conversation.
+
+`Attention.decide` gives places in this order, first those of the active level, then the warm ones among all who are
+left. Up to the cap (`active_max`, `warm_max`):
+
+1. **called**: the game's override names the level.
+2. **qualified**: near enough. That is hysteresis of the NPC's own effective distance, whoever else is there: it begins
+   at `enter_m` and ends beyond `leave_m`. For `stay_s` after a promotion, whoever was promoted counts as qualified.
+
+And up to the floor (`active_min`, `warm_min`) only:
+
+3. **filling up**: the best others, so that few NPCs, or a game without players, are thought about all the same.
+   Whoever fills up goes when enough are qualified (after `stay_s`), and does not become qualified by being there.
+
+Inside each of the three the smallest effective distance is first. Who has a place keeps it unless a newcomer's
+effective distance is smaller by `margin_share`; among equals, who has a place, then who came to be known first. Whoever
+finds no place at the active level competes for a warm one, still as called or qualified.
+
+An override is the last word: to active it goes before all qualified; to warm it is never active, to ambient never
+anything else, whatever the distance, the floors, a conversation or the minimum stay say. Only the caps and being
+unobserved stand above it: who was not observed for `stale_s` is ambient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+from heapq import nsmallest
+from typing import Generic, NamedTuple, TypeVar
+
+from core.clock import S
+from core.errors import ConfigError
+from core.words import Activation
+
+Who = TypeVar("Who", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationSettings:
+    """Distances in metres, factors on the distance (`_x`), caps and floors in NPCs; decided anew every `every_ms`.
+
+    `bond_share` is how much of the distance the strongest relationship takes away, `margin_share` how much better a
+    newcomer must be to take another's place.
+    """
+
+    enter_m: float = 25.0
+    leave_m: float = 35.0
+    warm_enter_m: float = 60.0
+    warm_leave_m: float = 80.0
+    hidden_x: float = 1.5
+    quest_x: float = 0.5
+    bond_share: float = 0.3
+    speech_s: float = 60.0
+    stay_s: float = 3.0
+    stale_s: float = 10.0
+    active_min: int = 80
+    active_max: int = 200
+    warm_min: int = 200
+    warm_max: int = 400
+    every_ms: int = 250
+    margin_share: float = 0.1
+
+
+def check_activation(settings: ActivationSettings, section: str = "intents.activation") -> None:
+    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+
+    def check(right: bool, name: str, must: str) -> None:
+        if not right:
+            raise ConfigError(f"{section}.{name}: {getattr(settings, name):g}, must be {must}")
+
+    s = settings
+    check(0 <= s.enter_m < math.inf, "enter_m", "0 or more metres")
+    for leave, enter in (
+        ("leave_m", "enter_m"),
+        ("warm_enter_m", "enter_m"),
+        ("warm_leave_m", "warm_enter_m"),
+        ("warm_leave_m", "leave_m"),
+    ):
+        least = getattr(s, enter)
+        check(least <= getattr(s, leave) < math.inf, leave, f"at least {section}.{enter} ({least:g})")
+    check(1 <= s.hidden_x <= 100, "hidden_x", "1 (sight does not matter) to 100")
+    check(0 < s.quest_x <= 1, "quest_x", "more than 0, at most 1 (quests do not matter)")
+    check(0 <= s.bond_share < 1, "bond_share", "0 (relationships do not matter) to less than 1")
+    check(0 <= s.margin_share < 1, "margin_share", "0 to less than 1")
+    for name in ("speech_s", "stay_s"):
+        check(0 <= getattr(s, name) <= 3600, name, "0 to 3600 seconds")
+    check(1 <= s.stale_s <= 3600, "stale_s", "1 to 3600 seconds")
+    for level in ("active", "warm"):
+        most = getattr(s, f"{level}_max")
+        check(most >= 0, f"{level}_max", "0 or more")
+        check(0 <= getattr(s, f"{level}_min") <= most, f"{level}_min", f"0 to {section}.{level}_max ({most})")
+    check(50 <= s.every_ms <= 5000, "every_ms", "50 to 5000 milliseconds")
+
+
+class Change(NamedTuple, Generic[Who]):
+    """One NPC's level became another, and why, in words for people."""
+
+    who: Who
+    before: Activation
+    now: Activation
+    reason: str
+
+
+class _Why(Enum):
+    """What gave an NPC its level."""
+
+    DISTANCE = 0
+    SPEECH = 1
+    STAY = 2
+    FLOOR = 3
+    OVERRIDE = 4
+    CAP = 5
+    UNOBSERVED = 6
+
+
+_NEVER_NS = -(1 << 62)
+# Looked up once: deciding goes over everybody four times a second.
+_ACTIVE, _WARM, _AMBIENT = Activation.ACTIVE, Activation.WARM, Activation.AMBIENT
+_DISTANCE, _SPEECH, _STAY, _FLOOR, _OVERRIDE, _CAP = (
+    _Why.DISTANCE, _Why.SPEECH, _Why.STAY, _Why.FLOOR, _Why.OVERRIDE, _Why.CAP,
+)  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class _Interest(Generic[Who]):
+    """What is known of one NPC. `near` is the level that its effective distance alone gives it, with hysteresis."""
+
+    who: Who
+    number: int
+    distance_m: float = math.inf
+    in_sight: bool = True
+    override: Activation | None = None
+    seen_ns: int = _NEVER_NS
+    spoke_ns: int = _NEVER_NS
+    quest: bool = False
+    closer_x: float = 1.0  # of quest and relationship together
+    watched: bool = False  # Invariant: watched, or ambient
+    effective_m: float = math.inf
+    near: Activation = _AMBIENT
+    level: Activation = _AMBIENT
+    promoted_ns: int = _NEVER_NS
+    why: _Why = _Why.UNOBSERVED
+
+
+class Attention(Generic[Who]):
+    """Gives each NPC its level. `active` and `warm` say how many there are; `promotions` and `demotions` only grow."""
+
+    def __init__(self, settings: ActivationSettings = ActivationSettings()) -> None:
+        self.settings = settings
+        self.active = 0
+        self.warm = 0
+        self.promotions = 0
+        self.demotions = 0
+        self._known: dict[Who, _Interest[Who]] = {}
+        self._watched: dict[Who, _Interest[Who]] = {}
+        self._next_number = 0
+        self._decided_ns = 0
+        self._stale_ns = round(settings.stale_s * S)
+        self._speech_ns = round(settings.speech_s * S)
+        self._stay_ns = round(settings.stay_s * S)
+
+    def saw(self, who: Who, distance_m: float, in_sight: bool, override: Activation | None, now_ns: int) -> None:
+        """An observation: the nearest player's distance (infinite: none), and the level that the game wants, if any."""
+        interest = self._known.get(who) or self._get_to_know(who)
+        interest.distance_m = distance_m
+        interest.in_sight = in_sight
+        interest.override = override
+        interest.seen_ns = now_ns
+        if not interest.watched:
+            interest.watched = True
+            self._watched[who] = interest
+
+    def knows(self, who: Who, quest: bool, relationship: float) -> None:
+        """What stands between it and the nearest player: an active quest, and a relationship of 0 to 1."""
+        interest = self._known.get(who) or self._get_to_know(who)
+        interest.quest = quest
+        bond = min(max(relationship, 0.0), 1.0)
+        interest.closer_x = (self.settings.quest_x if quest else 1.0) * (1.0 - self.settings.bond_share * bond)
+
+    def spoke(self, who: Who, now_ns: int) -> None:
+        """A turn of dialogue began or ended."""
+        (self._known.get(who) or self._get_to_know(who)).spoke_ns = now_ns
+
+    def remove(self, who: Who) -> None:
+        """It is no longer there. Not a change that anybody is told of."""
+        interest = self._known.pop(who, None)
+        if interest is not None:
+            self._watched.pop(who, None)
+            self.active -= interest.level is _ACTIVE
+            self.warm -= interest.level is _WARM
+
+    def of(self, who: Who) -> Activation:
+        """Its level as of the last decision."""
+        interest = self._known.get(who)
+        return _AMBIENT if interest is None else interest.level
+
+    def reason(self, who: Who) -> str:
+        """Why it has its level, for people: "player at 12.0 m", "spoke 20 s ago", "cap of 200"."""
+        interest = self._known.get(who)
+        return "never observed" if interest is None or interest.seen_ns == _NEVER_NS else self._words(interest)
+
+    def decide(self, now_ns: int) -> list[Change[Who]]:
+        """All levels anew. What changed: demotions first, which make room, then promotions, the best first.
+
+        Takes time with the number of NPCs observed within `stale_s`, however many are known.
+        """
+        s = self.settings
+        enter_m, leave_m, warm_enter_m, warm_leave_m = s.enter_m, s.leave_m, s.warm_enter_m, s.warm_leave_m
+        fresh_ns, speech_ns, stay_ns = now_ns - self._stale_ns, now_ns - self._speech_ns, now_ns - self._stay_ns
+        hidden_x = s.hidden_x
+        called: list[_Interest[Who]] = []
+        called_warm: list[_Interest[Who]] = []
+        near: list[_Interest[Who]] = []  # qualified for active
+        near_warm: list[_Interest[Who]] = []
+        others: list[_Interest[Who]] = []
+        out: list[_Interest[Who]] = []  # ambient, whatever places there are
+        stale: list[_Interest[Who]] = []
+        for interest in self._watched.values():
+            if interest.seen_ns <= fresh_ns:
+                stale.append(interest)
+                continue
+            interest.why = _DISTANCE
+            if interest.spoke_ns > speech_ns:
+                effective_m = 0.0
+                interest.why = _SPEECH
+            else:
+                effective_m = interest.distance_m * interest.closer_x
+                if not interest.in_sight:
+                    effective_m *= hidden_x
+            interest.effective_m = effective_m
+
+            if effective_m <= enter_m or (interest.near is _ACTIVE and effective_m <= leave_m):
+                level = _ACTIVE
+            elif effective_m <= warm_enter_m or (interest.near is not _AMBIENT and effective_m <= warm_leave_m):
+                level = _WARM
+            else:
+                level = _AMBIENT
+            interest.near = level
+
+            if interest.override is not None:
+                interest.why = _OVERRIDE
+                (called if interest.override is _ACTIVE else called_warm if interest.override is _WARM else out).append(
+                    interest
+                )
+                continue
+            if interest.level < level and interest.promoted_ns > stay_ns:
+                level = interest.level
+                interest.why = _STAY
+            (near if level is _ACTIVE else near_warm if level is _WARM else others).append(interest)
+
+        active, called, near, (near_warm, others) = self._place(_ACTIVE, called, near, (near_warm, others))
+        warm, called_warm, near_warm, (others,) = self._place(_WARM, called + called_warm, near + near_warm, (others,))
+        for interest in stale:
+            self._lose_sight_of(interest)
+        self._decided_ns = now_ns
+        self.active, self.warm = len(active), len(warm)
+        return self._change(active, warm, [*others, *called_warm, *near_warm, *out, *stale], now_ns)
+
+    def _place(
+        self,
+        level: Activation,
+        called: list[_Interest[Who]],
+        qualified: list[_Interest[Who]],
+        others: tuple[list[_Interest[Who]], ...],
+    ) -> tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]:
+        """Who gets the level's places, and who of the called, the qualified and the others does not."""
+        s = self.settings
+        least, most = (s.active_min, s.active_max) if level is _ACTIVE else (s.warm_min, s.warm_max)
+        free = most - len(called) - len(qualified)
+        if free < 0:
+            order = self._order(level)
+            called.sort(key=order)
+            qualified.sort(key=order)
+            room = max(0, most - len(called))
+            too_many, too_many_near = called[most:], qualified[room:]
+            for interest in (*too_many, *too_many_near):
+                interest.why = _CAP
+            return called[:most] + qualified[:room], too_many, too_many_near, others
+        missing = least - (most - free)
+        if missing <= 0:
+            return called + qualified, [], [], others
+        filling = nsmallest(missing, [i for group in others for i in group], key=self._order(level))
+        for interest in filling:
+            interest.why = _FLOOR
+        filled = set(filling)
+        rest = tuple([i for i in group if i not in filled] for group in others)
+        return called + qualified + filling, [], [], rest
+
+    def _order(self, level: Activation) -> Callable[[_Interest[Who]], tuple[float, bool, int]]:
+        """The best first, for places of this level."""
+        there_x = 1.0 - self.settings.margin_share
+
+        def key(interest: _Interest[Who]) -> tuple[float, bool, int]:
+            if interest.level <= level:
+                return interest.effective_m * there_x, False, interest.number
+            return interest.effective_m, True, interest.number
+
+        return key
+
+    def _change(
+        self,
+        active: list[_Interest[Who]],
+        warm: list[_Interest[Who]],
+        ambient: list[_Interest[Who]],
+        now_ns: int,
+    ) -> list[Change[Who]]:
+        """Everybody's level becomes what was decided."""
+        up: list[tuple[_Interest[Who], Activation]] = []
+        down: list[tuple[_Interest[Who], Activation]] = []
+        for level, members in ((_ACTIVE, active), (_WARM, warm), (_AMBIENT, ambient)):
+            for interest in members:
+                before = interest.level
+                if before is not level:
+                    interest.level = level
+                    if level < before:
+                        interest.promoted_ns = now_ns
+                        up.append((interest, before))
+                    else:
+                        down.append((interest, before))
+        self.promotions += len(up)
+        self.demotions += len(down)
+        up.sort(key=lambda change: (change[0].level, change[0].effective_m, change[0].number))
+        down.sort(key=lambda change: (-change[0].level, -change[0].effective_m, change[0].number))
+        return [Change(i.who, before, i.level, self._words(i)) for i, before in down + up]
+
+    def _get_to_know(self, who: Who) -> _Interest[Who]:
+        interest = self._known[who] = _Interest(who, self._next_number)
+        self._next_number += 1
+        return interest
+
+    def _lose_sight_of(self, interest: _Interest[Who]) -> None:
+        """What was seen counts no more; what is known of it and its players stays."""
+        interest.near = _AMBIENT
+        interest.effective_m = math.inf
+        interest.why = _Why.UNOBSERVED
+        interest.watched = False
+        del self._watched[interest.who]
+
+    def _words(self, interest: _Interest[Who]) -> str:
+        s, why = self.settings, interest.why
+        if why is _Why.UNOBSERVED:
+            # Seen, and no decision since, is unobserved as of the last one.
+            return "not decided yet" if interest.watched else f"not observed for {s.stale_s:g} s"
+        if why is _OVERRIDE:
+            return "override"
+        if why is _SPEECH:
+            return f"spoke {max(0, self._decided_ns - interest.spoke_ns) / S:.0f} s ago"
+        if why is _CAP:
+            return f"cap of {s.active_max if interest.level is _WARM else s.warm_max}"
+        if why is _FLOOR:
+            if interest.level is _ACTIVE:
+                return f"one of the {s.active_min} nearest"
+            return f"one of the next {s.warm_min}"
+        if interest.distance_m == math.inf:
+            said = "no player near"
+        else:
+            said = f"player at {interest.distance_m:.1f} m"
+            said += "" if interest.in_sight else " out of sight"
+            said += ", quest" if interest.quest else ""
+            if f"{interest.effective_m:.1f}" != f"{interest.distance_m:.1f}":
+                said += f", counts as {interest.effective_m:.1f} m"
+        return f"{said}, stays {s.stay_s:g} s at least" if why is _STAY else said
