@@ -177,19 +177,13 @@ def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
 
 def situation_words(seen: Observation) -> str:
     """Time, place, health and the newest two events, as words with a leading space each; may be empty."""
-    words = [seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:2]]
-    return "".join(f" {_word(w)}" for w in words if w)
+    return _situation(seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:2])
 
 
 def percept_words(percept: Percept) -> str:
     """A percept in words: " player hostile near", or " wolf away heard" when it is out of sight."""
-    words = [
-        _word(percept.kind),
-        _word(percept.stance),
-        distance_word(percept.distance_m),
-        "" if percept.in_sight else "heard",
-    ]
-    return "".join(f" {w}" for w in words if w)
+    _, kind, stance, distance_m, in_sight = percept
+    return _sighting(kind, stance, distance_word(distance_m), in_sight)
 
 
 def state_of(seen: Observation, percepts_max: int) -> str:
@@ -198,7 +192,19 @@ def state_of(seen: Observation, percepts_max: int) -> str:
     Targets are part of it: another wolf at the same distance is another situation.
     """
     kept = notable(seen.percepts, min(percepts_max, TARGETS_MAX))
-    return situation_words(seen) + "".join(f"|{percept_words(p)}@{p.entity_id}" for p in kept)
+    return situation_words(seen) + "".join([f"|{percept_words(p)}@{p.entity_id}" for p in kept])
+
+
+# Every observation is put into words, and they are few: finding what was put together before is a tenth of the cost.
+@lru_cache(maxsize=8192)
+def _situation(*said: str) -> str:
+    return "".join(f" {_word(w)}" for w in said if w)
+
+
+@lru_cache(maxsize=8192)
+def _sighting(kind: str, stance: str, distance: str, in_sight: bool) -> str:
+    words = (_word(kind), _word(stance), distance, "" if in_sight else "heard")
+    return "".join(f" {w}" for w in words if w)
 
 
 def _word(text: str) -> str:
