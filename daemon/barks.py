@@ -12,7 +12,7 @@ import numpy as np
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
-from core.words import Finish, Tier
+from core.words import Finish
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.minds import IntentSettings, Question
 from daemon.prompt import Layout
@@ -20,6 +20,7 @@ from daemon.table import Table
 from daemon.text import TextAssembler
 from scheduler.ticket import Door
 from tiers.promises import Promises
+from tiers.routing import Routes, WorkKind
 
 
 class Barks:
@@ -31,6 +32,7 @@ class Barks:
         layout: Layout,
         door: Door,
         promises: Promises,
+        routes: Routes,
         settings: IntentSettings,
         piece: Callable[[int], bytes],
         clock: Clock,
@@ -39,6 +41,7 @@ class Barks:
         self._layout = layout
         self._door = door
         self._promises = promises
+        self._route = routes.of(WorkKind.BARK)
         self._settings = settings
         self._piece = piece
         self._clock = clock
@@ -68,20 +71,20 @@ class Barks:
                 self._table.speak(mind, text.said)
 
         work = Work(
-            tier=Tier.GOLD,
+            tier=self._route.tier,
             key=mind.npc.trunk_key(""),
             trunk=mind.npc.trunk,
             shared=mind.npc.shared,
             near=mind.npc.number,
             tail=np.asarray(tail, np.int32),
-            max_tokens=self._layout.caps.bark,
+            max_tokens=self._route.output_max,
             adapter=mind.npc.adapter,
             sampling=Sampling(
                 temperature=self._settings.bark_temperature, seed=crc32(f"{mind.npc.key}{q.seen.tick}".encode())
             ),
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(Tier.GOLD, now_ns),
+            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
             supersede=(mind.npc.key, "bark"),
         )
         try:

@@ -49,6 +49,7 @@ from scheduler.speculation import Speculation, SpeculationSettings
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
 from tiers.policy import PolicyRow
+from tiers.routing import WorkKind
 
 log = structlog.get_logger("npcd")
 
@@ -206,6 +207,13 @@ def build(
             f"engine.context_len: {engine.geometry.context_len} is too short for worlds as long as caps allows; "
             f"make it {shortest} or more, or lower caps.lore, caps.words, caps.archetype or caps.persona"
         )
+    for kind in WorkKind:
+        context_max = config.routes.of(kind).context_max
+        if 0 < context_max < shortest:
+            raise ConfigError(
+                f"routes.{kind.value}.context_max: {context_max} is too short for worlds as long as caps allows; "
+                f"make it {shortest} or more, or 0"
+            )
     if layout.sight_room < SIGHT_LEN_MIN:
         log.warning(
             "little room for what NPCs see",
@@ -247,13 +255,13 @@ def build(
     context_len = engine.geometry.context_len
     memory = memory or hot_only(config, clock)
     sessions = Sessions(
-        Hot(config.hot), memory, worlds, layout, door, config.promises, context_len, piece, epoch, clock
+        Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, context_len, piece, epoch, clock
     )
     table = Table(config.intents, memory, clock)
-    barks = Barks(table, layout, door, config.promises, config.intents, piece, clock)
+    barks = Barks(table, layout, door, config.promises, config.routes, config.intents, piece, clock)
     intents = Intents(
-        table, barks, worlds, layout, door, config.promises, config.intents, memory, sessions.digest, expect,
-        comes_near, clock,
+        table, barks, worlds, layout, door, config.promises, config.routes, config.intents, memory, sessions.digest,
+        expect, comes_near, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
@@ -265,8 +273,8 @@ def build(
         return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
     dialogue = Dialogue(
-        worlds, layout, door, sessions, memory, config.promises, config.dialogue, context_len, piece, perceived, felt,
-        clock,
+        worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, context_len, piece,
+        perceived, felt, clock,
     )  # fmt: skip
     lag_ns: deque[tuple[int, int]] = deque(maxlen=LAG_RING_LEN)
 

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ from memory.parked import ParkedSettings
 from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
+from tiers import routing
 from tiers.promises import Promises
+from tiers.routing import Routes
 
 ENV_PREFIX = "NPCD_"
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
@@ -99,6 +102,7 @@ class Config:
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     promises: Promises = field(default_factory=Promises)
+    routes: Routes = field(default_factory=Routes)
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
     hot: HotSettings = field(default_factory=HotSettings)
@@ -108,21 +112,30 @@ class Config:
     worlds: WorldLimits = field(default_factory=WorldLimits)
 
 
-def load(file: Path | None, sets: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Config:
-    """The configuration. Raises ConfigError naming the setting."""
+def load(
+    file: Path | None,
+    sets: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    origins: dict[str, str] | None = None,
+) -> Config:
+    """The configuration. Raises ConfigError naming the setting.
+
+    Into `origins` goes who gave a setting, by its name; what has its default is not in it.
+    """
     config = Config()
+    given = {} if origins is None else origins
     if file is not None:
-        config = _merge(config, _read(file), str(file))
+        config = _merge(config, _read(file), str(file), given)
     env = os.environ if environment is None else environment
     for name, text in sorted(env.items()):
         if name.startswith(ENV_PREFIX) and "__" in name:
             keys = name.removeprefix(ENV_PREFIX).lower().split("__")
-            config = _merge(config, _nest(keys, text), f"environment variable {name}")
+            config = _merge(config, _nest(keys, text), f"environment variable {name}", given)
     for assignment in sets:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: must be section.key=value")
-        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment}")
+        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment}", given)
     check(config)
     return config
 
@@ -140,6 +153,7 @@ def check(config: Config) -> None:
     if not 0.1 <= config.intents.cadence.rate_hz <= 20:
         raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
     _check_speculation(config.speculation)
+    _check_routes(config)
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
     if not 0 <= serve.drain_s <= 3600:
@@ -179,6 +193,17 @@ def _check_speculation(s: SpeculationSettings) -> None:
         raise ConfigError(f"speculation.match_min: {s.match_min}, must be 1 to speculation.match_max ({s.match_max})")
     if s.trial_steps < 1 or s.retry_s <= 0:
         raise ConfigError("speculation.trial_steps must be 1 or more, speculation.retry_s more than 0")
+
+
+def _check_routes(config: Config) -> None:
+    routing.check(config.routes, config.promises, config.engine.context_len)
+    if config.caps.bark != Caps().bark:
+        raise ConfigError("caps.bark: give it as routes.bark.output_max")
+    reply_max = config.routes.reply.output_max
+    if not 1 <= config.dialogue.max_tokens <= reply_max:
+        raise ConfigError(
+            f"dialogue.max_tokens: {config.dialogue.max_tokens}, must be 1 to routes.reply.output_max ({reply_max})"
+        )
 
 
 def unix_path(address: str) -> str:
@@ -237,7 +262,7 @@ def _nest(keys: Sequence[str], text: str) -> dict[str, Any]:
     return value
 
 
-def _merge(settings: Any, values: Mapping[str, Any], origin: str, path: str = "") -> Any:
+def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[str, str], path: str = "") -> Any:
     hints = typing.get_type_hints(type(settings))
     changes: dict[str, Any] = {}
     for key, value in values.items():
@@ -250,9 +275,10 @@ def _merge(settings: Any, values: Mapping[str, Any], origin: str, path: str = ""
         if dataclasses.is_dataclass(present):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{origin}: '{name}' is a section, not a value")
-            changes[key] = _merge(present, value, origin, name)
+            changes[key] = _merge(present, value, origin, origins, name)
         else:
             changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
+            origins[name] = origin
     return dataclasses.replace(settings, **changes)
 
 
@@ -261,6 +287,10 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
         return float(value)
     if wanted is Path and isinstance(value, str):
         return Path(value).expanduser()
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        if isinstance(value, str) and value.upper() in wanted.__members__:
+            return wanted[value.upper()]
+        raise ConfigError(f"{name} must be {', '.join(m.lower() for m in wanted.__members__)}, not {value!r}")
     if isinstance(wanted, types.GenericAlias):  # tuple[str, ...]
         listed = [value] if isinstance(value, str) else value
         if isinstance(listed, list) and all(isinstance(v, str) for v in listed):

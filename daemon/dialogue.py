@@ -33,9 +33,9 @@ from memory.records import Body, Kind
 from npcd.v1 import dialogue_pb2, words_pb2
 from scheduler.ticket import Door, Ticket
 from tiers.promises import Promises
+from tiers.routing import Routes, WorkKind
 
 TEXT_BYTES_MAX = 2048
-TOKENS_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,9 @@ class DialogueSettings:
     """`chunks_max` pending chunks (or a turn that is over) and then `slow_reader_s`, and a reader that does not read
     loses its turn.
 
-    `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none.
-    `unrepeat` keeps models made for npcd from saying the same sentence again (core.work.Sampling).
+    `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none;
+    routes.reply.output_max bounds what it may name. `unrepeat` keeps models made for npcd from saying the same sentence
+    again (core.work.Sampling).
     """
 
     max_tokens: int = 96
@@ -125,6 +126,7 @@ class Dialogue:
         sessions: Sessions,
         memory: Memory,
         promises: Promises,
+        routes: Routes,
         settings: DialogueSettings,
         context_len: int,
         piece: Callable[[int], bytes],
@@ -140,8 +142,10 @@ class Dialogue:
         self._layout = layout
         self._door = door
         self._promises = promises
+        self._route = routes.of(WorkKind.REPLY)
+        self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
         self._settings = settings
-        self._context_len = context_len
+        self._context_len = self._route.context_len(context_len)
         self._piece = piece
         self._perceived = perceived
         self._felt = felt
@@ -316,7 +320,7 @@ class Dialogue:
             if turn.ended.finish in (Finish.FAILED, Finish.REFUSED) and not turn.text.said:
                 self.counts.failed += 1
                 if turn.ended.finish is Finish.REFUSED:
-                    raise Overloaded("the silver queue is full", self._wait_ms())
+                    raise Overloaded(f"the {self._route.tier.name.lower()} queue is full", self._wait_ms())
                 raise EngineFailed(turn.ended.reason)
             kept = self._commit(npc, session, request, line, turn)
             accepted = kept is not None and await self._memory.keep(Kind.TURN, npc.key, request.player_id, kept)
@@ -388,10 +392,11 @@ class Dialogue:
             npc, session, request.turn_id, said, turn.text.said, request.player_name, self._felt(npc)
         )
         now_ns = self._clock()
+        room = self._layout.caps.talk_tail + self._settings.max_tokens
         work = Work(
-            tier=Tier.SILVER,
+            tier=self._trunk_route.tier,
             key=npc.trunk_key(session.player),
-            trunk=self.sessions.trunk(npc, session, self._layout.caps.talk_tail + self._settings.max_tokens),
+            trunk=self.sessions.trunk(npc, session, room, self._context_len),
             shared=npc.shared,
             tail=np.empty(0, np.int32),
             max_tokens=0,
@@ -418,9 +423,9 @@ class Dialogue:
         now_ns = self._clock()
         seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
         return Work(
-            tier=Tier.SILVER,
+            tier=self._route.tier,
             key=npc.trunk_key(session.player),
-            trunk=self.sessions.trunk(npc, session, len(tail) + max_tokens),
+            trunk=self.sessions.trunk(npc, session, len(tail) + max_tokens, self._context_len),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
             max_tokens=max_tokens,
@@ -433,7 +438,7 @@ class Dialogue:
             said=session.lines,
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(Tier.SILVER, now_ns),
+            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
         )
 
     def _last(self, turn: _Open, session: Session, index: int, lost: int, recalled: Recalled) -> dialogue_pb2.TalkEvent:
@@ -465,8 +470,8 @@ class Dialogue:
             raise CallerError("text", "is empty")
         if size > TEXT_BYTES_MAX:
             raise CallerError("text", f"{size} bytes, the limit is {TEXT_BYTES_MAX}")
-        if request.max_tokens > TOKENS_MAX:
-            raise CallerError("max_tokens", f"is {request.max_tokens}, the limit is {TOKENS_MAX}")
+        if request.max_tokens > self._route.output_max:
+            raise CallerError("max_tokens", f"is {request.max_tokens}, the limit is {self._route.output_max}")
         if request.has_temperature:
             check_number("temperature", request.temperature, 0.0, 2.0)
         return self._worlds.npc(tenant, request.world_id, request.npc_id)
@@ -478,7 +483,7 @@ class Dialogue:
         return self.hot.end(npc, player)
 
     def _wait_ms(self) -> int:
-        return self._door.retry_ms(Tier.SILVER, self._clock())
+        return self._door.retry_ms(self._route.tier, self._clock())
 
 
 def timings_message(ended: Ended) -> words_pb2.Timings:

@@ -17,7 +17,7 @@ import numpy as np
 from core.clock import MS, Clock
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
-from core.words import Finish, NpcKey, Source, Tier, TrunkKey
+from core.words import Finish, NpcKey, Source, TrunkKey
 from core.work import Chunk, Ended, Work
 from daemon.barks import Barks
 from daemon.minds import IntentSettings, Mind, Question
@@ -31,6 +31,7 @@ from scheduler.ticket import Door
 from tiers.cadence import due_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
+from tiers.routing import Routes, WorkKind
 
 PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
 ASK_MAX = 32  # questions built in one go: about a millisecond of the event loop
@@ -47,6 +48,7 @@ class Intents:
         layout: Layout,
         door: Door,
         promises: Promises,
+        routes: Routes,
         settings: IntentSettings,
         memory: Memory,
         digest: Callable[[NpcKey, str], tuple[int, ...]],
@@ -60,6 +62,8 @@ class Intents:
         self._layout = layout
         self._door = door
         self._promises = promises
+        self._route = routes.of(WorkKind.INTENT)
+        self._trunk_route = routes.of(WorkKind.TRUNK)
         self._settings = settings
         self._memory = memory
         self._digest = digest
@@ -145,7 +149,7 @@ class Intents:
         now_ns = self._clock()
         for npc in npcs:
             work = Work(
-                tier=Tier.BRONZE,
+                tier=self._trunk_route.tier,
                 key=npc.trunk_key(""),
                 trunk=npc.trunk,
                 shared=npc.shared,
@@ -154,7 +158,7 @@ class Intents:
                 max_tokens=0,
                 adapter=npc.adapter,
                 due_ns=now_ns,
-                deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
+                deadline_ns=self._promises.deadline_ns(self._trunk_route.tier, now_ns),
                 supersede=(npc.key, "trunk"),
             )
             try:
@@ -240,17 +244,17 @@ class Intents:
         npc = q.mind.npc
         choice = q.world.choices[len(q.perception.percepts)]
         return Work(
-            tier=Tier.GOLD,
+            tier=self._route.tier,
             key=npc.trunk_key(""),
             trunk=npc.trunk,
             shared=npc.shared,
             near=npc.number,
             tail=np.asarray(q.tail, np.int32),
-            max_tokens=max(self._promises.gold.output_max, choice.longest),
+            max_tokens=max(self._route.output_max, choice.longest),
             choice=choice,
             adapter=npc.adapter,
             due_ns=q.due_ns,
-            deadline_ns=self._promises.deadline_ns(Tier.GOLD, q.due_ns),
+            deadline_ns=self._promises.deadline_ns(self._route.tier, q.due_ns),
             supersede=(npc.key, "intent"),
         )
 

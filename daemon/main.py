@@ -1,5 +1,5 @@
-"""The command line: npcd serve, doctor, kv, migrate, archive, version (npcd demo is found before it comes here, by
-npcd/__main__.py).
+"""The command line: npcd serve, doctor, kv, route, migrate, archive, version (npcd demo is found before it comes here,
+by npcd/__main__.py).
 
 It imports next to nothing, and what a command needs only when it runs: the parent of `npcd serve` stays small.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
-from daemon import archive_command, kv_command
+from daemon import archive_command, kv_command, route_command
 from daemon.supervise import EXIT_USAGE, Life, supervise
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(archive_command.run, args)
     if args.command == "kv":
         return _print(kv_command.run, args)
+    if args.command == "route":
+        return _print(_explain, args)
     life: Life | None = None
     if not args.no_supervise:
         said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
     doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")
-    for command in (serve, doctor):
+    for command in (serve, doctor, route_command.add_to(commands)):
         _add_settings(command)
     serve.add_argument(
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
@@ -86,13 +88,13 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _config(args: argparse.Namespace) -> Config:
-    """The settings of a command line. Raises ConfigError."""
+def _config(args: argparse.Namespace, origins: dict[str, str] | None = None) -> Config:
+    """The settings of a command line; into `origins` goes who gave which (config.load). Raises ConfigError."""
     import dataclasses
 
     from daemon import config as configuration
 
-    config = configuration.load(args.config, args.sets)
+    config = configuration.load(args.config, args.sets, origins=origins)
     serve, engine = config.serve, config.engine
     if args.listen:
         serve = dataclasses.replace(serve, listen=tuple(args.listen))
@@ -113,6 +115,11 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = doctor.examine(lambda: _config(args))
     print(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
     return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
+
+
+def _explain(args: argparse.Namespace) -> Iterator[str]:
+    origins: dict[str, str] = {}
+    return route_command.run(args, _config(args, origins), origins)
 
 
 def _print(run: Callable[[argparse.Namespace], Iterator[str]], args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from core.choice import Tokens
 from core.clock import MS, Clock, S
 from core.errors import Draining, NotFound, Overloaded
-from core.words import Finish, NpcKey, Tier, TrunkKey
+from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended, Work
 from daemon.prompt import Layout
 from daemon.text import TextAssembler
@@ -30,6 +30,7 @@ from memory.recall import Recalled
 from memory.records import Body, Kind
 from scheduler.ticket import Door, Ticket
 from tiers.promises import Promises
+from tiers.routing import Routes, WorkKind
 
 SUMMARIES_TOLD = 2
 SUMMED_UP_IMPORTANCE = 0.5
@@ -57,6 +58,7 @@ class Sessions:
         layout: Layout,
         door: Door,
         promises: Promises,
+        routes: Routes,
         context_len: int,
         piece: Callable[[int], bytes],
         epoch: int,
@@ -69,7 +71,9 @@ class Sessions:
         self._layout = layout
         self._door = door
         self._promises = promises
-        self._context_len = context_len
+        self._recalls = routes.of(WorkKind.REPLY).recall
+        self._route = routes.of(WorkKind.SUMMARY)
+        self._context_len = self._route.context_len(context_len)
         self._piece = piece
         self._epoch = epoch
         self._clock = clock
@@ -81,7 +85,7 @@ class Sessions:
         recalled = REMEMBERED_AT_HAND
         self._door.load_ahead(npc.key)
         if under_way is None or under_way.said >= self.hot.settings.session_turns_max:
-            recalled = await self._memory.recall(npc.key, player)
+            recalled = await self._recall(npc.key, player)
         session, over = self.hot.open(npc.key, player, self._epoch, self._clock())
         for ended in over:
             self.close(ended)
@@ -115,11 +119,11 @@ class Sessions:
         news = [x for i, x in enumerate(past) if x not in kept and x not in past[:i]]
         session.summary = self._layout.summary(" ".join(news)).tokens if news else ()
 
-    def trunk(self, npc: Npc, session: Session, room: int) -> Tokens:
+    def trunk(self, npc: Npc, session: Session, room: int, context_len: int) -> Tokens:
         """The dialogue's trunk; facts, summary and then the oldest turns go while `room` more tokens would not fit."""
         while True:
             tokens = np.concatenate([npc.trunk, np.asarray(session.tokens, np.int32)])
-            if len(tokens) + room <= self._context_len or not self.hot.make_room(session):
+            if len(tokens) + room <= context_len or not self.hot.make_room(session):
                 return tokens
 
     def add(
@@ -169,7 +173,7 @@ class Sessions:
     def _sum_up(self, npc: Npc, session: Session) -> None:
         """Has the model sum up what is left of the conversation in hot memory. Raises Overloaded or Draining."""
         tail = self._layout.summary_tail()
-        words_max = self._layout.caps.summary
+        words_max = self._route.output_max
         text = TextAssembler(self._layout.stop_text)
         tickets: list[Ticket] = []
 
@@ -187,16 +191,16 @@ class Sessions:
 
         now_ns = self._clock()
         work = Work(
-            tier=Tier.BRONZE,
+            tier=self._route.tier,
             key=npc.trunk_key(session.player),
-            trunk=self.trunk(npc, session, len(tail) + words_max),
+            trunk=self.trunk(npc, session, len(tail) + words_max, self._context_len),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
             max_tokens=words_max,
             adapter=npc.trunk_adapter,
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
+            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
         )
         tickets.append(self._door.submit(work, on_end, on_chunk))
         self._ending.add(session)
@@ -226,6 +230,13 @@ class Sessions:
             self._forget_trunk(session)
 
     # -- the beginning -----------------------------------------------------------------------------------------
+
+    async def _recall(self, npc: NpcKey, player: str) -> Recalled:
+        """What is remembered; when replies are not to wait for it, what is in this process, and the rest is fetched."""
+        if self._recalls:
+            return await self._memory.recall(npc, player)
+        self._memory.near(npc, player)
+        return Recalled(self._memory.at_hand(npc, player) or Bond(), ("hot",))
 
     def _take_up(self, npc: Npc, session: Session, kept: OpenSession, name: str) -> None:
         """A session that an earlier life of the daemon had: goes on when it is young, else it ends now."""

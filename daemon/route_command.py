@@ -1,0 +1,140 @@
+"""`npcd route explain`: where each kind of work goes, how large it may be, and who said so. Gives lines to print."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError
+from tiers.routing import ABOUT, WorkKind
+
+if TYPE_CHECKING:
+    from daemon.config import Config
+
+DEFAULT = "default"
+# The prompt's caps bound tails. A bark's goes on from the intent's answer, which stands in it as well.
+TAILS = {
+    WorkKind.INTENT: "intent_tail",
+    WorkKind.BARK: "intent_tail",
+    WorkKind.REPLY: "talk_tail",
+    WorkKind.PREDICTION: "intent_tail",
+    WorkKind.PREDICTION_BARK: "intent_tail",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One cell of the table. `setting` gives it, `origin` says who gave that: "default", or as config.load has it."""
+
+    name: str
+    shown: str
+    setting: str
+    origin: str
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """The command, and what it takes; the settings' flags are to be added to what it gives."""
+    route = commands.add_parser(
+        "route", help="which tier and engine each kind of work goes to, and how large it may be"
+    )
+    verbs = route.add_subparsers(dest="verb", required=True)
+    explain = verbs.add_parser("explain", help="print the table, and who set what")
+    explain.add_argument("kind", metavar="KIND", nargs="?", help=f"only this: {', '.join(k.value for k in WorkKind)}")
+    explain.add_argument("--json", action="store_true", help="for programs")
+    return explain
+
+
+def run(args: argparse.Namespace, config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    """Lines to print. Raises ConfigError for a kind that there is not."""
+    kinds = [_kind(args.kind)] if args.kind else list(WorkKind)
+    rows = {kind: values(kind, config, origins) for kind in kinds}
+    if args.json:
+        yield json.dumps([as_json(kind, row) for kind, row in rows.items()], indent=2)
+    elif args.kind:
+        yield from _one(kinds[0], rows[kinds[0]])
+    else:
+        yield from _table(rows)
+    if not args.json:
+        yield from _beyond(kinds, config)
+
+
+def values(kind: WorkKind, config: Config, origins: Mapping[str, str]) -> list[Value]:
+    """Everything that one kind gets, and who set it."""
+    route, own = config.routes.of(kind), f"routes.{kind.value}"
+
+    def value(name: str, shown: str, setting: str) -> Value:
+        return Value(name, shown, setting, origins.get(setting, DEFAULT))
+
+    tail = TAILS.get(kind)
+    grown = WorkKind.REPLY if kind is WorkKind.REPLY_TRUNK else kind  # what is made ready is the next reply's
+    context_max = config.routes.of(grown).context_max
+    context = f"routes.{grown.value}.context_max" if context_max else "engine.context_len"
+    return [
+        value("tier", route.tier.name.lower(), f"{own}.tier"),
+        value("engine", route.engine, f"{own}.engine"),
+        value("tail", str(getattr(config.caps, tail)), f"caps.{tail}") if tail else Value("tail", "-", "", DEFAULT),
+        value("output", str(route.output_max or "-"), f"{own}.output_max"),
+        value("context", str(context_max or config.engine.context_len), context),
+        value("tools", "yes" if route.tools else "no", f"{own}.tools"),
+        value("recall", "yes" if route.recall else "no", f"{own}.recall"),
+    ]
+
+
+def as_json(kind: WorkKind, row: Sequence[Value]) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "kind": kind.value,
+        "about": ABOUT[kind],
+        **{v.name: {"value": v.shown, "setting": v.setting, "origin": v.origin} for v in row},
+    }
+
+
+def _table(rows: Mapping[WorkKind, Sequence[Value]]) -> Iterator[str]:
+    """A kind a line; what somebody set has a star, and is told below."""
+    some = next(iter(rows.values()))
+    yield f"{'kind':<16}" + "".join(f" {v.name:>8} " for v in some)
+    starred: dict[str, Value] = {}
+    for kind, row in rows.items():
+        cells = ""
+        for v in row:
+            star = " "
+            if v.origin != DEFAULT:
+                star = "*"
+                starred[v.setting] = v
+            cells += f" {v.shown:>8}{star}"
+        yield f"{kind.value:<16}{cells}".rstrip()
+    yield ""
+    yield "Limits are in tokens; context is trunk, tail and output together. npcd route explain KIND says more."
+    if not starred:
+        yield "Everything is as shipped."
+    for setting, v in starred.items():
+        yield f"* {setting} = {v.shown}: {v.origin}"
+
+
+def _beyond(kinds: Sequence[WorkKind], config: Config) -> Iterator[str]:
+    """Tails longer than their tier's promise was made for: models of many tokens a word need them."""
+    for kind, cap in TAILS.items():
+        tier = config.routes.of(kind).tier
+        length, promised = getattr(config.caps, cap), config.promises.of(tier).tail_max
+        if kind in kinds and length > promised:
+            name = tier.name.lower()
+            yield f"! {kind.value}: a tail of {length} is more than promises.{name}.tail_max ({promised}); measure it"
+
+
+def _one(kind: WorkKind, row: Sequence[Value]) -> Iterator[str]:
+    yield f"{kind.value}: {ABOUT[kind]}"
+    for v in row:
+        yield f"  {v.name:<8} {v.shown:>8}  {v.setting:<30} {v.origin if v.setting else ''}".rstrip()
+
+
+def _kind(said: str) -> WorkKind:
+    names = [kind.value for kind in WorkKind]
+    if said in names:
+        return WorkKind(said)
+    near = difflib.get_close_matches(said, names, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+    raise ConfigError(f"no kind of work is called '{said}'; {hint}")

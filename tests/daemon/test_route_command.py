@@ -1,0 +1,110 @@
+"""npcd route explain: what each kind of work gets, and who said so."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daemon.main import main
+from tiers.routing import WorkKind
+
+
+def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    status = main(["route", "explain", *arguments])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_the_table_has_every_kind_and_says_that_all_is_as_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A kind a line."""
+    status, out, _ = explain(capsys)
+    assert status == 0
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert {kind.value for kind in WorkKind} <= set(lines)
+    assert lines["intent"] == ["gold", "llama", "32", "8", "2048", "no", "no"]
+    assert lines["reply"] == ["silver", "llama", "192", "512", "2048", "no", "yes"]
+    assert lines["trunk"] == ["bronze", "llama", "-", "-", "2048", "no", "no"]
+    assert "Everything is as shipped." in out
+
+
+def test_what_was_set_is_told_with_its_origin(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File, environment and flag, each by its name; the last one who spoke."""
+    file = tmp_path / "npcd.toml"
+    file.write_text("[routes.summary]\noutput_max = 100\ntier = 'silver'\n[engine]\ncontext_len = 1536\n")
+    monkeypatch.setenv("NPCD_ROUTES__SUMMARY__TIER", "bronze")
+    status, out, _ = explain(capsys, "--config", str(file), "--set", "routes.reply.recall=false")
+    assert status == 0
+    assert f"* routes.summary.output_max = 100: {file}" in out
+    assert "* routes.summary.tier = bronze: environment variable NPCD_ROUTES__SUMMARY__TIER" in out
+    assert "* routes.reply.recall = no: --set routes.reply.recall=false" in out
+    assert f"* engine.context_len = 1536: {file}" in out
+    assert "as shipped" not in out
+
+
+def test_one_kind_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """The setting of every value, and who gave it."""
+    status, out, _ = explain(capsys, "reply", "--set", "routes.reply.context_max=1024")
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["tier", "silver", "routes.reply.tier", "default"] in lines
+    assert ["tail", "192", "caps.talk_tail", "default"] in lines
+    assert ["context", "1024", "routes.reply.context_max", "--set", "routes.reply.context_max=1024"] in lines
+
+
+def test_what_goes_beyond_a_promise_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """A longer tail than Gold's milliseconds were promised for is allowed, and said; a silver one has room."""
+    _, out, _ = explain(capsys, "--set", "caps.intent_tail=96")
+    assert "! intent: a tail of 96 is more than promises.gold.tail_max (32); measure it" in out
+    assert "! prediction" not in out
+    _, out, _ = explain(capsys, "reply_trunk", "--set", "routes.reply.context_max=1024")
+    assert "routes.reply.context_max" in out and "!" not in out
+
+
+def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """For programs."""
+    status, out, _ = explain(capsys, "--json", "--set", "caps.intent_tail=40")
+    assert status == 0
+    rows = {row["kind"]: row for row in json.loads(out)}
+    assert set(rows) == {kind.value for kind in WorkKind}
+    assert rows["intent"]["tier"] == {"value": "gold", "setting": "routes.intent.tier", "origin": "default"}
+    assert rows["prediction"]["tail"]["origin"] == "--set caps.intent_tail=40"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay",), "no kind of work is called 'replay'; did you mean reply?"),
+        (("quest",), "there are: intent, bark, reply, reply_trunk, summary, trunk, prediction, prediction_bark"),
+        (("--set", "routes.replay.tier=gold"), "unknown setting 'routes.replay'; did you mean 'reply'?"),
+        (("--set", "routes.reply.tier=iron"), "'routes.reply.tier' must be gold, silver, bronze, not 'iron'"),
+        (("--set", "routes.reply.engine=vllm"), "there is no engine 'vllm'; there is: llama"),
+        (("--set", "routes.intent.recall=true"), "Gold never calls tools or waits on I/O"),
+        (("--set", "dialogue.max_tokens=600"), "dialogue.max_tokens: 600, must be 1 to routes.reply.output_max (512)"),
+        (("--set", "caps.bark=12"), "caps.bark: give it as routes.bark.output_max"),
+    ],
+)
+def test_what_is_wrong_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+    """One line, with what would be right."""
+    status, out, err = explain(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("npcd: ") and said in err and err.count("\n") == 1
+
+
+def test_it_runs_as_a_command() -> None:
+    """Through the way in."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("NPCD_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "npcd", "route", "explain", "bark"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("bark: a few words")

@@ -1,0 +1,107 @@
+"""The routing table: every kind has a route, and what cannot be is refused by the setting's name."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from core.errors import ConfigError
+from core.words import Tier
+from tiers.promises import Promises
+from tiers.routing import ABOUT, ENGINES, GROWING, Route, Routes, WorkKind, check
+
+LEN = 2048
+
+
+def test_every_kind_has_a_route_and_the_shipped_table_holds() -> None:
+    """What a kind is called is the name of its setting."""
+    assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind}
+    assert set(ABOUT) == set(WorkKind)
+    check(Routes(), Promises(), LEN)
+    for kind in WorkKind:
+        route = Routes().of(kind)
+        assert route is getattr(Routes(), kind.value)
+        assert route.engine in ENGINES
+
+
+def test_the_shipped_table_is_that_of_the_design() -> None:
+    """Gold for intents and barks, Silver for what a player hears, Bronze for the rest; one kind may wait for memory."""
+    tiers = {kind: Routes().of(kind).tier for kind in WorkKind}
+    assert [kind for kind, tier in tiers.items() if tier is Tier.GOLD] == [WorkKind.INTENT, WorkKind.BARK]
+    assert [kind for kind, tier in tiers.items() if tier is Tier.SILVER] == [WorkKind.REPLY, WorkKind.REPLY_TRUNK]
+    assert [kind for kind in WorkKind if Routes().of(kind).recall] == [WorkKind.REPLY]
+    assert not any(Routes().of(kind).tools for kind in WorkKind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("reply", {"engine": "vllm"}, "routes.reply.engine: there is no engine 'vllm'; there is: llama"),
+        ("intent", {"tools": True}, "routes.intent.tools: Gold never calls tools or waits on I/O"),
+        ("intent", {"recall": True}, "routes.intent.recall: Gold never calls tools or waits on I/O"),
+        ("bark", {"recall": True}, "routes.bark.recall: Gold never calls tools or waits on I/O"),
+        ("reply", {"tier": Tier.GOLD}, "routes.reply.recall: Gold never calls tools or waits on I/O"),
+        ("reply", {"tools": True}, "routes.reply.tools: there are no tools yet"),
+        ("summary", {"recall": True}, "routes.summary.recall: only a reply waits for what is remembered"),
+        ("trunk", {"tier": Tier.GOLD}, "routes.trunk.tier: gold, must be silver or bronze"),
+        ("reply_trunk", {"tier": Tier.GOLD}, "routes.reply_trunk.tier: gold, must be silver or bronze"),
+        ("prediction", {"tier": Tier.GOLD}, "routes.prediction.tier: gold, must be bronze"),
+        ("prediction_bark", {"tier": Tier.SILVER}, "routes.prediction_bark.tier: silver, must be bronze"),
+        ("trunk", {"output_max": 1}, "routes.trunk.output_max: 1, must be 0"),
+        ("bark", {"output_max": 0}, "routes.bark.output_max: 0, must be 1 or more"),
+        (
+            "bark",
+            {"output_max": 9},
+            "routes.bark.output_max: 9 is more than gold promises (promises.gold.output_max: 8)",
+        ),
+        ("reply", {"output_max": 513}, "more than silver promises (promises.silver.output_max: 512)"),
+        ("summary", {"output_max": 2000}, "more than bronze promises (promises.bronze.output_max: 1024)"),
+        (
+            "reply",
+            {"context_max": 400},
+            "routes.reply.output_max: 512 is more than routes.reply.context_max (400) holds",
+        ),
+        (
+            "reply",
+            {"context_max": 4096},
+            "routes.reply.context_max: 4096, must be 1 to engine.context_len (2048), or 0",
+        ),
+        ("reply", {"context_max": -1}, "routes.reply.context_max: -1, must be 1 to"),
+        ("intent", {"context_max": 900}, "routes.intent.context_max: only conversations grow; give it in routes.reply"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind: str, change: dict[str, object], said: str) -> None:
+    """By the name of the setting, with the limit."""
+    routes = replace(Routes(), **{kind: replace(getattr(Routes(), kind), **change)})
+    with pytest.raises(ConfigError) as caught:
+        check(routes, Promises(), LEN)
+    assert said in str(caught.value)
+
+
+def test_an_output_beyond_the_models_context_is_refused() -> None:
+    """Whatever the tier promises."""
+    with pytest.raises(ConfigError, match=r"routes\.reply\.output_max: 512 is more than engine\.context_len \(500\)"):
+        check(Routes(), Promises(), 500)
+
+
+def test_other_choices_hold() -> None:
+    """A summary may be hurried, a reply's length and memory limited."""
+    routes = replace(
+        Routes(),
+        summary=Route(Tier.SILVER, output_max=100),
+        reply=Route(Tier.SILVER, output_max=64, context_max=1024),
+        trunk=Route(Tier.SILVER),
+        intent=Route(Tier.SILVER, output_max=8),
+    )
+    check(routes, Promises(), LEN)
+    assert routes.of(WorkKind.REPLY).context_len(LEN) == 1024
+    assert routes.of(WorkKind.REPLY).context_len(512) == 512
+    assert routes.of(WorkKind.SUMMARY).context_len(LEN) == LEN
+
+
+def test_an_engine_exists_when_the_daemon_says_so() -> None:
+    """The list is the daemon's; a message names all of it."""
+    routes = replace(Routes(), reply=replace(Routes().reply, engine="vllm"))
+    check(routes, Promises(), LEN, ("llama", "vllm"))
+    with pytest.raises(ConfigError, match="there is: llama, openai"):
+        check(routes, Promises(), LEN, ("openai", "llama"))
+    assert {WorkKind.REPLY, WorkKind.SUMMARY} == GROWING

@@ -1,0 +1,144 @@
+"""Which tier and engine each kind of work goes to, and how large it may be: one table, settings as well as code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from enum import Enum
+
+from core.errors import ConfigError
+from core.words import Tier
+from tiers.promises import Promises
+
+LLAMA = "llama"  # engines/llama.py, in this process
+ENGINES = (LLAMA,)
+
+
+class WorkKind(Enum):
+    """Everything that the daemon asks an engine for. The values are the names of Routes' fields."""
+
+    INTENT = "intent"
+    BARK = "bark"
+    REPLY = "reply"
+    REPLY_TRUNK = "reply_trunk"
+    SUMMARY = "summary"
+    TRUNK = "trunk"
+    PREDICTION = "prediction"
+    PREDICTION_BARK = "prediction_bark"
+
+
+ABOUT = {
+    WorkKind.INTENT: "what an NPC is about to do: action, target, emotion",
+    WorkKind.BARK: "a few words for an action that speaks",
+    WorkKind.REPLY: "what an NPC says to a player's line",
+    WorkKind.REPLY_TRUNK: "a conversation's KV, made ready for the next line",
+    WorkKind.SUMMARY: "what an NPC keeps of a conversation that is over",
+    WorkKind.TRUNK: "an NPC's KV, made ready before it is asked",
+    WorkKind.PREDICTION: "an intent for a state that has not come yet",
+    WorkKind.PREDICTION_BARK: "the first words for somebody who walks up",
+}
+
+SILENT = frozenset({WorkKind.REPLY_TRUNK, WorkKind.TRUNK})  # they make KV and no tokens
+GUESSES = frozenset({WorkKind.PREDICTION, WorkKind.PREDICTION_BARK})
+GROWING = frozenset({WorkKind.REPLY, WorkKind.SUMMARY})  # their trunks grow with a conversation; others are the world's
+RECALLING = frozenset({WorkKind.REPLY})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where works of one kind go.
+
+    `output_max`: tokens that one of them makes at most (an intent's are its longest answer's, if that is more).
+    `context_max`: tokens of its trunk, tail and output together (0: as many as the engine's context holds).
+    `tools`, `recall`: whether it may call tools, and wait for what is remembered.
+    """
+
+    tier: Tier
+    engine: str = LLAMA
+    output_max: int = 0
+    context_max: int = 0
+    tools: bool = False
+    recall: bool = False
+
+    def context_len(self, engine_len: int) -> int:
+        """Tokens that one work may hold, on an engine whose sequences hold `engine_len`."""
+        return min(self.context_max or engine_len, engine_len)
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The table. What is as shipped is right for the shipped model; a limit costs nothing where it is not reached."""
+
+    intent: Route = Route(Tier.GOLD, output_max=8)
+    bark: Route = Route(Tier.GOLD, output_max=8)
+    reply: Route = Route(Tier.SILVER, output_max=512, recall=True)
+    reply_trunk: Route = Route(Tier.SILVER)
+    summary: Route = Route(Tier.BRONZE, output_max=160)
+    trunk: Route = Route(Tier.BRONZE)
+    prediction: Route = Route(Tier.BRONZE, output_max=8)
+    prediction_bark: Route = Route(Tier.BRONZE, output_max=8)
+
+    def of(self, kind: WorkKind) -> Route:
+        """The route of one kind."""
+        route = getattr(self, kind.value)
+        assert isinstance(route, Route)
+        return route
+
+
+assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == {kind.value for kind in ABOUT}
+
+
+def check(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:
+    """Raises ConfigError naming the first setting that cannot be, and its limit."""
+    for kind in WorkKind:
+        route, name = routes.of(kind), f"routes.{kind.value}"
+        if route.engine not in engines:
+            there = ", ".join(sorted(engines))
+            raise ConfigError(f"{name}.engine: there is no engine '{route.engine}'; there is: {there}")
+        _check_tier(kind, route, name)
+        if route.context_max and kind not in GROWING:
+            grow = " and ".join(f"routes.{k.value}" for k in WorkKind if k in GROWING)
+            raise ConfigError(f"{name}.context_max: only conversations grow; give it in {grow}, and leave it 0 here")
+        if not 0 <= route.context_max <= engine_len:
+            limit = f"engine.context_len ({engine_len})"
+            raise ConfigError(f"{name}.context_max: {route.context_max}, must be 1 to {limit}, or 0: all of it")
+        _check_output(kind, route, name, promises, engine_len)
+
+
+def _check_tier(kind: WorkKind, route: Route, name: str) -> None:
+    for does in ("tools", "recall"):
+        if route.tier is Tier.GOLD and getattr(route, does):
+            raise ConfigError(
+                f"{name}.{does}: Gold never calls tools or waits on I/O; leave it false, or take another tier"
+            )
+    if route.tools:
+        raise ConfigError(f"{name}.tools: there are no tools yet that a work could call; leave it false")
+    if route.recall and kind not in RECALLING:
+        raise ConfigError(f"{name}.recall: only a reply waits for what is remembered; leave it false")
+    if kind in SILENT and route.tier is Tier.GOLD:
+        raise ConfigError(
+            f"{name}.tier: gold, must be silver or bronze: Gold is for few tokens, and would wait for a trunk's"
+        )
+    if kind in GUESSES and route.tier is not Tier.BRONZE:
+        raise ConfigError(
+            f"{name}.tier: {route.tier.name.lower()}, must be bronze: guesses are for time that nobody else needs"
+        )
+
+
+def _check_output(kind: WorkKind, route: Route, name: str, promises: Promises, engine_len: int) -> None:
+    if kind in SILENT:
+        if route.output_max:
+            raise ConfigError(f"{name}.output_max: {route.output_max}, must be 0: it makes KV and no tokens")
+        return
+    if route.output_max < 1:
+        raise ConfigError(f"{name}.output_max: {route.output_max}, must be 1 or more")
+    tier = route.tier.name.lower()
+    most = promises.of(route.tier).output_max
+    if route.output_max > most:
+        raise ConfigError(
+            f"{name}.output_max: {route.output_max} is more than {tier} promises (promises.{tier}.output_max: {most})"
+        )
+    context_len = route.context_len(engine_len)
+    if route.output_max > context_len:
+        limit = f"{name}.context_max" if route.context_max else "engine.context_len"
+        raise ConfigError(f"{name}.output_max: {route.output_max} is more than {limit} ({context_len}) holds")
