@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from npcd_client.perception import GameClock
+from npcd_client.perception import Activation, GameClock
 from npcd_client.table import IntentTable
-from npcd_client.v1 import intents_pb2
+from npcd_client.v1 import intents_pb2, words_pb2
 
 MS = 1_000_000
 
@@ -71,6 +71,26 @@ def test_a_snapshot_of_what_is_known_tells_nothing_new() -> None:
     table = IntentTable(GameClock())
     table.apply(frame(intent(9)), 0)
     assert table.apply(frame(intent(9), snapshot=True), 0) == []
+
+
+def attends(**levels: words_pb2.Activation.ValueType) -> list[intents_pb2.ActivationChanged]:
+    return [intents_pb2.ActivationChanged(npc_id=npc_id, activation=level) for npc_id, level in levels.items()]
+
+
+def test_activations_are_those_of_the_snapshot_and_of_the_changes_since() -> None:
+    """Whoever is in neither is ambient, so a world of ten thousand costs what its active few cost."""
+    active, warm = words_pb2.ACTIVATION_ACTIVE, words_pb2.ACTIVATION_WARM
+    table = IntentTable(GameClock())
+    table.apply(frame(snapshot=True, activations=attends(a=active, b=warm)), 0)
+    assert table.activations == {"a": Activation.ACTIVE, "b": Activation.WARM}
+    table.apply(frame(activations=attends(a=words_pb2.ACTIVATION_AMBIENT, b=active, c=warm)), 0)
+    assert table.activations == {"b": Activation.ACTIVE, "c": Activation.WARM}
+    before = table.activations
+    table.apply(frame(snapshot=True, activations=attends(c=active)), 0)
+    assert table.activations == {"c": Activation.ACTIVE}
+    assert before == {"b": Activation.ACTIVE, "c": Activation.WARM}, "a snapshot replaces the table as a whole"
+    table.apply(frame(activations=attends(c=words_pb2.Activation.ValueType(77))), 0)
+    assert table.activations == {"c": Activation.UNSPECIFIED}, "a level of a newer contract"
 
 
 def test_the_send_memory_is_bounded() -> None:

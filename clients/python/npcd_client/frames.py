@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from npcd_client.client import Client, new_turn_id
 from npcd_client.errors import NpcdError, Unavailable
 from npcd_client.live import LIVE_DEFAULTS, Live, LiveProblem, LiveSettings
-from npcd_client.perception import Intent, Observation
+from npcd_client.perception import Activation, Intent, Observation
 from npcd_client.talking import TalkEvent
 
 _Value = TypeVar("_Value")
@@ -41,7 +41,7 @@ class SoonTalk:
 
 
 class FrameClient:
-    """npcd for a frame loop: observe(), latest(), tell_time() and talk_soon() never wait.
+    """npcd for a frame loop: observe(), latest(), activation(), tell_time() and talk_soon() never wait.
 
     `npcd` is the asyncio Client inside; run its calls with wait() while loading and soon() while playing.
     """
@@ -108,6 +108,10 @@ class FrameClient:
     def latest(self, npc_id: str) -> Intent | None:
         """The newest intent of an NPC, None when there is none yet."""
         return self.live.latest(npc_id)
+
+    def activation(self, npc_id: str) -> Activation:
+        """The attention that npcd gives an NPC now."""
+        return self.live.activation(npc_id)
 
     def tell_time(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
         """Tells game time, on which intents expire."""

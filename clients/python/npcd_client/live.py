@@ -1,6 +1,6 @@
 """The Live stream of one world: observations out, intents in, for a frame loop that never waits.
 
-Who owns what: any thread calls observe(), latest() and tell_time(), which touch one deque, one dict and one tuple.
+Who owns what: any thread calls observe(), latest(), activation() and tell_time(), which touch a deque, dicts, a tuple.
 All else belongs to the client's event loop: one task keeps the stream up, one inside it writes. Cancelling that task
 closes the stream; the table keeps its last intents and what was not sent yet is dropped.
 """
@@ -21,7 +21,7 @@ import grpc
 
 from npcd_client import wire
 from npcd_client.errors import NpcdError, TooLate
-from npcd_client.perception import GameClock, Intent, Observation
+from npcd_client.perception import Activation, GameClock, Intent, Observation
 from npcd_client.table import IntentTable
 from npcd_client.v1 import intents_pb2
 
@@ -132,6 +132,13 @@ class Live:
     def latest(self, npc_id: str) -> Intent | None:
         """The newest intent of an NPC, at once; None when there is none yet. Any thread."""
         return self._table.rows.get(npc_id)
+
+    def activation(self, npc_id: str) -> Activation:
+        """The attention that npcd gives an NPC now; AMBIENT also for one that it was not told of. Any thread.
+
+        An ambient NPC is not thought about, the rule policy answers for it: a game may observe it less often.
+        """
+        return self._table.activations.get(npc_id, Activation.AMBIENT)
 
     def tell_time(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
         """Tells game time, on which intents expire. Until told it runs with wall time from 0. Any thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from npcd_client import wire
-from npcd_client.perception import GameClock, Intent
+from npcd_client.perception import Activation, GameClock, Intent
 from npcd_client.v1 import intents_pb2
 
 SENDS_MAX = 128  # send times remembered per NPC: 12 s at 10 Hz, far more than an intent lives
@@ -14,11 +14,13 @@ SENDS_MAX = 128  # send times remembered per NPC: 12 s at 10 Hz, far more than a
 class IntentTable:
     """Owned by the client's loop, which alone changes it.
 
-    `rows` may be read from any thread: it holds values that never change and is replaced as a whole by a snapshot.
+    `rows` and `activations` may be read from any thread: they hold values that never change and are replaced as a whole
+    by a snapshot. An NPC that is in no row of `activations` is ambient.
     """
 
     def __init__(self, clock: GameClock, sends_max: int = SENDS_MAX) -> None:
         self.rows: dict[str, Intent] = {}
+        self.activations: dict[str, Activation] = {}
         self.stale = 0  # intents left out because a newer version was here
         self._clock = clock
         self._sends_max = sends_max
@@ -53,9 +55,21 @@ class IntentTable:
             if held is None or (held.daemon_epoch, held.version) != (intent.daemon_epoch, intent.version):
                 fresh.append(intent)
         self.rows = rows
+        if frame.snapshot or frame.activations:
+            self._attend(frame)
         for confirmed in frame.confirmed:
             self._confirm(confirmed, frame.daemon_epoch, now_ns)
         return fresh
+
+    def _attend(self, frame: intents_pb2.IntentFrame) -> None:
+        held = {} if frame.snapshot else self.activations
+        for changed in frame.activations:
+            activation = wire.activation_of(changed.activation)
+            if activation is Activation.AMBIENT:
+                held.pop(changed.npc_id, None)
+            else:
+                held[changed.npc_id] = activation
+        self.activations = held
 
     def _confirm(self, confirmed: intents_pb2.IntentConfirmed, daemon_epoch: int, now_ns: int) -> None:
         held = self.rows.get(confirmed.npc_id)

@@ -110,6 +110,11 @@ def activation(given: perception.Activation) -> words_pb2.Activation.ValueType:
     return words_pb2.Activation.ValueType(given.value)
 
 
+def activation_of(number: int) -> perception.Activation:
+    """An activation, from the wire; one of a newer contract reads as UNSPECIFIED."""
+    return _ACTIVATIONS.get(number, perception.Activation.UNSPECIFIED)
+
+
 def intent(
     message: intents_pb2.Intent, daemon_epoch: int, agreed_ns: int, clock: perception.GameClock
 ) -> perception.Intent:
@@ -170,6 +175,7 @@ def timings(message: words_pb2.Timings) -> talking.Timings:
 
 _KINDS = {int(kind): kind for kind in talking.TalkEventKind}
 _FINISHES = {int(finish): finish for finish in talking.TalkFinish}
+_ACTIVATIONS = {int(activation): activation for activation in perception.Activation}
 _SOURCES = {int(source): source for source in perception.IntentSource}
 
 
