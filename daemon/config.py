@@ -38,6 +38,7 @@ from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers import routing
+from tiers.cadence import check_cadence
 from tiers.promises import Promises
 from tiers.routing import Routes
 
@@ -150,8 +151,7 @@ def check(config: Config) -> None:
         )
     if not 1 <= config.scheduler.window.window_ms <= 10:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
-    if not 0.1 <= config.intents.cadence.rate_hz <= 20:
-        raise ConfigError(f"intents.cadence.rate_hz: {config.intents.cadence.rate_hz:g}, must be 0.1 to 20")
+    check_cadence(config.intents.cadence)
     _check_speculation(config.speculation)
     _check_routes(config)
     if serve.log_level not in ("debug", "info", "warning", "error"):

@@ -1,10 +1,15 @@
-"""When an NPC's next intent is due: at most once per slot of its cadence, and only when something has changed."""
+"""When an NPC's next intent is due: at most once per slot of its cadence, and only when something has changed.
+
+The more attention, the shorter the slot; an ambient NPC has none, and is the rule policy's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from core.clock import MS
+from core.errors import ConfigError
+from core.words import Activation
 
 # NPCs side by side in number are due side by side in time, so that their sequences form runs in a step.
 TOGETHER = 4
@@ -14,14 +19,31 @@ SPREAD = 0.6180339887498949
 
 @dataclass(frozen=True, slots=True)
 class CadenceSettings:
-    """`rate_hz` is how often an NPC may be thought about; an event (attacked, spoken to) does not wait for the slot."""
+    """How often an active and a warm NPC may be thought about; an event (attacked, spoken to) waits for no slot."""
 
-    rate_hz: float = 2.0
+    active_hz: float = 2.0
+    warm_hz: float = 0.5
 
     @property
     def slot_ns(self) -> int:
-        """Length of a slot."""
-        return round(1e9 / self.rate_hz)
+        """Length of an active NPC's slot."""
+        return round(1e9 / self.active_hz)
+
+    def slot_ns_of(self, activation: Activation) -> int | None:
+        """Length of a slot at that level; None: the model is not asked on its own account."""
+        if activation is Activation.AMBIENT:
+            return None
+        return round(1e9 / (self.active_hz if activation is Activation.ACTIVE else self.warm_hz))
+
+
+def check_cadence(settings: CadenceSettings, section: str = "intents.cadence") -> None:
+    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+    if not 0.1 <= settings.active_hz <= 20:
+        raise ConfigError(f"{section}.active_hz: {settings.active_hz:g}, must be 0.1 to 20")
+    if not 0.01 <= settings.warm_hz <= settings.active_hz:
+        raise ConfigError(
+            f"{section}.warm_hz: {settings.warm_hz:g}, must be 0.01 to {section}.active_hz ({settings.active_hz:g})"
+        )
 
 
 def phase_ns(number: int, slot_ns: int) -> int:

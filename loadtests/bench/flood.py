@@ -39,7 +39,7 @@ class _Round:
 async def run(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
     """The three, in turns."""
     round_s, rounds = (2.0, 1) if quick else (ROUND_S, ROUNDS)
-    rate = NPCS * CadenceSettings().rate_hz
+    rate = NPCS * CadenceSettings().active_hz
     figures.note(f"-- {rate:.0f} Gold/s on {NPCS} trunks, {BRONZE} Bronze works; {rounds} rounds of each")
     rig.use(rig.planner)
     alone: list[_Round] = []

@@ -390,7 +390,7 @@ async def npcd_side(
             "--set",
             "intents.bark_every_ms=0",
             "--set",
-            "intents.cadence.rate_hz=20",
+            "intents.cadence.active_hz=20",
         ),
         *(part for one in sets for part in ("--set", one)),
     ]

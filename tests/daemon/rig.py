@@ -186,5 +186,5 @@ def gated() -> Model:
 
 def quick(config: Config) -> Config:
     """The configuration with a fast cadence, so that tests of many questions do not wait for slots."""
-    cadence = replace(config.intents.cadence, rate_hz=20.0)
+    cadence = replace(config.intents.cadence, active_hz=20.0)
     return replace(config, intents=replace(config.intents, cadence=cadence))

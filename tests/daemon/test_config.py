@@ -18,9 +18,9 @@ def test_defaults_are_valid_and_point_at_the_shipped_model() -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     """File, then environment, then flags."""
     file = tmp_path / "npcd.toml"
-    file.write_text('[serve]\nlisten = ["127.0.0.1:1"]\nhttp = "127.0.0.1:2"\n[intents.cadence]\nrate_hz = 3\n')
+    file.write_text('[serve]\nlisten = ["127.0.0.1:1"]\nhttp = "127.0.0.1:2"\n[intents.cadence]\nactive_hz = 3\n')
     config = load(file, environment={})
-    assert (config.serve.listen, config.serve.http, config.intents.cadence.rate_hz) == (
+    assert (config.serve.listen, config.serve.http, config.intents.cadence.active_hz) == (
         ("127.0.0.1:1",),
         "127.0.0.1:2",
         3.0,
@@ -53,7 +53,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("serve.listen=unix:/nowhere/at/all.sock", "does not exist"),
         (f"serve.listen=unix:/tmp/{'x' * 120}", "107 at most"),
         ("scheduler.window.window_ms=11", "must be 1 to 10"),
-        ("intents.cadence.rate_hz=0.0", "must be 0.1 to 20"),
+        ("intents.cadence.active_hz=0.0", "intents.cadence.active_hz: 0, must be 0.1 to 20"),
+        ("intents.cadence.warm_hz=3", "intents.cadence.warm_hz: 3, must be 0.01 to intents.cadence.active_hz (2)"),
         ("engine.sequences=10", "must exceed"),
         ("serve.tls_key=x", "belong together"),
         ("serve.drain_s=nan", "must be 0 to 3600 seconds"),

@@ -2,14 +2,22 @@
 
 import random
 
+from core.words import Activation
 from tiers.cadence import TOGETHER, CadenceSettings, due_ns, next_slot_ns, phase_ns
 
-SLOT_NS = CadenceSettings(rate_hz=2.0).slot_ns
+SLOT_NS = CadenceSettings(active_hz=2.0).slot_ns
 
 
 def test_a_slot_is_half_a_second_at_two_hertz() -> None:
     """Rate and slot agree."""
     assert SLOT_NS == 500_000_000
+
+
+def test_less_attention_is_a_longer_slot() -> None:
+    """Warm NPCs are asked a quarter as often, ambient ones not at all."""
+    settings = CadenceSettings()
+    slots = {activation: settings.slot_ns_of(activation) for activation in Activation}
+    assert slots == {Activation.ACTIVE: SLOT_NS, Activation.WARM: 4 * SLOT_NS, Activation.AMBIENT: None}
 
 
 def test_neighbours_share_a_phase_and_groups_are_spread() -> None:
