@@ -1,0 +1,247 @@
+"""Which expected states are worth asking about, and what became of them.
+
+Every expected state is noted, asked about or not, and is watched until it comes true or its time is over. So each kind
+of prediction is judged by how often it comes true here, in this game, at no cost; the best kinds are asked about, as
+many as together keep within the allowed waste. All that is asked about is accounted: tokens spent, wasted, time saved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+
+from core.clock import MS
+from core.words import Activation
+from tiers.prediction import PredictionSettings
+
+WHEN_MS = (500, 1_000, 2_000)  # a kind is judged apart for what is near and what is far
+PRIOR = 8  # so many cases the chance that a prediction came with stands for
+CASES_MAX = 400  # older cases count half when there are so many
+MARGIN = 0.05  # of the allowed waste that is kept back
+TIGHTEN = 4.0  # by how much more is wanted, when more than that is wasted
+CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
+KINDS_MAX = 256
+SOON_MS = 500  # what comes in one such step is equally urgent
+
+
+@dataclass(slots=True)
+class ForesightCounts:
+    """Counted since start; `wasted_tokens` of those that were spent on states that did not come in time."""
+
+    predictions: int = 0
+    hits: int = 0
+    tokens: int = 0
+    wasted_tokens: int = 0
+    saved_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A question that could be asked ahead of time: about whom, which state, and what asking costs."""
+
+    who: Hashable
+    state: Hashable
+    kind: str
+    chance: float
+    in_ms: int
+    tokens: int
+    activation: Activation = Activation.ACTIVE
+
+
+@dataclass(slots=True)
+class Judged:
+    """How one kind of prediction has fared: cases that are over, and those that came true."""
+
+    cases: float
+    true: float
+    good: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of its cases, how many come true."""
+        return self.true / self.cases
+
+
+@dataclass(slots=True, eq=False)
+class _Noted:
+    """One expected state of one NPC, and all that it was offered as. `tokens` -1: not asked about."""
+
+    kinds: list[tuple[str, int]]
+    due_ns: int
+    until_ns: int
+    tokens: int = -1
+    true: bool = False
+    over: bool = False
+
+
+class Foresight:
+    """The books of all NPCs; one without expected states has none. `who` and `state` are whatever names them.
+
+    Invariant: an NPC has at most per_npc_max states that were asked about, and as many that are only watched.
+    """
+
+    def __init__(self, settings: PredictionSettings) -> None:
+        self.counts = ForesightCounts()
+        self._settings = settings
+        self._ttl_ns = round(settings.ttl_s * 1e9)
+        self._books: dict[Hashable, dict[Hashable, _Noted]] = {}
+        self._ends: deque[tuple[int, Hashable, Hashable, _Noted]] = deque()  # in the order of time
+        self._over: list[tuple[Hashable, Hashable]] = []
+        self._kinds: dict[tuple[str, int], Judged] = {}
+        self._judged = 0
+        self._settled_tokens = 0
+
+    # -- ahead of time -----------------------------------------------------------------------------------------
+
+    def offer(self, who: Hashable, state: Hashable, kind: str, chance: float, in_ms: int, now_ns: int) -> bool:
+        """Whether asking about this state now is worth its tokens; notes it in any case, to see whether it comes."""
+        if not self._settings.on:
+            return False
+        named = _named(kind, in_ms)
+        judged = self._judge(named, chance)
+        book = self._books.setdefault(who, {})
+        noted = book.get(state)
+        if noted is None:
+            if not self._room(who, book, asked=False, now_ns=now_ns):
+                return False
+            noted = book[state] = _Noted([named], now_ns + in_ms * MS, now_ns + self._ttl_ns)
+            self._ends.append((noted.until_ns, who, state, noted))
+        elif named not in noted.kinds:
+            noted.kinds.append(named)
+        if noted.tokens >= 0 or noted.true:
+            return False
+        return judged.good and self._room(who, book, asked=True, now_ns=now_ns)
+
+    def choose(self, offers: Iterable[Offer], budget_tokens: int, now_ns: int) -> list[Offer]:
+        """Whom to ask about what, in this order: active before warm, soon before later, likely before less likely."""
+        worth = [o for o in offers if self.offer(o.who, o.state, o.kind, o.chance, o.in_ms, now_ns)]
+        worth.sort(key=lambda o: (o.activation, o.in_ms // SOON_MS, -self.share(o.kind, o.in_ms, o.chance), o.in_ms))
+        chosen = []
+        for o in worth:
+            if o.tokens <= budget_tokens:
+                budget_tokens -= o.tokens
+                chosen.append(o)
+        return chosen
+
+    def asked(self, who: Hashable, state: Hashable, kind: str, tokens: int, now_ns: int) -> None:
+        """A question about this state was asked ahead of time, for so many tokens. It counts until its ttl is over."""
+        self.counts.predictions += 1
+        self.counts.tokens += tokens
+        book = self._books.setdefault(who, {})
+        noted = book.get(state)
+        if noted is None:
+            noted = book[state] = _Noted([_named(kind, 0)], now_ns, 0)
+            self._judge(noted.kinds[0], 0.0)
+        elif noted.tokens >= 0:
+            tokens += noted.tokens
+        noted.tokens, noted.until_ns = tokens, now_ns + self._ttl_ns
+        self._ends.append((noted.until_ns, who, state, noted))
+
+    # -- in its time -------------------------------------------------------------------------------------------
+
+    def came_true(self, who: Hashable, state: Hashable, saved_ns: int, now_ns: int) -> bool:
+        """Call it for each new state of an NPC; whether it was asked about. `saved_ns` counts if it was."""
+        book = self._books.get(who)
+        noted = book.get(state) if book is not None else None
+        if noted is None or noted.until_ns < now_ns:
+            return False
+        if not noted.true:
+            noted.true = True
+            for kind in noted.kinds:
+                self._learn(kind, 1.0)
+            if noted.tokens >= 0:
+                self.counts.hits += 1
+        if noted.tokens >= 0:
+            self.counts.saved_ns += saved_ns
+        return noted.tokens >= 0
+
+    def expire(self, now_ns: int) -> list[tuple[Hashable, Hashable]]:
+        """Ends what is over; which NPCs' states of those that were asked about no longer count, since the last call."""
+        ends = self._ends
+        while ends and ends[0][0] < now_ns:
+            until_ns, who, state, noted = ends.popleft()
+            if not noted.over and noted.until_ns == until_ns:
+                self._end(who, state, noted)
+        over, self._over = self._over, []
+        return over
+
+    def remove(self, who: Hashable) -> None:
+        """Forgets an NPC; what was asked about it and did not come true is wasted."""
+        for state, noted in list(self._books.get(who, {}).items()):
+            self._end(who, state, noted, learn=False)
+
+    # -- how good it is ----------------------------------------------------------------------------------------
+
+    def share(self, kind: str, in_ms: int, chance: float = 0.0) -> float:
+        """How many predictions of this kind come true, of those that were seen so far; else the chance."""
+        judged = self._kinds.get(_named(kind, in_ms))
+        return judged.share if judged else chance
+
+    def _judge(self, named: tuple[str, int], chance: float) -> Judged:
+        judged = self._kinds.get(named)
+        if judged is None:
+            assert len(self._kinds) < KINDS_MAX, "kinds of prediction are few"
+            judged = Judged(PRIOR, PRIOR * chance, chance >= self._wanted)
+            self._kinds[named] = judged
+        return judged
+
+    @property
+    def _wanted(self) -> float:
+        return min(1.0, 1.0 - self._settings.wasted_max + MARGIN)
+
+    def _learn(self, named: tuple[str, int], true: float) -> None:
+        judged = self._kinds[named]
+        judged.cases += 1.0
+        judged.true += true
+        if judged.cases >= CASES_MAX:
+            judged.cases /= 2
+            judged.true /= 2
+        self._judged += 1
+        if self._judged % CHOSEN_EVERY == 0:
+            self._choose_kinds()
+
+    def _choose_kinds(self) -> None:
+        """The best kinds, as many as together come true often enough; fewer, when more was wasted than meant."""
+        wanted = self._wanted
+        if self._settled_tokens:
+            meant = self._settings.wasted_max - MARGIN
+            wanted += TIGHTEN * max(0.0, self.counts.wasted_tokens / self._settled_tokens - meant)
+        cases = true = 0.0
+        for judged in sorted(self._kinds.values(), key=lambda j: -j.share):
+            cases += judged.cases
+            true += judged.true
+            judged.good = judged.share >= self._wanted or true >= wanted * cases
+
+    # -- books -------------------------------------------------------------------------------------------------
+
+    def _room(self, who: Hashable, book: dict[Hashable, _Noted], asked: bool, now_ns: int) -> bool:
+        """Whether there is room for one more; what should have come true long ago makes some."""
+        there = [(noted.due_ns, state) for state, noted in book.items() if (noted.tokens >= 0) == asked]
+        if len(there) < self._settings.per_npc_max:
+            return True
+        due_ns, state = min(there, key=itemgetter(0))
+        if due_ns >= now_ns:
+            return False
+        self._end(who, state, book[state])
+        return True
+
+    def _end(self, who: Hashable, state: Hashable, noted: _Noted, learn: bool = True) -> None:
+        noted.over = True
+        book = self._books[who]
+        del book[state]
+        if not book:
+            del self._books[who]
+        if noted.tokens >= 0:
+            self._settled_tokens += noted.tokens
+            self._over.append((who, state))
+            if not noted.true:
+                self.counts.wasted_tokens += noted.tokens
+        if learn and not noted.true:
+            for kind in noted.kinds:
+                self._learn(kind, 0.0)
+
+
+def _named(kind: str, in_ms: int) -> tuple[str, int]:
+    return kind, sum(in_ms >= ms for ms in WHEN_MS)
