@@ -24,7 +24,7 @@ from tiers.routing import Routes, WorkKind
 
 
 class Barks:
-    """Asks for barks, one at a time per NPC."""
+    """Asks for barks, one at a time per NPC, while there is time for them: `allowed` says so."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Barks:
         routes: Routes,
         settings: IntentSettings,
         piece: Callable[[int], bytes],
+        allowed: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self._table = table
@@ -44,6 +45,7 @@ class Barks:
         self._route = routes.of(WorkKind.BARK)
         self._settings = settings
         self._piece = piece
+        self._allowed = allowed
         self._clock = clock
 
     def bark(self, q: Question) -> None:
@@ -51,6 +53,8 @@ class Barks:
         mind, now_ns = q.mind, self._clock()
         every_ns = self._settings.bark_every_ms * MS
         if not every_ns or mind.barking is not None or (mind.barked_ns and now_ns - mind.barked_ns < every_ns):
+            return
+        if not self._allowed():
             return
         mind.barked_ns = now_ns
         tail = self._layout.bark_tail(q.tail, q.tokens)

@@ -22,6 +22,7 @@ from daemon.config import Config
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.npc_events import NpcEvents
+from daemon.pressure import Pressure
 from daemon.prompt import Caps, Layout, Perception
 from daemon.remembering import Remembering
 from daemon.sessions import Sessions
@@ -257,8 +258,11 @@ def build(
     sessions = Sessions(
         Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, context_len, piece, epoch, clock
     )
+    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock)
     table = Table(config.intents, memory, clock)
-    barks = Barks(table, layout, door, config.promises, config.routes, config.intents, piece, clock)
+    barks = Barks(
+        table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
+    )
     intents = Intents(
         table, barks, worlds, layout, door, config.promises, config.routes, config.intents, memory, sessions.digest,
         expect, comes_near, clock,
@@ -283,7 +287,9 @@ def build(
         return [f"{tier} queue is full" for tier in full] + memory.degraded() + ill()
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
-    board = StatusBoard(about, phase, scheduler, door, worlds, table, dialogue, memory, lag_ns, degraded, clock)
+    board = StatusBoard(
+        about, phase, scheduler, door, worlds, table, dialogue, memory, pressure, lag_ns, degraded, clock
+    )
     remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
     calls = Calls(
         worlds, table, intents, NpcEvents(), dialogue, door, scheduler.placer, board, memory, remembering, config.calls,

@@ -37,10 +37,10 @@ from memory.parked import ParkedSettings
 from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
-from tiers import routing
 from tiers.cadence import check_cadence
 from tiers.promises import Promises
-from tiers.routing import Routes
+from tiers.routing import Routes, check_routes
+from tiers.shedding import ShedSettings, check_shedding
 
 ENV_PREFIX = "NPCD_"
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
@@ -104,6 +104,7 @@ class Config:
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
     promises: Promises = field(default_factory=Promises)
     routes: Routes = field(default_factory=Routes)
+    shedding: ShedSettings = field(default_factory=ShedSettings)
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
     hot: HotSettings = field(default_factory=HotSettings)
@@ -154,6 +155,7 @@ def check(config: Config) -> None:
     check_cadence(config.intents.cadence)
     _check_speculation(config.speculation)
     _check_routes(config)
+    check_shedding(config.shedding)
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
     if not 0 <= serve.drain_s <= 3600:
@@ -196,7 +198,7 @@ def _check_speculation(s: SpeculationSettings) -> None:
 
 
 def _check_routes(config: Config) -> None:
-    routing.check(config.routes, config.promises, config.engine.context_len)
+    check_routes(config.routes, config.promises, config.engine.context_len)
     if config.caps.bark != Caps().bark:
         raise ConfigError("caps.bark: give it as routes.bark.output_max")
     reply_max = config.routes.reply.output_max

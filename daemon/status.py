@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from core.clock import MS, Clock, S
 from core.words import Finish, Tier
 from daemon.dialogue import Dialogue
+from daemon.pressure import Pressure
 from daemon.table import Table
 from daemon.worlds import Worlds
 from memory.memory import Memory
@@ -58,6 +59,7 @@ class StatusBoard:
         table: Table,
         dialogue: Dialogue,
         memory: Memory,
+        pressure: Pressure,
         lag_ns: deque[tuple[int, int]],
         degraded: Callable[[], list[str]],
         clock: Clock,
@@ -70,6 +72,7 @@ class StatusBoard:
         self._table = table
         self._dialogue = dialogue
         self._memory = memory
+        self.pressure = pressure
         self._lag_ns = lag_ns
         self._degraded = degraded
         self._clock = clock
@@ -127,6 +130,9 @@ class StatusBoard:
             bonds=len(self._memory.bonds),
             summaries_model=sessions.summaries_model,
             summaries_rule=sessions.summaries_rule,
+            shedding=[
+                admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=s.retry_ms) for s in self.pressure.shed()
+            ],
         )
 
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from core.clock import MS, Clock
 from npcd.v1 import admin_pb2
+from tiers.shedding import Sheddable
 
 LAG_EVERY_S = 0.05
 # Of scheduler.Placer.counters(): the family, what its label says, and what it counts.
@@ -104,6 +105,11 @@ class StatusCollector(Collector):
         for source in ("model", "policy", "predicted"):
             intents.add_metric([source], getattr(s, f"intents_{source}"))
         yield intents
+        gone = {shed.work for shed in s.shedding}
+        shedding = GaugeMetricFamily("npcd_shedding", "1 while work is put off or refused", labels=["work"])
+        for work in Sheddable:
+            shedding.add_metric([work.value], float(work.value in gone))
+        yield shedding
         windows = CounterMetricFamily("npcd_windows", "Gathering windows by the rule that closed them", labels=["rule"])
         for rule in ("complete", "full", "time"):
             windows.add_metric([rule], getattr(s, f"window_closed_{rule}"))

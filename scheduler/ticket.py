@@ -97,7 +97,9 @@ class Door:
         self._clock = clock
         self._open: dict[int, Ticket] = {}
         self._next_id = 1
-        self._waiting = dict.fromkeys(Tier, 0)
+        self._waiting: dict[Tier, dict[int, int]] = {
+            tier: {} for tier in Tier
+        }  # when submitted, by ticket, oldest first
         self._done_ns: dict[Tier, deque[int]] = {tier: deque(maxlen=DRAIN_SAMPLES) for tier in Tier}
         self.refused = dict.fromkeys(Tier, 0)
         self.draining = False
@@ -127,7 +129,7 @@ class Door:
             same = work.key.adapter == work.adapter
             assert same or not (work.key.adapter or work.keep), "an activated adapter's trunk is the base model's"
         for tier, count in need.items():
-            if count and self._waiting[tier] + count > self._promises.of(tier).waiting_max:
+            if count and len(self._waiting[tier]) + count > self._promises.of(tier).waiting_max:
                 self.refused[tier] += count
                 raise Overloaded(f"{tier.name.lower()} queue is full", self.retry_ms(tier, now_ns))
         tickets: list[Ticket] = []
@@ -136,7 +138,7 @@ class Door:
             ticket = Ticket(self._next_id, work, now_ns, on_chunk, on_end, self._cancel)
             self._next_id += 1
             self._open[ticket.id] = ticket
-            self._waiting[work.tier] += 1
+            self._waiting[work.tier][ticket.id] = now_ns
             tickets.append(ticket)
             commands.append((ticket.id, work, now_ns))
         self._send(commands)
@@ -192,7 +194,11 @@ class Door:
 
     def waiting(self, tier: Tier) -> int:
         """Works of a tier that were submitted and not yet taken."""
-        return self._waiting[tier]
+        return len(self._waiting[tier])
+
+    def oldest_ns(self, tier: Tier) -> int | None:
+        """When the longest waiting work of a tier was submitted; None when nobody waits."""
+        return next(iter(self._waiting[tier].values()), None)
 
     async def all_ended(self) -> None:
         """Waits until no ticket is open."""
@@ -220,7 +226,7 @@ class Door:
     def _leave_queue(self, ticket: Ticket) -> None:
         if not ticket.taken:
             ticket.taken = True
-            self._waiting[ticket.work.tier] -= 1
+            del self._waiting[ticket.work.tier][ticket.id]
 
     def _end(self, ticket: Ticket, ended: Ended) -> None:
         assert ticket.ended is None, f"ticket {ticket.id} ended twice"

@@ -88,7 +88,7 @@ class Routes:
 assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == {kind.value for kind in ABOUT}
 
 
-def check(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:
+def check_routes(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:
     """Raises ConfigError naming the first setting that cannot be, and its limit."""
     for kind in WorkKind:
         route, name = routes.of(kind), f"routes.{kind.value}"

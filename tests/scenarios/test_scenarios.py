@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from scheduler.costs import Costs, CostSettings
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
+from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
 
 HERE = Path(__file__).parent
 MS = 1_000_000
@@ -130,10 +132,49 @@ class PlannerScenario:
         return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.shares])
 
 
-SCENARIOS: dict[str, Callable[[], WindowScenario | QueuesScenario | PlannerScenario]] = {
+class SheddingScenario:
+    """look now=MS [gold=N:MS] [silver=N:MS] [bronze=N:MS] [retry=MS] [put_off=N] [still=MS] [step=MS] [draining=yes]"""
+
+    def __init__(self) -> None:
+        self.shedding = Shedding(ShedSettings())
+
+    def run(self, lines: list[str]) -> str:
+        """What is put off or refused after this look."""
+        _, given = arguments(lines[0])
+        retry_ms = int(given.get("retry", 0))
+
+        def queued(name: str, waiting_max: int) -> Queued:
+            waiting, _, oldest = given.get(name, "0:0").partition(":")
+            return Queued(int(waiting), waiting_max, float(oldest), retry_ms)
+
+        load = Load(
+            queued("gold", 2048), queued("silver", 64), queued("bronze", 1024),
+            put_off=int(given.get("put_off", 0)), still_ms=float(given.get("still", 0)),
+            step_ms=float(given.get("step", 0)), draining=given.get("draining") == "yes",
+        )  # fmt: skip
+        self.shedding.look(load, int(given["now"]) * MS)
+        gone = [s.work for s in self.shedding.shed]
+        assert self.shedding.allows_predictions == (Sheddable.PREDICTIONS not in gone)
+        assert self.shedding.allows_barks == (Sheddable.BARKS not in gone)
+        said = [
+            f"{s.work.value}: {s.reason}" + (f", again in {s.retry_ms} ms" if s.retry_ms else "")
+            for s in self.shedding.shed
+        ]
+        return "\n".join(said) or "all is well"
+
+
+class Scenario(Protocol):
+    """What a file's commands are told to."""
+
+    def run(self, lines: list[str]) -> str:
+        """The answer to one command."""
+
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "window": WindowScenario,
     "queues": QueuesScenario,
     "planner": PlannerScenario,
+    "shedding": SheddingScenario,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from core.errors import ConfigError
 from core.words import Tier
 from tiers.promises import Promises
-from tiers.routing import ABOUT, ENGINES, GROWING, Route, Routes, WorkKind, check
+from tiers.routing import ABOUT, ENGINES, GROWING, Route, Routes, WorkKind, check_routes
 
 LEN = 2048
 
@@ -16,7 +16,7 @@ def test_every_kind_has_a_route_and_the_shipped_table_holds() -> None:
     """What a kind is called is the name of its setting."""
     assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind}
     assert set(ABOUT) == set(WorkKind)
-    check(Routes(), Promises(), LEN)
+    check_routes(Routes(), Promises(), LEN)
     for kind in WorkKind:
         route = Routes().of(kind)
         assert route is getattr(Routes(), kind.value)
@@ -73,14 +73,14 @@ def test_what_cannot_be_is_refused(kind: str, change: dict[str, object], said: s
     """By the name of the setting, with the limit."""
     routes = replace(Routes(), **{kind: replace(getattr(Routes(), kind), **change)})
     with pytest.raises(ConfigError) as caught:
-        check(routes, Promises(), LEN)
+        check_routes(routes, Promises(), LEN)
     assert said in str(caught.value)
 
 
 def test_an_output_beyond_the_models_context_is_refused() -> None:
     """Whatever the tier promises."""
     with pytest.raises(ConfigError, match=r"routes\.reply\.output_max: 512 is more than engine\.context_len \(500\)"):
-        check(Routes(), Promises(), 500)
+        check_routes(Routes(), Promises(), 500)
 
 
 def test_other_choices_hold() -> None:
@@ -92,7 +92,7 @@ def test_other_choices_hold() -> None:
         trunk=Route(Tier.SILVER),
         intent=Route(Tier.SILVER, output_max=8),
     )
-    check(routes, Promises(), LEN)
+    check_routes(routes, Promises(), LEN)
     assert routes.of(WorkKind.REPLY).context_len(LEN) == 1024
     assert routes.of(WorkKind.REPLY).context_len(512) == 512
     assert routes.of(WorkKind.SUMMARY).context_len(LEN) == LEN
@@ -101,7 +101,7 @@ def test_other_choices_hold() -> None:
 def test_an_engine_exists_when_the_daemon_says_so() -> None:
     """The list is the daemon's; a message names all of it."""
     routes = replace(Routes(), reply=replace(Routes().reply, engine="vllm"))
-    check(routes, Promises(), LEN, ("llama", "vllm"))
+    check_routes(routes, Promises(), LEN, ("llama", "vllm"))
     with pytest.raises(ConfigError, match="there is: llama, openai"):
-        check(routes, Promises(), LEN, ("openai", "llama"))
+        check_routes(routes, Promises(), LEN, ("openai", "llama"))
     assert {WorkKind.REPLY, WorkKind.SUMMARY} == GROWING

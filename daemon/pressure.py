@@ -1,0 +1,86 @@
+"""How much there is to do against what can be done: reads queues and engine for tiers/shedding.
+
+On the event loop. Whoever asks makes it look, so that nothing has to run on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.clock import MS, Clock
+from core.words import Tier
+from scheduler.loop import EngineLoop
+from scheduler.ticket import Door
+from tiers.promises import Promises
+from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
+
+LOOK_AGAIN_NS = 20 * MS
+
+
+class Pressure:
+    """Ask before submitting what may be left out. `put_off` says how many NPCs are due and wait for their share."""
+
+    def __init__(
+        self,
+        door: Door,
+        engine_loop: EngineLoop,
+        promises: Promises,
+        settings: ShedSettings,
+        clock: Clock,
+        put_off: Callable[[], int] = int,
+    ) -> None:
+        self._door = door
+        self._engine_loop = engine_loop
+        self._promises = promises
+        self._put_off = put_off
+        self._clock = clock
+        self._shedding = Shedding(settings)
+        self._looked_ns: int | None = None
+        self._beat_ns = -1  # the engine's, as of the first look that found work and this beat
+        self._still_since_ns = 0
+
+    def allows_predictions(self) -> bool:
+        """Whether guesses may be made now."""
+        self._look()
+        return self._shedding.allows_predictions
+
+    def allows_barks(self) -> bool:
+        """Whether words may be made for intents now."""
+        self._look()
+        return self._shedding.allows_barks
+
+    def shed(self) -> list[Shed]:
+        """What is put off or refused now."""
+        self._look()
+        return self._shedding.shed
+
+    def load(self, now_ns: int) -> Load:
+        """How it stands."""
+        beat_ns = self._engine_loop.beat_ns
+        # An idle engine stands still with nothing wrong, and has not heard yet of what was submitted just now.
+        if beat_ns != self._beat_ns or not self._door.open:
+            self._beat_ns, self._still_since_ns = beat_ns, now_ns
+        return Load(
+            gold=self._queued(Tier.GOLD, now_ns),
+            silver=self._queued(Tier.SILVER, now_ns),
+            bronze=self._queued(Tier.BRONZE, now_ns),
+            put_off=self._put_off(),
+            still_ms=(now_ns - self._still_since_ns) / MS,
+            step_ms=self._engine_loop.expected_ns / MS,
+            draining=self._door.draining,
+        )
+
+    def _queued(self, tier: Tier, now_ns: int) -> Queued:
+        oldest_ns = self._door.oldest_ns(tier)
+        return Queued(
+            waiting=self._door.waiting(tier),
+            waiting_max=self._promises.of(tier).waiting_max,
+            oldest_ms=(now_ns - oldest_ns) / MS if oldest_ns is not None else 0.0,
+            retry_ms=self._door.retry_ms(tier, now_ns),
+        )
+
+    def _look(self) -> None:
+        now_ns = self._clock()
+        if self._looked_ns is None or now_ns - self._looked_ns >= LOOK_AGAIN_NS:
+            self._looked_ns = now_ns
+            self._shedding.look(self.load(now_ns), now_ns)

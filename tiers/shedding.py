@@ -1,0 +1,195 @@
+"""What is put off or refused while there is more to do than can be done, why, and when to come again.
+
+    work          goes when                                  what a game sees
+    predictions   anybody waits, or an NPC for its share     nothing: an intent is as late as without them
+    barks         Gold waits long                            intents without words
+    intents       Gold waits too long; the engine stands     the last intent, or the policy's: never an error
+    dialogue      Silver's queue is full; the engine stands  who waits longest is kept, the newest gets a retry time
+    stories       Bronze's queue is full, or waits long      they wait; the newest gets a retry time when it is full
+
+Predictions go before barks, barks before intents. What went comes back when its reason has been well below its bound
+for a while, so that nothing flaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from core.clock import MS
+from core.errors import ConfigError
+
+
+class Sheddable(Enum):
+    """Work as the status names it, in the order in which it goes."""
+
+    PREDICTIONS = "predictions"
+    BARKS = "barks"
+    INTENTS = "intents"
+    DIALOGUE = "dialogue"
+    STORIES = "stories"
+
+
+@dataclass(frozen=True, slots=True)
+class ShedSettings:
+    """Bounds; at or above one of them work goes.
+
+    `predictions_gold_ms`, `barks_gold_ms`, `intents_gold_ms`: the longest waiting Gold work has waited for so long.
+    `predictions_queue`: this share of Silver's or Bronze's queue is taken. `stories_ms`: Bronze has waited for so long.
+    `stalled_ms`: the engine has not come round for so long, and for `stalled_x` times what its step should take.
+    It comes back when for `calm_ms` everything stood below `calm` times its bound.
+    """
+
+    predictions_gold_ms: float = 25.0
+    predictions_queue: float = 0.125
+    barks_gold_ms: float = 50.0
+    intents_gold_ms: float = 100.0
+    stories_ms: float = 5_000.0
+    stalled_ms: float = 100.0
+    stalled_x: float = 4.0
+    calm: float = 0.6
+    calm_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """One tier's queue: works that wait, the most that may, how long the first of them has, and the retry time that a
+    refused one is told.
+    """
+
+    waiting: int = 0
+    waiting_max: int = 1
+    oldest_ms: float = 0.0
+    retry_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How it stands at a moment. `put_off` NPCs are due and wait for their share; the engine has not come round for
+    `still_ms` though there is work, and its step should take `step_ms`.
+    """
+
+    gold: Queued = Queued()
+    silver: Queued = Queued()
+    bronze: Queued = Queued()
+    put_off: int = 0
+    still_ms: float = 0.0
+    step_ms: float = 0.0
+    draining: bool = False
+
+
+class Shed(NamedTuple):
+    """Work that is put off or refused now. `retry_ms` 0: it comes back by itself."""
+
+    work: Sheddable
+    reason: str
+    retry_ms: int = 0
+
+
+class _Cause(NamedTuple):
+    """How near its bound something is (1: there), and how it is said: a format and its numbers, as most are not."""
+
+    share: float
+    said: str
+    numbers: tuple[float, ...] = ()
+    retry_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Gone:
+    shed: Shed
+    calm_since_ns: int | None = None
+
+
+class Shedding:
+    """Remembers what went. Law: while barks are gone predictions are, and while intents are gone barks are."""
+
+    def __init__(self, settings: ShedSettings) -> None:
+        self._settings = settings
+        self._gone: dict[Sheddable, _Gone] = {}
+
+    @property
+    def allows_predictions(self) -> bool:
+        """Whether guesses may be made."""
+        return Sheddable.PREDICTIONS not in self._gone
+
+    @property
+    def allows_barks(self) -> bool:
+        """Whether words may be made for intents."""
+        return Sheddable.BARKS not in self._gone
+
+    @property
+    def shed(self) -> list[Shed]:
+        """Everything that is put off or refused, as of the last look."""
+        return [self._gone[work].shed for work in Sheddable if work in self._gone]
+
+    def look(self, load: Load, now_ns: int) -> None:
+        """Takes in how it stands now."""
+        for work in Sheddable:
+            worst = max(self._causes(work, load))
+            gone = self._gone.get(work)
+            if worst.share >= 1:
+                reason = worst.said.format(*worst.numbers)
+                if work is Sheddable.INTENTS:
+                    reason += "; the policy answers"
+                self._gone[work] = _Gone(Shed(work, reason, worst.retry_ms))
+            elif gone is None:
+                continue
+            elif worst.share >= self._settings.calm:
+                gone.calm_since_ns = None
+            elif gone.calm_since_ns is None:
+                gone.calm_since_ns = now_ns
+            elif now_ns - gone.calm_since_ns >= self._settings.calm_ms * MS:
+                del self._gone[work]
+
+    def _causes(self, work: Sheddable, load: Load) -> Iterator[_Cause]:
+        """What may send a work away."""
+        s, gold, silver, bronze = self._settings, load.gold, load.silver, load.bronze
+        queue = {Sheddable.DIALOGUE: silver, Sheddable.STORIES: bronze}.get(work)
+        retry_ms = queue.retry_ms if queue is not None else 0
+        yield _Cause(2.0 * load.draining, "the daemon is going away", (), retry_ms)
+        stalled_ms = max(s.stalled_ms, s.stalled_x * load.step_ms)
+        yield _Cause(load.still_ms / stalled_ms, "the engine has not come round for {:.0f} ms", (load.still_ms,))
+        if work is Sheddable.PREDICTIONS:
+            yield from _gold_causes(gold, s.predictions_gold_ms)
+            yield _Cause(float(load.put_off), "{} NPCs wait for their share of the engine", (load.put_off,))
+            for name, other in (("Silver", silver), ("Bronze", bronze)):
+                share = other.waiting / max(1.0, s.predictions_queue * other.waiting_max)
+                yield _Cause(share, f"{{}} of {{}} {name} works wait", (other.waiting, other.waiting_max))
+        elif work is Sheddable.BARKS:
+            yield from _gold_causes(gold, s.barks_gold_ms)
+        elif work is Sheddable.INTENTS:
+            yield from _gold_causes(gold, s.intents_gold_ms)
+        elif work is Sheddable.DIALOGUE:
+            yield _Cause(_full(silver), "Silver's queue is full", (), silver.retry_ms)
+        else:
+            yield _Cause(bronze.oldest_ms / s.stories_ms, "Bronze has waited for {:.1f} s", (bronze.oldest_ms / 1e3,))
+            yield _Cause(_full(bronze), "Bronze's queue is full", (), bronze.retry_ms)
+
+
+def _gold_causes(gold: Queued, bound_ms: float) -> Iterator[_Cause]:
+    yield _Cause(gold.oldest_ms / bound_ms, "Gold has waited for {:.0f} ms", (gold.oldest_ms,))
+    yield _Cause(_full(gold), "Gold's queue is full")
+
+
+def _full(queue: Queued) -> float:
+    return queue.waiting / max(1, queue.waiting_max)
+
+
+def check_shedding(settings: ShedSettings) -> None:
+    """Raises ConfigError naming the setting."""
+    s = settings
+    if not 0 < s.predictions_gold_ms <= s.barks_gold_ms <= s.intents_gold_ms:
+        raise ConfigError(
+            f"shedding.predictions_gold_ms ({s.predictions_gold_ms:g}), barks_gold_ms ({s.barks_gold_ms:g}) and "
+            f"intents_gold_ms ({s.intents_gold_ms:g}) must be above 0 and grow in this order: predictions go first"
+        )
+    if not 0 < s.predictions_queue <= 1:
+        raise ConfigError(f"shedding.predictions_queue: {s.predictions_queue:g}, must be above 0 and at most 1")
+    if not 0 < s.calm < 1:
+        raise ConfigError(f"shedding.calm: {s.calm:g}, must be between 0 and 1")
+    for name in ("stories_ms", "stalled_ms", "stalled_x", "calm_ms"):
+        if not getattr(s, name) > 0:
+            raise ConfigError(f"shedding.{name}: {getattr(s, name):g}, must be above 0")
