@@ -23,6 +23,7 @@ from scheduler.costs import Costs, CostSettings
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
+from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
 from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
 
 HERE = Path(__file__).parent
@@ -37,12 +38,6 @@ def blocks(path: Path) -> Iterator[tuple[list[str], str]]:
         command, dashes, answer = block.strip("\n").partition("\n----")
         if dashes:
             yield command.splitlines(), answer.strip("\n")
-
-
-def arguments(text: str) -> tuple[list[str], dict[str, str]]:
-    """The plain words of a line, and its name=value pairs."""
-    words = text.split()
-    return [w for w in words if "=" not in w], dict(w.split("=", 1) for w in words if "=" in w)
 
 
 class WindowScenario:
@@ -175,6 +170,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "queues": QueuesScenario,
     "planner": PlannerScenario,
     "shedding": SheddingScenario,
+    "activation": ActivationScenario,
+    "share": ShareScenario,
 }
 
 

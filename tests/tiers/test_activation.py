@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import hypothesis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -112,9 +113,9 @@ EVENTS = st.one_of(
     st.tuples(st.just("knows"), NPCS, st.booleans(), st.sampled_from([0.0, 0.5, 1.0])),
     st.tuples(st.just("spoke"), NPCS),
     st.tuples(st.just("remove"), NPCS),
-    st.tuples(st.just("wait"), st.sampled_from([1, 2, 11, 12, 13, 39, 40, 41, 240])),
-    st.tuples(st.just("decide")),
+    st.tuples(st.just("wait"), st.sampled_from([1, 2, 11, 12, 13, 27, 39, 40, 41, 80])),
 )
+MOMENTS = st.lists(st.lists(EVENTS, min_size=1, max_size=4), min_size=10, max_size=40)  # a decision after each
 SETTINGS = st.builds(
     lambda active, warm: replace(
         FREE, active_min=active[0], active_max=active[1], warm_min=warm[0], warm_max=warm[1], speech_s=20.0
@@ -144,47 +145,54 @@ def check_laws(attention: Attention[int], slow: SlowAttention, changes: Sequence
     assert ups == sorted(ups), "demotions come first"
 
 
-@given(SETTINGS, st.lists(EVENTS, max_size=60))
-@example(SMALL, [("saw", n, 20.0, True, None) for n in range(4)])
-def test_decides_as_the_slow_version(settings: ActivationSettings, events: list[tuple[object, ...]]) -> None:
+@hypothesis.settings(max_examples=200)
+@given(SETTINGS, MOMENTS)
+@example(SMALL, [[("saw", n, 20.0, True, None)] for n in range(4)])
+def test_decides_as_the_slow_version(settings: ActivationSettings, moments: list[list[tuple[object, ...]]]) -> None:
     """Whatever is seen, known, said, and whenever: the same levels, and the laws hold."""
     attention: Attention[int] = Attention(settings)
     slow = SlowAttention(settings)
     told: dict[int, Activation] = {}
-    now_ns = promotions = 0
-    for event in [*events, ("decide",)]:
-        match event:
-            case ("saw", int(who), float(distance_m), bool(in_sight), override):
-                assert override is None or isinstance(override, Activation)
-                attention.saw(who, distance_m, in_sight, override, now_ns)
-                k = slow.of(who)
-                k.distance_m, k.in_sight, k.override, k.seen_ns = distance_m, in_sight, override, now_ns
-            case ("knows", int(who), bool(quest), float(relationship)):
-                attention.knows(who, quest, relationship)
-                slow.of(who).quest, slow.of(who).relationship = quest, relationship
-            case ("spoke", int(who)):
-                attention.spoke(who, now_ns)
-                slow.of(who).spoke_ns = now_ns
-            case ("remove", int(who)):
-                attention.remove(who)
-                slow.known.pop(who, None)
-                told.pop(who, None)
-            case ("wait", int(steps)):
-                now_ns += steps * STEP_NS
-            case ("decide",):
-                changes = attention.decide(now_ns)
-                expected = slow.decide(now_ns)
-                assert {who: attention.of(who) for who in expected} == expected
-                check_laws(attention, slow, changes, now_ns)
-                for change in changes:
-                    assert told.get(change.who, AMBIENT) == change.before
-                    told[change.who] = change.now
-                    promotions += change.now < change.before
-                    assert change.reason == attention.reason(change.who)
-                assert {w for w, v in told.items() if v != AMBIENT} == {w for w, v in expected.items() if v != AMBIENT}
-                assert attention.promotions == promotions
-                assert attention.decide(now_ns) == [], "nothing new, nothing changes"
-                slow.decide(now_ns)
+    now_ns = promotions = demotions = 0
+    for events in moments:
+        for event in events:
+            match event:
+                case ("saw", int(who), float(distance_m), bool(in_sight), override):
+                    assert override is None or isinstance(override, Activation)
+                    attention.saw(who, distance_m, in_sight, override, now_ns)
+                    k = slow.of(who)
+                    k.distance_m, k.in_sight, k.override, k.seen_ns = distance_m, in_sight, override, now_ns
+                case ("knows", int(who), bool(quest), float(relationship)):
+                    attention.knows(who, quest, relationship)
+                    slow.of(who).quest, slow.of(who).relationship = quest, relationship
+                case ("spoke", int(who)):
+                    attention.spoke(who, now_ns)
+                    slow.of(who).spoke_ns = now_ns
+                case ("remove", int(who)):
+                    attention.remove(who)
+                    slow.known.pop(who, None)
+                    told.pop(who, None)
+                    assert attention.of(who) == AMBIENT
+                case ("wait", int(steps)):
+                    now_ns += steps * STEP_NS
+                case _:
+                    raise AssertionError(event)
+            levels = [attention.of(who) for who in slow.known]
+            assert (levels.count(ACTIVE), levels.count(WARM)) == (attention.active, attention.warm)
+        changes = attention.decide(now_ns)
+        expected = slow.decide(now_ns)
+        assert {who: attention.of(who) for who in expected} == expected
+        check_laws(attention, slow, changes, now_ns)
+        for change in changes:
+            assert told.get(change.who, AMBIENT) == change.before
+            told[change.who] = change.now
+            promotions += change.now < change.before
+            demotions += change.now > change.before
+            assert change.reason == attention.reason(change.who)
+        assert {who: told.get(who, AMBIENT) for who in expected} == expected
+        assert (attention.promotions, attention.demotions) == (promotions, demotions)
+        assert attention.decide(now_ns) == [], "nothing new, nothing changes"
+        slow.decide(now_ns)
 
 
 def walk(seed: int, npcs: int, settings: ActivationSettings, steps: int = 400) -> list[list[Change[int]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +102,7 @@ WHO = st.integers(0, 11)
 EVENTS = st.one_of(
     st.tuples(st.just("add"), WHO, st.sampled_from([ACTIVE, ACTIVE, WARM, WARM, AMBIENT]), st.booleans()),
     st.tuples(st.just("add"), WHO, st.sampled_from([ACTIVE, WARM]), st.just(False)),
+    st.tuples(st.just("add"), WHO, st.sampled_from([ACTIVE, WARM]), st.just(False)),
     st.tuples(st.just("remove"), WHO),
     st.tuples(st.just("take"), st.sampled_from([1, 10, 25, 200])),
     st.tuples(st.just("ended")),
@@ -117,7 +119,8 @@ SETTINGS = st.builds(
 )
 
 
-@given(SETTINGS, st.lists(EVENTS, max_size=80))
+@hypothesis.settings(max_examples=300)
+@given(SETTINGS, st.lists(EVENTS, min_size=20, max_size=100))
 def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[object, ...]]) -> None:
     """The same NPCs in the same order; the bounds hold; `next_ns` is the first moment that gives one."""
     share: Share[int] = Share(settings)
