@@ -180,7 +180,8 @@ class Table:
         for mind in changed:
             if mind.intent is not None:
                 frame.intents.append(self.message(mind, mind.intent, now_ns))
-                if mind.intent.source is Source.MODEL and mind.intent.due_ns:
+                # A snapshot tells again what stands; how long it took was counted when it was told first.
+                if not frame.snapshot and mind.intent.source is Source.MODEL and mind.intent.due_ns:
                     self.counts.latency_ns.append((now_ns, now_ns - mind.intent.due_ns))
         for mind in confirmed:
             if mind.intent is not None:

@@ -51,6 +51,7 @@ class Board:
     calls_cpu: Histogram = field(default_factory=lambda: Histogram(0.001, 5.0))
     intent_latency: Histogram = field(default_factory=lambda: Histogram(1.0, 5_000.0))
     intent_age: Histogram = field(default_factory=lambda: Histogram(1.0, 5_000.0))
+    active: Histogram = field(default_factory=lambda: Histogram(1.0, 2_000.0))  # active NPCs, once per frame
     versions: Counter[str] = field(default_factory=Counter)  # new intent versions seen, by source
     fallbacks: int = 0  # policy answers made here, because there was no intent that had not expired
     unanswered_samples: int = 0  # (frame, NPC) without any intent yet: these have no age
@@ -65,7 +66,7 @@ class Board:
     def include(self, other: Board) -> None:
         """Adds what another game server's board has counted; what is shown on a screen stays."""
         self.slots.include(other.slots)
-        for name in ("calls_wall", "calls_cpu", "intent_latency", "intent_age"):
+        for name in ("calls_wall", "calls_cpu", "intent_latency", "intent_age", "active"):
             getattr(self, name).include(getattr(other, name))
         for name in ("frames", "frames_skipped", "frames_late", "observations", "fallbacks", "unanswered_samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

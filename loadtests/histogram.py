@@ -6,7 +6,7 @@ from __future__ import annotations
 class Histogram:
     """Values from 0 up in buckets of `width`; what is beyond the last bucket counts in it, and as `over`."""
 
-    __slots__ = ("_buckets", "_last", "_per_unit", "count", "largest", "over", "width")
+    __slots__ = ("_buckets", "_last", "_per_unit", "count", "largest", "over", "total", "width")
 
     def __init__(self, width: float, largest: float) -> None:
         self.width = width
@@ -15,6 +15,7 @@ class Histogram:
         self._last = len(self._buckets) - 1
         self.count = 0
         self.over = 0
+        self.total = 0.0
         self.largest = 0.0
 
     def add(self, value: float) -> None:
@@ -25,6 +26,7 @@ class Histogram:
             self.over += 1
         self._buckets[bucket if bucket > 0 else 0] += 1
         self.count += 1
+        self.total += value
         if value > self.largest:
             self.largest = value
 
@@ -35,7 +37,13 @@ class Histogram:
             self._buckets[bucket] += number
         self.count += other.count
         self.over += other.over
+        self.total += other.total
         self.largest = max(self.largest, other.largest)
+
+    @property
+    def mean(self) -> float:
+        """Of all values, as they were given; 0 when there are none."""
+        return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
         """The upper edge of the bucket that holds this share (0..1) of all values; 0 when there are none."""

@@ -1,14 +1,15 @@
 """Who answered in time: due slots of each NPC, and by what they were answered. Decides only.
 
-The cadence is 2 Hz per NPC, counted on the client: game time is cut into slots of 500 ms. A slot is **due** when an
-observation sent in it says something else than the one that the slot before ended with (see `state_of`); the first such
-observation is the one to be answered. A slot is **answered** by an intent that agrees with that observation or with a
-later one (observed_tick at least as high), arrives while the intent's ttl is not over, counted from that observation,
-and within ANSWER_MAX_MS. An intent for a later observation counts even if the NPC's state has moved on by then: per NPC
-the newest observation wins, so nobody will ever answer the older one; how often that was so is reported beside the
-shares (`answered_for_newer`). A due slot counts under the source of its answer; "model" and "predicted" settle it,
-"policy" stands only if nothing better comes in time. A slot without any answer counts as policy, which is what the game
-acts on then, and is reported as `unanswered` as well.
+Game time is cut into slots, per NPC by the attention it gets: 500 ms for an active one, 2 s for a warm one; an ambient
+one has none, the rule policy is all it gets. A slot is **due** when an observation sent in it says something else than
+the one that the slot before ended with (see `state_of`); the first such observation is the one to be answered. A slot
+is **answered** by an intent that agrees with that observation or with a later one (observed_tick at least as high),
+arrives while the intent's ttl is not over, counted from that observation, and within two slots. An intent for a later
+observation counts even if the NPC's state has moved on by then: per NPC the newest observation wins, so nobody will
+ever answer the older one; how often that was so is reported beside the shares (`answered_for_newer`). A due slot counts
+under the source of its answer; "model" and "predicted" settle it, "policy" stands only if nothing better comes in time.
+A slot without any answer counts as policy, which is what the game acts on then, and is reported as `unanswered` as
+well. Slots of an NPC that becomes ambient while they wait are not due any more.
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from npcd_client import Intent, IntentSource, Observation
+from npcd_client import Activation, Intent, IntentSource, Observation
 
 SLOT_MS = 500
-ANSWER_MAX_MS = 1_000  # two slots: later than that the game has moved on, whatever the ttl says
+# By activation; 0: no slots. A daemon that does not say gives full attention to everybody.
+SLOTS_MS = {
+    Activation.UNSPECIFIED: SLOT_MS,
+    Activation.ACTIVE: SLOT_MS,
+    Activation.WARM: 2_000,
+    Activation.AMBIENT: 0,
+}
+ANSWER_SLOTS = 2  # later than that the game has moved on, whatever the ttl says
+ANSWER_MAX_MS = ANSWER_SLOTS * SLOT_MS
 PERCEPTS_MAX = 5  # as many as reach the model at most
 EVENTS_MAX = 2
 
@@ -33,11 +42,12 @@ def state_of(observation: Observation) -> str:
         observation.percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id)
     )
     for percept in percepts[:PERCEPTS_MAX]:
-        words.append(f"{percept.entity_id}:{percept.stance}:{_distance_word(percept.distance_m)}:{percept.in_sight}")
+        words.append(f"{percept.entity_id}:{percept.stance}:{distance_word(percept.distance_m)}:{percept.in_sight}")
     return "|".join(words)
 
 
-def _distance_word(distance_m: float) -> str:
+def distance_word(distance_m: float) -> str:
+    """Metres as npcd quantises them."""
     if distance_m < 2.0:
         return "close"
     if distance_m < 8.0:
@@ -52,6 +62,7 @@ class _Due:
     tick: int
     state: str
     at_ms: float
+    late_ms: float  # answers after this moment are too late
     until_tick: int = 0
     policy: bool = False
 
@@ -60,7 +71,7 @@ class _Npc:
     __slots__ = ("base", "due_in_slot", "last", "open", "slot")
 
     def __init__(self) -> None:
-        self.slot = -1
+        self.slot = (0, -1)  # how long, and which
         self.base = ""  # state that the slot before ended with
         self.last = ""
         self.due_in_slot = False
@@ -88,10 +99,15 @@ class Slots:
         settled = sum(self.by_source.values())
         return (self.by_source["model"] + self.by_source["predicted"]) / settled if settled else 0.0
 
-    def observed(self, number: int, tick: int, state: str, now_ms: float) -> None:
-        """An observation was handed to npcd."""
+    def observed(self, number: int, tick: int, state: str, now_ms: float, slot_ms: int = SLOT_MS) -> None:
+        """An observation was handed to npcd. `slot_ms`: the NPC's slots at its present activation."""
         npc = self._npcs[number]
-        slot = int(now_ms // SLOT_MS)
+        if not slot_ms:
+            self.due -= len(npc.open)
+            npc.open.clear()
+            npc.slot, npc.last = (0, -1), state
+            return
+        slot = (slot_ms, int(now_ms // slot_ms))
         if slot != npc.slot:
             npc.slot, npc.base, npc.due_in_slot = slot, npc.last, False
         for due in npc.open:
@@ -99,7 +115,7 @@ class Slots:
                 due.until_tick = tick
         if state != npc.base and not npc.due_in_slot:
             npc.due_in_slot = True
-            npc.open.append(_Due(tick, state, now_ms))
+            npc.open.append(_Due(tick, state, now_ms, now_ms + ANSWER_SLOTS * slot_ms))
             self.due += 1
         npc.last = state
 
@@ -123,8 +139,9 @@ class Slots:
     def expire(self, number: int, now_ms: float) -> None:
         """Settles what can no longer be answered in time."""
         waiting = self._npcs[number].open
-        while waiting and now_ms - waiting[0].at_ms > ANSWER_MAX_MS:
-            self._give_up(waiting.popleft())
+        for due in [due for due in waiting if now_ms > due.late_ms]:
+            waiting.remove(due)
+            self._give_up(due)
 
     def close(self) -> None:
         """Settles everything that is still open."""

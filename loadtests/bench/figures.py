@@ -207,6 +207,13 @@ kv.leaks | replies | <= 0 | replies with another NPC's secret, trunks moving bet
 kv.isolation_replies | replies | | the same: so many replies
 kv.own_secret_share | share | >= 0.9 | the same: with the NPC's own secret
 kv.control_leaks_found | leaks | >= 80 | the same with the checks off and 100 homes swapped: leaks that were found
+attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
+attention.cpu_engine_cores | cores | | the same: of the engine's thread
+attention.cpu_game_cores | cores | | the same: of the process that plays the game
+attention.cpu_observations_per_s | 1/s | | the same: observations taken in
+attention.latency_few_p95_ms | ms | | intent latency p95 with 1,000 registered, median of five
+attention.latency_many_p95_ms | ms | | the same with 10,000, in turns
+attention.idle_latency_x | x | <= 1.2 | the same, over that with 1,000; +2 ms is 1
 kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
 """
 

@@ -1,0 +1,17 @@
+"""Attention: what a crowd costs, what idle NPCs cost the others, and what is saved and gained by asking wisely."""
+
+from __future__ import annotations
+
+from loadtests.bench import attention_cost
+from loadtests.bench.figures import Figures
+from loadtests.bench.options import Options
+
+PARTS = ("cpu", "idle")
+
+
+async def run(figures: Figures, options: Options) -> None:
+    """All parts that are wanted. Raises ConfigError when the model cannot be loaded."""
+    if options.wants("cpu"):
+        await attention_cost.cpu(figures, options.model, options.quick)
+    if options.wants("idle"):
+        await attention_cost.idle(figures, options.model, options.quick)

@@ -1,0 +1,277 @@
+"""A crowd for loads: what hundreds of NPCs see while players walk among them, made before the run. Decides only.
+
+Everybody goes about near home: stands for a while, walks a few steps, stands again. Players walk from place to place
+and stop at each. Nothing depends on what npcd answers, so that every run sees the same, and a run spends no time on it.
+
+What is sent is kept as bytes. Messages of protobuf written one after another are one message: what an NPC sees, and its
+lease and tick behind it, make its Observation; its percepts are written one after another as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtests.scene import Point, Resident, Scene
+from loadtests.slots import distance_word
+from npcd_client.v1 import intents_pb2
+
+STANDS_S = (6.0, 20.0)
+WALKS_MPS = 1.2
+STRAYS_M = 6.0  # from the spot where it belongs
+LIVES_WITHIN_M = 14.0  # of its home
+STOPS_S = 12.0  # a player, at each place
+PLAYER_SEEN_M = 80.0  # how far a player is noticed at all, and is in sight
+PLAYER_SIGHT_M = 40.0
+NOISE_EVERY_S = 2.0
+NOISE_LASTS_S = 1.5
+NOTABLE = 5  # percepts that reach the model at most, and the state
+
+Floats = NDArray[np.float64]
+PERCEPT_STANCES = ("", "friendly", "neutral", "hostile")
+_HOSTILE = PERCEPT_STANCES.index("hostile")
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdPlan:
+    """`players` walk. Places are `spread` times as far apart as the scene has them. Nobody's observations change
+    meaningfully twice within `change_every_s`.
+    """
+
+    players: int
+    spread: float
+    change_every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one NPC sees in one round: bytes of an Observation without lease and tick, and the state it quantises to."""
+
+    body: bytes
+    state: str
+
+
+class Crowd:
+    """Made from a seed: `sights[round][number]`, `rate_hz` rounds per second."""
+
+    def __init__(
+        self, scene: Scene, residents: Sequence[Resident], plan: CrowdPlan, seconds: float, rate_hz: float, seed: int
+    ) -> None:
+        self.residents = tuple(residents)
+        self._scene = scene
+        self._rate_hz = rate_hz
+        self._rounds = math.ceil(seconds * rate_hz)
+        self._chance = np.random.default_rng(seed)
+        places = {name: (x * plan.spread, y * plan.spread) for name, (x, y) in scene.places.items()}
+        self._place_names = list(places)
+        self._places = np.array(list(places.values()))
+        self._homes = np.array([places[r.home] for r in residents])
+        self._things = np.array([_moved(t.at_m, scene, plan.spread) for t in scene.things]).reshape(-1, 2)
+        self._entities = [(r.npc_id, r.archetype_id) for r in residents]
+        self._entities += [(t.entity_id, t.kind) for t in scene.things]
+        self._entities += [(player_id(n), "player") for n in range(plan.players)]
+        ids = [entity_id for entity_id, _ in self._entities]
+        self._ranks = np.argsort(np.argsort(np.array(ids)))  # equally near ones go by id
+        self._stances = self._all_stances()
+        self._walks = [self._walk(n) for n in range(plan.players)]
+        self._every = max(1, round(plan.change_every_s * rate_hz))
+        self._percepts: dict[tuple[int, int, float, bool], bytes] = {}
+        self.sights = self._record()
+
+    # -- how everybody moves ---------------------------------------------------------------------------------------
+
+    def _record(self) -> list[list[Sight]]:
+        count, chance = len(self.residents), self._chance
+        spots = self._homes + _around(chance, count, LIVES_WITHIN_M)
+        at, goals = spots.copy(), spots.copy()
+        until_s = chance.uniform(0, STANDS_S[1], count)
+        dt_s = 1 / self._rate_hz
+        senses = [_Senses(self._every) for _ in range(count)]
+        noises: dict[int, float] = {}
+        made = []
+        for round_ in range(self._rounds):
+            now_s = round_ * dt_s
+            ahead = goals - at
+            left_m = np.hypot(ahead[:, 0], ahead[:, 1])
+            walking = (now_s >= until_s) & (left_m > 1e-6)
+            step = np.where(walking, np.minimum(1.0, WALKS_MPS * dt_s / np.maximum(left_m, 1e-9)), 0.0)[:, None] * ahead
+            at = at + step
+            there = (now_s >= until_s) & (left_m <= WALKS_MPS * dt_s)
+            until_s[there] = now_s + chance.uniform(*STANDS_S, int(there.sum()))
+            goals[there] = spots[there] + _around(chance, int(there.sum()), STRAYS_M)
+            if round_ % max(1, round(NOISE_EVERY_S * self._rate_hz)) == 0:
+                noises[int(chance.integers(count))] = now_s + NOISE_LASTS_S
+            made.append(
+                self._round(round_, at, step / dt_s, senses, {n for n, end_s in noises.items() if end_s > now_s})
+            )
+        return made
+
+    def _walk(self, number: int) -> list[tuple[float, Point]]:
+        """A player's way through all places, in an order of its own: (until when, where to), for the whole run."""
+        order = self._chance.permutation(len(self._places))
+        here = self._places[order[0]]
+        walk, now_s, stop = [(STOPS_S, (float(here[0]), float(here[1])))], STOPS_S, 0
+        while now_s < self._rounds / self._rate_hz:
+            stop += 1
+            there = self._places[order[stop % len(order)]]
+            now_s += math.dist(here, there) / self._scene.player.speed_mps
+            walk.append((now_s, (float(there[0]), float(there[1]))))
+            now_s += STOPS_S
+            walk.append((now_s, (float(there[0]), float(there[1]))))
+            here = there
+        return walk
+
+    def _players_at(self, now_s: float) -> Floats:
+        at = []
+        for walk in self._walks:
+            leg = next((i for i, (until_s, _) in enumerate(walk) if now_s < until_s), len(walk) - 1)
+            end_s, (x, y) = walk[leg]
+            begin_s, (from_x, from_y) = walk[leg - 1] if leg else (0.0, (x, y))
+            part = min(1.0, (now_s - begin_s) / max(1e-9, end_s - begin_s))
+            at.append((from_x + (x - from_x) * part, from_y + (y - from_y) * part))
+        return np.array(at).reshape(-1, 2)
+
+    # -- what they see ---------------------------------------------------------------------------------------------
+
+    def _all_stances(self) -> NDArray[np.int64]:
+        """How each NPC stands towards each entity, as an index of PERCEPT_STANCES."""
+        kinds = [kind for _, kind in self._entities]
+        first, last = len(self.residents), len(self.residents) + len(self._things)
+        rows: dict[str, list[int]] = {}
+        for archetype, given in self._scene.stances.items():
+            rows[archetype] = [
+                0 if first <= n < last else PERCEPT_STANCES.index(given.get(kind, "neutral"))
+                for n, kind in enumerate(kinds)
+            ]
+        return np.array([rows[r.archetype_id] for r in self.residents])
+
+    def _round(self, round_: int, at: Floats, speed: Floats, senses: list[_Senses], startled: set[int]) -> list[Sight]:
+        scene, count = self._scene, len(self.residents)
+        players = self._players_at(round_ / self._rate_hz)
+        things = np.concatenate([at, self._things])
+        away = np.hypot(things[None, :, 0] - at[:, None, 0], things[None, :, 1] - at[:, None, 1])
+        away[np.arange(count), np.arange(count)] = np.inf
+        nearest = np.argpartition(away, scene.percepts_max, axis=1)[:, : scene.percepts_max]
+        distances = np.take_along_axis(away, nearest, axis=1)
+        distances[distances > scene.see_m] = np.inf
+        seen = distances <= scene.sight_m
+        if len(players):
+            to_player = np.hypot(players[None, :, 0] - at[:, None, 0], players[None, :, 1] - at[:, None, 1])
+            which = np.argmin(to_player, axis=1)
+            near = to_player[np.arange(count), which]
+            near[near > PLAYER_SEEN_M] = np.inf
+            nearest = np.concatenate([nearest, (which + len(things))[:, None]], axis=1)
+            distances = np.concatenate([distances, near[:, None]], axis=1)
+            seen = np.concatenate([seen, (near <= PLAYER_SIGHT_M)[:, None]], axis=1)
+        stances = np.take_along_axis(self._stances, nearest, axis=1)
+        distances = np.round(distances, 1)
+        # As npcd weighs them: hostile ones first, then those in sight, then the nearest.
+        rank = (stances != _HOSTILE) * 1e7 + ~seen * 1e6 + np.minimum(distances, 1e5) + self._ranks[nearest] * 1e-6
+        order = np.argsort(rank, axis=1)
+        columns = [np.take_along_axis(a, order, axis=1).tolist() for a in (nearest, stances, distances, seen)]
+        home = np.hypot(self._places[None, :, 0] - at[:, None, 0], self._places[None, :, 1] - at[:, None, 1])
+        place = np.where(home.min(axis=1) <= scene.place_m, home.argmin(axis=1), -1).tolist()
+        time_of_day = scene.times[round_ * len(scene.times) // max(1, self._rounds)]
+        positions, speeds = at.tolist(), speed.tolist()
+        made = []
+        for n, rows in enumerate(zip(*columns, strict=True)):
+            percepts = [row for row in zip(*rows, strict=True) if row[2] < math.inf]
+            where = self._place_names[place[n]] if place[n] >= 0 else ""
+            events = ("heard_noise",) if n in startled else ()
+            state = "|".join((time_of_day, where, *events, *(self._word(*row) for row in percepts[:NOTABLE])))
+            sense = senses[n]
+            if sense.takes(state, round_):
+                said = intents_pb2.Observation(time_of_day=time_of_day, place=where, events=events)
+                sense.body = said.SerializeToString() + b"".join([self._percept(*row) for row in percepts])
+            (x_m, z_m), (vx_mps, vz_mps) = positions[n], speeds[n]
+            moves = intents_pb2.Observation(
+                npc_id=self.residents[n].npc_id,
+                x_m=x_m, z_m=z_m, vx_mps=vx_mps, vz_mps=vz_mps, health=1.0, has_health=True,
+            )  # fmt: skip
+            made.append(Sight(moves.SerializeToString() + sense.body, sense.state))
+        return made
+
+    def _word(self, entity: int, stance: int, distance_m: float, in_sight: bool) -> str:
+        return f"{self._entities[entity][0]}:{stance}:{distance_word(distance_m)}:{in_sight}"
+
+    def _percept(self, entity: int, stance: int, distance_m: float, in_sight: bool) -> bytes:
+        """One percept as an Observation that has nothing else."""
+        key = (entity, stance, distance_m, in_sight)
+        made = self._percepts.get(key)
+        if made is None:
+            entity_id, kind = self._entities[entity]
+            made = self._percepts[key] = percept_bytes(entity_id, kind, PERCEPT_STANCES[stance], distance_m, in_sight)
+        return made
+
+
+class _Senses:
+    """What one NPC has noticed: the newest, but never a second meaningful change within `every` rounds."""
+
+    __slots__ = ("_changed", "_every", "body", "state")
+
+    def __init__(self, every: int) -> None:
+        self.body = b""
+        self.state = ""
+        self._every = every
+        self._changed = -every
+
+    def takes(self, state: str, round_: int) -> bool:
+        """Whether what is to be seen now is noticed."""
+        if state != self.state:
+            if round_ - self._changed < self._every:
+                return False
+            self._changed, self.state = round_, state
+        return True
+
+
+def player_id(number: int) -> str:
+    """A walking player's."""
+    return f"walker-{number + 1}"
+
+
+def percept_bytes(entity_id: str, kind: str, stance: str, distance_m: float, in_sight: bool) -> bytes:
+    """A percept as the bytes of an Observation that has nothing else."""
+    percept = intents_pb2.Percept(
+        entity_id=entity_id, kind=kind, stance=stance, distance_m=distance_m, in_sight=in_sight
+    )
+    return intents_pb2.Observation(percepts=[percept]).SerializeToString()
+
+
+def event_bytes(event: str) -> bytes:
+    """An event, the same way. It is the oldest of those before it."""
+    return intents_pb2.Observation(events=[event]).SerializeToString()
+
+
+_OBSERVATIONS = bytes([intents_pb2.ObservationFrame.OBSERVATIONS_FIELD_NUMBER << 3 | 2])  # of a known length
+
+
+def frame_bytes(head: intents_pb2.ObservationFrame, observations: Iterable[bytes]) -> bytes:
+    """An ObservationFrame: `head` has all but the observations."""
+    parts = [head.SerializeToString()]
+    for observation in observations:
+        parts += (_OBSERVATIONS, _varint(len(observation)), observation)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
+
+
+def _around(chance: np.random.Generator, count: int, radius_m: float) -> Floats:
+    """Points evenly over a disc about nothing."""
+    angle, distance_m = chance.uniform(0, math.tau, count), radius_m * np.sqrt(chance.uniform(0, 1, count))
+    return np.stack([distance_m * np.cos(angle), distance_m * np.sin(angle)], axis=1)
+
+
+def _moved(at_m: Point, scene: Scene, spread: float) -> Point:
+    """A thing stays at its place when the places are moved apart."""
+    x, y = min(scene.places.values(), key=lambda place: math.dist(place, at_m))
+    return at_m[0] + x * (spread - 1), at_m[1] + y * (spread - 1)
