@@ -16,6 +16,7 @@ import structlog
 from core.clock import MS, Clock, now_ns
 from core.errors import ConfigError
 from core.words import NpcKey, Tier
+from daemon.attention import Attention
 from daemon.barks import Barks
 from daemon.calls import Calls
 from daemon.config import Config
@@ -57,6 +58,8 @@ log = structlog.get_logger("npcd")
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
+STALLED_NS = 25 * MS  # a step of a small model takes a few milliseconds
+STALLED_X = 4
 DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
 
 
@@ -258,14 +261,34 @@ def build(
     sessions = Sessions(
         Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, context_len, piece, epoch, clock
     )
-    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock)
+
+    def put_off() -> int:
+        return len(intents.share)
+
+    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock, put_off)
     table = Table(config.intents, memory, clock)
+    events = NpcEvents()
+    homes = scheduler.placer.homes
+
+    def load_ahead(npcs: list[Npc]) -> None:
+        intents.load_ahead(npcs)
+
+    def crowded() -> bool:
+        return not homes.free  # read only, and a step old at most
+
+    def stalled(now_ns: int) -> bool:
+        # A large model's step may take long: what counts is that it takes longer than it should.
+        return now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
+
+    attention = Attention(
+        config.intents.activation, table, events, memory, door, load_ahead, crowded, comes_near, clock
+    )
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
     )
     intents = Intents(
-        table, barks, worlds, layout, door, config.promises, config.routes, config.intents, memory, sessions.digest,
-        expect, comes_near, clock,
+        table, attention, barks, worlds, layout, door, config.promises, config.routes, config.intents, sessions.digest,
+        expect, stalled, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
@@ -278,7 +301,7 @@ def build(
 
     dialogue = Dialogue(
         worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, context_len, piece,
-        perceived, felt, clock,
+        perceived, felt, attention.spoke, clock,
     )  # fmt: skip
     lag_ns: deque[tuple[int, int]] = deque(maxlen=LAG_RING_LEN)
 
@@ -288,11 +311,12 @@ def build(
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(
-        about, phase, scheduler, door, worlds, table, dialogue, memory, pressure, lag_ns, degraded, clock
-    )
+        about, phase, scheduler, door, worlds, table, intents, attention, dialogue, memory, pressure, lag_ns, degraded,
+        clock,
+    )  # fmt: skip
     remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
     calls = Calls(
-        worlds, table, intents, NpcEvents(), dialogue, door, scheduler.placer, board, memory, remembering, config.calls,
-        drain, clock,
+        worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
+        config.calls, drain, clock,
     )  # fmt: skip
     return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns, clock)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotBuilt
 from core.words import NpcKey
+from daemon.attention import Attention
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
-from daemon.table import Subscriber, Table
-from daemon.words import check_number, policy_message, pseudonym
+from daemon.table import Subscriber, Table, past_message
+from daemon.words import activation_message, check_number, policy_message, pseudonym
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
 from memory.records import Body, Kind
@@ -56,6 +57,7 @@ class Calls:
         worlds: Worlds,
         table: Table,
         intents: Intents,
+        attention: Attention,
         npc_events: NpcEvents,
         dialogue: Dialogue,
         door: Door,
@@ -70,6 +72,7 @@ class Calls:
         self._worlds = worlds
         self._table = table
         self._intents = intents
+        self._attention = attention
         self.npc_events = npc_events
         self._dialogue = dialogue
         self._door = door
@@ -144,7 +147,7 @@ class Calls:
             if npc is None:
                 response.unknown_npc_ids.append(npc_id)
             else:
-                response.npcs.append(self._description(npc))
+                response.npcs.append(self._description(npc, request.with_history))
         return response
 
     async def watch_npcs(
@@ -422,7 +425,7 @@ class Calls:
         while True:
             if sequence:
                 await subscriber.woken.wait()
-                if over() and not (subscriber.changed or subscriber.confirmed or subscriber.errors):
+                if over() and not subscriber.waiting:
                     return
                 wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()
                 if wait_ns > 0:
@@ -433,7 +436,7 @@ class Calls:
             if over():
                 subscriber.woken.set()
 
-    def _description(self, npc: Npc) -> npcs_pb2.NpcDescription:
+    def _description(self, npc: Npc, with_history: bool) -> npcs_pb2.NpcDescription:
         mind = self._table.mind(npc.key)
         now_ns = self._clock()
         described = npcs_pb2.NpcDescription(
@@ -441,13 +444,18 @@ class Calls:
             archetype_id=npc.archetype_id,
             persona_name=npc.name,
             lease_epoch=npc.lease_epoch,
-            activation=words_pb2.ACTIVATION_ACTIVE,
+            activation=words_pb2.ACTIVATION_AMBIENT,
+            activation_reason="never observed",
         )
         if mind is not None:
+            described.activation = activation_message(mind.activation)
+            described.activation_reason = self._attention.book.reason(mind)
             described.observed_tick = mind.seen.tick if mind.seen else 0
             described.observations = mind.observations
             described.observations_dropped = mind.dropped
             described.intent_version = mind.version
+            if with_history:
+                described.history.extend(past_message(past, now_ns) for past in mind.history)
         # The book belongs to the engine thread; a list of its values is taken in one go and may be a step old.
         for trunk in self._placer.homes.of_npc(npc.key):
             described.trunks.append(

@@ -37,9 +37,11 @@ from memory.parked import ParkedSettings
 from memory.recent import RecentSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
+from tiers.activation import check_activation
 from tiers.cadence import check_cadence
 from tiers.promises import Promises
 from tiers.routing import Routes, check_routes
+from tiers.share import check_share
 from tiers.shedding import ShedSettings, check_shedding
 
 ENV_PREFIX = "NPCD_"
@@ -153,6 +155,9 @@ def check(config: Config) -> None:
     if not 1 <= config.scheduler.window.window_ms <= 10:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     check_cadence(config.intents.cadence)
+    check_activation(config.intents.activation)
+    check_share(config.intents.share)
+    _check_intents(config.intents)
     _check_speculation(config.speculation)
     _check_routes(config)
     check_shedding(config.shedding)
@@ -176,6 +181,19 @@ def check(config: Config) -> None:
         _check_address("serve.listen", address, bool(serve.tokens_file))
     if serve.http:
         _check_address("serve.http", serve.http, credentials=False)
+
+
+def _check_intents(i: IntentSettings) -> None:
+    if not 1 <= i.stall_ms <= i.answer_within_ms <= 60_000:
+        raise ConfigError(
+            f"intents.stall_ms: {i.stall_ms}, must be 1 to intents.answer_within_ms ({i.answer_within_ms}), "
+            "which is 60000 at most"
+        )
+    for name in ("warm_look_ms", "ambient_look_ms"):
+        if not 0 <= getattr(i, name) <= 5_000:
+            raise ConfigError(f"intents.{name}: {getattr(i, name)}, must be 0 to 5000")
+    if not 0 <= i.remember <= 64 or not 0 <= i.remember_s <= 3600:
+        raise ConfigError("intents.remember must be 0 to 64 states, intents.remember_s 0 to 3600 seconds")
 
 
 def _check_speculation(s: SpeculationSettings) -> None:

@@ -132,6 +132,7 @@ class Dialogue:
         piece: Callable[[int], bytes],
         perceived: Callable[[Npc], Perception | None],
         felt: Callable[[Npc], str],
+        spoke: Callable[[NpcKey], None],
         clock: Clock,
     ) -> None:
         self.counts = DialogueCounts()
@@ -149,6 +150,7 @@ class Dialogue:
         self._piece = piece
         self._perceived = perceived
         self._felt = felt
+        self._spoke = spoke
         self._clock = clock
         self._open: dict[tuple[NpcKey, str], _Open] = {}
         self._floors: dict[NpcKey, _Floor] = {}
@@ -264,6 +266,7 @@ class Dialogue:
         line = self._layout.player_turn(request.text, request.player_name)
         digest = self.sessions.digest(npc.key, request.player_id)
         tail = self._layout.talk_tail(line.tokens, self._perceived(npc), digest)
+        self._spoke(npc.key)
         room = self._context_len - len(npc.trunk) - len(tail)
         if room < 1:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")

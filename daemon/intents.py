@@ -1,9 +1,9 @@
 """Intents: what NPCs see, who is asked when, and what becomes of the answers.
 
-Owns a heap of due moments and one timer; all on the event loop. An observation never waits: it lands in its mind, and
-when the NPC's cadence says so the newest one becomes a Gold work. The table (daemon/table.py) always has an answer: the
-model's, or the rule policy's when the model's is late. When an NPC is removed its work is cancelled and its trunk
-forgotten.
+Owns a heap of moments and one timer; all on the event loop. An observation never waits: it lands in its mind. When the
+NPC's cadence says so it gets into line (tiers/share.py), and whoever is asked is asked about the newest it saw. The
+table (daemon/table.py) always has an answer: the model's, or the rule policy's when the model's is late or the NPC is
+ambient. When an NPC is removed its work is cancelled and its trunk forgotten.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from core.clock import MS, Clock
+from core.clock import MS, Clock, S
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
-from core.words import Finish, NpcKey, Source, TrunkKey
+from core.words import Activation, Finish, NpcKey, Source, TrunkKey
 from core.work import Chunk, Ended, Work
+from daemon.attention import PLAYER_KIND, Attention
 from daemon.barks import Barks
-from daemon.minds import IntentSettings, Mind, Question
+from daemon.minds import Answer, Glimpse, IntentSettings, Mind, Question
 from daemon.prompt import Layout, state_of
 from daemon.table import Subscriber, Table
-from daemon.words import ID_BYTES_MAX, observation
+from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
 from daemon.worlds import Npc, World, Worlds
-from memory.memory import Memory
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door
 from tiers.cadence import due_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
+from tiers.share import Share
 
-PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
-ASK_MAX = 32  # questions built in one go: about a millisecond of the event loop
+RULED_MAX = 64  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
 
 
 class Intents:
-    """The whole of it. Call start() on the running loop."""
+    """The whole of it. Call it on the running loop only."""
 
     def __init__(
         self,
         table: Table,
+        attention: Attention,
         barks: Barks,
         worlds: Worlds,
         layout: Layout,
@@ -50,13 +51,14 @@ class Intents:
         promises: Promises,
         routes: Routes,
         settings: IntentSettings,
-        memory: Memory,
         digest: Callable[[NpcKey, str], tuple[int, ...]],
         expect: Callable[[int | None], None],
-        comes_near: Callable[[NpcKey], None],
+        stalled: Callable[[int], bool],
         clock: Clock,
     ) -> None:
+        self.share: Share[Mind] = Share(settings.share)
         self._table = table
+        self._attention = attention
         self._barks = barks
         self._worlds = worlds
         self._layout = layout
@@ -65,24 +67,43 @@ class Intents:
         self._route = routes.of(WorkKind.INTENT)
         self._trunk_route = routes.of(WorkKind.TRUNK)
         self._settings = settings
-        self._memory = memory
         self._digest = digest
         self._expect = expect
-        self._comes_near = comes_near
+        self._stalled = stalled
         self._clock = clock
+        # An ambient NPC is asked only when something happens to it, and then no more often than a warm one.
+        warm_ns = round(S / settings.cadence.warm_hz)
+        self._slot_ns = {a: settings.cadence.slot_ns_of(a) or warm_ns for a in Activation}
+        self._look_ns = {
+            Activation.ACTIVE: 0,
+            Activation.WARM: settings.warm_look_ms * MS,
+            Activation.AMBIENT: settings.ambient_look_ms * MS,
+        }
+        # What a question costs, for the share: as much as its tail may hold, and the choice.
+        self._tokens_each = layout.caps.intent_tail + self._route.output_max
         self._paused: set[tuple[str, str]] = set()
-        # (moment, order, mind, question): a due mind (no question), or a question whose answer is late.
-        self._heap: list[tuple[int, int, Mind, Question | None]] = []
+        self._glimpsed: set[Mind] = set()
+        # (moment, order, mind, late): a mind that is due (late 0), or one whose answer number `late` should be there.
+        self._heap: list[tuple[int, int, Mind, int]] = []
         self._order = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
+        self._soon = False
 
     # -- in ----------------------------------------------------------------------------------------------------
 
     def observe(
-        self, world: World, said: intents_pb2.Observation, game_time_ms: int, subscriber: Subscriber | None
+        self,
+        world: World,
+        said: intents_pb2.Observation,
+        game_time_ms: int,
+        subscriber: Subscriber | None,
     ) -> intents_pb2.NpcError | None:
-        """Takes one observation in; what is wrong with it, if something is. Call pump() after a frame's last one."""
+        """Takes one observation in; what is wrong with it, if something is. Call pump() after a frame's last one.
+
+        Of a stream's it may be looked at later, or never when a newer one comes first; then the stream hears what is
+        wrong with it.
+        """
         npc = world.npcs.get(said.npc_id)
         if npc is None:
             return _error(said.npc_id, "UNKNOWN_NPC", "npc_id", f"not registered in world '{world.world_id}'")
@@ -100,24 +121,17 @@ class Intents:
             if subscriber is not None:
                 subscriber.dropped += 1
             return None
-        try:
-            seen = observation(said, game_time_ms, self._clock())
-        except CallerError as error:
-            return _error(said.npc_id, "INVALID_FIELD", error.field, str(error))
-        # An event is urgent when it happens, not for as long as the game goes on mentioning it.
-        urgent = any(event not in mind.seen.events for event in seen.events) if mind.seen else bool(seen.events)
-        mind.seen, mind.tick = seen, said.tick
-        mind.state = state_of(seen, self._layout.caps.percepts)
-        for percept in seen.percepts:
-            if percept.kind == PLAYER_KIND:
-                self._memory.near(npc.key, percept.entity_id)
-                self._comes_near(npc.key)
-        if mind.intent is not None and mind.intent.state == mind.state:
-            mind.due_ns = 0
-            self._table.confirm(mind, seen)
-        elif mind.asking is None or mind.asking.state != mind.state:
-            self._set_due(mind, seen, urgent)
-        return None
+        now_ns = self._clock()
+        glimpse = Glimpse(said, game_time_ms, now_ns, subscriber.complain if subscriber is not None else None)
+        if subscriber is not None and now_ns < mind.look_ns and not said.events and not _overrides(mind, said):
+            mind.tick = said.tick
+            mind.glimpse = glimpse
+            self._glimpsed.add(mind)
+            return None
+        wrong = self._look(mind, glimpse)
+        if wrong is None:
+            self._judge(mind)
+        return wrong
 
     def pause(self, tenant: str, world_id: str, paused: bool) -> None:
         """While a game is paused its NPCs are not asked."""
@@ -127,21 +141,24 @@ class Intents:
             self._paused.discard((tenant, world_id))
 
     def pump(self) -> None:
-        """Asks for minds that are due, as one group, lets the policy answer for late ones, and sets the timer."""
+        """Decides about attention, lines up who is due, asks whom the engine carries, lets the policy answer for late
+        ones, and sets the timer.
+        """
         now_ns = self._clock()
-        due: list[Question] = []
+        self._soon = False
+        decide_ns = self._attention.due_ns()
+        ruled = 0
+        if decide_ns is not None and decide_ns <= now_ns:
+            self._attend(now_ns)
+            ruled = self._look_at_left(now_ns)
         # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs between.
-        while self._heap and self._heap[0][0] <= now_ns and len(due) < ASK_MAX:
+        while self._heap and self._heap[0][0] <= now_ns and ruled < RULED_MAX:
             mind, late = self._pop()
-            if late is not None:
-                if mind.asking is late and not mind.removed:
-                    self._answer_by_policy(mind, late.due_ns, late.seen, late.state)
+            if late:
+                ruled += self._rule_if_late(mind, late, now_ns)
             elif mind.due_ns and mind.due_ns <= now_ns and not mind.removed:
-                question = self._question(mind)
-                if question is not None:
-                    due.append(question)
-        if due:
-            self._ask(due, now_ns)
+                self._line_up(mind)
+        self._ask(now_ns)
         self._set_timer()
 
     def load_ahead(self, npcs: Iterable[Npc]) -> None:
@@ -173,6 +190,9 @@ class Intents:
             for ticket in (mind.asking.ticket if mind.asking else None, mind.barking):
                 if ticket is not None:
                     ticket.cancel()
+            self._leave_line(mind)
+            self._glimpsed.discard(mind)
+            self._attention.remove(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
@@ -183,62 +203,188 @@ class Intents:
         if mind is not None:
             if mind.npc.lease_epoch != npc.lease_epoch:
                 mind.tick = -1
+                mind.glimpse = None
+                self._glimpsed.discard(mind)
             mind.npc = npc
+            mind.answers.clear()
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def _look(self, mind: Mind, glimpse: Glimpse) -> intents_pb2.NpcError | None:
+        """Takes in what an observation says; what is wrong with it, if something is."""
+        said = glimpse.said
+        mind.glimpse = None
+        self._glimpsed.discard(mind)
+        try:
+            seen = observation(said, glimpse.game_time_ms, glimpse.at_ns)
+        except CallerError as error:
+            return _error(said.npc_id, "INVALID_FIELD", error.field, str(error))
+        # An event is urgent when it happens, not for as long as the game goes on mentioning it.
+        if seen.events and (mind.seen is None or any(event not in mind.seen.events for event in seen.events)):
+            mind.urgent = True
+        mind.seen, mind.tick = seen, said.tick
+        mind.state = state_of(seen, self._layout.caps.percepts)
+        mind.look_ns = glimpse.at_ns + self._look_ns[mind.activation]
+        self._attention.saw(mind, seen)
+        return None
+
+    def _look_now(self, mind: Mind) -> None:
+        """Looks at what nobody looked at yet."""
+        glimpse = mind.glimpse
+        if glimpse is not None:
+            error = self._look(mind, glimpse)
+            if error is not None and glimpse.complain is not None:
+                glimpse.complain(error)
+
+    def _look_at_left(self, now_ns: int) -> int:
+        """Looks at glimpses that no newer observation came for; how many."""
+        left = [
+            m for m in self._glimpsed if m.glimpse is not None and now_ns >= m.look_ns + self._look_ns[m.activation]
+        ]
+        for mind in left[:RULED_MAX]:
+            self._look_now(mind)
+            self._judge(mind)
+        return min(len(left), RULED_MAX)
+
+    def _judge(self, mind: Mind) -> None:
+        """What follows from what a mind sees: its intent stands, is answered from memory, or is to be asked for."""
+        seen, intent = mind.seen, mind.intent
+        assert seen is not None
+        if intent is not None and intent.state == mind.state:
+            self._table.confirm(mind, seen)
+            if intent.source is not Source.POLICY or (mind.activation is Activation.AMBIENT and not mind.urgent):
+                mind.urgent = False
+                mind.due_ns = 0
+                self._leave_line(mind)
+                if self._settings.change_driven or mind.activation is Activation.AMBIENT:
+                    return
+        elif self._slot_is_over(mind, seen.at_ns) and self._answer_from_memory(mind, seen.at_ns):
+            return
+        if mind.asking is None or mind.asking.state != mind.state:
+            self._set_due(mind)
+
+    def _slot_is_over(self, mind: Mind, now_ns: int) -> bool:
+        """Whether the NPC may have another intent already: more often than it may be asked, and it would jitter."""
+        return now_ns - mind.stood_ns >= self._slot_ns[mind.activation] // (4 if mind.urgent else 2)
+
+    # -- attention ---------------------------------------------------------------------------------------------
+
+    def _attend(self, now_ns: int) -> None:
+        """Has it decided who gets how much attention, and what follows for those whose attention changed."""
+        changes, newcomers = self._attention.decide(now_ns)
+        for change in changes:
+            mind = change.who
+            if mind.seen is None:
+                continue
+            if change.now is Activation.AMBIENT:
+                mind.due_ns = 0
+                if not mind.urgent:
+                    self._leave_line(mind)
+            elif change.now < change.before:
+                # It has somebody's attention now: what it does should be of now, and by the model.
+                self._look_now(mind)
+                mind.look_ns = 0
+                if mind.decided and (mind.intent is None or not self._stands(mind)):
+                    self._set_due(mind, at_once=True)
+        for mind in newcomers:
+            if mind.seen is not None and mind.intent is None and not mind.due_ns and not mind.waiting_ns:
+                self._judge(mind)
+
+    def _stands(self, mind: Mind) -> bool:
+        """Whether the intent is the model's, for what the NPC sees now."""
+        intent = mind.intent
+        return intent is not None and intent.state == mind.state and intent.source is not Source.POLICY
 
     # -- asking ------------------------------------------------------------------------------------------------
 
-    def _set_due(self, mind: Mind, seen: Observation, urgent: bool = False) -> None:
-        cadence = self._settings.cadence
-        at_ns = due_ns(mind.npc.number, cadence.slot_ns, seen.at_ns, mind.asked_ns, urgent)
+    def _set_due(self, mind: Mind, at_once: bool = False) -> None:
+        seen = mind.seen
+        assert seen is not None
+        if mind.waiting_ns:
+            if mind.urgent:
+                self.share.add(mind, mind.activation, True, mind.waiting_ns)
+            return  # it is in line; it will be asked about the newest
+        if not mind.decided and not mind.urgent:
+            return  # for the decision about its attention, which is about to come
+        if mind.activation is Activation.AMBIENT and not mind.urgent:
+            self._answer_by_policy(mind, seen.at_ns)
+            return
+        slot_ns = self._slot_ns[mind.activation]
+        at_ns = due_ns(mind.npc.number, slot_ns, seen.at_ns, mind.asked_ns, mind.urgent or at_once)
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns
         # Invariant: a mind stands in the heap once for each of its moments, however often it changes until then.
         if at_ns not in mind.moments:
             mind.moments.add(at_ns)
-            self._push(at_ns, mind, None)
+            self._push(at_ns, mind, 0)
 
-    def _push(self, at_ns: int, mind: Mind, late: Question | None) -> None:
-        self._order += 1
-        heapq.heappush(self._heap, (at_ns, self._order, mind, late))
-
-    def _pop(self) -> tuple[Mind, Question | None]:
-        at_ns, _, mind, late = heapq.heappop(self._heap)
-        if late is None:
-            mind.moments.discard(at_ns)
-        return mind, late
-
-    def _question(self, mind: Mind) -> Question | None:
-        world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
-        if (world.tenant, world.world_id) in self._paused:
-            mind.due_ns = 0
-            return None
-        seen, asked_for_ns = mind.seen, mind.due_ns
-        assert seen is not None, "a mind is due because it saw something"
-        mind.due_ns = 0
-        perception = self._layout.perceive(seen)
-        players = (p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND)
-        nearest = next(players, "")  # the most notable one
-        digest = self._digest(mind.npc.key, nearest) if nearest else ()
-        tail = self._layout.intent_tail(perception, digest)
+    def _line_up(self, mind: Mind) -> None:
+        """A mind is due: it gets into line, and the policy looks whether it is answered in time."""
+        key = mind.npc.key
+        due_at_ns, mind.due_ns = mind.due_ns, 0
+        if key[:2] in self._paused:
+            return
+        assert mind.seen is not None, "a mind is due because it saw something"
         # Due is the later of "observation received" and "cadence due".
-        return Question(mind, world, seen, mind.state, perception, tail, max(asked_for_ns, seen.at_ns))
+        mind.waiting_ns = max(due_at_ns, mind.seen.at_ns)
+        self.share.add(mind, mind.activation, mind.urgent, mind.waiting_ns)
+        mind.late += 1
+        self._push(mind.waiting_ns + self._settings.stall_ms * MS, mind, mind.late)
 
-    def _ask(self, due: list[Question], now_ns: int) -> None:
-        group = [(self._work(q), _ender(self._answered, q), _taker(q)) for q in due]
+    def _leave_line(self, mind: Mind) -> None:
+        if mind.waiting_ns:
+            mind.waiting_ns = 0
+            self.share.remove(mind)
+
+    def _ask(self, now_ns: int) -> None:
+        """Asks as many of those in line as have their turn, as one group."""
+        asked: list[Question] = []
+        for mind in self.share.take(now_ns, self._tokens_each):
+            question = self._question(mind, now_ns)
+            if question is None:
+                self.share.ended(now_ns)
+            else:
+                asked.append(question)
+        if not asked:
+            return
+        group = [(self._work(q), _ender(self._answered, q), taker(q)) for q in asked]
         try:
             tickets = self._door.submit_group(group)
         except (Overloaded, Draining):
-            for q in due:
-                self._answer_by_policy(q.mind, q.due_ns, q.seen, q.state)
+            for q in asked:
+                self.share.ended(now_ns)
+                self._answer_by_policy(q.mind, q.due_ns)
             return
-        late_ns = self._settings.answer_within_ms * MS
-        for q, ticket in zip(due, tickets, strict=True):
+        for q, ticket in zip(asked, tickets, strict=True):
             # A question that is still on its way is superseded while it waits; while it runs, its answer still counts.
             q.ticket = ticket
             q.mind.asking = q
             q.mind.asked_ns = now_ns
-            self._push(now_ns + late_ns, q.mind, q)
+
+    def _question(self, mind: Mind, now_ns: int) -> Question | None:
+        """What a mind whose turn it is will be asked; None when nothing is left to ask."""
+        due_at_ns, mind.waiting_ns = mind.waiting_ns, 0
+        self._look_now(mind)
+        seen = mind.seen
+        assert seen is not None
+        if self._stands(mind) and self._settings.change_driven:
+            mind.urgent = False
+            self._table.confirm(mind, seen)
+            return None
+        if self._answer_from_memory(mind, due_at_ns):
+            return None
+        mind.urgent = False
+        return self.question_about(mind, seen, mind.state, due_at_ns)
+
+    def question_about(self, mind: Mind, seen: Observation, state: str, due_at_ns: int) -> Question:
+        """A question about what an NPC sees, or may see soon."""
+        world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
+        perception = self._layout.perceive(seen)
+        nearest = next((p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND), "")  # the most notable one
+        digest = self._digest(mind.npc.key, nearest) if nearest else ()
+        tail = self._layout.intent_tail(perception, digest)
+        return Question(mind, world, seen, state, perception, tail, due_at_ns)
 
     def _work(self, q: Question) -> Work:
         npc = q.mind.npc
@@ -258,42 +404,97 @@ class Intents:
             supersede=(npc.key, "intent"),
         )
 
+    # -- answers -----------------------------------------------------------------------------------------------
+
     def _answered(self, q: Question, ended: Ended) -> None:
-        mind = q.mind
+        mind, now_ns = q.mind, self._clock()
+        self.share.ended(now_ns)
+        if len(self.share):
+            self._pump_soon()
         if mind.asking is q:
             mind.asking = None
         if mind.removed or ended.finish in (Finish.SUPERSEDED, Finish.CANCELLED):
             return
         if ended.finish is not Finish.STOP:
-            self._answer_by_policy(mind, q.due_ns, q.seen, q.state)
+            self._answer_by_policy(mind, q.due_ns)
         else:
-            choice = dict(ended.labels)
-            action = q.world.actions[choice["actions"]]
-            target = choice["targets"]
+            answer = answer_of(q, ended, now_ns)
+            self._remember(mind, q.state, answer)
             # While it was thought about, newer observations may have said the same: the intent is as young as they are.
             seen = mind.seen if mind.seen is not None and mind.state == q.state else q.seen
-            self._table.stand(
-                mind,
-                action=action.word,
-                target=q.perception.percepts[target - 1].entity_id if target else "",
-                emotion=q.world.emotions[choice["emotions"]],
-                bark="",
-                source=Source.MODEL,
-                state=q.state,
-                seen=seen,
-                due_ns=q.due_ns,
-                confidence=q.confidence,
-            )
-            if action.speaks:
+            self._stand(mind, answer, q.state, seen, q.due_ns)
+            if q.world.actions[dict(ended.labels)["actions"]].speaks:
                 self._barks.bark(q)
         if mind.seen is not None and mind.state != q.state and not mind.due_ns and mind.asking is None:
-            self._set_due(mind, mind.seen)
+            self._set_due(mind)
             self._set_timer()
 
-    def _answer_by_policy(self, mind: Mind, due_ns: int, seen: Observation, state: str) -> None:
+    def _stand(self, mind: Mind, answer: Answer, state: str, seen: Observation, due_at_ns: int) -> None:
+        mind.late += 1
+        self._table.stand(
+            mind,
+            action=answer.action,
+            target=answer.target,
+            emotion=answer.emotion,
+            bark=answer.bark,
+            source=Source.PREDICTED if answer.foreseen else Source.MODEL,
+            state=state,
+            seen=seen,
+            due_ns=due_at_ns,
+            confidence=answer.confidence,
+        )
+
+    def _remember(self, mind: Mind, state: str, answer: Answer) -> None:
+        if self._settings.remember:
+            mind.answers.pop(state, None)
+            mind.answers[state] = answer
+            while len(mind.answers) > self._settings.remember:
+                del mind.answers[next(iter(mind.answers))]
+
+    def _answer_from_memory(self, mind: Mind, due_at_ns: int) -> bool:
+        """Stands what the model said to the very same question before; whether it did."""
+        answer = mind.answers.get(mind.state)
+        if answer is None or not self._settings.change_driven:
+            return False
+        seen = mind.seen
+        assert seen is not None
+        fresh = seen.at_ns - answer.at_ns <= self._settings.remember_s * S
+        if not fresh or self.question_about(mind, seen, mind.state, due_at_ns).tail != answer.tail:
+            del mind.answers[mind.state]
+            return False
+        mind.urgent = False
+        mind.due_ns = 0
+        self._leave_line(mind)
+        self._table.counts.remembered += 1
+        self._stand(mind, answer, mind.state, seen, due_at_ns)
+        return True
+
+    def _rule_if_late(self, mind: Mind, late: int, now_ns: int) -> bool:
+        """Lets the policy answer for a mind that has no answer in time; whether it did."""
+        asking = mind.asking
+        since_ns = mind.waiting_ns or (asking.due_ns if asking is not None else 0)
+        if mind.removed or mind.late != late or not since_ns:
+            return False
+        within_ns = since_ns + self._settings.answer_within_ms * MS
+        if now_ns < within_ns and not self._stalled(now_ns):
+            self._push(within_ns, mind, late)
+            return False
+        intent = mind.intent
+        if intent is None or intent.source is not Source.POLICY or intent.state != mind.state:
+            self._answer_by_policy(mind, since_ns)
+        if mind.waiting_ns:  # as long as it waits, the rules keep up with what it sees
+            self._push(now_ns + self._settings.answer_within_ms * MS, mind, mind.late)
+        return True
+
+    def _answer_by_policy(self, mind: Mind, due_at_ns: int) -> None:
+        """The rules' answer to what the NPC sees now. It may still be asked: then the model's takes its place."""
+        self._look_now(mind)
+        seen = mind.seen
+        assert seen is not None
         world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
         answer = evaluate(world.policy, mind.npc.archetype_id, seen)
         assert answer is not None, "a compiled policy ends with a row that holds for everybody"
+        mind.late += 1
         self._table.stand(
             mind,
             action=answer.action,
@@ -301,51 +502,95 @@ class Intents:
             emotion=answer.emotion,
             bark=answer.bark,
             source=Source.POLICY,
-            state=state,
+            state=mind.state,
             seen=seen,
-            due_ns=due_ns,
+            due_ns=due_at_ns,
             confidence=0.0,
         )
 
-    # -- pieces ------------------------------------------------------------------------------------------------
+    # -- the timer ---------------------------------------------------------------------------------------------
+
+    def _push(self, at_ns: int, mind: Mind, late: int) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (at_ns, self._order, mind, late))
+
+    def _pop(self) -> tuple[Mind, int]:
+        at_ns, _, mind, late = heapq.heappop(self._heap)
+        if not late:
+            mind.moments.discard(at_ns)
+        return mind, late
 
     def _set_timer(self) -> None:
-        while self._heap and self._stale(self._heap[0]):
+        while self._heap and _stale(self._heap[0]):
             self._pop()
-        if not self._heap:
-            self._expect(None)
-            return
-        at_ns = self._heap[0][0]
         # Only a due mind brings new work; a late answer does not.
-        self._expect(at_ns if self._heap[0][3] is None else None)
+        self._expect(self._heap[0][0] if self._heap and not self._heap[0][3] else None)
+        moments = [
+            at_ns for at_ns in (self._attention.due_ns(), self.share.next_ns(self._clock())) if at_ns is not None
+        ]
+        if self._heap:
+            moments.append(self._heap[0][0])
+        if moments:
+            self._wake(min(moments))
+
+    def _pump_soon(self) -> None:
+        """A place is free: pump() in this turn of the loop, once for all that the engine made known."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self.pump)
+
+    def _wake(self, at_ns: int) -> None:
+        """Has pump() called at a moment, unless it is earlier anyway."""
+        now_ns = self._clock()
         if self._timer is not None:
-            if self._timer_ns <= at_ns and not self._timer.cancelled() and self._timer_ns > self._clock():
+            if self._timer_ns <= at_ns and not self._timer.cancelled() and self._timer_ns > now_ns:
                 return
             self._timer.cancel()
-        self._timer_ns = at_ns
+        self._timer_ns = max(at_ns, now_ns)
         # Timers may fire a millisecond early: pump() then finds nothing due and sets the next one.
-        delay_s = max(0, at_ns - self._clock()) / 1e9
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self.pump)
-
-    @staticmethod
-    def _stale(entry: tuple[int, int, Mind, Question | None]) -> bool:
-        at_ns, _, mind, late = entry
-        if late is not None:
-            return mind.removed or mind.asking is not late
-        return mind.removed or mind.due_ns != at_ns
+        self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self.pump)
 
 
-def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable[[Ended], None]:
-    return lambda ended: answered(q, ended)
+def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:
+    """What was chosen, in the world's words."""
+    choice = dict(ended.labels)
+    target = choice["targets"]
+    return Answer(
+        tail=q.tail,
+        action=q.world.actions[choice["actions"]].word,
+        target=q.perception.percepts[target - 1].entity_id if target else "",
+        emotion=q.world.emotions[choice["emotions"]],
+        bark="",
+        confidence=q.confidence,
+        at_ns=now_ns,
+        foreseen=foreseen,
+    )
 
 
-def _taker(q: Question) -> Callable[[Chunk], None]:
+def taker(q: Question) -> Callable[[Chunk], None]:
+    """Takes in what the model says to a question."""
+
     def take(chunk: Chunk) -> None:
         if not q.tokens:
             q.confidence = chunk.confidence
         q.tokens.extend(chunk.tokens)
 
     return take
+
+
+def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable[[Ended], None]:
+    return lambda ended: answered(q, ended)
+
+
+def _stale(entry: tuple[int, int, Mind, int]) -> bool:
+    at_ns, _, mind, late = entry
+    return mind.removed or (mind.late != late if late else mind.due_ns != at_ns)
+
+
+def _overrides(mind: Mind, said: intents_pb2.Observation) -> bool:
+    """Whether the game wants another activation than it did last."""
+    before = mind.seen.override if mind.seen is not None else None
+    return (OVERRIDES.get(said.activation) if said.has_activation else None) is not before
 
 
 def _error(npc_id: str, code: str, field_name: str, text: str) -> intents_pb2.NpcError:

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from core.observation import Observation
-from core.words import Source
+from core.words import Activation, Source
 from daemon.prompt import Perception
 from daemon.worlds import Npc, World
+from npcd.v1 import intents_pb2
 from scheduler.ticket import Ticket
+from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
+from tiers.share import ShareSettings
+
+HISTORY_LEN = 16
 
 
 @dataclass(frozen=True, slots=True)
 class IntentSettings:
-    """`answer_within_ms`: later than this after the due moment, the rule policy answers. `ttl_ms` is game time.
+    """`answer_within_ms`: later than this after the due moment, the rule policy answers; after `stall_ms` already when
+    the engine stands still. `ttl_ms` is game time.
 
+    Of a warm or ambient NPC only one observation in `warm_look_ms` or `ambient_look_ms` is looked at, the newest,
+    unless it tells of an event. The answers to the last `remember` states of an NPC are kept for `remember_s`: the same
+    question is not asked again (0: it is). Without `change_driven` an NPC is asked in every slot, also when nothing
+    changed.
     `bark_every_ms`: an NPC shouts at most this often; 0 switches barks off.
     """
 
     answer_within_ms: int = 100
+    stall_ms: int = 30
     ttl_ms: int = 4_000
     blend_ms: int = 200
+    warm_look_ms: int = 250
+    ambient_look_ms: int = 500
+    remember: int = 8
+    remember_s: float = 30.0
+    change_driven: bool = True
     bark_every_ms: int = 6_000
     bark_temperature: float = 0.7
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
+    activation: ActivationSettings = field(default_factory=ActivationSettings)
+    share: ShareSettings = field(default_factory=ShareSettings)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +67,47 @@ class Intent:
     confidence: float
 
 
+class PastIntent(NamedTuple):
+    """What is kept of an intent for whoever wants to know later why."""
+
+    version: int
+    action: str
+    target: str
+    emotion: str
+    source: Source
+    tick: int
+    state: str
+    made_ns: int
+    latency_ns: int
+
+
+class Answer(NamedTuple):
+    """What the model said to a question: asked again with the same tail, it would say it again. `foreseen`: it was
+    asked before the state came true.
+    """
+
+    tail: tuple[int, ...]
+    action: str
+    target: str
+    emotion: str
+    bark: str
+    confidence: float
+    at_ns: int
+    foreseen: bool = False
+
+
+Complain = Callable[[intents_pb2.NpcError], None]
+
+
+class Glimpse(NamedTuple):
+    """An observation that nobody looked at yet; who sent it hears what is wrong with it."""
+
+    said: intents_pb2.Observation
+    game_time_ms: int
+    at_ns: int
+    complain: Complain | None
+
+
 @dataclass(slots=True, eq=False)
 class Mind:
     """One NPC's newest observation, the work that asks about it, and the intent that stands."""
@@ -54,14 +116,24 @@ class Mind:
     tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
+    glimpse: Glimpse | None = None  # newer than `seen`
+    look_ns: int = 0  # from when on an observation is looked at
+    urgent: bool = False  # something happened to it that it was not asked about
+    activation: Activation = Activation.AMBIENT
+    decided: bool = False  # whether its activation was ever decided
     intent: Intent | None = None
     version: int = 0
+    stood_ns: int = 0
     due_ns: int = 0  # 0: nothing to ask
     moments: set[int] = field(default_factory=set)  # that stand in the heap for it
+    waiting_ns: int = 0  # since when it is due and waits to be asked; 0: it does not
+    late: int = 0  # grows with each answer: who waits for the one before is not late any more
     asked_ns: int | None = None
     asking: Question | None = None
     barking: Ticket | None = None
     barked_ns: int = 0
+    answers: dict[str, Answer] = field(default_factory=dict)  # by state, the newest last
+    history: deque[PastIntent] = field(default_factory=lambda: deque(maxlen=HISTORY_LEN))
     observations: int = 0
     dropped: int = 0
     removed: bool = False
@@ -69,7 +141,7 @@ class Mind:
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A Gold work under way for one mind."""
+    """A work under way for one mind: Gold when it is asked what it does, Bronze when it is asked ahead."""
 
     mind: Mind
     world: World

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
 from core.words import Finish, Tier
+from daemon.attention import Attention
 from daemon.dialogue import Dialogue
+from daemon.intents import Intents
 from daemon.pressure import Pressure
 from daemon.table import Table
 from daemon.worlds import Worlds
@@ -21,7 +23,7 @@ from scheduler.ticket import Door
 from scheduler.window import Closed
 
 CONTRACT = (1, 2)
-FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain", "memory", "saves")
+FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain", "memory", "saves", "activation")
 RATE_WITHIN_NS = 5 * S
 
 
@@ -57,6 +59,8 @@ class StatusBoard:
         door: Door,
         worlds: Worlds,
         table: Table,
+        intents: Intents,
+        attention: Attention,
         dialogue: Dialogue,
         memory: Memory,
         pressure: Pressure,
@@ -70,6 +74,8 @@ class StatusBoard:
         self._door = door
         self._worlds = worlds
         self._table = table
+        self._intents = intents
+        self._attention = attention
         self._dialogue = dialogue
         self._memory = memory
         self.pressure = pressure
@@ -84,6 +90,7 @@ class StatusBoard:
         steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
         step_ns = [took for took, _ in steps]
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
+        book = self._attention.book
         return admin_pb2.StatusResponse(
             version=self.about.version,
             contract_major=CONTRACT[0],
@@ -133,6 +140,11 @@ class StatusBoard:
             shedding=[
                 admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=s.retry_ms) for s in self.pressure.shed()
             ],
+            npcs_active=book.active,
+            npcs_warm=book.warm,
+            promotions=book.promotions,
+            demotions=book.demotions,
+            intents_put_off=len(self._intents.share),
         )
 
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:

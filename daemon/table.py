@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from core.clock import MS, Clock
 from core.observation import Observation
-from core.words import NpcKey, Source
-from daemon.minds import Intent, IntentSettings, Mind
+from core.words import Activation, NpcKey, Source
+from daemon.minds import Intent, IntentSettings, Mind, PastIntent
+from daemon.words import activation_message
 from daemon.worlds import Npc, World
 from memory.memory import Memory
 from memory.records import Body, Kind
-from npcd.v1 import intents_pb2
+from npcd.v1 import intents_pb2, npcs_pb2
 
 
 @dataclass(slots=True)
@@ -32,7 +33,17 @@ class IntentCounts:
     policy: int = 0
     predicted: int = 0
     barks: int = 0
+    remembered: int = 0  # of the model's: the same question had been asked before
     latency_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=16_384))
+
+    def add(self, source: Source) -> None:
+        """Counts an intent by who made it."""
+        if source is Source.MODEL:
+            self.model += 1
+        elif source is Source.PREDICTED:
+            self.predicted += 1
+        else:
+            self.policy += 1
 
 
 class Subscriber:
@@ -42,6 +53,7 @@ class Subscriber:
         self.wanted = wanted  # empty: all of the world
         self.changed: set[Mind] = set()
         self.confirmed: set[Mind] = set()
+        self.attended: set[Mind] = set()  # whose activation changed
         self.errors: deque[intents_pb2.NpcError] = deque(maxlen=1000)
         self.dropped = 0
         self.last_frame = 0
@@ -49,20 +61,35 @@ class Subscriber:
 
     def note(self, mind: Mind, changed: bool) -> None:
         """Marks a mind for the next frame."""
-        if self.wanted and mind.npc.key.npc not in self.wanted:
-            return
-        (self.changed if changed else self.confirmed).add(mind)
-        self.woken.set()
+        if self.wants(mind):
+            (self.changed if changed else self.confirmed).add(mind)
+            self.woken.set()
+
+    def note_activation(self, mind: Mind) -> None:
+        """Marks a mind whose activation changed."""
+        if self.wants(mind):
+            self.attended.add(mind)
+            self.woken.set()
+
+    def wants(self, mind: Mind) -> bool:
+        """Whether the stream is about this NPC."""
+        return not self.wanted or mind.npc.key.npc in self.wanted
 
     def complain(self, error: intents_pb2.NpcError) -> None:
         """Adds an NPC's error to the next frame."""
         self.errors.append(error)
         self.woken.set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything for another frame."""
+        return bool(self.changed or self.confirmed or self.attended or self.errors)
+
     def forget(self, mind: Mind) -> None:
         """A stream that does not read must not keep NPCs that come and go."""
         self.changed.discard(mind)
         self.confirmed.discard(mind)
+        self.attended.discard(mind)
 
 
 class Table:
@@ -113,22 +140,30 @@ class Table:
         confidence: float,
     ) -> None:
         """Puts a new intent into the table, archives it when it says something else, and tells the streams."""
+        now_ns = self._clock()
         mind.version += 1
+        mind.stood_ns = now_ns
         old = mind.intent
         previous = old.action if old else ""
         mind.intent = Intent(
             mind.version, action, target, emotion, bark, source, state, seen, due_ns, previous, confidence
         )
-        if source is Source.MODEL:
-            self.counts.model += 1
-        else:
-            self.counts.policy += 1
+        latency_ns = max(0, now_ns - due_ns)
+        past = PastIntent(mind.version, action, target, emotion, source, seen.tick, state, now_ns, latency_ns)
+        mind.history.append(past)
+        self.counts.add(source)
         if old is None or (old.action, old.target, old.emotion) != (action, target, emotion):
             target_kind = next((p.kind for p in seen.percepts if p.entity_id == target), "") if target else ""
             body: Body = {"action": action, "target": target, "target_kind": target_kind, "emotion": emotion}
             body |= {"source": source.value, "version": mind.version, "tick": seen.tick}
             self._memory.archive(Kind.INTENT, mind.npc.key, body)
         self._tell(mind, changed=True)
+
+    def attend(self, mind: Mind) -> None:
+        """Tells the streams that the NPC's activation has changed."""
+        key = mind.npc.key
+        for subscriber in self._subscribers.get((key.tenant, key.world), ()):
+            subscriber.note_activation(mind)
 
     def confirm(self, mind: Mind, seen: Observation) -> None:
         """The world says the same as when the intent was made: it stands, and is as young as this observation."""
@@ -153,8 +188,12 @@ class Table:
         self._subscribers.setdefault((world.tenant, world.world_id), set()).add(subscriber)
         for npc in world.npcs.values():
             mind = self._minds.get(npc.key)
-            if mind is not None and mind.intent is not None:
+            if mind is None:
+                continue
+            if mind.intent is not None:
                 subscriber.note(mind, changed=True)
+            if mind.activation is not Activation.AMBIENT:
+                subscriber.note_activation(mind)
         return subscriber
 
     def unsubscribe(self, world: World, subscriber: Subscriber) -> None:
@@ -169,6 +208,7 @@ class Table:
         now_ns = self._clock()
         changed, subscriber.changed = subscriber.changed, set()
         confirmed, subscriber.confirmed = subscriber.confirmed - changed, set()
+        attended, subscriber.attended = subscriber.attended, set()
         subscriber.woken.clear()
         frame = intents_pb2.IntentFrame(
             daemon_epoch=daemon_epoch,
@@ -181,7 +221,7 @@ class Table:
             if mind.intent is not None:
                 frame.intents.append(self.message(mind, mind.intent, now_ns))
                 # A snapshot tells again what stands; how long it took was counted when it was told first.
-                if not frame.snapshot and mind.intent.source is Source.MODEL and mind.intent.due_ns:
+                if not frame.snapshot and mind.intent.source is not Source.POLICY and mind.intent.due_ns:
                     self.counts.latency_ns.append((now_ns, now_ns - mind.intent.due_ns))
         for mind in confirmed:
             if mind.intent is not None:
@@ -193,6 +233,10 @@ class Table:
                         game_time_ms=mind.intent.seen.game_time_ms,
                     )
                 )
+        for mind in attended:
+            frame.activations.append(
+                intents_pb2.ActivationChanged(npc_id=mind.npc.key.npc, activation=activation_message(mind.activation))
+            )
         while subscriber.errors:
             frame.errors.append(subscriber.errors.popleft())
         return frame
@@ -215,12 +259,28 @@ class Table:
             blend_ms=self._settings.blend_ms,
             latency_ms=max(0, now_ns - intent.due_ns) // MS if intent.due_ns else 0,
             confidence=intent.confidence,
+            activation=activation_message(mind.activation),
         )
 
     def _tell(self, mind: Mind, changed: bool) -> None:
         key = mind.npc.key
         for subscriber in self._subscribers.get((key.tenant, key.world), ()):
             subscriber.note(mind, changed)
+
+
+def past_message(past: PastIntent, now_ns: int) -> npcs_pb2.PastIntent:
+    """An intent that stood once as the contract has it."""
+    return npcs_pb2.PastIntent(
+        version=past.version,
+        action=past.action,
+        target_entity_id=past.target,
+        emotion=past.emotion,
+        source=past.source.value,
+        observed_tick=past.tick,
+        state=past.state,
+        age_ms=max(0, now_ns - past.made_ns) // MS,
+        latency_ms=past.latency_ns // MS,
+    )
 
 
 _SOURCES = {

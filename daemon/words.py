@@ -23,6 +23,7 @@ OVERRIDES = {
     words_pb2.ACTIVATION_WARM: Activation.WARM,
     words_pb2.ACTIVATION_AMBIENT: Activation.AMBIENT,
 }
+_ACTIVATIONS = {activation: said for said, activation in OVERRIDES.items()}
 _PSEUDONYM_KEY = secrets.token_bytes(16)
 
 
@@ -122,6 +123,11 @@ def _short(field: str, value: str) -> str:
     if len(value) > WORD_BYTES_MAX:
         raise CallerError(field, f"{len(value)} characters, the limit is {WORD_BYTES_MAX}")
     return value
+
+
+def activation_message(activation: Activation) -> words_pb2.Activation.ValueType:
+    """An activation as the contract has it."""
+    return _ACTIVATIONS[activation]
 
 
 def policy_rows(policy: npcs_pb2.Policy) -> list[PolicyRow]:

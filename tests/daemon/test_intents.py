@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
@@ -187,7 +188,8 @@ async def test_a_paused_game_is_not_thought_about() -> None:
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), paused=True))
-        assert rig.daemon.door.open == 0
+        mind = calls._table.mind(NpcKey("", "vale", "npc0"))
+        assert mind is not None and mind.asking is None and not mind.waiting_ns
         seen = rig.sees("npc0", WOLF)
         await calls.observe("", rig.frame(seen))
         assert (await rig.intent("npc0", lambda i: True)).observed_tick == seen.tick

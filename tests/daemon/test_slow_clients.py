@@ -247,7 +247,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
                 for m in range(500)
             ]
             await call.write(rig.frame(*many))
-            due = sum(1 for *_, late in rig.daemon.calls._intents._heap if late is None)
+            due = sum(1 for *_, late in rig.daemon.calls._intents._heap if not late)
             most_due, most_late = max(most_due, due), max(most_late, len(rig.daemon.calls._intents._heap) - due)
             most_open = max(most_open, rig.daemon.door.open)
             if n == 40:

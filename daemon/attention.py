@@ -1,0 +1,127 @@
+"""Attention: where the players are is where npcd thinks hardest.
+
+Feeds tiers/activation.py with what NPCs see of players, has it decide every 250 ms, and does what follows: who is
+promoted gets its KV and its memory made ready, who falls to ambient moves out of its sequences when others need them.
+Owns no task: whoever asks when decide() is due calls it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from core.clock import MS, Clock
+from core.observation import Observation
+from core.words import Activation, NpcKey
+from daemon.minds import Mind
+from daemon.npc_events import NpcEvents
+from daemon.table import Table
+from daemon.words import activation_message
+from daemon.worlds import Npc
+from memory.memory import Memory
+from npcd.v1 import npcs_pb2
+from scheduler.ticket import Door
+from tiers.activation import ActivationSettings, Change
+from tiers.activation import Attention as Book
+
+PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
+NEWCOMERS_WITHIN_NS = 20 * MS  # somebody seen for the first time is not kept waiting for the next round
+
+
+class Attention:
+    """Who gets how much attention now, for minds of the table."""
+
+    def __init__(
+        self,
+        settings: ActivationSettings,
+        table: Table,
+        events: NpcEvents,
+        memory: Memory,
+        door: Door,
+        load_ahead: Callable[[list[Npc]], None],
+        crowded: Callable[[], bool],
+        comes_near: Callable[[NpcKey], None],
+        clock: Clock,
+    ) -> None:
+        self.book: Book[Mind] = Book(settings)
+        self._settings = settings
+        self._table = table
+        self._events = events
+        self._memory = memory
+        self._door = door
+        self._load_ahead = load_ahead
+        self._crowded = crowded
+        self._comes_near = comes_near
+        self._clock = clock
+        self._newcomers: list[Mind] = []
+        self._decided_ns = 0
+        self._seen_ns = 0
+
+    def saw(self, mind: Mind, seen: Observation) -> None:
+        """Takes in what an NPC sees of players."""
+        player, distance_m, in_sight = "", math.inf, True
+        for percept in seen.percepts:
+            if percept.kind == PLAYER_KIND and percept.distance_m < distance_m:
+                player, distance_m, in_sight = percept.entity_id, percept.distance_m, percept.in_sight
+        self._seen_ns = seen.at_ns
+        self.book.saw(mind, distance_m, in_sight, seen.override, seen.at_ns)
+        if player and distance_m <= self._settings.warm_leave_m:
+            key = mind.npc.key
+            self._memory.near(key, player)
+            self._comes_near(key)
+            bond = self._memory.at_hand(key, player)
+            if bond is not None:
+                quest = bond.quest is not None and bool(bond.quest.active)
+                card = bond.relationship
+                strength = max(abs(card.trust), abs(card.affinity)) if card is not None else 0.0
+                self.book.knows(mind, quest, strength)
+        if not mind.decided:
+            self._newcomers.append(mind)
+
+    def spoke(self, npc: NpcKey) -> None:
+        """Somebody talks with the NPC, or just did."""
+        mind = self._table.mind(npc)
+        if mind is not None:
+            self.book.spoke(mind, self._clock())
+
+    def remove(self, mind: Mind) -> None:
+        """The NPC is gone."""
+        self.book.remove(mind)
+
+    def due_ns(self) -> int | None:
+        """When to decide next; None while there is nobody to decide about."""
+        if self._newcomers:
+            return self._decided_ns + NEWCOMERS_WITHIN_NS
+        if self.book.active or self.book.warm or self._seen_ns > self._decided_ns:
+            return self._decided_ns + self._settings.every_ms * MS
+        return None
+
+    def decide(self, now_ns: int) -> tuple[list[Change[Mind]], list[Mind]]:
+        """Decides anew and acts on it: (what changed, who was seen for the first time)."""
+        self._decided_ns = now_ns
+        changes = self.book.decide(now_ns)
+        newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], []
+        for mind in newcomers:
+            mind.decided = True
+        loads: list[Npc] = []
+        for change in changes:
+            mind = change.who
+            mind.activation = change.now
+            promoted = change.now < change.before
+            if promoted and change.before is Activation.AMBIENT:
+                loads.append(mind.npc)
+            elif change.now is Activation.AMBIENT and self._crowded():
+                self._door.move_out(mind.npc.key)
+            kind = npcs_pb2.NPC_EVENT_KIND_PROMOTED if promoted else npcs_pb2.NPC_EVENT_KIND_DEMOTED
+            event = npcs_pb2.NpcEvent(
+                kind=kind,
+                npc_id=mind.npc.key.npc,
+                activation=activation_message(change.now),
+                reason=change.reason,
+                lease_epoch=mind.npc.lease_epoch,
+            )
+            self._events.tell(mind.npc.key, event)
+            self._table.attend(mind)
+        if loads:
+            self._load_ahead(loads)
+        return changes, newcomers
