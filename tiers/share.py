@@ -153,8 +153,16 @@ class Share(Generic[Who]):
         self.under_way -= 1
         self._fill(now_ns)
 
+    def give_back(self, now_ns: int) -> None:
+        """One of the last take was not asked after all: its place is free and its tokens are not spent."""
+        self.ended(now_ns)
+        if self._rate:
+            self._tokens = min(self._full, self._tokens + self._each)
+
     def next_ns(self, now_ns: int) -> int | None:
-        """When the bucket has tokens for another; None: nobody waits, or whoever waits needs a place first."""
+        """When the bucket has tokens for another question as large as the last; None: nobody waits, or whoever waits
+        needs a place first.
+        """
         self._fill(now_ns)
         if not self._waits or not self._has_place():
             return None

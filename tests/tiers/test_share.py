@@ -105,6 +105,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("add"), WHO, st.sampled_from([ACTIVE, WARM]), st.just(False)),
     st.tuples(st.just("remove"), WHO),
     st.tuples(st.just("take"), st.sampled_from([1, 10, 25, 200])),
+    st.tuples(st.just("take and give back"), st.sampled_from([10, 25])),
     st.tuples(st.just("ended")),
     st.tuples(st.just("wait"), st.sampled_from([1, 10 * MS, 300 * MS, 2 * S])),
     st.tuples(st.just("wait until it can")),
@@ -144,6 +145,15 @@ def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[
                 assert taken == slow.take(now_ns, each)
                 spent += [(now_ns, each)] * len(taken)
                 assert share.take(now_ns, each) == [], "whoever could be asked was"
+            case ("take and give back", int(each)):
+                each_max = max(each, each_max)
+                taken = share.take(now_ns, each)
+                assert taken == slow.take(now_ns, each)
+                spent += [(now_ns, each)] * (len(taken) - 1)
+                if taken:
+                    share.give_back(now_ns)
+                    slow.under_way -= 1
+                    slow.bucket = min(slow.full, slow.bucket + each * S)
             case ("ended",) if slow.under_way:
                 share.ended(now_ns)
                 slow.under_way -= 1
