@@ -22,6 +22,7 @@ from daemon.calls import Calls
 from daemon.config import Config
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
+from daemon.look_ahead import LookAhead
 from daemon.npc_events import NpcEvents
 from daemon.pressure import Pressure
 from daemon.prompt import Caps, Layout, Perception
@@ -265,7 +266,10 @@ def build(
     def put_off() -> int:
         return len(intents.share)
 
-    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock, put_off)
+    def busy_ns() -> int:
+        return scheduler.meter.busy_ns
+
+    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock, put_off, busy_ns)
     table = Table(config.intents, memory, clock)
     events = NpcEvents()
     homes = scheduler.placer.homes
@@ -286,9 +290,12 @@ def build(
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
     )
+    look_ahead = LookAhead(
+        config.intents.prediction, layout, door, barks, config.promises, config.routes, pressure.spare, clock
+    )
     intents = Intents(
-        table, attention, barks, worlds, layout, door, config.promises, config.routes, config.intents, sessions.digest,
-        expect, stalled, clock,
+        table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
+        sessions.digest, expect, stalled, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
@@ -311,8 +318,8 @@ def build(
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(
-        about, phase, scheduler, door, worlds, table, intents, attention, dialogue, memory, pressure, lag_ns, degraded,
-        clock,
+        about, phase, scheduler, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
+        lag_ns, degraded, clock,
     )  # fmt: skip
     remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
     calls = Calls(

@@ -18,10 +18,11 @@ from core.clock import MS, Clock, S
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
 from core.words import Activation, Finish, NpcKey, Source, TrunkKey
-from core.work import Chunk, Ended, Work
+from core.work import Ended, Work
 from daemon.attention import PLAYER_KIND, Attention
 from daemon.barks import Barks
-from daemon.minds import Answer, Glimpse, IntentSettings, Mind, Question
+from daemon.look_ahead import LookAhead
+from daemon.minds import Answer, Glimpse, IntentSettings, Mind, Question, answer_of, taker
 from daemon.prompt import Layout, state_of
 from daemon.table import Subscriber, Table
 from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
@@ -45,6 +46,7 @@ class Intents:
         table: Table,
         attention: Attention,
         barks: Barks,
+        look_ahead: LookAhead,
         worlds: Worlds,
         layout: Layout,
         door: Door,
@@ -60,6 +62,8 @@ class Intents:
         self._table = table
         self._attention = attention
         self._barks = barks
+        self._look_ahead = look_ahead
+        look_ahead.question, look_ahead.answered = self._question_about, self._foreseen
         self._worlds = worlds
         self._layout = layout
         self._door = door
@@ -159,6 +163,7 @@ class Intents:
             elif mind.due_ns and mind.due_ns <= now_ns and not mind.removed:
                 self._line_up(mind)
         self._ask(now_ns)
+        self._look_ahead.think(now_ns)
         self._set_timer()
 
     def load_ahead(self, npcs: Iterable[Npc]) -> None:
@@ -193,6 +198,7 @@ class Intents:
             self._leave_line(mind)
             self._glimpsed.discard(mind)
             self._attention.remove(mind)
+            self._look_ahead.remove(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
@@ -223,9 +229,12 @@ class Intents:
         if seen.events and (mind.seen is None or any(event not in mind.seen.events for event in seen.events)):
             mind.urgent = True
         mind.seen, mind.tick = seen, said.tick
-        mind.state = state_of(seen, self._layout.caps.percepts)
+        before, mind.state = mind.state, state_of(seen, self._layout.caps.percepts)
         mind.look_ns = glimpse.at_ns + self._look_ns[mind.activation]
         self._attention.saw(mind, seen)
+        self._look_ahead.saw(mind, seen)
+        if mind.state != before:
+            self._look_ahead.came_true(mind, mind.state, self._wait_ns(mind, seen.at_ns), seen.at_ns)
         return None
 
     def _look_now(self, mind: Mind) -> None:
@@ -262,6 +271,10 @@ class Intents:
             return
         if mind.asking is None or mind.asking.state != mind.state:
             self._set_due(mind)
+
+    def _wait_ns(self, mind: Mind, now_ns: int) -> int:
+        """How long a mind whose state has changed would wait until it is asked."""
+        return due_ns(mind.npc.number, self._slot_ns[mind.activation], now_ns, mind.asked_ns, mind.urgent) - now_ns
 
     def _slot_is_over(self, mind: Mind, now_ns: int) -> bool:
         """Whether the NPC may have another intent already: more often than it may be asked, and it would jitter."""
@@ -375,9 +388,9 @@ class Intents:
         if self._answer_from_memory(mind, due_at_ns):
             return None
         mind.urgent = False
-        return self.question_about(mind, seen, mind.state, due_at_ns)
+        return self._question_about(mind, seen, mind.state, due_at_ns)
 
-    def question_about(self, mind: Mind, seen: Observation, state: str, due_at_ns: int) -> Question:
+    def _question_about(self, mind: Mind, seen: Observation, state: str, due_at_ns: int) -> Question:
         """A question about what an NPC sees, or may see soon."""
         world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
         perception = self._layout.perceive(seen)
@@ -423,7 +436,7 @@ class Intents:
             # While it was thought about, newer observations may have said the same: the intent is as young as they are.
             seen = mind.seen if mind.seen is not None and mind.state == q.state else q.seen
             self._stand(mind, answer, q.state, seen, q.due_ns)
-            if q.world.actions[dict(ended.labels)["actions"]].speaks:
+            if answer.speaks:
                 self._barks.bark(q)
         if mind.seen is not None and mind.state != q.state and not mind.due_ns and mind.asking is None:
             self._set_due(mind)
@@ -445,10 +458,10 @@ class Intents:
         )
 
     def _remember(self, mind: Mind, state: str, answer: Answer) -> None:
-        if self._settings.remember:
+        if self._settings.remember or answer.foreseen:
             mind.answers.pop(state, None)
             mind.answers[state] = answer
-            while len(mind.answers) > self._settings.remember:
+            while len(mind.answers) > self._settings.remember + self._settings.prediction.per_npc_max:
                 del mind.answers[next(iter(mind.answers))]
 
     def _answer_from_memory(self, mind: Mind, due_at_ns: int) -> bool:
@@ -458,16 +471,26 @@ class Intents:
             return False
         seen = mind.seen
         assert seen is not None
-        fresh = seen.at_ns - answer.at_ns <= self._settings.remember_s * S
-        if not fresh or self.question_about(mind, seen, mind.state, due_at_ns).tail != answer.tail:
+        question = self._question_about(mind, seen, mind.state, due_at_ns)
+        if seen.at_ns - answer.at_ns > self._settings.remember_s * S or question.tail != answer.tail:
             del mind.answers[mind.state]
             return False
         mind.urgent = False
         mind.due_ns = 0
         self._leave_line(mind)
         self._table.counts.remembered += 1
-        self._stand(mind, answer, mind.state, seen, due_at_ns)
+        bark = answer.bark if answer.bark and self._barks.said_ahead(mind) else ""
+        self._stand(mind, answer._replace(bark=bark), mind.state, seen, due_at_ns)
+        if answer.speaks and not bark:
+            question.tokens.extend(answer.tokens)
+            self._barks.bark(question)
         return True
+
+    def _foreseen(self, mind: Mind, state: str, answer: Answer) -> None:
+        """The model answered to a state before it came true, or while it did."""
+        self._remember(mind, state, answer)
+        if state == mind.state and mind.seen is not None and not self._stands(mind) and mind.asking is None:
+            self._answer_from_memory(mind, mind.waiting_ns or mind.due_ns or mind.seen.at_ns)
 
     def _rule_if_late(self, mind: Mind, late: int, now_ns: int) -> bool:
         """Lets the policy answer for a mind that has no answer in time; whether it did."""
@@ -549,33 +572,6 @@ class Intents:
         self._timer_ns = max(at_ns, now_ns)
         # Timers may fire a millisecond early: pump() then finds nothing due and sets the next one.
         self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self.pump)
-
-
-def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:
-    """What was chosen, in the world's words."""
-    choice = dict(ended.labels)
-    target = choice["targets"]
-    return Answer(
-        tail=q.tail,
-        action=q.world.actions[choice["actions"]].word,
-        target=q.perception.percepts[target - 1].entity_id if target else "",
-        emotion=q.world.emotions[choice["emotions"]],
-        bark="",
-        confidence=q.confidence,
-        at_ns=now_ns,
-        foreseen=foreseen,
-    )
-
-
-def taker(q: Question) -> Callable[[Chunk], None]:
-    """Takes in what the model says to a question."""
-
-    def take(chunk: Chunk) -> None:
-        if not q.tokens:
-            q.confidence = chunk.confidence
-        q.tokens.extend(chunk.tokens)
-
-    return take
 
 
 def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable[[Ended], None]:

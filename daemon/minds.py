@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from core.observation import Observation
 from core.words import Activation, Source
+from core.work import Chunk, Ended
 from daemon.prompt import Perception
 from daemon.worlds import Npc, World
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Ticket
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
+from tiers.prediction import Motion, PredictionSettings
 from tiers.share import ShareSettings
 
 HISTORY_LEN = 16
@@ -46,6 +48,7 @@ class IntentSettings:
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
     share: ShareSettings = field(default_factory=ShareSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,15 +86,17 @@ class PastIntent(NamedTuple):
 
 class Answer(NamedTuple):
     """What the model said to a question: asked again with the same tail, it would say it again. `foreseen`: it was
-    asked before the state came true.
+    asked before the state came true. `tokens` are the answer's, `bark` what was made ahead to go with it.
     """
 
     tail: tuple[int, ...]
+    tokens: tuple[int, ...]
     action: str
     target: str
     emotion: str
     bark: str
     confidence: float
+    speaks: bool
     at_ns: int
     foreseen: bool = False
 
@@ -132,6 +137,8 @@ class Mind:
     asking: Question | None = None
     barking: Ticket | None = None
     barked_ns: int = 0
+    motion: Motion | None = None  # for looking ahead; ambient minds have none
+    ahead_ns: int = 0  # from when on it is looked ahead for again
     answers: dict[str, Answer] = field(default_factory=dict)  # by state, the newest last
     history: deque[PastIntent] = field(default_factory=lambda: deque(maxlen=HISTORY_LEN))
     observations: int = 0
@@ -153,3 +160,32 @@ class Question:
     ticket: Ticket | None = None
     tokens: list[int] = field(default_factory=list)
     confidence: float = 0.0
+
+
+def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:
+    """What was chosen, in the world's words."""
+    choice = dict(ended.labels)
+    action, target = q.world.actions[choice["actions"]], choice["targets"]
+    return Answer(
+        tail=q.tail,
+        tokens=tuple(q.tokens),
+        action=action.word,
+        target=q.perception.percepts[target - 1].entity_id if target else "",
+        emotion=q.world.emotions[choice["emotions"]],
+        bark="",
+        confidence=q.confidence,
+        speaks=action.speaks,
+        at_ns=now_ns,
+        foreseen=foreseen,
+    )
+
+
+def taker(q: Question) -> Callable[[Chunk], None]:
+    """Takes in what the model says to a question."""
+
+    def take(chunk: Chunk) -> None:
+        if not q.tokens:
+            q.confidence = chunk.confidence
+        q.tokens.extend(chunk.tokens)
+
+    return take

@@ -16,6 +16,9 @@ from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
 
 LOOK_AGAIN_NS = 20 * MS
 
+BUSY_OVER_NS = 100 * MS  # over how long it is looked how busy the engine is
+BUSY_MAX = 0.7  # of that time: above, guesses would be in the way
+
 
 class Pressure:
     """Ask before submitting what may be left out. `put_off` says how many NPCs are due and wait for their share."""
@@ -28,11 +31,15 @@ class Pressure:
         settings: ShedSettings,
         clock: Clock,
         put_off: Callable[[], int] = int,
+        busy_ns: Callable[[], int] = int,
     ) -> None:
         self._door = door
         self._engine_loop = engine_loop
         self._promises = promises
         self._put_off = put_off
+        self._busy_ns = busy_ns
+        self._busy = 0.0
+        self._busy_at = (0, 0)  # moment, and time in steps until then
         self._clock = clock
         self._shedding = Shedding(settings)
         self._looked_ns: int | None = None
@@ -43,6 +50,15 @@ class Pressure:
         """Whether guesses may be made now."""
         self._look()
         return self._shedding.allows_predictions
+
+    def spare(self) -> bool:
+        """Whether the engine has time for what may as well not be done, too: it stood idle enough just now."""
+        now_ns, busy_ns = self._clock(), self._busy_ns()
+        passed_ns = now_ns - self._busy_at[0]
+        if passed_ns >= BUSY_OVER_NS:
+            self._busy = (busy_ns - self._busy_at[1]) / passed_ns
+            self._busy_at = (now_ns, busy_ns)
+        return self._busy < BUSY_MAX and self.allows_predictions()
 
     def allows_barks(self) -> bool:
         """Whether words may be made for intents now."""

@@ -31,6 +31,9 @@ from core.observation import Observation, Percept
 
 TARGETS_MAX = 8  # percept marks <|1|> .. <|8|>; <|0|> is "nobody"
 PERCEPT_WORD_LEN_MAX = 24
+DISTANCE_EDGES_M = (2.0, 8.0, 20.0)  # where distance_word changes
+HEALTH_EDGES = (0.25, 0.7)
+EVENTS_KEPT = 2
 TOKEN_BYTES_MAX = 64  # of prose, in any vocabulary
 
 # The control tokens of models made for npcd, and what stands in for them elsewhere.
@@ -155,18 +158,20 @@ class Cut:
 
 def distance_word(distance_m: float) -> str:
     """Metres as the model's word: close < 2 <= near < 8 <= away < 20 <= far."""
-    if distance_m < 2.0:
+    close_m, near_m, away_m = DISTANCE_EDGES_M
+    if distance_m < close_m:
         return "close"
-    if distance_m < 8.0:
+    if distance_m < near_m:
         return "near"
-    return "away" if distance_m < 20.0 else "far"
+    return "away" if distance_m < away_m else "far"
 
 
 def health_word(health: float) -> str:
     """Health 0..1 as the model's word: dying < 0.25 <= hurt < 0.7 <= nothing."""
-    if health < 0.25:
+    dying, hurt = HEALTH_EDGES
+    if health < dying:
         return "dying"
-    return "hurt" if health < 0.7 else ""
+    return "hurt" if health < hurt else ""
 
 
 def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
@@ -177,7 +182,7 @@ def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
 
 def situation_words(seen: Observation) -> str:
     """Time, place, health and the newest two events, as words with a leading space each; may be empty."""
-    return _situation(seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:2])
+    return _situation(seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:EVENTS_KEPT])
 
 
 def percept_words(percept: Percept) -> str:

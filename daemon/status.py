@@ -11,6 +11,7 @@ from core.words import Finish, Tier
 from daemon.attention import Attention
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
+from daemon.look_ahead import LookAhead
 from daemon.pressure import Pressure
 from daemon.table import Table
 from daemon.worlds import Worlds
@@ -23,7 +24,19 @@ from scheduler.ticket import Door
 from scheduler.window import Closed
 
 CONTRACT = (1, 2)
-FEATURES = ("intents", "barks", "dialogue", "barge_in", "policy", "watch", "drain", "memory", "saves", "activation")
+FEATURES = (
+    "intents",
+    "barks",
+    "dialogue",
+    "barge_in",
+    "policy",
+    "watch",
+    "drain",
+    "memory",
+    "saves",
+    "activation",
+    "prediction",
+)
 RATE_WITHIN_NS = 5 * S
 
 
@@ -61,6 +74,7 @@ class StatusBoard:
         table: Table,
         intents: Intents,
         attention: Attention,
+        look_ahead: LookAhead,
         dialogue: Dialogue,
         memory: Memory,
         pressure: Pressure,
@@ -76,6 +90,7 @@ class StatusBoard:
         self._table = table
         self._intents = intents
         self._attention = attention
+        self._look_ahead = look_ahead
         self._dialogue = dialogue
         self._memory = memory
         self.pressure = pressure
@@ -90,7 +105,7 @@ class StatusBoard:
         steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
         step_ns = [took for took, _ in steps]
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
-        book = self._attention.book
+        book, guesses = self._attention.book, self._look_ahead.foresight.counts
         return admin_pb2.StatusResponse(
             version=self.about.version,
             contract_major=CONTRACT[0],
@@ -145,6 +160,11 @@ class StatusBoard:
             promotions=book.promotions,
             demotions=book.demotions,
             intents_put_off=len(self._intents.share),
+            predictions=guesses.predictions,
+            predictions_hit=guesses.hits,
+            predicted_tokens=guesses.tokens,
+            predicted_wasted_tokens=guesses.wasted_tokens,
+            predicted_saved_ms=guesses.saved_ns // MS,
         )
 
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:

@@ -33,6 +33,7 @@ class Meter:
 
     tiers: list[TierMeter] = field(default_factory=lambda: [TierMeter() for _ in Tier])  # by tier
     steps: int = 0
+    busy_ns: int = 0  # spent in steps, since start
     step_failures: int = 0
     cached_tokens: int = 0
     prefilled_tokens: int = 0

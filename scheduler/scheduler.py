@@ -184,6 +184,7 @@ class Scheduler:
         """Takes in what a step gave: trunks grow, tokens are handed out, finished works end."""
         assert planned.step is not None
         self.meter.steps += 1
+        self.meter.busy_ns += took_ns
         self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
         if self.speculation is not None:
             if self.speculation.measuring:
