@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import tomllib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.look_ahead import LookAhead
 from daemon.npc_events import NpcEvents
+from daemon.policy_file import load_policy
 from daemon.pressure import Pressure
 from daemon.prompt import Caps, Layout, Perception
 from daemon.remembering import Remembering
@@ -51,7 +51,6 @@ from scheduler.scheduler import Delivery, Scheduler
 from scheduler.speculation import Speculation, SpeculationSettings
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
-from tiers.policy import PolicyRow
 from tiers.routing import WorkKind
 
 log = structlog.get_logger("npcd")
@@ -61,7 +60,6 @@ SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
 STALLED_NS = 25 * MS  # a step of a small model takes a few milliseconds
 STALLED_X = 4
-DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
 
 
 @dataclass(slots=True)
@@ -167,11 +165,6 @@ def context_min(layout: Layout, caps: Caps) -> int:
     return layout.trunk_max + caps.intent_tail + ANSWER_LEN
 
 
-def default_policy() -> list[PolicyRow]:
-    """The rule policy for worlds that bring none."""
-    return [PolicyRow(**row) for row in tomllib.loads(DEFAULT_POLICY.read_text("utf-8"))["rows"]]
-
-
 def wall_ms() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // MS
@@ -255,7 +248,7 @@ def build(
         scheduler.placer.parking.store = parked
         parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
 
-    worlds = Worlds(layout, config.worlds, default_policy(), model.adapters)
+    worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters)
     piece = engine.vocab.piece
     context_len = engine.geometry.context_len
     memory = memory or hot_only(config, clock)

@@ -25,6 +25,7 @@ from core.words import Tier
 from daemon.calls import CallSettings
 from daemon.dialogue import DialogueSettings
 from daemon.minds import IntentSettings
+from daemon.policy_file import load_policy
 from daemon.prompt import Caps
 from daemon.worlds import WorldLimits
 from engines.llama import LlamaSettings
@@ -161,6 +162,8 @@ def check(config: Config) -> None:
     _check_speculation(config.speculation)
     _check_routes(config)
     check_shedding(config.shedding)
+    if config.worlds.policy_file:
+        load_policy(config.worlds.policy_file)
     if serve.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"serve.log_level: '{serve.log_level}', must be debug, info, warning or error")
     if not 0 <= serve.drain_s <= 3600:

@@ -1,5 +1,5 @@
-"""The command line: npcd serve, doctor, kv, route, migrate, archive, version (npcd demo is found before it comes here,
-by npcd/__main__.py).
+"""The command line: npcd serve, doctor, route, policy, kv, migrate, archive, version (npcd demo is found before it
+comes here, by npcd/__main__.py).
 
 It imports next to nothing, and what a command needs only when it runs: the parent of `npcd serve` stays small.
 """
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
-from daemon import archive_command, kv_command, route_command
+from daemon import archive_command, kv_command
 from daemon.supervise import EXIT_USAGE, Life, supervise
 
 if TYPE_CHECKING:
     from daemon.config import Config
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXIT_NOT_WELL = 1
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(kv_command.run, args)
     if args.command == "route":
         return _print(_explain, args)
+    if args.command == "policy":
+        return _check_policy(args)
     life: Life | None = None
     if not args.no_supervise:
         said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
     doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")
-    for command in (serve, doctor, route_command.add_to(commands)):
+    for command in (serve, doctor, _add_route(commands), _add_policy(commands)):
         _add_settings(command)
     serve.add_argument(
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
@@ -71,6 +75,29 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
     commands.add_parser("version", help="print the version")
     return parser
+
+
+def _add_route(commands: Commands) -> argparse.ArgumentParser:
+    route = commands.add_parser(
+        "route", help="which tier and engine each kind of work goes to, and how large it may be"
+    )
+    explain = route.add_subparsers(dest="verb", required=True).add_parser(
+        "explain", help="print the table, and who set what"
+    )
+    explain.add_argument("kind", metavar="KIND", nargs="?", help="only this kind of work, in full")
+    explain.add_argument("--json", action="store_true", help="for programs")
+    return explain
+
+
+def _add_policy(commands: Commands) -> argparse.ArgumentParser:
+    policy = commands.add_parser("policy", help="what NPCs do when the model has not answered")
+    check = policy.add_subparsers(dest="verb", required=True).add_parser(
+        "check", help="read a rule policy, say what is wrong with it, and print the table that comes out"
+    )
+    check.add_argument("file", metavar="FILE.toml", type=Path, nargs="?", help="worlds.policy_file if left out")
+    check.add_argument("--world", type=Path, metavar="WORLD.toml", help="for this world: its words, and its own rows")
+    check.add_argument("--json", action="store_true", help="for programs")
+    return check
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -118,8 +145,22 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> Iterator[str]:
+    from daemon.route_command import explain
+
     origins: dict[str, str] = {}
-    return route_command.run(args, _config(args, origins), origins)
+    return explain(_config(args, origins), origins, args.kind, args.json)
+
+
+def _check_policy(args: argparse.Namespace) -> int:
+    from daemon import policy_command
+
+    try:
+        checked = policy_command.check(args.file, args.world, _config(args).worlds.policy_file)
+    except ConfigError as error:
+        print(f"npcd: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(policy_command.as_json(checked) if args.json else "\n".join(policy_command.as_text(checked)))
+    return EXIT_NOT_WELL if checked.wrong else 0
 
 
 def _print(run: Callable[[argparse.Namespace], Iterator[str]], args: argparse.Namespace) -> int:

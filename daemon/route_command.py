@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from core.errors import ConfigError
+from daemon.config import Config
 from tiers.routing import ABOUT, WorkKind
-
-if TYPE_CHECKING:
-    from daemon.config import Config
 
 DEFAULT = "default"
 # The prompt's caps bound tails. A bark's goes on from the intent's answer, which stands in it as well.
@@ -36,30 +32,17 @@ class Value:
     origin: str
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """The command, and what it takes; the settings' flags are to be added to what it gives."""
-    route = commands.add_parser(
-        "route", help="which tier and engine each kind of work goes to, and how large it may be"
-    )
-    verbs = route.add_subparsers(dest="verb", required=True)
-    explain = verbs.add_parser("explain", help="print the table, and who set what")
-    explain.add_argument("kind", metavar="KIND", nargs="?", help=f"only this: {', '.join(k.value for k in WorkKind)}")
-    explain.add_argument("--json", action="store_true", help="for programs")
-    return explain
-
-
-def run(args: argparse.Namespace, config: Config, origins: Mapping[str, str]) -> Iterator[str]:
-    """Lines to print. Raises ConfigError for a kind that there is not."""
-    kinds = [_kind(args.kind)] if args.kind else list(WorkKind)
+def explain(config: Config, origins: Mapping[str, str], only: str | None, for_programs: bool) -> Iterator[str]:
+    """Lines to print about one kind, or all. `origins` as config.load gives them. Raises ConfigError for a kind that
+    there is not.
+    """
+    kinds = [_kind(only)] if only else list(WorkKind)
     rows = {kind: values(kind, config, origins) for kind in kinds}
-    if args.json:
+    if for_programs:
         yield json.dumps([as_json(kind, row) for kind, row in rows.items()], indent=2)
-    elif args.kind:
-        yield from _one(kinds[0], rows[kinds[0]])
-    else:
-        yield from _table(rows)
-    if not args.json:
-        yield from _beyond(kinds, config)
+        return
+    yield from _one(kinds[0], rows[kinds[0]]) if only else _table(rows)
+    yield from _beyond(kinds, config)
 
 
 def values(kind: WorkKind, config: Config, origins: Mapping[str, str]) -> list[Value]:

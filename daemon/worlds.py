@@ -20,14 +20,18 @@ from daemon.prompt import ActionWord, Layout
 from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
-from tiers.policy import PolicyRow, usable
+from tiers.policy import PolicyRow
+from tiers.policy_table import Sections, WorldWords, compile_table, why_not
 
 log = structlog.get_logger("npcd")
 
 
 @dataclass(frozen=True, slots=True)
 class WorldLimits:
-    """How much one world may define, and how many NPCs one daemon knows."""
+    """How much one world may define, and how many NPCs one daemon knows.
+
+    `policy_file` is a rule policy for all worlds, over the one that comes with npcd (daemon/policy.toml).
+    """
 
     archetypes_max: int = 64
     actions_max: int = 64
@@ -37,6 +41,7 @@ class WorldLimits:
     worlds_max: int = 64
     npcs_max: int = 20_000
     npcs_per_call_max: int = 10_000
+    policy_file: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,12 +100,12 @@ class Worlds:
         self,
         layout: Layout,
         limits: WorldLimits,
-        default_policy: Sequence[PolicyRow],
+        policy: Sections,
         adapters: Adapters | None = None,
     ) -> None:
         self._layout = layout
         self._limits = limits
-        self._default_policy = list(default_policy)
+        self._policy = policy
         self._adapters = adapters
         self._worlds: dict[tuple[str, str], World] = {}
         self._next_number = 0
@@ -325,7 +330,7 @@ class Worlds:
             prefixes=prefixes,
             personas=personas,
             choices=layout.intents(actions, emotions),
-            policy=self._policy(request, actions, emotions),
+            policy=self._table(request, actions, emotions),
             sections=sections,
             definition=_content(request),
         )
@@ -337,34 +342,26 @@ class Worlds:
             raise CallerError(f"archetypes[{i}].adapter", f"there is no adapter '{archetype.adapter}'; there are none")
         return self._adapters.find(archetype.adapter, f"archetypes[{i}].adapter")
 
-    def _policy(
+    def _table(
         self, request: npcs_pb2.DefineWorldRequest, actions: Sequence[ActionWord], emotions: Sequence[str]
     ) -> list[PolicyRow]:
-        words = [a.word for a in actions]
-        targeted = [a.word for a in actions if a.needs_target]
+        words = WorldWords(
+            archetypes=[a.archetype_id for a in request.archetypes],
+            actions=[a.word for a in actions],
+            targeted=[a.word for a in actions if a.needs_target],
+            emotions=emotions,
+        )
         own = policy_rows(request.policy)
         for i, row in enumerate(own):
-            if row.action not in words:
-                raise CallerError(f"policy.rows[{i}].action", f"'{row.action}' is not an action of the world")
-            if row.emotion not in emotions:
-                raise CallerError(f"policy.rows[{i}].emotion", f"'{row.emotion}' is not an emotion of the world")
-            if not usable([row], words, emotions, targeted):
-                raise CallerError(f"policy.rows[{i}]", f"'{row.action}' needs a target and the row names no percept")
-        rows = own or usable(self._default_policy, words, emotions, targeted)
-        if not any(map(_holds_always, rows)):
-            # There is always an intent: the table ends with a row that holds for everybody.
-            word = next(a.word for a in actions if not a.needs_target)  # layout.intents made sure of one
-            rows = [*rows, PolicyRow(action=word, emotion=emotions[0])]
-        return rows
+            field_name, reason = why_not(row, words)
+            if reason:
+                raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
+        return compile_table(own, self._policy, words).rows
 
 
 def _hashes(adapter: Adapter | None) -> tuple[str, str]:
     """What is spoken with, and what trunks are computed with."""
     return ("", "") if adapter is None else (adapter.sha, adapter.trunk_sha)
-
-
-def _holds_always(row: PolicyRow) -> bool:
-    return row == PolicyRow(action=row.action, emotion=row.emotion, bark=row.bark)
 
 
 def _content(request: npcs_pb2.DefineWorldRequest) -> bytes:

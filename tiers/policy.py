@@ -71,17 +71,3 @@ def _nearest(percepts: Iterable[Percept], row: PolicyRow) -> Percept | None:
         and (row.distance_max_m <= 0 or p.distance_m <= row.distance_max_m)
     )
     return min(fitting, key=lambda p: (p.distance_m, p.entity_id), default=None)
-
-
-def usable(
-    rows: Sequence[PolicyRow], actions: Iterable[str], emotions: Iterable[str], needs_target: Iterable[str]
-) -> list[PolicyRow]:
-    """The rows whose words a world has, and whose action can find the target it needs."""
-    known, felt, targeted = set(actions), set(emotions), set(needs_target)
-    return [
-        row
-        for row in rows
-        if row.action in known
-        and row.emotion in felt
-        and (row.action not in targeted or row.percept_kind or row.percept_stance or row.distance_max_m > 0)
-    ]

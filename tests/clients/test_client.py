@@ -199,3 +199,34 @@ action = "idle"
         world_from_toml(text.replace('word = "idle"', 'word = "idle"\nspeek = true'))
     with pytest.raises(ValueError, match="lore"):
         world_from_toml('world_id = "w"')
+
+
+def test_a_policy_in_sections_is_flat_with_everybodys_rows_last() -> None:
+    """What a section's name says is not said in its rows."""
+    world = """
+world_id = "w"
+lore = "l"
+emotions = ["calm"]
+archetypes = [{ archetype_id = "a", description = "d" }]
+actions = [{ word = "idle" }]
+"""
+    sections = """
+[policy.default]
+rows = [{ action = "idle" }]
+[policy.villager]
+rows = [{ event = "bell_rang", action = "pray" }, { action = "work" }]
+[policy.ghoul]
+rows = []
+"""
+    rows = world_from_toml(world + sections).policy.rows
+    assert [(r.archetype_id, r.event, r.action) for r in rows] == [
+        ("villager", "bell_rang", "pray"),
+        ("villager", "", "work"),
+        ("", "", "idle"),
+    ]
+    with pytest.raises(ValueError, match=r"\[\[policy\.villager\]\] number 2: unknown key actoin"):
+        world_from_toml(world + sections.replace('{ action = "work" }', '{ actoin = "work" }'))
+    with pytest.raises(ValueError, match=r"\[policy\.ghoul\] has rows = \[\.\.\.\] and nothing else"):
+        world_from_toml(world + sections + "more = 1\n")
+    with pytest.raises(ValueError, match=r"\[policy\.default\]: archetype_id is said by the section's name"):
+        world_from_toml(world + sections.replace('{ action = "idle" }', '{ archetype_id = "x", action = "idle" }'))

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import CallerError, NotFound, Overloaded, Stale
-from daemon.build import default_policy
+from daemon.policy_file import load_policy
 from daemon.prompt import MARKS, Layout
 from daemon.worlds import WorldLimits, Worlds
 from engines.sim import SimVocab
@@ -13,7 +13,7 @@ from tests.daemon.rig import specs, world
 
 def worlds(limits: WorldLimits = WorldLimits()) -> Worlds:
     """An empty table."""
-    return Worlds(Layout(SimVocab(list(MARKS.values()))), limits, default_policy())
+    return Worlds(Layout(SimVocab(list(MARKS.values()))), limits, load_policy())
 
 
 def register(npcs: list[npcs_pb2.NpcSpec], take_over: bool = False) -> npcs_pb2.RegisterRequest:

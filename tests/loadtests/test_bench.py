@@ -210,7 +210,7 @@ def prompts() -> Prompts:
 def test_the_peer_gets_the_trunks_that_the_daemon_makes(prompts: Prompts) -> None:
     """Token for token, as Register makes them, and no two the same."""
     scene = load_scene()
-    worlds = Worlds(Layout(prompts.vocab, Caps()), WorldLimits(), [])
+    worlds = Worlds(Layout(prompts.vocab, Caps()), WorldLimits(), {})
     world = wire.define_world(scene.world, 0).SerializeToString()
     worlds.define("", npcs_pb2.DefineWorldRequest.FromString(world))
     specs = [npcs_pb2.NpcSpec.FromString(wire.npc_spec(spec).SerializeToString()) for spec in prompts.specs]

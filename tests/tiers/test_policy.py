@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.observation import Observation, Percept
-from tiers.policy import PolicyRow, evaluate, usable
+from tiers.policy import PolicyRow, evaluate
 
 VECTORS = json.loads((Path(__file__).parents[2] / "clients/conformance/policy_vectors.json").read_text("utf-8"))
 
@@ -37,15 +37,6 @@ def test_vectors(case: dict[str, Any]) -> None:
         "target_entity_id": answer.target.entity_id if answer.target else "",
     }
     assert given == {name: wanted.get(name, "") for name in given}
-
-
-def test_rows_without_the_worlds_words_are_left_out() -> None:
-    """A row needs its action, its emotion, and a percept when its action needs a target."""
-    rows = [
-        PolicyRow(action="fly", emotion="calm"),
-        PolicyRow(action="idle", emotion="bored"),
-        PolicyRow(action="attack", emotion="calm"),
-        PolicyRow(action="attack", emotion="calm", percept_stance="hostile"),
-        PolicyRow(action="idle", emotion="calm"),
-    ]
-    assert usable(rows, ["idle", "attack"], ["calm"], ["attack"]) == rows[3:]
+    # That very row answered: none before it holds.
+    assert evaluate(rows[: wanted["row"]], case["archetype_id"], seen) is None
+    assert evaluate(rows[wanted["row"] :][:1], case["archetype_id"], seen) == answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,9 +83,11 @@ class World:
 
 
 def world_from_toml(text: str) -> World:
-    """A world from TOML: keys named as in World; [[archetypes]], [[actions]], [[personas]] and [[policy]] are arrays.
+    """A world from TOML: keys named as in World; [[archetypes]], [[actions]] and [[personas]] are arrays.
 
-    Raises ValueError naming the table and the key that does not belong there. Other top-level tables are left alone.
+    The policy is an array [[policy]] of rows that name their archetype, or a section for each with its rows, as in
+    [policy.villager] rows = [...]; those of [policy.default] are everybody's and come last. Raises ValueError naming
+    the table and the key that does not belong there. Other top-level tables are left alone.
     """
     content = tomllib.loads(text)
     missing = [key for key in ("world_id", "lore", "archetypes", "actions", "emotions") if key not in content]
@@ -98,7 +100,7 @@ def world_from_toml(text: str) -> World:
         actions=_rows(ActionWord, "actions", content),
         emotions=tuple(str(word) for word in content["emotions"]),
         personas=_rows(Persona, "personas", content),
-        policy=Policy(_rows(PolicyRow, "policy", content)),
+        policy=_policy(content),
         language=str(content.get("language", "en")),
     )
 
@@ -106,6 +108,25 @@ def world_from_toml(text: str) -> World:
 def load_world(path: str | Path) -> World:
     """`world_from_toml` of a file."""
     return world_from_toml(Path(path).read_text(encoding="utf-8"))
+
+
+def _policy(content: Mapping[str, Any]) -> Policy:
+    sections = content.get("policy", ())
+    if not isinstance(sections, Mapping):
+        return Policy(_rows(PolicyRow, "policy", content))
+    rows: list[PolicyRow] = []
+    everybody: tuple[PolicyRow, ...] = ()
+    for name, section in sections.items():
+        if not isinstance(section, Mapping) or set(section) != {"rows"}:
+            raise ValueError(f"[policy.{name}] has rows = [...] and nothing else")
+        if any("archetype_id" in row for row in section["rows"]):
+            raise ValueError(f"[policy.{name}]: archetype_id is said by the section's name; leave it out")
+        read = _rows(PolicyRow, f"policy.{name}", {f"policy.{name}": section["rows"]})
+        if name == "default":
+            everybody = read
+        else:
+            rows += [replace(row, archetype_id=name) for row in read]
+    return Policy((*rows, *everybody))
 
 
 _Row = TypeVar("_Row", Archetype, ActionWord, Persona, PolicyRow)

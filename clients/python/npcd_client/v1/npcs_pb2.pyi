@@ -255,7 +255,7 @@ class DefineWorldRequest(_message.Message):
 
     @_builtins.property
     def policy(self) -> Global___Policy:
-        """empty: the built-in policy, as far as its action words exist in this world"""
+        """comes first; what it leaves open is the daemon's own policy, for archetypes without a row here and for everybody, as far as its words exist in this world"""
 
     def __init__(
         self,

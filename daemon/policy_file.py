@@ -1,0 +1,88 @@
+"""Reads rule policies: the one that comes with npcd, the operator's, and a world's TOML as designers have it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError
+from tiers.policy import PolicyRow
+from tiers.policy_table import DEFAULT, Section, Sections, WorldWords, read_row, read_sections
+
+BUILT_IN = Path(__file__).with_name("policy.toml")
+BUILT_IN_NAME = "built in"
+
+
+@dataclass(frozen=True, slots=True)
+class WorldFile:
+    """What a policy needs to know of a world's TOML."""
+
+    world_id: str
+    words: WorldWords
+    rows: tuple[PolicyRow, ...]
+
+
+def load_policy(file: str = "") -> Sections:
+    """The sections that hold for all worlds: npcd's own, and over them those of `file`. Raises ConfigError."""
+    sections = read_sections(_read(BUILT_IN), BUILT_IN_NAME)
+    if file:
+        try:
+            sections |= load_sections(Path(file).expanduser())
+        except ConfigError as error:
+            raise ConfigError(f"worlds.policy_file: {error}") from error
+    return sections
+
+
+def load_sections(path: Path) -> dict[str, Section]:
+    """The sections of one file. Raises ConfigError."""
+    return read_sections(_read(path), str(path))
+
+
+def load_world(path: Path) -> WorldFile:
+    """A world as the Python client's world_from_toml takes it. Raises ConfigError naming what is wrong."""
+    content = _read(path)
+    try:
+        actions = [str(a["word"]) for a in content["actions"]]
+        words = WorldWords(
+            archetypes=[str(a["archetype_id"]) for a in content["archetypes"]],
+            actions=actions,
+            targeted=[str(a["word"]) for a in content["actions"] if a.get("needs_target")],
+            emotions=[str(e) for e in content["emotions"]],
+        )
+        world_id = str(content["world_id"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: a world has world_id, archetypes, actions and emotions ({error})") from error
+    if not words.emotions or set(words.actions) <= set(words.targeted):
+        raise ConfigError(f"{path}: a world has an emotion, and an action that does without a target")
+    return WorldFile(world_id, words, _own_rows(content.get("policy", []), str(path)))
+
+
+def _own_rows(given: Any, origin: str) -> tuple[PolicyRow, ...]:
+    """[[policy]] rows that name their archetype, or [policy.villager] sections."""
+    if isinstance(given, Mapping):
+        sections = read_sections(given, origin)
+        default = sections.pop("", None)
+        rows = [row for section in sections.values() for row in section.rows]
+        return (*rows, *(default.rows if default else ()))
+    if not isinstance(given, list):
+        raise ConfigError(f"{origin}: policy must be [[policy]] rows, or sections like [policy.{DEFAULT}]")
+    out = []
+    for i, row in enumerate(given, 1):
+        place = f"{origin}: [[policy]] number {i}"
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{place}: must be a table")
+        plain = {key: value for key, value in row.items() if key != "archetype_id"}
+        out.append(read_row(plain, place, str(row.get("archetype_id", ""))))
+    return tuple(out)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
