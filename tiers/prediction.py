@@ -38,6 +38,7 @@ SLOPE_MS = 350  # over how long a speed is measured, at least
 GAP_MAX_MS = 2_000  # who was not observed for longer has no speeds
 SPEED_MIN_MPS = 0.1  # slower is standing still
 SPEED_MAX_MPS = 20.0  # faster is a teleport
+TURN_MPS = 0.5  # whose own speed changed by more has to see anew how the others move
 JUMP_M = 2.0  # a body that is set straight
 PAST_S = 0.02  # an edge is passed when it is behind by that much
 OBSERVED_EVERY_MS_MIN = 50
@@ -151,7 +152,7 @@ class Motion:
             before_ms, before = self._samples[0]
             if _jumped(before, seen, at_ms - before_ms):
                 self._samples.clear()
-            elif at_ms - before_ms < SAMPLE_EVERY_MS:
+            elif at_ms - before_ms < SAMPLE_EVERY_MS and not _turned(before, seen):
                 return
         self._note_reach(seen.percepts)
         self._samples.insert(0, (at_ms, seen))
@@ -177,13 +178,15 @@ class Motion:
 
     def speeds(self, seen: Observation, percepts: Sequence[Percept]) -> list[float]:
         """How fast each of these goes away, in metres a second; 0 for what stands still or is new."""
-        at_ms, before = self.at_ms, None
+        passed_ms, before = 0, None
         for since_ms, sample in self._samples:
-            before = sample
-            passed_ms = at_ms - since_ms
-            if passed_ms >= SLOPE_MS:
+            if _turned(sample, seen):
                 break
-        if before is None or passed_ms <= 0:
+            if since_ms < self.at_ms:
+                passed_ms, before = self.at_ms - since_ms, sample
+                if passed_ms >= SLOPE_MS:
+                    break
+        if before is None:
             return [0.0] * len(percepts)
         was = {p.entity_id: p.distance_m for p in before.percepts}
         speeds = []
@@ -375,6 +378,11 @@ def _moved(
 def _jumped(before: Observation, seen: Observation, passed_ms: int) -> bool:
     (ax, ay, az), (bx, by, bz) = before.position_m, seen.position_m
     return abs(ax - bx) + abs(ay - by) + abs(az - bz) > JUMP_M + SPEED_MAX_MPS * passed_ms / 1000
+
+
+def _turned(before: Observation, seen: Observation) -> bool:
+    (ax, ay, az), (bx, by, bz) = before.velocity_mps, seen.velocity_mps
+    return abs(ax - bx) + abs(ay - by) + abs(az - bz) > TURN_MPS
 
 
 def _rank(p: Percept) -> tuple[bool, bool, float, str]:
