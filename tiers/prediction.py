@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 from core.observation import Observation, Percept
 
@@ -43,17 +43,23 @@ JUMP_M = 2.0  # a body that is set straight
 PAST_S = 0.02  # an edge is passed when it is behind by that much
 OBSERVED_EVERY_MS_MIN = 50
 BEYOND = 3  # so many percepts after the notable ones may come to be among them
+SIGHT_GAP_M = 1.0  # between the farthest in sight and the nearest that is not
+RIM, RIM_MIN = 0.95, 20  # so much was noticed within that share of the farthest, until that counts as the reach
 WORDS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Where words change: distances in metres and health, rising; how many percepts and events a state has at most."""
+    """Where words change: distances in metres and health, rising; how many percepts and events a state has at most.
+
+    `ordered`: which percept is nearer is part of a state also where their words are the same.
+    """
 
     distances_m: tuple[float, ...]
     health: tuple[float, ...]
     percepts: int = 5
     events: int = 2
+    ordered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +98,17 @@ class Habits:
     day: dict[str, tuple[str, int]] = field(default_factory=dict)  # word: the next one, and how long this one lasts
     day_word: str = ""
     day_since_ms: int = -1  # -1: it had begun before anybody looked
-    noticed_m: float = 0.0  # the farthest that anything was noticed
+    noticed_m: float = 0.0  # the farthest that anything was noticed,
+    noticed_there: int = 0  # and how much was noticed nearly as far away
     seen_m: float = 0.0  # the farthest that anything was in sight,
-    heard_m: float = float("inf")  # and the nearest that it was not
+    heard_m: float = inf  # and the nearest that it was not
 
     def mentioned(self, event: str, for_ms: int) -> None:
         """An event is no longer mentioned."""
         before = self.event_ms.get(event)
         if before is not None:
-            self.event_ms[event] = before + 0.1 * (for_ms - before)
+            # It is mentioned for longer when it happens again meanwhile.
+            self.event_ms[event] = before + (0.05 if for_ms > before else 0.3) * (for_ms - before)
         elif len(self.event_ms) < WORDS_MAX:
             self.event_ms[event] = for_ms
 
@@ -118,7 +126,12 @@ class Habits:
     @property
     def sight_m(self) -> float:
         """How far NPCs see, if that depends on nothing but the distance; else 0."""
-        return (self.seen_m + self.heard_m) / 2 if self.seen_m < self.heard_m < float("inf") else 0.0
+        return (self.seen_m + self.heard_m) / 2 if 0.0 < self.heard_m - self.seen_m < SIGHT_GAP_M else 0.0
+
+    @property
+    def reach_m(self) -> float:
+        """How far NPCs notice anything; infinite until it is known."""
+        return self.noticed_m if self.noticed_there >= RIM_MIN else inf
 
 
 class Motion:
@@ -162,19 +175,23 @@ class Motion:
         since = self._events
         for event in events:
             since.setdefault(event, at_ms)
-        if len(since) > len(events):
-            for event in [event for event in since if event not in events]:
-                self._habits.mentioned(event, at_ms - since.pop(event))
+        for event in [event for event in since if event not in events]:
+            self._habits.mentioned(event, at_ms - since.pop(event))
 
     def _note_reach(self, percepts: Sequence[Percept]) -> None:
         habits = self._habits
         for percept in percepts:
             distance_m = percept.distance_m
-            habits.noticed_m = max(habits.noticed_m, distance_m)
+            if distance_m > RIM * habits.noticed_m:
+                if distance_m * RIM > habits.noticed_m:
+                    habits.noticed_there = 0
+                habits.noticed_there += 1
+                habits.noticed_m = max(habits.noticed_m, distance_m)
             if percept.in_sight:
-                habits.seen_m = max(habits.seen_m, distance_m)
-            else:
-                habits.heard_m = min(habits.heard_m, distance_m)
+                if distance_m > habits.seen_m:
+                    habits.seen_m = distance_m
+            elif distance_m < habits.heard_m:
+                habits.heard_m = distance_m
 
     def speeds(self, seen: Observation, percepts: Sequence[Percept]) -> list[float]:
         """How fast each of these goes away, in metres a second; 0 for what stands still or is new."""
@@ -235,7 +252,7 @@ class Motion:
     @property
     def reach_m(self) -> tuple[float, float]:
         """How far NPCs of this world notice anything, and how far they see (0: that depends on more)."""
-        return self._habits.noticed_m, self._habits.sight_m
+        return self._habits.reach_m, self._habits.sight_m
 
 
 def expected(motion: Motion, seen: Observation, edges: Edges, settings: PredictionSettings) -> list[Expected]:
@@ -249,7 +266,7 @@ def expected(motion: Motion, seen: Observation, edges: Edges, settings: Predicti
     day = motion.day_left(seen.time_of_day)
 
     moments = _crossings(ranked[:count], speeds, edges.distances_m, noticed_m, sight_m)
-    moments += _swaps(ranked[: count + 1], speeds)
+    moments += _swaps(ranked, speeds, 0 if edges.ordered else count - 1, count)
     moments += [(left_ms / 1000, "calm") for left_ms in events_left_ms[: edges.events] if left_ms is not None]
     if day is not None:
         moments.append((day[1] / 1000, "day"))
@@ -347,12 +364,17 @@ def _crossings(
     return moments
 
 
-def _swaps(ranked: Sequence[Percept], speeds: Sequence[float]) -> list[Moment]:
-    """When neighbours in the order of notable percepts change places."""
+def _swaps(ranked: Sequence[Percept], speeds: Sequence[float], first: int, count: int) -> list[Moment]:
+    """When neighbours in the order of percepts change places, from the first-th to the first that is not notable."""
     moments: list[Moment] = []
-    for i, (a, b) in enumerate(pairwise(ranked)):
+    for i, (a, b) in enumerate(pairwise(ranked[: count + 1])):
         closing = speeds[i] - speeds[i + 1]
-        if closing > 0 and a.in_sight == b.in_sight and (a.stance == "hostile") == (b.stance == "hostile"):
+        if (
+            i >= first
+            and closing > 0
+            and a.in_sight == b.in_sight
+            and (a.stance == "hostile") == (b.stance == "hostile")
+        ):
             moments.append(((b.distance_m - a.distance_m) / closing, "order"))
     return moments
 
@@ -392,14 +414,10 @@ def _rank(p: Percept) -> tuple[bool, bool, float, str]:
 
 def _state(seen: Observation, ranked: Sequence[Percept], edges: Edges) -> tuple[object, ...]:
     """What of an observation tells states of one NPC apart, for as long as nothing unexpected happens."""
+    kept = [(p.entity_id, p.in_sight, bisect_right(edges.distances_m, p.distance_m)) for p in ranked[: edges.percepts]]
     return (
         seen.time_of_day,
-        _band(seen.health, edges.health),
+        bisect_right(edges.health, seen.health),
         seen.events[: edges.events],
-        *[(p.entity_id, p.in_sight, _band(p.distance_m, edges.distances_m)) for p in ranked[: edges.percepts]],
+        tuple(kept) if edges.ordered else frozenset(kept),
     )
-
-
-def _band(value: float, edges: Sequence[float]) -> int:
-    """How many edges it has reached."""
-    return bisect_right(edges, value)
