@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 
 from core.clock import MS
 from core.words import Activation
@@ -19,7 +18,7 @@ from tiers.prediction import PredictionSettings
 WHEN_MS = (500, 1_000, 2_000)  # a kind is judged apart for what is near and what is far
 PRIOR = 8  # so many cases the chance that a prediction came with stands for
 CASES_MAX = 400  # older cases count half when there are so many
-MARGIN = 0.05  # of the allowed waste that is kept back
+MARGIN = 0.06  # of the allowed waste that is kept back
 TIGHTEN = 4.0  # by how much more is wanted, when more than that is wasted
 CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
 KINDS_MAX = 256
@@ -104,15 +103,21 @@ class Foresight:
         book = self._books.setdefault(who, {})
         noted = book.get(state)
         if noted is None:
-            if not self._room(who, book, asked=False, now_ns=now_ns):
-                return False
+            first = self._first(book, asked=False)
+            if first is not None:
+                if first[1].due_ns >= now_ns:
+                    return False
+                self._end(who, *first)
             noted = book[state] = _Noted([named], now_ns + in_ms * MS, now_ns + self._ttl_ns)
             self._ends.append((noted.until_ns, who, state, noted))
         elif named not in noted.kinds:
             noted.kinds.append(named)
         if noted.tokens >= 0 or noted.true:
             return False
-        return judged.good and self._room(who, book, asked=True, now_ns=now_ns)
+        if not judged.good:
+            return False
+        first = self._first(book, asked=True)
+        return first is None or first[1].due_ns < now_ns
 
     def choose(self, offers: Iterable[Offer], budget_tokens: int, now_ns: int) -> list[Offer]:
         """Whom to ask about what, in this order: active before warm, soon before later, likely before less likely."""
@@ -131,12 +136,14 @@ class Foresight:
         self.counts.tokens += tokens
         book = self._books.setdefault(who, {})
         noted = book.get(state)
+        if noted is None or noted.tokens < 0:
+            first = self._first(book, asked=True)
+            if first is not None:
+                self._end(who, *first)
         if noted is None:
             noted = book[state] = _Noted([_named(kind, 0)], now_ns, 0)
             self._judge(noted.kinds[0], 0.0)
-        elif noted.tokens >= 0:
-            tokens += noted.tokens
-        noted.tokens, noted.until_ns = tokens, now_ns + self._ttl_ns
+        noted.tokens, noted.until_ns = max(noted.tokens, 0) + tokens, now_ns + self._ttl_ns
         self._ends.append((noted.until_ns, who, state, noted))
 
     # -- in its time -------------------------------------------------------------------------------------------
@@ -164,6 +171,8 @@ class Foresight:
             until_ns, who, state, noted = ends.popleft()
             if not noted.over and noted.until_ns == until_ns:
                 self._end(who, state, noted)
+                if not self._books[who]:
+                    del self._books[who]
         over, self._over = self._over, []
         return over
 
@@ -171,6 +180,7 @@ class Foresight:
         """Forgets an NPC; what was asked about it and did not come true is wasted."""
         for state, noted in list(self._books.get(who, {}).items()):
             self._end(who, state, noted, learn=False)
+        self._books.pop(who, None)
 
     # -- how good it is ----------------------------------------------------------------------------------------
 
@@ -216,23 +226,14 @@ class Foresight:
 
     # -- books -------------------------------------------------------------------------------------------------
 
-    def _room(self, who: Hashable, book: dict[Hashable, _Noted], asked: bool, now_ns: int) -> bool:
-        """Whether there is room for one more; what should have come true long ago makes some."""
-        there = [(noted.due_ns, state) for state, noted in book.items() if (noted.tokens >= 0) == asked]
-        if len(there) < self._settings.per_npc_max:
-            return True
-        due_ns, state = min(there, key=itemgetter(0))
-        if due_ns >= now_ns:
-            return False
-        self._end(who, state, book[state])
-        return True
+    def _first(self, book: dict[Hashable, _Noted], asked: bool) -> tuple[Hashable, _Noted] | None:
+        """What has to give way to one more, as it should have come true first; None while there is room."""
+        there = [(state, noted) for state, noted in book.items() if (noted.tokens >= 0) == asked]
+        return None if len(there) < self._settings.per_npc_max else min(there, key=lambda at: at[1].due_ns)
 
     def _end(self, who: Hashable, state: Hashable, noted: _Noted, learn: bool = True) -> None:
         noted.over = True
-        book = self._books[who]
-        del book[state]
-        if not book:
-            del self._books[who]
+        del self._books[who][state]
         if noted.tokens >= 0:
             self._settled_tokens += noted.tokens
             self._over.append((who, state))

@@ -14,7 +14,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from math import inf, sqrt
 
 from core.observation import Observation, Percept
@@ -44,8 +43,16 @@ PAST_S = 0.02  # an edge is passed when it is behind by that much
 OBSERVED_EVERY_MS_MIN = 50
 BEYOND = 3  # so many percepts after the notable ones may come to be among them
 SIGHT_GAP_M = 1.0  # between the farthest in sight and the nearest that is not
-RIM, RIM_MIN = 0.95, 20  # so much was noticed within that share of the farthest, until that counts as the reach
+RIM, RIM_MIN = 0.95, 200  # so much was noticed within that share of the farthest, until that counts as the reach
 WORDS_MAX = 256
+
+
+# Of a straight walk the squared distance is a parabola in time: d² + slope t + curve t².
+Course = tuple[float, float]
+Moment = tuple[float, str]  # in how many seconds what happens
+STILL: Course = (0.0, 0.0)
+CURVE_S = 0.3
+BENT_MAX = 36.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,36 +200,43 @@ class Motion:
             elif distance_m < habits.heard_m:
                 habits.heard_m = distance_m
 
-    def speeds(self, seen: Observation, percepts: Sequence[Percept]) -> list[float]:
-        """How fast each of these goes away, in metres a second; 0 for what stands still or is new."""
-        passed_ms, before = 0, None
-        for since_ms, sample in self._samples:
-            if _turned(sample, seen):
+    def courses(self, seen: Observation, percepts: Sequence[Percept]) -> list[Course | None]:
+        """How each of these moves, relative to the NPC; None for what stands still, is new or was not watched."""
+        now_ms, middle, last = self.at_ms, None, None
+        for sample in self._samples:
+            if _turned(sample[1], seen):
                 break
-            if since_ms < self.at_ms:
-                passed_ms, before = self.at_ms - since_ms, sample
-                if passed_ms >= SLOPE_MS:
-                    break
-        if before is None:
-            return [0.0] * len(percepts)
-        was = {p.entity_id: p.distance_m for p in before.percepts}
-        speeds = []
+            if sample[0] < now_ms:
+                last = sample
+                if middle is None or now_ms - middle[0] < SLOPE_MS:
+                    middle = sample
+        if middle is None or last is None:
+            return [None] * len(percepts)
+        middle_s, last_s = (now_ms - middle[0]) / 1000, (now_ms - last[0]) / 1000
+        middle_m = {p.entity_id: p.distance_m for p in middle[1].percepts}
+        last_m: dict[str, float] | None = None
+        courses: list[Course | None] = []
         for percept in percepts:
-            speed_mps = (percept.distance_m - was.get(percept.entity_id, percept.distance_m)) * 1000 / passed_ms
-            speeds.append(speed_mps if SPEED_MIN_MPS < abs(speed_mps) < SPEED_MAX_MPS else 0.0)
-        return speeds
-
-    def distances(self, entity_id: str) -> list[tuple[float, float]]:
-        """(seconds from now, metres) of one percept over the last second before now, newest first, up to a gap."""
-        points = []
-        for at_ms, sample in self._samples:
-            if at_ms == self.at_ms:
+            now_m = percept.distance_m
+            before_m = middle_m.get(percept.entity_id, now_m)
+            speed_mps = (now_m - before_m) / middle_s
+            if not SPEED_MIN_MPS < abs(speed_mps) < SPEED_MAX_MPS:
+                courses.append(None)
                 continue
-            distance_m = next((p.distance_m for p in sample.percepts if p.entity_id == entity_id), None)
-            if distance_m is None:
-                break
-            points.append(((at_ms - self.at_ms) / 1000, distance_m))
-        return points
+            slope, curve = 2.0 * now_m * speed_mps, speed_mps * speed_mps
+            if last_s - middle_s > CURVE_S:
+                if last_m is None:
+                    last_m = {p.entity_id: p.distance_m for p in last[1].percepts}
+                far_m = last_m.get(percept.entity_id)
+                if far_m is not None:
+                    one = (now_m * now_m - before_m * before_m) / middle_s
+                    two = (now_m * now_m - far_m * far_m) / last_s
+                    bent = (one - two) / (last_s - middle_s)
+                    # As straight as towards the NPC at least, and no faster than bodies are.
+                    if curve < bent < BENT_MAX:
+                        slope, curve = one + bent * middle_s, bent
+            courses.append((slope, curve) if abs(slope) > 1e-6 else None)
+        return courses
 
     def health_slope(self, seen: Observation) -> float:
         """How fast health changes, in shares a second."""
@@ -259,14 +273,14 @@ def expected(motion: Motion, seen: Observation, edges: Edges, settings: Predicti
     """The next states that differ from the present one, likeliest first. `seen` is what the motion saw last."""
     horizon_s, count = settings.horizon_s, edges.percepts
     ranked = sorted(seen.percepts, key=_rank)[: count + BEYOND]
-    speeds = motion.speeds(seen, ranked)
+    courses = motion.courses(seen, ranked)
     health_slope = motion.health_slope(seen)
     noticed_m, sight_m = motion.reach_m
     events_left_ms = motion.events_left_ms(seen.events)
     day = motion.day_left(seen.time_of_day)
 
-    moments = _crossings(ranked[:count], speeds, edges.distances_m, noticed_m, sight_m)
-    moments += _swaps(ranked, speeds, 0 if edges.ordered else count - 1, count)
+    moments = _crossings(ranked[:count], courses, edges.distances_m, noticed_m, sight_m)
+    moments += _swaps(ranked, courses, 0 if edges.ordered else count - 1, count)
     moments += [(left_ms / 1000, "calm") for left_ms in events_left_ms[: edges.events] if left_ms is not None]
     if day is not None:
         moments.append((day[1] / 1000, "day"))
@@ -284,7 +298,7 @@ def expected(motion: Motion, seen: Observation, edges: Edges, settings: Predicti
             continue
         then_s = (int((in_s + PAST_S) / every_s) + 1) * every_s
         then_ms = round(then_s * 1000)
-        percepts = _moved(ranked, speeds, then_s, noticed_m, sight_m)
+        percepts = _moved(ranked, courses, then_s, noticed_m, sight_m)
         then = Observation(
             tick=seen.tick,
             percepts=tuple(percepts),
@@ -314,80 +328,85 @@ def expected(motion: Motion, seen: Observation, edges: Edges, settings: Predicti
 
 
 def approaches(motion: Motion, seen: Observation, player: str, settings: PredictionSettings) -> int | None:
-    """In how many milliseconds this player will be close, if they walk up to the NPC; None if not within the horizon.
-
-    Of a straight walk the squared distance is a parabola in time; three distances give it, and its lowest point tells
-    who walks up from who walks past.
-    """
-    now_m = next((p.distance_m for p in seen.percepts if p.entity_id == player), None)
-    if now_m is None or now_m <= settings.close_m:
-        return None
-    points = motion.distances(player)
-    if len(points) < 2:
-        return None
-    # d² + b t + a t², with now at t = 0; the two moments lie before it.
-    (t1, mid), (t2, far), near = points[len(points) // 2 - 1], points[-1], now_m
-    slope1, slope2 = (mid * mid - near * near) / t1, (far * far - near * near) / t2
-    a = (slope1 - slope2) / (t1 - t2)
-    b = slope1 - a * t1
-    if b >= 0.0:
-        return None
-    a = max(a, 0.0)
-    close = settings.close_m * settings.close_m
-    gap = near * near - close
-    if a < 1e-9:
-        in_s = gap / -b
-    else:
-        under = b * b - 4 * a * gap
-        if under < 0.0:
-            return None  # past the NPC, not to it
-        in_s = 2 * gap / (-b + sqrt(under))
-    return round(in_s * 1000) if in_s <= settings.horizon_s else None
-
-
-Moment = tuple[float, str]
+    """In how many milliseconds this player will be close, if they walk up to the NPC within the horizon; else None."""
+    for percept in seen.percepts:
+        if percept.entity_id == player and percept.distance_m > settings.close_m:
+            (course,) = motion.courses(seen, (percept,))
+            if course is not None and course[0] < 0.0:
+                in_s = _reaches(percept.distance_m, course, settings.close_m)
+                return round(in_s * 1000) if in_s <= settings.horizon_s else None
+            return None
+    return None
 
 
 def _crossings(
-    ranked: Sequence[Percept], speeds: Sequence[float], edges_m: Sequence[float], noticed_m: float, sight_m: float
+    ranked: Sequence[Percept],
+    courses: Sequence[Course | None],
+    edges_m: Sequence[float],
+    noticed_m: float,
+    sight_m: float,
 ) -> list[Moment]:
-    """When each of these passes the next edge on its way, or leaves."""
+    """When each of these passes the next edge on its way, goes in or out of sight, or leaves."""
     moments: list[Moment] = []
-    for percept, speed in zip(ranked, speeds, strict=False):
-        if speed == 0.0:
+    for percept, course in zip(ranked, courses, strict=False):
+        if course is None:
             continue
         distance_m = percept.distance_m
-        for edge_m in (*edges_m, sight_m):
-            moments.append(((edge_m - distance_m) / speed, "nearer" if speed < 0 else "farther"))
-        if speed > 0:
-            moments.append(((noticed_m - distance_m) / speed, "leaves"))
+        nearer = course[0] < 0.0
+        kind = "nearer" if nearer else "farther"
+        at = bisect_right(edges_m, distance_m)
+        if at > 0 if nearer else at < len(edges_m):
+            moments.append((_reaches(distance_m, course, edges_m[at - 1 if nearer else at]), kind))
+        if sight_m and percept.in_sight != nearer:
+            moments.append((_reaches(distance_m, course, sight_m), kind))
+        if not nearer and noticed_m < inf:
+            moments.append((_reaches(distance_m, course, noticed_m), "leaves"))
     return moments
 
 
-def _swaps(ranked: Sequence[Percept], speeds: Sequence[float], first: int, count: int) -> list[Moment]:
+def _reaches(distance_m: float, course: Course, edge_m: float) -> float:
+    """In how many seconds it is at a distance that lies on its way; infinite if it turns away before."""
+    slope, curve = course
+    gap = distance_m * distance_m - edge_m * edge_m
+    under = slope * slope - 4.0 * curve * gap
+    if under < 0.0:
+        return inf
+    return 2.0 * gap / (sqrt(under) - slope if slope < 0.0 else -sqrt(under) - slope)
+
+
+def _swaps(ranked: Sequence[Percept], courses: Sequence[Course | None], first: int, count: int) -> list[Moment]:
     """When neighbours in the order of percepts change places, from the first-th to the first that is not notable."""
     moments: list[Moment] = []
-    for i, (a, b) in enumerate(pairwise(ranked[: count + 1])):
-        closing = speeds[i] - speeds[i + 1]
-        if (
-            i >= first
-            and closing > 0
-            and a.in_sight == b.in_sight
-            and (a.stance == "hostile") == (b.stance == "hostile")
-        ):
-            moments.append(((b.distance_m - a.distance_m) / closing, "order"))
+    for i in range(first, min(count, len(ranked) - 1)):
+        one, two = courses[i], courses[i + 1]
+        if one is two:
+            continue  # both stand still
+        near, far = ranked[i], ranked[i + 1]
+        if near.in_sight != far.in_sight or (near.stance == "hostile") != (far.stance == "hostile"):
+            continue
+        slope, curve = one or STILL
+        slope2, curve2 = two or STILL
+        slope, curve = slope2 - slope, curve2 - curve
+        if slope >= 0.0 and curve >= 0.0:
+            continue
+        gap = far.distance_m * far.distance_m - near.distance_m * near.distance_m
+        under = slope * slope - 4.0 * curve * gap
+        if under >= 0.0 and (divisor := sqrt(under) - slope) > 0.0:
+            moments.append((2.0 * gap / divisor, "order"))
     return moments
 
 
 def _moved(
-    ranked: Sequence[Percept], speeds: Sequence[float], in_s: float, noticed_m: float, sight_m: float
+    ranked: Sequence[Percept], courses: Sequence[Course | None], in_s: float, noticed_m: float, sight_m: float
 ) -> list[Percept]:
     """The percepts where they will be, most notable first."""
     moved = []
-    for percept, speed in zip(ranked, speeds, strict=True):
-        if speed:
-            distance_m = max(0.0, percept.distance_m + speed * in_s)
-            if speed > 0 and distance_m > noticed_m:
+    for percept, course in zip(ranked, courses, strict=True):
+        if course is not None:
+            slope, curve = course
+            squared = percept.distance_m * percept.distance_m + (slope + curve * in_s) * in_s
+            distance_m = sqrt(squared) if squared > 0.0 else 0.0
+            if slope > 0.0 and distance_m > noticed_m:
                 continue
             in_sight = distance_m <= sight_m if sight_m else percept.in_sight
             moved.append(Percept(percept.entity_id, percept.kind, percept.stance, distance_m, in_sight))

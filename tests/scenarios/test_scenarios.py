@@ -24,6 +24,7 @@ from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
 from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
+from tests.scenarios.prediction import PredictionScenario
 from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
 
 HERE = Path(__file__).parent
@@ -172,6 +173,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "shedding": SheddingScenario,
     "activation": ActivationScenario,
     "share": ShareScenario,
+    "prediction": PredictionScenario,
 }
 
 
@@ -180,10 +182,10 @@ def test_scenario(path: Path) -> None:
     """Every command of the file answers as it says."""
     scenario = SCENARIOS[path.stem]()
     wrong = []
-    for number, (command, expected) in enumerate(blocks(path), 1):
+    for number, (command, wanted) in enumerate(blocks(path), 1):
         answer = scenario.run(command)
-        if answer != expected:
-            diff = difflib.unified_diff(expected.splitlines(), answer.splitlines(), "expected", "answered", lineterm="")
+        if answer != wanted:
+            diff = difflib.unified_diff(wanted.splitlines(), answer.splitlines(), "expected", "answered", lineterm="")
             wrong.append("\n".join([f"block {number}: {' / '.join(command)}", *diff]))
     assert not wrong, "\n\n".join(wrong)
 
