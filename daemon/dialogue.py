@@ -500,6 +500,8 @@ def timings_message(ended: Ended) -> words_pb2.Timings:
         prefill_us=(first_ns - taken_ns) // 1000,
         decode_us=(max(t.last_ns, first_ns) - first_ns) // 1000,
         cached_tokens=t.cached_tokens,
+        loaded_tokens=t.loaded_tokens,
+        copied_tokens=t.copied_tokens,
         prefilled_tokens=t.prefilled_tokens,
         output_tokens=t.output_tokens,
     )

@@ -221,7 +221,10 @@ class FakeDaemon:
                 except asyncio.CancelledError:
                     self.talk_cancelled.set()
                     raise
-        timings = words_pb2.Timings(queue_us=1, prefill_us=2000, cached_tokens=90, prefilled_tokens=10, output_tokens=5)
+        timings = words_pb2.Timings(
+            queue_us=1, prefill_us=2000, cached_tokens=90, prefilled_tokens=10, output_tokens=5,
+            loaded_tokens=60, copied_tokens=20,
+        )
         yield dialogue_pb2.TalkEvent(
             kind=dialogue_pb2.TALK_EVENT_KIND_END, index=9, finish=dialogue_pb2.TALK_FINISH_STOP,
             timings=timings, accepted=True, accepted_known=True, **event,

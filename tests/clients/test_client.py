@@ -88,7 +88,9 @@ async def test_talk_streams_text_and_ends_with_timings() -> None:
         assert said.text == "Well met, stranger."
         assert kinds[0] is TalkEventKind.STARTED and kinds[-1] is TalkEventKind.END
         assert said.end is not None and said.end.finish is TalkFinish.STOP and said.end.accepted is True
-        assert said.end.timings is not None and said.end.timings.cached_tokens == 90
+        timings = said.end.timings
+        assert timings is not None
+        assert (timings.cached_tokens, timings.loaded_tokens, timings.copied_tokens) == (90, 60, 20)
         request = daemon.talks[0]
         assert request.turn_id == "t1" and request.has_seed and request.has_temperature
 

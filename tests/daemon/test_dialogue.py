@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import CallerError, Draining, NotFound, Overloaded
-from core.words import Finish, Tier, TrunkKey
+from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Ended, Timings
 from daemon.build import Model
 from daemon.config import Config
@@ -98,6 +98,27 @@ async def test_the_next_line_finds_the_trunk_ready(real: Model) -> None:
         timings = (await rig.say("npc0", "And how is the bread today?"))[-1].timings
         assert timings.cached_tokens > 60
         assert timings.prefilled_tokens <= 40
+
+
+async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first turn copies the NPC's own trunk, the next one finds its own in place, and one that was away is loaded."""
+    async with running(real) as rig:
+        placer = rig.daemon.scheduler.placer
+        # A trunk of a hundred tokens is computed about as fast as its bytes are verified.
+        monkeypatch.setattr(placer.loads, "pays", lambda *_: True)
+        own = len(rig.daemon.worlds.npc("", "vale", "npc0").trunk)
+        first = (await rig.say("npc0", "Hello!"))[-1].timings
+        assert (first.cached_tokens, first.copied_tokens, first.loaded_tokens) == (own, own, 0)
+        await settled(rig)
+        second = (await rig.say("npc0", "How is the bread?"))[-1].timings
+        assert second.cached_tokens > own
+        assert (second.copied_tokens, second.loaded_tokens) == (0, 0)
+        await settled(rig)
+        rig.daemon.door.move_out(NpcKey("", "vale", "npc0"))
+        await rig.daemon.door.obeyed()
+        third = (await rig.say("npc0", "And the mill?"))[-1].timings
+        assert third.loaded_tokens == third.cached_tokens > second.cached_tokens
+        assert third.copied_tokens == 0
 
 
 async def test_the_same_seed_gives_the_same_words(real: Model) -> None:

@@ -29,7 +29,11 @@ class TalkFinish(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a turn's time went, in microseconds, and what it cost in tokens."""
+    """Where a turn's time went, in microseconds, and what it cost in tokens.
+
+    Of the prompt, `cached_tokens` were there already: of these `loaded_tokens` came back from RAM or Redis,
+    `copied_tokens` from what NPCs share or another trunk of the NPC; the rest was in its place.
+    """
 
     queue_us: int
     window_us: int
@@ -42,6 +46,8 @@ class Timings:
     stores: tuple[str, ...]
     recall_late: bool
     cut_tokens: int
+    loaded_tokens: int = 0
+    copied_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,8 @@ def timings(message: words_pb2.Timings) -> talking.Timings:
         stores=tuple(message.stores),
         recall_late=message.recall_late,
         cut_tokens=message.cut_tokens,
+        loaded_tokens=message.loaded_tokens,
+        copied_tokens=message.copied_tokens,
     )
 
 
