@@ -45,7 +45,8 @@ class Work:
     `shared` is how many leading tokens of the trunk other NPCs share (world and archetype). `near` is a number whose
     neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter).
     The branch is computed with `adapter` (by content hash; empty: the base model), the trunk with key.adapter: the same
-    one, or none if the adapter is only activated for what is made. Tokens of different adapters cannot share a step.
+    one, or none if the adapter is only activated; one with an invocation is on from there in the tail. Tokens of
+    different adapters cannot share a step.
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
     With `keep`, tail and tokens become part of the trunk when the work ends well, so that the next one finds them
     there: all that a step took in, which at max_tokens the last one is not.

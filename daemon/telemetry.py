@@ -156,6 +156,14 @@ class StatusCollector(Collector):
             for name, value in kv.get(family, {}).items():
                 counter.add_metric([name], value)
             yield counter
+        adapters = dict(kv.get("adapters", {}))
+        if adapters:
+            resident = adapters.pop("resident")
+            yield _gauge("npcd_adapters_resident", "Adapters in the model's memory", resident)
+            switched = CounterMetricFamily("npcd_adapters", "Adapters loaded, dropped, switched to", labels=["what"])
+            for name, value in adapters.items():
+                switched.add_metric([name], value)
+            yield switched
         costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
         for feature, weight_ns in self._costs().items():
             costs.add_metric([feature], weight_ns)

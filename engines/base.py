@@ -227,6 +227,14 @@ class StepEngine(Protocol):
     def load(self, seq: int, blob: bytes) -> bool:
         """Puts stored bytes into the sequence, replacing what it held; False (and an empty sequence) when refused."""
 
+    def adapter_from(self, adapter: str, tail: Tokens) -> int:
+        """From which token of a tail on an activated adapter is on; NEVER when the tail does not invoke it."""
+
+    def adapter_counts(self) -> dict[str, int]:
+        """Adapters that were "loaded", "dropped" and "switched" to since start, and how many are "resident" now; empty
+        when there are none. Any thread may ask.
+        """
+
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
         """A sampler chain of one request, as a handle >= 0; `recent` are tokens that its repeat penalty has seen."""
 
@@ -283,6 +291,20 @@ def _runs_of_single_tokens(slices: Sequence[Slice], micro_len: int) -> list[tupl
     if count:
         out.append((count, -(-longest // PAD_LEN) * PAD_LEN))
     return out
+
+
+NEVER = 1 << 30  # of tokens: more than there will ever be
+
+
+def invoked_at(tail: Tokens, invocation: Sequence[int]) -> int:
+    """Where an invocation begins that occurs last in a tail; NEVER when it does not occur, 0 when there is none."""
+    length = len(invocation)
+    if not length:
+        return 0
+    for at in range(len(tail) - length, -1, -1):
+        if all(int(tail[at + i]) == token for i, token in enumerate(invocation)):
+            return at
+    return NEVER
 
 
 def tokens_of(values: Sequence[int]) -> Tokens:

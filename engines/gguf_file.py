@@ -25,6 +25,7 @@ _STRING, _ARRAY, _FLOAT, _UINT = 8, 9, 6, 4
 # Of the value types that are numbers: what struct calls them.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _PIECE = 1 << 20
+_SHORT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class TensorAt:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A file's head. Of arrays only the length is kept."""
+    """A file's head. Of arrays only the length is kept, except of short ones of numbers."""
 
     path: Path
     values: Mapping[str, Any]
@@ -119,6 +120,8 @@ class _Reader:
         if kind != _ARRAY:
             raise ConfigError(f"{self._path}: a value of unknown type {kind}")
         inner, count = self._take("IQ")
+        if inner in _NUMBERS and count <= _SHORT:
+            return self._take(f"{count}{_NUMBERS[inner]}")
         if inner in _NUMBERS:
             self._file.seek(self._bounded(count) * struct.calcsize(f"<{_NUMBERS[inner]}"), 1)
         else:

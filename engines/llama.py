@@ -29,7 +29,7 @@ from core.choice import Tokens
 from core.clock import Clock, now_ns
 from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
-from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, verify
+from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, invoked_at, verify
 from engines.lora import Adapters
 from engines.room import check_room, memory_free
 
@@ -454,6 +454,7 @@ class LlamaEngine:
         self._used = ""  # the one that the context has
         self.adapters_loaded = 0
         self.adapters_dropped = 0
+        self.adapters_switched = 0
         self._check_room()
         self._open()
         n = settings.batch_len
@@ -692,6 +693,23 @@ class LlamaEngine:
         if code != 0:
             raise EngineFailed(f"llama_set_adapters_lora answered {code}")
         self._used = sha
+        self.adapters_switched += bool(sha)
+
+    def adapter_from(self, adapter: str, tail: Tokens) -> int:
+        """At the invocation that its file has, else at once."""
+        assert self._adapters is not None, f"nobody has checked an adapter {adapter}"
+        return invoked_at(tail, self._adapters.of_sha(adapter).invocation)
+
+    def adapter_counts(self) -> dict[str, int]:
+        """Empty without a folder of adapters."""
+        if not self._adapters:
+            return {}
+        return {
+            "loaded": self.adapters_loaded,
+            "dropped": self.adapters_dropped,
+            "switched": self.adapters_switched,
+            "resident": len(self._loras),
+        }
 
     def _hold(self, sha: str) -> Any:
         """The native adapter, loaded when it is not in memory; the one unused longest makes room."""

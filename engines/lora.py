@@ -39,7 +39,8 @@ class AdapterSettings:
 
     At most `loaded_max` are in the model's memory; the one that is unused longest gives way. `rank_max` bounds an
     adapter's rank, of a stack the sum; `stacks_max` how many stacks there may be. Of the adapters named in `activated`,
-    and of those whose file says so (aLoRA), trunks are computed by the base model.
+    and of those whose file has an invocation (aLoRA), trunks are computed by the base model. The former are on from a
+    trunk's end; the latter from where the invocation begins that occurs last in a tail, and not at all without one.
     """
 
     folder: str = ""
@@ -52,7 +53,8 @@ class AdapterSettings:
 @dataclass(slots=True, eq=False)
 class Adapter:
     """One adapter that may be loaded. `sha` names it by its content; `file`, what llama.cpp loads, has no name and is
-    open as long as the adapter is known, so that it can be loaded again however often.
+    open as long as the adapter is known, so that it can be loaded again however often. `invocation` are the tokens
+    that turn an aLoRA on.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Adapter:
     activated: bool
     file: BinaryIO = field(repr=False)
     parts: tuple[str, ...] = ()
+    invocation: tuple[int, ...] = ()
 
     @property
     def trunk_sha(self) -> str:
@@ -138,9 +141,10 @@ class Adapters:
             file = written(read_pairs(head), str(head.values["general.architecture"]))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be copied for loading ({error.strerror})") from error
-        activated = path.stem in self.settings.activated or INVOCATION in head.values
+        invocation = invocation_of(head)
+        activated = path.stem in self.settings.activated or bool(invocation)
         self._heads[path.stem] = head
-        self._keep(Adapter(path.stem, digest.hexdigest(), rank, activated, file))
+        self._keep(Adapter(path.stem, digest.hexdigest(), rank, activated, file, invocation=invocation))
 
     def _compose(self, parts: Sequence[str], where: str) -> Adapter:
         stack = [self._by_name[part] for part in parts]
@@ -153,6 +157,8 @@ class Adapters:
             raise CallerError(where, f"{JOIN.join(parts)} are of two kinds: of some the trunk is the base model's")
         if sum(1 for adapter in self._by_name.values() if adapter.parts) >= self.settings.stacks_max:
             raise CallerError(where, f"there are {self.settings.stacks_max} stacks already")
+        if len({adapter.invocation for adapter in stack}) > 1:
+            raise CallerError(where, f"{JOIN.join(parts)} are turned on by different tokens")
         try:
             heads = [self._heads[part] for part in parts]
             pairs = compose([read_pairs(head) for head in heads])
@@ -160,12 +166,21 @@ class Adapters:
         except (ConfigError, OSError) as error:
             raise CallerError(where, f"{JOIN.join(parts)} cannot be composed: {error}") from error
         sha = hashlib.blake2b(JOIN.join(adapter.sha for adapter in stack).encode(), digest_size=16).hexdigest()
-        return self._keep(Adapter(JOIN.join(parts), sha, rank, stack[0].activated, file, tuple(parts)))
+        one = stack[0]
+        return self._keep(Adapter(JOIN.join(parts), sha, rank, one.activated, file, tuple(parts), one.invocation))
 
     def _keep(self, adapter: Adapter) -> Adapter:
         self._by_name[adapter.name] = adapter
         self._by_sha.setdefault(adapter.sha, adapter)
         return adapter
+
+
+def invocation_of(head: GgufFile) -> tuple[int, ...]:
+    """The tokens that turn an adapter on, of an ordinary one none. Raises ConfigError for what cannot be tokens."""
+    found = head.values.get(INVOCATION, ())
+    if not isinstance(found, tuple) or not all(type(token) is int for token in found):
+        raise ConfigError(f"{head.path}: {INVOCATION} must be an array of at most 64 tokens")
+    return found
 
 
 def check(head: GgufFile, base: GgufFile, rank_max: int) -> int:

@@ -22,7 +22,7 @@ from core.choice import Tokens
 from core.clock import US
 from core.errors import EngineFailed
 from core.work import Sampling
-from engines.base import Asked, Geometry, KvKind, Pick, StepPlan, StepResult, micro_batches, verify
+from engines.base import Asked, Geometry, KvKind, Pick, StepPlan, StepResult, invoked_at, micro_batches, verify
 
 
 class VirtualClock:
@@ -134,6 +134,7 @@ class SimEngine:
         self.cost = cost
         self.steps = 0
         self.adapters: deque[str] = deque(maxlen=1000)  # of the last steps
+        self.invocations: dict[str, tuple[int, ...]] = {}  # by adapter
         self._clock = clock
         self._end_every = end_every
         self._fail_at = fail_at
@@ -219,6 +220,14 @@ class SimEngine:
         length = self.lengths[seq] = len(blob) // 4
         self._held[seq, :length] = np.frombuffer(blob, np.int32)
         return True
+
+    def adapter_from(self, adapter: str, tail: Tokens) -> int:
+        """As llama.cpp's adapters: at the invocation, if there is one."""
+        return invoked_at(tail, self.invocations.get(adapter, ()))
+
+    def adapter_counts(self) -> dict[str, int]:
+        """Nothing is loaded here."""
+        return {}
 
     def add_sampler(self, sampling: Sampling, recent: Sequence[int]) -> int:
         """A seed to mix into the hash."""

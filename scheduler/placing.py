@@ -26,7 +26,7 @@ import numpy as np
 from core.choice import Tokens
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Work
-from engines.base import Geometry, StepEngine
+from engines.base import NEVER, Geometry, StepEngine
 from kvcache import victims
 from kvcache.homes import NO_TOKENS, Homes, Trunk, common_len
 from kvcache.lanes import Lanes
@@ -83,7 +83,7 @@ class TrunkTokens:
 @dataclass(slots=True, eq=False)
 class Place:
     """Where one running work stands. `cached` counts trunk tokens that were there already: `loaded` of them from
-    another home, `copied` from a prefix or a sibling.
+    another home, `copied` from a prefix or a sibling. The branch is computed as the trunk is up to `adapter_from`.
     """
 
     work: Work
@@ -95,6 +95,7 @@ class Place:
     cached: int = 0
     loaded: int = 0
     copied: int = 0
+    adapter_from: int = 0
 
     @property
     def seq(self) -> int:
@@ -116,7 +117,14 @@ class Place:
     @property
     def adapter(self) -> str:
         """What the next tokens are computed with."""
-        return self.work.adapter if self.phase is Phase.BRANCH else self.work.key.adapter
+        on = self.phase is Phase.BRANCH and self.branch_len >= self.adapter_from
+        return self.work.adapter if on else self.work.key.adapter
+
+    @property
+    def alike_len(self) -> int:
+        """So many of the branch's next tokens are computed with the same adapter."""
+        off = self.adapter_from - self.branch_len
+        return off if off > 0 else NEVER
 
     @property
     def missing(self) -> Tokens:
@@ -171,6 +179,8 @@ class Placer:
         trunk.users += 1
         trunk.used_ns, trunk.tier = now_ns, work.tier
         place = Place(work, trunk, Phase.TRUNK, lane=lane)
+        if work.adapter != work.key.adapter:
+            place.adapter_from = self._engine.adapter_from(work.adapter, work.tail)
         place.loaded = self._load(trunk, work.trunk, work.shared)
         self._begin(place, now_ns)
         place.cached = trunk.held
@@ -180,7 +190,7 @@ class Placer:
         return place
 
     def counters(self) -> dict[str, dict[str, float]]:
-        """All that is counted here, by family and name. Any thread may ask."""
+        """All that is counted here and of the engine's adapters, by family and name. Any thread may ask."""
         t, p = self.tokens, self.parking
         moves = {
             "moved_out": self.moved_out, "loaded": self.loaded, "parked": p.parked, "fetched": p.fetched,
@@ -188,7 +198,10 @@ class Placer:
             "left_ram": self.homes.ram_dropped,
         }  # fmt: skip
         tokens = {"resident": t.resident, "loaded": t.loaded, "copied": t.copied, "computed": t.computed}
-        return {"trunk_tokens": dict(tokens), "moves": dict(moves), "refused": dict(self.refused)}
+        return {
+            "trunk_tokens": dict(tokens), "moves": dict(moves), "refused": dict(self.refused),
+            "adapters": dict(self._engine.adapter_counts()),
+        }  # fmt: skip
 
     @property
     def loads_refused(self) -> int:

@@ -43,8 +43,9 @@ class Running:
         return bool(self.made) and self.place.phase is Phase.BRANCH
 
     def wanted(self) -> Tokens:
-        """The tokens that it would take in next."""
-        return self.feed if self.place.phase is Phase.BRANCH else self.place.missing
+        """The tokens that it would take in next, as far as one adapter computes them."""
+        place = self.place
+        return self.feed[: place.alike_len] if place.phase is Phase.BRANCH else place.missing
 
     def pick(self, count: int) -> Pick | None:
         """How to pick after `count` of the wanted tokens; None while some are missing."""

@@ -11,7 +11,10 @@ from core.work import Work
 from daemon.build import Model, load_model
 from daemon.config import SHIPPED_MODEL, Config, load
 from daemon.doctor import examine
-from engines.llama import LlamaEngine, LlamaSettings
+from daemon.prompt import Layout
+from daemon.telemetry import StatusCollector
+from engines.base import StepPlan, StepResult
+from engines.llama import LlamaEngine, LlamaSettings, load_vocab
 from engines.lora import Adapters, AdapterSettings
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from tests.daemon.rig import Rig, gated, quick, running, world
@@ -23,10 +26,13 @@ SMALL = LlamaSettings(SHIPPED_MODEL, sequences=40, context_len=1024, threads=1, 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ordinary adapters and one that is only activated."""
+    """Two ordinary adapters, one that is only activated, and one with an invocation."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("old", "proud", "lively")):
         write(folder / f"{name}.gguf", seed, size=0.1)
+    # It is on from where the NPC begins to speak.
+    speaks = Layout(load_vocab(SHIPPED_MODEL)).marks["npc"]
+    write(folder / "eloquent.gguf", 7, size=0.1, invocation=list(speaks))
     return folder
 
 
@@ -111,7 +117,59 @@ async def test_trunks_of_an_activated_adapter_are_the_base_models(model: Model) 
         assert events[-1].timings.cached_tokens > 50
 
 
-@pytest.mark.parametrize("name", ["nobody", "old+nobody", "old+lively"])
+async def test_an_adapter_with_an_invocation_is_on_for_what_is_said(model: Model) -> None:
+    """Perception and the player's line are the base model's, in steps without it; intents do not invoke it at all."""
+    assert model.adapters is not None
+    eloquent = model.adapters.find("eloquent")
+    async with running(model, quick(Config())) as rig:
+        steps: list[tuple[str, int]] = []
+        honest = model.engine.step
+
+        def step(plan: StepPlan) -> StepResult:
+            steps.append((plan.adapter, sum(len(s.tokens) for s in plan.slices)))
+            return honest(plan)
+
+        plain = await reply(rig, "npc1")
+        await rig.daemon.calls.define_world("", named("eloquent"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model.engine, "step", step)
+            said = await reply(rig, "npc1")
+            assert said and said != plain
+            spoken = [tokens for adapter, tokens in steps if adapter]
+            assert {adapter for adapter, _ in steps} == {"", eloquent.sha}
+            assert set(spoken) == {len(Layout(model.engine.vocab).marks["npc"])} == {1}
+            assert len(spoken) >= 3
+            steps.clear()
+            await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("p1", "player", "hostile", 2.0))))
+            await rig.intent("npc1", lambda intent: intent.version > 0)
+            await rig.daemon.door.all_ended()
+            assert {adapter for adapter, _ in steps} == {""}
+
+
+async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
+    """Loaded, dropped, switched to since the start, and how many are in memory now; nothing without a folder."""
+    async with running(model) as rig:
+        assert isinstance(model.engine, LlamaEngine)
+        board, placer = rig.daemon.board, rig.daemon.scheduler.placer
+
+        def shown() -> dict[str, float]:
+            metrics = {m.name: m for m in StatusCollector(board.message, dict, placer.counters).collect()}
+            counts = {s.labels["what"]: s.value for s in metrics["npcd_adapters"].samples}
+            return counts | {"resident": metrics["npcd_adapters_resident"].samples[0].value}
+
+        for name in ("proud", "old"):
+            await rig.daemon.calls.define_world("", named(name))
+            before = shown()
+            await reply(rig, "npc1")
+            assert shown()["switched"] > before["switched"]
+        now = shown()
+        assert 2 <= now["resident"] == now["loaded"] - now["dropped"]
+    async with running(gated()) as rig:
+        kv = rig.daemon.scheduler.placer.counters
+        assert not any("adapter" in m.name for m in StatusCollector(rig.daemon.board.message, dict, kv).collect())
+
+
+@pytest.mark.parametrize("name", ["nobody", "old+nobody", "old+lively", "lively+eloquent"])
 async def test_an_adapter_that_cannot_be_had_is_refused_by_its_field(model: Model, name: str) -> None:
     """The world stays as it is."""
     async with running(model) as rig:
@@ -135,7 +193,7 @@ def test_the_doctor_names_them_and_what_is_wrong_with_one(folder: Path, tmp_path
         checks = examine(lambda: replace(Config(), adapters=AdapterSettings(str(where))))
         return [(check.outcome.name, check.says) for check in checks if check.name == "adapters"]
 
-    assert said(folder) == [("OK", "3 (lively, old, proud), 8 in memory at once")]
+    assert said(folder) == [("OK", "4 (eloquent, lively, old, proud), 8 in memory at once")]
     assert said(tmp_path) == [("WARN", "none in adapters.folder")]
     write(tmp_path / "odd.gguf", 1, rank=65)
     assert [(outcome, "rank 65" in says) for outcome, says in said(tmp_path)] == [("FAIL", True)]
@@ -147,7 +205,7 @@ def test_the_folder_is_a_setting_and_is_checked_at_the_start(folder: Path, tmp_p
     config = load(None, [f"adapters.folder={folder}", "adapters.activated=lively", "adapters.loaded_max=2"], {})
     loaded = load_model(replace(config, engine=SMALL))
     assert loaded.adapters is not None
-    assert loaded.adapters.names == ["lively", "old", "proud"]
+    assert loaded.adapters.names == ["eloquent", "lively", "old", "proud"]
     assert loaded.adapters.find("lively").activated
     loaded.engine.close()
     write(tmp_path / "odd.gguf", 1, architecture="qwen2")

@@ -16,14 +16,16 @@ from tests.engines.conftest import MODEL
 def write(path: Path, seed: int, rank: int = 4, size: float = 0.05, alpha: float = 8.0, **changed: Any) -> Path:
     """An adapter of all matrices of the layers, written by the gguf package. `size` 0: B is zero, it changes nothing.
 
-    `changed`: architecture, kind, adapter_type; `pairs` (a function of a tensor's name and its A and B) and `more`
-    (tensors by name).
+    `changed`: architecture, kind, adapter_type, invocation (an aLoRA's tokens) and `more` (tensors by name).
     """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), changed.get("architecture", "llama"))
     writer.add_type(changed.get("kind", "adapter"))
     writer.add_string("adapter.type", changed.get("adapter_type", "lora"))
     writer.add_float32("adapter.lora.alpha", alpha)
+    if changed.get("invocation"):
+        key = "adapter.alora.invocation_tokens"
+        writer.add_key_value(key, changed["invocation"], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32)
     tensors: dict[str, Any] = {}
     for name, shape in weights().items():
         a = rng.normal(size=(rank, shape[1])).astype(changed.get("dtype", np.float32))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
 from engines.base import GREEDY_PICK, Slice, StepPlan, tokens_of
-from engines.llama import LlamaEngine, LlamaSettings, _get_logits
+from engines.llama import LlamaEngine, LlamaSettings, _get_logits, load_vocab
 from engines.lora import Adapter, Adapters, AdapterSettings
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
@@ -35,6 +35,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
     write(folder / "nothing.gguf", 50, rank=8, size=0.0)
     write(folder / "lively.gguf", 51)
     write(folder / "gloomy.gguf", 52)
+    write(folder / "invoked.gguf", 53, invocation=load_vocab(MODEL).encode(" says"))
     return Adapters(AdapterSettings(str(folder), loaded_max=3, activated=("lively", "gloomy")), MODEL)
 
 
@@ -180,6 +181,36 @@ def test_two_activated_adapters_share_one_trunk(scheduled: Told, adapters: Adapt
     assert lively != gloomy
     assert scheduled.reply("anna", adapters.find("gloomy"))[0] == gloomy
     assert len(scheduled.scheduler.placer.homes.of_npc(NpcKey("", "w", "mira"))) == 1
+
+
+def test_an_invoked_adapter_is_on_from_its_invocation(scheduled: Told, adapters: Adapters) -> None:
+    """The reply is that of the base model's KV up to there and the adapter's behind it, made by hand; a tail that does
+    not invoke it is answered by the base model.
+    """
+    engine, invoked = scheduled.engine, adapters.find("invoked")
+    assert invoked.activated
+    before, after = " Then Mira", " says to him:"
+    said, ended = scheduled.reply("mira", invoked, before + after)
+    off, rest = tokens_of(engine.vocab.encode(before)), tokens_of(engine.vocab.encode(after))
+    assert np.array_equal(np.concatenate([off, rest]), tokens_of(engine.vocab.encode(before + after)))
+    assert ended.timings.prefilled_tokens == len(scheduled.story) + len(off) + len(rest)
+    by_hand = {}
+    for name, parts in {"invoked": (off, rest), "whole": (off[:0], np.concatenate([off, rest]))}.items():
+        engine.trim(0, 0)
+        story = np.concatenate([scheduled.story, parts[0]])
+        engine.step(StepPlan([Slice(0, 0, story)]))
+        made: list[int] = []
+        at, feed = len(story), parts[1]
+        while len(made) < 12:
+            result = engine.step(StepPlan([Slice(0, at, feed, GREEDY_PICK)], invoked.sha))
+            at, feed = at + len(feed), tokens_of(result.picked)
+            made += result.picked
+        by_hand[name] = made
+    engine.trim(0, 0)
+    assert said == by_hand["invoked"] != by_hand["whole"]
+    base = scheduled.reply("anna", None, before)[0]
+    assert scheduled.reply("mira", invoked, before)[0] == base
+    assert scheduled.reply("mira", adapters.find("lively"), before)[0] != base
 
 
 @pytest.mark.parametrize("between", [lambda told: None, Told.move_all_out], ids=["resident", "from RAM"])

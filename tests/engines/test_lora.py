@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import CallerError, ConfigError
+from engines.base import NEVER, invoked_at, tokens_of
 from engines.gguf_file import F16, F32, read_gguf, write_gguf
 from engines.lora import Adapters, AdapterSettings, check, compose, read_pairs, written
 from tests.engines.adapters import weights, write
@@ -39,6 +40,27 @@ def test_what_is_written_is_read_by_the_gguf_package(tmp_path: Path) -> None:
     own = read_gguf(tmp_path / "x.gguf")
     assert own.array("a").tolist() == tensors["a"].tolist()
     assert own.values == fields
+
+
+def test_an_invocation_is_read_and_found_where_it_begins_last(tmp_path: Path) -> None:
+    """As llama.cpp reads it: from the file's array; what cannot be tokens is refused with the file's name."""
+    write(tmp_path / "alora.gguf", 1, invocation=[7, 8])
+    write(tmp_path / "other.gguf", 2, invocation=[9])
+    write(tmp_path / "plain.gguf", 3)
+    adapters = Adapters(AdapterSettings(str(tmp_path)), MODEL)
+    found = {name: adapters.find(name) for name in adapters.names}
+    assert {n: (a.invocation, a.activated) for n, a in found.items()} == {
+        "alora": ((7, 8), True), "other": ((9,), True), "plain": ((), False)
+    }  # fmt: skip
+    assert found["alora"].trunk_sha == ""
+    for tail, at in (([7, 8, 1, 7, 8, 2], 3), ([1, 7, 7, 8], 2), ([7, 8], 0), ([8, 7], NEVER), ([7], NEVER)):
+        assert invoked_at(tokens_of(tail), found["alora"].invocation) == at
+    assert invoked_at(tokens_of([1, 2]), ()) == 0
+    with pytest.raises(CallerError, match="turned on by different tokens"):
+        adapters.find("alora+other")
+    write(tmp_path / "long.gguf", 4, invocation=list(range(65)))
+    with pytest.raises(ConfigError, match=r"long\.gguf: adapter\.alora\.invocation_tokens must be an array"):
+        Adapters(AdapterSettings(str(tmp_path)), MODEL)
 
 
 def test_files_that_are_cut_off_anywhere_are_refused(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ class Sim:
 
     def alone(self, work: Work) -> list[int]:
         """What the work must give."""
-        return alone(work, self.vocab, self.end_every)
+        same = work.adapter == work.key.adapter
+        return alone(work, self.vocab, self.end_every, 0 if same else self.engine.adapter_from(work.adapter, work.tail))
 
     def _collect(self) -> None:
         for ticket, what in self.scheduler.take_deliveries():
@@ -184,11 +185,13 @@ def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
             assert same, f"tokens: sequence {t.seq} does not hold what the book says of {t.key}"
 
 
-def alone(work: Work, vocab: SimVocab, end_every: int) -> list[int]:
+def alone(work: Work, vocab: SimVocab, end_every: int, adapter_from: int = 0) -> list[int]:
     """What a work must give, computed without any scheduler: the dumb version."""
     branch = np.concatenate([work.tail, np.zeros(work.max_tokens + 64, np.int32)])
-    held = np.concatenate([computed(work.trunk, work.key.adapter), computed(branch, work.adapter)])
-    unmarked, mark = np.concatenate([work.trunk, branch]), computed(words(0), work.adapter) - words(0)
+    off, on = branch[:adapter_from], branch[adapter_from:]
+    held = np.concatenate([computed(np.concatenate([work.trunk, off]), work.key.adapter), computed(on, work.adapter)])
+    making = work.adapter if adapter_from <= len(work.tail) else work.key.adapter
+    unmarked, mark = np.concatenate([work.trunk, branch]), computed(words(0), making) - words(0)
     length = first = len(work.trunk) + len(work.tail)
     node = work.choice
     seed = 0 if work.sampling.greedy else work.sampling.seed

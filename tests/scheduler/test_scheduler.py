@@ -1,6 +1,7 @@
 """The scheduler gives every work what it would get alone, and keeps its laws after every step."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,27 @@ def test_works_of_different_adapters_take_turns_in_steps_of_their_own() -> None:
     assert set(sim.engine.adapters) == {"", "a", "b"}  # the trunks are the base model's
     for ticket, work in sim.submitted.items():
         assert sim.chunks[ticket] == sim.alone(work)
+
+
+@pytest.mark.parametrize("fail_at", [frozenset(), frozenset({3, 9})], ids=["", "failing steps"])
+def test_an_invoked_adapter_is_on_from_where_the_tail_says_so(fail_at: frozenset[int]) -> None:
+    """The last invocation counts; without one all is the base model's. Each makes what it makes alone."""
+    sim = Sim(fail_at=fail_at)
+    sim.engine.invocations = {"a": tuple(words(60, 61).tolist()), "b": tuple(words(62).tolist())}
+    tails = ([1, 2, 60, 61], [60, 61, 1, 2], [60, 61, 3, 60, 61, 4], [60, 60, 61], [61, 60], [62, 1])
+    for n, tail in enumerate(tails):
+        for adapter in "ab":
+            tier = (Tier.GOLD, Tier.SILVER, Tier.BRONZE)[n % 3]
+            key = TrunkKey(npc(2 * n + (adapter == "b")), "p")
+            sim.submit(Work(tier, key, words(1, 2, n), words(*tail), 6, adapter=adapter))
+    sim.run()
+    for ticket, work in sim.submitted.items():
+        assert sim.chunks[ticket] == sim.alone(work), f"{work.adapter} after {work.tail}"
+        assert sim.ended[ticket].finish is Finish.LENGTH
+    used = [sim.alone(work) for work in sim.submitted.values()]
+    base = [sim.alone(replace(work, adapter="")) for work in sim.submitted.values()]
+    on = [said != other for said, other in zip(used, base, strict=True)]
+    assert on == [True, False, True, False, True, False, True, False, False, False, False, True]
 
 
 def test_forget_empties_a_trunk_now_or_when_its_work_ends() -> None:
