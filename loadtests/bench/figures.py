@@ -207,6 +207,16 @@ kv.leaks | replies | <= 0 | replies with another NPC's secret, trunks moving bet
 kv.isolation_replies | replies | | the same: so many replies
 kv.own_secret_share | share | >= 0.9 | the same: with the NPC's own secret
 kv.control_leaks_found | leaks | >= 80 | the same with the checks off and 100 homes swapped: leaks that were found
+kv.ttft_p95_peer_x | x | >= 3 | the ladder's visits, first-token p95, llama-server's over npcd's: the smaller of two
+kv.ttft_p95_peer_60_x | x | | the same at 60 % of what npcd can do
+kv.ttft_p95_peer_120_x | x | | the same at 120 %
+kv.npcd_ttft_p95_60_ms | ms | | npcd: visit due to first token at 60 %, p95
+kv.peer_ttft_p95_60_ms | ms | | llama-server: the same
+kv.npcd_ttft_p95_120_ms | ms | | npcd: the same at 120 %
+kv.peer_ttft_p95_120_ms | ms | | llama-server: the same
+kv.npcd_visits_per_s | visits/s | | npcd: visits by 64 callers who never pause
+kv.peer_visits_per_s | visits/s | | llama-server: the same
+kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game
@@ -214,7 +224,6 @@ attention.cpu_observations_per_s | 1/s | | the same: observations taken in
 attention.latency_few_p95_ms | ms | | intent latency p95 with 1,000 registered, median of five
 attention.latency_many_p95_ms | ms | | the same with 10,000, in turns
 attention.idle_latency_x | x | <= 1.2 | the same, over that with 1,000; +2 ms is 1
-kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
 """
 
 

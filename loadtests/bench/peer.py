@@ -472,7 +472,7 @@ async def _best(figures: Figures, options: Options, prompts: Prompts, lines: Seq
         figures.note(f"   {settings.words}: {rate:.0f}")
         return rate
 
-    first = list(llama_server.grid(str(options.model), _free_port()))
+    first = list(llama_server.grid(str(options.model), free_port()))
     if options.quick:
         first = first[4:6]
     tried = [(await measure(settings), settings) for settings in first]
@@ -530,7 +530,7 @@ def _words(tally: Tally) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port of loopback that nobody has now."""
     with socket.socket() as one:
         one.bind((llama_server.HOST, 0))

@@ -91,12 +91,12 @@ class StepNote:
 class Rig:
     """Start it with `async with`. `steps` notes every step, `lean` ones without whose tokens they were."""
 
-    def __init__(self, settings: LlamaSettings) -> None:
+    def __init__(self, settings: LlamaSettings, waiting_max: int = 256) -> None:
         promises = Promises()
         self.promises = replace(
             promises,
             gold=replace(promises.gold, running_max=64),
-            silver=replace(promises.silver, running_max=LANES, waiting_max=256),
+            silver=replace(promises.silver, running_max=LANES, waiting_max=waiting_max),
         )
         self.engine = LlamaEngine(settings)
         # Greedy outputs must have the length that was asked for: nothing ends a generation here.

@@ -35,8 +35,13 @@ from typing import Any
 HOST = "127.0.0.1"
 MISSING = """{python} has no xllamacpp; npcd does not install it. Either
     python -m venv ../peers && ../peers/bin/pip install xllamacpp
-    python -m loadtests.bench peer --peer-python ../peers/bin/python
+    python -m loadtests.bench {area} --peer-python ../peers/bin/python
 or build llama-server and give it with --peer-binary; loadtests/peers/llama_server.py says how."""
+
+
+def missing(python: str, area: str = "peer") -> str:
+    """What to do about a Python without llama-server, in words."""
+    return MISSING.format(python=python, area=area)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class PeerSettings:
     unified: bool = False
     flash_attention: bool = False
     cache_ram_mib: int = 0
+    cache_idle: bool = True  # idle slots are copied to the cache in RAM with every request, or only when taken
     pin: bool = False
     context_len: int = 1024
     threads_http: int = 320
@@ -60,7 +66,8 @@ class PeerSettings:
         return (
             f"{self.slots} slots, {self.threads} thread{'s' * (self.threads > 1)}, "
             f"kv {'unified' if self.unified else 'split'}, "
-            f"fa {'on' if self.flash_attention else 'off'}, cache {self.cache_ram_mib} MiB, "
+            f"fa {'on' if self.flash_attention else 'off'}, cache {self.cache_ram_mib} MiB"
+            f"{'' if self.cache_idle or not self.cache_ram_mib else ' when taken'}, "
             f"{'pinned' if self.pin else 'any slot'}"
         )
 
@@ -84,6 +91,7 @@ def command(settings: PeerSettings, python: str, binary: str) -> list[str]:
         *("--threads", str(s.threads), "--threads-batch", str(s.threads), "--threads-http", str(s.threads_http)),
         *("--flash-attn", "on" if s.flash_attention else "off"),
         "--kv-unified" if s.unified else "--no-kv-unified",
+        "--cache-idle-slots" if s.cache_idle else "--no-cache-idle-slots",
         *("--cache-ram", str(s.cache_ram_mib), "--no-slots", "--log-verbosity", "1"),
     ]
 
@@ -137,7 +145,7 @@ def _serve(settings: PeerSettings) -> int:
     try:
         import xllamacpp
     except ImportError:
-        print(MISSING.format(python=sys.executable), file=sys.stderr)
+        print(missing(sys.executable), file=sys.stderr)
         return 3
     params = xllamacpp.CommonParams()
     params.model.path = settings.model
@@ -153,6 +161,7 @@ def _serve(settings: PeerSettings) -> int:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
     params.n_threads_http = settings.threads_http
     params.cache_ram_mib = settings.cache_ram_mib
+    params.cache_idle_slots = settings.cache_idle
     params.endpoint_slots = False
     params.verbosity = 1
     server = xllamacpp.Server(params)
