@@ -91,7 +91,7 @@ class Parking:
         if not trunk.fetching_ns:
             if work.max_tokens:
                 worth_ns = min(worth_ns, self._wait_ns)  # what takes longer would not be waited for
-            if self.store is None or not self.costs.pays(trunk.parked_bytes, 0, worth_ns):
+            if not self._fits(trunk) or self.store is None or not self.costs.pays(trunk.parked_bytes, 0, worth_ns):
                 self.turned_down += 1
                 self.forget(trunk)
                 return True
@@ -108,8 +108,10 @@ class Parking:
         return True
 
     def fetch(self, trunk: Trunk, now_ns: int) -> None:
-        """Has a parked trunk brought back to RAM; nothing happens when it is on its way, or not parked."""
-        if trunk.parked and not trunk.fetching_ns and self.store is not None:
+        """Has a parked trunk brought back to RAM; nothing happens when it is on its way, not parked, or larger than all
+        RAM for KV.
+        """
+        if trunk.parked and not trunk.fetching_ns and self.store is not None and self._fits(trunk):
             trunk.fetching_ns = max(now_ns, 1)
             self._coming[trunk.parked] = trunk
             self.store.fetch(trunk.parked)
@@ -137,6 +139,10 @@ class Parking:
                 self.store.drop(trunk.parked)
             self._leave(trunk)
             self._homes.lose(trunk)
+
+    def _fits(self, trunk: Trunk) -> bool:
+        """Whether it can come back at all: else it would be fetched, parked again, and so on for ever."""
+        return trunk.parked_bytes <= self._homes.ram_bytes_max
 
     def _leave(self, trunk: Trunk) -> None:
         self._coming.pop(trunk.parked, None)

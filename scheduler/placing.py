@@ -42,8 +42,8 @@ class KvSettings:
     """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks.
 
     Trunks that leave their sequence rest in `ram_mib` of host RAM, and what has no room there in `redis_mib` of Redis,
-    if there is one; a work waits `fetch_wait_ms` at most for a trunk that comes from there. Beyond `forks_max` the fork
-    that is unused longest is discarded for a new one.
+    if there is one; they come back through RAM, and a work waits `fetch_wait_ms` at most for that. Beyond `forks_max`
+    the fork that is unused longest is discarded for a new one.
     """
 
     prefixes: int = 12

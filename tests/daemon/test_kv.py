@@ -3,20 +3,22 @@
 import asyncio
 import json
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from core.clock import now_ns
+from core.clock import S, now_ns
 from core.errors import StoreFailed
-from core.words import NpcKey
+from core.words import NpcKey, TrunkKey
 from daemon import kv_command
+from daemon.build import Model
 from daemon.config import Config, ServeSettings
 from daemon.grpc_face import GrpcFace
 from daemon.keeping import Keeping, open_keeping
+from kvcache.verify import SIGNATURE_BYTES, signer
 from npcd.v1 import npcs_pb2
 from scheduler.placing import KvSettings
 from tests.daemon.rig import Rig, gated, running, until
@@ -26,7 +28,7 @@ __all__ = ["redis_for_all", "redis_server"]
 
 
 @asynccontextmanager
-async def kept(folder: Path, server: RedisServer) -> AsyncIterator[tuple[Rig, Keeping]]:
+async def kept(folder: Path, server: RedisServer, model: Model | None = None) -> AsyncIterator[tuple[Rig, Keeping]]:
     """A daemon without RAM for KV, so that whatever leaves its sequence goes to Redis."""
     config = Config()
     memory = replace(config.memory, folder=folder, postgres="off", redis=server.url())
@@ -35,7 +37,7 @@ async def kept(folder: Path, server: RedisServer) -> AsyncIterator[tuple[Rig, Ke
     keeping = await open_keeping(config, now_ns)
     try:
         assert keeping.parked is not None
-        async with running(gated(), config, 2, keeping=keeping) as rig:
+        async with running(model or gated(), config, 2, keeping=keeping) as rig:
             await asyncio.to_thread(keeping.parked.settled, 20.0)
             yield rig, keeping
     finally:
@@ -52,9 +54,12 @@ async def park(rig: Rig, keeping: Keeping, npc: str) -> None:
     """Moves an NPC's trunks out, as far as Redis."""
     assert keeping.parked is not None
     await until(lambda: not rig.daemon.door.open)
+    homes = rig.daemon.scheduler.placer.homes
+    homes.ram_bytes_max = 0
     rig.daemon.door.move_out(NpcKey("", "vale", npc))
     await rig.daemon.door.obeyed()
     assert await asyncio.to_thread(keeping.parked.settled, 20.0)
+    homes.ram_bytes_max = 64 << 20  # the way back leads through it
 
 
 async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
@@ -63,20 +68,74 @@ async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
     """Said before and after: the second turn finds its trunk again, loaded, and Timings say so."""
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         # A trunk of 60 tokens is computed sooner than its bytes are verified.
-        for costs in (rig.daemon.scheduler.placer.loads, rig.daemon.scheduler.placer.parking.costs):
+        placer = rig.daemon.scheduler.placer
+        for costs in (placer.loads, placer.parking.costs):
             monkeypatch.setattr(costs, "pays", lambda *_: True)
+        placer.parking._wait_ns = 20 * S
         await rig.say("npc0", "Good day to you.", max_tokens=4)
         await park(rig, keeping, "npc0")
         assert await homes(rig) == {
             ("npc0", False): "redis", ("npc0", True): "redis", ("npc1", False): "sequence"
         }  # fmt: skip
         events = await rig.say("npc0", "How is the bread?", max_tokens=4)
-        placer = rig.daemon.scheduler.placer
-        assert placer.parking.fetched or placer.parking.given_up
         timings = events[-1].timings
-        assert timings.cached_tokens or placer.parking.given_up
-        assert timings.loaded_tokens == timings.cached_tokens or placer.parking.given_up
-        assert placer.loads_refused == 0
+        assert timings.loaded_tokens == timings.cached_tokens > 0
+        assert (placer.parking.fetched, placer.loads_refused) == (2, 0)  # speaking begins to bring all of an NPC's back
+
+
+def one_bit(value: bytes) -> bytes:
+    """The same with one bit the other way round, in the middle of the KV."""
+    broken = bytearray(value)
+    broken[len(value) // 2] ^= 16
+    return bytes(broken)
+
+
+def cut(value: bytes) -> bytes:
+    """Some bytes fewer."""
+    return value[:-100]
+
+
+def by_another_key(value: bytes) -> bytes:
+    """The very same bytes, signed by somebody else."""
+    at = SIGNATURE_BYTES
+    length = int.from_bytes(value[at : at + 4], "little")
+    header, payload = value[at + 4 : at + 4 + length], value[at + 4 + length :]
+    return signer(b"another key, which is as long!!!")(b"", header, payload) + value[at:]
+
+
+@pytest.mark.parametrize("spoil", [one_bit, cut, by_another_key])
+async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    real: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[bytes], bytes],
+) -> None:
+    """On the shipped model: counted, and the reply is the one that is given when nothing was kept at all."""
+    async with kept(tmp_path / "data", redis_server, real) as (rig, keeping):
+        placer = rig.daemon.scheduler.placer
+        for costs in (placer.loads, placer.parking.costs):
+            monkeypatch.setattr(costs, "pays", lambda *_: True)
+        placer.parking._wait_ns = 20 * S
+        npc, said = NpcKey("", "vale", "npc0"), {}
+        for player in ("nothing", "whole", "spoilt"):
+            greedy = {"player": player, "max_tokens": 24, "temperature": 0.0, "has_temperature": True}
+            await rig.say("npc0", "Good day to you.", **greedy)  # type: ignore[arg-type]
+            await park(rig, keeping, "npc0")
+            if player == "nothing":
+                rig.daemon.door.forget(TrunkKey(npc, player))
+                await rig.daemon.door.obeyed()
+            for name in redis_server.execute("KEYS", "npcd:1:kv:*:*") if player == "spoilt" else ():
+                redis_server.execute("SET", name, spoil(redis_server.execute("GET", name)))
+            refused = placer.loads_refused
+            events = await rig.say("npc0", "How is the bread?", **greedy)  # type: ignore[arg-type]
+            await until(lambda: not rig.daemon.door.open)
+            said[player] = "".join(e.text for e in events)
+            timings = events[-1].timings
+            assert (timings.loaded_tokens > 0) is (player == "whole")
+            assert (placer.loads_refused > refused) is (player == "spoilt")
+        assert said["spoilt"] == said["whole"] == said["nothing"] != ""
+        assert placer.refused["signature"] == placer.loads_refused
 
 
 async def test_forget_reaches_parked_kv(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -120,6 +120,20 @@ def test_what_does_not_come_back_is_computed_anew(sim: Sim, fault: str) -> None:
     assert (placer.parking.lost, placer.refused["signature"]) == ((0, 1) if fault == "signature" else (1, 0))
 
 
+def test_what_no_ram_can_hold_is_not_fetched(sim: Sim) -> None:
+    """It would go back to the store at once, and its works would wait for nothing: it is computed anew."""
+    homes = sim.scheduler.placer.homes
+    for key in [trunk.key for trunk in homes if trunk.blob is not None]:
+        sim.forget(key)
+    homes.ram_bytes_max = 0
+    sim.scheduler.load_ahead(npc(0), sim.clock())
+    ticket = ask(sim, 0)
+    sim.run()
+    assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
+    assert not store_of(sim).asked
+    assert sim.scheduler.placer.parking.turned_down == 1
+
+
 def test_load_ahead_brings_it_to_ram_before_it_is_asked(sim: Sim) -> None:
     """Fetched once, however often it is said; the work then waits for nothing."""
     for _ in range(3):
