@@ -7,7 +7,7 @@ also for visits that wait for the caller. Nothing is refused on either side, and
 is cut off counts with its age.
 
 npcd: the ladder's rig, its scheduler on an engine with 250 sequences, behind the HTTP of loadtests/bench/kv_served.py.
-Trunks that have no sequence rest in RAM, and beyond that in npcd's own Redis.
+Trunks that have no sequence rest in RAM, which holds them all, as llama-server's cache does.
 
 llama-server: as many slots as npcd has sequences, or fewer where that serves more; the best of settings that are
 printed, a cache in RAM that holds everybody among them. Pinned: NPCs have a slot each by how often they are visited,
@@ -35,7 +35,7 @@ from core.clock import MS, S, now_ns
 from engines.llama import load_vocab, send_native_log_to
 from loadtests.bench.children import Child
 from loadtests.bench.figures import Figures
-from loadtests.bench.kv_homes import NPCS, RAM_MIB, REPLY_LEN, TRUNK_LENS, ZIPF
+from loadtests.bench.kv_homes import NPCS, REPLY_LEN, TRUNK_LENS, ZIPF
 from loadtests.bench.options import Options
 from loadtests.bench.peer import free_port
 from loadtests.bench.rig import SEQUENCES, Village, until
@@ -59,7 +59,7 @@ ROUND_S = 6.0
 ROUNDS = 3
 DRAIN_S = 20.0
 READY_S = 60.0
-CACHE_MIB = 2048  # holds all trunks
+CACHE_MIB = 2048  # of RAM beside sequences and slots, for both; holds all trunks
 
 
 @dataclass(slots=True)
@@ -202,7 +202,7 @@ class Side:
 async def npcd_side(model: Path, people: People) -> AsyncIterator[Side]:
     """npcd's rig in a process of its own. Raises NpcdError when it does not come up."""
     port = free_port()
-    command = [sys.executable, "-m", "loadtests.bench.kv_served", str(port), str(RAM_MIB), str(model)]
+    command = [sys.executable, "-m", "loadtests.bench.kv_served", str(port), str(CACHE_MIB), str(model)]
     async with Child(command) as child, _calls(port, child, "npcd") as http:
         yield Side("npcd", http, people, None)
 
