@@ -222,8 +222,13 @@ class FakeDaemon:
                     self.talk_cancelled.set()
                     raise
         timings = words_pb2.Timings(
-            queue_us=1, prefill_us=2000, cached_tokens=90, prefilled_tokens=10, output_tokens=5,
-            loaded_tokens=60, copied_tokens=20,
+            queue_us=1,
+            prefill_us=2000,
+            cached_tokens=90,
+            prefilled_tokens=10,
+            output_tokens=5,
+            loaded_tokens=60,
+            copied_tokens=20,
         )
         yield dialogue_pb2.TalkEvent(
             kind=dialogue_pb2.TALK_EVENT_KIND_END, index=9, finish=dialogue_pb2.TALK_FINISH_STOP,
