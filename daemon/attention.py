@@ -53,7 +53,7 @@ class Attention:
         self._crowded = crowded
         self._comes_near = comes_near
         self._clock = clock
-        self._newcomers: list[Mind] = []
+        self._newcomers: dict[Mind, None] = {}
         self._decided_ns = 0
         self._seen_ns = 0
 
@@ -65,18 +65,16 @@ class Attention:
                 player, distance_m, in_sight = percept.entity_id, percept.distance_m, percept.in_sight
         self._seen_ns = seen.at_ns
         self.book.saw(mind, distance_m, in_sight, seen.override, seen.at_ns)
-        if player and distance_m <= self._settings.warm_leave_m:
+        if player and distance_m * self._settings.quest_x <= self._settings.warm_leave_m:
             key = mind.npc.key
             self._memory.near(key, player)
             self._comes_near(key)
             bond = self._memory.at_hand(key, player)
-            if bond is not None:
-                quest = bond.quest is not None and bool(bond.quest.active)
-                card = bond.relationship
-                strength = max(abs(card.trust), abs(card.affinity)) if card is not None else 0.0
-                self.book.knows(mind, quest, strength)
+            quest = bond is not None and bond.quest is not None and bool(bond.quest.active)
+            card = bond.relationship if bond is not None else None
+            self.book.knows(mind, quest, max(abs(card.trust), abs(card.affinity)) if card is not None else 0.0)
         if not mind.decided:
-            self._newcomers.append(mind)
+            self._newcomers[mind] = None
 
     def spoke(self, npc: NpcKey) -> None:
         """Somebody talks with the NPC, or just did."""
@@ -100,7 +98,7 @@ class Attention:
         """Decides anew and acts on it: (what changed, who was seen for the first time)."""
         self._decided_ns = now_ns
         changes = self.book.decide(now_ns)
-        newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], []
+        newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], {}
         for mind in newcomers:
             mind.decided = True
         loads: list[Npc] = []

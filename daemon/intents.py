@@ -35,6 +35,8 @@ from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 from tiers.share import Share
 
+SWEEP_EVERY_NS = 100 * MS
+NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 RULED_MAX = 64  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
 
 
@@ -87,6 +89,7 @@ class Intents:
         self._tokens_each = layout.caps.intent_tail + self._route.output_max
         self._paused: set[tuple[str, str]] = set()
         self._glimpsed: set[Mind] = set()
+        self._sweep_ns = 0
         # (moment, order, mind, late): a mind that is due (late 0), or one whose answer number `late` should be there.
         self._heap: list[tuple[int, int, Mind, int]] = []
         self._order = 0
@@ -154,7 +157,8 @@ class Intents:
         ruled = 0
         if decide_ns is not None and decide_ns <= now_ns:
             self._attend(now_ns)
-            ruled = self._look_at_left(now_ns)
+        if self._glimpsed and now_ns >= self._sweep_ns:
+            ruled = self._sweep(now_ns)
         # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs between.
         while self._heap and self._heap[0][0] <= now_ns and ruled < RULED_MAX:
             mind, late = self._pop()
@@ -245,14 +249,13 @@ class Intents:
             if error is not None and glimpse.complain is not None:
                 glimpse.complain(error)
 
-    def _look_at_left(self, now_ns: int) -> int:
+    def _sweep(self, now_ns: int) -> int:
         """Looks at glimpses that no newer observation came for; how many."""
-        left = [
-            m for m in self._glimpsed if m.glimpse is not None and now_ns >= m.look_ns + self._look_ns[m.activation]
-        ]
+        left = [m for m in self._glimpsed if now_ns >= m.look_ns + NEXT_WITHIN_NS]
         for mind in left[:RULED_MAX]:
             self._look_now(mind)
             self._judge(mind)
+        self._sweep_ns = now_ns if len(left) > RULED_MAX else now_ns + SWEEP_EVERY_NS
         return min(len(left), RULED_MAX)
 
     def _judge(self, mind: Mind) -> None:
@@ -289,6 +292,8 @@ class Intents:
             mind = change.who
             if mind.seen is None:
                 continue
+            if mind.waiting_ns:
+                self.share.add(mind, change.now, mind.urgent, mind.waiting_ns)
             if change.now is Activation.AMBIENT:
                 mind.due_ns = 0
                 if not mind.urgent:
@@ -356,7 +361,7 @@ class Intents:
         for mind in self.share.take(now_ns, self._tokens_each):
             question = self._question(mind, now_ns)
             if question is None:
-                self.share.ended(now_ns)
+                self.share.give_back(now_ns)
             else:
                 asked.append(question)
         if not asked:
@@ -366,7 +371,7 @@ class Intents:
             tickets = self._door.submit_group(group)
         except (Overloaded, Draining):
             for q in asked:
-                self.share.ended(now_ns)
+                self.share.give_back(now_ns)
                 self._answer_by_policy(q.mind, q.due_ns)
             return
         for q, ticket in zip(asked, tickets, strict=True):
@@ -553,6 +558,8 @@ class Intents:
         ]
         if self._heap:
             moments.append(self._heap[0][0])
+        if self._glimpsed:
+            moments.append(self._sweep_ns)
         if moments:
             self._wake(min(moments))
 
