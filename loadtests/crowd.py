@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.scene import Point, Resident, Scene
+from loadtests.scene import CrowdPlan, Point, Resident, Scene
 from loadtests.slots import distance_word
 from npcd_client.v1 import intents_pb2
 
@@ -34,17 +34,6 @@ NOTABLE = 5  # percepts that reach the model at most, and the state
 Floats = NDArray[np.float64]
 PERCEPT_STANCES = ("", "friendly", "neutral", "hostile")
 _HOSTILE = PERCEPT_STANCES.index("hostile")
-
-
-@dataclass(frozen=True, slots=True)
-class CrowdPlan:
-    """`players` walk. Places are `spread` times as far apart as the scene has them. Nobody's observations change
-    meaningfully twice within `change_every_s`.
-    """
-
-    players: int
-    spread: float
-    change_every_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from loadtests.board import LATE_MS, Board
 from loadtests.player import Player
-from loadtests.slots import state_of
+from loadtests.slots import SLOTS_MS, state_of
 from loadtests.village import Village
-from npcd_client import Intent, IntentSource, Observation, Policy, evaluate
+from npcd_client import Activation, Intent, IntentSource, Observation, Policy, evaluate
 
 SWITCH_INTERVAL_S = 0.0005
 COLLECT_EVERY_S = 1.0
@@ -34,6 +34,9 @@ class Stream(Protocol):
 
     def latest(self, npc_id: str) -> Intent | None:
         """The newest intent."""
+
+    def activation(self, npc_id: str) -> Activation:
+        """The attention that an NPC gets."""
 
     def tell_time(self, game_time_ms: float) -> None:
         """Tells game time."""
@@ -145,7 +148,8 @@ class Game:
         board.observations += len(observations)
         for number, observation in observations:
             self._newest[number] = observation
-            board.slots.observed(number, observation.tick, state_of(observation), now_ms)
+            slot_ms = SLOTS_MS[live.activation(observation.npc_id)]
+            board.slots.observed(number, observation.tick, state_of(observation), now_ms, slot_ms)
             board.slots.expire(number, now_ms)
         self._take_intents(now_ms)
         for number, observation in observations:
@@ -164,14 +168,17 @@ class Game:
         return made
 
     def _take_intents(self, now_ms: float) -> None:
-        """Sees which intents are new, acts on them, and samples every NPC's intent age."""
-        board = self._board
+        """Sees which intents are new, acts on them, and samples every active NPC's intent age."""
+        board, activation, ids, active = self._board, self._live.activation, self._ids, 0
         now_ns = time.monotonic_ns()
         for number, intent in enumerate(self._rows):
+            attended = activation(ids[number]) is Activation.ACTIVE
+            active += attended
             if intent is None:
-                board.unanswered_samples += 1
+                board.unanswered_samples += attended
                 continue
-            board.intent_age.add((now_ns - intent.agreed_ns) * 1e-6)
+            if attended:
+                board.intent_age.add((now_ns - intent.agreed_ns) * 1e-6)
             held = self._seen[number]
             if intent is held:
                 continue
@@ -179,6 +186,7 @@ class Game:
             board.slots.answered(number, intent, now_ms)
             if held is None or (intent.daemon_epoch, intent.version) != (held.daemon_epoch, held.version):
                 self._act(number, intent)
+        board.active.add(active)
 
     def _act(self, number: int, intent: Intent) -> None:
         board = self._board

@@ -26,7 +26,7 @@ from npcd_client import NpcdError
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 WEB_HOST = "127.0.0.1"
 STOP_S = 30  # that users get to hear the last answers
-SETUP_S = 60  # locust's start, and registering a town
+SETUP_S = 180  # locust's start, recording a crowd, and registering a town
 READY_S = 180.0
 EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 

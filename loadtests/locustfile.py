@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from locust import User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtests.scene import load_plan
+from loadtests.crowd import Crowd
+from loadtests.scene import Plan, load_plan
+from loadtests.servers import crowds
 from loadtests.sync_client import SyncClient
 from loadtests.town import FIRST_TEXT, TURN, Talker, Town
 from npcd_client import NpcdError
@@ -34,12 +37,10 @@ class Run:
 
     def __init__(self, environment: Environment) -> None:
         options = environment.parsed_options
-        plan = load_plan(Path(options.scene))
-        if options.seconds:
-            plan = replace(plan, seconds=options.seconds)
+        plan = _plan(environment)
         self.over = False
         self.client = SyncClient(options.target, options.token)
-        self.town = Town(plan, self.client, self._note)
+        self.town = Town(plan, self.client, self._note, _crowds)
         self.servers = itertools.cycle(self.town.servers)
         self.players = itertools.count()
         self._fire = environment.events.request.fire
@@ -57,6 +58,14 @@ class Run:
 
 # The run that users belong to; locust gives them nothing but its environment.
 _run: Run | None = None
+# Recordings are made before the clock of a run starts, once for all runs from the web page.
+_crowds: list[Crowd] = []
+
+
+def _plan(environment: Environment) -> Plan:
+    options = environment.parsed_options
+    plan = load_plan(Path(options.scene))
+    return replace(plan, seconds=options.seconds) if options.seconds else plan
 
 
 class GameServer(User):
@@ -99,7 +108,11 @@ def _options(parser: ArgumentParser) -> None:
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: Any) -> None:
-    GameServer.fixed_count = load_plan(Path(environment.parsed_options.scene)).servers
+    plan = _plan(environment)
+    GameServer.fixed_count = plan.servers
+    _crowds[:] = crowds(plan)
+    # Recording takes seconds, in which gevent did not look at the clock; the run's length would count from before.
+    time.sleep(0.01)
 
 
 @events.test_start.add_listener

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,23 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
+class CrowdPlan:
+    """A crowd instead of the simulated village (see loadtests/crowd.py): `players` walk, places are `spread` times as
+    far apart as the scene has them, and nobody's observations change meaningfully twice within `change_every_s`.
+    """
+
+    players: int
+    spread: float
+    change_every_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A load: how many game servers with how many NPCs each, and how many players who talk.
 
     `fps` is a game server's tick, `rate_hz` observations per NPC and second. Each player says a line every
     `line_every_s` on average, whether the last one is answered or not. `max_tokens` 0 leaves a reply's length to npcd.
+    Without a `crowd` every server plays the scene's village.
     """
 
     name: str
@@ -100,6 +112,7 @@ class Plan:
     line_every_s: float
     max_tokens: int
     seed: int
+    crowd: CrowdPlan | None = None
 
 
 def load_plan(path: Path) -> Plan:
@@ -109,15 +122,25 @@ def load_plan(path: Path) -> Plan:
     except FileNotFoundError:
         there = sorted(file.stem for file in path.parent.glob("*.toml") if file.name != "demo.toml")
         raise ValueError(f"no scene {path}; there are: {', '.join(there)}") from None
-    wanted = {name for name in Plan.__dataclass_fields__ if name != "name"}
-    if set(given) != wanted:
-        raise ValueError(f"{path}: missing {sorted(wanted - set(given))}, unknown {sorted(set(given) - wanted)}")
+    crowd = given.pop("crowd", None)
+    _check_keys(path, given, Plan, {"name", "crowd"})
     plan = Plan(name=path.stem, **given | {"scene": load_scene(path.parent / given["scene"])})
+    if crowd is not None:
+        _check_keys(path, crowd, CrowdPlan, set())
+        plan = replace(plan, crowd=CrowdPlan(**crowd))
+        if plan.fps % plan.rate_hz:
+            raise ValueError(f"{path}: fps must be a multiple of rate_hz, a crowd is observed in every so many frames")
     if min(plan.servers, plan.npcs, plan.fps, plan.rate_hz, plan.line_every_s, plan.seconds) <= 0:
         raise ValueError(f"{path}: servers, npcs, fps, rate_hz, line_every_s and seconds must be above 0")
     if plan.conversations > plan.servers * plan.npcs:
         raise ValueError(f"{path}: {plan.conversations} conversations need as many NPCs")
     return plan
+
+
+def _check_keys(path: Path, given: Mapping[str, Any], kind: type[Plan] | type[CrowdPlan], apart: set[str]) -> None:
+    wanted = set(kind.__dataclass_fields__) - apart
+    if set(given) != wanted:
+        raise ValueError(f"{path}: missing {sorted(wanted - set(given))}, unknown {sorted(set(given) - wanted)}")
 
 
 def load_scene(path: Path = SCENES / "demo.toml") -> Scene:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
 from typing import cast
 
 import grpc
 
 from npcd_client import (
+    Activation,
     GameClock,
     Intent,
     NpcdError,
@@ -40,6 +43,7 @@ from npcd_client.v1 import (
 )
 
 CALL_TIMEOUT_S = 20.0
+LIVE = "/npcd.v1.Intents/Live"
 AGAIN_S = 0.2  # between two tries to open a stream
 
 
@@ -56,6 +60,10 @@ class SyncClient:
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = grpc.insecure_channel(target, options=(("grpc.max_reconnect_backoff_ms", 1000),))
         self.intents = intents_pb2_grpc.IntentsStub(self._channel)
+        # The same call for frames that are bytes already.
+        self.live_bytes: grpc.StreamStreamMultiCallable[bytes, intents_pb2.IntentFrame] = self._channel.stream_stream(
+            LIVE, response_deserializer=intents_pb2.IntentFrame.FromString
+        )
         self._npcs = npcs_pb2_grpc.NpcsStub(self._channel)
         self._dialogue = dialogue_pb2_grpc.DialogueStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
@@ -160,6 +168,10 @@ class SyncLive:
         """The newest intent, at once."""
         return self._table.rows.get(npc_id)
 
+    def activation(self, npc_id: str) -> Activation:
+        """The attention that an NPC gets."""
+        return self._table.activations.get(npc_id, Activation.AMBIENT)
+
     def tell_time(self, game_time_ms: float) -> None:
         """Tells game time."""
         self._clock.tell(game_time_ms)
@@ -214,3 +226,41 @@ class SyncLive:
             self._on_confirmed(confirmed.npc_id, confirmed.observed_tick)
         for error in frame.errors:
             self._on_problem(f"Live {error.code}: {error.npc_id} {error.field} {error.message}")
+
+
+class BytesLive:
+    """A Live stream whose frames come as bytes and go out in order. What it hears is kept until taken: frame, when."""
+
+    def __init__(self, client: SyncClient, hello: bytes, on_problem: Callable[[str], None]) -> None:
+        self.heard: deque[tuple[intents_pb2.IntentFrame, int]] = deque()
+        self._client = client
+        self._on_problem = on_problem
+        self._unsent: SimpleQueue[bytes | None] = SimpleQueue()
+        self._unsent.put(hello)
+        self._closed = False
+        self._call = cast(grpc.Call, client.live_bytes(iter(self._unsent.get, None), metadata=client.metadata))
+        self._reader = threading.Thread(target=self._read, name="load-live-bytes", daemon=True)
+        self._reader.start()
+
+    def send(self, frame: bytes) -> None:
+        """Hands a frame in."""
+        self._unsent.put(frame)
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._closed = True
+        self._unsent.put(None)
+        self._call.cancel()
+        self._reader.join(CALL_TIMEOUT_S)
+
+    def _read(self) -> None:
+        try:
+            for frame in cast(Iterable[intents_pb2.IntentFrame], self._call):
+                self.heard.append((frame, time.monotonic_ns()))
+                for error in frame.errors:
+                    self._on_problem(f"Live {error.code}: {error.npc_id} {error.field} {error.message}")
+            reason = "the daemon ended it"
+        except grpc.RpcError as error:
+            reason = f"{error.code().name} {error.details()}"
+        if not self._closed:
+            self._on_problem(f"Live: {reason}")

@@ -9,113 +9,22 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtests.board import Board, Errors
-from loadtests.game import Game
-from loadtests.histogram import Histogram
+from loadtests.crowd import Crowd
 from loadtests.patter import Patter
-from loadtests.reactions import Reactions
 from loadtests.report import percentiles_of, report
 from loadtests.scene import Plan
+from loadtests.servers import CrowdServer, Load, Note, Seen, Server, VillageServer
 from loadtests.slots import Slots
-from loadtests.sync_client import SyncClient, SyncLive
-from loadtests.village import Body, Village
-from npcd_client import Intent, NpcdError, Observation, TalkEventKind, TalkFinish, new_turn_id
+from loadtests.sync_client import SyncClient
+from npcd_client import NpcdError, TalkEventKind, TalkFinish, new_turn_id
 from npcd_client.v1 import dialogue_pb2
 
 TURN_TIMEOUT_S = 20.0
-
-# What happened: name, milliseconds, and what went wrong (empty: nothing).
-Note = Callable[[str, float, str], None]
-INTENT, REACTION, FIRST_TEXT, TURN = "intent", "reaction to an event", "first text", "whole turn"
-
-
-def _milliseconds() -> Histogram:
-    return Histogram(0.5, 20_000.0)
-
-
-@dataclass(slots=True)
-class Seen:
-    """What the load measured itself, beside the boards: reactions as both sides see them, and answers to players."""
-
-    reaction: Histogram = field(default_factory=_milliseconds)
-    reaction_npcd: Histogram = field(default_factory=_milliseconds)
-    first_text: Histogram = field(default_factory=_milliseconds)
-    turn: Histogram = field(default_factory=_milliseconds)
-    lateness: Histogram = field(default_factory=_milliseconds)  # of the load's own lines: when sent, less when due
-    turns: int = 0
-
-
-class Server:
-    """One game server: a village of its own world, in one Live stream. Its board is its own."""
-
-    def __init__(self, town: Town, number: int) -> None:
-        plan = town.plan
-        self.world_id = f"{plan.scene.world.world_id}-{number + 1}"
-        self.village = Village(plan.scene, plan.npcs, plan.seed + number)
-        self.board = Board(plan.npcs, Slots(plan.npcs), town.errors)
-        self.frame = 0
-        specs = [body.resident.spec for body in self.village.bodies]
-        self._leases, self._policy = town.client.settle_in(replace(plan.scene.world, world_id=self.world_id), specs)
-        self._town = town
-        self._reactions = Reactions()
-        self._live: SyncLive | None = None
-
-    def run(self, over: Callable[[], bool]) -> None:
-        """Ticks until it is over, then waits a moment for answers under way."""
-        plan, board = self._town.plan, self.board
-        client, confirmed = self._town.client, self._reactions.confirmed
-        live = SyncLive(client, self.world_id, self._leases, self._take, confirmed, board.errors.add)
-        self._live = live
-        game = Game(self.village, self, self._policy, None, board, plan.fps, plan.rate_hz)
-        start_s = time.monotonic()
-        try:
-            while not over():
-                now_s = time.monotonic() - start_s
-                due_s = self.frame / plan.fps
-                if now_s < due_s:
-                    time.sleep(due_s - now_s)
-                elif now_s - due_s > 1 / plan.fps:
-                    present = int(now_s * plan.fps)
-                    board.frames_skipped += present - self.frame
-                    self.frame = present
-                game.play(self.frame)
-                self.frame += 1
-                board.elapsed_s = time.monotonic() - start_s
-            game.settle(self.frame)
-        finally:
-            live.close()
-
-    # -- as the game's stream ----------------------------------------------------------------------------------
-
-    def observe(self, observation: Observation) -> None:
-        """Hands it to the stream, and notes whether something happened."""
-        assert self._live is not None
-        self._reactions.observed(observation, time.monotonic_ns())
-        self._live.observe(observation)
-
-    def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent."""
-        assert self._live is not None
-        return self._live.latest(npc_id)
-
-    def tell_time(self, game_time_ms: float) -> None:
-        """Tells game time."""
-        assert self._live is not None
-        self._live.tell_time(game_time_ms)
-
-    def _take(self, intent: Intent, at_ns: int) -> None:
-        if intent.latency_ms:
-            self._town.note(INTENT, intent.latency_ms, "")
-        reaction = self._reactions.answered(intent, at_ns)
-        if reaction is not None:
-            here_ms, there_ms = reaction
-            self._town.seen.reaction.add(here_ms)
-            self._town.seen.reaction_npcd.add(there_ms)
-            self._town.note(REACTION, here_ms, "")
+FIRST_TEXT, TURN = "first text", "whole turn"
 
 
 class Talker:
@@ -128,7 +37,7 @@ class Talker:
         self._player_id = f"player-{number + 1}"
         self._chance = random.Random(f"{town.plan.seed}/{number}")
         self._patter = Patter(town.plan.scene.player, self._chance)
-        self._npc: tuple[Server, Body] | None = None
+        self._npc: tuple[Server, str] | None = None
         self._turns: list[threading.Thread] = []  # of the present conversation
         self._partings: list[threading.Thread] = []
 
@@ -151,10 +60,12 @@ class Talker:
         if self._npc is None:
             self._npc = self._town.take_npc(self._chance)
             self._patter.begin()
-        server, body = self._npc
+            server, npc_id = self._npc
+            server.meet(npc_id, self._player_id)
+        server, npc_id = self._npc
         line, event = self._patter.next()
-        server.village.tell(body.resident.npc_id, event)
-        turn = threading.Thread(target=self._turn, args=(server.world_id, body.resident.npc_id, line, due_s))
+        server.tell(npc_id, event)
+        turn = threading.Thread(target=self._turn, args=(server.world_id, npc_id, line, due_s))
         turn.start()
         self._turns.append(turn)
         if self._patter.over:
@@ -201,38 +112,47 @@ class Talker:
         parting.start()
         self._partings = [*(thread for thread in self._partings if thread.is_alive()), parting]
 
-    def _end(self, npc: tuple[Server, Body], turns: list[threading.Thread]) -> None:
+    def _end(self, npc: tuple[Server, str], turns: list[threading.Thread]) -> None:
         for turn in turns:
             turn.join()
-        server, body = npc
+        server, npc_id = npc
+        server.part(npc_id)
         try:
-            self._town.client.end_session(server.world_id, body.resident.npc_id, self._player_id)
+            self._town.client.end_session(server.world_id, npc_id, self._player_id)
         except NpcdError as error:
             self._town.errors.add(f"EndSession {error.code}: {error}")
         self._town.give_npc_back(npc)
 
 
 class Town:
-    """All servers and players of a plan. Raises NpcdError when the daemon does not take the worlds."""
+    """All servers and players of a plan; one with a crowd needs its recordings. Raises NpcdError when the daemon does
+    not take the worlds.
+    """
 
-    def __init__(self, plan: Plan, client: SyncClient, note: Note) -> None:
+    def __init__(self, plan: Plan, client: SyncClient, note: Note, crowds: Sequence[Crowd] = ()) -> None:
         self.plan = plan
         self.client = client
         self.note = note
         self.errors = Errors()
         self.seen = Seen()
         self._status_at_start = client.status()
-        self.servers = [Server(self, number) for number in range(plan.servers)]
-        self._free = [(server, body) for server in self.servers for body in server.village.bodies]
+        load = Load(plan, client, note, self.errors, self.seen)
+        self.servers: list[Server]
+        if plan.crowd:
+            self.servers = [CrowdServer(load, number, crowd) for number, crowd in enumerate(crowds)]
+        else:
+            self.servers = [VillageServer(load, number) for number in range(plan.servers)]
+        self._free = [(server, npc_id) for server in self.servers for npc_id in server.npc_ids]
+        self._began = time.monotonic(), time.process_time()
 
-    def take_npc(self, chance: random.Random) -> tuple[Server, Body]:
+    def take_npc(self, chance: random.Random) -> tuple[Server, str]:
         """An NPC that nobody talks with; one that somebody does when there is no other: it answers in order."""
         if not self._free:
             server = chance.choice(self.servers)
-            return server, chance.choice(server.village.bodies)
+            return server, chance.choice(server.npc_ids)
         return self._free.pop(chance.randrange(len(self._free)))
 
-    def give_npc_back(self, npc: tuple[Server, Body]) -> None:
+    def give_npc_back(self, npc: tuple[Server, str]) -> None:
         """It may be talked with again."""
         if npc not in self._free:
             self._free.append(npc)
@@ -240,6 +160,7 @@ class Town:
     def results(self) -> dict[str, Any]:
         """What the run was, for JSON: the rows that a budget speaks of first, then everything in detail."""
         plan, seen = self.plan, self.seen
+        load_cores = (time.process_time() - self._began[1]) / (time.monotonic() - self._began[0])
         board = Board(plan.servers * plan.npcs, Slots(0), self.errors)
         for server in self.servers:
             board.include(server.board)
@@ -261,6 +182,8 @@ class Town:
             "errors": self.errors.count,
             "reaction_p95_ms": percentiles_of(seen.reaction)["p95"],
             "turns": seen.turns,
+            "active_npcs": board.active.percentiles(p05=0.05, p50=0.5, p95=0.95),
+            "load_cores": round(load_cores, 3),
             "lines_late_p95_ms": percentiles_of(seen.lateness)["p95"],
             "both_sides_p95_ms": {
                 "silver_ttft": {

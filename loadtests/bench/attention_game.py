@@ -19,10 +19,10 @@ import grpc
 import uvloop
 
 from loadtests.board import Board
-from loadtests.crowd import Crowd, CrowdPlan
+from loadtests.crowd import Crowd
 from loadtests.crowd_game import CrowdGame
 from loadtests.report import percentiles_of
-from loadtests.scene import Scene, load_scene
+from loadtests.scene import CrowdPlan, Scene, load_scene
 from loadtests.slots import Slots
 from npcd_client import Client
 from npcd_client.v1 import intents_pb2

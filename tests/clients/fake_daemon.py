@@ -139,7 +139,10 @@ class FakeDaemon:
         if first.world_id not in self.worlds:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"world_id: no world {first.world_id}")
         self.outs.append(out)
-        out.put_nowait(intents_pb2.IntentFrame(snapshot=True, intents=list(self.intents.values())))
+        active = words_pb2.ACTIVATION_ACTIVE
+        everybody = [intents_pb2.ActivationChanged(npc_id=npc_id, activation=active) for npc_id in self.npcs]
+        intents = list(self.intents.values())
+        out.put_nowait(intents_pb2.IntentFrame(snapshot=True, intents=intents, activations=everybody))
         reading = asyncio.create_task(self.read(first, frames))
         sequence = 0
         try:

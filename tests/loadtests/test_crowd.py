@@ -10,9 +10,9 @@ import pytest
 from daemon.prompt import state_of
 from daemon.words import observation
 from loadtests.board import Board
-from loadtests.crowd import PLAYER_SEEN_M, Crowd, CrowdPlan, frame_bytes
+from loadtests.crowd import PLAYER_SEEN_M, Crowd, frame_bytes
 from loadtests.crowd_game import EVENT_LASTS_MS, CrowdGame
-from loadtests.scene import load_scene
+from loadtests.scene import CrowdPlan, load_scene
 from loadtests.slots import Slots
 from npcd.v1 import intents_pb2 as daemon_pb2
 from npcd_client import IntentSource

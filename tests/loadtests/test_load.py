@@ -37,10 +37,12 @@ needs_locust = pytest.mark.skipif(
 
 
 def test_the_scenes_are_what_they_are_named_for() -> None:
-    """The village has 100 NPCs and ten players, the town 500 NPCs."""
+    """The village has 100 NPCs and ten players; the town 500 in view at 10 Hz and twenty."""
     village, town = load_plan(SCENES / "village.toml"), load_plan(SCENES / "town.toml")
     assert (village.servers * village.npcs, village.conversations) == (100, 10)
-    assert town.servers * town.npcs == 500
+    assert (town.servers * town.npcs, town.conversations, town.rate_hz) == (500, 20, 10)
+    assert village.crowd is None
+    assert town.crowd is not None and town.crowd.change_every_s >= 1
     assert village.scene.world.world_id == "hollow"
 
 
@@ -60,6 +62,19 @@ def test_a_wrong_plan_is_refused(tmp_path: Path, old: str, new: str, says: str) 
     (tmp_path / "wrong.toml").write_text(text.replace(old, new), "utf-8")
     with pytest.raises(ValueError, match=says):
         load_plan(tmp_path / "wrong.toml")
+
+
+def test_a_wrong_crowd_is_refused(tmp_path: Path) -> None:
+    """Its keys are known, and it is observed in every so many frames."""
+    text = (SCENES / "town.toml").read_text("utf-8").replace('"demo.toml"', f'"{SCENES / "demo.toml"}"')
+    for old, new, says in (
+        ("players = 5", "ghosts = 5", r"missing \['players'\], unknown \['ghosts'\]"),
+        ("rate_hz = 10", "rate_hz = 7", "fps must be a multiple"),
+    ):
+        assert old in text
+        (tmp_path / "wrong.toml").write_text(text.replace(old, new), "utf-8")
+        with pytest.raises(ValueError, match=says):
+            load_plan(tmp_path / "wrong.toml")
 
 
 def test_an_unknown_scene_names_those_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
