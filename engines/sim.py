@@ -42,19 +42,47 @@ class VirtualClock:
 
 @dataclass(frozen=True, slots=True)
 class SimCost:
-    """What a step takes, in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products."""
+    """What a step takes, in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products.
+
+    `pass_us`: a micro-batch reads the weights while it computes its tokens; the longer of the two counts. With
+    `one_pass` all sequences of a step share one micro-batch, as with paged attention. `slice_us` is for each sequence in
+    the step, `kilo_read_us` for each 1,000 tokens of its context that are read. `copy_...` is one sequence made equal to
+    another, `move_...` one stored or loaded, and for each token of it.
+    """
 
     step_us: float = 200.0
     micro_us: float = 250.0
     token_us: float = 45.0
     kilo_context_us: float = 40.0 / 1000.0
+    pass_us: float = 0.0
+    one_pass: bool = False
+    slice_us: float = 0.0
+    kilo_read_us: float = 0.0
+    copy_us: float = 0.0
+    copy_token_us: float = 0.0
+    move_us: float = 0.0
+    move_token_us: float = 0.0
 
-    def step_ns(self, micros: Sequence[tuple[int, int]]) -> int:
-        """Cost of a step whose micro-batches are (tokens, padded context)."""
-        us = self.step_us
+    def step_ns(self, micros: Sequence[tuple[int, int]], slices: int = 0, read: int = 0) -> int:
+        """Cost of a step whose micro-batches are (tokens, padded context), of so many sequences, whose contexts are
+        `read` tokens together.
+        """
+        us = self.step_us + self.slice_us * slices + self.kilo_read_us * read / 1000.0
         for tokens, context in micros:
-            us += self.micro_us + self.token_us * tokens + self.kilo_context_us * tokens * context / 1000.0
+            us += self.kilo_context_us * tokens * context / 1000.0
+        if self.one_pass and micros:
+            micros = [(sum(tokens for tokens, _ in micros), 0)]
+        for tokens, _ in micros:
+            us += self.micro_us + max(self.pass_us, self.token_us * tokens)
         return round(us * US)
+
+    def copy_ns(self, tokens: int) -> int:
+        """Cost of making a sequence equal to one of so many tokens."""
+        return round((self.copy_us + self.copy_token_us * tokens) * US)
+
+    def move_ns(self, tokens: int) -> int:
+        """Cost of storing or loading a sequence of so many tokens."""
+        return round((self.move_us + self.move_token_us * tokens) * US)
 
 
 class SimVocab:
@@ -167,7 +195,9 @@ class SimEngine:
         assert plan.tokens <= self.geometry.batch_len, "a step takes at most batch_len tokens"
         numbers = [s.seq for s in plan.slices]
         assert numbers == sorted(set(numbers)), "slices must be sorted by sequence, none twice"
-        self._clock.advance(self.cost.step_ns(micro_batches(plan.slices, self.geometry.micro_len)))
+        read = sum(s.pos + len(s.tokens) for s in plan.slices)
+        micros = micro_batches(plan.slices, self.geometry.micro_len)
+        self._clock.advance(self.cost.step_ns(micros, len(plan.slices), read))
         step, self.steps = self.steps, self.steps + 1
         if step in self._fail_at:
             raise EngineFailed(f"simulated failure of step {step}")
@@ -197,6 +227,7 @@ class SimEngine:
         """Makes dst equal to src."""
         assert src != dst, "a sequence cannot be copied onto itself"
         length = self.lengths[dst] = self.lengths[src]
+        self._clock.advance(self.cost.copy_ns(length))
         self._held[dst, :length] = self._held[src, :length]
 
     def trim(self, seq: int, length: int) -> None:
@@ -210,6 +241,7 @@ class SimEngine:
 
     def store(self, seq: int) -> bytes:
         """The tokens as bytes."""
+        self._clock.advance(self.cost.move_ns(self.lengths[seq]))
         return self._held[seq, : self.lengths[seq]].tobytes()
 
     def load(self, seq: int, blob: bytes) -> bool:
@@ -219,6 +251,7 @@ class SimEngine:
             return False
         length = self.lengths[seq] = len(blob) // 4
         self._held[seq, :length] = np.frombuffer(blob, np.int32)
+        self._clock.advance(self.cost.move_ns(length))
         return True
 
     def adapter_from(self, adapter: str, tail: Tokens) -> int:

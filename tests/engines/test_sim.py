@@ -1,6 +1,7 @@
 """The simulated engine: what follows depends on all tokens of a sequence and on nothing else."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,26 @@ def test_a_step_costs_what_is_stated() -> None:
     """The fixed part, each micro-batch, each token, and tokens times padded context."""
     cost = SimCost(step_us=100.0, micro_us=10.0, token_us=1.0, kilo_context_us=1.0)
     assert cost.step_ns([(4, 256), (2, 512)]) == round((100 + 20 + 6 + 4 * 0.256 + 2 * 0.512) * 1000)
+
+
+def test_a_gpu_reads_the_weights_once_for_each_micro_batch_while_it_computes() -> None:
+    """The longer of pass and tokens counts; with paged attention all of a step share one pass."""
+    cost = SimCost(step_us=0, micro_us=10, token_us=1, kilo_context_us=0, pass_us=100, slice_us=2, kilo_read_us=3)
+    assert cost.step_ns([(4, 256), (300, 512)], 3, 2000) == (110 + 310 + 6 + 6) * 1000
+    assert replace(cost, one_pass=True).step_ns([(4, 256), (30, 512)], 3, 2000) == (110 + 6 + 6) * 1000
+
+
+def test_moving_kv_takes_the_time_that_is_stated() -> None:
+    """A copy, a store and a load each move the clock by the sequence's length."""
+    clock, vocab = VirtualClock(), SimVocab([])
+    cost = SimCost(0, 0, 0, 0, copy_us=1, copy_token_us=2, move_us=3, move_token_us=4)
+    engine = SimEngine(Geometry(2, 64, 64, 64, vocab.size), vocab, clock, cost)
+    engine.step(StepPlan([Slice(0, 0, np.arange(10, dtype=np.int32))]))
+    engine.copy(0, 1)
+    assert clock() == 21_000
+    blob = engine.store(1)
+    assert engine.load(0, blob)
+    assert clock() == 21_000 + 2 * 43_000
 
 
 def test_words_are_tokens_and_text_never_yields_a_control_token() -> None:
