@@ -45,9 +45,9 @@ class SimCost:
     """What a step takes, in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products.
 
     `pass_us`: a micro-batch reads the weights while it computes its tokens; the longer of the two counts. With
-    `one_pass` all sequences of a step share one micro-batch, as with paged attention. `slice_us` is for each sequence in
-    the step, `kilo_read_us` for each 1,000 tokens of its context that are read. `copy_...` is one sequence made equal to
-    another, `move_...` one stored or loaded, and for each token of it.
+    `one_pass` all sequences of a step share one micro-batch, as with paged attention. `slice_us` is for each sequence
+    in the step, `kilo_read_us` for each 1,000 tokens of its context that are read. `copy_...` is one sequence made
+    equal to another, `move_...` one stored or loaded, and for each token of it.
     """
 
     step_us: float = 200.0

@@ -26,7 +26,9 @@ class PlannerSettings:
     `silver_share` of a step is kept for Silver's prefill; Bronze may make a step with Gold longer by `bronze_share` of
     it. Gold's prefills let Gold that decodes go ahead for `yield_ms` if they would make its step longer by more than
     `yield_share` of it (docs/decisions/0006). A prefill is not cut below `chunk_min` tokens. Gold and Silver whose
-    adapter the steps did not have for `adapter_turn_ms` have the next one.
+    adapter the steps did not have for `adapter_turn_ms` have the next one. Where whoever is first overruns the budget
+    alone, others may make the step longer by `overrun_share` of that: on a GPU a step reads the weights of a large
+    model once, for one sequence or for fifty.
     """
 
     gold_step_ms: float = 5.0
@@ -38,6 +40,7 @@ class PlannerSettings:
     yield_share: float = 1.0
     chunk_min: int = 16
     adapter_turn_ms: float = 15.0
+    overrun_share: float = 0.15
 
 
 @dataclass(slots=True)  # not frozen: that would make each of them three times as dear, in every step
@@ -105,7 +108,8 @@ def compose(
     """The next step, after one that had `adapter_before`. Empty only when there are no candidates; the first one always
     gets something. `spent_ns` of the budget are gone already.
 
-    Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens.
+    Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens; then predicted
+    cost <= what that takes and `overrun_share` of it.
     """
     gold = gold_waits or any(c.tier is Tier.GOLD for c in candidates)
     budget_ns = round((settings.gold_step_ms if gold else settings.step_ms) * MS) - spent_ns
@@ -125,6 +129,7 @@ def compose(
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
     keep_ns = step.share_ns(ranked[3][0], settings.silver_share) if ranked[2] and ranked[3] else 0.0
     step.add(first, keep_ns if any(c is first for c in ranked[2]) else 0.0)
+    step.overrun(settings.overrun_share)
     for c in (*ranked[0], *ranked[1]):
         step.add(c)
     if not (step.shares and _yields(step, ranked, settings, now_ns)):
@@ -213,6 +218,13 @@ class _Step:
             _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, added_ns == 0.0)
             added_ns += fixed_ns + c.wanted * each_ns
         return added_ns
+
+    def overrun(self, share: float) -> None:
+        """When it is over its budget already, lets others make it longer by a share of what it takes."""
+        if self._room_ns < 0.0:
+            spent_ns = self.spent_ns
+            self._room_ns = share * spent_ns
+            self._whole_ns = spent_ns + self._room_ns
 
     def lengthen(self, share: float) -> None:
         """Lets whoever comes now make the step longer by a share of what it takes already."""

@@ -53,6 +53,19 @@ def test_the_first_candidate_always_gets_something() -> None:
     assert [s.tokens for s in composed.shares] == [SETTINGS.chunk_min]
 
 
+def test_a_step_that_is_over_its_budget_takes_along_whom_it_hardly_notices() -> None:
+    """A large model on a GPU: a step is 26 ms for one sequence and little more for twenty."""
+    free = Costs(replace(COSTS, prior_ns=(26e6, 0.0, 100_000.0, 0.0, 0.0)))
+    many = [candidate(n, Tier.GOLD, decode=True) for n in range(20)] + [candidate(50, Tier.SILVER, wanted=100)]
+    composed = compose(many, free, SETTINGS, 0, False, 2048)
+    assert {s.number for s in composed.shares} == {*range(20), 50}
+    # 15 % of 26.1 ms are 39 tokens beside the first one.
+    assert sum(s.tokens for s in composed.shares) == 1 + 39
+    # Where each sequence costs a pass of its own, there is nothing to take along.
+    dear = Costs(replace(COSTS, prior_ns=(0.0, 26e6, 100_000.0, 0.0, 0.0)))
+    assert [s.number for s in compose(many, dear, SETTINGS, 0, False, 2048).shares] == [0]
+
+
 def test_overdue_work_counts_one_tier_higher() -> None:
     """Ageing: an overdue Bronze prefill ranks like Silver's, an overdue Silver like Gold."""
     bronze = replace(candidate(0, Tier.BRONZE, wanted=10), overdue_ns=50)
