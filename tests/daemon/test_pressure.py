@@ -12,6 +12,7 @@ from core.words import Tier
 from daemon.build import Model
 from daemon.config import Config
 from daemon.pressure import Pressure
+from daemon.telemetry import StatusCollector
 from npcd.v1 import admin_pb2
 from tests.daemon.rig import GatedEngine, Rig, gated, running, until
 from tiers.shedding import ShedSettings
@@ -129,3 +130,18 @@ async def test_the_door_knows_who_waits_longest() -> None:
         await asyncio.gather(first, *rest)
         await door.all_ended()
         assert door.oldest_ns(Tier.SILVER) is None
+
+
+async def test_the_metrics_have_every_kind_of_work() -> None:
+    """1 for what is put off now, 0 for the others, so that a graph has no gaps."""
+    async with running(gated()) as rig:
+        collector = StatusCollector(rig.daemon.board.message, dict, dict)
+
+        def gauges() -> dict[str, float]:
+            (family,) = (m for m in collector.collect() if m.name == "npcd_shedding")
+            return {s.labels["work"]: s.value for s in family.samples}
+
+        assert gauges() == dict.fromkeys(("predictions", "barks", "intents", "dialogue", "stories"), 0.0)
+        rig.daemon.door.draining = True
+        await until(lambda: set(gauges().values()) == {1.0}, "it is told")
+        rig.daemon.door.draining = False
