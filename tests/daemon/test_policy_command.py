@@ -103,6 +103,14 @@ def test_a_worlds_own_sections(capsys: pytest.CaptureFixture[str], vale: Path) -
     assert "ghoul" in out.splitlines()[1] and out.splitlines()[1].endswith("world row 1")
 
 
+def test_what_a_world_answers_itself_is_told(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
+    """Left out, and nothing is wrong with that."""
+    vale.write_text(WORLD + '[policy.villager]\nrows = [{ action = "idle", emotion = "calm" }]\n')
+    status, out, _ = check(capsys, own, "--world", vale)
+    assert status == 0
+    assert f"left out:\n  {own} [villager] row 1: the world has rows of its own for 'villager'\n" in out
+
+
 def test_json(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
     """For programs."""
     own.write_text(OWN.replace('action = "flee"', 'action = "fly"'))
