@@ -18,10 +18,11 @@ from tiers.prediction import PredictionSettings
 WHEN_MS = (500, 1_000, 2_000)  # a kind is judged apart for what is near and what is far
 PRIOR = 8  # so many cases the chance that a prediction came with stands for
 CASES_MAX = 400  # older cases count half when there are so many
-MARGIN = 0.06  # of the allowed waste that is kept back
+MARGIN = 0.05  # of the allowed waste that is kept back
 TIGHTEN = 4.0  # by how much more is wanted, when more than that is wasted
 CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
 KINDS_MAX = 256
+OPEN_MAX = 32  # states that are asked about and may still come, beyond as many as came already
 SOON_MS = 500  # what comes in one such step is equally urgent
 
 
@@ -91,6 +92,7 @@ class Foresight:
         self._kinds: dict[tuple[str, int], Judged] = {}
         self._judged = 0
         self._settled_tokens = 0
+        self._open = 0  # asked about, neither come true nor over
 
     # -- ahead of time -----------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Foresight:
             noted.kinds.append(named)
         if noted.tokens >= 0 or noted.true:
             return False
-        if not judged.good:
+        if not judged.good or self._open >= OPEN_MAX + self.counts.hits:
             return False
         first = self._first(book, asked=True)
         return first is None or first[1].due_ns < now_ns
@@ -137,6 +139,9 @@ class Foresight:
         book = self._books.setdefault(who, {})
         noted = book.get(state)
         if noted is None or noted.tokens < 0:
+            self._open += 1
+            if noted is not None:
+                noted.true = False  # what came before it was asked about is no hit
             first = self._first(book, asked=True)
             if first is not None:
                 self._end(who, *first)
@@ -156,10 +161,9 @@ class Foresight:
             return False
         if not noted.true:
             noted.true = True
-            for kind in noted.kinds:
-                self._learn(kind, 1.0)
             if noted.tokens >= 0:
                 self.counts.hits += 1
+                self._open -= 1
         if noted.tokens >= 0:
             self.counts.saved_ns += saved_ns
         return noted.tokens >= 0
@@ -201,7 +205,7 @@ class Foresight:
     def _wanted(self) -> float:
         return min(1.0, 1.0 - self._settings.wasted_max + MARGIN)
 
-    def _learn(self, named: tuple[str, int], true: float) -> None:
+    def _learn(self, named: tuple[str, int], true: bool) -> None:
         judged = self._kinds[named]
         judged.cases += 1.0
         judged.true += true
@@ -239,9 +243,11 @@ class Foresight:
             self._over.append((who, state))
             if not noted.true:
                 self.counts.wasted_tokens += noted.tokens
-        if learn and not noted.true:
+                self._open -= 1
+        if learn:
+            # Only now, also of what came true: else the first seconds, before anything is over, would look too good.
             for kind in noted.kinds:
-                self._learn(kind, 0.0)
+                self._learn(kind, noted.true)
 
 
 def _named(kind: str, in_ms: int) -> tuple[str, int]:

@@ -91,6 +91,29 @@ def test_a_kind_that_becomes_better_is_asked_about_again() -> None:
     assert foresight.counts.predictions > before + 1000
 
 
+def test_before_anything_is_known_little_is_risked() -> None:
+    """A kind that promises much and keeps nothing: until that is known, 32 states are asked about and no more."""
+    foresight = Foresight(PredictionSettings())
+    for n in range(1000):
+        if foresight.offer(n, "s", "kind", 0.9, 100, n * MS):
+            foresight.asked(n, "s", "kind", 10, n * MS)
+    assert foresight.counts.predictions == 32
+    foresight.expire(10 * S)
+    assert not foresight.offer(1, "s", "kind", 0.9, 100, 10 * S)
+    assert foresight.counts.wasted_tokens == foresight.counts.tokens == 320
+
+
+def test_what_came_before_it_was_asked_about_is_no_hit() -> None:
+    """A state that is only watched comes true: it is known then, and asking about it is not worth it."""
+    foresight = Foresight(PredictionSettings())
+    assert foresight.offer(1, "s", "calm", SURE, 100, 0)
+    assert not foresight.came_true(1, "s", 1, MS)
+    assert not foresight.offer(1, "s", "calm", SURE, 100, 2 * MS)
+    foresight.asked(1, "s", "calm", 5, 3 * MS)
+    foresight.expire(20 * S)
+    assert (foresight.counts.hits, foresight.counts.wasted_tokens) == (0, 5)
+
+
 def test_near_and_far_are_judged_apart() -> None:
     """The same kind may be good within half a second and bad three seconds ahead."""
     foresight = Foresight(PredictionSettings())
