@@ -40,39 +40,65 @@ async def a_life(rig: Rig) -> list[Work]:
     return works
 
 
-def shapes(works: list[Work]) -> set[tuple[Tier, int]]:
-    """Tier and output limit of each, without barks (there is one when the action that came speaks)."""
-    return {(w.tier, w.max_tokens) for w in works if not (w.tier is Tier.GOLD and w.choice is None)}
+def shapes(works: list[Work]) -> dict[str, set[tuple[Tier, int]]]:
+    """Tier and output limit of the works of each kind, by what shows in a work which kind it is."""
+    found: dict[str, set[tuple[Tier, int]]] = {}
+    for w in works:
+        if not w.max_tokens:
+            kind = "reply_trunk" if w.key.partner else "trunk"
+        elif w.key.partner:
+            kind = "reply" if w.sampling.temperature else "summary"
+        else:
+            kind = "intent" if w.choice is not None else "bark"
+        found.setdefault(kind, set()).add((w.tier, w.max_tokens))
+    return found
+
+
+def calm(config: Config) -> Config:
+    """Nobody is asked about what has not come yet."""
+    prediction = replace(config.intents.prediction, on=False)
+    return replace(config, intents=replace(config.intents, prediction=prediction))
 
 
 async def test_as_shipped() -> None:
-    """Intent in Gold, reply and its trunk in Silver, summary in Bronze."""
-    async with running(gated()) as rig:
-        works = await a_life(rig)
-        intent = next(w for w in works if w.choice is not None)
-        assert intent.choice is not None and intent.max_tokens >= intent.choice.longest
-        length = intent.max_tokens
-        assert shapes(works) == {(Tier.GOLD, length), (Tier.SILVER, 96), (Tier.SILVER, 0), (Tier.BRONZE, 160)}
+    """Intents and barks in Gold, a reply and its trunk in Silver, summaries and other trunks in Bronze."""
+    async with running(gated(), calm(Config())) as rig:
+        found = shapes(await a_life(rig))
+        longest = next(iter(rig.daemon.worlds)).choices[1].longest
+        assert found.pop("bark", {(Tier.GOLD, 8)}) == {(Tier.GOLD, 8)}  # if the action that came speaks
+        assert found == {
+            "intent": {(Tier.GOLD, max(8, longest))},
+            "trunk": {(Tier.BRONZE, 0)},
+            "reply": {(Tier.SILVER, 96)},
+            "reply_trunk": {(Tier.SILVER, 0)},
+            "summary": {(Tier.BRONZE, 160)},
+        }
 
 
 async def test_another_table_is_followed() -> None:
     """Tiers and limits come from the settings, deadlines from the tier's promise."""
     routes = Routes(
         intent=Route(Tier.SILVER, output_max=30),
+        bark=Route(Tier.SILVER, output_max=5),
         reply_trunk=Route(Tier.BRONZE),
         summary=Route(Tier.SILVER, output_max=70),
         trunk=Route(Tier.SILVER),
     )
-    config = Config(routes=routes)
+    config = calm(Config(routes=routes))
     async with running(gated(), config) as rig:
         works = await a_life(rig)
-        assert shapes(works) == {(Tier.SILVER, 30), (Tier.SILVER, 96), (Tier.BRONZE, 0), (Tier.SILVER, 70)}
+        found = shapes(works)
+        assert found.pop("bark", {(Tier.SILVER, 5)}) == {(Tier.SILVER, 5)}
+        assert found == {
+            "intent": {(Tier.SILVER, 30)},
+            "trunk": {(Tier.SILVER, 0)},
+            "reply": {(Tier.SILVER, 96)},
+            "reply_trunk": {(Tier.BRONZE, 0)},
+            "summary": {(Tier.SILVER, 70)},
+        }
         for work in works:
             if work.max_tokens:
                 assert work.deadline_ns == config.promises.deadline_ns(work.tier, work.due_ns)
-        more = watch(rig)
-        rig.daemon.calls._intents.load_ahead(next(iter(rig.daemon.worlds)).npcs.values())
-        assert [(w.tier, w.max_tokens) for w in more] == [(Tier.SILVER, 0)] * 4
 
 
 async def test_a_reply_keeps_to_its_limits() -> None:
