@@ -9,12 +9,13 @@ import pytest
 from core.clock import now_ns
 from core.errors import Draining, Overloaded
 from core.words import Tier
+from core.work import Work
 from daemon.build import Model
 from daemon.config import Config
 from daemon.pressure import Pressure
 from daemon.telemetry import StatusCollector
-from npcd.v1 import admin_pb2
-from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+from npcd.v1 import admin_pb2, intents_pb2
+from tests.daemon.rig import GatedEngine, Rig, gated, running, until, world
 from tiers.shedding import ShedSettings
 
 QUICK = ShedSettings(calm_ms=50)
@@ -65,6 +66,40 @@ async def test_an_engine_that_stands_is_told_and_barks_are_left_out() -> None:
         await turn
         await until(lambda: shed(rig) == {}, "it comes back")
         assert pressure.allows_barks() and pressure.allows_predictions()
+
+
+@pytest.mark.parametrize("stands", [False, True])
+async def test_intents_come_without_words_while_barks_are_put_off(stands: bool) -> None:
+    """The intent is the model's as ever; words are made for it only while there is time for them."""
+    shedding = ShedSettings(stalled_ms=20.0, calm_ms=60_000)
+    config = Config(shedding=shedding)
+    prediction = replace(config.intents.prediction, on=False)
+    config = replace(config, intents=replace(config.intents, bark_every_ms=1, prediction=prediction))
+    model = gated()
+    engine = engine_of(model)
+    async with running(model, config) as rig:
+        loud = world()
+        for action in loud.actions:
+            action.speaks = True
+        await rig.daemon.calls.define_world("", loud)
+        await rig.daemon.door.all_ended()
+        works: list[Work] = []
+        submit = rig.daemon.door.submit_group
+
+        def heard(group):  # type: ignore[no-untyped-def]
+            works.extend(work for work, _, _ in group)
+            return submit(group)
+
+        rig.daemon.door.submit_group = heard  # type: ignore[method-assign]
+        engine.gated = stands
+        await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("w1", "wolf", "hostile", 3.0))))
+        if stands:
+            await until(lambda: "barks" in shed(rig), "barks are put off")
+            engine.open()
+        await rig.intent("npc1", lambda i: i.source == intents_pb2.INTENT_SOURCE_MODEL)
+        await rig.daemon.door.all_ended()
+        barks = [w for w in works if w.max_tokens and w.choice is None]
+        assert bool(barks) != stands
 
 
 async def test_a_refused_turn_and_the_status_say_the_same_retry_time() -> None:
