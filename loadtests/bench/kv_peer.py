@@ -50,14 +50,14 @@ TAIL_LEN = 16
 CONTEXT_LEN = 1280  # of a slot: trunk, tail and reply
 CALLERS = 64
 CONNECTIONS = 1000
-POPULAR = 150  # NPCs of the first choice of settings
-CACHED = 350  # of the second
+FEW = 60  # NPCs and slots of the first choice of settings: everybody has a slot
+MANY = 350  # of the second: more than there are slots
 CHOICE_S = 2.5
 CHOICE_MAX_S = 40.0  # settings that take longer to fill and measure are not taken
 CAPACITY_S = 4.0
 ROUND_S = 6.0
 ROUNDS = 3
-DRAIN_S = 20.0
+DRAIN_S = 15.0
 READY_S = 60.0
 CACHE_MIB = 2048  # of RAM beside sequences and slots, for both; holds all trunks
 
@@ -245,7 +245,7 @@ async def run(figures: Figures, options: Options) -> None:
         f"llama-server: {options.peer_binary or f'xllamacpp of {options.peer_python}'}; "
         f"{npcs} NPCs with {sum(map(len, people.trunks)):,} trunk tokens"
     )
-    best = await _best(figures, options, people, min(npcs, POPULAR), min(npcs, CACHED))
+    best = await _best(figures, options, people, min(npcs, MANY))
     async with npcd_side(options.model, people) as ours, peer_side(best, options, people) as theirs:
         most: dict[str, list[float]] = {ours.name: [], theirs.name: []}
         for side in (ours, theirs):
@@ -273,8 +273,8 @@ async def absent(options: Options) -> str:
     return llama_server.missing(options.peer_python, "kv_peer") if await process.wait() else ""
 
 
-async def _best(figures: Figures, options: Options, people: People, popular: int, cached: int) -> PeerSettings:
-    """The settings that serve most visits: how it computes among the most visited NPCs, then what it keeps."""
+async def _best(figures: Figures, options: Options, people: People, many: int) -> PeerSettings:
+    """The settings that serve most visits: first how it computes, then how many slots and what it keeps beside them."""
     seconds = 1.0 if options.quick else CHOICE_S
     figures.note(f"-- llama-server's settings, {CALLERS} callers for {seconds:g} s each: visits/s")
 
@@ -290,15 +290,13 @@ async def _best(figures: Figures, options: Options, people: People, popular: int
         figures.note(f"   {among} NPCs, {settings.words}: {rate:.0f}")
         return rate
 
-    base = PeerSettings(
-        str(options.model), free_port(), SEQUENCES, 2, context_len=CONTEXT_LEN, threads_http=CONNECTIONS + 20
-    )
+    base = PeerSettings(str(options.model), free_port(), FEW, 1, context_len=CONTEXT_LEN, threads_http=CONNECTIONS + 20)
     first = [replace(base, threads=threads, flash_attention=fa) for threads in (1, 2) for fa in (False, True)]
-    tried = [(await measure(settings, popular), settings) for settings in first[: 2 if options.quick else None]]
+    tried = [(await measure(settings, FEW), settings) for settings in first[: 2 if options.quick else None]]
     best = max(tried, key=lambda one: one[0])[1]
-    kept = replace(best, cache_ram_mib=CACHE_MIB, cache_idle=False)
-    more = [best, replace(best, pin=True), *(replace(kept, slots=n) for n in (SEQUENCES, 128, 64, 32))]
-    tried = [(await measure(settings, cached), settings) for settings in more]
+    more = [replace(best, slots=n, cache_ram_mib=CACHE_MIB, cache_idle=False) for n in (SEQUENCES, 64, 32, 16, 8)]
+    more.append(replace(best, slots=SEQUENCES, pin=True))
+    tried = [(await measure(settings, many), settings) for settings in more]
     best = max(tried, key=lambda one: one[0])[1]
     figures.note(f"   best: {best.words}")
     return best
