@@ -19,6 +19,7 @@ import uvloop
 from core.clock import MS, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
+from daemon.tidy import Tidy
 from engines.base import tokens_of
 from loadtests.bench.kv_homes import with_store
 from loadtests.bench.rig import Rig, tuned
@@ -87,6 +88,7 @@ async def serve(port: int, ram_mib: int, model: Path) -> None:
         rig.lean = True
         rig.scheduler.placer.homes.ram_bytes_max = ram_mib << 20
         async with with_store(rig):
+            Tidy(now_ns).start()  # as the daemon does
             server = await asyncio.start_server(Served(rig).connected, HOST, port, backlog=1024)
             await ended.wait()
             server.close()
