@@ -18,7 +18,7 @@ from tiers.prediction import PredictionSettings
 WHEN_MS = (500, 1_000, 2_000)  # a kind is judged apart for what is near and what is far
 PRIOR = 8  # so many cases the chance that a prediction came with stands for
 CASES_MAX = 400  # older cases count half when there are so many
-MARGIN = 0.05  # of the allowed waste that is kept back
+MARGIN = 0.06  # of the allowed waste that is kept back
 TIGHTEN = 4.0  # by how much more is wanted, when more than that is wasted
 CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
 KINDS_MAX = 256
