@@ -573,12 +573,16 @@ class Intents:
         """Has pump() called at a moment, unless it is earlier anyway."""
         now_ns = self._clock()
         if self._timer is not None:
-            if self._timer_ns <= at_ns and not self._timer.cancelled() and self._timer_ns > now_ns:
+            if now_ns < self._timer_ns <= at_ns:
                 return
             self._timer.cancel()
         self._timer_ns = max(at_ns, now_ns)
         # Timers may fire a millisecond early: pump() then finds nothing due and sets the next one.
-        self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self.pump)
+        self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.pump()
 
 
 def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable[[Ended], None]:
