@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: coverage list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
+.PHONY: capacity coverage list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -52,6 +52,9 @@ model-eval: setup ## examine the models that ship, on held-out worlds (about 5 m
 
 bench: setup ## one benchmark: make bench AREA=name
 	@$(BIN)/python -m loadtests.bench $(AREA)
+
+capacity: setup ## NPCs carried by this CPU and by GPUs, simulated (docs/CAPACITY.md; about 5 minutes)
+	@$(BIN)/python -m loadtests.capacity
 
 load: $(LOCUST) ## a load from game servers and players, held against a budget: make load SCENE=village (or town)
 	@$(BIN)/python -m loadtests.load $(SCENE)

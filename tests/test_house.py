@@ -37,6 +37,11 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "engines", "kvcache", "scheduler", "memory", "daemon",
         "models.corpus",  # facts that players tell, as the shipped model learned them
     ),
+    # It simulates what the daemon does, by what decides in it; from bench it takes the rig and the figures.
+    "loadtests/capacity": (
+        "loadtests", "core", "tiers", "engines", "kvcache", "scheduler",
+        "daemon.calls", "daemon.minds", "daemon.prompt",
+    ),
     "tools": (),
 }  # fmt: skip
 OURS = frozenset(folder for folder in MAY_IMPORT if "/" not in folder) | {"npcd_client"}

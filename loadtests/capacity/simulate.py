@@ -1,0 +1,575 @@
+"""One town on one machine for a while: the real scheduler on engines/sim.py with a virtual clock, and what came of it.
+
+Time passes as in the engine thread: a step takes what it costs, and what happens meanwhile is handed over after it.
+What the daemon's event loop does is not run here; its rules are the deciding files' and its time is stated.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from core.choice import Tokens
+from core.clock import MS, S
+from core.words import Activation, Finish, Tier, TrunkKey
+from core.work import GREEDY, Chunk, Ended, Sampling, Work
+from daemon.calls import CallSettings
+from daemon.minds import IntentSettings
+from daemon.prompt import MARKS, Caps
+from engines.base import Geometry
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from loadtests.capacity.costs import Column, Daemon
+from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people, seen_ns
+from scheduler.meter import percentile
+from scheduler.placing import KvSettings
+from scheduler.planner import PlannerSettings
+from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
+from scheduler.warmup import sweep
+from tiers.activation import Attention
+from tiers.cadence import due_ns
+from tiers.promises import Promises
+from tiers.routing import Routes
+from tiers.share import Share
+from tiers.shedding import Load, Queued, Shedding, ShedSettings
+
+FREE = SimCost(step_us=1.0, micro_us=0.0, token_us=0.0, kilo_context_us=0.0)
+NO_TOKENS: Tokens = np.empty(0, np.int32)
+ROUTES = Routes()
+SAMPLE_NS = 50 * MS  # the game's frames at which ages are looked at
+SLICE_NS = MS  # daemon.calls: others get their turn so often
+PATIENT = 3  # how many times as long Gold may take where it cannot keep its promise
+LATE_NS = 100 * MS  # what has no answer for so long counts with its age when a run ends
+LOOP_SHARE_MAX = 0.8  # of the event loop; above it, waiting grows without bound
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What npcd promises, p95, and the model's share, without which it would mean nothing."""
+
+    gold_token_ms: float = 16.0
+    intent_latency_ms: float = 100.0
+    intent_age_ms: float = 1_200.0
+    silver_first_ms: float = 250.0
+    model_share: float = 0.9
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run gave: p95s in milliseconds, shares, and rates."""
+
+    npcs: int
+    gold_token_ms: float = 0.0
+    intent_latency_ms: float = 0.0
+    intent_age_ms: float = 0.0
+    silver_first_ms: float = 0.0
+    model_share: float = 1.0
+    loop_share: float = 0.0
+    active: int = 0
+    warm: int = 0
+    talks: int = 0
+    intents_per_s: float = 0.0
+    turns_per_s: float = 0.0
+    bronze_per_s: float = 0.0
+    engine_share: float = 0.0
+    steps_per_s: float = 0.0
+    micros_per_step: float = 0.0
+    loads_per_s: float = 0.0
+
+    def broken(self, promised: Promised) -> dict[str, float]:
+        """The promises that do not hold, by how much: 1.5 is half as much again as promised."""
+        found = {
+            "Gold per token": self.gold_token_ms / promised.gold_token_ms,
+            "intent latency": self.intent_latency_ms / promised.intent_latency_ms,
+            "intent age": self.intent_age_ms / promised.intent_age_ms,
+            "Silver's first text": self.silver_first_ms / promised.silver_first_ms,
+            "the model's share": (1.0 - self.model_share) / (1.0 - promised.model_share),
+            "the event loop": self.loop_share / LOOP_SHARE_MAX,
+        }
+        return {name: over for name, over in found.items() if over > 1.0}
+
+
+@dataclass(slots=True)
+class _Noted:
+    """Samples taken after the warm-up."""
+
+    token_ns: list[int] = field(default_factory=list)
+    latency_ns: list[int] = field(default_factory=list)
+    age_ns: list[int] = field(default_factory=list)
+    first_ns: list[int] = field(default_factory=list)
+    by_model: int = 0
+    by_policy: int = 0
+    turns: int = 0
+    bronze_tokens: int = 0
+    busy_ns: int = 0
+    steps: int = 0
+    micros: int = 0
+    loaded: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A ticket: its work, its tokens, when the last of them came, and what follows its end."""
+
+    work: Work
+    at_ns: int
+    ender: Callable[[_Open, Ended], None] | None
+    tokens: list[int] = field(default_factory=list)
+    last_ns: int = 0
+
+
+class Simulation:
+    """One run; everything follows from column, town, number of NPCs and seed.
+
+    With `patient` the policy waits PATIENT times as long for the model.
+    """
+
+    def __init__(
+        self,
+        column: Column,
+        daemon: Daemon,
+        npcs: int,
+        town: TownSettings = TownSettings(),
+        seconds: float = 10.0,
+        warm_s: float = 3.0,
+        seed: int = 1,
+        frame_ms: float = CallSettings().frame_ms,
+        patient: bool = False,
+    ) -> None:
+        self.column, self.daemon, self.town = column, daemon, town
+        self.clock = VirtualClock()
+        self.report = Report(npcs)
+        self._noted = _Noted()
+        self._rng = rng = random.Random(seed)
+        vocab = SimVocab(list(MARKS.values()), size=2048)
+        geometry = Geometry(column.sequences, column.context_len, 2048, 512, vocab.size)
+        self.engine = SimEngine(geometry, vocab, self.clock, column.cost)
+        self.promises = Promises()
+        kv, planner = KvSettings(), PlannerSettings()
+        planner = replace(planner, gold_step_ms=column.gold_step_ms, step_ms=max(planner.step_ms, column.gold_step_ms))
+        if column.cost.one_pass:
+            # Where a run costs nothing nobody needs a lane to stand side by side, only one to be taken back.
+            kv = replace(kv, lanes=max(kv.lanes, 64))
+            self.promises = replace(
+                self.promises, silver=replace(self.promises.silver, running_max=64, waiting_max=256)
+            )
+        self.scheduler = Scheduler(self.engine, self.promises, SchedulerSettings(kv=kv, planner=planner))
+        homes = self.scheduler.placer.homes
+        homes.ram_bytes_max = 4 * column.ram_tokens  # the simulated engine keeps four bytes of a token
+        homes.parked_bytes_max = 0
+        self.intents = IntentSettings()
+        if patient:
+            self.intents = replace(self.intents, answer_within_ms=PATIENT * self.intents.answer_within_ms)
+        self.frame_ns = round(frame_ms * MS)
+        self.texts = Texts(rng, vocab.size)
+        self.minds = people(town, npcs, self.texts, rng)
+        self._by_key = {mind.key: mind for mind in self.minds}
+        # The search asks what the engine carries, so the caps are out of its way.
+        attention = self.intents.activation
+        attention = replace(
+            attention, active_max=max(attention.active_max, npcs), warm_max=max(attention.warm_max, npcs)
+        )
+        self.attention: Attention[Mind] = Attention(attention)
+        self.share: Share[Mind] = Share(self.intents.share)
+        self.shedding = Shedding(ShedSettings())
+        self._tokens_each = Caps().intent_tail + ROUTES.intent.output_max
+        self._slot_ns = {level: self.intents.cadence.slot_ns_of(level) or S for level in Activation}
+        self._observe_ns = round(S / town.observe_hz)
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._dues: list[int] = []
+        self._order = 0
+        self._at_ns = 0
+        self._tickets = 0
+        self._open: dict[int, _Open] = {}
+        self._frame_last_ns = 0
+        self._loop_wait_ns = 0
+        self._start_ns = round(warm_s * S)
+        self._end_ns = self._start_ns + round(seconds * S)
+
+    def run(self) -> Report:
+        """Lets the time pass."""
+        self._prepare()
+        clock, scheduler = self.clock, self.scheduler
+        began_ns = clock()
+        self._start_ns += began_ns
+        self._end_ns += began_ns
+        self._begin()
+        while clock() < self._end_ns:
+            self._happen()
+            while self._dues and self._dues[0] <= clock():
+                heapq.heappop(self._dues)
+            planned = scheduler.plan(clock(), self._dues[0] if self._dues else None)
+            if planned.step is None:
+                self._deliver()
+                # What has nothing to run goes on to the next event, or to when the window closes.
+                next_ns = self._events[0][0] if self._events else self._end_ns
+                if planned.wake_ns is not None:
+                    next_ns = min(next_ns, planned.wake_ns)
+                clock.advance(max(0 if next_ns == planned.wake_ns else 1, next_ns - clock()))
+                continue
+            self._step(planned)
+            self._deliver()
+        return self._told()
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def _step(self, planned: Planned) -> None:
+        assert planned.step is not None
+        clock, noted = self.clock, self._noted
+        began_ns = clock()
+        result = self.engine.step(planned.step)
+        took_ns = clock() - began_ns
+        self.scheduler.apply(planned, result, took_ns, clock())
+        if began_ns >= self._start_ns:
+            noted.busy_ns += took_ns
+            noted.steps += 1
+            noted.micros += int(planned.features[1])
+
+    def _at(self, at_ns: int, what: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (at_ns, self._order, what))
+
+    def _after(self, seconds: float, what: Callable[[], None]) -> None:
+        self._at(self._at_ns + round(seconds * S), what)
+
+    def _happen(self) -> None:
+        now_ns = self.clock()
+        while self._events and self._events[0][0] <= now_ns:
+            self._at_ns, _, what = heapq.heappop(self._events)
+            what()
+        self._at_ns = now_ns
+
+    # -- works -------------------------------------------------------------------------------------------------
+
+    def _submit(self, work: Work, ender: Callable[[_Open, Ended], None] | None) -> None:
+        self._tickets += 1
+        self._open[self._tickets] = _Open(work, self._at_ns, ender)
+        self.scheduler.submit(self._tickets, work, self.clock())
+
+    def _deliver(self) -> None:
+        ended: list[tuple[_Open, Ended]] = []
+        self._at_ns = self.clock()
+        for ticket, what in self.scheduler.take_deliveries():
+            if isinstance(what, Chunk):
+                self._said(self._open[ticket], what)
+            elif isinstance(what, Ended):
+                ended.append((self._open.pop(ticket), what))
+        for opened, end in ended:
+            if opened.ender is not None:
+                opened.ender(opened, end)
+
+    def _said(self, opened: _Open, chunk: Chunk) -> None:
+        tier, noted = opened.work.tier, self._noted
+        if chunk.at_ns >= self._start_ns:
+            if not opened.tokens and tier is Tier.SILVER:
+                # To the loop and into the stream.
+                noted.first_ns.append(chunk.at_ns + self._loop_wait_ns - opened.at_ns)
+            elif opened.last_ns and tier is Tier.GOLD:
+                noted.token_ns.append(chunk.at_ns - opened.last_ns)
+            elif tier is Tier.BRONZE:
+                noted.bronze_tokens += len(chunk.tokens)
+        opened.tokens.extend(chunk.tokens)
+        opened.last_ns = chunk.at_ns
+
+    def _work(
+        self,
+        tier: Tier,
+        mind: Mind,
+        partner: str,
+        tail: Tokens,
+        max_tokens: int,
+        more: list[int] | None = None,
+        due: int | None = None,
+    ) -> Work:
+        at_ns = self._at_ns if due is None else due
+        trunk = np.concatenate([mind.trunk, np.asarray(more, np.int32)]) if more else mind.trunk
+        return Work(
+            tier,
+            TrunkKey(mind.key, partner),
+            trunk,
+            tail,
+            max_tokens,
+            self.town.shared_len,
+            sampling=GREEDY if tier is Tier.GOLD else Sampling(0.7, seed=self._rng.randrange(1 << 30)),
+            due_ns=at_ns,
+            deadline_ns=self.promises.deadline_ns(tier, at_ns),
+            near=mind.number if not partner else -1,
+        )
+
+    # -- before it begins --------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """What a daemon has done before players come: learned what steps take, computed the trunks; in no time."""
+        scheduler, engine = self.scheduler, self.engine
+        sweep(engine, scheduler.costs, self.clock)
+        engine.cost = FREE
+        for mind in self.minds:
+            self._submit(self._work(ROUTES.trunk.tier, mind, "", NO_TOKENS, 0), None)
+            while len(scheduler.queues) > 200:
+                self._prepare_step()
+        while not scheduler.idle:
+            self._prepare_step()
+        engine.cost = self.column.cost
+
+    def _prepare_step(self) -> None:
+        planned = self.scheduler.plan(self.clock())
+        if planned.step is None:
+            self.clock.advance(max(1, (planned.wake_ns or 0) - self.clock()))
+        else:
+            result = self.engine.step(planned.step)
+            took_ns = round(self.scheduler.costs.predict_ns(planned.features))  # nothing is learned from what is free
+            self.scheduler.apply(planned, result, took_ns, self.clock())
+        self._deliver()
+
+    # -- what goes on ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        town, rng = self.town, self._rng
+        self._at_ns = self.clock()
+        self._attend()
+        for mind in self.minds:
+            self._after(rng.uniform(0.0, town.change_s[1]), lambda mind=mind: self._changes(mind))  # type: ignore[misc]
+        talks = max(1, len(self.minds) // town.npcs_per_player) if town.npcs_per_player else 0
+        for number in range(talks):
+            talk = Talk(f"player{number}", self._partner())
+            self._after(rng.uniform(0.0, town.line_every_s[1]), lambda talk=talk: self._line(talk))  # type: ignore[misc]
+            self.report.talks += 1
+        for _ in range(town.stories):
+            self._story()
+        if town.startle_every_s:
+            self._after(town.startle_every_s, self._startle)
+        self._at(self._start_ns, self._sample)
+        self._at(self._start_ns, self._note_loads)
+
+    def _attend(self) -> None:
+        """tiers/activation.py decides, four times a second."""
+        attention, now_ns, sway_m = self.attention, self._at_ns, self.town.sway_m
+        for mind in self.minds:
+            attention.saw(mind, mind.at_m(now_ns, sway_m), True, None, now_ns)
+        for change in attention.decide(now_ns):
+            mind = change.who
+            mind.activation = change.now
+            if change.now is Activation.AMBIENT:
+                mind.due_ns = mind.waiting_ns = 0
+                self.share.remove(mind)
+                if not self.scheduler.placer.homes.free:
+                    self.scheduler.move_out(mind.key)
+            elif mind.intent_state != mind.state and mind.asking is None:
+                self._set_due(mind, False)
+        load = len(self.minds) * self.town.observe_hz * self.daemon.observation_us
+        changes_per_s = 2.0 / sum(self.town.change_s)
+        load += (attention.active * changes_per_s + attention.warm * 0.5) * self.daemon.question_us
+        share = self.report.loop_share = load / 1e6
+        # The loop gives others their turn every millisecond; a queue in front of it grows as queues do.
+        self._loop_wait_ns = round(0.1 * MS + SLICE_NS / 2 * share / max(0.05, 1.0 - share))
+        self._after(attention.settings.every_ms / 1000, self._attend)
+
+    def _changes(self, mind: Mind) -> None:
+        """What an NPC sees becomes different, in a way that matters."""
+        rng, town = self._rng, self.town
+        at_ns = seen_ns(mind, self._at_ns, self._observe_ns)
+        self._at(at_ns, lambda: self._changed(mind, rng.random() < town.event_share))
+        self._after(rng.uniform(*town.change_s), lambda: self._changes(mind))
+
+    def _changed(self, mind: Mind, urgent: bool) -> None:
+        before_ns = self._at_ns - self._observe_ns
+        if mind.asking is not None and mind.asking.state == mind.state:
+            mind.asking.left_ns = before_ns
+        if mind.intent_state == mind.state:
+            mind.agreed_ns = before_ns
+        mind.state += 1
+        if mind.activation is not Activation.AMBIENT:
+            self._set_due(mind, urgent)
+
+    def _startle(self) -> None:
+        """Something happens that everybody sees."""
+        for mind in self.minds:
+            self._changed(mind, True)
+        self._after(self.town.startle_every_s, self._startle)
+
+    def _set_due(self, mind: Mind, urgent: bool) -> None:
+        if mind.waiting_ns:
+            if urgent:
+                self.share.add(mind, mind.activation, True, mind.waiting_ns)
+            return  # it is in line, and will be asked about the newest
+        slot_ns = self._slot_ns[mind.activation]
+        at_ns = due_ns(mind.number, slot_ns, self._at_ns, mind.asked_ns, urgent)
+        if mind.due_ns and mind.due_ns <= at_ns:
+            return
+        mind.due_ns = at_ns
+        heapq.heappush(self._dues, at_ns)
+        self._at(at_ns, lambda: self._line_up(mind, at_ns, urgent))
+
+    def _line_up(self, mind: Mind, at_ns: int, urgent: bool) -> None:
+        if mind.due_ns != at_ns:
+            return
+        mind.due_ns = 0
+        mind.waiting_ns = at_ns
+        self.share.add(mind, mind.activation, urgent, at_ns)
+        mind.late += 1
+        late = mind.late
+        self._at(at_ns + self.intents.answer_within_ms * MS, lambda: self._late(mind, late))
+        self._pump()
+
+    def _pump(self) -> None:
+        """Asks those whose turn it is, about the newest that they saw."""
+        for mind in self.share.take(self._at_ns, self._tokens_each):
+            at_ns, mind.waiting_ns = mind.waiting_ns, 0
+            mind.asked_ns = self._at_ns
+            question = mind.asking = Question(mind.state, at_ns, self.texts.between(self.town.tail_len), mind.late)
+            targets = self._rng.randint(*self.town.targets)
+            self._at(self._at_ns + self._loop_wait_ns, partial(self._ask, mind, question, targets))
+
+    def _ask(self, mind: Mind, question: Question, targets: int) -> None:
+        choice = self.texts.choice(targets)
+        work = self._work(ROUTES.intent.tier, mind, "", question.tail, ROUTES.intent.output_max, due=question.due_ns)
+        work.choice, work.supersede = choice, (mind.key, "intent")
+
+        def ended(opened: _Open, end: Ended) -> None:
+            # The loop takes it in a little later.
+            self._at(self._at_ns + self._loop_wait_ns, lambda: self._answered(mind, question, opened, end))
+
+        self._submit(work, ended)
+
+    def _late(self, mind: Mind, late: int) -> None:
+        """The rule policy answers for the model; what it says is of what is seen now."""
+        if mind.late != late:
+            return
+        mind.late += 1
+        if self._at_ns >= self._start_ns:
+            self._noted.by_policy += 1
+        if mind.state > mind.intent_state:
+            mind.intent_state, mind.agreed_ns = mind.state, 0
+
+    def _answered(self, mind: Mind, question: Question, opened: _Open, ended: Ended) -> None:
+        self.share.ended(self._at_ns)
+        if mind.asking is question:
+            mind.asking = None
+        if ended.finish is Finish.STOP:
+            # The stream's next frame carries it.
+            soonest_ns = max(self._at_ns, self._frame_last_ns + self.frame_ns)
+            self._frame_last_ns = frame_ns = self._frame_last_ns if self._frame_last_ns >= self._at_ns else soonest_ns
+            self._at(frame_ns, lambda: self._framed(mind, question))
+            if self.town.barks and dict(ended.labels)["actions"] < SPEAKS:
+                self._bark(mind, opened)
+            free = not mind.due_ns and mind.asking is None and mind.activation is not Activation.AMBIENT
+            if mind.state != question.state and free:
+                self._set_due(mind, False)
+        self._pump()
+
+    def _framed(self, mind: Mind, question: Question) -> None:
+        if self._at_ns >= self._start_ns:
+            self._noted.latency_ns.append(self._at_ns - question.due_ns)
+            self._noted.by_model += mind.late == question.late
+        mind.late += mind.late == question.late
+        self._stand(mind, question)
+
+    def _stand(self, mind: Mind, question: Question) -> None:
+        if question.state > mind.intent_state:
+            mind.intent_state, mind.agreed_ns = question.state, question.left_ns
+
+    def _bark(self, mind: Mind, opened: _Open) -> None:
+        every_ns = self.intents.bark_every_ms * MS
+        if mind.barking or (mind.barked_ns and self._at_ns - mind.barked_ns < every_ns):
+            return
+        self._look_at_load()
+        if not self.shedding.allows_barks:
+            return
+        mind.barked_ns, mind.barking = self._at_ns, True
+        tail = np.concatenate([opened.work.tail, np.asarray(opened.tokens, np.int32)])
+        work = self._work(ROUTES.bark.tier, mind, "", tail, ROUTES.bark.output_max)
+        work.sampling, work.supersede = Sampling(0.7, seed=mind.number), (mind.key, "bark")
+
+        def over(_opened: _Open, _ended: Ended) -> None:
+            mind.barking = False
+
+        self._submit(work, over)
+
+    def _look_at_load(self) -> None:
+        gold = self.scheduler.queues.of[Tier.GOLD]
+        oldest_ns = gold.oldest_ns
+        oldest_ms = 0.0 if oldest_ns is None else (self.clock() - oldest_ns) / MS
+        self.shedding.look(Load(gold=Queued(len(gold), gold.waiting_max, oldest_ms)), self.clock())
+
+    # -- conversations and stories -----------------------------------------------------------------------------
+
+    def _partner(self) -> Mind:
+        near = [mind for mind in self._rng.sample(self.minds, min(8, len(self.minds)))]
+        return min(near, key=lambda mind: mind.distance_m)
+
+    def _line(self, talk: Talk) -> None:
+        town, texts, mind = self.town, self.texts, talk.npc
+        said_ns = self._at_ns
+        line = texts.between(town.line_len)
+        tail = np.concatenate([texts.between(town.tail_len), line])
+        work = self._work(ROUTES.reply.tier, mind, talk.player, tail, self._rng.randint(*town.reply_len), talk.said)
+        self.attention.spoke(mind, said_ns)
+
+        def over(opened: _Open, ended: Ended) -> None:
+            if said_ns >= self._start_ns:
+                self._noted.turns += 1
+                if not opened.tokens:  # refused, which is no text at all
+                    self._noted.first_ns.append(S)
+            talk.said = [*talk.said, *line.tolist(), *opened.tokens]
+            talk.turns += 1
+            # The longer trunk is made ready while the player listens.
+            ready = self._work(ROUTES.reply_trunk.tier, mind, talk.player, NO_TOKENS, 0, talk.said)
+            ready.supersede = (mind.key, talk.player, "trunk")
+            self._submit(ready, None)
+            if talk.turns >= town.turns:
+                talk.npc, talk.turns, talk.said = self._partner(), 0, []
+            wait_ns = round(self._rng.uniform(*town.line_every_s) * S)
+            self._at(max(said_ns + wait_ns, self._at_ns + S // 2), lambda: self._line(talk))
+
+        # The answer begins when the loop has taken the line and recalled what there is.
+        self._at(said_ns + self._loop_wait_ns, lambda: self._submit_at(work, over, said_ns))
+
+    def _submit_at(self, work: Work, ender: Callable[[_Open, Ended], None], since_ns: int) -> None:
+        self._submit(work, ender)
+        self._open[self._tickets].at_ns = since_ns
+
+    def _story(self) -> None:
+        mind = self._rng.choice(self.minds)
+        work = self._work(Tier.BRONZE, mind, "", self.texts.between(self.town.tail_len), self.town.story_len)
+        self._submit(work, lambda _opened, _ended: self._story())
+
+    # -- what came of it ---------------------------------------------------------------------------------------
+
+    def _note_loads(self) -> None:
+        self._noted.loaded = self.scheduler.placer.loaded
+
+    def _sample(self) -> None:
+        now_ns, every_ns, ages = self._at_ns, self._observe_ns, self._noted.age_ns
+        told_ns = now_ns - self._loop_wait_ns - self.frame_ns  # a confirmation is as late as its frame
+        for mind in self.minds:
+            if mind.activation is Activation.ACTIVE and mind.intent_state >= 0:
+                newest_ns = seen_ns(mind, told_ns, every_ns) - every_ns
+                agreed_ns = newest_ns if mind.intent_state == mind.state else mind.agreed_ns
+                ages.append(now_ns - agreed_ns)
+        self._at(now_ns + SAMPLE_NS, self._sample)
+
+    def _told(self) -> Report:
+        noted, report = self._noted, self.report
+        seconds = (self._end_ns - self._start_ns) / S
+        # What is not answered yet counts with its age.
+        open_ns = [self._end_ns - o.at_ns for o in self._open.values() if o.work.tier is Tier.SILVER and not o.tokens]
+        since_ns = [m.waiting_ns or (m.asking.due_ns if m.asking is not None else 0) for m in self.minds]
+        late_ns = [self._end_ns - at_ns for at_ns in since_ns if at_ns and self._end_ns - at_ns > LATE_NS]
+        report.gold_token_ms = percentile(noted.token_ns, 0.95) / MS
+        report.intent_latency_ms = percentile(noted.latency_ns + late_ns, 0.95) / MS
+        report.intent_age_ms = percentile(noted.age_ns, 0.95) / MS
+        report.silver_first_ms = percentile(noted.first_ns + open_ns, 0.95) / MS
+        report.model_share = noted.by_model / max(1, noted.by_model + noted.by_policy)
+        report.active, report.warm = self.attention.active, self.attention.warm
+        report.intents_per_s = len(noted.latency_ns) / seconds
+        report.turns_per_s = noted.turns / seconds
+        report.bronze_per_s = noted.bronze_tokens / seconds
+        report.engine_share = noted.busy_ns / (seconds * S)
+        report.steps_per_s = noted.steps / seconds
+        report.micros_per_step = noted.micros / max(1, noted.steps)
+        report.loads_per_s = (self.scheduler.placer.loaded - noted.loaded) / seconds
+        return report

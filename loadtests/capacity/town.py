@@ -1,0 +1,173 @@
+"""The town whose size is sought: what its NPCs see, who speaks with whom, and what goes on behind.
+
+One player for every `npcs_per_player` NPCs in view, who walks among them and converses with one after the other. NPCs
+stand around a player at distances that make a share of them active; what they see changes in a way that matters at most
+once a second. Who gets how much attention, who is due when: tiers/ decides, as in the daemon.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.choice import END, Node, Tokens, stage
+from core.clock import S
+from core.words import Activation, NpcKey
+from daemon.prompt import MARKS, TARGETS_MAX
+
+ACTIONS, SPEAKS, EMOTIONS = 18, 7, 8  # of the demo's world: so many actions, of which so many speak; emotions
+
+
+@dataclass(frozen=True, slots=True)
+class TownSettings:
+    """What goes on, the same for every machine. Lengths in tokens, pairs are bounds.
+
+    Of the NPCs in view `active_share` are within 25 m of a player and `warm_share` within 60 m; what an NPC sees
+    changes every `change_s`, and `event_share` of the changes are events. `stories` are Bronze works that never run
+    out. Without `npcs_per_player` nobody converses, without `barks` nobody shouts, and with `startle_every_s` everybody
+    has an event at once so often.
+    """
+
+    npcs_per_player: int = 25
+    active_share: float = 0.4
+    warm_share: float = 0.4
+    observe_hz: float = 10.0
+    change_s: tuple[float, float] = (1.0, 1.3)
+    event_share: float = 0.03
+    startle_every_s: float = 0.0
+    archetypes: int = 6
+    shared_len: int = 230
+    persona_len: int = 40
+    tail_len: tuple[int, int] = (16, 28)
+    targets: tuple[int, int] = (1, 5)
+    line_every_s: tuple[float, float] = (3.0, 7.0)
+    line_len: tuple[int, int] = (8, 16)
+    reply_len: tuple[int, int] = (16, 48)
+    turns: int = 8
+    barks: bool = True
+    stories: int = 2
+    story_len: int = 200
+    sway_m: float = 8.0
+    sway_s: tuple[float, float] = (20.0, 60.0)
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A Gold work under way: the state it is about, and when that was seen last, once it is no more; it is answered in
+    time while its mind's `late` is still that.
+    """
+
+    state: int
+    due_ns: int
+    tail: Tokens
+    late: int
+    left_ns: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Mind:
+    """One NPC as the daemon has it, and where it stands.
+
+    `state` counts what it saw that was different; the intent that stands answers `intent_state`, which was seen last at
+    `agreed_ns` unless it is the present one.
+    """
+
+    number: int
+    key: NpcKey
+    trunk: Tokens
+    phase_ns: int
+    distance_m: float
+    sway_ns: int
+    sway_phase: float
+    state: int = 0
+    intent_state: int = -1
+    agreed_ns: int = 0
+    activation: Activation = Activation.AMBIENT
+    due_ns: int = 0
+    waiting_ns: int = 0  # in line since; 0: it is not
+    late: int = 0
+    asked_ns: int | None = None
+    asking: Question | None = None
+    barking: bool = False
+    barked_ns: int = 0
+
+    def at_m(self, now_ns: int, sway_m: float) -> float:
+        """Metres to its player, who walks up and down."""
+        return max(1.0, self.distance_m + sway_m * math.sin(2 * math.pi * (now_ns / self.sway_ns + self.sway_phase)))
+
+
+@dataclass(slots=True, eq=False)
+class Talk:
+    """A conversation: with whom, and what its trunk holds beyond the NPC's own."""
+
+    player: str
+    npc: Mind
+    turns: int = 0
+    said: list[int] = field(default_factory=list)
+
+
+class Texts:
+    """Random words of one vocabulary, and the choice of an intent."""
+
+    def __init__(self, rng: random.Random, vocab_len: int) -> None:
+        self._rng = rng
+        self._first, self._words = len(MARKS) + 1, vocab_len - len(MARKS) - 1
+        numbers = iter(range(self._first, vocab_len))
+        emotions = stage("emotions", [(n, [next(numbers)], END) for n in range(EMOTIONS)])
+        marks = [next(numbers) for _ in range(TARGETS_MAX + 1)]
+        actions = [next(numbers) for _ in range(ACTIONS)]
+        self._choices = []
+        for targets in range(TARGETS_MAX + 1):
+            after = stage("targets", [(n, [marks[n]], emotions) for n in range(targets + 1)])
+            self._choices.append(stage("actions", [(n, [actions[n]], after) for n in range(ACTIONS)]))
+
+    def choice(self, targets: int) -> Node:
+        """What may be answered with so many percepts: action, target, emotion, a token each."""
+        return self._choices[targets]
+
+    def words(self, length: int) -> Tokens:
+        """So many random words."""
+        rng, first, words = self._rng, self._first, self._words
+        return np.asarray([first + int(rng.random() * words) for _ in range(length)], np.int32)
+
+    def between(self, bounds: tuple[int, int]) -> Tokens:
+        """Random words, as many as the bounds allow."""
+        return self.words(self._rng.randint(*bounds))
+
+
+def people(settings: TownSettings, npcs: int, texts: Texts, rng: random.Random) -> list[Mind]:
+    """The NPCs in view. Who is near is spread at random over their numbers, as it is in a game that registered them."""
+    shared = [texts.words(settings.shared_len) for _ in range(settings.archetypes)]
+    active, warm = settings.active_share, settings.warm_share
+    minds = []
+    for number in range(npcs):
+        where = (number + 0.5) / npcs
+        if where < active:
+            distance_m = 3.0 + 22.0 * where / active
+        elif where < active + warm:
+            distance_m = 25.0 + 35.0 * (where - active) / warm
+        else:
+            distance_m = 60.0 + 40.0 * (where - active - warm) / max(1e-9, 1.0 - active - warm)
+        minds.append(distance_m)
+    rng.shuffle(minds)
+    return [
+        Mind(
+            number,
+            NpcKey("", "town", f"npc{number}"),
+            np.concatenate([shared[number % len(shared)], texts.words(settings.persona_len)]),
+            round(rng.random() * S / settings.observe_hz),
+            distance_m,
+            round(rng.uniform(*settings.sway_s) * S),
+            rng.random(),
+        )
+        for number, distance_m in enumerate(minds)
+    ]
+
+
+def seen_ns(mind: Mind, at_ns: int, every_ns: int) -> int:
+    """When an NPC is observed first, from `at_ns` on."""
+    slots = -(-(at_ns - mind.phase_ns) // every_ns)
+    return mind.phase_ns + slots * every_ns
