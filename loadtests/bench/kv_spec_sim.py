@@ -1,12 +1,13 @@
 """What drafts would gain on GPUs, by simulation: the real scheduler on stated costs, with forced acceptance.
 
 Capacity planning, no measurement: a step on a GPU is one pass over the weights and little per token, so guesses are
-nearly free while few works run. The draft model is a tenth of the model. Every token is charged for reading its context
-by itself, which is dear for guesses: they share it.
+nearly free while few works run. The draft model is a tenth of the model. What steps take is stated in
+loadtests/capacity/costs.toml.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from core.work import Work
 from engines.base import Geometry
 from engines.sim import ForcedDrafts, SimCost, SimEngine, SimVocab, VirtualClock
 from loadtests.bench.figures import Figures
+from loadtests.capacity.costs import read, step_cost
 from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
@@ -32,32 +34,22 @@ ON = SpeculationSettings(drafts="model", works_max=64, tokens_max=3, trial_steps
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A class of GPU with a model on it: gigabytes of weights and per second, effective TFLOPS, parameters in billions,
-    KV bytes per token."""
+    """A class of GPU with a model on it, and what a step takes there."""
 
     name: str
     what: str
-    weights_gb: float
-    gb_per_s: float
-    tflops: float
-    billions: float
-    kv_kib: float
-
-    @property
-    def cost(self) -> SimCost:
-        """What a step takes there."""
-        return SimCost(
-            step_us=150.0,
-            micro_us=self.weights_gb / self.gb_per_s * 1e6,
-            token_us=2 * self.billions / self.tflops * 1e3,
-            kilo_context_us=self.kv_kib * 1024 * 1000 / self.gb_per_s / 1e3,
-        )
+    cost: SimCost
 
 
-CARDS = (
-    Card("l4", "300 GB/s, 3B in f16", 6.4, 300.0, 60.0, 3.2, 112.0),
-    Card("h200", "4,800 GB/s, 8B in f16", 16.0, 4800.0, 500.0, 8.0, 128.0),
-)
+def _cards() -> Iterator[Card]:
+    stated = read()
+    for key, name in (("l4", "llama3_2-3b"), ("h200", "llama3_1-8b")):
+        card, model = stated.cards[key], stated.models[name]
+        cost = step_cost(stated.host, card, model, stated.weights["f16"], stated.layouts["runs"])
+        yield Card(key, f"{card.gb_per_s:,.0f} GB/s, {model.name} in f16", cost)
+
+
+CARDS = tuple(_cards())
 
 
 def measure(figures: Figures) -> None:
@@ -80,7 +72,7 @@ def _took_s(card: Card, works: int, acceptance: float | None) -> float:
     engine = SimEngine(Geometry(2 * works + 6, 1024, 4096, 4096, vocab.size), vocab, clock, card.cost)
     speculation = None
     if acceptance is not None:
-        draft_us = card.cost.micro_us / 10 + card.cost.step_us
+        draft_us = card.cost.pass_us / 10 + card.cost.micro_us
         speculation = Speculation(ON, ForcedDrafts(engine, acceptance, draft_us), frozenset())
     planner = PlannerSettings(gold_step_ms=1000.0, step_ms=1000.0)
     promises = Promises()
