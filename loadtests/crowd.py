@@ -1,21 +1,18 @@
 """A crowd for loads: what hundreds of NPCs see while players walk among them, made before the run. Decides only.
 
 Everybody goes about near home: stands for a while, walks a few steps, stands again. Players walk from place to place
-and stop at each. Nothing depends on what npcd answers, so that every run sees the same, and a run spends no time on it.
-
-What is sent is kept as bytes. Messages of protobuf written one after another are one message: what an NPC sees, and its
-lease and tick behind it, make its Observation; its percepts are written one after another as well.
+and stop at each. Nothing depends on what npcd answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtests.recording import Recording, Sight, percept_bytes
 from loadtests.scene import CrowdPlan, Point, Resident, Scene
 from loadtests.slots import distance_word
 from npcd_client.v1 import intents_pb2
@@ -36,21 +33,20 @@ PERCEPT_STANCES = ("", "friendly", "neutral", "hostile")
 _HOSTILE = PERCEPT_STANCES.index("hostile")
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What one NPC sees in one round: bytes of an Observation without lease and tick, and the state it quantises to."""
+def record_crowd(
+    scene: Scene, residents: Sequence[Resident], plan: CrowdPlan, seconds: float, rate_hz: float, seed: int
+) -> Recording:
+    """A crowd's recording; the same for the same seed."""
+    return _Crowd(scene, residents, plan, seconds, rate_hz, seed).record()
 
-    body: bytes
-    state: str
 
-
-class Crowd:
-    """Made from a seed: `sights[round][number]`, `rate_hz` rounds per second."""
+class _Crowd:
+    """Everybody's places while the recording is made."""
 
     def __init__(
         self, scene: Scene, residents: Sequence[Resident], plan: CrowdPlan, seconds: float, rate_hz: float, seed: int
     ) -> None:
-        self.residents = tuple(residents)
+        self._residents = tuple(residents)
         self._scene = scene
         self._rate_hz = rate_hz
         self._rounds = math.ceil(seconds * rate_hz)
@@ -69,12 +65,12 @@ class Crowd:
         self._walks = [self._walk(n) for n in range(plan.players)]
         self._every = max(1, round(plan.change_every_s * rate_hz))
         self._percepts: dict[tuple[int, int, float, bool], bytes] = {}
-        self.sights = self._record()
 
     # -- how everybody moves ---------------------------------------------------------------------------------------
 
-    def _record(self) -> list[list[Sight]]:
-        count, chance = len(self.residents), self._chance
+    def record(self) -> Recording:
+        """Lets the time go by."""
+        count, chance = len(self._residents), self._chance
         spots = self._homes + _around(chance, count, LIVES_WITHIN_M)
         at, goals = spots.copy(), spots.copy()
         until_s = chance.uniform(0, STANDS_S[1], count)
@@ -97,7 +93,7 @@ class Crowd:
             made.append(
                 self._round(round_, at, step / dt_s, senses, {n for n, end_s in noises.items() if end_s > now_s})
             )
-        return made
+        return Recording(self._residents, made, self._rate_hz)
 
     def _walk(self, number: int) -> list[tuple[float, Point]]:
         """A player's way through all places, in an order of its own: (until when, where to), for the whole run."""
@@ -129,17 +125,17 @@ class Crowd:
     def _all_stances(self) -> NDArray[np.int64]:
         """How each NPC stands towards each entity, as an index of PERCEPT_STANCES."""
         kinds = [kind for _, kind in self._entities]
-        first, last = len(self.residents), len(self.residents) + len(self._things)
+        first, last = len(self._residents), len(self._residents) + len(self._things)
         rows: dict[str, list[int]] = {}
         for archetype, given in self._scene.stances.items():
             rows[archetype] = [
                 0 if first <= n < last else PERCEPT_STANCES.index(given.get(kind, "neutral"))
                 for n, kind in enumerate(kinds)
             ]
-        return np.array([rows[r.archetype_id] for r in self.residents])
+        return np.array([rows[r.archetype_id] for r in self._residents])
 
     def _round(self, round_: int, at: Floats, speed: Floats, senses: list[_Senses], startled: set[int]) -> list[Sight]:
-        scene, count = self._scene, len(self.residents)
+        scene, count = self._scene, len(self._residents)
         players = self._players_at(round_ / self._rate_hz)
         things = np.concatenate([at, self._things])
         away = np.hypot(things[None, :, 0] - at[:, None, 0], things[None, :, 1] - at[:, None, 1])
@@ -178,7 +174,7 @@ class Crowd:
                 sense.body = said.SerializeToString() + b"".join([self._percept(*row) for row in percepts])
             (x_m, z_m), (vx_mps, vz_mps) = positions[n], speeds[n]
             moves = intents_pb2.Observation(
-                npc_id=self.residents[n].npc_id,
+                npc_id=self._residents[n].npc_id,
                 x_m=x_m, z_m=z_m, vx_mps=vx_mps, vz_mps=vz_mps, health=1.0, has_health=True,
             )  # fmt: skip
             made.append(Sight(moves.SerializeToString() + sense.body, sense.state))
@@ -220,38 +216,6 @@ class _Senses:
 def player_id(number: int) -> str:
     """A walking player's."""
     return f"walker-{number + 1}"
-
-
-def percept_bytes(entity_id: str, kind: str, stance: str, distance_m: float, in_sight: bool) -> bytes:
-    """A percept as the bytes of an Observation that has nothing else."""
-    percept = intents_pb2.Percept(
-        entity_id=entity_id, kind=kind, stance=stance, distance_m=distance_m, in_sight=in_sight
-    )
-    return intents_pb2.Observation(percepts=[percept]).SerializeToString()
-
-
-def event_bytes(event: str) -> bytes:
-    """An event, the same way. It is the oldest of those before it."""
-    return intents_pb2.Observation(events=[event]).SerializeToString()
-
-
-_OBSERVATIONS = bytes([intents_pb2.ObservationFrame.OBSERVATIONS_FIELD_NUMBER << 3 | 2])  # of a known length
-
-
-def frame_bytes(head: intents_pb2.ObservationFrame, observations: Iterable[bytes]) -> bytes:
-    """An ObservationFrame: `head` has all but the observations."""
-    parts = [head.SerializeToString()]
-    for observation in observations:
-        parts += (_OBSERVATIONS, _varint(len(observation)), observation)
-    return b"".join(parts)
-
-
-def _varint(number: int) -> bytes:
-    if number < 1 << 7:
-        return bytes((number,))
-    if number < 1 << 14:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
 
 
 def _around(chance: np.random.Generator, count: int, radius_m: float) -> Floats:

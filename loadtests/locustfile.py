@@ -20,9 +20,9 @@ from locust import User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtests.crowd import Crowd
+from loadtests.recording import Recording
 from loadtests.scene import Plan, load_plan
-from loadtests.servers import crowds
+from loadtests.servers import recordings
 from loadtests.sync_client import SyncClient
 from loadtests.town import FIRST_TEXT, TURN, Talker, Town
 from npcd_client import NpcdError
@@ -40,7 +40,7 @@ class Run:
         plan = _plan(environment)
         self.over = False
         self.client = SyncClient(options.target, options.token)
-        self.town = Town(plan, self.client, self._note, _crowds)
+        self.town = Town(plan, self.client, self._note, _recordings)
         self.servers = itertools.cycle(self.town.servers)
         self.players = itertools.count()
         self._fire = environment.events.request.fire
@@ -59,7 +59,7 @@ class Run:
 # The run that users belong to; locust gives them nothing but its environment.
 _run: Run | None = None
 # Recordings are made before the clock of a run starts, once for all runs from the web page.
-_crowds: list[Crowd] = []
+_recordings: list[Recording] = []
 
 
 def _plan(environment: Environment) -> Plan:
@@ -110,7 +110,7 @@ def _options(parser: ArgumentParser) -> None:
 def _prepare(environment: Environment, **_: Any) -> None:
     plan = _plan(environment)
     GameServer.fixed_count = plan.servers
-    _crowds[:] = crowds(plan)
+    _recordings[:] = recordings(plan)
     # Recording takes seconds, in which gevent did not look at the clock; the run's length would count from before.
     time.sleep(0.01)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from loadtests.board import Board, Errors
-from loadtests.crowd import Crowd
-from loadtests.crowd_game import CrowdGame
+from loadtests.crowd import record_crowd
 from loadtests.game import GRACE_S, Game
 from loadtests.histogram import Histogram
 from loadtests.reactions import Reactions
+from loadtests.recorded_game import RecordedGame
+from loadtests.recording import Recording
 from loadtests.scene import Plan
 from loadtests.slots import Slots
 from loadtests.sync_client import BytesLive, SyncClient, SyncLive
@@ -169,28 +170,28 @@ class VillageServer:
             load.note(REACTION, here_ms, "")
 
 
-def crowds(plan: Plan) -> list[Crowd]:
+def recordings(plan: Plan) -> list[Recording]:
     """The recordings of a plan, one per server; none when villages are played. Takes seconds, and the CPU."""
     if plan.crowd is None:
         return []
     residents = plan.scene.residents(plan.npcs)
     return [
-        Crowd(plan.scene, residents, plan.crowd, plan.seconds, plan.rate_hz, plan.seed + number)
+        record_crowd(plan.scene, residents, plan.crowd, plan.seconds, plan.rate_hz, plan.seed + number)
         for number in range(plan.servers)
     ]
 
 
-class CrowdServer:
-    """A crowd that was recorded before the run: what it sees does not depend on what is answered."""
+class RecordedServer:
+    """NPCs who were recorded before the run: what they see does not depend on what is answered."""
 
-    def __init__(self, load: Load, number: int, crowd: Crowd) -> None:
+    def __init__(self, load: Load, number: int, recording: Recording) -> None:
         plan = load.plan
         self.world_id = f"{plan.scene.world.world_id}-{number + 1}"
         self.board = Board(plan.npcs, Slots(plan.npcs), load.errors)
-        self.npc_ids = [resident.npc_id for resident in crowd.residents]
-        specs = [resident.spec for resident in crowd.residents]
+        self.npc_ids = [resident.npc_id for resident in recording.residents]
+        specs = [resident.spec for resident in recording.residents]
         leases, _ = load.client.settle_in(replace(plan.scene.world, world_id=self.world_id), specs)
-        self._game = CrowdGame(crowd, self.world_id, leases, self.board, plan.fps, round(plan.fps / plan.rate_hz))
+        self._game = RecordedGame(recording, self.world_id, leases, self.board, plan.fps)
         self._load = load
 
     def run(self, over: Callable[[], bool]) -> None:

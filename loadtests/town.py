@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadtests.board import Board, Errors
-from loadtests.crowd import Crowd
 from loadtests.patter import Patter
+from loadtests.recording import Recording
 from loadtests.report import percentiles_of, report
 from loadtests.scene import Plan
-from loadtests.servers import CrowdServer, Load, Note, Seen, Server, VillageServer
+from loadtests.servers import Load, Note, RecordedServer, Seen, Server, VillageServer
 from loadtests.slots import Slots
 from loadtests.sync_client import SyncClient
 from npcd_client import NpcdError, TalkEventKind, TalkFinish, new_turn_id
@@ -129,7 +129,7 @@ class Town:
     not take the worlds.
     """
 
-    def __init__(self, plan: Plan, client: SyncClient, note: Note, crowds: Sequence[Crowd] = ()) -> None:
+    def __init__(self, plan: Plan, client: SyncClient, note: Note, recordings: Sequence[Recording] = ()) -> None:
         self.plan = plan
         self.client = client
         self.note = note
@@ -139,7 +139,7 @@ class Town:
         load = Load(plan, client, note, self.errors, self.seen)
         self.servers: list[Server]
         if plan.crowd:
-            self.servers = [CrowdServer(load, number, crowd) for number, crowd in enumerate(crowds)]
+            self.servers = [RecordedServer(load, number, recording) for number, recording in enumerate(recordings)]
         else:
             self.servers = [VillageServer(load, number) for number in range(plan.servers)]
         self._free = [(server, npc_id) for server in self.servers for npc_id in server.npc_ids]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import attention_cost
+from loadtests.bench import attention_cost, attention_wise
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("cpu", "idle")
+PARTS = ("cpu", "idle", "change", "prediction", "stall")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -15,3 +15,9 @@ async def run(figures: Figures, options: Options) -> None:
         await attention_cost.cpu(figures, options.model, options.quick)
     if options.wants("idle"):
         await attention_cost.idle(figures, options.model, options.quick)
+    if options.wants("change"):
+        await attention_wise.change(figures, options.model, options.quick)
+    if options.wants("prediction"):
+        await attention_wise.prediction(figures, options.model, options.quick)
+    if options.wants("stall"):
+        await attention_wise.stall(figures, options.model, options.quick)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from loadtests.bench.attention_rig import Crowded, Side, p95, sides
+from loadtests.bench.attention_game import Stage
+from loadtests.bench.attention_rig import Side, p95, sides
 from loadtests.bench.attention_served import ENGINE
 from loadtests.bench.figures import Figures
 
@@ -23,7 +24,7 @@ async def cpu(figures: Figures, model: Path, quick: bool) -> None:
     """Ten thousand registered, a thousand of them observed at 10 Hz. Raises NpcdError."""
     registered, seconds = (2_000, 8.0) if quick else (REGISTERED, CPU_S)
     figures.note(f"-- {registered} registered, {IN_VIEW} observed at 10 Hz for {seconds:g} s")
-    async with sides(model, Crowded(IN_VIEW, seconds), [()]) as (side,):
+    async with sides(model, Stage(IN_VIEW, seconds), [()]) as (side,):
         await side.register(registered)
         await side.play(WARM_S)
         await side.late_ms()
@@ -47,7 +48,7 @@ async def idle(figures: Figures, model: Path, quick: bool) -> None:
     """The same crowd before a daemon that knows 1,000 NPCs and one that knows 10,000, in turns. Raises NpcdError."""
     many, pairs = (3_000, 2) if quick else (REGISTERED, PAIRS)
     figures.note(f"-- {SAMPLED} in view of {FEW} and of {many} registered, {pairs} pairs of {IDLE_S:g} s")
-    async with sides(model, Crowded(SAMPLED, IDLE_S), [(), ()]) as (few, crowded):
+    async with sides(model, Stage(SAMPLED, IDLE_S), [(), ()]) as (few, crowded):
         await few.register(FEW)
         await crowded.register(many)
         for side in (few, crowded):

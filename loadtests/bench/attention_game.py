@@ -1,8 +1,9 @@
-"""A crowd's game server as a process: `python -m loadtests.bench.attention_game TARGET NPCS SECONDS PLAYERS SPREAD`.
+"""A game server that plays a recording, as a process: `python -m loadtests.bench.attention_game TARGET STAGE`.
 
-Makes the recording, then obeys its standard input, a JSON object a line: {"register": 10000} registers so many NPCs, of
-whom the first NPCS are the crowd; {"play": 20} observes the crowd ten times a second for so many seconds. After each it
-prints one line of JSON; that of "play" is a Played. It does as little as can be, because it shares the machine.
+Makes the recording of its Stage, then obeys its standard input, a JSON object a line: {"register": 10000} registers so
+many NPCs, of whom the first are the recorded ones; {"play": 20} plays for so many seconds, and with {"log": "FILE"} too
+writes a Log of what came. After each it prints one line of JSON; that of "play" is a Played. It does as little as can
+be, because it shares the machine.
 """
 
 from __future__ import annotations
@@ -13,27 +14,49 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import uvloop
 
 from loadtests.board import Board
-from loadtests.crowd import Crowd
-from loadtests.crowd_game import CrowdGame
+from loadtests.crowd import record_crowd
+from loadtests.recorded_game import SOURCES, RecordedGame
+from loadtests.recording import Recording, village_played
 from loadtests.report import percentiles_of
 from loadtests.scene import CrowdPlan, Scene, load_scene
 from loadtests.slots import Slots
+from loadtests.village import Village
 from npcd_client import Client
 from npcd_client.v1 import intents_pb2
 
 FPS = 30
-EVERY = 3  # frames from one observation of an NPC to the next
 CHANGE_EVERY_S = 1.0
 READY_S = 120.0
 BATCH = 500
 SEED = 7
 LIVE = "/npcd.v1.Intents/Live"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is played: `npcs` NPCs, observed `rate_hz` times a second, for `seconds` at most. A crowd among players who
+    walk, or with `players` 0 the demo's village, all of it active.
+    """
+
+    npcs: int
+    seconds: float
+    rate_hz: float = 10.0
+    players: int = 5
+    spread: float = 4.0
+
+    def record(self, scene: Scene) -> Recording:
+        """Takes seconds."""
+        if not self.players:
+            return village_played(Village(scene, self.npcs, SEED), self.seconds, self.rate_hz)
+        plan = CrowdPlan(self.players, self.spread, CHANGE_EVERY_S)
+        return record_crowd(scene, scene.residents(self.npcs), plan, self.seconds, self.rate_hz, SEED)
 
 
 @dataclass(slots=True)
@@ -46,6 +69,7 @@ class Played:
     by_source: dict[str, int] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     due: int = 0
+    unanswered: int = 0
     confirmed: int = 0
     active: float = 0.0  # NPCs, on average
     age_ms: dict[str, float] = field(default_factory=dict)
@@ -54,14 +78,44 @@ class Played:
     cores: float = 0.0
 
 
+@dataclass(slots=True)
+class Log:
+    """What came, in detail. Times are the machine's monotonic clock in nanoseconds.
+
+    `intents` are (when, source, latency in ms) of each new version. `actions` are what an NPC did about the observation
+    of a tick and whose word that was, by "npc tick"; the policy's only where the model never said anything.
+    """
+
+    frames_ns: list[int] = field(default_factory=list)
+    intents: list[tuple[int, str, int]] = field(default_factory=list)
+    actions: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note(self, npc_id: str, tick: int, action: str, source: str) -> None:
+        """What an NPC does, as its intent agrees with a tick."""
+        key = f"{npc_id} {tick}"
+        if source != "policy" or self.actions.get(key, ("", "policy"))[1] == "policy":
+            self.actions[key] = (action, source)
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self)), "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Log:
+        """What write() wrote."""
+        said = json.loads(path.read_text("utf-8"))
+        actions = {key: (action, source) for key, (action, source) in said["actions"].items()}
+        return cls(said["frames_ns"], [(at_ns, source, ms) for at_ns, source, ms in said["intents"]], actions)
+
+
 class Game:
     """The process's side of one daemon."""
 
-    def __init__(self, target: str, client: Client, scene: Scene, crowd: Crowd) -> None:
+    def __init__(self, target: str, client: Client, scene: Scene, recording: Recording) -> None:
         self._target = target
         self._client = client
         self._scene = scene
-        self._crowd = crowd
+        self._recording = recording
         self._leases: dict[str, int] = {}
         self._tick = 0
 
@@ -74,17 +128,17 @@ class Game:
             registered = await self._client.register(specs[at : at + BATCH])
             self._leases.update(registered.lease_epochs)
 
-    async def play(self, seconds: float) -> Played:
+    async def play(self, seconds: float, log: Log | None) -> Played:
         """One stream for so long."""
+        board = Board(len(self._recording.residents), Slots(len(self._recording.residents)))
         world_id = self._scene.world.world_id
-        board = Board(len(self._crowd.residents), Slots(len(self._crowd.residents)))
-        game = CrowdGame(self._crowd, world_id, self._leases, board, FPS, EVERY, self._tick)
+        game = RecordedGame(self._recording, world_id, self._leases, board, FPS, self._tick)
         played = Played()
         cpu_ns, began_ns = time.process_time_ns(), time.monotonic_ns()
         async with grpc.aio.insecure_channel(self._target) as channel:
             live: Any = channel.stream_stream(LIVE, response_deserializer=intents_pb2.IntentFrame.FromString)
             call = live()
-            reader = asyncio.create_task(self._read(call, game, played))
+            reader = asyncio.create_task(self._read(call, game, played, log))
             await call.write(game.hello())
             for number in range(round(seconds * FPS)):
                 due_ns = began_ns + number * 1_000_000_000 // FPS
@@ -102,32 +156,46 @@ class Game:
             call.cancel()
             await asyncio.gather(reader, return_exceptions=True)
         self._tick = game.tick
+        board.slots.close()
+        slots = board.slots
         played.observations = board.observations
-        played.by_source, played.versions, played.due = (
-            dict(board.slots.by_source),
-            dict(board.versions),
-            board.slots.due,
-        )
-        played.active = board.active.mean
+        played.by_source, played.due, played.unanswered = dict(slots.by_source), slots.due, slots.unanswered
+        played.versions, played.active = dict(board.versions), board.active.mean
         played.age_ms, played.latency_ms = percentiles_of(board.intent_age), percentiles_of(board.intent_latency)
         return played
 
-    async def _read(self, call: Any, game: CrowdGame, played: Played) -> None:
+    async def _read(self, call: Any, game: RecordedGame, played: Played, log: Log | None) -> None:
         async for frame in call:
-            game.take(frame, time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            game.take(frame, now_ns)
             played.confirmed += len(frame.confirmed)
             played.errors += [f"{e.code} {e.npc_id} {e.field}" for e in frame.errors[: 5 - len(played.errors)]]
+            if log is not None:
+                self._note(frame, game, log, now_ns)
+
+    def _note(self, frame: intents_pb2.IntentFrame, game: RecordedGame, log: Log, now_ns: int) -> None:
+        log.frames_ns.append(now_ns)
+        rows = game.table.rows
+        for said in frame.intents:
+            source = SOURCES.get(rows[said.npc_id].source, "policy")
+            log.note(said.npc_id, said.observed_tick - game.first_tick, said.action, source)
+            if not frame.snapshot:
+                log.intents.append((now_ns, source, said.latency_ms))
+        for confirmed in frame.confirmed:
+            held = rows.get(confirmed.npc_id)
+            if held is not None and held.version == confirmed.version:
+                source = SOURCES.get(held.source, "policy")
+                log.note(held.npc_id, confirmed.observed_tick - game.first_tick, held.action, source)
 
 
-async def main(target: str, npcs: int, seconds: float, players: int, spread: float) -> None:
+async def main(target: str, stage: Stage) -> None:
     """Obeys the lines of standard input until it ends."""
     scene = load_scene()
-    plan = CrowdPlan(players, spread, CHANGE_EVERY_S)
-    crowd = Crowd(scene, scene.residents(npcs), plan, seconds, FPS / EVERY, SEED)
+    recording = stage.record(scene)
     gc.collect()
     gc.freeze()
     async with Client(target) as client:
-        game = Game(target, client, scene, crowd)
+        game = Game(target, client, scene, recording)
         _say({"state": "ready"})
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -136,7 +204,11 @@ async def main(target: str, npcs: int, seconds: float, players: int, spread: flo
                 await game.register(asked["register"])
                 _say({"state": "registered"})
             elif "play" in asked:
-                _say(asdict(await game.play(asked["play"])))
+                log = Log() if "log" in asked else None
+                played = await game.play(asked["play"], log)
+                if log is not None:
+                    log.write(Path(asked["log"]))
+                _say(asdict(played))
 
 
 def _say(what: dict[str, Any]) -> None:
@@ -144,4 +216,4 @@ def _say(what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+    uvloop.run(main(sys.argv[1], Stage(**json.loads(sys.argv[2]))))

@@ -7,31 +7,22 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from loadtests.bench.attention_game import Played
+from loadtests.bench.attention_game import Log, Played, Stage
 from loadtests.bench.attention_served import Spent
 from loadtests.bench.children import Child, target
 from loadtests.bench.memory_children import idle
 from npcd_client import Client
+from npcd_client.v1 import admin_pb2
 
 CALL_S = 20.0
 MADE_S = 180.0  # that a recording takes at most
 REGISTERED_S = 180.0
-
-
-@dataclass(frozen=True, slots=True)
-class Crowded:
-    """What a game plays: `npcs` NPCs that are observed, for `seconds` at most, among `players` who walk."""
-
-    npcs: int
-    seconds: float
-    players: int = 5
-    spread: float = 4.0
 
 
 @dataclass(slots=True)
@@ -51,6 +42,12 @@ class Side:
         """Plays for so long."""
         return Played(**await self.game.ask(json.dumps({"play": seconds}), seconds + CALL_S))
 
+    async def play_logged(self, seconds: float) -> tuple[Played, Log]:
+        """The same, with what came in detail."""
+        path = self.game.folder / "log.json"
+        played = await self.game.ask(json.dumps({"play": seconds, "log": str(path)}), seconds + CALL_S)
+        return Played(**played), Log.read(path)
+
     async def spent(self) -> Spent:
         """What the daemon has spent so far."""
         return Spent(**await self._call("Spent"))
@@ -58,6 +55,15 @@ class Side:
     async def late_ms(self) -> list[float]:
         """How late the model's intents were since it was asked last."""
         return [late_ns / 1e6 for late_ns in await self._call("Late")]
+
+    async def counts(self) -> dict[str, int]:
+        """The daemon's counts of intents."""
+        return dict(await self._call("Counts"))
+
+    async def status(self) -> admin_pb2.StatusResponse:
+        """Its status."""
+        async with Client(target(self.daemon)) as client:
+            return await client.status()
 
     async def stop_engine(self, ms: int) -> None:
         """Stops the daemon's engine in its next step for so long."""
@@ -73,13 +79,13 @@ class Side:
 
 
 @asynccontextmanager
-async def sides(model: Path, crowded: Crowded, settings: Sequence[Sequence[str]]) -> AsyncGenerator[list[Side]]:
+async def sides(model: Path, stage: Stage, settings: Sequence[Sequence[str]]) -> AsyncGenerator[list[Side]]:
     """A daemon per row of settings, each with a game of its own that has its recording."""
     async with AsyncExitStack() as stack:
         made = []
         for sets in settings:
             daemon = await stack.enter_async_context(_daemon(model, sets))
-            made.append(Side(daemon, await stack.enter_async_context(_game(daemon, crowded))))
+            made.append(Side(daemon, await stack.enter_async_context(_game(daemon, stage))))
         await asyncio.gather(*(side.game.ask("", MADE_S) for side in made))
         yield made
 
@@ -94,9 +100,9 @@ def _daemon(model: Path, sets: Sequence[str]) -> Child:
     )
 
 
-def _game(daemon: Child, crowded: Crowded) -> Child:
-    words = (target(daemon), crowded.npcs, crowded.seconds, crowded.players, crowded.spread)
-    return Child([sys.executable, "-m", "loadtests.bench.attention_game", *map(str, words)], talks=True)
+def _game(daemon: Child, stage: Stage) -> Child:
+    said = json.dumps(asdict(stage))
+    return Child([sys.executable, "-m", "loadtests.bench.attention_game", target(daemon), said], talks=True)
 
 
 def p95(values: Sequence[float]) -> float:

@@ -1,9 +1,9 @@
 """`npcd serve` that tells what its threads cost and how late intents were, and whose engine can be stopped, for
 benchmarks: run as a child, `python -m loadtests.bench.attention_served ARGUMENTS`.
 
-/npcd.bench/Spent answers a Spent as JSON. /npcd.bench/Late answers how late intents were since it was asked last, from
-due to handed to gRPC, as JSON. /npcd.bench/Stop stops the engine in the middle of its next step for as many
-milliseconds as its four bytes say; the answer comes at once.
+Calls below /npcd.bench, each answering JSON: Spent a Spent; Late how late intents were since it was asked last, from
+due to handed to gRPC; Counts the daemon's counts of intents. Stop stops the engine in the middle of its next step for
+as many milliseconds as its four bytes say, and answers at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import grpc
 
@@ -71,7 +71,7 @@ class Face(GrpcFace):
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         super()._add_services(server)
-        methods = {"Spent": self._spent, "Late": self._late, "Stop": self._stop}
+        methods = {"Spent": self._spent, "Late": self._late, "Counts": self._counts, "Stop": self._stop}
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()
         }
@@ -86,6 +86,12 @@ class Face(GrpcFace):
         answer = json.dumps([late_ns for _, late_ns in counts.latency_ns]).encode()
         counts.latency_ns = deque(maxlen=KEPT)
         return answer
+
+    async def _counts(self, _request: bytes, _context: object) -> bytes:
+        assert self.calls is not None
+        counts = self.calls._table.counts
+        said = {f.name: value for f in fields(counts) if isinstance(value := getattr(counts, f.name), int)}
+        return json.dumps(said).encode()
 
     async def _stop(self, request: bytes, _context: object) -> bytes:
         StoppableEngine.stopped_until_s = time.monotonic() + int.from_bytes(request, "little") / 1000

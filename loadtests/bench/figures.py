@@ -224,6 +224,24 @@ attention.cpu_observations_per_s | 1/s | | the same: observations taken in
 attention.latency_few_p95_ms | ms | | intent latency p95 with 1,000 registered, median of five
 attention.latency_many_p95_ms | ms | | the same with 10,000, in turns
 attention.idle_latency_x | x | <= 1.2 | the same, over that with 1,000; +2 ms is 1
+attention.same_action_share | share | >= 0.98 | the village asked on change, and asked in every slot: the same action
+attention.same_action_slots | slots | | the same: slots of an NPC that were compared
+attention.calls_x | x | <= 0.5 | the same: model calls on change over those in every slot
+attention.calls_fixed_per_s | 1/s | | the same: model calls in every slot
+attention.prediction_age_x | x | <= 0.85 | the village with prediction over without: age p95 of active intents
+attention.age_on_p95_ms | ms | | the same: with, median of three
+attention.age_off_p95_ms | ms | | the same: without
+attention.predicted_tokens_per_s | tokens/s | | the same: spent on predictions
+attention.predicted_wasted_share | share | <= 0.5 | the same: of these, on states that did not come true
+attention.predictions_hit_share | share | | the same: predictions that came true
+attention.predicted_full_load_tokens | tokens | <= 0 | spent on predictions while more is due than the engine carries
+attention.full_load_put_off | NPCs | | the same: due and waiting, median
+attention.stall_policy_max_ms | ms | <= 50 | the engine stopped in a step: due to the policy's answer, the longest
+attention.stall_policy_intents | | | the same: so many answers by the policy
+attention.stall_unanswered | slots | <= 0 | the same: due slots without any answer
+attention.stall_errors | | <= 0 | the same: errors that the game saw
+attention.stall_frame_gap_max_ms | ms | | the same: the longest time without a frame of intents
+attention.stall_back_max_ms | ms | | the same: the engine goes on to the model's first intent, the longest
 """
 
 

@@ -10,10 +10,12 @@ import pytest
 from daemon.prompt import state_of
 from daemon.words import observation
 from loadtests.board import Board
-from loadtests.crowd import PLAYER_SEEN_M, Crowd, frame_bytes
-from loadtests.crowd_game import EVENT_LASTS_MS, CrowdGame
+from loadtests.crowd import PLAYER_SEEN_M, record_crowd
+from loadtests.recorded_game import EVENT_LASTS_MS, RecordedGame
+from loadtests.recording import Recording, frame_bytes, village_played
 from loadtests.scene import CrowdPlan, load_scene
 from loadtests.slots import Slots
+from loadtests.village import Village
 from npcd.v1 import intents_pb2 as daemon_pb2
 from npcd_client import IntentSource
 from npcd_client.v1 import intents_pb2, words_pb2
@@ -26,13 +28,13 @@ FPS, EVERY = 30, 3
 MS = 1_000_000
 
 
-def made(seed: int = 7) -> Crowd:
+def made(seed: int = 7) -> Recording:
     scene = load_scene()
-    return Crowd(scene, scene.residents(NPCS), PLAN, SECONDS, RATE_HZ, seed)
+    return record_crowd(scene, scene.residents(NPCS), PLAN, SECONDS, RATE_HZ, seed)
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Crowd:
+def crowd() -> Recording:
     return made()
 
 
@@ -40,7 +42,7 @@ def read(body: bytes) -> intents_pb2.Observation:
     return intents_pb2.Observation.FromString(body)
 
 
-def test_every_sight_is_an_observation_that_npcd_takes(crowd: Crowd) -> None:
+def test_every_sight_is_an_observation_that_npcd_takes(crowd: Recording) -> None:
     """With places, percepts within reach, the nearest player, and a state that changes exactly when npcd's does."""
     states: dict[str, str] = {}
     here: dict[str, str] = {}
@@ -61,7 +63,7 @@ def test_every_sight_is_an_observation_that_npcd_takes(crowd: Crowd) -> None:
     assert changes > NPCS
 
 
-def test_nobody_changes_twice_within_a_second(crowd: Crowd) -> None:
+def test_nobody_changes_twice_within_a_second(crowd: Recording) -> None:
     """Which is what the load promises of its NPCs, beside what is said to them."""
     changed = {n: [0] for n in range(NPCS)}
     for round_, (before, after) in enumerate(pairwise(crowd.sights), 1):
@@ -72,13 +74,13 @@ def test_nobody_changes_twice_within_a_second(crowd: Crowd) -> None:
     assert gaps and min(gaps) >= RATE_HZ * PLAN.change_every_s
 
 
-def test_the_same_seed_sees_the_same_and_another_does_not(crowd: Crowd) -> None:
+def test_the_same_seed_sees_the_same_and_another_does_not(crowd: Recording) -> None:
     again, other = made(), made(seed=8)
     assert again.sights == crowd.sights
     assert other.sights != crowd.sights
 
 
-def test_people_and_players_walk_no_faster_than_they_can(crowd: Crowd) -> None:
+def test_people_and_players_walk_no_faster_than_they_can(crowd: Recording) -> None:
     """Positions of a round and the next are a step apart; players come near and leave again."""
     at = np.array([[(o.x_m, o.z_m) for o in (read(s.body) for s in sights)] for sights in crowd.sights])
     steps_m = np.hypot(*np.moveaxis(np.diff(at, axis=0), 2, 0))
@@ -88,7 +90,7 @@ def test_people_and_players_walk_no_faster_than_they_can(crowd: Crowd) -> None:
     assert sum(map(bool, players)) > NPCS / 4
 
 
-def test_a_frame_of_bytes_is_the_message(crowd: Crowd) -> None:
+def test_a_frame_of_bytes_is_the_message(crowd: Recording) -> None:
     bodies = [sight.body for sight in crowd.sights[0]] + [b"", b"\x0a\x01a"]
     frame = intents_pb2.ObservationFrame.FromString(
         frame_bytes(intents_pb2.ObservationFrame(world_id="w", frame=3, game_time_ms=9), bodies)
@@ -99,12 +101,12 @@ def test_a_frame_of_bytes_is_the_message(crowd: Crowd) -> None:
     ]
 
 
-def game(crowd: Crowd) -> CrowdGame:
+def game(crowd: Recording) -> RecordedGame:
     leases = {resident.npc_id: 4 + n for n, resident in enumerate(crowd.residents)}
-    return CrowdGame(crowd, "w", leases, Board(NPCS, Slots(NPCS)), FPS, EVERY)
+    return RecordedGame(crowd, "w", leases, Board(NPCS, Slots(NPCS)), FPS)
 
 
-def test_each_npc_is_observed_ten_times_a_second_under_its_lease(crowd: Crowd) -> None:
+def test_each_npc_is_observed_ten_times_a_second_under_its_lease(crowd: Recording) -> None:
     """In every third frame, with ticks that grow; a later stream goes on from where the ticks were."""
     g, ticks = game(crowd), {r.npc_id: [0] for r in crowd.residents}
     for number in range(2 * FPS):
@@ -114,12 +116,12 @@ def test_each_npc_is_observed_ten_times_a_second_under_its_lease(crowd: Crowd) -
             ticks[said.npc_id].append(said.tick)
             assert said.lease_epoch == 4 + [r.npc_id for r in crowd.residents].index(said.npc_id)
     assert all(len(seen) - 1 == 2 * RATE_HZ and seen == sorted(set(seen)) for seen in ticks.values())
-    later = CrowdGame(crowd, "w", dict.fromkeys(ticks, 1), Board(NPCS, Slots(NPCS)), FPS, EVERY, g.tick)
+    later = RecordedGame(crowd, "w", dict.fromkeys(ticks, 1), Board(NPCS, Slots(NPCS)), FPS, g.tick)
     frame = intents_pb2.ObservationFrame.FromString(later.frame(0, 0))
     assert min(said.tick for said in frame.observations) > max(map(max, ticks.values()))
 
 
-def test_who_talks_is_seen_and_what_is_said_is_heard_for_a_while(crowd: Crowd) -> None:
+def test_who_talks_is_seen_and_what_is_said_is_heard_for_a_while(crowd: Recording) -> None:
     g = game(crowd)
     npc_id = crowd.residents[0].npc_id
 
@@ -139,7 +141,7 @@ def test_who_talks_is_seen_and_what_is_said_is_heard_for_a_while(crowd: Crowd) -
     assert "player-9" not in {p.entity_id for p in sees(EVERY).percepts}
 
 
-def test_only_active_npcs_have_ages_and_ambient_ones_no_slots(crowd: Crowd) -> None:
+def test_only_active_npcs_have_ages_and_ambient_ones_no_slots(crowd: Recording) -> None:
     """The frame says who is active; the others' intents may be as old as they like."""
     g, board = game(crowd), Board(NPCS, Slots(NPCS))
     g.board = board
@@ -166,3 +168,15 @@ def test_only_active_npcs_have_ages_and_ambient_ones_no_slots(crowd: Crowd) -> N
     assert board.intent_age.count == 1 and board.intent_age.largest == pytest.approx(20)
     assert board.slots.by_source["model"] == 1 and board.versions["model"] == 2
     assert g.table.rows[second].source is IntentSource.MODEL
+
+
+def test_a_village_is_recorded_as_it_is_played() -> None:
+    """Its NPCs follow the world's policy and ask for full attention; the same village sees the same again."""
+    scene = load_scene()
+    first, second = (village_played(Village(scene, 20, 7), 3.0, RATE_HZ) for _ in range(2))
+    assert first.sights == second.sights and len(first.sights) == 30
+    said = [read(sight.body) for sight in first.sights[-1]]
+    assert [o.npc_id for o in said] == [resident.npc_id for resident in first.residents]
+    assert all(o.has_activation and o.activation == words_pb2.ACTIVATION_ACTIVE for o in said)
+    assert any(o.vx_mps or o.vz_mps for o in said), "somebody does something"
+    assert all(not o.tick and not o.lease_epoch for o in said)

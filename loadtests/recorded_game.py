@@ -1,4 +1,4 @@
-"""A game server whose NPCs are a crowd: frames of observations as bytes, and the books of what is answered.
+"""A game server that plays a recording: frames of observations as bytes, and the books of what is answered.
 
 Decides only: times and frames come in. Whoever owns a stream asks for the bytes of each of its frames, hands in what
 comes back, and has everything sampled once per frame.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loadtests.board import Board
-from loadtests.crowd import Crowd, event_bytes, frame_bytes, percept_bytes
+from loadtests.recording import Recording, event_bytes, frame_bytes, percept_bytes
 from loadtests.slots import SLOTS_MS
 from npcd_client import Activation, GameClock, Intent, IntentSource
 from npcd_client.table import IntentTable
@@ -20,26 +20,27 @@ TALKS_AT_M = 1.5  # how far from an NPC the player stands who talks with it
 SOURCES = {IntentSource.MODEL: "model", IntentSource.PREDICTED: "predicted"}
 
 
-class CrowdGame:
-    """One world's stream. Frames are numbered from 0, `fps` per second; an NPC is observed in every `fps / rate_hz`-th.
+class RecordedGame:
+    """One world's stream. Frames are numbered from 0, `fps` per second; an NPC is observed in every `fps / rate_hz`-th,
+    which must be a whole number.
 
     `tick` is the last tick that an earlier stream of these NPCs used.
     """
 
     def __init__(
-        self, crowd: Crowd, world_id: str, leases: Mapping[str, int], board: Board, fps: int, every: int, tick: int = 0
+        self, recording: Recording, world_id: str, leases: Mapping[str, int], board: Board, fps: int, tick: int = 0
     ) -> None:
         self.table = IntentTable(GameClock())
         self.board = board
         self.tick = tick
-        self._crowd = crowd
+        self._recording = recording
         self._world_id = world_id
-        self._ids = [resident.npc_id for resident in crowd.residents]
+        self._ids = [resident.npc_id for resident in recording.residents]
         self._numbers = {npc_id: number for number, npc_id in enumerate(self._ids)}
         self._leases = [intents_pb2.Observation(lease_epoch=leases[i]).SerializeToString() for i in self._ids]
         self._fps = fps
-        self._every = every
-        self._first = tick
+        self._every = round(fps / recording.rate_hz)
+        self.first_tick = tick  # of the recording: 0
         self._seen: list[Intent | None] = [None] * len(self._ids)
         self._players: dict[int, bytes] = {}  # who talks with an NPC, as a percept
         self._events: dict[int, tuple[str, float]] = {}  # what was said to it, until when
@@ -67,9 +68,9 @@ class CrowdGame:
     def frame(self, number: int, now_ns: int) -> bytes:
         """The observations of a frame."""
         round_, part = divmod(number, self._every)
-        sights = self._crowd.sights[round_ % len(self._crowd.sights)]
+        sights = self._recording.sights[round_ % len(self._recording.sights)]
         now_ms = number * 1000 / self._fps
-        self.tick = tick = self._first + round_ + 1
+        self.tick = tick = self.first_tick + round_ + 1
         behind = intents_pb2.Observation(tick=tick).SerializeToString()
         sent, observed, activations = self.table.sent, self.board.slots.observed, self.table.activations
         ids, leases, players, events = self._ids, self._leases, self._players, self._events
