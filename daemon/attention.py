@@ -55,7 +55,7 @@ class Attention:
         self._clock = clock
         self._newcomers: dict[Mind, None] = {}
         self._decided_ns = 0
-        self._seen_ns = 0
+        self._news = False  # somebody was looked at since the last decision
 
     def saw(self, mind: Mind, seen: Observation) -> None:
         """Takes in what an NPC sees of players."""
@@ -63,7 +63,7 @@ class Attention:
         for percept in seen.percepts:
             if percept.kind == PLAYER_KIND and percept.distance_m < distance_m:
                 player, distance_m, in_sight = percept.entity_id, percept.distance_m, percept.in_sight
-        self._seen_ns = seen.at_ns
+        self._news = True
         self.book.saw(mind, distance_m, in_sight, seen.override, seen.at_ns)
         if player and distance_m * self._settings.quest_x <= self._settings.warm_leave_m:
             key = mind.npc.key
@@ -90,13 +90,13 @@ class Attention:
         """When to decide next; None while there is nobody to decide about."""
         if self._newcomers:
             return self._decided_ns + NEWCOMERS_WITHIN_NS
-        if self.book.active or self.book.warm or self._seen_ns > self._decided_ns:
+        if self.book.active or self.book.warm or self._news:
             return self._decided_ns + self._settings.every_ms * MS
         return None
 
     def decide(self, now_ns: int) -> tuple[list[Change[Mind]], list[Mind]]:
         """Decides anew and acts on it: (what changed, who was seen for the first time)."""
-        self._decided_ns = now_ns
+        self._decided_ns, self._news = now_ns, False
         changes = self.book.decide(now_ns)
         newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], {}
         for mind in newcomers:

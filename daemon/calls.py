@@ -407,14 +407,17 @@ class Calls:
         errors = []
         slice_ns = round(self._settings.slice_ms * MS)
         began_ns = self._clock()
-        for said in frame.observations:
-            error = self._intents.observe(world, said, frame.game_time_ms, subscriber)
-            if error is not None:
-                errors.append(error)
-            if self._clock() - began_ns > slice_ns:
-                await asyncio.sleep(0)
-                began_ns = self._clock()
-        self._intents.pump()
+        try:
+            for said in frame.observations:
+                error = self._intents.observe(world, said, frame.game_time_ms, subscriber)
+                if error is not None:
+                    errors.append(error)
+                if self._clock() - began_ns > slice_ns:
+                    await asyncio.sleep(0)
+                    began_ns = self._clock()
+                    world = self._worlds.world(world.tenant, world.world_id)  # it may have been changed meanwhile
+        finally:
+            self._intents.pump()
         return errors
 
     async def _frames(

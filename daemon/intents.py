@@ -37,6 +37,7 @@ from tiers.share import Share
 
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
+OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
 RULED_MAX = 64  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
 
 
@@ -87,7 +88,7 @@ class Intents:
         }
         # What a question costs, for the share: as much as its tail may hold, and the choice.
         self._tokens_each = layout.caps.intent_tail + self._route.output_max
-        self._paused: set[tuple[str, str]] = set()
+        self._paused: dict[tuple[str, str], set[Mind]] = {}  # with who became due meanwhile
         self._glimpsed: set[Mind] = set()
         self._sweep_ns = 0
         # (moment, order, mind, late): a mind that is due (late 0), or one whose answer number `late` should be there.
@@ -141,11 +142,13 @@ class Intents:
         return wrong
 
     def pause(self, tenant: str, world_id: str, paused: bool) -> None:
-        """While a game is paused its NPCs are not asked."""
+        """While a game is paused its NPCs are not asked. Who became due meanwhile is asked when it goes on."""
         if paused:
-            self._paused.add((tenant, world_id))
-        else:
-            self._paused.discard((tenant, world_id))
+            self._paused.setdefault((tenant, world_id), set())
+            return
+        for mind in self._paused.pop((tenant, world_id), ()):
+            if not self._stands(mind):
+                self._set_due(mind)
 
     def pump(self) -> None:
         """Decides about attention, lines up who is due, asks whom the engine carries, lets the policy answer for late
@@ -201,13 +204,14 @@ class Intents:
                     ticket.cancel()
             self._leave_line(mind)
             self._glimpsed.discard(mind)
+            self._paused.get(npc.key[:2], set()).discard(mind)
             self._attention.remove(mind)
             self._look_ahead.remove(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
     def replaced(self, npc: Npc) -> None:
         """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks
-        begin.
+        begin. What it does in another world, or as another, is asked anew.
         """
         mind = self._table.mind(npc.key)
         if mind is not None:
@@ -215,6 +219,8 @@ class Intents:
                 mind.tick = -1
                 mind.glimpse = None
                 self._glimpsed.discard(mind)
+            if mind.intent is not None and (mind.npc.lease_epoch == npc.lease_epoch or mind.npc.spec != npc.spec):
+                mind.intent.state = OUTDATED
             mind.npc = npc
             mind.answers.clear()
 
@@ -295,9 +301,12 @@ class Intents:
             if mind.waiting_ns:
                 self.share.add(mind, change.now, mind.urgent, mind.waiting_ns)
             if change.now is Activation.AMBIENT:
-                mind.due_ns = 0
+                self._look_ahead.rest(mind)
                 if not mind.urgent:
+                    mind.due_ns = 0
                     self._leave_line(mind)
+                    if mind.asking is None and (mind.intent is None or mind.intent.state != mind.state):
+                        self._answer_by_policy(mind, mind.seen.at_ns)
             elif change.now < change.before:
                 # It has somebody's attention now: what it does should be of now, and by the model.
                 self._look_now(mind)
@@ -305,7 +314,9 @@ class Intents:
                 if mind.decided and (mind.intent is None or not self._stands(mind)):
                     self._set_due(mind, at_once=True)
         for mind in newcomers:
-            if mind.seen is not None and mind.intent is None and not mind.due_ns and not mind.waiting_ns:
+            if mind.seen is None or mind.due_ns or mind.waiting_ns:
+                continue
+            if mind.intent is None or mind.intent.state != mind.state:
                 self._judge(mind)
 
     def _stands(self, mind: Mind) -> bool:
@@ -341,7 +352,9 @@ class Intents:
         """A mind is due: it gets into line, and the policy looks whether it is answered in time."""
         key = mind.npc.key
         due_at_ns, mind.due_ns = mind.due_ns, 0
-        if key[:2] in self._paused:
+        put_off = self._paused.get(key[:2])
+        if put_off is not None:
+            put_off.add(mind)
             return
         assert mind.seen is not None, "a mind is due because it saw something"
         # Due is the later of "observation received" and "cadence due".
@@ -402,7 +415,7 @@ class Intents:
         nearest = next((p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND), "")  # the most notable one
         digest = self._digest(mind.npc.key, nearest) if nearest else ()
         tail = self._layout.intent_tail(perception, digest)
-        return Question(mind, world, seen, state, perception, tail, due_at_ns)
+        return Question(mind, mind.npc, world, seen, state, perception, tail, due_at_ns)
 
     def _work(self, q: Question) -> Work:
         npc = q.mind.npc
@@ -433,11 +446,19 @@ class Intents:
             mind.asking = None
         if mind.removed or ended.finish in (Finish.SUPERSEDED, Finish.CANCELLED):
             return
+        if q.npc is not mind.npc:
+            # The world or the NPC was changed while the model thought: what it said is about the old one.
+            if mind.asking is None and not mind.due_ns:
+                self._set_due(mind)
+                self._set_timer()
+            return
         if ended.finish is not Finish.STOP:
             self._answer_by_policy(mind, q.due_ns)
         else:
             answer = answer_of(q, ended, now_ns)
             self._remember(mind, q.state, answer)
+            if mind.state != q.state and self._stands(mind):
+                return  # it sees again what it has an answer to
             # While it was thought about, newer observations may have said the same: the intent is as young as they are.
             seen = mind.seen if mind.seen is not None and mind.state == q.state else q.seen
             self._stand(mind, answer, q.state, seen, q.due_ns)
@@ -508,7 +529,7 @@ class Intents:
             self._push(within_ns, mind, late)
             return False
         intent = mind.intent
-        if intent is None or intent.source is not Source.POLICY or intent.state != mind.state:
+        if intent is None or intent.state != mind.state:
             self._answer_by_policy(mind, since_ns)
         if mind.waiting_ns:  # as long as it waits, the rules keep up with what it sees
             self._push(now_ns + self._settings.answer_within_ms * MS, mind, mind.late)

@@ -76,8 +76,12 @@ class LookAhead:
 
     def came_true(self, mind: Mind, state: str, saved_ns: int, now_ns: int) -> None:
         """An NPC is in another state now; `saved_ns` is what it would have had to wait for an answer."""
-        if mind.motion is not None:
-            self.foresight.came_true(mind, state, saved_ns, now_ns)
+        self.foresight.came_true(mind, state, saved_ns, now_ns)
+
+    def rest(self, mind: Mind) -> None:
+        """It is ambient now: how things around it move is not kept."""
+        mind.motion = None
+        self._candidates.pop(mind, None)
 
     def remove(self, mind: Mind) -> None:
         """The NPC is gone."""
@@ -158,14 +162,14 @@ class LookAhead:
         if mind.removed or ended.finish is not Finish.STOP:
             return
         answer = answer_of(q, ended, now_ns, foreseen=True)
-        self._keep(mind, q.state, answer)
+        self._keep(q, answer)
         if answer.speaks and self._walked_up_to(mind):
-            self._barks.ahead(q, lambda bark: self._keep(mind, q.state, answer._replace(bark=bark)))
+            self._barks.ahead(q, lambda bark: self._keep(q, answer._replace(bark=bark)))
 
-    def _keep(self, mind: Mind, state: str, answer: Answer) -> None:
+    def _keep(self, q: Question, answer: Answer) -> None:
         assert self.answered is not None
-        if not mind.removed:
-            self.answered(mind, state, answer)
+        if not q.mind.removed and q.mind.npc is q.npc:
+            self.answered(q.mind, q.state, answer)
 
     def _walked_up_to(self, mind: Mind) -> bool:
         seen, motion = mind.seen, mind.motion

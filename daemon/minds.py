@@ -151,6 +151,7 @@ class Question:
     """A work under way for one mind: Gold when it is asked what it does, Bronze when it is asked ahead."""
 
     mind: Mind
+    npc: Npc  # as it was when it was asked
     world: World
     seen: Observation
     state: str
