@@ -294,8 +294,9 @@ async def _best(figures: Figures, options: Options, people: People, many: int) -
     first = [replace(base, threads=threads, flash_attention=fa) for threads in (1, 2) for fa in (False, True)]
     tried = [(await measure(settings, FEW), settings) for settings in first[: 2 if options.quick else None]]
     best = max(tried, key=lambda one: one[0])[1]
-    more = [replace(best, slots=n, cache_ram_mib=CACHE_MIB, cache_idle=False) for n in (SEQUENCES, 64, 32, 16, 8)]
-    more.append(replace(best, slots=SEQUENCES, pin=True))
+    cached = replace(best, cache_ram_mib=CACHE_MIB, cache_idle=False)
+    more = [replace(cached, slots=n) for n in (SEQUENCES, 64, 32, 16, 8)]
+    more += [replace(one, slots=SEQUENCES, pin=True) for one in (best, cached)]
     tried = [(await measure(settings, many), settings) for settings in more]
     best = max(tried, key=lambda one: one[0])[1]
     figures.note(f"   best: {best.words}")
