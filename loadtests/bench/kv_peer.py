@@ -290,7 +290,9 @@ async def _best(figures: Figures, options: Options, people: People, many: int) -
         figures.note(f"   {among} NPCs, {settings.words}: {rate:.0f}")
         return rate
 
-    base = PeerSettings(str(options.model), free_port(), FEW, 1, context_len=CONTEXT_LEN, threads_http=CONNECTIONS + 20)
+    base = PeerSettings(
+        str(options.model), free_port(), SEQUENCES, 1, context_len=CONTEXT_LEN, threads_http=CONNECTIONS + 20
+    )
     first = [replace(base, threads=threads, flash_attention=fa) for threads in (1, 2) for fa in (False, True)]
     tried = [(await measure(settings, FEW), settings) for settings in first[: 2 if options.quick else None]]
     best = max(tried, key=lambda one: one[0])[1]
