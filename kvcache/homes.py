@@ -1,7 +1,8 @@
 """The book of trunks: whose tokens are held where.
 
 A trunk's home is a resident sequence, or bytes in host RAM, or bytes in a store beyond it, or nothing (then it is
-recomputed from its tokens).
+recomputed from its tokens). What a trunk in a sequence was loaded from stays in RAM as its *clean copy* while the two
+are equal and nobody needs the room, so that moving it out again stores nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NO_TOKENS: Tokens = np.empty(0, np.int32)
 class Trunk:
     """`held` committed tokens of `tokens` are in sequence `seq`, or in `blob`, or in the store as number `parked`.
 
-    Invariant: of seq >= 0, blob is not None and parked > 0 one holds at most; held == 0 when none does.
+    Invariant: of seq >= 0, blob is not None and parked > 0 one holds at most; held == 0 when none does. Only with
+    seq >= 0 there may be a `copy`: the bytes of exactly those `held` tokens.
     While it comes back from the store it does so since `fetching_ns`, and a work waits for it since `wanted_ns`.
     `users` works stand on it now; `branched` says that one of them has tokens of its own above `held`.
     """
@@ -32,6 +34,7 @@ class Trunk:
     held: int = 0
     seq: int = -1
     blob: Sealed | None = None
+    copy: Sealed | None = None
     parked: int = 0
     parked_bytes: int = 0
     fetching_ns: int = 0
@@ -56,11 +59,11 @@ class Trunk:
 
 
 class Homes:
-    """Resident sequences first .. first + count - 1, at most `ram_bytes_max` bytes of blobs, and `parked_bytes_max` in
-    the store.
+    """Resident sequences first .. first + count - 1, at most `ram_bytes_max` bytes of blobs and clean copies, and
+    `parked_bytes_max` in the store.
 
-    Invariant: free + resident == count; the blobs' bytes sum to ram_bytes, those in the store to parked_bytes; neither
-    is above its bound; `forks` are the trunks whose key has one.
+    Invariant: free + resident == count; the bytes of blobs and copies sum to ram_bytes, those in the store to
+    parked_bytes; neither is above its bound; `forks` are the trunks whose key has one.
     """
 
     def __init__(self, first: int, count: int, ram_bytes_max: int, parked_bytes_max: int = 0) -> None:
@@ -70,6 +73,7 @@ class Homes:
         self.parked_bytes = 0
         self.parked_bytes_max = parked_bytes_max
         self._in_ram: dict[int, Trunk] = {}  # by id, who came first is first
+        self._copied: dict[int, Trunk] = {}  # by id: those in sequences that have a copy
         self._in_store: dict[int, Trunk] = {}  # by number, the same
         self.ram_dropped = 0
         self._first = first
@@ -132,6 +136,7 @@ class Homes:
         perhaps itself: each to be parked or lost.
         """
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
+        self.take_copy(trunk)
         self._leave(trunk)
         trunk.seq = -1
         if blob is None:
@@ -139,13 +144,27 @@ class Homes:
             return []
         return self.put(trunk, blob)
 
+    def holds(self, trunk: Trunk, tokens: Tokens, held: int) -> None:
+        """Notes that a trunk's sequence now holds the first `held` of `tokens`; a copy of anything else is dropped."""
+        if trunk.copy is not None:
+            was = trunk.tokens[: trunk.held]
+            if held != len(was) or common_len(was, tokens) < held:
+                self.take_copy(trunk)
+        trunk.tokens, trunk.held = tokens, held
+
     def put(self, trunk: Trunk, blob: Sealed) -> list[tuple[Trunk, Sealed]]:
-        """Puts bytes into RAM; who came there longest ago leaves it, until there is room. Who left, as vacate()."""
+        """Puts bytes into RAM; until there is room copies are dropped, then who came there longest ago leaves it. Who
+        left, as vacate().
+        """
         assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
         if len(blob) > self.ram_bytes_max:
             return [(trunk, blob)]
         evicted = []
         while self.ram_bytes + len(blob) > self.ram_bytes_max:
+            if self._copied:
+                # Who was used last will be moved out last: its copy is of the least use.
+                self.take_copy(max(self._copied.values(), key=lambda t: t.used_ns))
+                continue
             oldest = next(iter(self._in_ram.values()))
             gone = self.take_blob(oldest)
             assert gone is not None, "whoever is in RAM has bytes"
@@ -163,6 +182,21 @@ class Homes:
             self.ram_bytes -= len(blob)
             del self._in_ram[id(trunk)]
         return blob
+
+    def loaded(self, trunk: Trunk) -> None:
+        """Notes that a trunk's sequence holds what its bytes in RAM say: they are its copy from here on."""
+        assert trunk.seq >= 0 and trunk.blob is not None and trunk.copy is None, "only what is in RAM is loaded"
+        del self._in_ram[id(trunk)]
+        trunk.blob, trunk.copy = None, trunk.blob
+        self._copied[id(trunk)] = trunk
+
+    def take_copy(self, trunk: Trunk) -> Sealed | None:
+        """The trunk's clean copy, taken out of RAM; None when it has none."""
+        copy, trunk.copy = trunk.copy, None
+        if copy is not None:
+            self.ram_bytes -= len(copy)
+            del self._copied[id(trunk)]
+        return copy
 
     def touch(self, trunk: Trunk) -> None:
         """Lets a trunk that is in RAM leave it last."""
@@ -210,6 +244,7 @@ class Homes:
         if not siblings:
             del self._by_npc[key.npc]
         self.take_blob(trunk)
+        self.take_copy(trunk)
         if trunk.seq >= 0:
             self._leave(trunk)
         return trunk.seq
@@ -223,6 +258,7 @@ class Homes:
         if not fork.held:
             return self.remove(fork.key)
         self.take_blob(trunk)
+        self.take_copy(trunk)
         gone = trunk.seq
         if gone >= 0:
             self._leave(trunk)
@@ -237,11 +273,19 @@ class Homes:
         self.remove(fork.key)
         return gone
 
-    def forget_sequences(self) -> None:
-        """The engine was rebuilt: what sequences held is gone, who sits in which stays."""
-        for trunk in self._resident.values():
-            self.lose(trunk)
-            trunk.branched = False
+    def forget_sequences(self) -> list[tuple[Trunk, Sealed]]:
+        """The engine was rebuilt: what sequences held is gone. Who has a copy and is not in use rests in RAM now; who
+        of the others sits in which stays. Who had to leave RAM, as vacate().
+        """
+        evicted = []
+        for trunk in list(self._resident.values()):
+            copy = self.take_copy(trunk)
+            if copy is not None and not trunk.users:
+                evicted += self.vacate(trunk, copy)
+            else:
+                self.lose(trunk)
+                trunk.branched = False
+        return evicted
 
     def _leave(self, trunk: Trunk) -> None:
         del self._resident[trunk.seq]

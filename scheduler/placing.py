@@ -31,7 +31,7 @@ from kvcache import victims
 from kvcache.homes import NO_TOKENS, Homes, Trunk, common_len
 from kvcache.lanes import Lanes
 from kvcache.prefix import Prefix, Prefixes
-from kvcache.verify import REASONS, Sealed, Verifier
+from kvcache.verify import REASONS, Verifier
 from scheduler.costs import Costs
 from scheduler.loads import LoadCosts, recompute_ns
 from scheduler.parking import Fetched, Parking
@@ -147,6 +147,7 @@ class Placer:
         self.homes = Homes(residents_first, residents, settings.ram_mib << 20, settings.redis_mib << 20)
         self.parking = Parking(self.homes, settings.fetch_wait_ms)
         self.moved_out = 0
+        self.moved_clean = 0  # of these: without storing anything
         self.token_bytes = 0.0  # of KV, as it was when a trunk was moved out last
         self.loaded = 0
         self.forks_dropped = 0
@@ -193,9 +194,9 @@ class Placer:
         """All that is counted here and of the engine's adapters, by family and name. Any thread may ask."""
         t, p = self.tokens, self.parking
         moves = {
-            "moved_out": self.moved_out, "loaded": self.loaded, "parked": p.parked, "fetched": p.fetched,
-            "lost": p.lost, "given_up": p.given_up, "turned_down": self.turned_down + p.turned_down,
-            "left_ram": self.homes.ram_dropped,
+            "moved_out": self.moved_out, "moved_clean": self.moved_clean, "loaded": self.loaded, "parked": p.parked,
+            "fetched": p.fetched, "lost": p.lost, "given_up": p.given_up,
+            "turned_down": self.turned_down + p.turned_down, "left_ram": self.homes.ram_dropped,
         }  # fmt: skip
         tokens = {"resident": t.resident, "loaded": t.loaded, "copied": t.copied, "computed": t.computed}
         return {
@@ -226,8 +227,7 @@ class Placer:
             if not prefix.ready:
                 return
             self._engine.copy(prefix.seq, place.trunk.seq)
-            place.trunk.held = len(prefix.tokens)
-            place.trunk.tokens = place.work.trunk
+            self.homes.holds(place.trunk, place.work.trunk, len(prefix.tokens))
             self.prefixes.give_back(prefix)
             place.prefix = None
             place.phase = Phase.TRUNK
@@ -247,7 +247,7 @@ class Placer:
             return
         self.tokens.computed += count
         if place.phase is Phase.TRUNK:
-            place.trunk.held += count
+            self.homes.holds(place.trunk, place.trunk.tokens, place.trunk.held + count)
         else:
             assert place.prefix is not None
             place.prefix.held += count
@@ -261,9 +261,9 @@ class Placer:
         if place.lane >= 0:
             self._engine.copy(place.lane, trunk.seq)
         # Drafts that came true behind its last token are not part of it.
-        trunk.held = min(place.pos, len(tokens))
-        trunk.tokens = tokens[: trunk.held]
-        self._engine.trim(trunk.seq, trunk.held)
+        held = min(place.pos, len(tokens))
+        self.homes.holds(trunk, tokens[:held], held)
+        self._engine.trim(trunk.seq, held)
 
     def release(self, place: Place, now_ns: int) -> None:
         """Ends a place in whatever phase it is."""
@@ -312,7 +312,7 @@ class Placer:
     def engine_rebuilt(self) -> None:
         """Every sequence is empty: corrects the book. Places must be released and made anew."""
         self.prefixes.forget_all()
-        self.homes.forget_sequences()
+        self.parking.put_away(self.homes.forget_sequences())
 
     def _begin(self, place: Place, now_ns: int) -> None:
         """Finds the cheapest beginning: what the trunk holds, a sibling's trunk, the shared prefix."""
@@ -326,7 +326,7 @@ class Placer:
             if sibling is not None and shared > keep and shared >= work.shared:
                 self._engine.copy(sibling.seq, trunk.seq)
                 self._engine.trim(trunk.seq, shared)
-                trunk.tokens, trunk.held = work.trunk, shared
+                self.homes.holds(trunk, work.trunk, shared)
                 place.copied = shared
                 return
             taken = self.prefixes.take(work.trunk[: work.shared], now_ns, work.key.adapter)
@@ -335,15 +335,14 @@ class Placer:
                 if gone is not None:
                     self._engine.trim(gone.seq, 0)
                 self._engine.trim(trunk.seq, 0)
-                trunk.tokens = work.trunk
                 # What a ready prefix holds is there already, so it counts as held (and cached) from here on.
-                trunk.held = 0
+                self.homes.holds(trunk, work.trunk, 0)
                 place.phase = Phase.PREFIX
                 self.advance(place)
                 place.copied = trunk.held
                 return
         self._engine.trim(trunk.seq, keep)
-        trunk.tokens, trunk.held = work.trunk, keep
+        self.homes.holds(trunk, work.trunk, keep)
 
     def _fork(self, trunk: Trunk, wanted: Tokens, keep: int, now_ns: int) -> bool:
         """Begins as a copy of what the trunk is a fork of, if that holds more than `keep` of what is wanted."""
@@ -358,7 +357,7 @@ class Placer:
             return False
         self._engine.copy(origin.seq, trunk.seq)
         self._engine.trim(trunk.seq, shared)
-        trunk.tokens, trunk.held = wanted, shared
+        self.homes.holds(trunk, wanted, shared)
         return True
 
     def _bound_forks(self) -> None:
@@ -398,9 +397,9 @@ class Placer:
 
     def _load(self, trunk: Trunk, wanted: Tokens, shared: int) -> int:
         """Loads what RAM has of a resident trunk, when it is what it should be and faster than computing it anew; how
-        many of the `wanted` tokens came so. The trunk holds nothing otherwise.
+        many of the `wanted` tokens came so. What was loaded stays as the clean copy. The trunk holds nothing otherwise.
         """
-        sealed = self.homes.take_blob(trunk)
+        sealed = trunk.blob
         if sealed is None:
             return 0
         useful = common_len(trunk.tokens[: trunk.held], wanted)
@@ -414,17 +413,21 @@ class Placer:
                 if self._engine.length(trunk.seq) == trunk.held:
                     self.loads.add(len(sealed), self._engine.clock() - began_ns)
                     self.loaded += 1
+                    self.homes.loaded(trunk)
                     return useful
                 self._engine.trim(trunk.seq, 0)
             self.refused[fault or "engine"] += 1
-        trunk.held, trunk.tokens = 0, NO_TOKENS
+        self.homes.take_blob(trunk)
+        self.homes.lose(trunk)
         return 0
 
     def move_out(self, trunk: Trunk) -> None:
-        """Moves an unused resident trunk to host RAM."""
+        """Moves an unused resident trunk to host RAM; nothing is stored when a clean copy of it is there."""
         seq = trunk.seq
-        sealed: Sealed | None = None
-        if trunk.held:
+        sealed = self.homes.take_copy(trunk)
+        if sealed is not None:
+            self.moved_clean += 1
+        elif trunk.held:
             payload = self._engine.store(seq)
             self.token_bytes = len(payload) / trunk.held
             sealed = self.verifier.seal(payload, trunk.tokens[: trunk.held], trunk.key.adapter)

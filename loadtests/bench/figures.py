@@ -198,6 +198,8 @@ kv.redis_ttft_x | x | | the same from Redis
 kv.ram_ttft_ms | ms | | the same from RAM
 kv.redis_ttft_ms | ms | | the same from Redis
 kv.recompute_ttft_ms | ms | | the same computed
+kv.move_out_stored_ms | ms | | moving such a trunk out of its sequence to RAM, sealed: the engine thread's time
+kv.move_out_clean_ms | ms | | the same when its clean copy is there
 kv.ladder_token_share | share | >= 0.9 | 1,000 NPCs, trunks of 400-1,000 tokens, Zipf visits: tokens not computed again
 kv.ladder_loaded_share | share | | the same: loaded from RAM or Redis
 kv.ladder_ttft_p50_ms | ms | | the same: submitted to the first token, eight players at once

@@ -75,6 +75,9 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
     first: dict[str, list[float]] = {home: [] for home in ("none", "ram", "redis")}
     homes = rig.scheduler.placer.homes
     ram = homes.ram_bytes_max
+    placer = rig.scheduler.placer
+    rig.stages.time(placer, "move_out", "move_out")
+    moves: dict[str, list[int]] = {"stored": [], "clean": []}
     npc = NpcKey("", "bench", "far")
     key = TrunkKey(npc, "player")
     async with with_store(rig) as parked:
@@ -86,7 +89,12 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
                         rig.door.forget(key)
                     else:
                         homes.ram_bytes_max = 0 if home == "redis" else ram
+                        clean = placer.moved_clean
+                        rig.stages.clear()
                         rig.door.move_out(npc)
+                        await rig.door.obeyed()
+                        if home == "ram":
+                            moves["clean" if placer.moved_clean > clean else "stored"] += rig.stages.ns["move_out"]
                     await rig.door.obeyed()
                     await asyncio.to_thread(parked.settled, SETTLED_S)
                     homes.ram_bytes_max = ram
@@ -99,13 +107,15 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
             if not turn:
                 for taken in (*ready.values(), *first.values()):
                     taken.clear()  # the first round pages memory in
+                moves = {how: [] for how in moves}
     for what, by_home in (("load", ready), ("ttft", first)):
         anew = median(by_home["none"])
         for home in ("ram", "redis"):
             figures.add(f"kv.{home}_{what}_x", anew / median(by_home[home]))
             figures.add(f"kv.{home}_{what}_ms", median(by_home[home]) / MS)
         figures.add(f"kv.recompute_{what}_ms", anew / MS)
-    placer = rig.scheduler.placer
+    for how, took in moves.items():
+        figures.add(f"kv.move_out_{how}_ms", median(took) / MS if took else 0.0)
     figures.note(f"   {placer.counters()['moves']}; refused {placer.loads_refused}")
 
 

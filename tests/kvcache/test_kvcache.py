@@ -51,21 +51,30 @@ def test_homes_lose_no_sequence_and_no_byte() -> None:
         act = rng.random()
         if trunk.seq < 0:
             if homes.settle(trunk):
-                homes.take_blob(trunk)
-                trunk.tokens, trunk.held = np.arange(5, dtype=np.int32), 5
+                if trunk.blob is not None and rng.random() < 0.7:
+                    homes.loaded(trunk)
+                else:
+                    homes.take_blob(trunk)
+                homes.holds(trunk, np.arange(5, dtype=np.int32), 5)
                 trunk.used_ns = now
         elif act < 0.5:
             for gone, _ in homes.vacate(trunk, sealed(rng.randrange(60)) if rng.random() < 0.8 else None):
                 homes.lose(gone)
         elif act < 0.7:
             homes.remove(trunk.key)
+        elif act < 0.8:
+            homes.holds(trunk, trunk.tokens, trunk.held - rng.randrange(2))
+        elif act < 0.82:
+            assert not homes.forget_sequences()
         resident = [t for t in homes if t.seq >= 0]
         assert homes.free + len(resident) == homes.count
         assert len({t.seq for t in resident}) == len(resident)
-        assert homes.ram_bytes == sum(len(t.blob) for t in homes if t.blob is not None) <= homes.ram_bytes_max
+        in_ram = [s for t in homes for s in (t.blob, t.copy) if s is not None]
+        assert homes.ram_bytes == sum(map(len, in_ram)) <= homes.ram_bytes_max
         for t in homes:
             assert not (t.seq >= 0 and t.blob is not None)
             assert t.held == 0 or t.seq >= 0 or t.blob is not None
+            assert t.copy is None or (t.seq >= 0 and t.held)
         assert sum(len(homes.of_npc(key(n).npc)) for n in range(12)) == len(homes)
 
 
@@ -83,6 +92,44 @@ def test_ram_keeps_the_newest_and_nothing_that_is_larger_than_all_of_it() -> Non
     assert (homes.ram_dropped, homes.ram_bytes) == (1, 60)
     assert homes.remove(key(9)) == -1
     assert homes.free == 3
+
+
+def test_copies_leave_ram_before_what_is_nowhere_else() -> None:
+    """The copy of whoever was used last goes first; nobody without a sequence loses bytes while there is a copy."""
+    homes = Homes(0, 4, ram_bytes_max=100)
+    trunks = [homes.get(key(n)) for n in range(4)]
+    for now, trunk in enumerate(trunks):
+        homes.settle(trunk)
+        homes.holds(trunk, np.arange(5, dtype=np.int32), 5)
+        trunk.used_ns = now
+    for trunk in trunks[:3]:
+        homes.vacate(trunk, sealed(30))
+    for trunk in trunks[:2]:
+        homes.settle(trunk)
+        homes.loaded(trunk)
+    assert [t.home for t in trunks] == ["sequence", "sequence", "ram", "sequence"]
+    assert homes.ram_bytes == 90
+    assert not homes.vacate(trunks[3], sealed(30))
+    assert [t.copy is not None for t in trunks] == [True, False, False, False]
+    assert [t.home for t in trunks] == ["sequence", "sequence", "ram", "ram"]
+    assert [trunk for trunk, _ in homes.put(homes.get(key(9)), sealed(60))] == [trunks[2]]
+    assert (homes.ram_bytes, homes.ram_dropped) == (90, 1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "held", "kept"), [(5, 5, True), (9, 5, True), (5, 4, False), (9, 6, False), (0, 5, False)]
+)
+def test_a_copy_lives_while_its_trunk_holds_the_same(tokens: int, held: int, kept: bool) -> None:
+    """Longer, shorter or other tokens: the copy is dropped. What is wanted beyond what is held changes nothing."""
+    homes = Homes(0, 1, ram_bytes_max=100)
+    trunk = homes.get(key(0))
+    homes.settle(trunk)
+    homes.holds(trunk, np.arange(5, dtype=np.int32), 5)
+    homes.vacate(trunk, sealed(30))
+    homes.settle(trunk)
+    homes.loaded(trunk)
+    homes.holds(trunk, np.arange(tokens, dtype=np.int32) if tokens else np.arange(5, 0, -1, dtype=np.int32), held)
+    assert (trunk.copy is not None, homes.ram_bytes) == (kept, 30 * kept)
 
 
 def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:

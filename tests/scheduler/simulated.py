@@ -171,11 +171,12 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
 
 
 def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
-    """Every resident sequence begins with the tokens that the book says, a trunk has one home, and bytes are counted
-    right.
+    """Every resident sequence begins with the tokens that the book says, a trunk has one home, a clean copy equals it,
+    and bytes are counted right.
     """
-    homes = scheduler.placer.homes
-    assert homes.ram_bytes == sum(len(t.blob) for t in homes if t.blob is not None), "ram: bytes are counted wrong"
+    homes, verifier = scheduler.placer.homes, scheduler.placer.verifier
+    in_ram = [sealed for t in homes for sealed in (t.blob, t.copy) if sealed is not None]
+    assert homes.ram_bytes == sum(map(len, in_ram)), "ram: bytes are counted wrong"
     assert homes.parked_bytes == sum(t.parked_bytes for t in homes), "store: bytes are counted wrong"
     for t in homes:
         places = (t.seq >= 0) + (t.blob is not None) + (t.parked > 0)
@@ -183,6 +184,11 @@ def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
         if t.seq >= 0:
             same = np.array_equal(engine.array(t.seq)[: t.held], computed(t.tokens[: t.held], t.key.adapter))
             assert same, f"tokens: sequence {t.seq} does not hold what the book says of {t.key}"
+        if t.copy is not None:
+            assert t.seq >= 0, f"copies: {t.key} has a copy and is not in a sequence"
+            fault = verifier.fault(t.copy, t.tokens[: t.held], t.key.adapter)
+            same = t.copy.payload == engine.array(t.seq)[: t.held].tobytes()
+            assert same and not fault, f"copies: that of {t.key} is not what its sequence holds ({fault or 'bytes'})"
 
 
 def alone(work: Work, vocab: SimVocab, end_every: int, adapter_from: int = 0) -> list[int]:

@@ -8,6 +8,7 @@ forks      none is left when what it was for is over, and there are never more t
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound
 adapters   all tokens of a step are computed with one adapter, which is that of the work or of its trunk
+copies     a clean copy equals what the sequence of its trunk holds; nothing else has one
 tokens     every sequence holds the tokens the book says; every work gets exactly what it would get alone
 gold       Gold whose trunk is free, with a sequence and a place among the running, is taken in the next plan or
            when the window closes: it waits for at most one step and the window

@@ -90,6 +90,15 @@ def hoards(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(homes, "put", put)
 
 
+def keeps_stale_copies(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A trunk that grows keeps the copy of what it was."""
+
+    def holds(trunk: Trunk, tokens: Tokens, held: int) -> None:
+        trunk.tokens, trunk.held = tokens, held
+
+    patch.setattr(world.scheduler.placer.homes, "holds", holds)
+
+
 def loses_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
     """A lane is given back to nobody."""
     lanes = world.scheduler.placer.lanes
@@ -227,6 +236,7 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (loses_lanes, "lanes", SHORT),
         (loses_sequences, "residents", SHORT),
         (hoards, "ram", SHORT),
+        (keeps_stale_copies, "copies", SHORT),
         (leaves_branches, "residents", SHORT),
         (keeps_forks, "forks", SHORT),
         (keeps_too_much, "residents", SHORT),
