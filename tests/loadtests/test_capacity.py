@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,18 +11,20 @@ from xml.etree import ElementTree
 import pytest
 
 from core.errors import ConfigError
+from engines.llama import LlamaEngine, LlamaSettings
 from engines.sim import SimCost
 from loadtests.bench.figures import ROOT
 from loadtests.capacity import chart, page, validate
 from loadtests.capacity.__main__ import CHART, PAGE, RESULTS
 from loadtests.capacity.costs import STATED, Column, on_card, read, step_cost
-from loadtests.capacity.measure import Point, fit
+from loadtests.capacity.measure import Point, fit, host
 from loadtests.capacity.outcome import inputs, load
 from loadtests.capacity.search import SearchSettings, carried
 from loadtests.capacity.simulate import Promised, Simulation
 from loadtests.capacity.town import TownSettings
 
 STATED_COSTS = read()
+MODEL = ROOT / "models" / "npcd-demo.gguf"
 TINY = SearchSettings(npc_seconds=50.0, seconds=(1.0, 2.0), warm_s=0.5, last=50)
 
 
@@ -69,6 +72,17 @@ def test_the_fit_finds_the_terms_that_made_the_points() -> None:
     shapes = [(1.0, m, t, t * c, n * c) for m in (1.0, 3.0) for t in (4.0, 96.0) for c in (0.3, 1.5) for n in (1, 8)]
     found = fit([Point(x, sum(a * b for a, b in zip(x, true, strict=True))) for x in shapes])
     assert found.tolist() == pytest.approx(true, rel=0.05, abs=5.0)
+
+
+def test_what_python_takes_is_measured_on_the_model_that_ships() -> None:
+    """Some microseconds of a step, and for each sequence in it, on a busy machine too."""
+    settings = LlamaSettings(MODEL, sequences=96, context_len=512, threads=1, flash_attention="off", weights="file")
+    engine = LlamaEngine(settings)
+    engine.vocab.eog_ids = frozenset()
+    step_us, slice_us = host(engine, time.thread_time_ns)
+    engine.close()
+    assert 0.0 <= step_us < 5_000.0
+    assert 0.0 < slice_us < 500.0
 
 
 def test_a_small_town_holds_on_this_cpu_and_nothing_holds_on_a_machine_that_is_too_slow() -> None:
