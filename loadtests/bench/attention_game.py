@@ -35,6 +35,7 @@ FPS = 30
 CHANGE_EVERY_S = 1.0
 READY_S = 120.0
 BATCH = 500
+END_S = 2.0
 SEED = 7
 LIVE = "/npcd.v1.Intents/Live"
 
@@ -111,8 +112,8 @@ class Log:
 class Game:
     """The process's side of one daemon."""
 
-    def __init__(self, target: str, client: Client, scene: Scene, recording: Recording) -> None:
-        self._target = target
+    def __init__(self, channel: grpc.aio.Channel, client: Client, scene: Scene, recording: Recording) -> None:
+        self._live: Any = channel.stream_stream(LIVE, response_deserializer=intents_pb2.IntentFrame.FromString)
         self._client = client
         self._scene = scene
         self._recording = recording
@@ -135,26 +136,25 @@ class Game:
         game = RecordedGame(self._recording, world_id, self._leases, board, FPS, self._tick)
         played = Played()
         cpu_ns, began_ns = time.process_time_ns(), time.monotonic_ns()
-        async with grpc.aio.insecure_channel(self._target) as channel:
-            live: Any = channel.stream_stream(LIVE, response_deserializer=intents_pb2.IntentFrame.FromString)
-            call = live()
-            reader = asyncio.create_task(self._read(call, game, played, log))
-            await call.write(game.hello())
-            for number in range(round(seconds * FPS)):
-                due_ns = began_ns + number * 1_000_000_000 // FPS
-                left_ns = due_ns - time.monotonic_ns()
-                if left_ns > 0:
-                    await asyncio.sleep(left_ns * 1e-9)
-                elif left_ns < -1_000_000_000 // FPS:
-                    played.frames_late += 1
-                now_ns = time.monotonic_ns()
-                await call.write(game.frame(number, now_ns))
-                game.sample(number, now_ns)
-            played.cores = (time.process_time_ns() - cpu_ns) / (time.monotonic_ns() - began_ns)
-            played.seconds = (time.monotonic_ns() - began_ns) * 1e-9
-            await call.done_writing()
-            call.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+        call = self._live()
+        reader = asyncio.create_task(self._read(call, game, played, log))
+        await call.write(game.hello())
+        for number in range(round(seconds * FPS)):
+            due_ns = began_ns + number * 1_000_000_000 // FPS
+            left_ns = due_ns - time.monotonic_ns()
+            if left_ns > 0:
+                await asyncio.sleep(left_ns * 1e-9)
+            elif left_ns < -1_000_000_000 // FPS:
+                played.frames_late += 1
+            now_ns = time.monotonic_ns()
+            await call.write(game.frame(number, now_ns))
+            game.sample(number, now_ns)
+        played.cores = (time.process_time_ns() - cpu_ns) / (time.monotonic_ns() - began_ns)
+        played.seconds = (time.monotonic_ns() - began_ns) * 1e-9
+        await call.done_writing()
+        await asyncio.wait({reader}, timeout=END_S)  # the daemon ends its side when it has told all
+        call.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
         self._tick = game.tick
         board.slots.close()
         slots = board.slots
@@ -194,8 +194,8 @@ async def main(target: str, stage: Stage) -> None:
     recording = stage.record(scene)
     gc.collect()
     gc.freeze()
-    async with Client(target) as client:
-        game = Game(target, client, scene, recording)
+    async with Client(target) as client, grpc.aio.insecure_channel(target) as channel:
+        game = Game(channel, client, scene, recording)
         _say({"state": "ready"})
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
