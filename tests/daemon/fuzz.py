@@ -16,15 +16,20 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
 from daemon.build import Model
 from daemon.config import Config, ServeSettings
 from daemon.grpc_face import GrpcFace
+from daemon.intents import OUTDATED
+from daemon.minds import Mind
 from daemon.prompt import MARKS
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
+from tiers.activation import ActivationSettings
+from tiers.cadence import CadenceSettings
 
 METHODS: list[MethodDescriptor] = [
     method
@@ -98,6 +103,33 @@ DOUBLES = st.one_of(
     st.floats(),
 )
 
+# Of observations that are sound: the lease that holds, and one tick after another, as they are when they are sent.
+PRESENT = 2**63 + 7
+SEES = st.builds(
+    intents_pb2.Percept,
+    entity_id=st.sampled_from(["w1", "w2", "p1", "p2"]),
+    kind=st.sampled_from(["wolf", "player", "player"]),
+    stance=st.sampled_from(["hostile", "friendly"]),
+    distance_m=st.sampled_from([0.0, 1.0, 5.0, 24.0, 30.0, 50.0, 70.0, 120.0, 5000.0]),
+    in_sight=st.booleans(),
+)
+OBSERVATIONS = st.builds(
+    intents_pb2.Observation,
+    npc_id=st.sampled_from(["npc0", "npc1", "npc2"]),
+    lease_epoch=st.just(PRESENT),
+    percepts=st.lists(SEES, max_size=4),
+    events=st.one_of(st.just([]), st.just([]), st.lists(st.sampled_from(["attacked", "spoken_to"]), max_size=2)),
+    has_activation=st.sampled_from([False, False, True]),
+    activation=st.sampled_from([1, 2, 3]),
+)
+FRAMES = st.builds(
+    intents_pb2.ObservationFrame,
+    world_id=st.just("vale"),
+    game_time_ms=st.integers(0, 100_000),
+    paused=st.sampled_from([False, False, False, True]),
+    observations=st.lists(OBSERVATIONS, max_size=8),
+)
+
 
 def _value(of: FieldDescriptor, depth: int, sensible: bool) -> st.SearchStrategy[Any]:
     if of.type == FieldDescriptor.TYPE_MESSAGE:
@@ -159,6 +191,8 @@ def calls(draw: st.DrawFn) -> tuple[MethodDescriptor, list[bytes]]:
         elif sound and method.name == "Register":
             count = draw(st.integers(1, 6))
             request = npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(count), take_over=draw(st.booleans()))
+        elif sound and method.name in ("Observe", "Live"):
+            request = draw(FRAMES)
         else:
             request = draw(requests(method.input_type))
             for of in method.input_type.fields if sound else ():
@@ -178,6 +212,8 @@ class Fuzz:
     rig: Rig
     channel: Any
     messages: int = 0
+    tick: int = 0
+    answered: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
 
     async def play(self, script: list[tuple[MethodDescriptor, list[bytes]]]) -> None:
@@ -195,6 +231,8 @@ class Fuzz:
             f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}",
         )(f"/{method.containing_service.full_name}/{method.name}")
         self.messages += len(sent)
+        if method.input_type.name == "ObservationFrame":
+            sent = [self._present(data) for data in sent]
         code = grpc.StatusCode.OK
         what = ""
         try:
@@ -215,6 +253,21 @@ class Fuzz:
         name = f"{method.full_name} {code.name}"
         self.statuses[name] = self.statuses.get(name, 0) + 1
         assert code in DOCUMENTED, f"{method.full_name}: {code.name} {what!r} after {[d[:300] for d in sent]}"
+
+    def _present(self, data: bytes) -> bytes:
+        """A frame with the leases that hold, and ticks that grow."""
+        try:
+            frame = intents_pb2.ObservationFrame.FromString(data)
+        except DecodeError:
+            return data
+        npcs = self.rig.daemon.worlds.world("", "vale").npcs
+        if any(said.lease_epoch == PRESENT for said in frame.observations):
+            for said in frame.observations:
+                self.tick += 1
+                said.tick = self.tick
+                said.lease_epoch = npcs[said.npc_id].lease_epoch if said.npc_id in npcs else 0
+            return frame.SerializeToString()
+        return data
 
     async def _listen(self, call: Any) -> None:
         try:
@@ -240,9 +293,32 @@ class Fuzz:
         await until(lambda: not daemon.board.phase.streams, "streams")
         await until(lambda: not daemon.door.open, "tickets")
         await until(lambda: not daemon.scheduler.placer.lanes.leased, "lanes")
+        await self._nobody_waits()
         known = {n.key for w in daemon.calls._worlds for n in w.npcs.values()}
         assert set(daemon.calls._table._minds) <= known, "minds of NPCs that are gone"
         await until(lambda: {t.key.npc for t in daemon.scheduler.placer.homes} <= known, "trunks of NPCs that are gone")
+
+    async def _nobody_waits(self) -> None:
+        """Whoever saw something has an answer to the newest of it, unless the game is paused, and places are free."""
+        calls = self.rig.daemon.calls
+        intents = calls._intents
+
+        def waits(mind: Mind) -> bool:
+            if mind.seen is None or mind.npc.key[:2] in intents._paused:
+                return False
+            if mind.glimpse is not None or mind.intent is None:
+                return True
+            return mind.intent.state not in (mind.state, OUTDATED)
+
+        minds = calls._table._minds
+        await until(lambda: not any(waits(mind) for mind in minds.values()), "answers to what NPCs see")
+        await until(lambda: not self.rig.daemon.door.open and not intents.share.under_way, "places of questions")
+        await until(lambda: not calls._attention._newcomers, "newcomers who are not decided about")
+        assert set(calls._attention.book._known) <= set(minds.values()), "attention for NPCs that are gone"
+        assert intents._glimpsed <= set(minds.values()), "glimpses of NPCs that are gone"
+        assert set(intents._look_ahead._candidates) <= set(minds.values()), "looking ahead for NPCs that are gone"
+        assert set(intents._look_ahead.foresight._books) <= set(minds.values()), "books of NPCs that are gone"
+        self.answered += sum(mind.intent is not None for mind in minds.values())
 
 
 @contextlib.contextmanager
@@ -254,6 +330,11 @@ def troubled(model: Model | None = None) -> Iterator[tuple[Fuzz, asyncio.Runner]
 
     config = quick(Config())
     config = replace(config, worlds=replace(config.worlds, npcs_max=300, worlds_max=8))
+    # All levels are met by three NPCs, and nobody waits for long.
+    activation = ActivationSettings(active_min=0, active_max=2, warm_min=0, every_ms=50, stay_s=0.0)
+    cadence = CadenceSettings(active_hz=20.0, warm_hz=10.0)
+    intents = replace(config.intents, activation=activation, cadence=cadence, warm_look_ms=20, ambient_look_ms=40)
+    config = replace(config, intents=intents)
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
         stack = contextlib.AsyncExitStack()
         saves = Path(folder) / "saves"
