@@ -23,6 +23,7 @@ from npcd.v1 import npcs_pb2
 from scheduler.ticket import Door
 from tiers.activation import ActivationSettings, Change
 from tiers.activation import Attention as Book
+from tiers.carrying import Carrying, CarrySettings
 
 PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
 NEWCOMERS_WITHIN_NS = 20 * MS  # somebody seen for the first time is not kept waiting for the next round
@@ -34,6 +35,7 @@ class Attention:
     def __init__(
         self,
         settings: ActivationSettings,
+        carry: CarrySettings,
         table: Table,
         events: NpcEvents,
         memory: Memory,
@@ -44,6 +46,7 @@ class Attention:
         clock: Clock,
     ) -> None:
         self.book: Book[Mind] = Book(settings)
+        self.carrying = Carrying(carry)
         self._settings = settings
         self._table = table
         self._events = events
@@ -94,9 +97,12 @@ class Attention:
             return self._decided_ns + self._settings.every_ms * MS
         return None
 
-    def decide(self, now_ns: int) -> tuple[list[Change[Mind]], list[Mind]]:
-        """Decides anew and acts on it: (what changed, who was seen for the first time)."""
+    def decide(self, overdue: int, now_ns: int) -> tuple[list[Change[Mind]], list[Mind]]:
+        """Decides anew and acts on it: (what changed, who was seen for the first time). So many answers are overdue."""
         self._decided_ns, self._news = now_ns, False
+        s = self._settings
+        self.carrying.decide(overdue, now_ns)
+        self.book.active_max, self.book.warm_max = self.carrying.caps(s.active_min, s.active_max, s.warm_max)
         changes = self.book.decide(now_ns)
         newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], {}
         for mind in newcomers:

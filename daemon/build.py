@@ -278,7 +278,16 @@ def build(
         return now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
 
     attention = Attention(
-        config.intents.activation, table, events, memory, door, load_ahead, crowded, comes_near, clock
+        config.intents.activation,
+        config.intents.carry,
+        table,
+        events,
+        memory,
+        door,
+        load_ahead,
+        crowded,
+        comes_near,
+        clock,
     )
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock

@@ -40,6 +40,7 @@ from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers.activation import check_activation
 from tiers.cadence import check_cadence
+from tiers.carrying import check_carry
 from tiers.promises import Promises
 from tiers.routing import Routes, check_routes
 from tiers.share import check_share
@@ -157,6 +158,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     check_cadence(config.intents.cadence)
     check_activation(config.intents.activation)
+    check_carry(config.intents.carry)
     check_share(config.intents.share)
     _check_intents(config.intents)
     _check_speculation(config.speculation)
@@ -195,6 +197,8 @@ def _check_intents(i: IntentSettings) -> None:
     for name in ("warm_look_ms", "ambient_look_ms"):
         if not 0 <= getattr(i, name) <= 5_000:
             raise ConfigError(f"intents.{name}: {getattr(i, name)}, must be 0 to 5000")
+    if not 10 <= i.looks_per_s <= 1_000_000:
+        raise ConfigError(f"intents.looks_per_s: {i.looks_per_s}, must be 10 to 1000000")
     if not 0 <= i.remember <= 64 or not 0 <= i.remember_s <= 3600:
         raise ConfigError("intents.remember must be 0 to 64 states, intents.remember_s 0 to 3600 seconds")
 

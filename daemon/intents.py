@@ -35,6 +35,7 @@ from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 from tiers.share import Share
 
+ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
@@ -91,6 +92,7 @@ class Intents:
         self._paused: dict[tuple[str, str], set[Mind]] = {}  # with who became due meanwhile
         self._glimpsed: set[Mind] = set()
         self._sweep_ns = 0
+        self._overdue = 0  # answers by rule for want of the model's, since the last decision about attention
         # (moment, order, mind, late): a mind that is due (late 0), or one whose answer number `late` should be there.
         self._heap: list[tuple[int, int, Mind, int]] = []
         self._order = 0
@@ -293,7 +295,10 @@ class Intents:
 
     def _attend(self, now_ns: int) -> None:
         """Has it decided who gets how much attention, and what follows for those whose attention changed."""
-        changes, newcomers = self._attention.decide(now_ns)
+        changes, newcomers = self._attention.decide(self._overdue, now_ns)
+        self._overdue = 0
+        active = self._attention.book.active
+        self._look_ns[Activation.ACTIVE] = min(active * S // self._settings.looks_per_s, ACTIVE_LOOK_MAX_NS)
         for change in changes:
             mind = change.who
             if mind.seen is None:
@@ -455,6 +460,7 @@ class Intents:
         if ended.finish is not Finish.STOP:
             self._answer_by_policy(mind, q.due_ns)
         else:
+            self._attention.carrying.answered(now_ns - q.due_ns)
             answer = answer_of(q, ended, now_ns)
             self._remember(mind, q.state, answer)
             if mind.state != q.state and self._stands(mind):
@@ -525,9 +531,11 @@ class Intents:
         if mind.removed or mind.late != late or not since_ns:
             return False
         within_ns = since_ns + self._settings.answer_within_ms * MS
-        if now_ns < within_ns and not self._stalled(now_ns):
+        stalled = self._stalled(now_ns)
+        if now_ns < within_ns and not stalled:
             self._push(within_ns, mind, late)
             return False
+        self._overdue += not stalled
         intent = mind.intent
         if intent is None or intent.state != mind.state:
             self._answer_by_policy(mind, since_ns)

@@ -16,6 +16,7 @@ from npcd.v1 import intents_pb2
 from scheduler.ticket import Ticket
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
+from tiers.carrying import CarrySettings
 from tiers.prediction import Motion, PredictionSettings
 from tiers.share import ShareSettings
 
@@ -28,18 +29,19 @@ class IntentSettings:
     the engine stands still. `ttl_ms` is game time.
 
     Of a warm or ambient NPC only one observation in `warm_look_ms` or `ambient_look_ms` is looked at, the newest,
-    unless it tells of an event. The answers to the last `remember` states of an NPC are kept for `remember_s`: the same
-    question is not asked again (0: it is). Without `change_driven` an NPC is asked in every slot, also when nothing
-    changed.
-    `bark_every_ms`: an NPC shouts at most this often; 0 switches barks off.
+    unless it tells of an event; of active ones together `looks_per_s`. The answers to the last `remember` states of an
+    NPC are kept for `remember_s`: the same question is not asked again (0: it is). Without `change_driven` an NPC is
+    asked in every slot, also when nothing changed. `bark_every_ms`: an NPC shouts at most this often; 0 switches barks
+    off.
     """
 
     answer_within_ms: int = 100
     stall_ms: int = 30
     ttl_ms: int = 4_000
     blend_ms: int = 200
-    warm_look_ms: int = 250
-    ambient_look_ms: int = 500
+    looks_per_s: int = 1_000
+    warm_look_ms: int = 500
+    ambient_look_ms: int = 1_000
     remember: int = 8
     remember_s: float = 30.0
     change_driven: bool = True
@@ -47,6 +49,7 @@ class IntentSettings:
     bark_temperature: float = 0.7
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
+    carry: CarrySettings = field(default_factory=CarrySettings)
     share: ShareSettings = field(default_factory=ShareSettings)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 

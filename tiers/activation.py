@@ -153,6 +153,9 @@ class Attention(Generic[Who]):
 
     def __init__(self, settings: ActivationSettings = ActivationSettings()) -> None:
         self.settings = settings
+        # The caps as they are now: whoever knows how much is carried lowers them (tiers/carrying.py).
+        self.active_max = settings.active_max
+        self.warm_max = settings.warm_max
         self.active = 0
         self.warm = 0
         self.promotions = 0
@@ -271,7 +274,8 @@ class Attention(Generic[Who]):
     ) -> tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]:
         """Who gets the level's places, and who of the called, the qualified and the others does not."""
         s = self.settings
-        least, most = (s.active_min, s.active_max) if level is _ACTIVE else (s.warm_min, s.warm_max)
+        most = self.active_max if level is _ACTIVE else self.warm_max
+        least = min(s.active_min if level is _ACTIVE else s.warm_min, most)
         free = most - len(called) - len(qualified)
         if free < 0:
             order = self._order(level)
@@ -352,7 +356,8 @@ class Attention(Generic[Who]):
         if why is _SPEECH:
             return f"spoke {max(0, self._decided_ns - interest.spoke_ns) / S:.0f} s ago"
         if why is _CAP:
-            return f"cap of {s.active_max if interest.level is _WARM else s.warm_max}"
+            most, own = (self.active_max, s.active_max) if interest.level is _WARM else (self.warm_max, s.warm_max)
+            return f"cap of {most}" + ("" if most == own else f" (of {own}: the engine carries no more)")
         if why is _FLOOR:
             if interest.level is _ACTIVE:
                 return f"one of the {s.active_min} nearest"
