@@ -1,8 +1,8 @@
 """Attention: where the players are is where npcd thinks hardest.
 
-Feeds tiers/activation.py with what NPCs see of players, has it decide every 250 ms, and does what follows: who is
-promoted gets its KV and its memory made ready, who falls to ambient moves out of its sequences when others need them.
-Owns no task: whoever asks when decide() is due calls it.
+Feeds tiers/activation.py with what NPCs see of players, has it decide every 250 ms, and tells of it. What is
+remembered of a player who comes near is asked for; who falls to ambient moves out of its sequences when others need
+them. Owns no task: whoever asks when decide() is due calls it (daemon/intents.py), and asks who was promoted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from daemon.minds import Mind
 from daemon.npc_events import NpcEvents
 from daemon.table import Table
 from daemon.words import activation_message
-from daemon.worlds import Npc
 from memory.memory import Memory
 from npcd.v1 import npcs_pb2
 from scheduler.ticket import Door
@@ -40,7 +39,6 @@ class Attention:
         events: NpcEvents,
         memory: Memory,
         door: Door,
-        load_ahead: Callable[[list[Npc]], None],
         crowded: Callable[[], bool],
         comes_near: Callable[[NpcKey], None],
         clock: Clock,
@@ -52,7 +50,6 @@ class Attention:
         self._events = events
         self._memory = memory
         self._door = door
-        self._load_ahead = load_ahead
         self._crowded = crowded
         self._comes_near = comes_near
         self._clock = clock
@@ -107,14 +104,11 @@ class Attention:
         newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], {}
         for mind in newcomers:
             mind.decided = True
-        loads: list[Npc] = []
         for change in changes:
             mind = change.who
             mind.activation = change.now
             promoted = change.now < change.before
-            if promoted and change.before is Activation.AMBIENT:
-                loads.append(mind.npc)
-            elif change.now is Activation.AMBIENT and self._crowded():
+            if change.now is Activation.AMBIENT and self._crowded():
                 self._door.move_out(mind.npc.key)
             kind = npcs_pb2.NPC_EVENT_KIND_PROMOTED if promoted else npcs_pb2.NPC_EVENT_KIND_DEMOTED
             event = npcs_pb2.NpcEvent(
@@ -126,6 +120,4 @@ class Attention:
             )
             self._events.tell(mind.npc.key, event)
             self._table.attend(mind)
-        if loads:
-            self._load_ahead(loads)
         return changes, newcomers

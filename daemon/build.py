@@ -267,9 +267,6 @@ def build(
     events = NpcEvents()
     homes = scheduler.placer.homes
 
-    def load_ahead(npcs: list[Npc]) -> None:
-        intents.load_ahead(npcs)
-
     def crowded() -> bool:
         return not homes.free  # read only, and a step old at most
 
@@ -277,17 +274,11 @@ def build(
         # A large model's step may take long: what counts is that it takes longer than it should.
         return now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
 
+    def roomy() -> bool:
+        return homes.free > 0 or homes.ram_bytes < homes.ram_bytes_max / 2
+
     attention = Attention(
-        config.intents.activation,
-        config.intents.carry,
-        table,
-        events,
-        memory,
-        door,
-        load_ahead,
-        crowded,
-        comes_near,
-        clock,
+        config.intents.activation, config.intents.carry, table, events, memory, door, crowded, comes_near, clock
     )
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
@@ -297,7 +288,7 @@ def build(
     )
     intents = Intents(
         table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
-        sessions.digest, expect, stalled, clock,
+        sessions.digest, expect, stalled, roomy, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:

@@ -121,8 +121,7 @@ class Calls:
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
         await keep_npcs(self._memory, world, [n.key.npc for n in changed])
-        # As many as fit: the rest is brought in when it is needed.
-        self._intents.load_ahead(changed[: self._placer.homes.count])
+        self._intents.load_ahead(changed)
         return npcs_pb2.RegisterResponse(
             leases=[npcs_pb2.NpcLease(npc_id=n.key.npc, lease_epoch=n.lease_epoch) for n in npcs],
             policy=policy_message(world.policy),
@@ -135,7 +134,7 @@ class Calls:
         npcs = list(world.npcs.values())
         for npc in npcs:
             self._intents.replaced(npc)
-        self._intents.load_ahead(npcs[: self._placer.homes.count])
+        self._intents.load_ahead(npcs)
 
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """Tells what is known about NPCs right now."""

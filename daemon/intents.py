@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -36,6 +37,7 @@ from tiers.routing import Routes, WorkKind
 from tiers.share import Share
 
 ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
+LOADS_MAX = 64  # trunks on their way into place before anybody is asked
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
@@ -60,6 +62,7 @@ class Intents:
         digest: Callable[[NpcKey, str], tuple[int, ...]],
         expect: Callable[[int | None], None],
         stalled: Callable[[int], bool],
+        roomy: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self.share: Share[Mind] = Share(settings.share)
@@ -78,6 +81,7 @@ class Intents:
         self._digest = digest
         self._expect = expect
         self._stalled = stalled
+        self._roomy = roomy
         self._clock = clock
         # An ambient NPC is asked only when something happens to it, and then no more often than a warm one.
         warm_ns = round(S / settings.cadence.warm_hz)
@@ -99,6 +103,8 @@ class Intents:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._soon = False
+        self._to_load: deque[Npc] = deque()
+        self._loads = 0
 
     # -- in ----------------------------------------------------------------------------------------------------
 
@@ -176,26 +182,44 @@ class Intents:
         self._set_timer()
 
     def load_ahead(self, npcs: Iterable[Npc]) -> None:
-        """Brings trunks into place in the background, before anybody is asked; stops when the queue is full."""
-        now_ns = self._clock()
-        for npc in npcs:
-            work = Work(
-                tier=self._trunk_route.tier,
-                key=npc.trunk_key(""),
-                trunk=npc.trunk,
-                shared=npc.shared,
-                near=npc.number,
-                tail=np.empty(0, np.int32),
-                max_tokens=0,
-                adapter=npc.adapter,
-                due_ns=now_ns,
-                deadline_ns=self._promises.deadline_ns(self._trunk_route.tier, now_ns),
-                supersede=(npc.key, "trunk"),
-            )
+        """Brings trunks into place in the background, before anybody is asked, a few at a time while there is room."""
+        self._to_load.extend(npcs)
+        for _ in range(LOADS_MAX - self._loads):
+            self._load_next()
+
+    def _load_next(self) -> None:
+        while self._to_load and self._roomy():
+            npc = self._to_load.popleft()
+            if not self._worlds.has(npc):
+                continue
             try:
-                self._door.submit(work, lambda _: None)
+                self._load(npc, self._loaded_ahead)
             except (Overloaded, Draining):
-                return
+                break
+            self._loads += 1
+            return
+        self._to_load.clear()
+
+    def _loaded_ahead(self, _: Ended) -> None:
+        self._loads -= 1
+        self._load_next()
+
+    def _load(self, npc: Npc, on_end: Callable[[Ended], None]) -> None:
+        now_ns = self._clock()
+        work = Work(
+            tier=self._trunk_route.tier,
+            key=npc.trunk_key(""),
+            trunk=npc.trunk,
+            shared=npc.shared,
+            near=npc.number,
+            tail=np.empty(0, np.int32),
+            max_tokens=0,
+            adapter=npc.adapter,
+            due_ns=now_ns,
+            deadline_ns=self._promises.deadline_ns(self._trunk_route.tier, now_ns),
+            supersede=(npc.key, "trunk"),
+        )
+        self._door.submit(work, on_end)
 
     def remove(self, npc: Npc) -> None:
         """Takes an NPC out of the table."""
@@ -316,13 +340,36 @@ class Intents:
                 # It has somebody's attention now: what it does should be of now, and by the model.
                 self._look_now(mind)
                 mind.look_ns = 0
-                if mind.decided and (mind.intent is None or not self._stands(mind)):
+                if change.before is Activation.AMBIENT:
+                    self._load_then_ask(mind, now_ns)
+                elif not self._stands(mind):
                     self._set_due(mind, at_once=True)
         for mind in newcomers:
-            if mind.seen is None or mind.due_ns or mind.waiting_ns:
+            if mind.seen is None or mind.due_ns or mind.waiting_ns or mind.loading_ns:
                 continue
             if mind.intent is None or mind.intent.state != mind.state:
                 self._judge(mind)
+
+    def _load_then_ask(self, mind: Mind, now_ns: int) -> None:
+        """Brings the KV of an NPC that got attention into place; then it is due. Until then it is the policy's."""
+        if mind.loading_ns:
+            return
+
+        def loaded(_: Ended) -> None:
+            mind.loading_ns = 0
+            if not (mind.removed or mind.activation is Activation.AMBIENT or self._stands(mind) or mind.asking):
+                self._set_due(mind, at_once=True)
+                self._pump_soon()
+
+        try:
+            self._load(mind.npc, loaded)
+        except (Overloaded, Draining):
+            self._set_due(mind, at_once=True)
+            return
+        mind.loading_ns = now_ns
+        if not mind.waiting_ns:
+            mind.late += 1
+            self._push(now_ns + self._settings.stall_ms * MS, mind, mind.late)
 
     def _stands(self, mind: Mind) -> bool:
         """Whether the intent is the model's, for what the NPC sees now."""
@@ -338,8 +385,8 @@ class Intents:
             if mind.urgent:
                 self.share.add(mind, mind.activation, True, mind.waiting_ns)
             return  # it is in line; it will be asked about the newest
-        if not mind.decided and not mind.urgent:
-            return  # for the decision about its attention, which is about to come
+        if (mind.loading_ns or not mind.decided) and not mind.urgent:
+            return  # until it is decided about its attention, or its KV is in place
         if mind.activation is Activation.AMBIENT and not mind.urgent:
             self._answer_by_policy(mind, seen.at_ns)
             return
@@ -527,7 +574,7 @@ class Intents:
     def _rule_if_late(self, mind: Mind, late: int, now_ns: int) -> bool:
         """Lets the policy answer for a mind that has no answer in time; whether it did."""
         asking = mind.asking
-        since_ns = mind.waiting_ns or (asking.due_ns if asking is not None else 0)
+        since_ns = mind.waiting_ns or (asking.due_ns if asking is not None else mind.loading_ns)
         if mind.removed or mind.late != late or not since_ns:
             return False
         within_ns = since_ns + self._settings.answer_within_ms * MS
@@ -535,11 +582,11 @@ class Intents:
         if now_ns < within_ns and not stalled:
             self._push(within_ns, mind, late)
             return False
-        self._overdue += not stalled
+        self._overdue += not stalled and not mind.loading_ns
         intent = mind.intent
         if intent is None or intent.state != mind.state:
             self._answer_by_policy(mind, since_ns)
-        if mind.waiting_ns:  # as long as it waits, the rules keep up with what it sees
+        if mind.waiting_ns or mind.loading_ns:  # as long as it waits, the rules keep up with what it sees
             self._push(now_ns + self._settings.answer_within_ms * MS, mind, mind.late)
         return True
 

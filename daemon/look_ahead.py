@@ -55,7 +55,7 @@ class LookAhead:
         self._route = routes.of(WorkKind.PREDICTION)
         self._spare = spare
         self._clock = clock
-        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, layout.caps.percepts, EVENTS_KEPT)
+        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, layout.caps.percepts, EVENTS_KEPT, ordered=False)
         self._habits: dict[tuple[str, str], Habits] = {}
         self._candidates: dict[Mind, None] = {}  # who saw something and has its answer, oldest first
         self._under_way: dict[Question, Ticket | None] = {}

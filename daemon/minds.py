@@ -135,6 +135,7 @@ class Mind:
     due_ns: int = 0  # 0: nothing to ask
     moments: set[int] = field(default_factory=set)  # that stand in the heap for it
     waiting_ns: int = 0  # since when it is due and waits to be asked; 0: it does not
+    loading_ns: int = 0  # since when its KV is brought into place, so that it can be asked; 0: it is not
     late: int = 0  # grows with each answer: who waits for the one before is not late any more
     asked_ns: int | None = None
     asking: Question | None = None

@@ -18,6 +18,7 @@ its corpus with this file too.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -175,9 +176,14 @@ def health_word(health: float) -> str:
 
 
 def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
-    """The percepts that matter most, first: hostile before others, then seen before heard, then the nearest."""
-    order = sorted(percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id))
-    return order[:count]
+    """The percepts that matter most, first: hostile before others, then seen before heard, then the nearest.
+
+    Those that are equally far in words keep an order of their own: who of two wolves near is nearer changes nothing.
+    """
+    kept = sorted(percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id))[:count]
+    edges_m = DISTANCE_EDGES_M
+    kept.sort(key=lambda p: (p.stance != "hostile", not p.in_sight, bisect_right(edges_m, p.distance_m), p.entity_id))
+    return kept
 
 
 def situation_words(seen: Observation) -> str:

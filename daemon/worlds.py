@@ -138,6 +138,11 @@ class Worlds:
             raise NotFound("npc_id", f"no NPC '{npc_id}' is registered in world '{world_id}'; call Register first")
         return found
 
+    def has(self, npc: Npc) -> bool:
+        """Whether it is still registered, as this very NPC."""
+        world = self._worlds.get((npc.key.tenant, npc.key.world))
+        return world is not None and world.npcs.get(npc.key.npc) is npc
+
     def define(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> tuple[World, bool]:
         """Defines or changes a world; whether it changed. Nothing changes when an error is raised.
 

@@ -41,7 +41,9 @@ def state_of(observation: Observation) -> str:
     percepts = sorted(
         observation.percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id)
     )
-    for percept in percepts[:PERCEPTS_MAX]:
+    kept = percepts[:PERCEPTS_MAX]
+    kept.sort(key=lambda p: (p.stance != "hostile", not p.in_sight, distance_word(p.distance_m), p.entity_id))
+    for percept in kept:
         words.append(f"{percept.entity_id}:{percept.stance}:{distance_word(percept.distance_m)}:{percept.in_sight}")
     return "|".join(words)
 

@@ -107,8 +107,13 @@ async def test_a_full_gold_queue_leaves_the_policy() -> None:
     """Gold is never shed: who cannot be asked is answered by rule."""
     config = Config()
     promises = replace(config.promises, gold=replace(config.promises.gold, waiting_max=2))
-    async with running(gated(), replace(config, promises=promises), npcs=6) as rig:
-        frame = rig.frame(*(rig.sees(f"npc{n}", WOLF) for n in range(6)))
+    intents = replace(config.intents, stall_ms=10_000, answer_within_ms=10_000)
+    model = gated()
+    engine = model.engine
+    assert isinstance(engine, GatedEngine)
+    async with running(model, replace(config, promises=promises, intents=intents), npcs=6) as rig:
+        engine.gated = True
+        frame = rig.frame(*(rig.sees(f"npc{n}", WOLF, events=["attacked"]) for n in range(6)))
         await rig.daemon.calls.observe("", frame)
         got = await rig.daemon.calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
         assert [i.source for i in got.intents] == [POLICY] * 6

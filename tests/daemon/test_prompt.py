@@ -135,6 +135,17 @@ def test_notable_puts_danger_first() -> None:
     assert notable([near, heard, foe], 2) == [foe, heard]
 
 
+def test_who_of_two_that_are_equally_far_in_words_is_nearer_changes_nothing() -> None:
+    """Two wolves that change places near are the same state, until one of them is close."""
+    far, nearer = Percept("a", "wolf", "hostile", 7.0), Percept("b", "wolf", "hostile", 5.0)
+    before = Observation(1, percepts=(far, nearer))
+    after = Observation(2, percepts=(far._replace(distance_m=4.0), nearer))
+    close = Observation(3, percepts=(far, nearer._replace(distance_m=1.0)))
+    assert notable(before.percepts, 5) == [far, nearer]
+    assert state_of(before, 5) == state_of(after, 5) != state_of(close, 5)
+    assert [p.entity_id for p in notable(close.percepts, 5)] == ["b", "a"]
+
+
 @pytest.mark.parametrize(("distance", "word"), [(0, "close"), (2, "near"), (8, "away"), (19.9, "away"), (20, "far")])
 def test_distance_words(distance: float, word: str) -> None:
     """Bounds belong to the farther word."""
