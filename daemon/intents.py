@@ -143,6 +143,9 @@ class Intents:
             mind.tick = said.tick
             mind.glimpse = glimpse
             self._glimpsed.add(mind)
+            if mind.activation is not Activation.AMBIENT and not (mind.due_ns or mind.waiting_ns or mind.loading_ns):
+                # When its slot comes it is looked at; whether anything changed is seen then.
+                self._due_from(mind, now_ns, urgent=False)
             return None
         wrong = self._look(mind, glimpse)
         if wrong is None:
@@ -390,8 +393,11 @@ class Intents:
         if mind.activation is Activation.AMBIENT and not mind.urgent:
             self._answer_by_policy(mind, seen.at_ns)
             return
-        slot_ns = self._slot_ns[mind.activation]
-        at_ns = due_ns(mind.npc.number, slot_ns, seen.at_ns, mind.asked_ns, mind.urgent or at_once)
+        # What it gets attention for was seen a while ago; it is due from now on.
+        self._due_from(mind, self._clock() if at_once else seen.at_ns, mind.urgent or at_once)
+
+    def _due_from(self, mind: Mind, received_ns: int, urgent: bool) -> None:
+        at_ns = due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent)
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns
@@ -408,7 +414,12 @@ class Intents:
         if put_off is not None:
             put_off.add(mind)
             return
+        received_ns = mind.glimpse.at_ns if mind.glimpse is not None else 0
+        self._look_now(mind)
         assert mind.seen is not None, "a mind is due because it saw something"
+        if received_ns and self._stands(mind) and self._settings.change_driven:
+            self._table.confirm(mind, mind.seen)
+            return
         # Due is the later of "observation received" and "cadence due".
         mind.waiting_ns = max(due_at_ns, mind.seen.at_ns)
         self.share.add(mind, mind.activation, mind.urgent, mind.waiting_ns)
