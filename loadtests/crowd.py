@@ -160,7 +160,8 @@ class _Crowd:
         columns = [np.take_along_axis(a, order, axis=1).tolist() for a in (nearest, stances, distances, seen)]
         home = np.hypot(self._places[None, :, 0] - at[:, None, 0], self._places[None, :, 1] - at[:, None, 1])
         place = np.where(home.min(axis=1) <= scene.place_m, home.argmin(axis=1), -1).tolist()
-        time_of_day = scene.times[round_ * len(scene.times) // max(1, self._rounds)]
+        # A day has minutes in a game: in a run it becomes later once, and everybody notices at the same moment.
+        time_of_day = scene.times[round_ * 2 // max(1, self._rounds) % len(scene.times)]
         positions, speeds = at.tolist(), speed.tolist()
         made = []
         for n, rows in enumerate(zip(*columns, strict=True)):
