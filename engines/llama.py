@@ -65,7 +65,7 @@ class LlamaSettings:
     """
 
     model: Path
-    sequences: int = 192
+    sequences: int = 255
     context_len: int = 2048
     batch_len: int = 2048
     micro_len: int = 512

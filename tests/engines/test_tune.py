@@ -29,7 +29,7 @@ def test_tuning_answers_with_what_was_fastest() -> None:
     best_is = (best.threads, best.flash_attention, best.weights)
     assert (chosen.threads, chosen.flash_attention, chosen.weights) == best_is
     assert "auto" not in (chosen.flash_attention, chosen.weights) and chosen.threads > 0
-    assert (chosen.sequences, chosen.context_len) == (192, 2048)
+    assert (chosen.sequences, chosen.context_len) == (255, 2048)
 
 
 def test_a_missing_model_is_not_tuned(tmp_path: Path) -> None:
