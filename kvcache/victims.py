@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from core.clock import S
+from core.words import Tier
 
 if TYPE_CHECKING:
     from kvcache.homes import Trunk
@@ -20,15 +21,23 @@ def choose(residents: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
     is the cheapest to rebuild.
     """
     best: Trunk | None = None
-    best_rank: tuple[bool, int, int, int] = (False, 0, 0, 0)
-    for trunk in residents:
+    fresh_ns = now_ns - IDLE_NS
+    fresh, tier, used_ns = True, Tier.GOLD, 0
+    for trunk in residents:  # over all of them for every one that moves out: no tuples, and most are told apart early
         if trunk.users:
             continue
-        idle = now_ns - trunk.used_ns > IDLE_NS
-        # Gold is 0: the larger tier number goes first.
-        rank = (not idle, -int(trunk.tier), trunk.used_ns, trunk.held)
-        if best is None or rank < best_rank:
-            best, best_rank = trunk, rank
+        used, mine = trunk.used_ns, trunk.tier
+        if best is not None:
+            if (used >= fresh_ns) is not fresh:
+                if not fresh:
+                    continue
+            elif mine != tier:
+                # Gold is 0: the larger tier number goes first.
+                if mine < tier:
+                    continue
+            elif used > used_ns or (used == used_ns and trunk.held >= best.held):
+                continue
+        best, fresh, tier, used_ns = trunk, used >= fresh_ns, mine, used
     if best is None:
         return None
     idle_ms = (now_ns - best.used_ns) // 1_000_000

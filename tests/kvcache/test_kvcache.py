@@ -7,7 +7,7 @@ import pytest
 
 from core.words import NpcKey, Tier, TrunkKey
 from kvcache import victims
-from kvcache.homes import Homes, common_len
+from kvcache.homes import Homes, Trunk, common_len
 from kvcache.lanes import Lanes
 from kvcache.prefix import Prefixes
 from kvcache.verify import Sealed
@@ -148,6 +148,21 @@ def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
         assert found[1]
         homes.vacate(found[0], None)
     assert order == ["2", "1", "0"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_victim_is_the_least_by_idle_tier_recency_and_length(seed: int) -> None:
+    """Against the plain order, with many ties; of equals it is the first."""
+    rng = random.Random(seed)
+    now = 60 * 10**9
+    trunks = [Trunk(key(n), held=rng.randrange(3), users=int(rng.random() < 0.3)) for n in range(rng.randrange(1, 30))]
+    for trunk in trunks:
+        trunk.tier = rng.choice(list(Tier))
+        trunk.used_ns = now - rng.choice([0, 10, 29, 30, 31, 50]) * 10**9
+    found = victims.choose(trunks, now)
+    order = [(now - t.used_ns <= victims.IDLE_NS, -t.tier, t.used_ns, t.held, n) for n, t in enumerate(trunks)]
+    free = [rank for rank, t in zip(order, trunks, strict=True) if not t.users]
+    assert (found[0] if found else None) is (trunks[min(free)[-1]] if free else None)
 
 
 def test_prefixes_are_shared_and_the_longest_unused_gives_way() -> None:
