@@ -1,12 +1,51 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and what happens to one that hangs."""
 
+from __future__ import annotations
+
+import asyncio
 import os
+import signal
+import sys
+import tempfile
+from collections.abc import Generator
+from types import FrameType
 
+import pytest
 from hypothesis import settings
 
 # A daemon that a test starts remembers nothing, unless the test says so: no data folder, no servers beside it.
 os.environ.setdefault("NPCD_MEMORY__KEEP", "false")
 
+# Tests have sockets below the temporary folder, and a socket's path has 107 bytes at most.
+if len(os.fsencode(tempfile.gettempdir())) > 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+
 # Random cases repeat from run to run, and a slow machine is not a failure: a timing is a benchmark, not a test.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+# A test that takes so long hangs and has failed. One that does not even hear of it, because its thread is in a library,
+# is told by faulthandler_timeout in pyproject.toml, which ends the run.
+HANGS_S = 540.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Bounds every test, with what it needs before and after."""
+
+    def hangs(number: int, frame: FrameType | None) -> None:
+        try:
+            tasks = asyncio.all_tasks()
+        except RuntimeError:  # no loop runs here
+            tasks = set()
+        for task in tasks:
+            task.print_stack(file=sys.stderr)  # what it waits for; the loop's own stack does not tell
+        pytest.fail(f"hangs: not over after {HANGS_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, HANGS_S)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -14,7 +14,7 @@ from loadtests.child import DaemonChild
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = "g++ make pkg-config protobuf-compiler protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev"
-BUILD_TIMEOUT_S, RUN_TIMEOUT_S = 900, 240
+BUILD_TIMEOUT_S, RUN_TIMEOUT_S = 500, 240
 
 
 def _can_build() -> bool:
