@@ -143,8 +143,9 @@ def _stop(environment: Environment, **_: Any) -> None:
     results = environment.parsed_options.results
     if results:
         entries = environment.stats.entries
-        made["locust_p95_ms"] = {
-            f"{kind} {name}": stats.get_response_time_percentile(0.95) for (name, kind), stats in entries.items()
-        }
+        for name, share in (("locust_p50_ms", 0.5), ("locust_p95_ms", 0.95)):
+            made[name] = {
+                f"{kind} {what}": stats.get_response_time_percentile(share) for (what, kind), stats in entries.items()
+            }
         made["locust_failures"] = environment.stats.total.num_failures
         Path(results).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

@@ -185,16 +185,8 @@ class Town:
             "active_npcs": board.active.percentiles(p05=0.05, p50=0.5, p95=0.95),
             "load_cores": round(load_cores, 3),
             "lines_late_p95_ms": percentiles_of(seen.lateness)["p95"],
-            "both_sides_p95_ms": {
-                "silver_ttft": {
-                    "load": percentiles_of(seen.first_text)["p95"],
-                    "npcd": round(made["silver_ttft_ms"]["p95"], 3),
-                },
-                "reaction": {
-                    "load": percentiles_of(seen.reaction)["p95"],
-                    "npcd": percentiles_of(seen.reaction_npcd)["p95"],
-                },
-            },
+            "both_sides_p50_ms": self._both_sides("p50", made),
+            "both_sides_p95_ms": self._both_sides("p95", made),
             "turn_ms": percentiles_of(seen.turn),
             "reaction_ms": percentiles_of(seen.reaction),
             "reactions": seen.reaction.count,
@@ -202,4 +194,17 @@ class Town:
             "conversations": plan.conversations,
             "line_every_s": plan.line_every_s,
             **made,
+        }
+
+    def _both_sides(self, share: str, made: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """What the load and npcd measured of the same."""
+        return {
+            "silver_ttft": {
+                "load": percentiles_of(self.seen.first_text)[share],
+                "npcd": round(made["silver_ttft_ms"][share], 3),
+            },
+            "reaction": {
+                "load": percentiles_of(self.seen.reaction)[share],
+                "npcd": percentiles_of(self.seen.reaction_npcd)[share],
+            },
         }

@@ -27,6 +27,7 @@ from loadtests.histogram import Histogram
 from loadtests.load import main
 from loadtests.scene import SCENES, load_plan
 from loadtests.slots import Slots
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_locust = pytest.mark.skipif(
@@ -159,12 +160,24 @@ class Run:
         return made
 
 
+TRIES, LATE_MAX_MS = 3, 100
+
+
 # Each step time with a budget: the first one is kept, the second cannot be.
-@pytest.fixture(scope="module", params=[(50, 10_000), (100, 1)], ids=["50 ms", "100 ms"])
+@pytest.fixture(scope="module", params=[(80, 10_000), (100, 1)], ids=["80 ms", "100 ms"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One load against the simulated daemon."""
+    """One load against the simulated daemon. One that was itself far too late with its lines, because the machine did
+    something else meanwhile, says nothing about either side: then it is made again.
+    """
     step_ms, silver_max_ms = request.param
-    folder = tmp_path_factory.mktemp("load")
+    for _ in range(TRIES):
+        made = _load(step_ms, silver_max_ms, tmp_path_factory.mktemp("load"))
+        if not (made.folder / "agreement.json").exists() or made.figures["lines_late_p95_ms"] <= LATE_MAX_MS:
+            break
+    return made
+
+
+def _load(step_ms: float, silver_max_ms: float, folder: Path) -> Run:
     budget = folder / "budget.toml"
     budget.write_text(
         f"[agreement]\nerrors.max = 0\nturns.min = 10\nsilver_ttft_p95_ms.max = {silver_max_ms}\n", "utf-8"
@@ -178,7 +191,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
         check=False,
         env=os.environ | {"TMPDIR": str(folder)},
     )
@@ -188,7 +201,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @needs_locust
 def test_a_run_keeps_its_budget_or_names_the_row_that_broke(run: Run) -> None:
     """Exit status 0 or 1, locust's report beside the figures, and nothing left behind."""
-    if run.step_ms == 50:
+    if run.step_ms == 80:
         assert run.done.returncode == 0, run.done.stderr
         assert "broken" not in run.done.stderr
     else:
@@ -201,18 +214,22 @@ def test_a_run_keeps_its_budget_or_names_the_row_that_broke(run: Run) -> None:
 
 @needs_locust
 def test_locust_and_npcd_measure_the_same(run: Run) -> None:
-    """Their 95th percentiles of the same thing are 10 % or 2 ms apart at most, and not below what steps cost."""
+    """Their medians of the same thing are 10 % or 2 ms apart at most, and not below what steps cost.
+
+    Where the load itself is late with its lines by more than that, it is as late in seeing the answers.
+    """
     figures = run.figures
     assert figures["daemon"]["engine"] == "sim"
     pairs = {
-        "silver_ttft": (figures["locust_p95_ms"]["Talk first text"], run.step_ms),
-        "reaction": (figures["locust_p95_ms"]["Live reaction to an event"], 3 * run.step_ms),
+        "silver_ttft": (figures["locust_p50_ms"]["Talk first text"], run.step_ms),
+        "reaction": (figures["locust_p50_ms"]["Live reaction to an event"], 3 * run.step_ms),
     }
     for name, (locust_ms, least_ms) in pairs.items():
-        npcd_ms = figures["both_sides_p95_ms"][name]["npcd"]
-        assert abs(locust_ms - npcd_ms) <= max(0.1 * npcd_ms, 2.0), f"{name}: locust {locust_ms}, npcd {npcd_ms}"
+        load_ms, npcd_ms = (figures["both_sides_p50_ms"][name][side] for side in ("load", "npcd"))
+        apart_ms = max(0.1 * npcd_ms, 2.0, figures["lines_late_p95_ms"])
+        assert abs(locust_ms - npcd_ms) <= apart_ms, f"{name}: locust {locust_ms}, npcd {npcd_ms}"
+        assert abs(load_ms - npcd_ms) <= apart_ms, f"{name}: load {load_ms}, npcd {npcd_ms}"
         assert min(locust_ms, npcd_ms) >= least_ms
-        assert abs(figures["both_sides_p95_ms"][name]["load"] - npcd_ms) <= max(0.1 * npcd_ms, 2.0)
     assert figures["reactions"] >= 20 and figures["turns"] >= 20
     assert figures["model_share"] >= 0.9 and figures["errors"] == 0
 
@@ -224,7 +241,7 @@ def _ask(url: str, data: dict[str, object] | None = None) -> str:
         return str(answer.read().decode())
 
 
-def _until(condition: Callable[[], bool], within_s: float = 60) -> None:
+def _until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come to that"
@@ -264,7 +281,7 @@ def test_the_web_page_starts_and_stops_loads(tmp_path: Path) -> None:
             _until(lambda: "stopped" in counts())
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE_S) == 130
     assert not up()
     assert not list(tmp_path.glob("npcd-demo-*")), "the daemon's folder is gone"
 
@@ -274,7 +291,12 @@ def test_a_daemon_that_is_not_there_is_no_run(tmp_path: Path) -> None:
     """Exit status 3, and the reason."""
     command = [sys.executable, "-m", "loadtests.load", "village", "--connect", f"unix://{tmp_path}/none"]
     done = subprocess.run(
-        [*command, "--results", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [*command, "--results", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 3 and "No such file" in done.stderr
     assert not (tmp_path / "village.json").exists()
