@@ -1,7 +1,7 @@
 """`npcd serve` with an engine that dies or dawdles when a test says so: python tests/daemon/dying.py FOLDER ARGUMENTS.
 
 A file in FOLDER tells its next step what to do: "abort" (as llama.cpp does when something is wrong in it), "hang", or
-"slow", while it is there.
+"slow": while it is there, each step takes that many seconds longer, and no text ends by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import daemon.supervise
 from daemon.supervise import Life
 
 FOLDER = Path(sys.argv[1])
-SLOW_S = 0.25
 
 
 def _put_in() -> None:
@@ -33,9 +32,13 @@ def _put_in() -> None:
                 ctypes.CDLL(None).abort()
             if _said("hang"):
                 time.sleep(600)
-            if (FOLDER / "slow").exists():
-                time.sleep(SLOW_S)
-            return super().step(plan)
+            if not (FOLDER / "slow").exists():
+                return super().step(plan)
+            time.sleep(float((FOLDER / "slow").read_text()))
+            result = super().step(plan)
+            goes_on = self.vocab.encode(" and")[-1]
+            result.picked = [goes_on if token in self.vocab.eog_ids else token for token in result.picked]
+            return result
 
     vars(daemon.build)["LlamaEngine"] = Dying
 

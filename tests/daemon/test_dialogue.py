@@ -13,8 +13,10 @@ from core.work import Ended, Timings
 from daemon.build import Model
 from daemon.config import Config
 from daemon.dialogue import timings_message
+from engines.base import StepPlan, StepResult
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+from tests.patience import PATIENCE_S
 
 STARTED = dialogue_pb2.TALK_EVENT_KIND_STARTED
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
@@ -28,7 +30,7 @@ def said(events: list[dialogue_pb2.TalkEvent]) -> str:
 
 async def settled(rig: Rig) -> None:
     """Waits until no work is open: the background has caught up."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await rig.daemon.door.all_ended()
 
 
@@ -58,9 +60,24 @@ async def test_the_first_chunk_leaves_before_the_last_token_is_made_slow_engine(
         assert engine.steps - before >= 20
 
 
-async def test_the_first_chunk_leaves_before_the_last_token_is_made_real_engine(real: Model) -> None:
+async def test_the_first_chunk_leaves_before_the_last_token_is_made_real_engine(
+    real: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the shipped model: when the first text is handed out, the work still runs, and chunks come one by one."""
+    loop, honest = asyncio.get_running_loop(), real.engine.step
+
+    def step(plan: StepPlan) -> StepResult:
+        """Whatever the machine does: what the last step gave is handed out before the next one."""
+        handed_out = asyncio.run_coroutine_threadsafe(turns_of_the_loop(20), loop)
+        handed_out.result(20)
+        return honest(plan)
+
+    async def turns_of_the_loop(count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
     async with running(real) as rig:
+        monkeypatch.setattr(real.engine, "step", step)
         states = []
         texts = 0
         async for event in rig.daemon.calls.talk("", rig.talk("npc1", "Good evening. Who are you?", max_tokens=60)):
@@ -69,6 +86,8 @@ async def test_the_first_chunk_leaves_before_the_last_token_is_made_real_engine(
                 states.append(rig.daemon.door.open)
         assert texts >= 3
         assert states[0] == 1, "the work had ended before its first text went out"
+        await settled(rig)
+        monkeypatch.undo()
 
 
 async def test_a_turn_is_started_text_end_with_timings(real: Model) -> None:
@@ -263,7 +282,7 @@ async def test_converse_barge_in_stops_the_npc_and_answers_the_new_line() -> Non
             dialogue_pb2.ConverseRequest(talk=rig.talk("npc0", "tell me all", max_tokens=60, turn_id="a"))
         )
         finishes = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for event in rig.daemon.calls.converse("", lines()):
                 if event.kind == TEXT and event.turn_id == "a" and requests.empty() and "b" not in finishes:
                     finishes["b"] = 0

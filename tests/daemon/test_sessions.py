@@ -79,7 +79,8 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
     async with running(gated()) as rig:
         await tell(rig, lines=(*TOLD, *(f"line {n}" for n in range(8))))
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
-        assert session.rebuilds == 1 and not any("lantern" in t.text for t in session.turns)
+        assert session.rebuilds == 1
+        assert not any("lantern" in t.text for t in session.turns if t.by_player)  # an NPC may say anything
         layout = rig.daemon.dialogue._layout
         assert session.told == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
 

@@ -21,6 +21,7 @@ from daemon.config import Config, ServeSettings
 from daemon.grpc_face import RETRY_KEY, GrpcFace
 from npcd.v1 import dialogue_pb2, dialogue_pb2_grpc, intents_pb2, intents_pb2_grpc, npcs_pb2
 from tests.daemon.rig import GatedEngine, Rig, gated, quick, running, until
+from tests.patience import PATIENCE_S
 from tiers.promises import Promises
 
 STARTED = dialogue_pb2.TALK_EVENT_KIND_STARTED
@@ -116,7 +117,7 @@ async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_new
         assert held <= 2 * 41 and len(subscriber.errors) == 0
         assert grown < 16 * MB
         newest = {o.npc_id: o.tick for o in seen}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while newest:
                 for intent in (await call.read()).intents:
                     if newest.get(intent.npc_id) == intent.observed_tick:
@@ -139,7 +140,7 @@ async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, to
         )
         assert (await call.read()).kind == STARTED
         other = dialogue_pb2_grpc.DialogueStub(channel).Talk(rig.talk("npc0", "hello", "p2", max_tokens=3))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             events = [e async for e in other]
         assert events[-1].kind == END, "the next player waited for somebody who does not read"
         assert dialogue.counts.slow_readers == 1
@@ -157,12 +158,12 @@ async def test_a_talk_that_is_read_slowly_but_read_is_left_alone(tmp_path: Path)
     """Patience begins anew with each event that is taken."""
     model = gated()
     assert isinstance(model.engine, GatedEngine)
-    async with served(tmp_path, model, impatient(slow_reader_s=0.3)) as (rig, _, narrow):
+    async with served(tmp_path, model, impatient(slow_reader_s=2.0)) as (rig, _, narrow):
         call = dialogue_pb2_grpc.DialogueStub(narrow).Talk(rig.talk("npc0", "tell me all", max_tokens=12))
         kinds = []
         while (event := await call.read()) is not grpc.aio.EOF:
             kinds.append(event.kind)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
         assert kinds[-1] == END
         assert rig.daemon.dialogue.counts.slow_readers == 0
 
@@ -259,7 +260,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
             answer = await got.Get(intents_pb2.GetIntentsRequest(world_id="vale"))
             return {i.npc_id: i.observed_tick for i in answer.intents} == newest
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not await told():  # noqa: ASYNC110 - as a client would
                 await asyncio.sleep(0.01)
         assert intents.counts.observations == 100_000
