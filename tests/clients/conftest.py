@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 HERE = Path(__file__).resolve().parent
 CLIENT = HERE.parent.parent / "clients" / "python"
 
@@ -26,4 +28,4 @@ def daemon_target(tmp_path: Path) -> Iterator[str]:
         yield target
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(PATIENCE_S)

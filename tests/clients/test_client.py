@@ -28,6 +28,7 @@ from npcd_client import (
     world_from_toml,
 )
 from tests.clients.fake_daemon import FakeDaemon, serving
+from tests.patience import PATIENCE_S
 
 WORLD = World(
     world_id="hollow",
@@ -104,7 +105,7 @@ async def test_leaving_a_turn_cancels_it_on_the_daemon() -> None:
             if event.kind is TalkEventKind.TEXT:
                 break
         await events.aclose()
-        await asyncio.wait_for(daemon.talk_cancelled.wait(), 5)
+        await asyncio.wait_for(daemon.talk_cancelled.wait(), PATIENCE_S)
 
 
 async def test_a_conversation_takes_turns_interrupts_and_ends() -> None:
@@ -154,7 +155,7 @@ async def test_wait_ready_waits_for_the_model() -> None:
         with pytest.raises(TooLate, match=r"npcd\.v1\.Npcs is not serving yet"):
             await npcd.wait_ready(0.2)
         daemon.serving = True
-        await npcd.wait_ready(5)
+        await npcd.wait_ready(PATIENCE_S)
 
 
 async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
 
     target = f"unix://{tmp_path}/late.sock"
     async with Client(target) as npcd:
-        waiting = asyncio.create_task(npcd.wait_ready(10))
+        waiting = asyncio.create_task(npcd.wait_ready(PATIENCE_S))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.2)
         daemon = FakeDaemon()

@@ -22,6 +22,7 @@ from npcd_client import (
     Unavailable,
     World,
 )
+from tests.patience import PATIENCE_S
 
 WORLD = World("hollow", "A valley.", (Archetype("vampire", "Thirsts."),), (ActionWord("wander"),), ("calm",))
 
@@ -29,7 +30,7 @@ WORLD = World("hollow", "A valley.", (Archetype("vampire", "Thirsts."),), (Actio
 @pytest.fixture
 def npcd(daemon_target: str) -> Iterator[FrameClient]:
     with FrameClient.start(daemon_target) as client:
-        client.wait(client.npcd.wait_ready(10))
+        client.wait(client.npcd.wait_ready(PATIENCE_S))
         client.wait(client.npcd.define_world(WORLD))
         client.wait(client.npcd.register([NpcSpec("a", "vampire", "p")]))
         yield client
@@ -40,14 +41,14 @@ def test_a_frame_loop_observes_reads_and_talks(npcd: FrameClient) -> None:
     npcd.open_live(on_intent=heard.put)
     npcd.tell_time(1000)
     npcd.observe(Observation("a", 1, percepts=(Percept("p1", "player"),)))
-    intent = heard.get(timeout=5)
+    intent = heard.get(timeout=PATIENCE_S)
     assert npcd.latest("a") is intent and intent.target_entity_id == "p1" and intent.game_time_ms >= 1000
     assert 0 <= intent.age_ms < 5000 and not intent.expired
 
     events: queue.Queue[TalkEvent] = queue.Queue()
     turn = npcd.talk_soon("a", "p1", "Hello.", events.put)
     said = ""
-    while (event := events.get(timeout=5)).kind is not TalkEventKind.END:
+    while (event := events.get(timeout=PATIENCE_S)).kind is not TalkEventKind.END:
         said += event.text
     assert said == "Well met, stranger." and event.turn_id == turn.turn_id
 
@@ -55,13 +56,13 @@ def test_a_frame_loop_observes_reads_and_talks(npcd: FrameClient) -> None:
 def test_errors_of_a_turn_come_to_their_own_listener(npcd: FrameClient) -> None:
     failures: queue.Queue[NpcdError] = queue.Queue()
     npcd.talk_soon("nobody", "p1", "Hello.", lambda event: None, failures.put)
-    assert isinstance(failures.get(timeout=5), CallerError)
+    assert isinstance(failures.get(timeout=PATIENCE_S), CallerError)
 
 
 def test_a_turn_can_be_stopped_from_the_frame_loop(npcd: FrameClient) -> None:
     events: queue.Queue[TalkEvent] = queue.Queue()
     turn = npcd.talk_soon("a", "p1", "hold", events.put)
-    while events.get(timeout=5).kind is not TalkEventKind.TEXT:
+    while events.get(timeout=PATIENCE_S).kind is not TalkEventKind.TEXT:
         pass
     turn.cancel()
     assert turn.done

@@ -28,6 +28,7 @@ from npcd_client import (
 )
 from npcd_client.v1 import intents_pb2
 from tests.clients.fake_daemon import FakeDaemon, serving
+from tests.patience import PATIENCE_S
 
 Frame = intents_pb2.ObservationFrame
 
@@ -55,8 +56,8 @@ def latest(live: Live, npc_id: str) -> Intent:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Waits for something to become true, and fails after five seconds."""
-    async with asyncio.timeout(5):
+    """Waits for something to become true, and fails when it does not."""
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 (what is waited for is the shipped client's state, which has no event)
             await asyncio.sleep(0.001)
 
@@ -70,7 +71,7 @@ async def playing(
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=FAST, on_intent=on_intent, on_problem=on_problem) as live:
-            await live.wait_connected(5)
+            await live.wait_connected(PATIENCE_S)
             hello = await daemon.frames.get()
             assert hello.world_id == "hollow" and not hello.observations
             yield daemon, npcd, live
@@ -91,7 +92,7 @@ async def test_observations_carry_their_lease_and_everything_seen() -> None:
             ("attacked",),
         )
         live.observe(seen)
-        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        frame = await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)
         assert (frame.game_time_ms, frame.time_scale, frame.paused) == (5000, 2.0, True)
         (sent,) = frame.observations
         assert (sent.npc_id, sent.tick, sent.lease_epoch) == ("a", 7, daemon.leases["a"])
@@ -113,7 +114,7 @@ async def test_the_newest_observation_of_an_npc_wins_and_one_frame_carries_all()
             for npc_id in "abc":
                 live.observe(Observation(npc_id, tick))
         live.observe(Observation("a", 50))  # late and older: never sent
-        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        frame = await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)
         assert {o.npc_id: o.tick for o in frame.observations} == {"a": 100, "b": 100, "c": 100}
         assert live.counters.observations_coalesced == 298
 
@@ -130,7 +131,7 @@ async def test_observe_and_latest_work_from_many_threads_at_once() -> None:
         for thread in threads:
             thread.start()
         newest: dict[str, int] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while newest != {"a": 2000, "b": 2000, "c": 2000}:
                 for seen in (await daemon.frames.get()).observations:
                     assert seen.tick > newest.get(seen.npc_id, 0)
@@ -147,10 +148,10 @@ async def test_after_a_pause_the_next_observation_wakes_the_loop() -> None:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=LiveSettings(flush_ms=1, idle_ms=2)) as live:
-            await live.wait_connected(5)
+            await live.wait_connected(PATIENCE_S)
             for tick in range(1, 200):
                 live.observe(Observation("a", tick))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     while not (frame := await daemon.frames.get()).observations:
                         pass
                 assert frame.observations[0].tick == tick
@@ -183,13 +184,13 @@ async def test_after_a_restart_the_snapshot_replaces_the_table() -> None:
         daemon.intents = {"a": intent("a", 1)}
         daemon.end_streams()
         await until(lambda: live.daemon_epoch == 2)
-        await live.wait_connected(5)
+        await live.wait_connected(PATIENCE_S)
         assert (latest(live, "a").daemon_epoch, latest(live, "a").version) == (2, 1)
         assert live.latest("b") is None
         assert live.counters.connects == 2 and live.problems[-1].code == "ENDED"
         live.observe(Observation("a", 5))
         await daemon.frames.get()  # the second hello
-        assert (await asyncio.wait_for(daemon.frames.get(), 5)).observations[0].tick == 5
+        assert (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations[0].tick == 5
 
 
 async def test_a_daemon_that_lost_everything_is_told_again(tmp_path: Path) -> None:
@@ -202,14 +203,14 @@ async def test_a_daemon_that_lost_everything_is_told_again(tmp_path: Path) -> No
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=FAST) as live:
-            await live.wait_connected(5)
+            await live.wait_connected(PATIENCE_S)
             await first.stop()
             second = FakeDaemon(2)
             await second.start(target)
             await until(lambda: live.connected and live.daemon_epoch == 2)
             assert set(second.npcs) == {"a", "b", "c"} and second.leases["a"] == 200
             live.observe(Observation("a", 5))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while not (frame := await second.frames.get()).observations:
                     pass
             assert frame.observations[0].lease_epoch == 200
@@ -226,7 +227,7 @@ async def test_an_error_about_one_npc_is_told_and_the_stream_goes_on() -> None:
         assert list(live.problems) == told and live.counters.problems == 1
         live.observe(Observation("a", -1))  # cannot be put on the wire
         live.observe(Observation("b", 1))
-        frame = await asyncio.wait_for(daemon.frames.get(), 5)
+        frame = await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)
         assert [o.npc_id for o in frame.observations] == ["b"]
         assert (told[-1].npc_id, told[-1].code) == ("a", "INVALID_FIELD")
 
@@ -260,10 +261,10 @@ async def test_a_slow_daemon_gets_the_newest_observation_and_never_a_backlog() -
 
         daemon.read = read_slowly  # type: ignore[method-assign]
         async with npcd.live(settings=FAST) as live:
-            await live.wait_connected(5)
+            await live.wait_connected(PATIENCE_S)
             place = "x" * 200_000  # fills the flow-control window within a few frames
             tick = 0
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while live.counters.observations_coalesced < 50:
                     tick += 1
                     live.observe(Observation("a", tick, place=place))

@@ -28,6 +28,7 @@ from daemon.minds import Mind
 from daemon.prompt import MARKS
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
+from tests.patience import PATIENCE_S
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
 
@@ -218,7 +219,7 @@ class Fuzz:
 
     async def play(self, script: list[tuple[MethodDescriptor, list[bytes]]]) -> None:
         """Makes these calls, some side by side, and looks at the daemon afterwards. Raises AssertionError."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2 * PATIENCE_S):
             for name in ("calm", "vale"):  # an earlier handful may have changed or emptied it
                 await self.rig.daemon.calls.define_world("", world(world_id=name))
                 await self.rig.daemon.calls.register("", npcs_pb2.RegisterRequest(world_id=name, npcs=specs(3)))

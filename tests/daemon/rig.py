@@ -11,17 +11,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from core.clock import now_ns
 from daemon.build import Daemon, Model, build
-from daemon.config import Config
+from daemon.config import Config, MemorySettings
 from daemon.keeping import Keeping, revive
 from daemon.prompt import MARKS
 from daemon.status import Phase
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
+# The policy leaves the model all the time that it takes: what a test says of the model is so on a busy machine too.
+UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms=round(PATIENCE_S * 1000)))
 
 
 class GatedEngine(SimEngine):
@@ -36,7 +40,7 @@ class GatedEngine(SimEngine):
     def step(self, plan: StepPlan) -> StepResult:
         """Waits for the gate while it is closed."""
         if self.gated:
-            assert self.gate.acquire(timeout=20), "nobody opened the gate"
+            assert self.gate.acquire(timeout=PATIENCE_S), "nobody opened the gate"
         return super().step(plan)
 
     def open(self) -> None:
@@ -76,7 +80,7 @@ class Rig:
     async def intent(self, npc_id: str, wanted: Callable[[intents_pb2.Intent], bool]) -> intents_pb2.Intent:
         """The NPC's intent once it is as wanted; through the stream, so without polling."""
         request = intents_pb2.WatchIntentsRequest(world_id="vale", npc_ids=[npc_id])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for frame in self.daemon.calls.watch_intents("", request):
                 for intent in frame.intents:
                     if wanted(intent):
@@ -89,7 +93,7 @@ class Rig:
 
     async def say(self, npc_id: str, text: str, player: str = "p1", **more: object) -> list[dialogue_pb2.TalkEvent]:
         """All events of one turn."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             return [e async for e in self.daemon.calls.talk("", self.talk(npc_id, text, player, **more))]
 
 
@@ -144,7 +148,7 @@ async def _no_drain(_: float) -> None:
 @asynccontextmanager
 async def running(
     model: Model,
-    config: Config = Config(),
+    config: Config = UNHURRIED,
     npcs: int = 4,
     drain: Callable[[float], Awaitable[None]] = _no_drain,
     saves: Path | None = None,
@@ -174,7 +178,7 @@ async def running(
     finally:
         if isinstance(model.engine, GatedEngine):
             model.engine.open()
-        assert daemon.engine_loop.stop(20)
+        assert daemon.engine_loop.stop(PATIENCE_S)
         daemon.door.end_all("the test is over")
     assert not died, died
 
@@ -182,6 +186,26 @@ async def running(
 def gated() -> Model:
     """A gated simulated engine as a model."""
     return Model(GatedEngine(), "sim", "")
+
+
+def patient(memory: MemorySettings) -> MemorySettings:
+    """The settings with time for all that stores do: one that is there is never late, however busy the machine is."""
+    return replace(
+        memory,
+        journal=replace(memory.journal, accept_ms=round(PATIENCE_S * 1000)),
+        recent=replace(memory.recent, recall_ms=PATIENCE_S * 1000, connect_s=PATIENCE_S, op_s=PATIENCE_S),
+        archive=replace(memory.archive, connect_s=PATIENCE_S, op_s=PATIENCE_S),
+    )
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for what waits a fixed time for stores."""
+    monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("memory.memory.SETTLED_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.embedded.READY_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.keeping.CAUGHT_UP_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.remembering.FORGOTTEN_WITHIN_S", PATIENCE_S)
 
 
 def quick(config: Config) -> Config:

@@ -34,6 +34,7 @@ from npcd.v1 import (
     npcs_pb2_grpc,
 )
 from tests.daemon.rig import Rig, gated, running, until, world
+from tests.patience import PATIENCE_S
 
 WOLF = ("w1", "wolf", "hostile", 6.0)
 END = dialogue_pb2.TALK_EVENT_KIND_END
@@ -58,7 +59,7 @@ class Wire:
         assert (await self.intents.Observe(self.rig.frame(seen))).accepted == 1
         events = [e async for e in self.dialogue.Talk(self.rig.talk("npc3", "hello", "another", max_tokens=3))]
         assert events[-1].kind == END
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for frame in self.intents.Watch(intents_pb2.WatchIntentsRequest(world_id="vale", npc_ids=["npc3"])):
                 if any(i.observed_tick == seen.tick for i in frame.intents):
                     return
@@ -128,7 +129,7 @@ async def test_one_bad_npc_leaves_a_live_stream_and_the_others_in_it_alone(tmp_p
         await call.write(frame)
         errors: list[intents_pb2.NpcError] = []
         answered = False
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(errors) < 9 or not answered:
                 answer = await call.read()
                 assert isinstance(answer, intents_pb2.IntentFrame)
@@ -173,7 +174,7 @@ async def test_frames_that_are_wrong_as_a_whole_are_dropped_and_the_stream_goes_
         await raw.write(rig.frame(good).SerializeToString())
         errors: list[intents_pb2.NpcError] = []
         answered = False
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not answered:
                 answer = await raw.read()
                 errors += answer.errors
@@ -208,7 +209,7 @@ async def test_a_frame_of_10_mb_ends_its_own_call_only(tmp_path: Path) -> None:
         await until(lambda: rig.daemon.board.phase.streams == 1)
         later = rig.sees("npc1", ("w2", "bat", "hostile", 1.0))
         await other.write(rig.frame(later))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not any(i.observed_tick == later.tick for i in (await other.read()).intents):
                 pass
         await w.goes_on()
@@ -413,7 +414,8 @@ def test_a_model_that_is_none_is_named(tmp_path: Path, content: bytes | None, sa
 def test_a_model_that_is_a_folder_is_named(tmp_path: Path) -> None:
     """Through the command line: one line and status 2, no traceback."""
     command = [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{tmp_path}/a.sock", "--http", ""]
-    done = subprocess.run([*command, "--model", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    command += ["--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert f"npcd: model: cannot read {tmp_path} (Is a directory); give a GGUF file with --model" in done.stderr
     assert "Traceback" not in done.stderr

@@ -31,6 +31,7 @@ from npcd.v1 import (
     story_pb2_grpc,
 )
 from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+from tests.patience import PATIENCE_S
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -127,7 +128,7 @@ async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeS
         call = intents_pb2_grpc.IntentsStub(channel).Live()
         await call.write(rig.frame(*(rig.sees(f"npc{n}", ("w", "wolf", "hostile", 5.0)) for n in range(4))))
         answered: set[str] = set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(answered) < 4:
                 frame = await call.read()
                 assert isinstance(frame, intents_pb2.IntentFrame)

@@ -8,7 +8,8 @@ from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import GatedEngine, gated, quick, running, specs
+from tests.daemon.rig import UNHURRIED, GatedEngine, gated, quick, running, specs
+from tests.patience import PATIENCE_S
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
 POLICY = intents_pb2.INTENT_SOURCE_POLICY
@@ -90,7 +91,7 @@ async def test_the_policy_answers_when_the_model_is_late_and_the_model_replaces_
     model = gated()
     engine = model.engine
     assert isinstance(engine, GatedEngine)
-    async with running(model) as rig:
+    async with running(model, Config()) as rig:
         engine.gated = True
         seen = rig.sees("npc0", ("w1", "wolf", "hostile", 3.0))
         await rig.daemon.calls.observe("", rig.frame(seen))
@@ -124,7 +125,7 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
     model = gated()
     engine = model.engine
     assert isinstance(engine, GatedEngine)
-    async with running(model, quick(Config())) as rig:
+    async with running(model, quick(UNHURRIED)) as rig:
         calls = rig.daemon.calls
         engine.gated = True
         for n in range(4):
@@ -155,7 +156,7 @@ async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: M
         for observed in (rig.frame(), wrong, good):
             sent.put_nowait(observed)
         got: list[intents_pb2.IntentFrame] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for frame in calls.live("", frames()):
                 got.append(frame)
                 if any(i.npc_id == "npc1" for i in frame.intents):
@@ -170,7 +171,7 @@ async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: M
 
 async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
     """A second, short work; the bark comes as a newer version of the same intent."""
-    config = Config()
+    config = UNHURRIED
     async with running(real, replace(config, intents=replace(config.intents, bark_every_ms=1))) as rig:
         calls = rig.daemon.calls
         places = ["road", "mill", "gate", "crypt", "forest", "market", "tavern", "castle"]

@@ -30,12 +30,14 @@ from npcd.v1 import dialogue_pb2, npcs_pb2
 from npcd_client import CallerError as ClientCallerError
 from npcd_client import Client
 from npcd_client.v1 import npcs_pb2 as npcs_pb2_of_client
-from tests.daemon.rig import Rig, gated, running, until, world
+from tests.daemon.rig import Rig, gated, patience, patient, running, until, world
 from tests.daemon.test_sessions import FACTS, TOLD, end, tell
 from tests.memory.disk_fixture import small_disk
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
+from tests.patience import PATIENCE_S
 
-__all__ = ["own_redis", "redis_for_all", "small_disk"]
+__all__ = ["own_redis", "patience", "redis_for_all", "small_disk"]
+pytestmark = pytest.mark.usefixtures("patience")
 
 REDIS_ALONE: dict[str, Any] = {"postgres": "off"}
 JOURNAL_ALONE: dict[str, Any] = {"redis": "off", "postgres": "off"}
@@ -47,13 +49,13 @@ async def kept(
 ) -> AsyncIterator[tuple[Rig, Keeping]]:
     """A daemon with a data folder."""
     config = Config()
-    config = replace(config, memory=replace(config.memory, folder=folder, **memory))
+    config = replace(config, memory=replace(patient(config.memory), folder=folder, **memory))
     keeping = await open_keeping(config, now_ns, clock_ms)
     try:
         async with running(gated(), config, npcs, keeping=keeping) as rig:
             yield rig, keeping
     finally:
-        await keeping.stop(5.0)
+        await keeping.stop(PATIENCE_S)
 
 
 async def recalled(rig: Rig, npc: str = "npc0", player: str = "p1") -> npcs_pb2.RecallResponse:
@@ -97,7 +99,7 @@ async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path
         await tell(rig)
         await tell(rig, player="p2")
         journal, archive = keeping.journal, keeping.memory.archive_feeder
-        assert archive is not None and await archive.passed(journal.end, 20)
+        assert archive is not None and await archive.passed(journal.end, PATIENCE_S)
         answer = await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
         assert answer.stores == ["hot", "recent", "archive", "journal", "parked"] and answer.sessions == 1
         assert (await recalled(rig)).facts == [] and (await recalled(rig, player="p2")).facts
@@ -113,7 +115,7 @@ async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         await tell(rig, lines=TOLD[:1])
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         own_redis.kill()
         recent = keeping.recent
         assert recent is not None
@@ -123,7 +125,7 @@ async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
         assert event.accepted and event.timings.recall_late and list(event.timings.stores) == ["hot"]
         await until(lambda: bool(keeping.memory.degraded()), "it is told")
         own_redis.start()
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         await until(lambda: not recent.away, "Redis is back")
         keeping.memory.look_after()
         bonds = await recent.bonds("", "vale")
@@ -162,7 +164,7 @@ async def test_a_full_disk_takes_nothing_and_stops_nobody(small_disk: Path) -> N
         assert not event.accepted
         assert any("No space left" in line for line in rig.daemon.board.message().degraded)
         (small_disk / "rubbish").unlink()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not last(await rig.say("npc0", "hello", max_tokens=3)).accepted:  # noqa: ASYNC110 - as a player would
                 await asyncio.sleep(0.05)
         assert rig.daemon.board.message().degraded == []
@@ -177,11 +179,11 @@ async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
         await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="10:00"))
         await tell(rig, lines=TOLD[1:])
         await tell(rig, "npc1")
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="10:00"))
         for npc, facts in (("npc0", 1), ("npc1", 0)):
             assert len((await recalled(rig, npc)).facts) == facts
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         assert keeping.recent is not None
         assert list(await keeping.recent.bonds("", "vale")) == [("npc0", "p1")]
         timeline = keeping.memory.timeline("", "vale")
@@ -252,7 +254,7 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
                 return answer.status, await answer.text()
 
         await tell(rig)
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         assert await get("healthz") == (200, "ok\n")
         said = (await get("metrics"))[1]
         assert 'npcd_store_up{store="recent"} 1.0' in said and 'npcd_store_records_total{store="journal"}' in said
@@ -271,7 +273,7 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
     """
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
         await rig.daemon.calls.remembering.checkpoint("", mark)
         feeder = keeping.memory.recent_feeder
@@ -279,7 +281,7 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
         write, let = feeder._store.write, threading.Event()
 
         def slowly(records: Sequence[Record], upto: Position) -> None:
-            let.wait(20)
+            let.wait(PATIENCE_S)
             write(records, upto)
 
         feeder._store.write = slowly  # type: ignore[method-assign]
@@ -293,7 +295,7 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
         await asyncio.sleep(0.05)
         forgetting.cancel()  # who asked goes away; it is done all the same
         let.set()
-        assert await turn and await keeping.memory.settled(20)
+        assert await turn and await keeping.memory.settled(PATIENCE_S)
         assert not (await recalled(rig)).facts and keeping.recent is not None
         assert await keeping.recent.bonds("", "vale") == {}
         journal = tmp_path / "data" / "journal"
@@ -318,7 +320,7 @@ async def test_a_read_that_was_under_way_does_not_bring_the_forgotten_back(tmp_p
         keeping.memory.near(key, "p1")
         await asyncio.sleep(0)
         await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
-        assert await keeping.memory.settled(20)
+        assert await keeping.memory.settled(PATIENCE_S)
         let.set()
         for _ in range(10):
             await asyncio.sleep(0)

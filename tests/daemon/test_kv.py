@@ -21,27 +21,29 @@ from daemon.keeping import Keeping, open_keeping
 from kvcache.verify import SIGNATURE_BYTES, signer
 from npcd.v1 import npcs_pb2
 from scheduler.placing import KvSettings
-from tests.daemon.rig import Rig, gated, running, until
+from tests.daemon.rig import Rig, gated, patience, patient, running, until
 from tests.memory.redis_fixture import RedisServer, redis_for_all, redis_server
+from tests.patience import PATIENCE_S
 
-__all__ = ["redis_for_all", "redis_server"]
+__all__ = ["patience", "redis_for_all", "redis_server"]
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @asynccontextmanager
 async def kept(folder: Path, server: RedisServer, model: Model | None = None) -> AsyncIterator[tuple[Rig, Keeping]]:
     """A daemon without RAM for KV, so that whatever leaves its sequence goes to Redis."""
     config = Config()
-    memory = replace(config.memory, folder=folder, postgres="off", redis=server.url())
+    memory = replace(patient(config.memory), folder=folder, postgres="off", redis=server.url())
     kv = KvSettings(ram_mib=0, redis_mib=16, lanes=4, prefixes=2)
     config = replace(config, memory=memory, scheduler=replace(config.scheduler, kv=kv))
     keeping = await open_keeping(config, now_ns)
     try:
         assert keeping.parked is not None
         async with running(model or gated(), config, 2, keeping=keeping) as rig:
-            await asyncio.to_thread(keeping.parked.settled, 20.0)
+            await asyncio.to_thread(keeping.parked.settled, PATIENCE_S)
             yield rig, keeping
     finally:
-        await keeping.stop(5.0)
+        await keeping.stop(PATIENCE_S)
 
 
 async def homes(rig: Rig) -> dict[tuple[str, bool], str]:
@@ -58,7 +60,7 @@ async def park(rig: Rig, keeping: Keeping, npc: str) -> None:
     homes.ram_bytes_max = 0
     rig.daemon.door.move_out(NpcKey("", "vale", npc))
     await rig.daemon.door.obeyed()
-    assert await asyncio.to_thread(keeping.parked.settled, 20.0)
+    assert await asyncio.to_thread(keeping.parked.settled, PATIENCE_S)
     homes.ram_bytes_max = 64 << 20  # the way back leads through it
 
 
@@ -138,7 +140,9 @@ async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
         assert placer.refused["signature"] == placer.loads_refused
 
 
-async def test_forget_reaches_parked_kv(tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_forget_reaches_parked_kv(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer names the store, the player's bytes are gone from Redis, and the NPC's own trunk is still there."""
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         await rig.say("npc0", "I am the thief.", max_tokens=4)
@@ -151,6 +155,8 @@ async def test_forget_reaches_parked_kv(tmp_path: Path, redis_server: RedisServe
         assert ("npc0", True) not in await homes(rig)
         await rig.say("npc0", "I am the thief.", max_tokens=4)
         await park(rig, keeping, "npc0")
+        monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", 0.1)
+        monkeypatch.setattr("daemon.remembering.FORGOTTEN_WITHIN_S", 0.1)
         with redis_server.stopped():
             again = await rig.daemon.calls.remembering.forget("", request)
         assert "parked" not in again.stores

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.main import main
+from tests.patience import PATIENCE_S
 from tiers.routing import WorkKind
 
 
@@ -103,7 +104,7 @@ def test_it_runs_as_a_command() -> None:
         [sys.executable, "-m", "npcd", "route", "explain", "bark"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env=clean,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ from core.words import Tier
 from core.work import Work
 from daemon.config import Config
 from npcd.v1 import dialogue_pb2, intents_pb2
-from tests.daemon.rig import Rig, gated, running
+from tests.daemon.rig import UNHURRIED, Rig, gated, running
 from tiers.routing import Route, Routes
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
@@ -62,7 +62,7 @@ def calm(config: Config) -> Config:
 
 async def test_as_shipped() -> None:
     """Intents and barks in Gold, a reply and its trunk in Silver, summaries and other trunks in Bronze."""
-    async with running(gated(), calm(Config())) as rig:
+    async with running(gated(), calm(UNHURRIED)) as rig:
         found = shapes(await a_life(rig))
         longest = next(iter(rig.daemon.worlds)).choices[1].longest
         assert found.pop("bark", {(Tier.GOLD, 8)}) == {(Tier.GOLD, 8)}  # if the action that came speaks
@@ -84,7 +84,7 @@ async def test_another_table_is_followed() -> None:
         summary=Route(Tier.SILVER, output_max=70),
         trunk=Route(Tier.SILVER),
     )
-    config = calm(Config(routes=routes))
+    config = calm(replace(UNHURRIED, routes=routes))
     async with running(gated(), config) as rig:
         works = await a_life(rig)
         found = shapes(works)

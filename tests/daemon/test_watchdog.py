@@ -10,6 +10,7 @@ from daemon.watchdog import Hang, watch
 from engines.base import StepPlan, StepResult
 from engines.sim import SimEngine
 from scheduler.loop import EngineLoop
+from tests.patience import PATIENCE_S
 from tests.scheduler.simulated import Sim
 from tests.scheduler.test_loop import work
 
@@ -52,7 +53,7 @@ async def test_the_engine_thread_is_watched() -> None:
     class Stuck(SimEngine):
         def step(self, plan: StepPlan) -> StepResult:
             inside.set()
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE_S)
             return super().step(plan)
 
     sim = Sim()
@@ -63,9 +64,9 @@ async def test_the_engine_thread_is_watched() -> None:
     times = iter(range(0, 10_000 * S, S // 5))
     watching = asyncio.create_task(watch(loop, 0.5, told.put_nowait, lambda: next(times)))
     loop.send([(1, work(1), 0)])
-    assert await asyncio.to_thread(inside.wait, 20)
-    async with asyncio.timeout(20):
+    assert await asyncio.to_thread(inside.wait, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
         assert 0.5 < await told.get() < 1.0
     watching.cancel()
     gate.set()
-    assert loop.stop(20)
+    assert loop.stop(PATIENCE_S)

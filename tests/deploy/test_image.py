@@ -18,6 +18,7 @@ import yaml
 
 from daemon.config import ServeSettings, load
 from daemon.main import _parser
+from tests.patience import PATIENCE_S
 from tools import dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +136,7 @@ def test_the_example_token_does_not_work(tmp_path: Path) -> None:
     tokens = ROOT / "deploy/tokens.example.toml"
     done = subprocess.run(
         [*command, "--set", f"serve.tokens_file={tokens}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "16 characters or more" in done.stderr

@@ -209,7 +209,7 @@ def test_what_a_daemon_saw_comes_back_from_its_answer() -> None:
 
 async def test_the_journal_is_read_beside_its_owner(tmp_path: Path) -> None:
     """All that was accepted, in order, while it is open; and a turn that was not is missed."""
-    journal = Journal(tmp_path / "journal", JournalSettings(), lambda: 1_760_000_000_000)
+    journal = Journal(tmp_path / "journal", JournalSettings(accept_ms=60_000), lambda: 1_760_000_000_000)
     journal.start()
     try:
         for n in range(5):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from loadtests.report import broken_promises
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = """
@@ -40,7 +41,9 @@ def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "clients" / "python")])
     command = [sys.executable, "-m", "loadtests.demo", *arguments]
     settings = os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)} | environment
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=settings, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def test_a_run_plays_reports_and_cleans_up(tmp_path: Path) -> None:

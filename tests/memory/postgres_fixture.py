@@ -24,8 +24,8 @@ import pytest
 from daemon.children import launch, run
 from daemon.embedded import find_postgres
 from memory.archive_admin import migrate
+from tests.patience import PATIENCE_S
 
-UP_WITHIN_S = 60.0
 OWNER = "npcd_owner"
 SERVING = "npcd_serving"
 SECRET_ROLE, SECRET = "npcd_secret", "Ov3r/the:hills"  # the one role that needs a password
@@ -72,7 +72,7 @@ class Server:
         """Ends it as a crash would: what was not committed is gone, and every connection."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGQUIT)
-        self._process.wait(UP_WITHIN_S)
+        self._process.wait(PATIENCE_S)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -101,7 +101,7 @@ class Server:
 
     def wait_for(self, there: Callable[[], bool], otherwise: str) -> None:
         """Waits until something is so; fails with the server's log when it is not in time."""
-        until = time.monotonic() + UP_WITHIN_S
+        until = time.monotonic() + PATIENCE_S
         while not there():
             if time.monotonic() > until:
                 pytest.fail(f"PostgreSQL {otherwise}:\n{(self.folder / 'log').read_text()[-2000:]}")

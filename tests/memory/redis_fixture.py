@@ -20,8 +20,8 @@ import pytest
 import redis
 
 from daemon.embedded import find_redis
+from tests.patience import PATIENCE_S
 
-UP_WITHIN_S = 60.0
 SETTINGS = ("--port 0", "--appendonly yes", "--appendfsync everysec", "--loglevel warning", "--daemonize no")
 
 
@@ -51,7 +51,7 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [self.program, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
-        until = time.monotonic() + UP_WITHIN_S
+        until = time.monotonic() + PATIENCE_S
         while not self._answers():
             if time.monotonic() > until or self._process.poll() is not None:
                 pytest.fail(f"Redis does not start:\n{(self.folder / 'log').read_text()[-2000:]}")
@@ -61,7 +61,7 @@ class RedisServer:
         """Ends it at once."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(UP_WITHIN_S)
+        self._process.wait(PATIENCE_S)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ from core.errors import StoreFailed
 from memory.feeder import Feeder, FeederSettings
 from memory.journal import Journal, JournalSettings
 from memory.records import START, Kind, Position, Record
+from tests.patience import PATIENCE_S
 
-LONG_S = 30.0  # nothing takes that long unless it hangs
 QUICK = FeederSettings(gather_ms=1, pause_ms=1, pause_max_ms=4)
 
 
@@ -94,7 +94,7 @@ def feeding(store: Kept, journal: Journal, settings: FeederSettings = QUICK) -> 
     try:
         yield feeder
     finally:
-        assert feeder.stop(LONG_S)
+        assert feeder.stop(PATIENCE_S)
         assert store.closed.is_set()
 
 
@@ -108,7 +108,7 @@ def append(journal: Journal, *numbers: int) -> None:
 
 def until(true: Callable[[], object]) -> None:
     """Waits for something that another thread does."""
-    end = time.monotonic() + LONG_S
+    end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.002)
@@ -120,9 +120,9 @@ async def test_everything_arrives_in_order(journal: Journal, knows: bool) -> Non
     store = Kept(knows=knows)
     append(journal, *range(250))
     with feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         append(journal, *range(250, 500))
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         assert feeder.state == (journal.end, 0, "", 500, 0)
     assert store.numbers == list(range(500))
     assert max(store.batches) <= QUICK.batch_max
@@ -135,7 +135,7 @@ async def test_few_records_are_gathered(journal: Journal) -> None:
     with feeding(store, journal, FeederSettings(gather_ms=3_600_000)) as feeder:
         append(journal, 1)
         append(journal, 2)
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         append(journal, *range(3, 103))
         until(lambda: store.numbers == list(range(1, 103)))
     store = Kept()
@@ -155,13 +155,13 @@ async def test_a_store_that_is_away_for_long_gets_all_exactly_once(journal: Jour
         assert feeder.state.behind_bytes == journal.behind(START)
         assert not await feeder.passed(journal.end, 0.01)
         store.away = ""
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         until(lambda: not feeder.away)
         store.away = "gone again"
         append(journal, *range(1_000, 1_100))
         until(lambda: feeder.away == "gone again")
         store.away = ""
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         until(lambda: not feeder.away)
     assert store.numbers == list(range(1_100))
     assert [e["event"] for e in logs if e["event"].startswith("a store")] == ["a store is away", "a store is back"] * 2
@@ -184,7 +184,7 @@ async def test_pauses_double_up_to_a_bound(journal: Journal, monkeypatch: pytest
     feeder.start()
     until(store.closed.is_set)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
-    assert feeder.stop(LONG_S)
+    assert feeder.stop(PATIENCE_S)
 
 
 @pytest.mark.parametrize("knows", [True, False])
@@ -194,7 +194,7 @@ async def test_a_lost_answer_repeats_nothing(journal: Journal, knows: bool) -> N
     store.lose_answers = 3
     append(journal, *range(450))
     with feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
     assert store.numbers == list(range(450))
 
 
@@ -206,10 +206,10 @@ async def test_poison_is_set_aside(journal: Journal) -> None:
     store.poison = {7, 8, 99, 150, 299}
     append(journal, *range(300))
     with capture_logs() as logs, feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         assert feeder.state == (journal.end, 0, "", 295, 5)
         append(journal, 300)
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
     assert store.numbers == [n for n in range(301) if n not in store.poison]
     ids = {r.id for r in journal.read(START, 300)[0] if r.at_ms in store.poison}
     aside = [e["record"] for e in logs if e["event"] == "a record is set aside"]
@@ -224,11 +224,11 @@ async def test_a_single_poisoned_record_is_not_given_up_quickly(journal: Journal
     store.poison = {1}
     append(journal, 1)
     with feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         assert feeder.aside == 1
         assert store.tries >= 12
         append(journal, 2)
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
     assert store.numbers == [2]
 
 
@@ -242,7 +242,7 @@ async def test_a_store_that_fails_on_everything_loses_nothing(journal: Journal) 
         assert "TypeError" in feeder.away
         assert feeder.aside == 0
         store.poison = set()
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         until(lambda: not feeder.away)
     assert sorted(store.numbers) == list(range(50))
     assert sum(e["event"] == "a store fails on records" for e in logs) == 1
@@ -259,7 +259,7 @@ async def test_a_store_that_gets_well_in_the_middle_loses_nothing(journal: Journ
     store.poison, store.heals_after = set(range(5)), after
     append(journal, *range(5))
     with feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         assert (feeder.written, feeder.aside) == (5, 0)
     assert sorted(store.numbers) == list(range(5))
 
@@ -281,7 +281,7 @@ async def test_a_feeder_goes_on_where_it_was(tmp_path: Path) -> None:
         recent.closed.clear()
     journal = open_journal(tmp_path)
     with feeding(archive, journal) as one, feeding(recent, journal) as two:
-        assert await one.passed(journal.end, LONG_S) and await two.passed(journal.end, LONG_S)
+        assert await one.passed(journal.end, PATIENCE_S) and await two.passed(journal.end, PATIENCE_S)
     journal.close()
     assert archive.numbers == list(range(total))
     assert recent.numbers == list(range(total))
@@ -293,11 +293,11 @@ async def test_who_waits_hears_when_it_is_over(journal: Journal) -> None:
     store.away = "connection refused"
     append(journal, 1)
     with feeding(store, journal) as feeder:
-        waits = asyncio.create_task(feeder.passed(journal.end, 100 * LONG_S))
+        waits = asyncio.create_task(feeder.passed(journal.end, 100 * PATIENCE_S))
         await asyncio.sleep(0)
-        assert await asyncio.to_thread(feeder.stop, LONG_S)
-        assert not await asyncio.wait_for(waits, LONG_S)
-        assert not await feeder.passed(journal.end, LONG_S)
+        assert await asyncio.to_thread(feeder.stop, PATIENCE_S)
+        assert not await asyncio.wait_for(waits, PATIENCE_S)
+        assert not await feeder.passed(journal.end, PATIENCE_S)
 
 
 async def test_a_store_at_a_place_of_another_journal_gets_all_there_is(journal: Journal) -> None:
@@ -306,7 +306,7 @@ async def test_a_store_at_a_place_of_another_journal_gets_all_there_is(journal: 
     store.position = Position(1 << 50, 5)
     append(journal, *range(5))
     with feeding(store, journal) as feeder:
-        assert await feeder.passed(journal.end, LONG_S)
+        assert await feeder.passed(journal.end, PATIENCE_S)
         assert journal.seen_by("archive") == journal.end
     assert store.numbers == list(range(5))
     assert journal.counts.gaps == 1

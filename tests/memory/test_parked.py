@@ -10,9 +10,9 @@ from kvcache.verify import signer
 from memory.parked import Parked, ParkedSettings
 from memory.recent import RecentSettings
 from tests.memory.redis_fixture import RedisServer
+from tests.patience import PATIENCE_S
 
 KEY = b"k" * 32
-PATIENCE_S = 20.0
 
 
 class Store:
@@ -21,7 +21,7 @@ class Store:
     def __init__(self, server: RedisServer, key: bytes = KEY, **settings: int) -> None:
         self.answers: dict[int, tuple[bytes, bytes, str]] = {}
         self._answered = threading.Condition()
-        redis = RecentSettings(url=server.url(), op_s=0.5)
+        redis = RecentSettings(url=server.url(), connect_s=PATIENCE_S, op_s=PATIENCE_S)
         self.parked = Parked(ParkedSettings(**settings), redis, "journal", signer(key))
         self.parked.start(self._deliver)
         assert self.parked.settled(PATIENCE_S)

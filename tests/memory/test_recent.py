@@ -24,10 +24,10 @@ from memory.recent_keys import Command
 from memory.records import START, Kind, Position, Record
 from memory.state import State
 from tests.memory.redis_fixture import RedisServer, serving
+from tests.patience import PATIENCE_S
 
 NOW_MS = time.time_ns() // 1_000_000  # Redis expires by its own clock
 JOURNAL = "9f2c"
-SOON_S = 30.0
 ODD = [
     "",
     ":",
@@ -54,16 +54,16 @@ def no_saves(file: str) -> Mapping[tuple[str, str], Bond]:
     raise AssertionError(f"{file} is not asked for")
 
 
-def writer_to(url: str, saves: Saves | None = None, op_s: float = SOON_S) -> RecentWriter:
+def writer_to(url: str, saves: Saves | None = None, op_s: float = PATIENCE_S) -> RecentWriter:
     load = no_saves if saves is None else lambda file: deepcopy(saves[file])
-    return RecentWriter(RecentSettings(url, connect_s=SOON_S, op_s=op_s), JOURNAL, load)
+    return RecentWriter(RecentSettings(url, connect_s=PATIENCE_S, op_s=op_s), JOURNAL, load)
 
 
 @contextlib.asynccontextmanager
-async def reading(url: str, op_s: float = SOON_S) -> AsyncIterator[Recent]:
-    recent = Recent(RecentSettings(url, connect_s=SOON_S, op_s=op_s))
+async def reading(url: str, op_s: float = PATIENCE_S) -> AsyncIterator[Recent]:
+    recent = Recent(RecentSettings(url, connect_s=PATIENCE_S, op_s=op_s))
     try:
-        assert await recent.wait(SOON_S), recent.away
+        assert await recent.wait(PATIENCE_S), recent.away
         yield recent
     finally:
         await recent.close()
@@ -98,7 +98,7 @@ class Feeding:
         self.begin()
 
     def begin(self) -> None:
-        until = time.monotonic() + SOON_S
+        until = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.done = self.writer.connect().at
@@ -374,14 +374,14 @@ async def test_a_feeder_fills_a_lost_store_from_the_journal(own_redis: RedisServ
     for i, record in enumerate(records):
         assert await journal.accept(record)
         if i == 50:
-            assert await feeder.passed(journal.end, SOON_S)
+            assert await feeder.passed(journal.end, PATIENCE_S)
             own_redis.execute("FLUSHALL")
         elif i == 100:
             await asyncio.to_thread(own_redis.kill)
         elif i == 120:
             await asyncio.to_thread(own_redis.start)
-    assert await feeder.passed(journal.end, SOON_S)
-    assert await asyncio.to_thread(feeder.stop, SOON_S)
+    assert await feeder.passed(journal.end, PATIENCE_S)
+    assert await asyncio.to_thread(feeder.stop, PATIENCE_S)
     await asyncio.to_thread(journal.close)
     assert feeder.state.aside == 0
     await check(own_redis.url(), as_state_says(records, saves))
@@ -649,7 +649,7 @@ async def test_a_server_that_dies_fails_reads_at_once_and_is_found_again(own_red
         with pytest.raises(StoreFailed):
             await recent.worlds()
         own_redis.start()
-        assert await recent.wait(SOON_S)
+        assert await recent.wait(PATIENCE_S)
         assert await recent.recall(mira, "ann", NOW_MS) is not None
 
 
@@ -661,7 +661,7 @@ async def test_a_server_that_stands_still_is_away(own_redis: RedisServer) -> Non
                 await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS)
             assert recent.away
         while True:
-            assert await recent.wait(SOON_S)
+            assert await recent.wait(PATIENCE_S)
             with contextlib.suppress(StoreFailed):  # 50 ms may be short for a busy machine
                 assert await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS) is None
                 break
@@ -682,7 +682,7 @@ async def test_reads_that_wait_are_bounded(own_redis: RedisServer) -> None:
 async def test_a_closed_store_stays_closed(redis_server: RedisServer) -> None:
     """After close() nobody waits, nothing connects again, and a read fails."""
     recent = Recent(RecentSettings(redis_server.url()))
-    assert await recent.wait(SOON_S)
+    assert await recent.wait(PATIENCE_S)
     await recent.close()
     with pytest.raises(StoreFailed, match="closed"):
         await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS)
@@ -695,7 +695,7 @@ async def test_the_first_read_does_not_wait_for_a_connection(redis_server: Redis
     recent = Recent(RecentSettings(redis_server.url()))
     with pytest.raises(StoreFailed, match="not connected yet"):
         await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS)
-    assert await recent.wait(SOON_S)
+    assert await recent.wait(PATIENCE_S)
     await recent.close()
 
 
@@ -722,7 +722,7 @@ async def test_an_acl_user(own_redis: RedisServer, tmp_path: Path) -> None:
     writer.close()
     for settings in (by_file, by_url):
         recent = Recent(settings)
-        assert await recent.wait(SOON_S), recent.away
+        assert await recent.wait(PATIENCE_S), recent.away
         assert await recent.bonds("studio", "moor")
         assert await recent.worlds() and await recent.npcs("studio", "moor") is not None
         await recent.close()
@@ -731,7 +731,7 @@ async def test_an_acl_user(own_redis: RedisServer, tmp_path: Path) -> None:
 async def refusal(recent: Recent) -> str:
     """Why the server does not take it."""
     recent.start()
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         while recent.away == "is not connected yet":
             await recent.wait(0.01)
     reason = recent.away
@@ -815,15 +815,15 @@ async def test_tls(tmp_path: Path) -> None:
                 pytest.skip("this redis-server is built without TLS")
             raise
         url = f"rediss://localhost:{port}"
-        settings = RecentSettings(url, ca_file=str(tmp_path / "ca.pem"), connect_s=SOON_S)
+        settings = RecentSettings(url, ca_file=str(tmp_path / "ca.pem"), connect_s=PATIENCE_S)
         writer = RecentWriter(settings, JOURNAL, no_saves)
         feed(writer, [turn("mira", "ann")])
         writer.close()
         recent = Recent(settings)
-        assert await recent.wait(SOON_S), recent.away
+        assert await recent.wait(PATIENCE_S), recent.away
         assert await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS) is not None
         await recent.close()
         with pytest.raises(StoreFailed, match=r"(?i)certificate"):
-            RecentWriter(RecentSettings(url, connect_s=SOON_S), JOURNAL, no_saves).connect()
-        stranger = Recent(RecentSettings(url, connect_s=SOON_S))
+            RecentWriter(RecentSettings(url, connect_s=PATIENCE_S), JOURNAL, no_saves).connect()
+        stranger = Recent(RecentSettings(url, connect_s=PATIENCE_S))
         assert "certificate" in (await refusal(stranger)).lower()

@@ -12,6 +12,7 @@ from engines.base import StepPlan, StepResult
 from engines.sim import SimEngine
 from scheduler.loop import EngineLoop
 from scheduler.scheduler import Delivery
+from tests.patience import PATIENCE_S
 from tests.scheduler.simulated import Sim, npc, words
 
 
@@ -39,13 +40,13 @@ def test_works_from_many_threads_all_end() -> None:
         t.start()
     ended: dict[int, Finish] = {}
     while len(ended) < 60:
-        for ticket, what in out.get(timeout=20):
+        for ticket, what in out.get(timeout=PATIENCE_S):
             if isinstance(what, Ended):
                 assert ticket not in ended
                 ended[ticket] = what.finish
     for t in threads:
         t.join()
-    assert loop.stop()
+    assert loop.stop(PATIENCE_S)
     assert not died
     assert set(ended.values()) <= {Finish.LENGTH, Finish.CANCELLED}
     assert sim.scheduler.idle
@@ -56,7 +57,7 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
     sim = Sim()
     loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
     loop.start()
-    assert loop.stop()
+    assert loop.stop(PATIENCE_S)
 
     class Broken(SimEngine):
         def step(self, plan: StepPlan) -> StepResult:
@@ -70,8 +71,8 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
         loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: heard.set())
         loop.start()
         loop.send([(1, work(1), now_ns())])
-        assert heard.wait(20)
-        assert loop.stop()
+        assert heard.wait(PATIENCE_S)
+        assert loop.stop(PATIENCE_S)
     finally:
         threading.excepthook = hook
 
