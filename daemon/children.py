@@ -82,7 +82,7 @@ def launch(command: Sequence[str], user: Account | None, at_end: int) -> list[st
 
 
 def run(
-    command: Sequence[str], user: Account | None, fds: Sequence[int] = (), said: str = "", limit_s: float = 60.0
+    command: Sequence[str], user: Account | None, fds: Sequence[int] = (), said: str = "", limit_s: float = 180.0
 ) -> str:
     """Runs a program to its end; what it wrote. Raises StoreFailed with its last words."""
     try:
