@@ -30,13 +30,14 @@ from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
 from daemon.worlds import Npc, World, Worlds
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door
-from tiers.cadence import due_ns
+from tiers.cadence import due_ns, next_slot_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 from tiers.share import Share
 
 ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
+CROWD = 16  # so many NPCs that get attention at the same moment are asked one after the other
 LOADS_MAX = 64  # trunks on their way into place before anybody is asked
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
@@ -344,7 +345,7 @@ class Intents:
                 self._look_now(mind)
                 mind.look_ns = 0
                 if change.before is Activation.AMBIENT:
-                    self._load_then_ask(mind, now_ns)
+                    self._load_then_ask(mind, len(changes) > CROWD, now_ns)
                 elif not self._stands(mind):
                     self._set_due(mind, at_once=True)
         for mind in newcomers:
@@ -353,16 +354,25 @@ class Intents:
             if mind.intent is None or mind.intent.state != mind.state:
                 self._judge(mind)
 
-    def _load_then_ask(self, mind: Mind, now_ns: int) -> None:
-        """Brings the KV of an NPC that got attention into place; then it is due. Until then it is the policy's."""
+    def _load_then_ask(self, mind: Mind, in_a_crowd: bool, now_ns: int) -> None:
+        """Brings the KV of an NPC that got attention into place; then it is due: at once, or when its slot comes if
+        that happens to a crowd. Until then it is the policy's.
+        """
         if mind.loading_ns:
             return
 
         def loaded(_: Ended) -> None:
             mind.loading_ns = 0
-            if not (mind.removed or mind.activation is Activation.AMBIENT or self._stands(mind) or mind.asking):
+            if mind.removed or mind.activation is Activation.AMBIENT or self._stands(mind) or mind.asking:
+                return
+            if in_a_crowd and not mind.urgent:
+                if mind.intent is None or mind.intent.state != mind.state:
+                    self._answer_by_policy(mind, self._clock())
+                slot_ns = self._slot_ns[mind.activation]
+                self._due_at(mind, next_slot_ns(mind.npc.number, slot_ns, self._clock()))
+            else:
                 self._set_due(mind, at_once=True)
-                self._pump_soon()
+            self._pump_soon()
 
         try:
             self._load(mind.npc, loaded)
@@ -397,7 +407,9 @@ class Intents:
         self._due_from(mind, self._clock() if at_once else seen.at_ns, mind.urgent or at_once)
 
     def _due_from(self, mind: Mind, received_ns: int, urgent: bool) -> None:
-        at_ns = due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent)
+        self._due_at(mind, due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent))
+
+    def _due_at(self, mind: Mind, at_ns: int) -> None:
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns

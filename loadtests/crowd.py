@@ -48,6 +48,7 @@ class _Crowd:
     ) -> None:
         self._residents = tuple(residents)
         self._scene = scene
+        self._times = plan.times
         self._rate_hz = rate_hz
         self._rounds = math.ceil(seconds * rate_hz)
         self._chance = np.random.default_rng(seed)
@@ -160,8 +161,7 @@ class _Crowd:
         columns = [np.take_along_axis(a, order, axis=1).tolist() for a in (nearest, stances, distances, seen)]
         home = np.hypot(self._places[None, :, 0] - at[:, None, 0], self._places[None, :, 1] - at[:, None, 1])
         place = np.where(home.min(axis=1) <= scene.place_m, home.argmin(axis=1), -1).tolist()
-        # A day has minutes in a game: in a run it becomes later once, and everybody notices at the same moment.
-        time_of_day = scene.times[round_ * 2 // max(1, self._rounds) % len(scene.times)]
+        time_of_day = self._times[round_ * len(self._times) // max(1, self._rounds)]
         positions, speeds = at.tolist(), speed.tolist()
         made = []
         for n, rows in enumerate(zip(*columns, strict=True)):

@@ -84,12 +84,14 @@ class Scene:
 @dataclass(frozen=True, slots=True)
 class CrowdPlan:
     """A crowd instead of the simulated village (see loadtests/crowd.py): `players` walk, places are `spread` times as
-    far apart as the scene has them, and nobody's observations change meaningfully twice within `change_every_s`.
+    far apart as the scene has them, and nobody's observations change meaningfully twice within `change_every_s`. The
+    run's length is shared out among `times` of day: each next one is a change for everybody at the same moment.
     """
 
     players: int
     spread: float
     change_every_s: float
+    times: tuple[str, ...] = ("dusk",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def load_plan(path: Path) -> Plan:
     plan = Plan(name=path.stem, **given | {"scene": load_scene(path.parent / given["scene"])})
     if crowd is not None:
         _check_keys(path, crowd, CrowdPlan, set())
-        plan = replace(plan, crowd=CrowdPlan(**crowd))
+        plan = replace(plan, crowd=CrowdPlan(**crowd | {"times": tuple(crowd["times"])}))
         if plan.fps % plan.rate_hz:
             raise ValueError(f"{path}: fps must be a multiple of rate_hz, a crowd is observed in every so many frames")
     if min(plan.servers, plan.npcs, plan.fps, plan.rate_hz, plan.line_every_s, plan.seconds) <= 0:

@@ -24,6 +24,7 @@ from npcd_client import NpcdError, TalkEventKind, TalkFinish, new_turn_id
 from npcd_client.v1 import dialogue_pb2
 
 TURN_TIMEOUT_S = 20.0
+SETTLE_MAX_S = 30.0
 FIRST_TEXT, TURN = "first text", "whole turn"
 
 
@@ -143,7 +144,18 @@ class Town:
         else:
             self.servers = [VillageServer(load, number) for number in range(plan.servers)]
         self._free = [(server, npc_id) for server in self.servers for npc_id in server.npc_ids]
+        self.ready_s = self._settle()
         self._began = time.monotonic(), time.process_time()
+
+    def _settle(self) -> float:
+        """Waits until npcd has the NPCs in place, as a game does while a level loads; how many seconds that took."""
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < SETTLE_MAX_S:
+            bronze = next((tier for tier in self.client.status().tiers if tier.tier == "bronze"), None)
+            if bronze is None or not (bronze.waiting or bronze.running):
+                break
+            time.sleep(0.1)
+        return time.monotonic() - began_s
 
     def take_npc(self, chance: random.Random) -> tuple[Server, str]:
         """An NPC that nobody talks with; one that somebody does when there is no other: it answers in order."""
@@ -183,6 +195,7 @@ class Town:
             "reaction_p95_ms": percentiles_of(seen.reaction)["p95"],
             "turns": seen.turns,
             "active_npcs": board.active.percentiles(p05=0.05, p50=0.5, p95=0.95),
+            "ready_s": round(self.ready_s, 1),
             "load_cores": round(load_cores, 3),
             "lines_late_p95_ms": percentiles_of(seen.lateness)["p95"],
             "both_sides_p50_ms": self._both_sides("p50", made),
