@@ -271,8 +271,8 @@ def build(
         return not homes.free  # read only, and a step old at most
 
     def stalled(now_ns: int) -> bool:
-        # A large model's step may take long: what counts is that it takes longer than it should.
-        return now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
+        # A large model's step may take long: what counts is that it takes longer than it should. Idle is not stalled.
+        return door.open > 0 and now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
 
     def roomy() -> bool:
         return homes.free > 0 or homes.ram_bytes < homes.ram_bytes_max / 2

@@ -30,7 +30,7 @@ from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
 from daemon.worlds import Npc, World, Worlds
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door
-from tiers.cadence import due_ns, next_slot_ns
+from tiers.cadence import due_ns
 from tiers.policy import evaluate
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
@@ -368,8 +368,9 @@ class Intents:
             if in_a_crowd and not mind.urgent:
                 if mind.intent is None or mind.intent.state != mind.state:
                     self._answer_by_policy(mind, self._clock())
-                slot_ns = self._slot_ns[mind.activation]
-                self._due_at(mind, next_slot_ns(mind.npc.number, slot_ns, self._clock()))
+                if mind.asked_ns is None:
+                    mind.asked_ns = 0  # the first time is no reason to be asked out of turn
+                self._due_from(mind, self._clock(), urgent=False)
             else:
                 self._set_due(mind, at_once=True)
             self._pump_soon()
@@ -407,9 +408,7 @@ class Intents:
         self._due_from(mind, self._clock() if at_once else seen.at_ns, mind.urgent or at_once)
 
     def _due_from(self, mind: Mind, received_ns: int, urgent: bool) -> None:
-        self._due_at(mind, due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent))
-
-    def _due_at(self, mind: Mind, at_ns: int) -> None:
+        at_ns = due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent)
         if mind.due_ns and mind.due_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
         mind.due_ns = at_ns
