@@ -168,7 +168,9 @@ class _Crowd:
             percepts = [row for row in zip(*rows, strict=True) if row[2] < math.inf]
             where = self._place_names[place[n]] if place[n] >= 0 else ""
             events = ("heard_noise",) if n in startled else ()
-            state = "|".join((time_of_day, where, *events, *(self._word(*row) for row in percepts[:NOTABLE])))
+            # Who of those that are equally far in words is nearer changes nothing.
+            words = sorted(self._word(*row) for row in percepts[:NOTABLE])
+            state = "|".join((time_of_day, where, *events, *words))
             sense = senses[n]
             if sense.takes(state, round_):
                 said = intents_pb2.Observation(time_of_day=time_of_day, place=where, events=events)
