@@ -23,7 +23,7 @@ from npcd_client.v1 import intents_pb2, words_pb2
 NPCS = 60
 SECONDS = 12.0
 RATE_HZ = 10
-PLAN = CrowdPlan(players=3, spread=2.0, change_every_s=1.0)
+PLAN = CrowdPlan(players=3, spread=2.0, change_every_s=1.0, times=("day", "dusk", "night", "dawn"))
 FPS, EVERY = 30, 3
 MS = 1_000_000
 
