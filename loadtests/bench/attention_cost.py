@@ -16,7 +16,7 @@ IN_VIEW = 1_000
 CPU_S = 20.0
 WARM_S = 5.0
 SAMPLED = 150  # NPCs in view while idle ones are beside them
-IDLE_S = 6.0
+IDLE_S = 5.0
 PAIRS = 5
 
 

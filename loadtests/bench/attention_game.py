@@ -29,6 +29,7 @@ from loadtests.scene import CrowdPlan, Scene, load_scene
 from loadtests.slots import Slots
 from loadtests.village import Village
 from npcd_client import Client
+from npcd_client.connection import open_channel
 from npcd_client.v1 import intents_pb2
 
 FPS = 30
@@ -194,7 +195,8 @@ async def main(target: str, stage: Stage) -> None:
     recording = stage.record(scene)
     gc.collect()
     gc.freeze()
-    async with Client(target) as client, grpc.aio.insecure_channel(target) as channel:
+    # With the client's options, so that both share its connection.
+    async with Client(target) as client, open_channel(target, None, None, None) as channel:
         game = Game(channel, client, scene, recording)
         _say({"state": "ready"})
         loop = asyncio.get_running_loop()

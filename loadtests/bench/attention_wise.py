@@ -15,7 +15,7 @@ from npcd_client.v1 import admin_pb2
 
 VILLAGERS = 100
 SLOT_HZ = 2.0  # an active NPC's cadence: one observation a slot
-CHANGE_S = 60.0
+CHANGE_S = 40.0
 AHEAD_S = 15.0
 AHEAD_PAIRS = 3
 FULL_NPCS = 1_000  # all of them active: they change more often than two cores can think
