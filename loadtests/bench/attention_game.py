@@ -37,6 +37,7 @@ CHANGE_EVERY_S = 1.0
 READY_S = 120.0
 BATCH = 500
 END_S = 2.0
+GRACE_MS, GRACE_STEP_MS = 600, 50
 SEED = 7
 LIVE = "/npcd.v1.Intents/Live"
 
@@ -84,12 +85,12 @@ class Played:
 class Log:
     """What came, in detail. Times are the machine's monotonic clock in nanoseconds.
 
-    `intents` are (when, source, latency in ms) of each new version. `actions` are what an NPC did about the observation
-    of a tick and whose word that was, by "npc tick"; the policy's only where the model never said anything.
+    `intents` are (when, source, latency in ms, NPC) of each new version. `actions` are what an NPC did about the
+    observation of a tick and whose word that was, by "npc tick"; the policy's only where the model never said anything.
     """
 
     frames_ns: list[int] = field(default_factory=list)
-    intents: list[tuple[int, str, int]] = field(default_factory=list)
+    intents: list[tuple[int, str, int, str]] = field(default_factory=list)
     actions: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def note(self, npc_id: str, tick: int, action: str, source: str) -> None:
@@ -107,7 +108,9 @@ class Log:
         """What write() wrote."""
         said = json.loads(path.read_text("utf-8"))
         actions = {key: (action, source) for key, (action, source) in said["actions"].items()}
-        return cls(said["frames_ns"], [(at_ns, source, ms) for at_ns, source, ms in said["intents"]], actions)
+        return cls(
+            said["frames_ns"], [(at_ns, source, ms, npc_id) for at_ns, source, ms, npc_id in said["intents"]], actions
+        )
 
 
 class Game:
@@ -152,6 +155,10 @@ class Game:
             game.sample(number, now_ns)
         played.cores = (time.process_time_ns() - cpu_ns) / (time.monotonic_ns() - began_ns)
         played.seconds = (time.monotonic_ns() - began_ns) * 1e-9
+        last_ms = round(seconds * FPS) * 1000 / FPS
+        for waited_ms in range(0, GRACE_MS, GRACE_STEP_MS):  # for what is under way
+            await asyncio.sleep(GRACE_STEP_MS / 1000)
+            game.answered(last_ms + waited_ms)
         await call.done_writing()
         await asyncio.wait({reader}, timeout=END_S)  # the daemon ends its side when it has told all
         call.cancel()
@@ -181,7 +188,7 @@ class Game:
             source = SOURCES.get(rows[said.npc_id].source, "policy")
             log.note(said.npc_id, said.observed_tick - game.first_tick, said.action, source)
             if not frame.snapshot:
-                log.intents.append((now_ns, source, said.latency_ms))
+                log.intents.append((now_ns, source, said.latency_ms, said.npc_id))
         for confirmed in frame.confirmed:
             held = rows.get(confirmed.npc_id)
             if held is not None and held.version == confirmed.version:

@@ -50,7 +50,7 @@ def test_a_stage_is_a_village_or_a_crowd(players: int) -> None:
 
 def test_a_log_keeps_the_models_word_and_is_read_as_it_was_written(tmp_path: Path) -> None:
     """The policy's counts only where the model never said anything; a later word of the model replaces its earlier."""
-    log = Log([1, 2], [(5, "policy", 31)])
+    log = Log([1, 2], [(5, "policy", 31, "a")])
     for action, source in (("flee", "policy"), ("hide", "model"), ("idle", "policy"), ("attack", "model")):
         log.note("a", 1, action, source)
     log.note("a", 2, "flee", "policy")
