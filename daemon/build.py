@@ -283,9 +283,11 @@ def build(
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
     )
-    look_ahead = LookAhead(
-        config.intents.prediction, layout, door, barks, config.promises, config.routes, pressure.spare, clock
-    )
+
+    def spare() -> bool:
+        return attention.carrying.calm(clock()) and pressure.spare()
+
+    look_ahead = LookAhead(config.intents.prediction, layout, door, barks, config.promises, config.routes, spare, clock)
     intents = Intents(
         table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
         sessions.digest, expect, stalled, roomy, clock,

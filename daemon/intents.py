@@ -605,11 +605,15 @@ class Intents:
             self._push(within_ns, mind, late)
             return False
         self._overdue += not stalled and not mind.loading_ns
+        self._look_now(mind)
         intent = mind.intent
         if intent is None or intent.state != mind.state:
-            self._answer_by_policy(mind, since_ns)
-        if mind.waiting_ns or mind.loading_ns:  # as long as it waits, the rules keep up with what it sees
-            self._push(now_ns + self._settings.answer_within_ms * MS, mind, mind.late)
+            # What it sees may have changed since it became due: then that is what is answered.
+            seen_ns = mind.seen.at_ns if intent is not None and intent.source is Source.POLICY and mind.seen else 0
+            self._answer_by_policy(mind, max(since_ns, seen_ns))
+        if mind.waiting_ns or mind.loading_ns or stalled:  # as long as it waits, the rules keep up with what it sees
+            again_ms = self._settings.stall_ms if stalled else self._settings.answer_within_ms
+            self._push(now_ns + again_ms * MS, mind, mind.late)
         return True
 
     def _answer_by_policy(self, mind: Mind, due_at_ns: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ NOISE_LASTS_S = 1.5
 NOTABLE = 5  # percepts that reach the model at most, and the state
 
 Floats = NDArray[np.float64]
+Row = tuple[int, int, float, bool]  # entity, stance, metres, in sight
+DISTANCE_EDGES_M = (2.0, 8.0, 20.0)
 PERCEPT_STANCES = ("", "friendly", "neutral", "hostile")
 _HOSTILE = PERCEPT_STANCES.index("hostile")
 
@@ -174,7 +177,12 @@ class _Crowd:
             sense = senses[n]
             if sense.takes(state, round_):
                 said = intents_pb2.Observation(time_of_day=time_of_day, place=where, events=events)
-                sense.body = said.SerializeToString() + b"".join([self._percept(*row) for row in percepts])
+                sense.head, sense.percepts = said.SerializeToString(), percepts
+                sense.body = sense.head + b"".join([self._percept(*row) for row in percepts])
+            elif len(players):
+                # What it has not noticed yet changes nothing in words; what it sees goes on moving within them.
+                here = np.concatenate([away[n], to_player[n]])
+                sense.body = sense.head + b"".join([self._percept(*_within_words(row, here)) for row in sense.percepts])
             (x_m, z_m), (vx_mps, vz_mps) = positions[n], speeds[n]
             moves = intents_pb2.Observation(
                 npc_id=self._residents[n].npc_id,
@@ -199,10 +207,11 @@ class _Crowd:
 class _Senses:
     """What one NPC has noticed: the newest, but never a second meaningful change within `every` rounds."""
 
-    __slots__ = ("_changed", "_every", "body", "state")
+    __slots__ = ("_changed", "_every", "body", "head", "percepts", "state")
 
     def __init__(self, every: int) -> None:
-        self.body = b""
+        self.body = self.head = b""
+        self.percepts: list[Row] = []
         self.state = ""
         self._every = every
         self._changed = -every
@@ -214,6 +223,14 @@ class _Senses:
                 return False
             self._changed, self.state = round_, state
         return True
+
+
+def _within_words(row: Row, here: Floats) -> Row:
+    """A percept at the distance that it has now, as far as that has the same word."""
+    entity, stance, distance_m, in_sight = row
+    edges_m = (0.0, *DISTANCE_EDGES_M, PLAYER_SEEN_M)
+    low_m, high_m = next((a, b) for a, b in pairwise(edges_m) if distance_m < b or b == edges_m[-1])
+    return entity, stance, round(min(max(float(here[entity]), low_m), high_m - 0.1), 1), in_sight
 
 
 def player_id(number: int) -> str:

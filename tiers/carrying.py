@@ -59,6 +59,7 @@ class Carrying:
         self._late = 0
         self._shrunk_ns: int | None = None
         self._decided_ns: int | None = None
+        self._began_ns: int | None = None
 
     def answered(self, took_ns: int) -> None:
         """An intent was answered so long after it was due."""
@@ -71,6 +72,8 @@ class Carrying:
         self._answered = self._late = 0
         passed_ns = now_ns - self._decided_ns if self._decided_ns is not None else 0
         self._decided_ns = now_ns
+        if self._began_ns is None:
+            self._began_ns = now_ns
         shrunk_ns = self._shrunk_ns
         if answered >= FEW and late > self.settings.late_share * answered:
             if shrunk_ns is None or now_ns - shrunk_ns >= TOLD_EVERY_NS:
@@ -79,6 +82,10 @@ class Carrying:
         elif shrunk_ns is None or now_ns - shrunk_ns >= self._calm_ns:
             self.share = min(1.0, self.share + self.settings.more_per_s * min(passed_ns, S) / S)
         return self.share
+
+    def calm(self, now_ns: int) -> bool:
+        """Whether nothing has come late for `calm_s`, and intents were watched for as long."""
+        return self._began_ns is not None and now_ns - max(self._began_ns, self._shrunk_ns or 0) >= self._calm_ns
 
     def caps(self, active_min: int, active_max: int, warm_max: int) -> tuple[int, int]:
         """(active, warm) that the engine carries; active never below its floor."""

@@ -57,12 +57,10 @@ async def change(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def prediction(figures: Figures, model: Path, quick: bool) -> None:
-    """The same village with prediction and without, in turns; then a crowd that the engine cannot carry. Raises
-    NpcdError.
-    """
+    """The same crowd with prediction and without, in turns; then one that the engine cannot carry. Raises NpcdError."""
     seconds, pairs = (8.0, 1) if quick else (AHEAD_S, AHEAD_PAIRS)
-    figures.note(f"-- {VILLAGERS} NPCs of the village, prediction on and off: {pairs} pairs of {seconds:g} s")
-    async with sides(model, Stage(VILLAGERS, seconds, players=0), [(), (NO_PREDICTION,)]) as (on, off):
+    figures.note(f"-- {VILLAGERS} NPCs of a crowd, prediction on and off: {pairs} pairs of {seconds:g} s")
+    async with sides(model, Stage(VILLAGERS, seconds, spread=1.0), [(), (NO_PREDICTION,)]) as (on, off):
         for side in (on, off):
             await side.register(VILLAGERS)
             await side.play(seconds)  # what is likely is learned as it is seen
