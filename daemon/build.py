@@ -58,8 +58,8 @@ log = structlog.get_logger("npcd")
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
-STALLED_NS = 25 * MS  # a step of a small model takes a few milliseconds
-STALLED_X = 4
+STALLED_NS = 20 * MS  # a step of a small model takes a few milliseconds
+STALLED_X = 2
 
 
 @dataclass(slots=True)

@@ -39,6 +39,7 @@ from tiers.share import Share
 ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
 CROWD = 16  # so many NPCs that get attention at the same moment are asked one after the other
 LOADS_MAX = 64  # trunks on their way into place before anybody is asked
+STALL_LOOK_NS = 10 * MS  # how often it is looked whether the engine stands still, for those that wait
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
@@ -602,7 +603,7 @@ class Intents:
         within_ns = since_ns + self._settings.answer_within_ms * MS
         stalled = self._stalled(now_ns)
         if now_ns < within_ns and not stalled:
-            self._push(within_ns, mind, late)
+            self._push(min(within_ns, now_ns + STALL_LOOK_NS), mind, late)
             return False
         self._overdue += not stalled and not mind.loading_ns
         self._look_now(mind)

@@ -36,7 +36,7 @@ class IntentSettings:
     """
 
     answer_within_ms: int = 100
-    stall_ms: int = 30
+    stall_ms: int = 20
     ttl_ms: int = 4_000
     blend_ms: int = 200
     looks_per_s: int = 1_000

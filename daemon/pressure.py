@@ -17,7 +17,7 @@ from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
 LOOK_AGAIN_NS = 20 * MS
 
 BUSY_OVER_NS = 100 * MS  # over how long it is looked how busy the engine is
-BUSY_MAX = 0.7  # of that time: above, guesses would be in the way
+BUSY_MAX = 0.5  # of that time: above, guesses would be in the way
 
 
 class Pressure:

@@ -76,7 +76,7 @@ class PredictionSettings:
     What is offered wastes at most a share of `wasted_max` of its tokens. A player within `close_m` may speak.
     """
 
-    on: bool = True
+    on: bool = False
     horizon_s: float = 4.0
     states_max: int = 2
     per_npc_max: int = 8

@@ -22,7 +22,7 @@ FULL_NPCS = 1_000  # all of them active: they change more often than two cores c
 FULL_WARM_S, FULL_S = 6.0, 10.0
 STOPS, STOP_MS, STOP_EVERY_S = 4, 1_500, 4.0
 Answer = tuple[str, str]  # an action, and who said so
-NO_PREDICTION = "intents.prediction.on=false"
+PREDICTION, NO_PREDICTION = "intents.prediction.on=true", "intents.prediction.on=false"
 
 
 async def change(figures: Figures, model: Path, quick: bool) -> None:
@@ -57,10 +57,12 @@ async def change(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def prediction(figures: Figures, model: Path, quick: bool) -> None:
-    """The same crowd with prediction and without, in turns; then one that the engine cannot carry. Raises NpcdError."""
+    """The same village with prediction and without, in turns; then a crowd that the engine cannot carry. Raises
+    NpcdError.
+    """
     seconds, pairs = (8.0, 1) if quick else (AHEAD_S, AHEAD_PAIRS)
-    figures.note(f"-- {VILLAGERS} NPCs of a crowd, prediction on and off: {pairs} pairs of {seconds:g} s")
-    async with sides(model, Stage(VILLAGERS, seconds, spread=1.0), [(), (NO_PREDICTION,)]) as (on, off):
+    figures.note(f"-- {VILLAGERS} NPCs of the village, prediction on and off: {pairs} pairs of {seconds:g} s")
+    async with sides(model, Stage(VILLAGERS, seconds, players=0), [(PREDICTION,), (NO_PREDICTION,)]) as (on, off):
         for side in (on, off):
             await side.register(VILLAGERS)
             await side.play(seconds)  # what is likely is learned as it is seen
@@ -87,7 +89,7 @@ async def prediction(figures: Figures, model: Path, quick: bool) -> None:
 async def _full(figures: Figures, model: Path, quick: bool) -> None:
     seconds = 5.0 if quick else FULL_S
     figures.note(f"-- {FULL_NPCS} NPCs, all of them active, which is more than the engine carries: {seconds:g} s")
-    everybody = [f"intents.activation.{name}={FULL_NPCS}" for name in ("active_max", "active_min")]
+    everybody = [f"intents.activation.{name}={FULL_NPCS}" for name in ("active_max", "active_min")] + [PREDICTION]
     async with sides(model, Stage(FULL_NPCS, FULL_WARM_S + seconds), [everybody]) as (side,):
         await side.register(FULL_NPCS)
         playing = asyncio.create_task(side.play(FULL_WARM_S + seconds))

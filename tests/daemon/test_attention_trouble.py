@@ -6,6 +6,7 @@ from dataclasses import replace
 import uvloop
 
 from core.words import Activation, Finish
+from daemon.config import Config
 from npcd.v1 import npcs_pb2
 from tests.daemon.rig import GatedEngine, Rig, gated, running, specs, until, world
 from tests.daemon.test_attention import AMBIENT, MODEL, POLICY, WOLF, live, mind_of, near, only_distance
@@ -224,7 +225,8 @@ async def test_what_happened_before_an_npc_became_ambient_is_asked_about() -> No
 
 async def test_who_is_ambient_keeps_nothing_for_looking_ahead() -> None:
     """A town that was walked through once."""
-    async with running(gated(), only_distance()) as rig:
+    ahead = replace(Config().intents.prediction, on=True)
+    async with running(gated(), only_distance(prediction=ahead)) as rig:
         calls = rig.daemon.calls
         for _ in range(3):
             await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))

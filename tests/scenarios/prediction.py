@@ -51,7 +51,7 @@ class PredictionScenario:
                 game_time_ms=self.now_ms,
             )
             self.motion.saw(seen)
-        edges, settings = Edges((2.0, 8.0, 20.0), (0.25, 0.7)), PredictionSettings()
+        edges, settings = Edges((2.0, 8.0, 20.0), (0.25, 0.7)), PredictionSettings(on=True)
         said = [
             f"in {round(e.in_ms, -2)} ms {e.kind}:{state_of(e.observation, edges.percepts) or ' nothing more'}"
             for e in expected(self.motion, seen, edges, settings)

@@ -36,7 +36,7 @@ def play(foresight: Foresight, seconds: int, chances: dict[str, float], seed: in
 
 def test_a_hit_is_accounted() -> None:
     """Spent, came true, saved; when the state comes back within its time that saves again, but is no second hit."""
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     assert foresight.offer("ann", "s", "calm", SURE, 500, 0)
     foresight.asked("ann", "s", "calm", 30, 0)
     assert not foresight.offer("ann", "s", "calm", SURE, 500, 0)
@@ -54,7 +54,7 @@ def test_a_hit_is_accounted() -> None:
 
 def test_what_does_not_come_in_its_time_is_wasted() -> None:
     """Its ttl is over, or its NPC is gone: the tokens are wasted, once."""
-    foresight = Foresight(PredictionSettings(ttl_s=2.0))
+    foresight = Foresight(PredictionSettings(on=True, ttl_s=2.0))
     foresight.asked("ann", "s", "calm", 30, 0)
     foresight.asked("bob", "s", "calm", 7, 0)
     foresight.remove("bob")
@@ -69,13 +69,13 @@ def test_what_does_not_come_in_its_time_is_wasted() -> None:
 
 def test_kinds_that_come_true_are_asked_about_and_others_are_not() -> None:
     """Good alone; as good as none; and in between as long as the good make up for it."""
-    good = Foresight(PredictionSettings())
+    good = Foresight(PredictionSettings(on=True))
     play(good, 300, {"good": 0.9})
     assert good.counts.predictions > 2500 and good.counts.hits > 0.85 * good.counts.predictions
-    bad = Foresight(PredictionSettings())
+    bad = Foresight(PredictionSettings(on=True))
     play(bad, 300, {"bad": 0.1})
     assert bad.counts.predictions < 150
-    mixed = Foresight(PredictionSettings())
+    mixed = Foresight(PredictionSettings(on=True))
     play(mixed, 300, {"good": 0.9, "fair": 0.35})
     assert mixed.counts.predictions > 5000
     assert mixed.counts.wasted_tokens <= 0.5 * mixed.counts.tokens
@@ -83,7 +83,7 @@ def test_kinds_that_come_true_are_asked_about_and_others_are_not() -> None:
 
 def test_a_kind_that_becomes_better_is_asked_about_again() -> None:
     """What is not asked about is watched all the same."""
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     play(foresight, 100, {"kind": 0.1})
     before = foresight.counts.predictions
     assert foresight.share("kind", 1000) < 0.3
@@ -93,7 +93,7 @@ def test_a_kind_that_becomes_better_is_asked_about_again() -> None:
 
 def test_before_anything_is_known_little_is_risked() -> None:
     """A kind that promises much and keeps nothing: until that is known, 32 states are asked about and no more."""
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     for n in range(1000):
         if foresight.offer(n, "s", "kind", 0.9, 100, n * MS):
             foresight.asked(n, "s", "kind", 10, n * MS)
@@ -105,7 +105,7 @@ def test_before_anything_is_known_little_is_risked() -> None:
 
 def test_what_came_before_it_was_asked_about_is_no_hit() -> None:
     """A state that is only watched comes true: it is known then, and asking about it is not worth it."""
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     assert foresight.offer(1, "s", "calm", SURE, 100, 0)
     assert not foresight.came_true(1, "s", 1, MS)
     assert not foresight.offer(1, "s", "calm", SURE, 100, 2 * MS)
@@ -116,7 +116,7 @@ def test_what_came_before_it_was_asked_about_is_no_hit() -> None:
 
 def test_near_and_far_are_judged_apart() -> None:
     """The same kind may be good within half a second and bad three seconds ahead."""
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     for n in range(400):
         now_ns = n * S
         foresight.offer(1, ("near", n), "kind", 0.5, 100, now_ns)
@@ -137,7 +137,7 @@ def test_whom_to_ask_first() -> None:
         Offer("likelier", "a", "calm", SURE + 0.05, 300, 10),
         Offer("unlikely", "a", "nearer", UNLIKELY, 0, 10),
     ]
-    foresight = Foresight(PredictionSettings())
+    foresight = Foresight(PredictionSettings(on=True))
     assert [o.who for o in foresight.choose(offers, 1000, 0)] == ["likelier", "soon", "large", "later", "warm"]
     assert [o.who for o in foresight.choose(offers, 30, 0)] == ["likelier", "soon", "later"]
     assert foresight.choose(offers, 0, 0) == []
@@ -152,7 +152,7 @@ def test_off_is_off() -> None:
 
 def test_what_is_only_watched_has_a_bound_too() -> None:
     """A kind that is not asked about: per_npc_max of it are watched, the overdue give way."""
-    foresight = Foresight(PredictionSettings(per_npc_max=2))
+    foresight = Foresight(PredictionSettings(on=True, per_npc_max=2))
     for n in range(9):
         assert not foresight.offer(1, n, "nearer", UNLIKELY, 1000, n * 700 * MS)
     assert len(foresight._books[1]) == 2
@@ -161,7 +161,7 @@ def test_what_is_only_watched_has_a_bound_too() -> None:
 
 def test_an_npc_keeps_so_many() -> None:
     """Full: the next is refused, until what should have come true long ago makes room, and is reported as over."""
-    foresight = Foresight(PredictionSettings(per_npc_max=2))
+    foresight = Foresight(PredictionSettings(on=True, per_npc_max=2))
     for n in range(2):
         assert foresight.offer(1, n, "calm", SURE, 1000, 0)
         foresight.asked(1, n, "calm", 5, 0)
@@ -180,7 +180,7 @@ def test_an_npc_keeps_so_many() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 12), st.integers(0, 900)), max_size=200))
 def test_every_token_is_accounted_once(acts: list[tuple[int, int, int, int]]) -> None:
     """Whatever happens in whatever order: in the end each prediction was a hit or is wasted, and no book is left."""
-    settings = PredictionSettings(per_npc_max=3, ttl_s=2.0)
+    settings = PredictionSettings(on=True, per_npc_max=3, ttl_s=2.0)
     foresight = Foresight(settings)
     now_ns, hit, spent = 0, set(), {}
     for act, who, state, passed_ms in acts:

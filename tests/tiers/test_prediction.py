@@ -12,7 +12,8 @@ from daemon.prompt import distance_word, health_word, state_of
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
 
 EDGES = Edges((2.0, 8.0, 20.0), (0.25, 0.7))
-SETTINGS = PredictionSettings()
+WORDS = Edges(EDGES.distances_m, EDGES.health, ordered=False)  # as daemon/prompt.py has states
+SETTINGS = PredictionSettings(on=True)
 HORIZON_MS = round(SETTINGS.horizon_s * 1000)
 
 coordinates = st.floats(-30, 30, allow_nan=False)
@@ -49,14 +50,14 @@ def test_what_is_expected_is_another_state_soon_and_likeliest_first(
     for tick in range(1, 11):
         seen = walk(walkers, tick, health=min(1.0, max(0.0, health + slope * tick / 10)))
         motion.saw(seen)
-    found = expected(motion, seen, EDGES, SETTINGS)
+    found = expected(motion, seen, WORDS, SETTINGS)
     states = [state_of(e.observation, EDGES.percepts) for e in found]
     assert len(found) <= SETTINGS.states_max
     assert len({state_of(seen, EDGES.percepts), *states}) == 1 + len(states)
     assert all(0 <= e.in_ms <= HORIZON_MS and 0.0 < e.chance <= 1.0 for e in found)
     assert [e.chance for e in found] == sorted((e.chance for e in found), reverse=True)
     assert all(e.observation.tick == seen.tick and e.observation.place == seen.place for e in found)
-    assert expected(motion, seen, EDGES, SETTINGS) == found
+    assert expected(motion, seen, WORDS, SETTINGS) == found
 
 
 @given(walkers)
