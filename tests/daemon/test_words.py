@@ -92,7 +92,11 @@ def plain_state(seen: Observation, percepts_max: int) -> str:
     for said in (seen.time_of_day, seen.place, health_word(seen.health), *seen.events[:2]):
         text += f" {word(said)}" if said else ""
     order = sorted(seen.percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id))
-    for p in order[: min(percepts_max, TARGETS_MAX)]:
+    kept = order[: min(percepts_max, TARGETS_MAX)]
+    far = ("close", "near", "away", "far")
+    for p in sorted(
+        kept, key=lambda p: (p.stance != "hostile", not p.in_sight, far.index(distance_word(p.distance_m)), p.entity_id)
+    ):
         words = (word(p.kind), word(p.stance), distance_word(p.distance_m), "" if p.in_sight else "heard")
         text += "|" + "".join(f" {w}" for w in words if w) + f"@{p.entity_id}"
     return text
