@@ -275,6 +275,7 @@ class Intents:
         self._attention.saw(mind, seen)
         self._look_ahead.saw(mind, seen)
         if mind.state != before:
+            mind.changed_ns = seen.at_ns
             self._look_ahead.came_true(mind, mind.state, self._wait_ns(mind, seen.at_ns), seen.at_ns)
         return None
 
@@ -610,8 +611,7 @@ class Intents:
         intent = mind.intent
         if intent is None or intent.state != mind.state:
             # What it sees may have changed since it became due: then that is what is answered.
-            seen_ns = mind.seen.at_ns if intent is not None and intent.source is Source.POLICY and mind.seen else 0
-            self._answer_by_policy(mind, max(since_ns, seen_ns))
+            self._answer_by_policy(mind, max(since_ns, mind.changed_ns))
         if mind.waiting_ns or mind.loading_ns or stalled:  # as long as it waits, the rules keep up with what it sees
             again_ms = self._settings.stall_ms if stalled else self._settings.answer_within_ms
             self._push(now_ns + again_ms * MS, mind, mind.late)

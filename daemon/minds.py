@@ -124,6 +124,7 @@ class Mind:
     tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
+    changed_ns: int = 0  # when it was first seen in that state
     glimpse: Glimpse | None = None  # newer than `seen`
     look_ns: int = 0  # from when on an observation is looked at
     urgent: bool = False  # something happened to it that it was not asked about
