@@ -33,7 +33,7 @@ CANDIDATES_MAX = 32  # looked at in one go: about a millisecond of the event loo
 
 
 class LookAhead:
-    """Asks about expected states. `ask` and `keep` come from whoever owns questions and answers (daemon/intents.py)."""
+    """Asks about expected states. `question` and `answered` are set by whoever owns both (daemon/intents.py)."""
 
     def __init__(
         self,
@@ -90,10 +90,6 @@ class LookAhead:
         for question, ticket in self._under_way.items():
             if question.mind is mind and ticket is not None:
                 ticket.cancel()
-
-    def forget_world(self, tenant: str, world_id: str) -> None:
-        """A world is gone, and with it what was learned of it."""
-        self._habits.pop((tenant, world_id), None)
 
     def think(self, now_ns: int) -> None:
         """Asks about what is worth it, if there is time to spare."""

@@ -120,17 +120,7 @@ async def stall(figures: Figures, model: Path, quick: bool) -> None:
             stopped.append((began_ns, began_ns + STOP_MS * 1_000_000))
         played, log = await playing
     figures.note(f"   {_told(played)}")
-    # Of an NPC that waits for the model the rules say anew what it sees as it changes, and its latency is still counted
-    # from when it began to wait: what is promised is the first word.
-    first: dict[tuple[str, int], int] = {}
-    more = 0
-    for at_ns, source, ms, npc in log.intents:
-        stop = next((n for n, (begin_ns, end_ns) in enumerate(stopped) if begin_ns <= at_ns < end_ns), None)
-        if source == "policy" and stop is not None:
-            more += (npc, stop) in first
-            first.setdefault((npc, stop), ms)
-    figures.note(f"   {more} times more the policy said what changed while an NPC waited")
-    rules = list(first.values())
+    rules = [ms for at_ns, source, ms, _ in log.intents if source == "policy" and _within(at_ns, stopped)]
     back = [
         min((at_ns for at_ns, source, _, _ in log.intents if source == "model" and at_ns > end_ns), default=0) - end_ns
         for _, end_ns in stopped
