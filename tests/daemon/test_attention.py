@@ -141,7 +141,7 @@ async def test_the_game_has_the_last_word_on_activation() -> None:
 
 async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_its_errors_are_told() -> None:
     """Of a stream's many observations of it a few are looked at; what is wrong with the newest comes back."""
-    config = only_distance(ambient_look_ms=100)
+    config = only_distance(ambient_look_ms=1_000)
     async with running(gated(), config) as rig, live(rig) as (sent, got):
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await until(lambda: any(f.intents for f in got))
@@ -153,7 +153,7 @@ async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_it
             await asyncio.sleep(0.002)
             looked += mind_of(rig, "npc0").seen is not before
             before = mind_of(rig, "npc0").seen
-        assert looked < 25, "each tenth of a second one"
+        assert looked < 25, "each second one"
         await until(lambda: (mind_of(rig, "npc0").seen or last).tick == last.tick, "the newest")
         wrong = rig.sees("npc0", WOLF, health=2.0, has_health=True)
         sent.put_nowait(rig.frame(wrong))
@@ -247,10 +247,9 @@ async def test_without_change_driven_every_slot_asks() -> None:
     """Fixed cadence: the same state is asked about again and again, as long as it is observed."""
     async with running(gated(), only_distance(change_driven=False)) as rig:
         calls = rig.daemon.calls
-        for _ in range(6):
+        while calls._table.counts.model < 3:  # or the test's own time is over
             await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
             await asyncio.sleep(0.06)  # the cadence, not luck: a slot of 50 ms passes
-        await until(lambda: calls._table.counts.model >= 3, "questions in several slots")
         assert calls._table.counts.remembered == 0
 
 
