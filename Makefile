@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: capacity coverage list setup demo run test check proto pins model model-eval bench load load-ui stubs extras nightly wheel clean
+.PHONY: capacity coverage list setup demo run test check proto pins trainer model model-eval bench load load-ui stubs extras nightly wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -41,9 +41,12 @@ pins: ## write requirements.txt anew
 	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
 	mv build/pins/requirements.txt requirements.txt
 
-model: setup ## train and export the small models that ship (about an hour on two cores)
-	$(BIN)/python -m pip install -c requirements.txt torch==2.13.0
-	$(BIN)/python -m pip install -c requirements.txt -e '.[train]'
+# torch first and alone: the CPU build of a machine that has one is taken then.
+trainer: setup ## what training and the tests of it want: torch (some GB where pip finds only the CUDA build), tokenizers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt torch==2.13.0
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[train]'
+
+model: trainer ## train and export the small models that ship (about an hour on two cores)
 	$(BIN)/python -m models.build
 
 model-eval: setup ## examine the models that ship, on held-out worlds (about 5 minutes)

@@ -34,15 +34,15 @@ EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one load; 0, or 1 when a row of the budget broke, 2 for a wrong call, 3 when there was no run."""
     options = _parser().parse_args(argv)
-    if importlib.util.find_spec("locust") is None:
-        print("load: locust is missing; `make load` installs it, or: pip install 'npcd[load]'", file=sys.stderr)
-        return EXIT_USAGE
     path = Path(options.scene) if options.scene.endswith(".toml") else SCENES / f"{options.scene}.toml"
     try:
         plan = load_plan(path)
         rows = {} if options.ui else load_budget(options.budget, plan.name)
     except ValueError as error:
         print(f"load: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if importlib.util.find_spec("locust") is None:
+        print("load: locust is missing; `make load` installs it, or: pip install 'npcd[load]'", file=sys.stderr)
         return EXIT_USAGE
     options.results.mkdir(parents=True, exist_ok=True)
     if options.connect:

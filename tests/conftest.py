@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Generator
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -49,3 +50,38 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# -- skips -------------------------------------------------------------------------------------------------------------
+# CI runs the suite once with nothing but what the README asks for, then what was skipped there again with the extras.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--skipped-to FILE` writes down what was skipped, one test or file a line: `pytest @FILE` runs just these."""
+    parser.addoption("--skipped-to", metavar="FILE", type=Path, default=None, help="write the skipped tests there")
+
+
+class _Skipped:
+    """Collects what was skipped, tests and whole files, and writes their names at the end."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._names: dict[str, None] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._names[report.nodeid] = None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._names[report.nodeid] = None
+
+    def pytest_sessionfinish(self) -> None:
+        self._file.write_text("".join(f"{name}\n" for name in self._names), "utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts collecting when it is asked for."""
+    file = config.getoption("--skipped-to")
+    if file is not None:
+        config.pluginmanager.register(_Skipped(file))

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv and installs npcd and its Python client into it, both editable. Safe to run again: what is there stays.
-# PYTHON=/path/to/python picks another interpreter than the one found here.
+# PYTHON=/path/to/python picks another interpreter than the one found here. One line a stage; pip's words are in the log.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=.venv
+LOG=build/setup.log
 STARTED=$SECONDS
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -40,7 +41,7 @@ find_python() {
 }
 
 need_compiler() {
-    answers "$VENV/bin/python" 'import importlib.metadata; importlib.metadata.version("llama-cpp-python")' && return
+    has llama-cpp-python && return
     local name
     for name in ${CXX:-} c++ g++ clang++; do
         command -v "$name" >/dev/null 2>&1 && return
@@ -48,33 +49,62 @@ need_compiler() {
     missing "a C++ compiler (llama.cpp is built from source)" "$(fix g++ gcc-c++ gcc)"
 }
 
-# Prints the time now and then, so that a long compilation never looks like a hang.
-tick() {
-    # sleep must not hold our output open after we are gone.
-    while sleep 20 >/dev/null 2>&1; do say "still installing, $((SECONDS - STARTED)) s so far"; done
+# stage WHAT COMMAND...: one line for a stage, and how long it took; all that the command says goes into the log.
+stage() {
+    local what=$1 began=$SECONDS status=0 working ticking=""
+    shift
+    printf '\n== %s\n' "$what" >>"$LOG"
+    printf 'setup: %s ... ' "$what"
+    set -m  # a process group of its own, so that Ctrl-C can end pip together with the compilers that it started
+    "$@" >>"$LOG" 2>&1 </dev/null &
+    working=$!
+    set +m
+    # On a terminal the line counts seconds, so that a long compilation does not look like a hang.
+    if [ -t 1 ]; then
+        while sleep 1; do printf '\rsetup: %s ... %d s ' "$what" $((SECONDS - began)); done &
+        ticking=$!
+    fi
+    # shellcheck disable=SC2064 # the numbers of these two processes are meant
+    trap "kill -- -$working $ticking 2>/dev/null; printf '\nsetup: interrupted\n' >&2; exit 130" INT TERM
+    wait "$working" || status=$?
+    trap - INT TERM
+    if [ -n "$ticking" ]; then
+        kill "$ticking" 2>/dev/null || true
+        wait "$ticking" 2>/dev/null || true
+        printf '\rsetup: %s ... ' "$what"
+    fi
+    if [ "$status" -ne 0 ]; then
+        printf 'FAILED after %d s\n' $((SECONDS - began))
+        printf 'setup: the last lines of %s:\n' "$LOG" >&2
+        # The last stage's own lines: pip says the reason near the end.
+        tail -n 15 "$LOG" | cut -c 1-300 | sed 's/^/    /' >&2
+        printf 'setup: %s failed. The whole log is %s. Mend the cause, then run the same command again: finished stages are kept.\n' \
+            "$what" "$PWD/$LOG" >&2
+        exit 1
+    fi
+    printf '%d s\n' $((SECONDS - began))
 }
 
+has() { answers "$VENV/bin/python" "import importlib.metadata; importlib.metadata.version('$1')"; }
+
+make_venv() { rm -rf "$VENV" && "$1" -m venv "$VENV"; }
+
+pip_install() { PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 "$VENV/bin/python" -m pip install -c requirements.txt "$@"; }
+
+if ! mkdir -p "$(dirname "$LOG")" || ! : >"$LOG"; then
+    printf 'setup: cannot write %s. Make this folder writable, or clone into one that is.\n' "$PWD/$LOG" >&2
+    exit 1
+fi
 if ! answers "$VENV/bin/python" 'import pip'; then
     python=$(find_python) || exit 1
     need_compiler
-    say "making $VENV with $("$python" --version 2>&1)"
-    rm -rf "$VENV"
-    "$python" -m venv "$VENV"
+    stage "making $VENV with $("$python" --version 2>&1)" make_venv "$python"
 else
     need_compiler
 fi
-
-wanted=(-e '.[dev]')
-[ -f clients/python/pyproject.toml ] && wanted+=(-e clients/python)
-
-if ! answers "$VENV/bin/python" 'import importlib.metadata; importlib.metadata.version("llama-cpp-python")'; then
-    say "the first time, llama.cpp is compiled; that takes 3 to 6 minutes on two cores"
-fi
-tick &
-ticking=$!
-trap 'kill "$ticking" 2>/dev/null || true' EXIT
-
-PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install -c requirements.txt "${wanted[@]}"
+# The longest stage comes first and alone, so that it can be named. pip takes a wheel from its cache when there is one.
+has llama-cpp-python || stage "building llama.cpp (3 to 6 minutes the first time)" pip_install llama-cpp-python
+stage "installing npcd, its client and test tools" pip_install -e '.[dev]' -e clients/python
 
 touch "$VENV/.ready"
 say "done in $((SECONDS - STARTED)) s"

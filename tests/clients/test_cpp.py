@@ -23,7 +23,9 @@ def _can_build() -> bool:
     return subprocess.run(["pkg-config", "--exists", "grpc++", "protobuf"], check=False).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not _can_build(), reason=f"no grpc++ here: apt-get install -y {PACKAGES}")
+pytestmark = pytest.mark.skipif(
+    not _can_build(), reason=f"the C++ client was not built: no grpc++ here, apt-get install -y {PACKAGES}"
+)
 
 
 @pytest.fixture(scope="module")

@@ -784,7 +784,7 @@ def certificates(folder: Path) -> None:
     """A CA (ca.pem) and a server's certificate for localhost (server.pem, server.key)."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("no openssl program here to make certificates with")
+        pytest.skip("TLS to Redis was not tested: no openssl program here to make certificates with")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
     ec = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     for command in (
@@ -812,7 +812,7 @@ async def test_tls(tmp_path: Path) -> None:
             stack.enter_context(serving(*tls))
         except pytest.fail.Exception as failed:
             if "tls" in str(failed).lower():
-                pytest.skip("this redis-server is built without TLS")
+                pytest.skip("TLS to Redis was not tested: this redis-server is built without TLS")
             raise
         url = f"rediss://localhost:{port}"
         settings = RecentSettings(url, ca_file=str(tmp_path / "ca.pem"), connect_s=PATIENCE_S)

@@ -5,7 +5,7 @@ import pytest
 
 from models.corpus.tree import Tree
 
-torch = pytest.importorskip("torch", reason="only the trainer needs it")
+torch = pytest.importorskip("torch", reason="the trainer was not tested: torch is not installed (make trainer)")
 
 
 def test_branches_do_not_see_each_other() -> None:

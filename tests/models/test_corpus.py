@@ -126,7 +126,7 @@ def test_same_seed_same_bytes() -> None:
 
 def test_tokenizer_is_the_shipped_one(shipped: Played) -> None:
     """The tokenizer that the seed gives is the one in the file that ships, token by token."""
-    pytest.importorskip("tokenizers", reason="only the trainer needs it")
+    pytest.importorskip("tokenizers", reason="no tokenizer was trained: tokenizers is not installed (make trainer)")
     from models.tokenizer import train_tokenizer
 
     made = train_tokenizer(1).tokens()

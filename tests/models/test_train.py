@@ -7,7 +7,7 @@ import pytest
 
 from daemon.prompt import Layout
 
-torch = pytest.importorskip("torch", reason="only the trainer needs it")
+torch = pytest.importorskip("torch", reason="the trainer was not tested: torch is not installed (make trainer)")
 
 
 def test_an_interrupted_run_ends_as_the_whole_one(layout: Layout, tmp_path: Path) -> None:
