@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: capacity coverage list setup demo run test check proto pins trainer model model-eval bench load load-ui stubs extras nightly wheel clean
+.PHONY: capacity coverage list setup demo run test check proto pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -83,10 +83,14 @@ coverage: setup ## how much of the deciding files the tests reach: 95 % at least
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
 	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
 
-nightly: setup ## what is too slow for every change: longer simulated worlds, twenty kills, the container's build
+nightly: setup ## what is too slow for every change: longer simulated worlds, twenty kills, the container's build, a clean Debian
 	@$(BIN)/python -m pytest tests/sim/nightly.py
 	@$(BIN)/python -m loadtests.bench.memory_nightly
 	@bash deploy/check.sh
+	@python3 -m tools.clean_root
+
+clean-root: ## the README's two commands in a clean Debian 12 (root, debootstrap, about 20 minutes)
+	@python3 -m tools.clean_root
 
 wheel: setup ## dist/*.whl of the daemon and its Python client
 	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . ./clients/python

@@ -53,7 +53,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 # -- skips -------------------------------------------------------------------------------------------------------------
-# CI runs the suite once with nothing but what the README asks for, then what was skipped there again with the extras.
+# CI runs the suite once with nothing but what the README asks for, then what was skipped there again with the extras. A
+# reason that begins with "this machine:" is one that nothing which could be installed would change.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _Skipped:
-    """Collects what was skipped, tests and whole files, and writes their names at the end."""
+    """Collects tests and whole files that were skipped for want of something to install, and writes them down."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -70,10 +71,15 @@ class _Skipped:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and not hasattr(report, "wasxfail"):
-            self._names[report.nodeid] = None
+            self._note(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped:
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if not reason.removeprefix("Skipped: ").startswith("this machine:"):
             self._names[report.nodeid] = None
 
     def pytest_sessionfinish(self) -> None:

@@ -131,18 +131,22 @@ class Build:
     def stage(self, stage: Stage) -> None:
         """Builds one stage."""
         base = self._roots.get(stage.base) or self._machine.base(BASES[stage.base])
-        self.root = self._roots[stage.name] = self._machine.root(stage.name, base)
-        self.environment, self._arguments, self._folder, self._user = {"PATH": PATH}, {}, "/", "0:0"
+        self._roots[stage.name] = self._machine.root(stage.name, base)
+        self.enter(self._roots[stage.name], {"PATH": PATH})
         for instruction in stage.instructions:
             began_s = time.monotonic()
             self._do(instruction.word, instruction.text)
             took_s = time.monotonic() - began_s
             _say(f"{stage.name}: line {instruction.line}: {instruction.word}, {took_s:.1f} s")
 
+    def enter(self, root: Path, environment: dict[str, str]) -> None:
+        """Programs that are started from now on run in this root, as root."""
+        self.root, self.environment, self._arguments, self._folder, self._user = root, environment, {}, "/", "0:0"
+
     def _do(self, word: str, text: str) -> None:
         values = {**self._arguments, **self.environment}
         if word == "RUN":
-            if self.start(dockerfile.command(text), self._lent() | self._arguments).wait():
+            if self.start(dockerfile.command(text), self.lent() | self._arguments).wait():
                 raise SystemExit(f"image: failed: RUN {text}")
         elif word == "COPY":
             self._copy(dockerfile.fill(text, values).split())
@@ -165,7 +169,8 @@ class Build:
         errors = subprocess.DEVNULL if quiet else None
         return subprocess.Popen(inside, env=environment, stdin=subprocess.DEVNULL, stderr=errors)
 
-    def _lent(self) -> dict[str, str]:
+    def lent(self) -> dict[str, str]:
+        """How this machine's pip reaches packages, for a program in the stage."""
         lent = {key: value for key, value in os.environ.items() if key.startswith(LENT_ENVIRONMENT)}
         if (self.root / LENT_BUNDLE.lstrip("/")).exists():
             lent |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), LENT_BUNDLE)

@@ -24,7 +24,7 @@ def other() -> Iterator[int]:
     put_together(CORES)
 
 
-@pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared out")
+@pytest.mark.skipif(len(CORES) < 2, reason="this machine: one core cannot be shared out")
 def test_the_engine_has_its_cores_to_itself(other: int) -> None:
     """The last core is the engine's; this thread, and those it starts, keep to the others."""
     assert keep_apart(other, 1)

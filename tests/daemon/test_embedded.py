@@ -101,7 +101,7 @@ def left(path: Path) -> dict[str, list[int]]:
     if program is not None and program.user is not None and os.geteuid() != program.user.uid:
         capabilities = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
         if capabilities is None or not int(capabilities[1], 16) >> CAP_SYS_PTRACE & 1:
-            pytest.skip("what runs as PostgreSQL's user cannot be seen without CAP_SYS_PTRACE")
+            pytest.skip("this machine: what runs as PostgreSQL's user cannot be seen without CAP_SYS_PTRACE")
     return {name: eldest(holders(path / name / "lock")) for name in STORES}
 
 
@@ -163,7 +163,7 @@ def test_another_user_does_not_get_in(tmp_path: Path) -> None:
     """Not even to a socket that is open to all: the kernel says who comes, and a role's name is not enough."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
-        pytest.skip("only root can be somebody else")
+        pytest.skip("this machine: only root can be somebody else")
     with running(tmp_path, redis=False) as (_, urls):
         folder = parse_qs(urlsplit(urls.postgres_url).query)["host"][0]
         Path(folder, ".s.PGSQL.5432").chmod(0o666)
@@ -303,7 +303,7 @@ def test_as_another_user(tmp_path: Path) -> None:
     """One without root's rights, who owns the folder, runs both as itself."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
-        pytest.skip("only root can be somebody else; the other tests ran as this user")
+        pytest.skip("this machine: only root can be somebody else; the other tests ran as this user")
     path = tmp_path / "theirs"
     path.mkdir()
     os.chown(path, nobody.uid, nobody.gid)
@@ -324,7 +324,7 @@ def test_a_program_that_only_root_can_get_at(tmp_path: Path, monkeypatch: pytest
     """As in a checkout below /root: PostgreSQL's user may read it then."""
     found = find_postgres()
     if os.geteuid() != 0 or found is None:
-        pytest.skip("others run it as themselves")
+        pytest.skip("this machine: only root starts PostgreSQL as somebody else")
     assert found.user is not None and not found.user.reads_all
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
@@ -345,7 +345,7 @@ def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
     """It is for programs; files of others stay as they are."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
-        pytest.skip("only root has it to give")
+        pytest.skip("this machine: only root can let others read everything")
     tmp_path.chmod(0o700)
     secret = tmp_path / "secret"
     secret.write_text("told")
