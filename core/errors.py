@@ -36,6 +36,10 @@ class Unauthenticated(NpcdError):
     """No credentials, or ones that nobody knows."""
 
 
+class NotAllowed(NpcdError):
+    """The caller is known and has no right to do this; the message says who has."""
+
+
 class NotBuilt(NpcdError):
     """The contract has this call, this daemon does not answer it yet."""
 

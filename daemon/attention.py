@@ -8,7 +8,9 @@ them. Owns no task: whoever asks when decide() is due calls it (daemon/intents.p
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from core.clock import MS, Clock
 from core.observation import Observation
@@ -28,6 +30,15 @@ PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id 
 NEWCOMERS_WITHIN_NS = 20 * MS  # somebody seen for the first time is not kept waiting for the next round
 
 
+@dataclass(slots=True)
+class AttentionCounts:
+    """One tenant's: how many NPCs have a level now, and changes since start."""
+
+    levels: Counter[Activation] = field(default_factory=Counter)
+    promotions: int = 0
+    demotions: int = 0
+
+
 class Attention:
     """Who gets how much attention now, for minds of the table."""
 
@@ -45,6 +56,7 @@ class Attention:
     ) -> None:
         self.book: Book[Mind] = Book(settings)
         self.carrying = Carrying(carry)
+        self.counts: defaultdict[str, AttentionCounts] = defaultdict(AttentionCounts)  # by tenant
         self._settings = settings
         self._table = table
         self._events = events
@@ -84,6 +96,7 @@ class Attention:
 
     def remove(self, mind: Mind) -> None:
         """The NPC is gone."""
+        self.counts[mind.npc.key.tenant].levels[mind.activation] -= 1
         self.book.remove(mind)
 
     def due_ns(self) -> int | None:
@@ -108,6 +121,7 @@ class Attention:
             mind = change.who
             mind.activation = change.now
             promoted = change.now < change.before
+            self._count(change, promoted)
             if change.now is Activation.AMBIENT and self._crowded():
                 self._door.move_out(mind.npc.key)
             kind = npcs_pb2.NPC_EVENT_KIND_PROMOTED if promoted else npcs_pb2.NPC_EVENT_KIND_DEMOTED
@@ -121,3 +135,10 @@ class Attention:
             self._events.tell(mind.npc.key, event)
             self._table.attend(mind)
         return changes, newcomers
+
+    def _count(self, change: Change[Mind], promoted: bool) -> None:
+        counts = self.counts[change.who.npc.key.tenant]
+        counts.levels[change.before] -= 1  # of those that are ambient nobody asks how many
+        counts.levels[change.now] += 1
+        counts.promotions += promoted
+        counts.demotions += not promoted

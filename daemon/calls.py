@@ -12,9 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
-from core.errors import CallerError, NotBuilt
+from core.errors import CallerError, NotAllowed, NotBuilt
 from core.words import NpcKey
 from daemon.attention import Attention
+from daemon.callers import Caller
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.npc_events import NpcEvents
@@ -190,7 +191,7 @@ class Calls:
         subscriber = self._table.subscribe(world, ())
         reader = asyncio.create_task(self._read(tenant, first, frames, subscriber))
         reader.add_done_callback(lambda _: subscriber.woken.set())
-        self._board.phase.streams += 1
+        self._board.phase.begin(tenant)
         try:
             async with aclosing(self._frames(subscriber, reader.done)) as out:
                 async for frame in out:
@@ -198,7 +199,7 @@ class Calls:
             if not reader.cancelled() and reader.exception() is not None:
                 raise reader.exception() or AssertionError("unreachable")
         finally:
-            self._board.phase.streams -= 1
+            self._board.phase.end(tenant)
             reader.cancel()
             self._table.unsubscribe(world, subscriber)
 
@@ -311,23 +312,28 @@ class Calls:
 
     # -- Admin -------------------------------------------------------------------------------------------------
 
-    async def status(self, tenant: str, request: admin_pb2.StatusRequest) -> admin_pb2.StatusResponse:
-        """How the daemon does."""
-        return self._board.message()
+    async def status(self, caller: Caller, request: admin_pb2.StatusRequest) -> admin_pb2.StatusResponse:
+        """How the daemon does. Worlds, NPCs, streams and turns are counted as far as the caller may know of them."""
+        return self._board.message(None if caller.sees_all else caller.tenant)
 
     async def watch_status(
-        self, tenant: str, request: admin_pb2.WatchStatusRequest
+        self, caller: Caller, request: admin_pb2.WatchStatusRequest
     ) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
         """The same, again and again."""
         interval_ms = request.interval_ms or 1000
         if not 100 <= interval_ms <= 60_000:
             raise CallerError("interval_ms", f"is {interval_ms}, must be 100 to 60000")
         while True:
-            yield self._board.message()
+            yield await self.status(caller, admin_pb2.StatusRequest())
             await asyncio.sleep(interval_ms / 1000)
 
-    async def drain(self, tenant: str, request: admin_pb2.DrainRequest) -> admin_pb2.DrainResponse:
-        """Takes the daemon out of service; the answer comes before it ends."""
+    async def drain(self, caller: Caller, request: admin_pb2.DrainRequest) -> admin_pb2.DrainResponse:
+        """Takes the daemon out of service, for everybody; the answer comes before it ends. Raises NotAllowed."""
+        if not caller.may_drain:
+            raise NotAllowed(
+                "Drain ends the daemon for everybody: call it from this machine (loopback or the Unix socket) or with "
+                'a token that has role = "operator" in serve.tokens_file'
+            )
         if request.grace_ms > GRACE_MAX_MS:
             raise CallerError("grace_ms", f"is {request.grace_ms}, the limit is {GRACE_MAX_MS}")
         works = self._door.open

@@ -55,10 +55,10 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 class ServeSettings:
     """Where the daemon listens, how it runs, and how it ends.
 
-    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is a TOML table of token = "tenant". Asked to
-    end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s` ends the process with status 70
-    (0: it is waited for). With `own_cores` the engine's thread has its cores to itself and the rest of the daemon keeps
-    to the others.
+    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is TOML, a token a line (daemon/callers.py).
+    Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s` ends the process with
+    status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores to itself and the rest of the
+    daemon keeps to the others.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)

@@ -9,7 +9,7 @@ background, so that the next line finds it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -68,6 +68,7 @@ class DialogueCounts:
     slow_readers: int = 0
     cut_tokens: int = 0
     ttft_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=4096))
+    finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +160,10 @@ class Dialogue:
     def open_turns(self) -> int:
         """Turns under way."""
         return len(self._open)
+
+    def open_turns_of(self, tenant: str) -> int:
+        """Those of a tenant's NPCs."""
+        return sum(1 for npc, _ in self._open if npc.tenant == tenant)
 
     async def talk(
         self, tenant: str, request: dialogue_pb2.TalkRequest
@@ -385,6 +390,7 @@ class Dialogue:
         """Appends the turn to the session and makes its KV ready in the background; what the journal is to keep."""
         turn.committed = True
         self.counts.finished += 1
+        self.counts.finished_of[npc.key.tenant] += 1
         self.counts.cut_tokens += line.lost
         if not self.hot.holds(session):
             # It was ended or forgotten while the NPC spoke: nothing of it stays.

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import tomllib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from core.errors import (
     ConfigError,
     Draining,
     EngineFailed,
+    NotAllowed,
     NotBuilt,
     NotFound,
     NpcdError,
@@ -36,6 +36,7 @@ from core.errors import (
     StoreFailed,
     Unauthenticated,
 )
+from daemon.callers import Caller, Token, caller_of, is_near, tokens_of
 from daemon.calls import Calls
 from daemon.config import ServeSettings, unix_path
 from daemon.wire import parse
@@ -66,11 +67,13 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (StoreFailed, grpc.StatusCode.UNAVAILABLE),
     (EngineFailed, grpc.StatusCode.INTERNAL),
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (NotAllowed, grpc.StatusCode.PERMISSION_DENIED),
 )
 RETRY_KEY = "retry-after-ms"
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
 Stream = Callable[[Any, Any], AsyncGenerator[Any, None]]
+Who = Callable[[grpc.aio.ServicerContext[Any, Any]], str | Caller]
 
 
 class GrpcFace:
@@ -79,7 +82,7 @@ class GrpcFace:
     def __init__(self, settings: ServeSettings) -> None:
         self.calls: Calls | None = None
         self._settings = settings
-        self._tenants = _tenants(settings.tokens_file)
+        self._tokens = _tokens(settings.tokens_file)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -181,13 +184,15 @@ class GrpcFace:
         files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
         described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}
         for name, service in described.items():
-            handlers = {m.name: self._handler(m, calls[name].get(m.name, "")) for m in service.methods}
+            # Admin's calls are about the whole daemon: they are told who calls. All others are about a tenant's worlds.
+            who = self._caller if name == "Admin" else self._tenant
+            handlers = {m.name: self._handler(m, calls[name].get(m.name, ""), who) for m in service.methods}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
-    def _handler(self, method: MethodDescriptor, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(self, method: MethodDescriptor, name: str, who: Who) -> grpc.RpcMethodHandler[Any, Any]:
         """One rpc of the contract, answered by a method of Calls. Requests stay bytes until it is known who asks."""
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -202,26 +207,26 @@ class GrpcFace:
 
         call: Any
         if method.server_streaming:
-            call = self._stream(name or "not_built_stream", read)
+            call = self._stream(name or "not_built_stream", read, who)
         else:
-            call = self._unary(name or "not_built", read)
+            call = self._unary(name or "not_built", read, who)
         return make(call, None, GetMessageClass(method.output_type).SerializeToString)
 
-    def _unary(self, name: str, read: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
+    def _unary(self, name: str, read: Callable[[Any], Any], who: Who) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 method: Unary = attrgetter(name)(self._ready())
-                return await method(self._tenant(context), read(request))
+                return await method(who(context), read(request))
             except NpcdError as error:
                 await _abort(context, error, name)
 
         return call
 
-    def _stream(self, name: str, read: Callable[[Any], Any]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(self, name: str, read: Callable[[Any], Any], who: Who) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
                 method: Stream = attrgetter(name)(self._ready())
-                async with aclosing(method(self._tenant(context), read(request))) as answers:
+                async with aclosing(method(who(context), read(request))) as answers:
                     async for answer in answers:
                         yield answer
             except NpcdError as error:
@@ -235,14 +240,22 @@ class GrpcFace:
         return self.calls
 
     def _tenant(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:
-        """Who calls. Without a tokens file everybody who can reach the socket is the one tenant."""
-        if self._tenants is None:
-            return ""
-        for key, value in context.invocation_metadata() or ():
+        token = self._token(context.invocation_metadata() or ())
+        return token.tenant if token is not None else ""
+
+    def _caller(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+        """Who calls, by the token and by the address of the peer itself. Raises Unauthenticated."""
+        metadata = context.invocation_metadata() or ()
+        return caller_of(self._token(metadata), is_near(context.peer(), (key for key, _ in metadata)))
+
+    def _token(self, metadata: Iterable[tuple[str, str | bytes]]) -> Token | None:
+        if self._tokens is None:
+            return None
+        for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-                tenant = self._tenants.get(value.removeprefix("Bearer "))
-                if tenant is not None:
-                    return tenant
+                token = self._tokens.get(value.removeprefix("Bearer "))
+                if token is not None:
+                    return token
         raise Unauthenticated("give a known token as 'authorization: Bearer TOKEN' metadata")
 
 
@@ -281,18 +294,13 @@ def _answers(path: str) -> bool:
         return True
 
 
-def _tenants(path: str) -> Mapping[str, str] | None:
+def _tokens(path: str) -> Mapping[str, Token] | None:
     if not path:
         return None
     try:
-        table = tomllib.loads(Path(path).read_text("utf-8"))
+        return tokens_of(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"serve.tokens_file: {path}: {error}") from error
-    if not table or not all(isinstance(v, str) and len(k) >= 16 for k, v in table.items()):
-        raise ConfigError(
-            f'serve.tokens_file: {path} must be lines of token = "tenant", tokens of 16 characters or more'
-        )
-    return table
 
 
 def _read(setting: str, path: str) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.clock import MS, Clock, S
-from core.words import Finish, Tier
+from core.words import Activation, Finish, Source, Tier
 from daemon.attention import Attention
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
@@ -55,10 +55,25 @@ class About:
 
 @dataclass(slots=True)
 class Phase:
-    """Where the daemon is in its life: "starting", "serving", "draining"; `streams` counts open Live streams."""
+    """Where the daemon is in its life: "starting", "serving", "draining"; and its open Live streams by tenant."""
 
     name: str = "starting"
-    streams: int = 0
+    streams_of: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def streams(self) -> int:
+        """Everybody's open Live streams."""
+        return self.streams_of.total()
+
+    def begin(self, tenant: str) -> None:
+        """A Live stream of a tenant begins."""
+        self.streams_of[tenant] += 1
+
+    def end(self, tenant: str) -> None:
+        """One of them ends."""
+        self.streams_of[tenant] -= 1
+        if not self.streams_of[tenant]:
+            del self.streams_of[tenant]
 
 
 class StatusBoard:
@@ -98,8 +113,37 @@ class StatusBoard:
         self._degraded = degraded
         self._clock = clock
 
-    def message(self) -> admin_pb2.StatusResponse:
-        """The status right now."""
+    def message(self, tenant: str | None = None) -> admin_pb2.StatusResponse:
+        """The status right now. With a tenant, what games own is counted as far as it is that tenant's: worlds, NPCs,
+        streams, turns, intents, bonds. Engine, queues and stores are one for all.
+        """
+        status = self._everybody()
+        for name, count in self._own(tenant).items() if tenant is not None else ():
+            setattr(status, name, count)
+        return status
+
+    def _own(self, tenant: str) -> dict[str, int]:
+        """A tenant's own counts, by the field of StatusResponse."""
+        worlds = self._worlds.of(tenant)
+        intents, attention = self._table.counts.by_tenant, self._attention.counts
+        return {
+            "worlds": len(worlds),
+            "npcs": sum(len(world.npcs) for world in worlds),
+            "live_streams": self.phase.streams_of[tenant],
+            "turns_open": self._dialogue.open_turns_of(tenant),
+            "turns_finished": self._dialogue.counts.finished_of[tenant],
+            "intents_model": intents[tenant, Source.MODEL],
+            "intents_policy": intents[tenant, Source.POLICY],
+            "intents_predicted": intents[tenant, Source.PREDICTED],
+            "intents_put_off": sum(1 for mind in self._intents.share if mind.npc.key.tenant == tenant),
+            "npcs_active": attention[tenant].levels[Activation.ACTIVE],
+            "npcs_warm": attention[tenant].levels[Activation.WARM],
+            "promotions": attention[tenant].promotions,
+            "demotions": attention[tenant].demotions,
+            "bonds": self._memory.bonds.count(tenant),
+        }
+
+    def _everybody(self) -> admin_pb2.StatusResponse:
         now_ns = self._clock()
         meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
         steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]

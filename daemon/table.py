@@ -7,7 +7,7 @@ read costs two sets of minds, however much happens meanwhile: its next frame is 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -35,9 +35,11 @@ class IntentCounts:
     barks: int = 0
     remembered: int = 0  # of the model's: the same question had been asked before
     latency_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=16_384))
+    by_tenant: Counter[tuple[str, Source]] = field(default_factory=Counter)
 
-    def add(self, source: Source) -> None:
-        """Counts an intent by who made it."""
+    def add(self, source: Source, tenant: str) -> None:
+        """Counts an intent by who made it, and whose NPC it is."""
+        self.by_tenant[tenant, source] += 1
         if source is Source.MODEL:
             self.model += 1
         elif source is Source.PREDICTED:
@@ -151,7 +153,7 @@ class Table:
         latency_ns = max(0, now_ns - due_ns)
         past = PastIntent(mind.version, action, target, emotion, source, seen.tick, state, now_ns, latency_ns)
         mind.history.append(past)
-        self.counts.add(source)
+        self.counts.add(source, mind.npc.key.tenant)
         if old is None or (old.action, old.target, old.emotion) != (action, target, emotion):
             target_kind = next((p.kind for p in seen.percepts if p.entity_id == target), "") if target else ""
             body: Body = {"action": action, "target": target, "target_kind": target_kind, "emotion": emotion}

@@ -117,6 +117,10 @@ class Worlds:
     def __len__(self) -> int:
         return len(self._worlds)
 
+    def of(self, tenant: str) -> list[World]:
+        """A tenant's worlds, by their ids."""
+        return [world for (owner, _), world in sorted(self._worlds.items()) if owner == tenant]
+
     @property
     def npcs(self) -> int:
         """How many NPCs are registered."""
@@ -197,7 +201,8 @@ class Worlds:
             specs[spec.npc_id] = (spec, *self._persona(world, i, spec))
         new = sum(1 for npc_id in specs if npc_id not in world.npcs)
         if self.npcs + new > self._limits.npcs_max:
-            raise Overloaded(f"{self.npcs} NPCs are registered, the limit is {self._limits.npcs_max}", 60_000)
+            most = self._limits.npcs_max  # how many others have is theirs to know
+            raise Overloaded(f"{new} more NPCs exceed the daemon's limit of {most} (worlds.npcs_max)", 60_000)
         epoch = world.lease_last + 1
         npcs: list[Npc] = []
         changed: list[Npc] = []

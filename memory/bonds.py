@@ -48,6 +48,10 @@ class Bonds:
     def __len__(self) -> int:
         return len(self._held)
 
+    def count(self, tenant: str) -> int:
+        """How many are a tenant's."""
+        return sum(1 for npc, _ in self._held if npc.tenant == tenant)
+
     def find(self, npc: NpcKey, player: str) -> Held | None:
         """The bond, if it is in process."""
         held = self._held.get((npc, player))

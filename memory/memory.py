@@ -160,7 +160,7 @@ class Memory:
 
         Everything else that its NPCs remember is gone at once, and from the recent store when it comes to this.
         """
-        self.recaller.forget_all()
+        self.recaller.forget_world(tenant, world)
         self.bonds.drop_world(tenant, world)
         self.set_timeline(tenant, world, timeline)
         held = [

@@ -127,12 +127,12 @@ class Recall:
             if who == player and key[:2] == npc[:2] and npc.npc in ("", key.npc):
                 self._reads.pop((key, who)).cancel()
 
-    def forget_all(self) -> None:
-        """The same for every bond: a world went back to an earlier time."""
-        for reading in self._reads.values():
-            reading.cancel()
-        self._reads.clear()
-        self._tried_ns.clear()
+    def forget_world(self, tenant: str, world: str) -> None:
+        """The same for every bond of a world: it went back to an earlier time, or is deleted. Others go on."""
+        for pair in [p for p in self._reads if p[0][:2] == (tenant, world)]:
+            self._reads.pop(pair).cancel()
+        for pair in [p for p in self._tried_ns if p[0][:2] == (tenant, world)]:
+            del self._tried_ns[pair]
 
     def _to_read(self, npc: NpcKey, held: Held | None) -> bool:
         """Whether the store has more than we do. What it does not have in full yet is not read back."""

@@ -15,7 +15,7 @@ bound how many of the other level go before; and those who become due later come
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
@@ -106,6 +106,9 @@ class Share(Generic[Who]):
 
     def __len__(self) -> int:
         return len(self._waits)
+
+    def __iter__(self) -> Iterator[Who]:
+        return iter(self._waits)
 
     def add(self, who: Who, activation: Activation, urgent: bool, due_ns: int) -> None:
         """It is due since `due_ns`. Again: its level changes, it may become urgent; its first due moment counts.

@@ -201,6 +201,10 @@ Global___Shed: _TypeAlias = Shed  # noqa: Y015
 
 @_typing.final
 class StatusResponse(_message.Message):
+    """Worlds, NPCs, streams, turns, intents, promotions and bonds are counted as far as they are the caller's own tenant's. With an
+    operator's token, and by a daemon without a tokens file, everybody's are counted. All other numbers are the whole daemon's.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -405,6 +409,10 @@ Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
+    """An operator is a caller on the daemon's own machine (loopback or Unix socket, and not through a proxy there), or one whose token
+    has the role "operator".
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GRACE_MS_FIELD_NUMBER: _builtins.int

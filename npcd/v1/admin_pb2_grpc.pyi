@@ -32,21 +32,21 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
-    """Tells version, features, model, queues and lanes right now."""
+    """Tells version, features, model, queues and lanes right now, and counts what the caller's own tenant has."""
     Watch: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchStatusRequest, _admin_pb2.StatusResponse]
     """Streams Status at a steady interval."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
-    """Stops taking new work, lets what runs finish, then ends the daemon."""
+    """Stops taking new work, lets what runs finish, then ends the daemon for every tenant; others than operators get PERMISSION_DENIED."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
-    """Tells version, features, model, queues and lanes right now."""
+    """Tells version, features, model, queues and lanes right now, and counts what the caller's own tenant has."""
     Watch: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchStatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
     """Streams Status at a steady interval."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
-    """Stops taking new work, lets what runs finish, then ends the daemon."""
+    """Stops taking new work, lets what runs finish, then ends the daemon for every tenant; others than operators get PERMISSION_DENIED."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -55,7 +55,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]:
-        """Tells version, features, model, queues and lanes right now."""
+        """Tells version, features, model, queues and lanes right now, and counts what the caller's own tenant has."""
 
     @_abc_1.abstractmethod
     def Watch(
@@ -71,6 +71,6 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
-        """Stops taking new work, lets what runs finish, then ends the daemon."""
+        """Stops taking new work, lets what runs finish, then ends the daemon for every tenant; others than operators get PERMISSION_DENIED."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,7 @@ import pytest
 from core.errors import ConfigError
 from core.words import NpcKey
 from daemon.build import Model
+from daemon.callers import Caller
 from daemon.config import Config, check
 from daemon.minds import IntentSettings, Mind
 from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
@@ -98,7 +99,7 @@ async def test_who_is_far_from_every_player_is_the_policys_until_one_comes_near(
             (ACTIVE, "player at 12.0 m"),
             (AMBIENT, "never observed"),
         ]
-        status = await calls.status("", admin_pb2.StatusRequest())
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
         assert (status.npcs_active, status.npcs_warm, status.promotions) == (1, 0, 1)
 
 
@@ -173,7 +174,7 @@ async def test_who_is_not_asked_yet_has_the_policys_answer_and_is_asked_about_th
         await calls.observe("", rig.frame(*(rig.sees(f"npc{n}", near(3.0)) for n in range(4))))
         for n in range(4):
             assert (await rig.intent(f"npc{n}", lambda i: True)).source == POLICY
-        status = await calls.status("", admin_pb2.StatusRequest())
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
         assert status.intents_put_off == 3
         newest = [rig.sees(f"npc{n}", near(10.0), WOLF) for n in range(4)]
         await calls.observe("", rig.frame(*newest))
@@ -294,7 +295,7 @@ async def test_what_a_player_who_walks_up_will_be_like_is_asked_ahead(real: Mode
                 foreseen = next((i for i in got.intents if i.source == PREDICTED), foreseen)
             if foreseen is not None:
                 break
-        status = await calls.status("", admin_pb2.StatusRequest())
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
         assert (foreseen is not None) is on
         assert bool(status.predictions_hit) is on and bool(status.intents_predicted) is on
         assert bool(status.predicted_tokens) is on

@@ -30,7 +30,7 @@ from npcd.v1 import (
     story_pb2,
     story_pb2_grpc,
 )
-from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+from tests.daemon.rig import GatedEngine, Rig, gated, running, specs, until, world
 from tests.patience import PATIENCE_S
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -203,3 +203,90 @@ async def test_tokens_name_the_tenant_and_unknown_ones_are_refused(unix: ServeSe
     tokens.write_text('"short" = "x"\n')
     with pytest.raises(ConfigError, match="16 characters"):
         GrpcFace(replace(unix, tokens_file=str(tokens)))
+
+
+TOKENS = """
+aaaaaaaaaaaaaaaa = "studio-a"
+bbbbbbbbbbbbbbbb = "studio-b"
+oooooooooooooooo = { tenant = "studio-o", role = "operator" }
+"""
+
+
+def bearer(letter: str, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """The metadata of a token's holder, and more."""
+    return (("authorization", f"Bearer {letter * 16}"), *more)
+
+
+FAR = ("x-forwarded-for", "203.0.113.9")  # as a proxy on this machine adds it
+
+
+async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_path: Path) -> None:
+    """A tenant's token from elsewhere ends nobody's daemon; an operator's token does, and so does a caller here."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKENS)
+    drained = asyncio.Event()
+
+    async def drain(_: float) -> None:
+        drained.set()
+
+    async with running(gated(), drain=drain) as rig:
+        face = GrpcFace(replace(unix, tokens_file=str(tokens)))
+        (address,) = await face.start()
+        face.calls = rig.daemon.calls
+        async with grpc.aio.insecure_channel(address) as channel:
+            admin = admin_pb2_grpc.AdminStub(channel)
+            request = admin_pb2.DrainRequest(grace_ms=1)
+            error = await failure(admin.Drain(request, metadata=(FAR,)))
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+            error = await failure(admin.Drain(request, metadata=bearer("a", FAR)))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert 'role = "operator"' in (error.details() or "")
+            assert rig.daemon.calls._draining is None
+            await admin.Drain(request, metadata=bearer("o", FAR))
+            await asyncio.wait_for(drained.wait(), PATIENCE_S)
+            await admin.Drain(request, metadata=bearer("b"))
+        await face.stop(0)
+
+
+async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_path: Path) -> None:
+    """Worlds, NPCs, streams, turns, intents and bonds of one tenant are nobody else's; an operator sees the sum."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKENS)
+    own = ("worlds", "npcs", "live_streams", "turns_open", "turns_finished", "npcs_active", "bonds")
+    async with served(gated(), replace(unix, tokens_file=str(tokens))) as (rig, channel, _):
+        npcs, intents = npcs_pb2_grpc.NpcsStub(channel), intents_pb2_grpc.IntentsStub(channel)
+        dialogue, admin = dialogue_pb2_grpc.DialogueStub(channel), admin_pb2_grpc.AdminStub(channel)
+
+        async def counts(letter: str) -> list[int]:
+            status = await admin.Status(admin_pb2.StatusRequest(), metadata=bearer(letter))
+            watch = admin.Watch(admin_pb2.WatchStatusRequest(), metadata=bearer(letter))
+            again = await watch.read()
+            assert isinstance(again, admin_pb2.StatusResponse)
+            watch.cancel()
+            said = [getattr(status, name) for name in own]
+            assert said == [getattr(again, name) for name in own]
+            assert status.intents_model + status.intents_policy <= status.npcs * 10
+            return said
+
+        assert await counts("a") == [0] * 7, "the rig's own world is the tenant's without a name"
+        await npcs.DefineWorld(world(), metadata=bearer("a"))
+        registered = await npcs.Register(npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(3)), metadata=bearer("a"))
+        rig.leases = {lease.npc_id: lease.lease_epoch for lease in registered.leases}
+        live = intents.Live(metadata=bearer("a"))
+        await live.write(rig.frame(*(rig.sees(f"npc{n}", ("p", "player", "friendly", 5.0)) for n in range(2))))
+        answered: set[str] = set()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(answered) < 2:
+                frame = await live.read()
+                assert isinstance(frame, intents_pb2.IntentFrame)
+                answered |= {i.npc_id for i in frame.intents}
+        assert [e async for e in dialogue.Talk(rig.talk("npc0", "Hello.", max_tokens=2), metadata=bearer("a"))]
+        assert await counts("a") == [1, 3, 1, 0, 1, 2, 1]
+        assert await counts("b") == [0] * 7
+        assert await counts("o") == [2, 7, 1, 0, 1, 2, 1]
+        engine = rig.daemon.board.message("studio-b").steps
+        assert engine == rig.daemon.board.message().steps, "the engine is one for all"
+        await live.done_writing()
+        await npcs.Remove(npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]), metadata=bearer("a"))
+        await until(lambda: rig.daemon.board.phase.streams == 0)
+        assert (await counts("a"))[1:6] == [2, 0, 0, 1, 1]

@@ -138,3 +138,16 @@ async def test_a_world_that_is_set_back_is_not_read_until_the_store_is() -> None
     assert (await recall.recall(MIRA, "p")).bond == Bond() and store.asked == 0
     behind.clear()
     assert (await recall.recall(MIRA, "p")).bond.name == "undone"
+
+
+async def test_a_world_that_is_set_back_does_not_cost_another_tenant_its_recall() -> None:
+    """A read under way for somebody else goes on and is answered, also when the worlds have the same name."""
+    store = SlowStore(Bond(name="Ann"))
+    recall = recall_of(store, Bonds(10))
+    other = MIRA._replace(tenant="another")
+    own, others = (asyncio.create_task(recall.recall(npc, "p")) for npc in (MIRA, other))
+    await asyncio.sleep(0)
+    recall.forget_world(MIRA.tenant, MIRA.world)
+    store.let.set()
+    assert (await others).bond.name == "Ann"
+    assert (await own).bond == Bond()

@@ -55,7 +55,7 @@ class AdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
-        """Tells version, features, model, queues and lanes right now.
+        """Tells version, features, model, queues and lanes right now, and counts what the caller's own tenant has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,7 +69,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops taking new work, lets what runs finish, then ends the daemon.
+        """Stops taking new work, lets what runs finish, then ends the daemon for every tenant; others than operators get PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
