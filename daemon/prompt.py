@@ -7,10 +7,12 @@ Every section starts with a mark and is tokenised on its own, so a longer trunk 
 There are three dialects of marks. Models trained for npcd have them as control tokens (MARKS). Chat models have plain
 words inside the messages of their own template (CHAT_MARKS; daemon/templates.py finds what stands between messages):
 
-    head World: ... Kind: ... You are ... opens | You see: ... You do: ask      attack #1 angry
+    head World: ... Kind: ... You are ... opens | You see: ... ask You do:      attack #1 angry
                                           opens | Player: ... reply ... next | You see: ... Player: ... ask
 
 so a trunk always ends where a line of the player may begin. Any other model reads one long plain text (PLAIN_MARKS).
+An answer of fixed words always follows a colon, so that each word keeps its leading space: most vocabularies have
+" flee" as one token and "flee" as two, and the first token of "flee" must not be compared with whole words.
 All other text is data and is encoded without control tokens, whatever it says. The trainer of the shipped model renders
 its corpus with this file too.
 """
@@ -61,7 +63,7 @@ PLAIN_MARKS: dict[str, str] = {
     "card": "\nYou remember:",
     "digest": "\nRemember:",
     "see": "\nYou see:",
-    "do": "\nAction, target, feeling:",
+    "do": "\nYou do:",
     "say": "\nYou shout:",
     "player": "\nPlayer:",
     "npc": "\nYou answer:",
@@ -79,7 +81,7 @@ CHAT_MARKS: dict[str, str] = {
     "card": "You remember:",
     "digest": "Remember:",
     "see": "You see:",
-    "do": "\nYou do:{ask}",
+    "do": "{ask}You do:",
     "say": "{next}You shout, in a few words:{ask}",
     "player": "Player:",
     "npc": "{ask}",
@@ -88,8 +90,8 @@ CHAT_MARKS: dict[str, str] = {
 }
 # What a chat model is told once, in the shared prefix; a model made for npcd was trained to do it.
 CHAT_RULES = (
-    "\nStay in this world and in your part. Asked what you do, answer with one action, then its target (a number that "
-    "you see, or nobody), then one feeling. Spoken to, answer in one or two short sentences."
+    '\nStay in this world and in your part. Told only what you see, say "You do:" and one action, then its target (a '
+    "number that you see, or nobody), then one feeling. Spoken to, answer in one or two short sentences."
 )
 
 
@@ -273,7 +275,7 @@ class Layout:
         self.native = all(i >= 0 for i in own.values())
         self.kind = "npcd" if self.native else "chat" if markup else "plain"
         self._bos = (encoder.bos_id,) if encoder.bos_id >= 0 else ()
-        self._lead = " "  # what an answer begins with
+        self._lead = " "  # what speech begins with
         # A plain layout has no end token: the line break is a stop string, the daemon watches for it.
         self.stop_text = "\n" if self.kind == "plain" else ""
         self.marks: dict[str, tuple[int, ...]]
@@ -283,11 +285,13 @@ class Layout:
         elif markup:
             self._bos = ()  # the head has it
             self._lead = markup.reply_lead
-            self.marks = {name: _spelled(text, name, encoder, markup) for name, text in CHAT_MARKS.items()}
+            self.marks = {name: _spelled(text, encoder, markup) for name, text in CHAT_MARKS.items()}
             self.stop_ids = markup.stop_ids
         else:
             self.marks = {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
             self.stop_ids = frozenset()
+        # Tokens that close an answer as text. They end nothing by themselves: a reply may begin with a line break.
+        self.closing_ids = frozenset(encoder.encode(self.stop_text)) if self.stop_text else frozenset()
         if markup and not self.native:
             line_break = tuple(encoder.encode("\n"))
             self.ends = Ends(
@@ -405,9 +409,9 @@ class Layout:
 
     # -- choice ------------------------------------------------------------------------------------------------
 
-    def word(self, text: str, first: bool = False) -> tuple[int, ...]:
-        """An action or emotion word as the model writes it: in the middle of an answer, or as its first word."""
-        return tuple(self._encode((self._lead if first else " ") + text))
+    def word(self, text: str) -> tuple[int, ...]:
+        """An action or emotion word as the model writes it in an answer, with its leading space."""
+        return tuple(self._encode(f" {text}"))
 
     def intents(self, actions: Sequence[ActionWord], emotions: Sequence[str]) -> list[Node]:
         """The allowed answers, by how many percepts can be named (0 .. caps.percepts): action, target, emotion.
@@ -429,7 +433,7 @@ class Layout:
             may = stage("targets", targets)
             must = stage("targets", targets[1:]) if percepts else END
             options = [
-                (i, self.word(a.word, first=True), must if a.needs_target else may)
+                (i, self.word(a.word), must if a.needs_target else may)
                 for i, a in enumerate(actions)
                 if percepts or not a.needs_target
             ]
@@ -461,14 +465,19 @@ class Layout:
         return next((t for t in said if t in self.stop_ids), said[0] if said else -1)
 
 
-def _spelled(text: str, name: str, encoder: Encoder, markup: Markup) -> tuple[int, ...]:
+def _spelled(text: str, encoder: Encoder, markup: Markup) -> tuple[int, ...]:
     """A mark of CHAT_MARKS in tokens."""
-    joints = {"{head}": markup.head, "{next}": markup.next, "{ask}": markup.ask}
-    lead = markup.system_lead if name == "world" else markup.line_lead
+    joints = {
+        "{head}": (markup.head, markup.system_lead),
+        "{next}": (markup.next, markup.line_lead),
+        "{ask}": (markup.ask, markup.reply_lead),
+    }
+    lead = markup.line_lead
     out: tuple[int, ...] = ()
     for part in re.split(r"(\{[a-z]+\})", text):
         if part in joints:
-            out += joints[part]
+            tokens, lead = joints[part]
+            out += tokens
         elif part:
             out += tuple(encoder.encode(part if part.startswith(("\n", " ")) else lead + part))
     return out

@@ -1,6 +1,7 @@
 """Examines the shipped files through llama.cpp and the daemon's engine, on names and worlds that no training meets.
 
 python -m models.evaluate [--model models/npcd-demo.gguf] [--quick] [--shuffle 0.2] [--transcript]    (make model-eval)
+python -m models.evaluate --model chat.gguf --intents 120    (any chat model; only what it chooses)
 
 Ends with 1 when a goal is missed. With --shuffle this part of the right answers is dealt out anew; the run then shows
 what it costs, and ends with 1 when that is nothing: an examination that nobody can fail says nothing.
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from daemon.prompt import Caps
 from models.corpus import words
 from models.exam import draft as exam_draft
 from models.exam import facts as exam_facts
@@ -61,12 +63,13 @@ class Report:
 def intents(report: Report, asked: Sequence[exam_intents.Asked]) -> None:
     """The table of intents."""
     report.line(
-        f"{'intents':<10}{'asked':>6}{'action':>9}{'target':>9}{'emotion':>9}{'whole':>9}   majority: action, whole"
+        f"{'intents':<10}{'asked':>6}{'action':>9}{'target':>9}{'emotion':>9}{'whole':>9}{'same':>9}"
+        "   majority: action, whole"
     )
     for name, s in exam_intents.scores(asked).items():
         whole = report.goal(f"intents of {name}", s.whole, least=0.9)
         report.line(
-            f"{name:<10}{s.asked:>6}{s.action:>9.3f}{s.target:>9.3f}{s.emotion:>9.3f}{whole:>9}"
+            f"{name:<10}{s.asked:>6}{s.action:>9.3f}{s.target:>9.3f}{s.emotion:>9.3f}{whole:>9}{s.same_action:>9.3f}"
             f"   {s.majority_action:.3f}, {s.majority_whole:.3f}"
         )
 
@@ -163,6 +166,14 @@ def examine(report: Report, model: Path, amount: Amount, seed: int, shuffle: flo
             report.line("\ndraft's tokens accepted: " + ", ".join(f"{k} {v:.3f} of {n}" for k, (v, n) in tiers.items()))
 
 
+def intents_only(report: Report, model: Path, count: int, seed: int, caps: Caps = Caps()) -> None:
+    """The table of intents of a model that was not trained for npcd: no goals, and nothing of how it speaks."""
+    with Speaker(model, caps=caps) as speaker:
+        report.line(f"layout: {speaker.layout.kind}")
+        intents(report, exam_intents.ask(speaker, count, seed))
+    report.missed.clear()
+
+
 def _shuffled(
     report: Report, asked: Sequence[exam_intents.Asked], told: Sequence[Answered], part: float, seed: int
 ) -> None:
@@ -189,8 +200,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of everything")
     parser.add_argument("--shuffle", type=float, default=0.0, help="deal out this part of the right answers anew")
     parser.add_argument("--transcript", action="store_true", help="print the long conversation")
+    parser.add_argument("--intents", type=int, default=0, metavar="N", help="only N situations, of any chat model")
     asked = parser.parse_args()
     report = Report()
+    if asked.intents:
+        intents_only(report, asked.model, asked.intents, asked.seed)
+        return
     examine(report, asked.model, QUICK if asked.quick else Amount(), asked.seed, asked.shuffle, asked.transcript)
     report.line(f"\ngoals met: {report.goals - len(report.missed)} of {report.goals}")
     for missed in report.missed:

@@ -30,7 +30,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     # docs/decisions/0002: the trainer renders its corpus with the daemon's layout.
     "models": ("core", "daemon.prompt"),
     # The examination plays the files as the daemon would: its engine, its sampling.
-    "models/exam": ("models", "core", "daemon.prompt", "daemon.dialogue", "engines"),
+    "models/exam": ("models", "core", "daemon.prompt", "daemon.templates", "daemon.dialogue", "engines"),
     "clients": ("npcd_client",),
     "loadtests": ("npcd.v1", "npcd_client"),
     "loadtests/bench": (

@@ -36,7 +36,7 @@ def acceptance(speaker: Speaker, draft: Path, npcs: int, seed: int) -> dict[str,
                 node = choices[len(sample.perception.percepts)]
                 taken = speaker.choose(tokens, node)
                 way = [
-                    layout.word(world.actions[taken["actions"]].word, first=True),
+                    layout.word(world.actions[taken["actions"]].word),
                     layout.marks[f"p{taken['targets']}"],
                     layout.word(world.emotions[taken["emotions"]]),
                 ]

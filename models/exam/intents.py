@@ -28,7 +28,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Parts of what was asked: right choices by piece and whole, and what always the most frequent one would reach."""
+    """Parts of what was asked: right choices by piece and whole, and what always the most frequent one would reach.
+
+    `same_action` is the share of the action that was chosen most: near 1, the model does not look at what it is shown.
+    """
 
     asked: int
     action: float
@@ -37,6 +40,7 @@ class Score:
     whole: float
     majority_action: float
     majority_whole: float
+    same_action: float
 
 
 def ask(speaker: Speaker, count: int, seed: int) -> list[Asked]:
@@ -83,6 +87,7 @@ def _score(groups: Sequence[Sequence[Asked]]) -> Score:
         part(sum(o.made == o.wanted for o in every)),
         part(sum(max(Counter(o.wanted[0] for o in group).values()) for group in groups)),
         part(sum(max(Counter(o.wanted for o in group).values()) for group in groups)),
+        part(max(Counter(o.made[0] for o in every).values())),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Self
 from core.choice import Node
 from core.work import Sampling
 from daemon.dialogue import DialogueSettings
-from daemon.prompt import Layout
+from daemon.prompt import Caps, Layout
+from daemon.templates import find_markup
 from engines.base import Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 
@@ -32,11 +33,14 @@ class Said:
 class Speaker:
     """An engine with one sequence in use, and the layout in its tokens."""
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
+    def __init__(self, path: Path, threads: int = 2, caps: Caps = Caps()) -> None:
         send_native_log_to(None)
         settings = LlamaSettings(path, sequences=2, threads=threads, flash_attention="off", weights="file")
         self._engine = LlamaEngine(settings)
-        self.layout = Layout(self._engine.vocab)
+        self.layout = Layout(self._engine.vocab, caps)
+        if not self.layout.native:
+            markup = find_markup(self._engine.card.chat_template, self._engine.vocab).markup
+            self.layout = Layout(self._engine.vocab, caps, markup)
         self._held: list[int] = []
 
     def __enter__(self) -> Self:
@@ -65,7 +69,8 @@ class Speaker:
         """
         here, end = [*trunk, *tail], self.layout.stop_ids
         sampling = Sampling(TEMPERATURE, unrepeat=UNREPEAT, seed=seed)
-        sampler = self._engine.add_sampler(sampling, list(lines) or list(tail))
+        unseen = end | self._engine.vocab.eog_ids | self.layout.closing_ids
+        sampler = self._engine.add_sampler(sampling, [t for t in lines or tail if t not in unseen])
         said: list[int] = []
         while len(said) < REPLY_MAX:
             token = self._next([*here, *said], Pick(sampler=sampler))

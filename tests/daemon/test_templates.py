@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from core.choice import Node
 from core.observation import Observation, Percept
 from daemon.prompt import CHAT_MARKS, CHAT_RULES, ActionWord, Caps, Layout, Markup
 from daemon.templates import compiled, conversation, find_markup
 from engines.llama import LlamaVocab, load_vocab
 from engines.sim import SimVocab
-from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, TURNS
+from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, TURNS, Shape, byte_level, write
 
 TEMPLATES = {"qwen2": CHATML, "llama3": HEADERS, "mistral": INSTRUCT, "gemma": TURNS}
 ACTIONS = [ActionWord("idle"), ActionWord("attack", needs_target=True), ActionWord("go home")]
@@ -45,7 +46,9 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
     vocab, template = chat
     layout = layout_of(vocab, template, Caps(intent_tail=96, talk_tail=512))
     render = compiled(template, vocab.bos_text, vocab.eos_text)
-    system = find_markup(template, vocab).why.startswith("world in a message of its own")
+    found = find_markup(template, vocab)
+    assert found.markup is not None
+    system, lead = found.why.startswith("world in a message of its own"), found.markup.reply_lead
     trunk = layout.world("Long ago.", ACTIONS, EMOTIONS) + layout.archetype("ghoul", "Eats.")
     trunk += layout.persona("Ana", "Small.")
     world = (
@@ -62,8 +65,8 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
         whole = render(conversation(world, [*lines, f"{sight}Player: Tom: {said}"], system))
         assert _same(text_of(vocab, asked), whole)
         tail = layout.intent_tail(seen)
-        whole = render(conversation(world, [*lines, f"{sight}You do:"], system))
-        assert _same(text_of(vocab, trunk + tail), whole)
+        whole = render(conversation(world, [*lines, sight.rstrip()], system))
+        assert _same(text_of(vocab, trunk + tail), f"{whole.rstrip(' ')}{lead}You do:")
         answer = f"Go away {n}."
         trunk += layout.player_turn(said, "Tom").tokens + layout.npc_turn(answer)
         lines += [f"Player: Tom: {said}", answer]
@@ -124,17 +127,62 @@ def test_answers_begin_as_the_template_begins_them(chat: tuple[LlamaVocab, str])
     """
     vocab, template = chat
     layout = layout_of(vocab, template)
-    markup = find_markup(template, vocab).markup
-    assert markup is not None
     tail = text_of(vocab, layout.intent_tail(layout.perceive(Observation(1))))
+    assert tail.endswith("You do:")
     for action in ACTIONS:
-        word = layout.word(action.word, first=True)
-        written = f"{tail}{markup.reply_lead}{action.word}".removeprefix("\n")
-        whole = vocab.markup(written)
+        word = layout.word(action.word)
+        whole = vocab.markup(f"{tail} {action.word}".removeprefix("\n"))
         assert tuple(whole[-len(word) :]) == word
     choices = layout.intents(ACTIONS, EMOTIONS)
-    first = {layout.word(a.word, first=True)[0] for a in ACTIONS if not a.needs_target}
+    first = {layout.word(a.word)[0] for a in ACTIONS if not a.needs_target}
     assert set(choices[0].ids.tolist()) == first
+
+
+@pytest.mark.parametrize("kind", ["chat", "plain"])
+@pytest.mark.parametrize("spaced", [True, False], ids=["flee with its space", "no word with its space"])
+def test_a_choice_compares_whole_words(tmp_path: Path, kind: str, spaced: bool) -> None:
+    """Every option of an action, a target and a feeling is one token where the vocabulary has the word with its space,
+    as most have, and only so; where no word has its space, the space goes before all of them and is not chosen.
+    """
+    words = "flee attack greet idle go nobody # calm happy sad".split()
+    controls, starts = ["<|im_start|>", "<|im_end|>"], "\u0120" if spaced else " "
+    tokens = byte_level("qwen2", controls, "<|im_end|>", starts=starts, words=words)
+    vocab = load_vocab(write(tmp_path / "m.gguf", Shape("qwen2", biases=True), tokens, CHATML))
+    layout = layout_of(vocab, CHATML) if kind == "chat" else Layout(vocab)
+    assert layout.kind == kind
+    actions = [ActionWord(word) for word in ("flee", "attack", "greet", "idle", "go home")]
+    node = layout.intents(actions, ["calm", "happy", "sad"])[2]
+    space = b"" if spaced else b" "
+
+    def offered(node: Node) -> tuple[list[bytes], Node]:
+        if not spaced:
+            assert node.forced and vocab.piece(int(node.ids[0])) == b" "
+            node = node.nexts[0]
+        return [space + vocab.piece(int(t)) for t in node.ids], node
+
+    pieces, node = offered(node)
+    assert pieces == [b" flee", b" attack", b" greet", b" idle", b" go"]
+    pieces, node = offered(node.nexts[0])
+    assert pieces == [b" nobody", b" #"]
+    pieces, _ = offered(node.nexts[0])
+    assert pieces == [b" calm", b" happy", b" sad"]
+    tail = layout.intent_tail(layout.perceive(Observation(1, time_of_day="night")))
+    assert text_of(vocab, tail).endswith("You do:")
+
+
+def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str]) -> None:
+    """The NPC's answer is a message of its own, "You do: attack #1 angry", and the next one asks for words."""
+    vocab, template = chat
+    layout = layout_of(vocab, template, Caps(intent_tail=96))
+    render = compiled(template, vocab.bos_text, vocab.eos_text)
+    system = find_markup(template, vocab).why.startswith("world in a message of its own")
+    trunk = layout.world("Old.", ACTIONS, EMOTIONS) + layout.archetype("ghoul", "") + layout.persona("Ana", "Small.")
+    seen = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),), (), "night"))
+    chosen = layout.word("attack") + layout.marks["p1"] + layout.word("angry")
+    asked = trunk + layout.bark_tail(layout.intent_tail(seen), chosen)
+    world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
+    said = ["You see: night #1 wolf hostile near", "You do: attack #1 angry", "You shout, in a few words:"]
+    assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.", said, system)))
 
 
 def sim(controls: list[str] = CONTROLS) -> SimVocab:

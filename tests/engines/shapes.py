@@ -123,9 +123,13 @@ def byte_texts() -> list[str]:
 
 
 def byte_level(
-    pre: str, controls: Sequence[str], eos: str, *, bos: str = "", add_bos: bool = False, size: int = 0
-) -> Tokens:
-    """Byte-level BPE: words grow letter by letter; with `size` also a heap of letters, so that there are so many."""
+    pre: str, controls: Sequence[str], eos: str, *, bos: str = "", add_bos: bool = False, size: int = 0,
+    starts: str = "Ġ ", words: Sequence[str] = WORDS,
+) -> Tokens:  # fmt: skip
+    """Byte-level BPE: words grow letter by letter; with `size` also a heap of letters, so that there are so many.
+
+    `starts`: how the `words` begin, with a space ("Ġ"), without (" "), or both.
+    """
     texts = byte_texts()
     known, merges = set(texts), []
 
@@ -136,8 +140,8 @@ def byte_level(
             merges.append(f"{left} {right}")
         return left + right
 
-    for word in WORDS:
-        for start in (f"Ġ{word}", word):
+    for word in words:
+        for start in (f"{begins.strip()}{word}" for begins in starts):
             made = start[0]
             for letter in start[1:]:
                 made = grow(made, letter)

@@ -1,15 +1,16 @@
 """The examination itself: that it sees what is right, and that it can be failed."""
 
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from daemon.prompt import Layout
+from daemon.prompt import Caps, Layout
 from models.corpus import memories, words
 from models.corpus.render import rng_of
 from models.curve import svg
-from models.evaluate import QUICK, Report, examine
+from models.evaluate import QUICK, Report, examine, intents_only
 from models.exam import facts as exam_facts
 from models.exam import intents as exam_intents
 from models.exam.facts import Answered, rate
@@ -17,6 +18,10 @@ from models.exam.intents import Asked, scores
 from models.exam.talk import repeats
 from models.exam.voice import Voice, generated
 from models.play import SHIPPED
+from tests.engines.shapes import FAMILIES
+
+# In the tokens of a small vocabulary texts are long.
+ROOMY = Caps(lore=900, words=600, archetype=400, persona=400, intent_tail=200)
 
 
 def asked(archetype: str, number: int) -> Asked:
@@ -46,6 +51,21 @@ def test_majority_knows_the_archetype() -> None:
     every = [replace(asked("lich", n), wanted=("idle", 0, "calm")) for n in range(5)]
     every += [replace(asked("ghoul", n), wanted=("hide", 0, "sad")) for n in range(5)]
     assert scores(every)["all"].majority_whole == 1.0
+
+
+def test_one_answer_to_everything_is_seen() -> None:
+    """`same_action` is the share of the action that was chosen most."""
+    every = [replace(asked("lich", n), made=("flee" if n < 9 else "hide", 0, "calm")) for n in range(12)]
+    assert scores(every)["all"].same_action == pytest.approx(0.75)
+
+
+def test_a_chat_model_chooses_among_the_words_of_its_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The examination of intents is laid out by the model's own template, and has no goals."""
+    report = Report()
+    intents_only(report, FAMILIES["qwen2"](tmp_path / "m.gguf"), 10, 1, ROOMY)
+    said = capsys.readouterr().out
+    assert "layout: chat" in said and "vampire" in said
+    assert not report.missed
 
 
 def test_right_needs_every_word() -> None:
