@@ -50,7 +50,9 @@ class Work:
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
     With `keep`, tail and tokens become part of the trunk when the work ends well, so that the next one finds them
     there: all that a step took in, which at max_tokens the last one is not.
-    `said` are tokens that this NPC said lately, oldest first, for the sampler's penalties (empty: the tail's).
+    `said` are tokens that this NPC said lately, oldest first, for the sampler's penalties (empty: the tail's). The
+    penalties never see `stop_ids`, the model's own end tokens, or `closing` (tokens that close an answer as text): an
+    end that is penalised makes replies ramble.
     A work with `supersede` takes the place of a waiting one with the same value.
     """
 
@@ -64,6 +66,7 @@ class Work:
     sampling: Sampling = GREEDY
     said: tuple[int, ...] = ()
     stop_ids: frozenset[int] = frozenset()
+    closing: frozenset[int] = frozenset()
     due_ns: int = 0
     deadline_ns: int = 0
     supersede: Hashable = None

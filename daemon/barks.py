@@ -114,6 +114,7 @@ class Barks:
             adapter=npc.adapter,
             sampling=Sampling(temperature=self._settings.bark_temperature, seed=seed),
             stop_ids=self._layout.stop_ids,
+            closing=self._layout.closing_ids,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(route.tier, now_ns),
             supersede=supersede,

@@ -446,6 +446,7 @@ class Dialogue:
             ),
             said=session.lines,
             stop_ids=self._layout.stop_ids,
+            closing=self._layout.closing_ids,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
         )

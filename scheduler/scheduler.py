@@ -364,7 +364,7 @@ class Scheduler:
         timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
-            runner.sampler = self.engine.add_sampler(work.sampling, work.said or work.tail.tolist())
+            runner.sampler = self.engine.add_sampler(work.sampling, self._seen(work))
         self.meter.tiers[work.tier].queue_ns.append((now_ns, now_ns - entry.submitted_ns))
         self._out.append((entry.ticket_id, Taken(now_ns)))
         self._start(runner, now_ns)
@@ -381,6 +381,12 @@ class Scheduler:
                 self._end(runner, Finish.CANCELLED, now_ns)
                 return True
         return False
+
+    def _seen(self, work: Work) -> list[int]:
+        """The tokens that the sampler's penalties know from the start: nothing that ends or closes an answer."""
+        recent = work.said or work.tail.tolist()
+        unseen = self.engine.vocab.eog_ids | work.stop_ids | work.closing
+        return [token for token in recent if token not in unseen]
 
     def _start(self, runner: Running, now_ns: int) -> None:
         self._changes += 1

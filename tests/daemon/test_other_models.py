@@ -1,7 +1,7 @@
 """Any GGUF: models of other families answer through the daemon's own way, from the frame to the spoken word."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.words import NpcKey
+from core.work import Sampling
 from daemon.build import Model, choose_layout
 from daemon.config import Config
 from daemon.prompt import Caps
@@ -136,6 +137,39 @@ async def test_talking_greedily_alone_and_beside_others_gives_the_same_words(oth
         alone = [await tell(f"npc{n}", "alone") for n in range(3)]
         together = await asyncio.gather(*(tell(f"npc{n}", "together") for n in range(3)))
         assert list(together) == alone
+
+
+async def test_no_sampler_has_seen_what_ends_an_answer(other: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no reply, no bark and no later turn is a marker of the template, an end of the model, or the line break that
+    ends a plain answer among the tokens that the penalties know: a penalised end makes replies ramble.
+    """
+    engine = other.engine
+    add, given = engine.add_sampler, list[list[int]]()
+
+    def spy(sampling: Sampling, recent: Sequence[int]) -> int:
+        given.append(list(recent))
+        return add(sampling, recent)
+
+    monkeypatch.setattr(engine, "add_sampler", spy)
+    layout, _ = choose_layout(other, CAPS)
+    async with serving(other) as rig:
+        for _ in range(3):
+            await rig.say("npc0", "hello", max_tokens=8)
+        replies = len(given)
+        talkative = world()
+        for action in talkative.actions:
+            action.speaks = True
+        await rig.daemon.calls.define_world("", talkative)
+        seen = rig.sees("npc0", FRIEND)
+        await rig.daemon.calls.observe("", rig.frame(seen))
+        await _answered(rig, seen)
+        await until(lambda: len(given) > replies, "a bark")
+        await rig.daemon.door.all_ended()
+    assert replies == 3 and len(given) > replies
+    over = layout.stop_ids | engine.vocab.eog_ids | frozenset(engine.vocab.encode("\n") if layout.stop_text else ())
+    assert over
+    for recent in given:
+        assert recent and over.isdisjoint(recent)
 
 
 async def test_whoever_hangs_up_frees_the_lane(other: Model) -> None:

@@ -1,6 +1,7 @@
 """The scheduler gives every work what it would get alone, and keeps its laws after every step."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,40 @@ def test_isolation_everything_at_once_gives_what_each_gives_alone(seed: int) -> 
     assert all(not t.users for t in sim.scheduler.placer.homes)
     # More trunks than sequences: some were moved out and came back.
     assert sim.scheduler.placer.loaded > 0
+
+
+def test_no_sampler_has_seen_what_ends_an_answer() -> None:
+    """Neither stop ids, nor the model's own ends, nor what closes an answer as text; by what was said lately or, when
+    nothing was, by the tail.
+    """
+    sim = Sim()
+    given: list[list[int]] = []
+    add = sim.engine.add_sampler
+
+    def spy(sampling: Sampling, recent: Sequence[int]) -> int:
+        given.append(list(recent))
+        return add(sampling, recent)
+
+    sim.engine.add_sampler = spy  # type: ignore[method-assign]
+    (end,) = sim.vocab.eog_ids
+    a, stop, b, closing, c = words(1, 2, 3, 4, 5).tolist()
+    said = (a, end, stop, b, closing, c, end)
+    for n, lines in enumerate((said, ())):
+        sim.submit(
+            Work(
+                Tier.SILVER,
+                TrunkKey(npc(n), ""),
+                trunk=words(9),
+                tail=np.asarray(said, np.int32),
+                max_tokens=2,
+                sampling=Sampling(temperature=0.7),
+                said=lines,
+                stop_ids=frozenset({stop}),
+                closing=frozenset({closing}),
+            )
+        )
+    sim.run()
+    assert given == [[a, b, c], [a, b, c]]
 
 
 def test_same_seed_same_trace() -> None:
