@@ -7,13 +7,16 @@ It imports next to nothing, and what a command needs only when it runs: the pare
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import ConfigError, StoreFailed
 from daemon import archive_command, kv_command
+from daemon.log_lines import STDOUT, never_block, open_standard, say
 from daemon.supervise import EXIT_USAGE, Life, supervise
 
 if TYPE_CHECKING:
@@ -25,13 +28,35 @@ EXIT_NOT_WELL = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command; its exit status. Standard output that cannot be written to is a failure in one line, or in
+    none when its reader has gone (`npcd doctor | head -1`).
+    """
+    open_standard()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:  # also when argparse has printed its help
+            _flush()
+    except _NotWritten as error:
+        if error.why:
+            _complain(f"standard output takes no more: {error.why}")
+        return EXIT_NOT_WELL
+
+
+class _NotWritten(Exception):
+    """Standard output did not take what a command has to say; `why` is empty when its reader has gone."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.why = "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+
+
+def _run(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     if args.command == "version":
         from npcd import __version__
 
-        print(f"npcd {__version__}")
+        _tell(f"npcd {__version__}")
         return 0
     if args.command == "doctor":
         return _doctor(args)
@@ -43,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(_explain, args)
     if args.command == "policy":
         return _check_policy(args)
+    never_block()
     life: Life | None = None
     if not args.no_supervise:
-        said = supervise(lambda line: print(f"npcd: {line}", file=sys.stderr, flush=True))
+        said = supervise(_note)
         if isinstance(said, int):
             return said
         life = said
@@ -55,12 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return serve(config, life)
     except ConfigError as error:
-        print(f"npcd: {error}", file=sys.stderr)
+        _note(str(error))
         return EXIT_USAGE
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        """On standard output, as what commands have to say. Raises _NotWritten."""
+        _tell(self.format_help().rstrip("\n"))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="npcd", description="A mind for the NPCs of a game: a gRPC sidecar daemon.")
+    what = "A mind for the NPCs of a game: a gRPC sidecar daemon."
+    parser: argparse.ArgumentParser = _Parser(prog="npcd", description=what)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
     doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")
@@ -140,7 +173,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from daemon import diagnosis, doctor
 
     checks = doctor.examine(lambda: _config(args))
-    print(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
+    _tell(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
     return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
 
 
@@ -157,17 +190,54 @@ def _check_policy(args: argparse.Namespace) -> int:
     try:
         checked = policy_command.check(args.file, args.world, _config(args).worlds.policy_file)
     except ConfigError as error:
-        print(f"npcd: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_USAGE
-    print(policy_command.as_json(checked) if args.json else "\n".join(policy_command.as_text(checked)))
+    _tell(policy_command.as_json(checked) if args.json else "\n".join(policy_command.as_text(checked)))
     return EXIT_NOT_WELL if checked.wrong else 0
 
 
 def _print(run: Callable[[argparse.Namespace], Iterator[str]], args: argparse.Namespace) -> int:
     try:
         for line in run(args):
-            print(line)
+            _tell(line)
     except (ConfigError, StoreFailed) as error:
-        print(f"npcd: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_NOT_WELL
     return 0
+
+
+def _note(text: str) -> None:
+    """A line of `npcd serve` on standard error: at once, or not at all."""
+    say(f"npcd: {text}")
+
+
+def _complain(text: str) -> None:
+    """A line of a command on standard error; nothing where standard error takes none."""
+    with contextlib.suppress(OSError):
+        print(f"npcd: {text}", file=sys.stderr, flush=True)
+
+
+def _tell(text: str) -> None:
+    """Prints what a command has to say. Raises _NotWritten."""
+    try:
+        print(text)
+    except UnicodeEncodeError:  # a terminal with an alphabet of its own
+        _tell(text.encode("ascii", "backslashreplace").decode("ascii"))
+    except OSError as error:
+        _give_up(error)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(error)
+
+
+def _give_up(error: OSError) -> NoReturn:
+    """Raises _NotWritten; what Python still holds for standard output goes nowhere, so that it does not try again."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, STDOUT)
+        os.close(nowhere)
+    raise _NotWritten(error) from error

@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from daemon.config import Config
 from daemon.cores import keep_apart
 from daemon.grpc_face import GrpcFace
 from daemon.keeping import Keeping, open_keeping, revive
+from daemon.log_lines import STDERR, LogLines
 from daemon.probes import Probes
 from daemon.status import Phase
 from daemon.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
@@ -45,15 +47,19 @@ def serve(config: Config, life: Life | None) -> int:
 
     Raises ConfigError.
     """
-    start_logging(config.serve.log_level, config.serve.log_json)
-    faulthandler.enable()  # a native crash says where Python was
-    if life is not None and life.number > 1:
-        log.warning("started again", life=life.number, why=life.last_end)
-    with contextlib.ExitStack() as afterwards:
-        return uvloop.run(_serve(config, life is not None, afterwards))
+    stderr, lines = sys.stderr, start_logging(config.serve.log_level, config.serve.log_json)
+    try:
+        faulthandler.enable(STDERR)  # a native crash says where Python was
+        if life is not None and life.number > 1:
+            log.warning("started again", life=life.number, why=life.last_end)
+        with contextlib.ExitStack() as afterwards:
+            return uvloop.run(_serve(config, life is not None, afterwards, lines))
+    finally:
+        sys.stderr = stderr
+        lines.end()
 
 
-async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitStack) -> int:
+async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitStack, lines: LogLines) -> int:
     loop = asyncio.get_running_loop()
     phase = Phase()
     over = asyncio.Event()
@@ -65,6 +71,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     def stop(signal_name: str) -> None:
         if over.is_set():
             log.warning("stopping at once", signal=signal_name)
+            lines.drain()
             os._exit(EXIT_FORCED)
         log.info("stopping", signal=signal_name)
         over.set()
@@ -72,11 +79,13 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     def on_death(error: BaseException) -> None:
         # On the engine thread. Nothing can be served without it: a parent or an orchestrator starts us again.
         log.critical("the engine thread died", exc_info=error)
+        lines.drain()
         os._exit(EXIT_ENGINE_DEAD)
 
     def on_hang(still_s: float) -> None:
         log.critical("the engine hangs", seconds=round(still_s, 1))
-        faulthandler.dump_traceback()
+        lines.drain()
+        faulthandler.dump_traceback(STDERR)
         os._exit(EXIT_ENGINE_DEAD)
 
     async def drain(wanted_s: float) -> None:
@@ -95,6 +104,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: daemon.board.message() if daemon else None,
         lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
         lambda: daemon.scheduler.placer.counters() if daemon else {},
+        lambda: lines.lost,
     )
     probes = Probes(lambda: phase.name, collector, lambda: list(daemon.board.message().degraded) if daemon else [])
     opening: asyncio.Task[Keeping] | None = None
@@ -109,6 +119,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         if not loading.done():
             log.info("stopped", why="before the model was loaded")
             await face.stop(0)
+            lines.drain()
             os._exit(0)  # a native load cannot be interrupted
         model = loading.result()
         keeping = await opening if opening is not None else None

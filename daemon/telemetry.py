@@ -7,14 +7,18 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.clock import MS, Clock
+from daemon.log_lines import LogLines
 from npcd.v1 import admin_pb2
 from tiers.shedding import Sheddable
+
+log = structlog.get_logger("npcd")
 
 LAG_EVERY_S = 0.05
 # Of scheduler.Placer.counters(): the family, what its label says, and what it counts.
@@ -25,9 +29,13 @@ KV_COUNTERS = (
 )
 
 
-def start_logging(level: str, as_json: bool) -> None:
-    """Configures structlog to write lines to standard error."""
-    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+def start_logging(level: str, as_json: bool) -> LogLines:
+    """Configures structlog to write lines to standard error, and sends there what Python writes to sys.stderr. A full
+    pipe, a full disk or a closed descriptor costs lines, which are counted; nobody waits for it.
+    """
+    lines = LogLines(lambda lost: log.warning("log lines were lost", lines=lost, why="standard error took no more"))
+    sys.stderr = lines
+    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=lines.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -37,9 +45,10 @@ def start_logging(level: str, as_json: bool) -> None:
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
         cache_logger_on_first_use=True,
     )
+    return lines
 
 
 async def watch_lag(ring: deque[tuple[int, int]], clock: Clock) -> None:
@@ -59,7 +68,9 @@ class StatusCollector(Collector):
         status: Callable[[], admin_pb2.StatusResponse | None],
         costs: Callable[[], dict[str, float]],
         kv: Callable[[], dict[str, dict[str, float]]],
+        log_lines_lost: Callable[[], int] = int,
     ) -> None:
+        self._log_lines_lost = log_lines_lost
         self._status = status
         self._costs = costs
         self._kv = kv
@@ -68,6 +79,9 @@ class StatusCollector(Collector):
         """All metric families."""
         s = self._status()
         yield _gauge("npcd_up", "1 while the daemon serves", 1.0 if s is not None and s.phase == "serving" else 0.0)
+        yield _counter(
+            "npcd_log_lines_lost", "Log lines that standard error did not take", float(self._log_lines_lost())
+        )
         if s is None:
             return
         works = CounterMetricFamily("npcd_works", "Works that ended", labels=["tier", "finish"])

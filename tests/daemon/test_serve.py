@@ -6,7 +6,10 @@ It dies natively and hangs, and comes back; it is asked to end while it speaks, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from daemon.children import eldest, holders
 from npcd_client import (
     ActionWord,
     Archetype,
@@ -67,8 +71,12 @@ class Served:
             self.http = f"127.0.0.1:{free.getsockname()[1]}"
         named = [part for one in (*SETS, *sets) for part in ("--set", one)]
         command = [sys.executable, str(PROGRAM), str(folder), "--listen", self.target, "--http", self.http, *named]
-        with (folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.process = self.start(command)
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Starts it, with its log in a file."""
+        with (self.folder / "log").open("wb") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def log(self) -> str:
         """All it wrote so far."""
@@ -247,3 +255,90 @@ async def test_asked_to_end_while_it_loads_it_ends(served: Served) -> None:
     await served.says("503 starting", "serving")
     served.process.terminate()
     assert await asyncio.to_thread(served.process.wait, PATIENCE_S) == 0, served.log()
+
+
+class Silent(Served):
+    """A daemon that remembers, with an own Redis, and whose standard error takes nothing."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        self.how = how
+        self._opened: list[int] = []
+        super().__init__(folder)
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """With such a standard error."""
+        command = [*command, "--data", str(self.folder / "data"), "--postgres", "off"]
+        environment = {**os.environ, "NPCD_MEMORY__KEEP": "true"}
+        if self.how == "closed":
+            shell = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh"]
+            return subprocess.Popen([*shell, *command], stdin=subprocess.DEVNULL, env=environment)
+        if self.how == "full disk":
+            writing = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reading, writing = os.pipe()
+            os.set_blocking(writing, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writing, b"x" * 4096)
+            os.set_blocking(writing, True)
+            self._opened.append(reading)
+            if self.how == "reader gone":
+                os.close(self._opened.pop())
+        self._opened.append(writing)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=writing, env=environment)
+
+    def redis(self) -> int:
+        """The process of its own Redis; 0 while there is none."""
+        try:
+            return next(iter(eldest(holders(self.folder / "data" / "redis" / "lock"))), 0)
+        except FileNotFoundError:
+            return 0
+
+    def lines_lost(self) -> float:
+        """What /metrics says of it."""
+        with urlopen(f"http://{self.http}/metrics", timeout=PATIENCE_S) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[-1] for line in lines if line.startswith("npcd_log_lines_lost_total ")))
+
+    def over(self) -> None:
+        """Nothing of it is left."""
+        self.process.kill()
+        self.process.wait()
+        for fd in self._opened:
+            os.close(fd)
+
+
+async def epoch_of(npcd: Client) -> int:
+    """Of the daemon that serves; 0 while none does."""
+    try:
+        return (await npcd.status()).daemon_epoch
+    except (Unavailable, TooLate):
+        return 0
+
+
+@pytest.mark.parametrize("how", ["nobody reads", "reader gone", "full disk", "closed"])
+async def test_with_a_standard_error_that_takes_nothing_everything_goes_on(tmp_path: Path, how: str) -> None:
+    """The daemon serves, starts its own Redis again after a kill, is started again itself after a death, and ends as
+    soon as it is asked. Lines that are lost are counted in /metrics.
+    """
+    one = Silent(tmp_path, how)
+    try:
+        async with playing(one) as npcd:
+            first = one.redis()
+            os.kill(first, signal.SIGKILL)
+            async with asyncio.timeout(PATIENCE_S):
+                while one.redis() in (0, first):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.02)
+            assert (await turn(npcd, "a", 4))[0]
+            if how in ("reader gone", "full disk"):
+                assert one.lines_lost() > 0
+            epoch = (await npcd.status()).daemon_epoch
+            (tmp_path / "abort").touch()
+            await turn(npcd, "a", 4)
+            async with asyncio.timeout(PATIENCE_S):
+                while await epoch_of(npcd) in (0, epoch):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.02)
+        one.process.terminate()
+        assert await asyncio.to_thread(one.process.wait, PATIENCE_S) == 0
+    finally:
+        one.over()
