@@ -48,6 +48,8 @@ from tiers.shedding import ShedSettings, check_shedding
 
 ENV_PREFIX = "NPCD_"
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
+TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
+BLEND_MAX_MS = 60_000
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -194,6 +196,10 @@ def _check_intents(i: IntentSettings) -> None:
             f"intents.stall_ms: {i.stall_ms}, must be 1 to intents.answer_within_ms ({i.answer_within_ms}), "
             "which is 60000 at most"
         )
+    # Every Intent carries these two; a ttl of 0 never ends.
+    for name, most in (("ttl_ms", TTL_MAX_MS), ("blend_ms", BLEND_MAX_MS)):
+        if not 0 <= getattr(i, name) <= most:
+            raise ConfigError(f"intents.{name}: {getattr(i, name)}, must be 0 to {most}")
     for name in ("warm_look_ms", "ambient_look_ms"):
         if not 0 <= getattr(i, name) <= 5_000:
             raise ConfigError(f"intents.{name}: {getattr(i, name)}, must be 0 to 5000")

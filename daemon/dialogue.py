@@ -24,7 +24,7 @@ from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Cut, Layout, Perception
 from daemon.sessions import Sessions
 from daemon.text import TextAssembler
-from daemon.words import check_id, check_number
+from daemon.words import check_id, check_number, whole
 from daemon.worlds import Npc, Worlds
 from memory.hot import Session, Turn
 from memory.memory import Memory
@@ -458,7 +458,7 @@ class Dialogue:
         event.finish = _finish(turn, ended)
         event.timings.CopyFrom(timings_message(ended))
         event.timings.cut_tokens = lost
-        event.timings.recall_us = recalled.took_ns // US
+        event.timings.recall_us = whole(recalled.took_ns // US, 64)
         event.timings.recall_late = recalled.late
         event.timings.stores[:] = recalled.stores
         if lost:
@@ -502,10 +502,10 @@ def timings_message(ended: Ended) -> words_pb2.Timings:
     taken_ns = t.taken_ns or t.submitted_ns
     first_ns = t.first_ns or taken_ns
     return words_pb2.Timings(
-        queue_us=(taken_ns - t.submitted_ns - t.window_ns) // 1000,
-        window_us=t.window_ns // 1000,
-        prefill_us=(first_ns - taken_ns) // 1000,
-        decode_us=(max(t.last_ns, first_ns) - first_ns) // 1000,
+        queue_us=whole((taken_ns - t.submitted_ns - t.window_ns) // US, 64),
+        window_us=whole(t.window_ns // US, 64),
+        prefill_us=whole((first_ns - taken_ns) // US, 64),
+        decode_us=whole((t.last_ns - first_ns) // US, 64),
         cached_tokens=t.cached_tokens,
         loaded_tokens=t.loaded_tokens,
         copied_tokens=t.copied_tokens,

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from core.errors import CallerError, NotBuilt, NotFound, Overloaded, StoreFailed
 from core.words import NpcKey
 from daemon.dialogue import Dialogue
-from daemon.words import check_id
+from daemon.words import check_id, whole
 from daemon.worlds import World, Worlds
 from memory import cards, saves
 from memory.bond import Bond, mood
@@ -90,11 +90,11 @@ class Remembering:
         answer = npcs_pb2.RecallResponse(
             player_name=bond.name,
             facts=[
-                npcs_pb2.Fact(text=told(f.text, bond.name), importance=f.importance, age_ms=max(0, now_ms - f.at_ms))
+                npcs_pb2.Fact(text=told(f.text, bond.name), importance=f.importance, age_ms=whole(now_ms - f.at_ms, 64))
                 for f in bond.facts
             ],
             summaries=[
-                npcs_pb2.SessionSummary(text=told(s.text, bond.name), age_ms=max(0, now_ms - s.at_ms))
+                npcs_pb2.SessionSummary(text=told(s.text, bond.name), age_ms=whole(now_ms - s.at_ms, 64))
                 for s in bond.summaries
             ],
             mood=mood(bond.moods, now_ms),

@@ -14,6 +14,7 @@ from daemon.intents import Intents
 from daemon.look_ahead import LookAhead
 from daemon.pressure import Pressure
 from daemon.table import Table
+from daemon.words import whole
 from daemon.worlds import Worlds
 from memory.memory import Memory
 from npcd.v1 import admin_pb2
@@ -23,7 +24,7 @@ from scheduler.speculation import TierSpeculation
 from scheduler.ticket import Door
 from scheduler.window import Closed
 
-CONTRACT = (1, 2)
+CONTRACT = (1, 3)
 FEATURES = (
     "intents",
     "barks",
@@ -156,7 +157,7 @@ class StatusBoard:
             contract_minor=CONTRACT[1],
             features=FEATURES,
             daemon_epoch=self.about.epoch,
-            uptime_ms=(now_ns - self.about.started_ns) // MS,
+            uptime_ms=whole((now_ns - self.about.started_ns) // MS, 64),
             phase=self.phase.name,
             degraded=self._degraded(),
             model_name=self.about.model_name,
@@ -187,7 +188,9 @@ class StatusBoard:
             window_closed_full=window.closed[Closed.FULL],
             window_closed_time=window.closed[Closed.TIME],
             stores=[
-                admin_pb2.StoreState(store=s.name, away=s.away, written=s.written, behind_bytes=s.behind_bytes)
+                admin_pb2.StoreState(
+                    store=s.name, away=s.away, written=s.written, behind_bytes=whole(s.behind_bytes, 64)
+                )
                 for s in self._memory.states()
             ],
             recalls_hot=recalls.hot,
@@ -197,7 +200,8 @@ class StatusBoard:
             summaries_model=sessions.summaries_model,
             summaries_rule=sessions.summaries_rule,
             shedding=[
-                admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=s.retry_ms) for s in self.pressure.shed()
+                admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=whole(s.retry_ms))
+                for s in self.pressure.shed()
             ],
             npcs_active=book.active,
             npcs_warm=book.warm,
@@ -208,7 +212,7 @@ class StatusBoard:
             predictions_hit=guesses.hits,
             predicted_tokens=guesses.tokens,
             predicted_wasted_tokens=guesses.wasted_tokens,
-            predicted_saved_ms=guesses.saved_ns // MS,
+            predicted_saved_ms=whole(guesses.saved_ns // MS, 64),
         )
 
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:
@@ -221,8 +225,8 @@ class StatusBoard:
         drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
         return admin_pb2.TierLoad(
             tier=tier.name.lower(),
-            waiting=self._door.waiting(tier),
-            waiting_max=self._scheduler.promises.of(tier).waiting_max,
+            waiting=whole(self._door.waiting(tier)),
+            waiting_max=whole(self._scheduler.promises.of(tier).waiting_max),
             running=len(running),
             finished=meter.ended[Finish.STOP] + meter.ended[Finish.LENGTH],
             superseded=meter.ended[Finish.SUPERSEDED],

@@ -53,6 +53,11 @@ def check_number(field: str, value: float, low: float, high: float) -> float:
     return value
 
 
+def whole(value: int, bits: int = 32) -> int:
+    """The nearest number that an unsigned field of so many bits carries. The largest one says "that or more"."""
+    return max(0, min(value, (1 << bits) - 1))
+
+
 def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) -> Observation:
     """An observation as a plain value. Raises CallerError naming the field.
 
@@ -100,6 +105,7 @@ def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) ->
         game_time_ms,
         at_ns,
         _override(said) if said.has_activation else None,
+        said.lease_epoch,
     )
 
 

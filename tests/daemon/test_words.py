@@ -6,6 +6,8 @@ import math
 import random
 from collections.abc import Callable
 
+import pytest
+
 from core.errors import CallerError
 from core.observation import Observation, Percept
 from core.words import Activation
@@ -19,6 +21,7 @@ from daemon.words import (
     check_id,
     check_number,
     observation,
+    whole,
 )
 from npcd.v1 import intents_pb2, words_pb2
 
@@ -151,3 +154,12 @@ def test_the_quick_way_says_what_the_plain_way_says() -> None:
         assert state_of(seen, count) == plain_state(seen, count)
     assert well > 3000
     assert ill > 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "bits", "carried"),
+    [(-1, 32, 0), (0, 32, 0), (2**32 - 1, 32, 2**32 - 1), (2**32, 32, 2**32 - 1), (2**70, 64, 2**64 - 1)],
+)
+def test_a_number_that_no_field_carries_is_the_nearest_that_one_does(value: int, bits: int, carried: int) -> None:
+    """A negative one is 0, too large a one the largest."""
+    assert whole(value, bits) == carried
