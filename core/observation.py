@@ -23,7 +23,7 @@ class Percept(NamedTuple):
 class Observation(NamedTuple):
     """One NPC's view: `health` 0..1, `events` newest first, `at_ns` when it was received, game time in milliseconds.
 
-    `override` is the activation that the game wants, if it wants one.
+    `tick` counts within the lease of `lease_epoch`. `override` is the activation that the game wants, if it wants one.
     """
 
     tick: int
@@ -37,3 +37,4 @@ class Observation(NamedTuple):
     game_time_ms: int = 0
     at_ns: int = 0
     override: Activation | None = None
+    lease_epoch: int = 0

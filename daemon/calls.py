@@ -22,7 +22,7 @@ from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
 from daemon.table import Subscriber, Table, past_message
-from daemon.words import activation_message, check_number, policy_message, pseudonym
+from daemon.words import activation_message, check_number, policy_message, pseudonym, whole
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
 from memory.records import Body, Kind
@@ -470,10 +470,10 @@ class Calls:
                 npcs_pb2.TrunkPlace(
                     partner=pseudonym(trunk.key.partner),
                     home=trunk.home,
-                    tokens=trunk.held,
-                    bytes=trunk.bytes_away or round(trunk.held * self._placer.token_bytes),
+                    tokens=whole(trunk.held),
+                    bytes=whole(trunk.bytes_away or round(trunk.held * self._placer.token_bytes), 64),
                     hits=trunk.hits,
-                    idle_ms=max(0, now_ns - trunk.used_ns) // MS,
+                    idle_ms=whole((now_ns - trunk.used_ns) // MS, 64),
                 )
             )
         return described

@@ -15,7 +15,7 @@ from core.clock import MS, Clock
 from core.observation import Observation
 from core.words import Activation, NpcKey, Source
 from daemon.minds import Intent, IntentSettings, Mind, PastIntent
-from daemon.words import activation_message
+from daemon.words import activation_message, whole
 from daemon.worlds import Npc, World
 from memory.memory import Memory
 from memory.records import Body, Kind
@@ -103,6 +103,7 @@ class Table:
         self._memory = memory
         self._clock = clock
         self._minds: dict[NpcKey, Mind] = {}
+        self._version_last = 0  # of any NPC that was taken out
         self._subscribers: dict[tuple[str, str], set[Subscriber]] = {}
 
     # -- minds -------------------------------------------------------------------------------------------------
@@ -115,7 +116,8 @@ class Table:
         """The same, begun when it is the first time."""
         mind = self._minds.get(npc.key)
         if mind is None:
-            mind = self._minds[npc.key] = Mind(npc)
+            # A client that knew an NPC of this name keeps the highest version: one that comes again goes on above it.
+            mind = self._minds[npc.key] = Mind(npc, version=self._version_last)
         return mind
 
     def drop(self, npc: Npc) -> Mind | None:
@@ -123,6 +125,7 @@ class Table:
         mind = self._minds.pop(npc.key, None)
         if mind is not None:
             mind.removed = True
+            self._version_last = max(self._version_last, mind.version)
             for subscriber in self._subscribers.get((npc.key.tenant, npc.key.world), ()):
                 subscriber.forget(mind)
         return mind
@@ -233,6 +236,8 @@ class Table:
                         version=mind.intent.version,
                         observed_tick=mind.intent.seen.tick,
                         game_time_ms=mind.intent.seen.game_time_ms,
+                        age_ms=whole((now_ns - mind.intent.seen.at_ns) // MS),
+                        lease_epoch=mind.intent.seen.lease_epoch,
                     )
                 )
         for mind in attended:
@@ -255,13 +260,14 @@ class Table:
             source=_SOURCES[intent.source],
             observed_tick=intent.seen.tick,
             game_time_ms=intent.seen.game_time_ms,
-            age_ms=max(0, now_ns - intent.seen.at_ns) // MS,
+            age_ms=whole((now_ns - intent.seen.at_ns) // MS),
             ttl_ms=self._settings.ttl_ms,
             previous_action=intent.previous_action,
             blend_ms=self._settings.blend_ms,
-            latency_ms=max(0, now_ns - intent.due_ns) // MS if intent.due_ns else 0,
+            latency_ms=whole((now_ns - intent.due_ns) // MS) if intent.due_ns else 0,
             confidence=intent.confidence,
             activation=activation_message(mind.activation),
+            lease_epoch=intent.seen.lease_epoch,
         )
 
     def _tell(self, mind: Mind, changed: bool) -> None:
@@ -280,8 +286,8 @@ def past_message(past: PastIntent, now_ns: int) -> npcs_pb2.PastIntent:
         source=past.source.value,
         observed_tick=past.tick,
         state=past.state,
-        age_ms=max(0, now_ns - past.made_ns) // MS,
-        latency_ms=past.latency_ns // MS,
+        age_ms=whole((now_ns - past.made_ns) // MS, 64),
+        latency_ms=whole(past.latency_ns // MS),
     )
 
 

@@ -210,7 +210,8 @@ class SyncLive:
     def _message(self, taken: list[tuple[Observation, int]]) -> intents_pb2.ObservationFrame:
         self._frame += 1
         for observation, at_ns in taken:
-            self._table.sent(observation.npc_id, observation.tick, at_ns)
+            npc_id = observation.npc_id
+            self._table.sent(npc_id, observation.tick, at_ns, self._lease_epochs[npc_id])
         return intents_pb2.ObservationFrame(
             world_id=self._world_id,
             frame=self._frame,

@@ -176,8 +176,13 @@ class ObservationFrame(_message.Message):
     game_time_ms: _builtins.int
     """ttl, cadence and prediction run on game time; may go back (a loaded save): ticks say what is newest"""
     time_scale: _builtins.float
-    """game seconds per wall second, 0 to 1e6; 0 counts as 1 unless paused"""
+    """Pace and pause hold for the NPCs that this stream observes (with Observe: for those whose lease epochs stand in the
+    frame; a frame without observations is about all that were observed so). They last until the next frame, or the end
+    of the stream. At any pace an NPC is asked at most 20 times in a wall second.
+    game seconds per wall second, 0 to 1e6; 0 counts as 1 unless paused
+    """
     paused: _builtins.bool
+    """game time stands still, and nobody is asked"""
     @_builtins.property
     def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Observation]:
         """at most 1000"""
@@ -220,6 +225,7 @@ class Intent(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     npc_id: _builtins.str
     version: _builtins.int
     """order is (daemon_epoch, version), per NPC"""
@@ -237,7 +243,7 @@ class Intent(_message.Message):
     game_time_ms: _builtins.int
     """of that observation"""
     age_ms: _builtins.int
-    """wall time since that observation was received, when the frame was built"""
+    """wall time since that observation was received, when the frame was built; 4294967295 is "that or more" """
     ttl_ms: _builtins.int
     """game time from observed_tick's game_time_ms"""
     previous_action: _builtins.str
@@ -249,6 +255,8 @@ class Intent(_message.Message):
     """probability the model gave the action, 0..1; 0 for policy"""
     activation: _words_pb2.Activation.ValueType
     """of the NPC, when the frame was built"""
+    lease_epoch: _builtins.int
+    """the lease that observed_tick belongs to; ticks begin anew with each lease"""
     def __init__(
         self,
         *,
@@ -268,10 +276,11 @@ class Intent(_message.Message):
         latency_ms: _builtins.int = ...,
         confidence: _builtins.float = ...,
         activation: _words_pb2.Activation.ValueType = ...,
+        lease_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activation", b"activation", "age_ms", b"age_ms", "bark", b"bark", "blend_ms", b"blend_ms", "confidence", b"confidence", "emotion", b"emotion", "game_time_ms", b"game_time_ms", "latency_ms", b"latency_ms", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "previous_action", b"previous_action", "source", b"source", "target_entity_id", b"target_entity_id", "ttl_ms", b"ttl_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activation", b"activation", "age_ms", b"age_ms", "bark", b"bark", "blend_ms", b"blend_ms", "confidence", b"confidence", "emotion", b"emotion", "game_time_ms", b"game_time_ms", "latency_ms", b"latency_ms", "lease_epoch", b"lease_epoch", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "previous_action", b"previous_action", "source", b"source", "target_entity_id", b"target_entity_id", "ttl_ms", b"ttl_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,10 +296,16 @@ class IntentConfirmed(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     OBSERVED_TICK_FIELD_NUMBER: _builtins.int
     GAME_TIME_MS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     npc_id: _builtins.str
     version: _builtins.int
     observed_tick: _builtins.int
     game_time_ms: _builtins.int
+    age_ms: _builtins.int
+    """as in Intent"""
+    lease_epoch: _builtins.int
+    """as in Intent; 0: this daemon is older than these two fields"""
     def __init__(
         self,
         *,
@@ -298,10 +313,12 @@ class IntentConfirmed(_message.Message):
         version: _builtins.int = ...,
         observed_tick: _builtins.int = ...,
         game_time_ms: _builtins.int = ...,
+        age_ms: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["game_time_ms", b"game_time_ms", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "game_time_ms", b"game_time_ms", "lease_epoch", b"lease_epoch", "npc_id", b"npc_id", "observed_tick", b"observed_tick", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -282,3 +282,42 @@ async def test_no_snapshot_in_time_is_too_late(tmp_path: Path) -> None:
             await live.wait_connected(0.3)
         assert live.counters.problems >= 1 and live.problems[-1].code == "UNAVAILABLE"
     live.observe(Observation("a", 2))  # after close: nothing happens
+
+
+async def test_after_a_new_lease_the_first_ticks_are_sent_and_older_observations_are_not() -> None:
+    """What was seen under the lease before never goes out under the new one, whose ticks it would hide."""
+    async with playing() as (daemon, _, live):
+        leases = dict(live._lease_epochs)
+        for npc_id in "abc":
+            live.observe(Observation(npc_id, 500))
+        live._lease_epochs.update(a=900, b=900)  # type: ignore[attr-defined]
+        live.observe(Observation("a", 1))
+        frame = await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)
+        sent = {seen.npc_id: (seen.tick, seen.lease_epoch) for seen in frame.observations}
+        assert sent == {"a": (1, 900), "c": (500, leases["c"])}
+        assert live.counters.observations_outdated == 1, "b said nothing under its new lease yet"
+
+
+async def test_leases_that_the_client_took_by_itself_carry_what_waits() -> None:
+    """A daemon lost its state and the client registers again: what the game said meanwhile is sent, its ticks go on."""
+    async with playing() as (daemon, _, live):
+        daemon.npcs.clear()
+        daemon.daemon_epoch = 2
+        problem = intents_pb2.NpcError(npc_id="a", code="UNKNOWN_NPC")
+        registered = asyncio.Event()
+        announce = live._announce
+
+        async def announced(daemon_epoch: int) -> None:
+            live.observe(Observation("a", 9))
+            await announce(daemon_epoch)
+            registered.set()
+
+        live._announce = announced
+        daemon.push(intents_pb2.IntentFrame(errors=[problem]))
+        await asyncio.wait_for(registered.wait(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for seen in (await daemon.frames.get()).observations:
+                    if (seen.npc_id, seen.tick) == ("a", 9):
+                        assert live.counters.observations_outdated == 0
+                        return

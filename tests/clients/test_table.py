@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
+
+import pytest
 
 from npcd_client.perception import Activation, GameClock
 from npcd_client.table import IntentTable
@@ -137,3 +140,75 @@ def test_game_time_is_extrapolated_at_its_scale() -> None:
     told_ns = clock._told[0]
     assert round(clock.game_time_ms(told_ns + 50 * MS)) == 4_000
     assert clock.time_scale == 60.0 and not clock.paused
+
+
+def confirmed(tick: int, lease: int = 0, age_ms: int = 0, version: int = 1) -> intents_pb2.IntentConfirmed:
+    return intents_pb2.IntentConfirmed(
+        npc_id="a", version=version, observed_tick=tick, game_time_ms=tick, age_ms=age_ms, lease_epoch=lease
+    )
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_confirmation_after_a_new_lease_keeps_the_intent_young(told: bool) -> None:
+    """Ticks begin anew with a lease, and the lower tick is the newer one; also of a daemon that tells no lease."""
+    table = IntentTable(GameClock())
+    table.sent("a", 500, 100 * MS, 7)
+    first = intents_pb2.Intent(npc_id="a", version=1, observed_tick=500, lease_epoch=7 if told else 0)
+    table.apply(frame(first), 150 * MS)
+    for tick in (1, 2, 3):
+        table.sent("a", tick, (1000 + tick) * MS, 8)
+        table.apply(frame(confirmed=[confirmed(tick, 8 if told else 0)]), 2000 * MS)
+        held = table.rows["a"]
+        assert (held.observed_tick, held.game_time_ms, held.agreed_ns) == (tick, tick, (1000 + tick) * MS)
+
+
+def test_what_an_older_lease_confirms_is_left_out() -> None:
+    """A confirmation of the lease before, or of an older tick, changes nothing."""
+    table = IntentTable(GameClock())
+    table.sent("a", 3, 300 * MS, 8)
+    table.apply(frame(intents_pb2.Intent(npc_id="a", version=1, observed_tick=3, lease_epoch=8)), 350 * MS)
+    for late in (confirmed(900, 7), confirmed(2, 8), confirmed(3, 8)):
+        table.apply(frame(confirmed=[late]), 400 * MS)
+    assert (table.rows["a"].observed_tick, table.rows["a"].agreed_ns) == (3, 300 * MS)
+
+
+def test_an_onlookers_intent_is_as_young_as_the_daemon_says() -> None:
+    """What another game server sent has the daemon's age, also when a tick of ours has the same number."""
+    table = IntentTable(GameClock())
+    table.sent("a", 40, 10 * MS, 7)  # ours, before the other server took the lease
+    other = intents_pb2.Intent(npc_id="a", version=1, observed_tick=39, lease_epoch=8, age_ms=5)
+    table.apply(frame(other), 1000 * MS)
+    assert table.rows["a"].agreed_ns == 995 * MS
+    table.apply(frame(confirmed=[confirmed(40, 8, age_ms=2)]), 2000 * MS)
+    assert (table.rows["a"].observed_tick, table.rows["a"].agreed_ns) == (40, 1998 * MS)
+
+
+def test_an_intent_of_a_time_that_a_loaded_save_undid_is_over() -> None:
+    """Game time that goes back by more than the time to live ends an intent; a little does not."""
+    clock = GameClock()
+    table = IntentTable(clock)
+    clock.tell(500_000, paused=True)
+    table.apply(frame(intents_pb2.Intent(npc_id="a", version=1, game_time_ms=500_000, ttl_ms=4_000)), 0)
+    clock.tell(499_990, paused=True)
+    assert not table.rows["a"].expired
+    clock.tell(1_000, paused=True)
+    assert table.rows["a"].expired
+
+
+@pytest.mark.parametrize("told", [(math.nan, 1.0), (math.inf, 1.0), (0.0, -1.0), (0.0, math.nan), (0.0, 1e7)])
+def test_a_time_that_is_none_is_refused_where_it_is_told(told: tuple[float, float]) -> None:
+    """A number that the contract cannot carry raises in tell(), and the clock goes on as before."""
+    clock = GameClock()
+    clock.tell(77, paused=True)
+    with pytest.raises(ValueError, match=r"game_time_ms|time_scale"):
+        clock.tell(*told)
+    assert clock.game_time_ms() == 77
+
+
+@pytest.mark.parametrize(("told", "carried"), [(-5.0, 0), (1e300, 2**64 - 1), (2.0**64, 2**64 - 1), (7.9, 7)])
+def test_any_game_time_can_be_carried(told: float, carried: int) -> None:
+    """Negative and huge game times are the nearest that the contract has."""
+    clock = GameClock()
+    clock.tell(told, paused=True)
+    assert clock.whole_ms() == carried
+    assert intents_pb2.ObservationFrame(game_time_ms=clock.whole_ms()).game_time_ms == carried

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import pytest
+
+from core.clock import S
 from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
@@ -230,3 +233,85 @@ async def test_a_game_server_that_starts_again_takes_over_and_its_ticks_begin_an
         new = rig.sees("npc0", FRIEND)
         await calls.observe("", rig.frame(new))
         assert (await rig.intent("npc0", lambda i: i.observed_tick == 1)).source == MODEL
+
+
+async def test_a_confirmation_says_which_lease_its_tick_is_of_and_how_old_it_is() -> None:
+    """After take_over ticks begin anew: a lower tick of the newer lease confirms the same version."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        rig.tick = 500
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        first = await rig.intent("npc0", lambda i: True)
+        assert (first.observed_tick, first.lease_epoch) == (501, rig.leases["npc0"])
+        request = npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(1), take_over=True)
+        (lease,) = (await calls.register("", request)).leases
+        rig.leases["npc0"], rig.tick = lease.lease_epoch, 0
+        async for frame in calls.watch_intents("", intents_pb2.WatchIntentsRequest(world_id="vale")):
+            if frame.snapshot:
+                await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+            for confirmed in frame.confirmed:
+                assert (confirmed.observed_tick, confirmed.lease_epoch) == (1, lease.lease_epoch)
+                assert confirmed.version == first.version and confirmed.age_ms < PATIENCE_S * 1000
+                return
+
+
+async def test_versions_grow_also_for_an_npc_that_was_removed_and_comes_again() -> None:
+    """The order (daemon_epoch, version) holds for an NPC's name: clients that keep the highest see its new intents."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        for seen in (WOLF, FRIEND):
+            await calls.observe("", rig.frame(rig.sees("npc0", seen, events=["heard_noise"])))
+            before = await rig.intent("npc0", lambda i: i.observed_tick == rig.tick)
+        await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
+        (lease,) = (await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(1)))).leases
+        rig.leases["npc0"] = lease.lease_epoch
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        assert (await rig.intent("npc0", lambda i: True)).version > before.version
+
+
+@pytest.mark.parametrize("days", [49, 50, 20_000, 10**9])
+async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_older(days: int) -> None:
+    """Ages and latencies that no field can carry are the most that it can; the world's other NPCs are told as well."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF), rig.sees("npc1", FRIEND)))
+        await rig.intent("npc0", lambda i: True)
+        await rig.intent("npc1", lambda i: True)
+        mind = calls._table.mind(NpcKey("", "vale", "npc0"))
+        assert mind is not None and mind.intent is not None
+        long_ns = days * 24 * 3600 * S
+        mind.intent.seen = mind.intent.seen._replace(at_ns=mind.intent.seen.at_ns - long_ns)
+        mind.intent.due_ns -= long_ns
+        past = mind.history.pop()
+        mind.history.append(past._replace(made_ns=past.made_ns - long_ns, latency_ns=long_ns))
+
+        age_ms = min(days * 24 * 3600 * 1000, 2**32 - 1)
+        got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
+        told = {intent.npc_id: intent for intent in got.intents}
+        assert set(told) == {"npc0", "npc1"}
+        assert age_ms <= told["npc0"].age_ms and age_ms <= told["npc0"].latency_ms
+        subscriber = calls._table.subscribe(rig.daemon.worlds.world("", "vale"), ())
+        frame = calls._table.frame(subscriber, 1, 1)
+        assert {i.npc_id for i in frame.intents} == {"npc0", "npc1"}
+        subscriber.note(mind, changed=False)
+        (confirmed,) = calls._table.frame(subscriber, 1, 2).confirmed
+        assert confirmed.age_ms >= age_ms
+        described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", with_history=True))
+        assert described.npcs[0].history[-1].latency_ms == age_ms
+
+
+async def test_the_largest_numbers_that_a_frame_can_carry_are_taken() -> None:
+    """Game time that is huge or goes back, and the highest tick and frame, come back as they were sent."""
+    most = 2**64 - 1
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        await rig.intent("npc0", lambda i: True)
+        for game_time_ms, tick in ((most, 2), (0, 3), (most, 4), (5, most)):
+            seen = rig.sees("npc0", WOLF)
+            seen.tick = tick
+            frame = rig.frame(seen)
+            frame.game_time_ms, frame.frame = game_time_ms, most
+            assert (await calls.observe("", frame)).accepted == 1
+            (intent,) = (await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))).intents
+            assert (intent.observed_tick, intent.game_time_ms) == (tick, game_time_ms)

@@ -16,7 +16,7 @@ from npcd_client import connection, wire
 from npcd_client.conversation import Conversation
 from npcd_client.errors import CallerError, from_rpc
 from npcd_client.live import LIVE_DEFAULTS, Live, LiveProblem, LiveSettings
-from npcd_client.perception import Intent, Observation
+from npcd_client.perception import GameClock, Intent, Observation
 from npcd_client.policy import PolicyAnswer, evaluate
 from npcd_client.talking import TalkEvent
 from npcd_client.v1 import (
@@ -24,6 +24,7 @@ from npcd_client.v1 import (
     admin_pb2_grpc,
     dialogue_pb2,
     dialogue_pb2_grpc,
+    intents_pb2,
     intents_pb2_grpc,
     npcs_pb2,
     npcs_pb2_grpc,
@@ -108,7 +109,8 @@ class Client:
     async def define_world(self, world: World, expected_version: int = 0) -> npcs_pb2.DefineWorldResponse:
         """Defines or updates a world; the same content again changes nothing."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = wire.define_world(world, expected_version)
+        with _sendable():
+            request = wire.define_world(world, expected_version)
         answer = await self._unary(stub.DefineWorld(request, timeout=self.timeout_s, metadata=self._metadata))
         self._knows(world.world_id).world = world
         self.world_id = self.world_id or world.world_id
@@ -119,9 +121,10 @@ class Client:
         specs = list(npcs)
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.RegisterRequest(
-            world_id=world_id, npcs=[wire.npc_spec(spec) for spec in specs], take_over=take_over
-        )
+        with _sendable():
+            request = npcs_pb2.RegisterRequest(
+                world_id=world_id, npcs=[wire.npc_spec(spec) for spec in specs], take_over=take_over
+            )
         answer = await self._unary(stub.Register(request, timeout=self.timeout_s, metadata=self._metadata))
         known = self._knows(world_id)
         known.npcs.update((spec.npc_id, spec) for spec in specs)
@@ -143,10 +146,12 @@ class Client:
             known.lease_epochs.pop(npc_id, None)
         return answer
 
-    async def describe(self, npc_ids: Iterable[str] = (), *, world_id: str = "") -> npcs_pb2.DescribeResponse:
-        """What npcd knows about NPCs right now; no ids: all of the world."""
+    async def describe(
+        self, npc_ids: Iterable[str] = (), *, with_history: bool = False, world_id: str = ""
+    ) -> npcs_pb2.DescribeResponse:
+        """What npcd knows about NPCs right now, with their newest intents if asked for; no ids: all of the world."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.DescribeRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        request = npcs_pb2.DescribeRequest(world_id=self._world(world_id), npc_ids=npc_ids, with_history=with_history)
         return await self._unary(stub.Describe(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def forget(self, player_id: str, npc_id: str = "", *, world_id: str = "") -> npcs_pb2.ForgetResponse:
@@ -168,9 +173,14 @@ class Client:
     ) -> npcs_pb2.SetCardsResponse:
         """Tells an NPC what the game knows between it and a player; a card that is left out stays as it is."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.SetCardsRequest(
-            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, relationship=relationship, quest=quest
-        )
+        with _sendable():
+            request = npcs_pb2.SetCardsRequest(
+                world_id=self._world(world_id),
+                npc_id=npc_id,
+                player_id=player_id,
+                relationship=relationship,
+                quest=quest,
+            )
         return await self._unary(stub.SetCards(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def recall(self, npc_id: str, player_id: str, *, world_id: str = "") -> npcs_pb2.RecallResponse:
@@ -259,6 +269,50 @@ class Client:
             on_problem,
         )
 
+    async def observe(
+        self,
+        observations: Iterable[Observation],
+        *,
+        frame: int = 0,
+        game_time_ms: float = 0.0,
+        time_scale: float = 1.0,
+        paused: bool = False,
+        world_id: str = "",
+    ) -> intents_pb2.ObserveResponse:
+        """Observations in one call, for programs that keep no stream. Pace and pause hold until the next such call."""
+        world_id = self._world(world_id)
+        lease_epochs = self._knows(world_id).lease_epochs
+        clock = GameClock()
+        with _sendable():
+            clock.tell(game_time_ms, time_scale, paused=True)  # it stands still until it is sent
+            request = intents_pb2.ObservationFrame(
+                world_id=world_id,
+                frame=frame,
+                game_time_ms=clock.whole_ms(),
+                time_scale=time_scale,
+                paused=paused,
+                observations=[wire.observation(seen, lease_epochs.get(seen.npc_id, 0)) for seen in observations],
+            )
+        stub = intents_pb2_grpc.IntentsStub(self._open())
+        return await self._unary(stub.Observe(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def watch_intents(
+        self, npc_ids: Iterable[str] = (), *, world_id: str = ""
+    ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
+        """Intents of some NPCs as they change, for onlookers; no ids: of the whole world. A snapshot comes first."""
+        stub = intents_pb2_grpc.IntentsStub(self._open())
+        request = intents_pb2.WatchIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        call = stub.Watch(request, metadata=self._metadata)
+        with _typed_errors(call):
+            async for frame in call:
+                yield frame
+
+    async def get_intents(self, npc_ids: Iterable[str] = (), *, world_id: str = "") -> intents_pb2.GetIntentsResponse:
+        """The newest intents, at once; no ids: of the whole world."""
+        stub = intents_pb2_grpc.IntentsStub(self._open())
+        request = intents_pb2.GetIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        return await self._unary(stub.Get(request, timeout=self.timeout_s, metadata=self._metadata))
+
     def policy_answer(self, observation: Observation, *, world_id: str = "") -> PolicyAnswer | None:
         """What the rule policy says for a registered NPC, evaluated here and now; None when no rule holds."""
         known = self._knows(self._world(world_id))
@@ -285,19 +339,17 @@ class Client:
 
         Leaving the iteration stops the turn. After a failure send the same `turn_id` again: it is not said twice.
         """
-        request = dialogue_pb2.TalkRequest(
-            world_id=self._world(world_id),
-            npc_id=npc_id,
-            player_id=player_id,
-            turn_id=turn_id or new_turn_id(),
-            text=text,
-            max_tokens=max_tokens,
-            seed=seed or 0,
-            has_seed=seed is not None,
-            temperature=temperature or 0.0,
-            has_temperature=temperature is not None,
-            player_name=player_name,
-        )
+        with _sendable():
+            request = wire.talk(
+                dialogue_pb2.TalkRequest(
+                    world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, player_name=player_name
+                ),
+                text,
+                turn_id or new_turn_id(),
+                max_tokens,
+                seed,
+                temperature,
+            )
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
         call = stub.Talk(request, timeout=timeout_s, metadata=self._metadata)
         with _typed_errors(call):
@@ -336,10 +388,17 @@ class Client:
             stub.Status(admin_pb2.StatusRequest(), timeout=self.timeout_s, metadata=self._metadata)
         )
 
+    async def drain(self, grace_ms: int = 0) -> admin_pb2.DrainResponse:
+        """Ends the daemon: it takes no new work, and cancels what still runs after `grace_ms` (0: the daemon's own)."""
+        stub = admin_pb2_grpc.AdminStub(self._open())
+        request = admin_pb2.DrainRequest(grace_ms=wire.whole("grace_ms", grace_ms, 32))
+        return await self._unary(stub.Drain(request, timeout=self.timeout_s, metadata=self._metadata))
+
     async def watch_status(self, interval_ms: int = 1000) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
         """Status at a steady interval, until the iteration is left."""
         stub = admin_pb2_grpc.AdminStub(self._open())
-        call = stub.Watch(admin_pb2.WatchStatusRequest(interval_ms=interval_ms), metadata=self._metadata)
+        request = admin_pb2.WatchStatusRequest(interval_ms=wire.whole("interval_ms", interval_ms, 32))
+        call = stub.Watch(request, metadata=self._metadata)
         with _typed_errors(call):
             async for status in call:
                 yield status
@@ -375,6 +434,15 @@ class Client:
             return await call
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
+
+
+@contextlib.contextmanager
+def _sendable() -> Iterator[None]:
+    """Turns what no message can carry (half a surrogate pair, a text for a number) into a typed error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CallerError(f"cannot be sent: {error}", "INVALID_ARGUMENT") from None
 
 
 @contextlib.contextmanager

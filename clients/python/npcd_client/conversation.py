@@ -11,7 +11,7 @@ from typing import Self
 import grpc
 
 from npcd_client import wire
-from npcd_client.errors import Unavailable, from_rpc
+from npcd_client.errors import CallerError, Unavailable, from_rpc
 from npcd_client.talking import TalkEvent
 from npcd_client.v1 import dialogue_pb2
 
@@ -36,13 +36,21 @@ class Conversation:
         if self._call:
             self._call.cancel()
 
-    async def say(self, text: str, turn_id: str | None = None, *, max_tokens: int = 0) -> str:
+    async def say(
+        self,
+        text: str,
+        turn_id: str | None = None,
+        *,
+        max_tokens: int = 0,
+        seed: int | None = None,
+        temperature: float | None = None,
+    ) -> str:
         """Starts a turn, interrupting the present one, and answers its turn id."""
-        talk = dialogue_pb2.TalkRequest()
-        talk.CopyFrom(self._first)
-        talk.text = text
-        talk.turn_id = turn_id or uuid.uuid4().hex
-        talk.max_tokens = max_tokens
+        turn_id = turn_id or uuid.uuid4().hex
+        try:
+            talk = wire.talk(self._first, text, turn_id, max_tokens, seed, temperature)
+        except (TypeError, ValueError) as error:
+            raise CallerError(f"cannot be sent: {error}", "INVALID_ARGUMENT") from None
         await self._write(dialogue_pb2.ConverseRequest(talk=talk))
         return talk.turn_id
 

@@ -128,6 +128,9 @@ class FrameClient:
         turn_id: str | None = None,
         player_name: str = "",
         max_tokens: int = 0,
+        seed: int | None = None,
+        temperature: float | None = None,
+        world_id: str = "",
         timeout_s: float | None = None,
     ) -> SoonTalk:
         """Starts a turn and answers at once; its events come to `on_event` on the client's thread: be quick there."""
@@ -135,7 +138,16 @@ class FrameClient:
 
         async def talk() -> None:
             events = self.npcd.talk(
-                npc_id, player_id, text, turn_id, player_name=player_name, max_tokens=max_tokens, timeout_s=timeout_s
+                npc_id,
+                player_id,
+                text,
+                turn_id,
+                player_name=player_name,
+                max_tokens=max_tokens,
+                seed=seed,
+                temperature=temperature,
+                world_id=world_id,
+                timeout_s=timeout_s,
             )
             try:
                 async with aclosing(events):

@@ -27,6 +27,8 @@ from npcd_client.v1 import intents_pb2
 
 OBSERVATIONS_PER_FRAME_MAX = 1000  # the contract's limit
 
+_Waiting = tuple[Observation, int, int]  # when it was handed in, and the NPC's lease then
+
 LiveCall = grpc.aio.StreamStreamCall[intents_pb2.ObservationFrame, intents_pb2.IntentFrame]
 
 
@@ -70,10 +72,13 @@ class LiveCounters:
     observations_sent: int = 0
     observations_coalesced: int = 0  # replaced by a newer one of the same NPC before they were sent
     observations_overrun: int = 0  # pushed out of a full inbox
+    observations_outdated: int = 0  # their lease was over before they were sent
     observations_dropped: int = 0  # by the daemon, because a newer tick had come (this stream)
     intents_received: int = 0
     confirmations_received: int = 0
     problems: int = 0
+    sequence: int = 0  # of the newest frame received on this stream
+    last_frame: int = 0  # the newest of our frames that the daemon has taken
 
 
 _Value = TypeVar("_Value")
@@ -105,9 +110,9 @@ class Live:
         self._on_problem = on_problem
         self._table = IntentTable(self.clock)
         self._loop = asyncio.get_running_loop()
-        self._inbox: deque[tuple[Observation, int]] = deque(maxlen=settings.inbox_max)
+        self._inbox: deque[_Waiting] = deque(maxlen=settings.inbox_max)
         self._woken = False  # Invariant: while it is True a flush is on its way, and will see all of the inbox
-        self._newest: dict[str, tuple[Observation, int]] = {}
+        self._newest: dict[str, _Waiting] = {}
         self._unsent = asyncio.Event()
         self._connected = asyncio.Event()
         self._frame = 0
@@ -124,7 +129,7 @@ class Live:
         inbox = self._inbox
         if len(inbox) == inbox.maxlen:
             self.counters.observations_overrun += 1
-        inbox.append((observation, time.monotonic_ns()))
+        inbox.append((observation, time.monotonic_ns(), self._lease_epochs.get(observation.npc_id, 0)))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._schedule_flush)
@@ -212,13 +217,15 @@ class Live:
     def _gather(self) -> None:
         inbox, newest, counters = self._inbox, self._newest, self.counters
         while inbox:
-            observation, at_ns = inbox.popleft()
+            waiting = inbox.popleft()
+            observation, _, lease_epoch = waiting
             held = newest.get(observation.npc_id)
             if held is not None:
                 counters.observations_coalesced += 1
-                if held[0].tick > observation.tick:
+                # Ticks begin anew with a lease: of two leases the later observation is the newer one.
+                if held[2] == lease_epoch and held[0].tick > observation.tick:
                     continue
-            newest[observation.npc_id] = (observation, at_ns)
+            newest[observation.npc_id] = waiting
         self._unsent.set()
 
     async def _keep_up(self) -> None:
@@ -265,28 +272,33 @@ class Live:
             while self._newest:
                 # Taken as late as possible: what waited for the last write is replaced by what came since.
                 taken = list(self._newest.values())[:OBSERVATIONS_PER_FRAME_MAX]
-                for observation, _ in taken:
+                for observation, _, _ in taken:
                     del self._newest[observation.npc_id]
+                # Under a new lease the tick of an older observation would hide those that begin anew.
+                present = [w for w in taken if w[2] in (0, self._lease_epochs.get(w[0].npc_id, 0))]
                 # Counted as they are handed to gRPC: the daemon may have them before the write comes back.
-                self.counters.frames_sent += 1
-                self.counters.observations_sent += len(taken)
-                await call.write(self._frame_of(taken))
+                self.counters.observations_outdated += len(taken) - len(present)
+                self.counters.observations_sent += len(present)
+                if present:
+                    self.counters.frames_sent += 1
+                    await call.write(self._frame_of(present))
 
-    def _frame_of(self, taken: list[tuple[Observation, int]]) -> intents_pb2.ObservationFrame:
+    def _frame_of(self, taken: list[_Waiting]) -> intents_pb2.ObservationFrame:
         self._frame += 1
         observations = []
-        for observation, at_ns in taken:
+        for observation, at_ns, _ in taken:
             npc_id = observation.npc_id
+            lease_epoch = self._lease_epochs.get(npc_id, 0)
             try:
-                observations.append(wire.observation(observation, self._lease_epochs.get(npc_id, 0)))
+                observations.append(wire.observation(observation, lease_epoch))
             except (TypeError, ValueError) as error:
                 self._problem(LiveProblem(npc_id, "INVALID_FIELD", "", f"cannot be sent: {error}"))
                 continue
-            self._table.sent(npc_id, observation.tick, at_ns)
+            self._table.sent(npc_id, observation.tick, at_ns, lease_epoch)
         return intents_pb2.ObservationFrame(
             world_id=self.world_id,
             frame=self._frame,
-            game_time_ms=max(0, int(self.clock.game_time_ms())),
+            game_time_ms=self.clock.whole_ms(),
             time_scale=self.clock.time_scale,
             paused=self.clock.paused,
             observations=observations,
@@ -298,6 +310,7 @@ class Live:
         counters.intents_received += len(frame.intents)
         counters.confirmations_received += len(frame.confirmed)
         counters.observations_dropped = frame.observations_dropped
+        counters.sequence, counters.last_frame = frame.sequence, frame.last_frame
         self.daemon_epoch = frame.daemon_epoch
         fresh = self._table.apply(frame, time.monotonic_ns())
         if frame.snapshot:
@@ -314,6 +327,10 @@ class Live:
     async def _announce_again(self, daemon_epoch: int) -> None:
         try:
             await self._announce(daemon_epoch)
+            # The game knows nothing of these new leases, so its ticks go on: what waits is of them.
+            self._gather()
+            for npc_id, (observation, at_ns, _) in self._newest.items():
+                self._newest[npc_id] = (observation, at_ns, self._lease_epochs.get(npc_id, 0))
         except NpcdError as error:
             self._problem(LiveProblem("", error.code, "", f"could not register again: {error}"))
         finally:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+TIME_SCALE_MAX = 1e6
+GAME_TIME_MAX_MS = 2**64 - 1
 
 
 class Activation(IntEnum):
@@ -65,15 +69,24 @@ class GameClock:
         self._told = (time.monotonic_ns(), 0.0, 1.0, False)
 
     def tell(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
-        """Sets game time as of now; `time_scale` is game seconds per wall second."""
+        """Sets game time as of now; `time_scale` is game seconds per wall second. Raises ValueError."""
+        if not math.isfinite(game_time_ms):
+            raise ValueError(f"game_time_ms is {game_time_ms}, must be a finite number")
+        if not 0.0 <= time_scale <= TIME_SCALE_MAX:
+            raise ValueError(f"time_scale is {time_scale}, must be 0 to {TIME_SCALE_MAX:g}; use paused to stop time")
         self._told = (time.monotonic_ns(), game_time_ms, time_scale, paused)
 
     def game_time_ms(self, now_ns: int | None = None) -> float:
-        """Game time at `now_ns` (time.monotonic_ns()), extrapolated from the last `tell`."""
+        """Game time at `now_ns` (time.monotonic_ns()), extrapolated from the last `tell`; never below 0."""
         told_ns, told_ms, scale, paused = self._told
-        if paused:
-            return told_ms
-        return told_ms + ((time.monotonic_ns() if now_ns is None else now_ns) - told_ns) * 1e-6 * scale
+        if not paused:
+            # A scale of 0 counts as 1 in the contract: `paused` is how time is stopped.
+            told_ms += ((time.monotonic_ns() if now_ns is None else now_ns) - told_ns) * 1e-6 * (scale or 1.0)
+        return min(max(0.0, told_ms), GAME_TIME_MAX_MS)
+
+    def whole_ms(self) -> int:
+        """Game time as the contract carries it."""
+        return min(int(self.game_time_ms()), GAME_TIME_MAX_MS)
 
     @property
     def time_scale(self) -> float:
@@ -91,7 +104,8 @@ class Intent:
     """What an NPC is about to do. Never changes: a newer version or a confirmation is a new object.
 
     `agreed_ns` is when the newest observation it agrees with was given to observe(), on time.monotonic_ns();
-    `game_time_ms` is that observation's game time.
+    `observed_tick`, `lease_epoch` and `game_time_ms` are that observation's. `activation` is the NPC's attention when
+    the daemon told of this version.
     """
 
     npc_id: str
@@ -111,6 +125,8 @@ class Intent:
     confidence: float
     agreed_ns: int
     clock: GameClock = field(repr=False, compare=False)
+    activation: Activation = Activation.UNSPECIFIED
+    lease_epoch: int = 0
 
     @property
     def age_ms(self) -> float:
@@ -119,5 +135,8 @@ class Intent:
 
     @property
     def expired(self) -> bool:
-        """Whether its time to live, in game time, is over; a `ttl_ms` of 0 never is."""
-        return 0 < self.ttl_ms < self.clock.game_time_ms() - self.game_time_ms
+        """Whether its time to live, in game time, is over; a `ttl_ms` of 0 never is.
+
+        When game time went back by more than that (a save was loaded), the intent belongs to a time that is not now.
+        """
+        return 0 < self.ttl_ms < abs(self.clock.game_time_ms() - self.game_time_ms)

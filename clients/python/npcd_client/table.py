@@ -24,10 +24,16 @@ class IntentTable:
         self.stale = 0  # intents left out because a newer version was here
         self._clock = clock
         self._sends_max = sends_max
-        self._sends: dict[str, dict[int, int]] = {}  # npc -> tick -> ns, oldest first
+        self._sends: dict[str, dict[int, int]] = {}  # npc -> tick -> ns, oldest first, of the lease below
+        self._newest: dict[str, tuple[int, int]] = {}  # npc -> lease epoch and tick of what was sent last
 
-    def sent(self, npc_id: str, tick: int, at_ns: int) -> None:
+    def sent(self, npc_id: str, tick: int, at_ns: int, lease_epoch: int = 0) -> None:
         """Remembers when the game gave an observation that goes out now."""
+        before, newest = self._newest.get(npc_id, (lease_epoch, -1))
+        if before != lease_epoch or tick <= newest:
+            # Another lease: its ticks are other observations than the same ticks of the one before.
+            self._sends.pop(npc_id, None)
+        self._newest[npc_id] = (lease_epoch, tick)
         sends = self._sends.setdefault(npc_id, {})
         sends[tick] = at_ns
         if len(sends) > self._sends_max:
@@ -48,8 +54,7 @@ class IntentTable:
             ):
                 self.stale += 1
                 continue
-            age_ns = message.age_ms * 1_000_000
-            agreed_ns = self._agreed_ns(message.npc_id, message.observed_tick, now_ns - age_ns)
+            agreed_ns = self._agreed_ns(message, now_ns - message.age_ms * 1_000_000)
             intent = wire.intent(message, frame.daemon_epoch, agreed_ns, self._clock)
             rows[message.npc_id] = intent
             if held is None or (held.daemon_epoch, held.version) != (intent.daemon_epoch, intent.version):
@@ -76,19 +81,34 @@ class IntentTable:
         if held is None or (held.daemon_epoch, held.version) != (daemon_epoch, confirmed.version):
             self.stale += 1
             return
-        if confirmed.observed_tick <= held.observed_tick:
-            return
-        # A confirmation carries no age: when the send time is gone, what is known for sure is the older time.
-        agreed_ns = self._agreed_ns(confirmed.npc_id, confirmed.observed_tick, held.agreed_ns)
+        if confirmed.lease_epoch:
+            if (confirmed.lease_epoch, confirmed.observed_tick) <= (held.lease_epoch, held.observed_tick):
+                return
+            agreed_ns = self._agreed_ns(confirmed, now_ns - confirmed.age_ms * 1_000_000)
+        else:
+            # A daemon from before these fields. When the send time is gone, what is known for sure is the older time;
+            # a lower tick is newer only if it is one that was sent since.
+            agreed_ns = self._agreed_ns(confirmed, held.agreed_ns)
+            if confirmed.observed_tick <= held.observed_tick and agreed_ns <= held.agreed_ns:
+                return
         self.rows[confirmed.npc_id] = replace(
-            held, observed_tick=confirmed.observed_tick, game_time_ms=confirmed.game_time_ms, agreed_ns=agreed_ns
+            held,
+            observed_tick=confirmed.observed_tick,
+            game_time_ms=confirmed.game_time_ms,
+            agreed_ns=agreed_ns,
+            lease_epoch=confirmed.lease_epoch,
         )
 
-    def _agreed_ns(self, npc_id: str, tick: int, otherwise_ns: int) -> int:
-        """When the observation of `tick` was given; forgets older ones. `otherwise_ns` when it is not remembered."""
-        sends = self._sends.get(npc_id)
+    def _agreed_ns(self, said: intents_pb2.Intent | intents_pb2.IntentConfirmed, otherwise_ns: int) -> int:
+        """When the observation that it agrees with was given; forgets older ones. `otherwise_ns` when it is not
+        remembered, as of an observation that another game server sent.
+        """
+        sends = self._sends.get(said.npc_id)
         if not sends:
             return otherwise_ns
-        while (oldest := next(iter(sends), None)) is not None and oldest < tick:
+        lease_epoch = self._newest[said.npc_id][0]
+        if said.lease_epoch and lease_epoch and said.lease_epoch != lease_epoch:
+            return otherwise_ns
+        while (oldest := next(iter(sends), None)) is not None and oldest < said.observed_tick:
             del sends[oldest]
-        return sends.get(tick, otherwise_ns)
+        return sends.get(said.observed_tick, otherwise_ns)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from npcd_client import perception, talking, world
+from npcd_client.errors import CallerError
 from npcd_client.v1 import dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
+
+
+def whole(field: str, value: int, bits: int) -> int:
+    """The value, when the contract can carry it in so many bits. Raises CallerError."""
+    if not 0 <= value < 2**bits:
+        raise CallerError(f"{field}: is {value}, must be 0 to {2**bits - 1}", "INVALID_ARGUMENT")
+    return value
 
 
 def define_world(given: world.World, expected_version: int) -> npcs_pb2.DefineWorldRequest:
@@ -13,13 +21,14 @@ def define_world(given: world.World, expected_version: int) -> npcs_pb2.DefineWo
         language=given.language,
         lore=given.lore,
         archetypes=[
-            npcs_pb2.Archetype(archetype_id=a.archetype_id, description=a.description) for a in given.archetypes
+            npcs_pb2.Archetype(archetype_id=a.archetype_id, description=a.description, adapter=a.adapter)
+            for a in given.archetypes
         ],
         actions=[npcs_pb2.ActionWord(word=a.word, needs_target=a.needs_target, speaks=a.speaks) for a in given.actions],
         emotions=given.emotions,
         personas=[persona(p) for p in given.personas],
         policy=npcs_pb2.Policy(rows=[policy_row(row) for row in given.policy.rows]),
-        expected_version=expected_version,
+        expected_version=whole("expected_version", expected_version, 64),
     )
 
 
@@ -137,7 +146,31 @@ def intent(
         confidence=message.confidence,
         agreed_ns=agreed_ns,
         clock=clock,
+        activation=activation_of(message.activation),
+        lease_epoch=message.lease_epoch,
     )
+
+
+def talk(
+    first: dialogue_pb2.TalkRequest,
+    text: str,
+    turn_id: str,
+    max_tokens: int,
+    seed: int | None,
+    temperature: float | None,
+) -> dialogue_pb2.TalkRequest:
+    """One line, of and to those that `first` names. Raises CallerError for numbers that the contract cannot carry."""
+    request = dialogue_pb2.TalkRequest(
+        turn_id=turn_id,
+        text=text,
+        max_tokens=whole("max_tokens", max_tokens, 32),
+        seed=0 if seed is None else whole("seed", seed, 64),
+        has_seed=seed is not None,
+        temperature=temperature or 0.0,
+        has_temperature=temperature is not None,
+    )
+    request.MergeFrom(first)
+    return request
 
 
 def talk_event(message: dialogue_pb2.TalkEvent) -> talking.TalkEvent:

@@ -11,10 +11,14 @@ from typing import Any, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Archetype:
-    """A kind of NPC: how it is, how it talks."""
+    """A kind of NPC: how it is, how it talks.
+
+    `adapter` names a LoRA of the daemon's adapters.folder by its file name without .gguf; several are joined by "+".
+    """
 
     archetype_id: str
     description: str
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
