@@ -115,11 +115,13 @@ class Calls:
 
     async def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
         """Registers NPCs, all or none."""
-        known = set(self._worlds.world(tenant, request.world_id).npcs)
+        there = self._worlds.world(tenant, request.world_id).npcs
+        leases = {spec.npc_id: there[spec.npc_id].lease_epoch for spec in request.npcs if spec.npc_id in there}
         world, npcs, changed = self._worlds.register(tenant, request)
         for npc in changed:
             self._intents.replaced(npc)
-            kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if npc.key.npc in known else npcs_pb2.NPC_EVENT_KIND_REGISTERED
+            taken = leases.get(npc.key.npc, npc.lease_epoch) != npc.lease_epoch
+            kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if taken else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
         await keep_npcs(self._memory, world, [n.key.npc for n in changed])
         self._intents.load_ahead(changed)

@@ -184,7 +184,8 @@ class Worlds:
     def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> tuple[World, list[Npc], list[Npc]]:
         """(the world, the NPCs of the request, those of them that are new or changed). All or none.
 
-        Registering an NPC again with the same spec renews nothing and answers the lease it has, unless take_over.
+        An NPC that is registered already keeps its lease, whatever its spec says now, unless take_over; with the same
+        spec nothing changes.
         """
         world = self.world(tenant, request.world_id)
         limit = self._limits.npcs_per_call_max
@@ -211,19 +212,19 @@ class Worlds:
             prefix = world.prefixes[spec.archetype_id]
             trunk = np.asarray(prefix + persona, np.int32)
             adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
-            same = old is not None and len(old.trunk) == len(trunk) and bool((old.trunk == trunk).all())
-            same = same and old is not None and old.adapter == adapter
-            if old is not None and same and not request.take_over:
+            written = spec.SerializeToString()
+            if old is not None and not request.take_over and _is_same(old, written, trunk, adapter):
                 npcs.append(old)
                 continue
             number = old.number if old else self._number()
+            lease_epoch = old.lease_epoch if old and not request.take_over else epoch
             key = NpcKey(tenant, world.world_id, npc_id)
-            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix),
-                      spec.SerializeToString(), adapter, trunk_adapter)  # fmt: skip
+            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, lease_epoch, trunk, len(prefix),
+                      written, adapter, trunk_adapter)  # fmt: skip
             world.npcs[npc_id] = npc
             npcs.append(npc)
             changed.append(npc)
-        if changed:
+        if any(npc.lease_epoch == epoch for npc in changed):
             world.lease_last = epoch
         return world, npcs, changed
 
@@ -367,6 +368,12 @@ class Worlds:
             if reason:
                 raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
         return compile_table(own, self._policy, words).rows
+
+
+def _is_same(npc: Npc, spec: bytes, trunk: Tokens, adapter: str) -> bool:
+    """Whether an NPC is registered as this very spec makes it."""
+    # Two specs may make the same tokens; the personas they name may change apart later.
+    return npc.spec == spec and npc.adapter == adapter and np.array_equal(npc.trunk, trunk)
 
 
 def _hashes(adapter: Adapter | None) -> tuple[str, str]:

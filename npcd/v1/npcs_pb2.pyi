@@ -382,7 +382,7 @@ class RegisterRequest(_message.Message):
     TAKE_OVER_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
     take_over: _builtins.bool
-    """true: a new lease for NPCs that are registered already (older epochs go stale, ticks begin anew); false: they keep theirs"""
+    """true: a new lease for NPCs that are registered already (older epochs go stale, ticks begin anew); false: they keep theirs, also when their archetype or persona is another one now"""
     @_builtins.property
     def npcs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NpcSpec]:
         """1 to 10000"""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -315,3 +316,23 @@ async def test_the_largest_numbers_that_a_frame_can_carry_are_taken() -> None:
             assert (await calls.observe("", frame)).accepted == 1
             (intent,) = (await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))).intents
             assert (intent.observed_tick, intent.game_time_ms) == (tick, game_time_ms)
+
+
+async def test_an_npc_that_becomes_another_one_is_observed_under_the_lease_it_had() -> None:
+    """Without take_over the game server that observes it goes on, and watchers hear of no lease taken."""
+    async with running(gated()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        await rig.intent("npc0", lambda i: True)
+        async with aclosing(calls.npc_events.watch("", "vale")) as events:
+            heard = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            other = npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="vampire", persona_id="count")
+            answer = await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=[other]))
+            assert [lease.lease_epoch for lease in answer.leases] == [rig.leases["npc0"]]
+            event = await asyncio.wait_for(heard, PATIENCE_S)
+        assert (event.kind, event.lease_epoch) == (npcs_pb2.NPC_EVENT_KIND_REGISTERED, rig.leases["npc0"])
+        seen = rig.sees("npc0", WOLF)
+        response = await calls.observe("", rig.frame(seen))
+        assert (response.accepted, len(response.errors)) == (1, 0)
+        await rig.intent("npc0", lambda i: i.observed_tick == seen.tick and i.source == MODEL)

@@ -93,6 +93,46 @@ def test_registering_again_keeps_the_lease_and_taking_over_ends_it() -> None:
     assert table.npc("", "vale", "npc2").lease_epoch == first[2].lease_epoch
 
 
+INLINE = npcs_pb2.Persona(name="Old Bo", text="Bo keeps the mill.")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager", persona_id="count"),
+        npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="vampire", persona_id="mira"),
+        npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager", persona=INLINE),
+    ],
+)
+def test_another_persona_or_archetype_keeps_the_lease_unless_it_is_taken_over(other: npcs_pb2.NpcSpec) -> None:
+    """Without take_over no lease ends: the NPC is another one from now on, and its game server goes on with it."""
+    table = worlds()
+    world_now, _ = table.define("", world())
+    _, first, _ = table.register("", register(specs(2)))
+    last = world_now.lease_last
+    _, (npc,), changed = table.register("", register([other]))
+    assert changed == [npc]
+    assert npc.lease_epoch == first[0].lease_epoch and world_now.lease_last == last
+    assert npc.number == first[0].number
+    assert (npc.archetype_id, npc.spec) == (other.archetype_id, other.SerializeToString())
+    assert list(npc.trunk) != list(first[0].trunk)
+    assert not table.register("", register([other]))[2], "the same again changes nothing"
+    _, (taken,), _ = table.register("", register([other], take_over=True))
+    assert taken.lease_epoch > npc.lease_epoch
+
+
+def test_a_spec_that_reads_the_same_is_another_one_all_the_same() -> None:
+    """A persona of another id with the same words is the one that a later definition changes."""
+    table = worlds()
+    twin = npcs_pb2.Persona(persona_id="twin", name="Mira", text="Mira bakes bread at the mill.")
+    table.define("", world(personas=[twin]))
+    _, (first,), _ = table.register("", register(specs(1)))
+    other = npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager", persona_id="twin")
+    _, (npc,), changed = table.register("", register([other]))
+    assert changed == [npc] and npc.persona_id == "twin"
+    assert (npc.lease_epoch, list(npc.trunk)) == (first.lease_epoch, list(first.trunk))
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
