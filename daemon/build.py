@@ -12,13 +12,14 @@ from pathlib import Path
 
 import structlog
 
-from core.clock import MS, Clock, now_ns
+from core.clock import MS, Clock, S, now_ns
 from core.errors import ConfigError
 from core.words import NpcKey, Tier
 from daemon.attention import Attention
 from daemon.barks import Barks
 from daemon.calls import Calls
 from daemon.config import Config
+from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.look_ahead import LookAhead
@@ -170,6 +171,11 @@ def wall_ms() -> int:
     return time.time_ns() // MS
 
 
+def unix_s() -> int:
+    """Unix time in seconds."""
+    return time.time_ns() // S
+
+
 def hot_only(config: Config, clock: Clock) -> Memory:
     """Memory that ends with this process."""
     bonds = Bonds(config.memory.bonds_max)
@@ -248,10 +254,11 @@ def build(
         scheduler.placer.parking.store = parked
         parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
 
-    worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters)
+    worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
     piece = engine.vocab.piece
     context_len = engine.geometry.context_len
     memory = memory or hot_only(config, clock)
+    memory.has_world = worlds.has_world
     sessions = Sessions(
         Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, context_len, piece, epoch, clock
     )
@@ -317,8 +324,9 @@ def build(
         lag_ns, degraded, clock,
     )  # fmt: skip
     remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
+    deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, clock)
     calls = Calls(
         worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
-        config.calls, drain, clock,
+        deleting, config.calls, drain, clock,
     )  # fmt: skip
     return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns, clock)

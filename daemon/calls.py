@@ -12,17 +12,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
-from core.errors import CallerError, NotAllowed, NotBuilt
+from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.words import NpcKey
 from daemon.attention import Attention
 from daemon.callers import Caller
+from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
 from daemon.table import Subscriber, Table, past_message
-from daemon.words import activation_message, check_number, policy_message, pseudonym, whole
+from daemon.words import activation_message, check_id, check_number, policy_message, pseudonym, whole
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
 from memory.records import Body, Kind
@@ -66,6 +67,7 @@ class Calls:
         board: StatusBoard,
         memory: Memory,
         remembering: Remembering,
+        deleting: Deleting,
         settings: CallSettings,
         drain: Callable[[float], Awaitable[None]],
         clock: Clock,
@@ -81,6 +83,7 @@ class Calls:
         self._board = board
         self._memory = memory
         self.remembering = remembering
+        self._deleting = deleting
         self._settings = settings
         self._drain = drain
         self._clock = clock
@@ -94,9 +97,11 @@ class Calls:
     # -- Npcs --------------------------------------------------------------------------------------------------
 
     async def define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
-        """Defines or changes a world."""
+        """Defines or changes a world; one of that name which is being deleted is gone first."""
+        await self._deleting.over(tenant, request.world_id)
         if self._worlds.needs_composing(request):
             await asyncio.to_thread(self._worlds.compose, request)
+            await self._deleting.over(tenant, request.world_id)
         world, changed = self._worlds.define(tenant, request)
         if changed:
             for npc in world.npcs.values():
@@ -112,6 +117,29 @@ class Calls:
                 for name, tokens, most in world.sections
             ],
         )
+
+    async def list_worlds(self, tenant: str, request: npcs_pb2.ListWorldsRequest) -> npcs_pb2.ListWorldsResponse:
+        """The caller's worlds."""
+        answer = npcs_pb2.ListWorldsResponse(worlds_max=self._worlds.worlds_max)
+        for world in self._worlds.of(tenant):
+            answer.worlds.add(
+                world_id=world.world_id,
+                version=world.version,
+                content_hash=world.content_hash,
+                language=world.language,
+                npcs=len(world.npcs),
+            )
+        for (owner, world_id), why in self._worlds.unusable.items():
+            if owner == tenant:
+                answer.worlds.add(world_id=world_id, unusable=why)
+        answer.worlds.sort(key=lambda world: world.world_id)
+        return answer
+
+    async def delete_world(self, tenant: str, request: npcs_pb2.DeleteWorldRequest) -> npcs_pb2.DeleteWorldResponse:
+        """Deletes a world, for good."""
+        check_id("world_id", request.world_id)
+        npcs, checkpoints = await self._deleting.delete(tenant, request.world_id, request.expected_version)
+        return npcs_pb2.DeleteWorldResponse(npcs=npcs, checkpoints=checkpoints)
 
     async def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
         """Registers NPCs, all or none."""
@@ -198,7 +226,7 @@ class Calls:
             async with aclosing(self._frames(subscriber, reader.done)) as out:
                 async for frame in out:
                     yield frame
-            if not reader.cancelled() and reader.exception() is not None:
+            if reader.done() and not reader.cancelled() and reader.exception() is not None:
                 raise reader.exception() or AssertionError("unreachable")
         finally:
             self._board.phase.end(tenant)
@@ -272,6 +300,7 @@ class Calls:
             finally:
                 await lines.put(None)
 
+        requests = self._deleting.lines(tenant, requests)
         listener = asyncio.create_task(listen())
         try:
             while (request := await lines.get()) is not None:
@@ -393,7 +422,11 @@ class Calls:
             subscriber.complain(_whole_frame(error))
             return
         subscriber.last_frame = frame.frame
-        for complaint in await self._take(world, frame, subscriber):
+        try:
+            complaints = await self._take(world, frame, subscriber)
+        except NotFound as error:  # the world was deleted in the middle of it
+            complaints = [_whole_frame(error)]
+        for complaint in complaints:
             subscriber.complain(complaint)
 
     def _check_frame(self, frame: intents_pb2.ObservationFrame) -> None:
@@ -430,11 +463,21 @@ class Calls:
     async def _frames(
         self, subscriber: Subscriber, over: Callable[[], bool]
     ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
-        """Frames as things change, at most every frame_ms; the snapshot at once. Ends when over() and all is told."""
+        """Frames as things change, at most every frame_ms; the snapshot at once. Ends when over() and all is told, or
+        the world is deleted.
+        """
         sequence, last_ns = 0, 0
         while True:
             if sequence:
                 await subscriber.woken.wait()
+                if subscriber.deleted:
+                    yield intents_pb2.IntentFrame(
+                        daemon_epoch=self.epoch,
+                        sequence=sequence + 1,
+                        last_frame=subscriber.last_frame,
+                        world_deleted=True,
+                    )
+                    return
                 if over() and not subscriber.waiting:
                     return
                 wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()

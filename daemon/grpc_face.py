@@ -159,6 +159,8 @@ class GrpcFace:
         calls: dict[str, dict[str, str]] = {
             "Npcs": {
                 "DefineWorld": "define_world",
+                "ListWorlds": "list_worlds",
+                "DeleteWorld": "delete_world",
                 "Register": "register",
                 "Describe": "describe",
                 "Watch": "watch_npcs",
@@ -168,6 +170,8 @@ class GrpcFace:
                 "Forget": "remembering.forget",
                 "Checkpoint": "remembering.checkpoint",
                 "Restore": "remembering.restore",
+                "ListCheckpoints": "remembering.list_checkpoints",
+                "DeleteCheckpoint": "remembering.delete_checkpoint",
                 "Export": "remembering.export",
                 "Import": "remembering.import_",
             },

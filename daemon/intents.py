@@ -240,6 +240,10 @@ class Intents:
             self._look_ahead.remove(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
+    def end_world(self, tenant: str, world_id: str) -> None:
+        """A world is deleted: its NPCs were removed before, and a pause of it ends with it."""
+        self._paused.pop((tenant, world_id), None)
+
     def replaced(self, npc: Npc) -> None:
         """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks
         begin. What it does in another world, or as another, is asked anew.
@@ -486,7 +490,7 @@ class Intents:
 
     def _question_about(self, mind: Mind, seen: Observation, state: str, due_at_ns: int) -> Question:
         """A question about what an NPC sees, or may see soon."""
-        world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
+        world = self._worlds.of_npc(mind.npc.key)
         perception = self._layout.perceive(seen)
         nearest = next((p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND), "")  # the most notable one
         digest = self._digest(mind.npc.key, nearest) if nearest else ()
@@ -622,7 +626,7 @@ class Intents:
         self._look_now(mind)
         seen = mind.seen
         assert seen is not None
-        world = self._worlds.world(mind.npc.key.tenant, mind.npc.key.world)
+        world = self._worlds.of_npc(mind.npc.key)
         answer = evaluate(world.policy, mind.npc.archetype_id, seen)
         assert answer is not None, "a compiled policy ends with a row that holds for everybody"
         mind.late += 1

@@ -25,6 +25,7 @@ from daemon.datafolder import DataFolder
 from daemon.embedded import Embedded, Urls
 from daemon.remembering import load_copy
 from kvcache.verify import SIGNATURE_BYTES, signer
+from memory import saves
 from memory.archive import ArchiveWriter
 from memory.bonds import Bonds
 from memory.feeder import Feeder
@@ -123,6 +124,7 @@ def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embed
         urls = Urls(
             _url(settings.redis, urls.redis_url), _url(settings.postgres, urls.postgres_url), urls.postgres_owner_url
         )
+        saves.sweep(folder.saves)
         readers = [name for name, url in (("recent", urls.redis_url), ("archive", urls.postgres_url)) if url]
         journal = Journal(folder.journal, settings.journal, wall_ms, readers)
         journal.start()
@@ -162,7 +164,8 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
             definition = base64.b64decode(kept.definition)
             world = daemon.worlds.revive(tenant, definition, kept.version, kept.lease_last, specs)
         except NpcdError as error:
-            # Another model, or tighter limits than before: the game will define its world anew.
+            # Another model, or tighter limits than before: the game will define its world anew, or delete it.
+            daemon.worlds.unusable[tenant, world_id] = str(error)
             log.warning("a world could not be taken up again", world=world_id, reason=str(error))
             continue
         npcs += len(world.npcs)

@@ -41,8 +41,13 @@ class NpcEvents:
             own.CopyFrom(event)
             watcher.add(own)
 
+    def end_world(self, tenant: str, world_id: str) -> None:
+        """Tells all who watch a world that it is deleted; it is their last event."""
+        for watcher in self._watchers.get((tenant, world_id), ()):
+            watcher.add(npcs_pb2.NpcEvent(kind=npcs_pb2.NPC_EVENT_KIND_WORLD_DELETED))
+
     async def watch(self, tenant: str, world_id: str) -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
-        """The events of one world from now on, until the consumer goes away."""
+        """The events of one world from now on, until the consumer goes away or the world is deleted."""
         watcher = _Watcher()
         watchers = self._watchers.setdefault((tenant, world_id), set())
         watchers.add(watcher)
@@ -54,6 +59,8 @@ class NpcEvents:
                     event = watcher.events.popleft()
                     event.dropped_before, watcher.dropped = watcher.dropped, 0
                     yield event
+                    if event.kind == npcs_pb2.NPC_EVENT_KIND_WORLD_DELETED:
+                        return
         finally:
             watchers.discard(watcher)
             if not watchers:

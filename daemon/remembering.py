@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,10 +139,14 @@ class Remembering:
         world = self._worlds.world(tenant, request.world_id)
         path = self._path(tenant, request.world_id, request.checkpoint_id)
         if not path.exists() and len(list(path.parent.glob("*.npcd"))) >= SAVES_MAX:
-            raise Overloaded(f"world '{world.world_id}' has {SAVES_MAX} checkpoints; use one of their names again", 0)
+            raise Overloaded(
+                f"world '{world.world_id}' has {SAVES_MAX} checkpoints; use one of their names again, or delete one",
+                0,
+            )
         return await self._alone(self._checkpoint(world, path, request.checkpoint_id))
 
     async def _checkpoint(self, world: World, path: Path, checkpoint: str) -> npcs_pb2.CheckpointResponse:
+        self._worlds.world(world.tenant, world.world_id)  # while this waited for its turn it may have been deleted
         save = await self._save(world)
         await _write(path, save)
         body: Body = {"checkpoint": checkpoint, "file": self._within(path)}
@@ -156,6 +160,7 @@ class Remembering:
         return await self._alone(self._restore(world, path, request.checkpoint_id))
 
     async def _restore(self, world: World, path: Path, checkpoint: str) -> npcs_pb2.RestoreResponse:
+        self._worlds.world(world.tenant, world.world_id)  # as above
         try:
             save = await asyncio.to_thread(lambda: saves.unpack(path.read_bytes()))
         except FileNotFoundError:
@@ -165,6 +170,69 @@ class Remembering:
             raise StoreFailed(f"the checkpoint cannot be read: {error}") from error
         timeline = await self._go_on_from(world.tenant, save, checkpoint)
         return npcs_pb2.RestoreResponse(timeline_id=timeline, daemon_epoch=self._epoch)
+
+    async def list_checkpoints(
+        self, tenant: str, request: npcs_pb2.ListCheckpointsRequest
+    ) -> npcs_pb2.ListCheckpointsResponse:
+        """A world's checkpoints, the newest last."""
+        self._worlds.world(tenant, request.world_id)
+        folder = saves.folder_of(self._folder_needed(), tenant, request.world_id)
+        found, now_ms = await asyncio.to_thread(saves.listed, folder), self._memory.wall_ms()
+        return npcs_pb2.ListCheckpointsResponse(
+            checkpoints=[
+                npcs_pb2.SavedCheckpoint(
+                    checkpoint_id=c.checkpoint,
+                    timeline_id=c.timeline,
+                    age_ms=max(0, now_ms - c.at_ms),
+                    bytes=c.size,
+                )
+                for c in found
+            ],
+            checkpoints_max=SAVES_MAX,
+        )
+
+    async def delete_checkpoint(
+        self, tenant: str, request: npcs_pb2.DeleteCheckpointRequest
+    ) -> npcs_pb2.DeleteCheckpointResponse:
+        """Deletes a checkpoint."""
+        self._worlds.world(tenant, request.world_id)
+        path = self._path(tenant, request.world_id, request.checkpoint_id)
+        return await self._alone(self._delete_checkpoint(request, path))
+
+    async def _delete_checkpoint(
+        self, request: npcs_pb2.DeleteCheckpointRequest, path: Path
+    ) -> npcs_pb2.DeleteCheckpointResponse:
+        try:
+            return npcs_pb2.DeleteCheckpointResponse(bytes=await asyncio.to_thread(saves.delete, path))
+        except FileNotFoundError:
+            text = f"there is no checkpoint '{request.checkpoint_id}' of world '{request.world_id}'"
+            raise NotFound("checkpoint_id", text) from None
+        except OSError as error:
+            raise StoreFailed(f"the checkpoint cannot be deleted: {error.strerror}") from error
+
+    async def put_aside(self, tenant: str, world_id: str) -> int:
+        """Takes the checkpoints of a world that is to be deleted out of sight; how many. Raises StoreFailed."""
+        return await self._with_saves(tenant, world_id, saves.put_aside) or 0
+
+    async def put_back(self, tenant: str, world_id: str) -> None:
+        """Undoes put_aside(): the world is not deleted. Raises StoreFailed."""
+        await self._with_saves(tenant, world_id, saves.put_back)
+
+    async def remove_saves(self, tenant: str, world_id: str) -> None:
+        """Removes all that a deleted world has saved. Raises StoreFailed."""
+        await self._with_saves(tenant, world_id, saves.remove)
+
+    async def _with_saves(self, tenant: str, world_id: str, act: Callable[[Path], _Answer]) -> _Answer | None:
+        if self._folder is None:
+            return None
+        try:
+            return await asyncio.to_thread(act, saves.folder_of(self._folder, tenant, world_id))
+        except OSError as error:
+            raise StoreFailed(f"the checkpoints of world '{world_id}': {error.strerror}") from error
+
+    def alone(self, act: Coroutine[Any, Any, _Answer]) -> Coroutine[Any, Any, _Answer]:
+        """Does one thing at a time with saves and worlds, to its end."""
+        return self._alone(act)
 
     async def export(self, tenant: str, request: npcs_pb2.ExportRequest) -> AsyncGenerator[npcs_pb2.ExportChunk, None]:
         """A world's memory as the bytes of a save file."""

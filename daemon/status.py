@@ -37,6 +37,7 @@ FEATURES = (
     "saves",
     "activation",
     "prediction",
+    "deletion",
 )
 RATE_WITHIN_NS = 5 * S
 

@@ -60,6 +60,7 @@ class Subscriber:
         self.dropped = 0
         self.last_frame = 0
         self.woken = asyncio.Event()
+        self.deleted = False  # the world is: one last frame says so
 
     def note(self, mind: Mind, changed: bool) -> None:
         """Marks a mind for the next frame."""
@@ -207,6 +208,12 @@ class Table:
         views.discard(subscriber)
         if not views:
             self._subscribers.pop((world.tenant, world.world_id), None)
+
+    def end_world(self, tenant: str, world_id: str) -> None:
+        """Tells the streams of a world that it is deleted. They end themselves."""
+        for subscriber in self._subscribers.get((tenant, world_id), ()):
+            subscriber.deleted = True
+            subscriber.woken.set()
 
     def frame(self, subscriber: Subscriber, daemon_epoch: int, sequence: int) -> intents_pb2.IntentFrame:
         """The next frame of a stream: the newest state of everything marked."""

@@ -6,7 +6,7 @@ Owns both tables; used on the event loop only. Everything is decided at once: no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -66,6 +66,7 @@ class World:
     definition: bytes
     npcs: dict[str, Npc] = field(default_factory=dict)
     lease_last: int = 0
+    leaving: bool = False  # it is being deleted: no caller finds it any more
 
 
 @dataclass(slots=True, eq=False)
@@ -102,12 +103,19 @@ class Worlds:
         limits: WorldLimits,
         policy: Sections,
         adapters: Adapters | None = None,
+        first_lease: Callable[[], int] = lambda: 0,
     ) -> None:
+        """A new world's leases are above `first_lease`: a world that is defined again after it was deleted takes
+        nothing from a game server which still holds a lease of the old one.
+        """
         self._layout = layout
         self._limits = limits
         self._policy = policy
         self._adapters = adapters
+        self._first_lease = first_lease
         self._worlds: dict[tuple[str, str], World] = {}
+        # Worlds that an earlier life of the daemon had and this one cannot have, and why.
+        self.unusable: dict[tuple[str, str], str] = {}
         self._next_number = 0
         self._free_numbers: list[int] = []
 
@@ -119,7 +127,13 @@ class Worlds:
 
     def of(self, tenant: str) -> list[World]:
         """A tenant's worlds, by their ids."""
-        return [world for (owner, _), world in sorted(self._worlds.items()) if owner == tenant]
+        mine = [world for world in self._worlds.values() if world.tenant == tenant and not world.leaving]
+        return sorted(mine, key=lambda world: world.world_id)
+
+    @property
+    def worlds_max(self) -> int:
+        """How many worlds there may be, of all tenants together."""
+        return self._limits.worlds_max
 
     @property
     def npcs(self) -> int:
@@ -130,7 +144,7 @@ class Worlds:
         """The world. Raises CallerError or NotFound."""
         check_id("world_id", world_id)
         world = self._worlds.get((tenant, world_id))
-        if world is None:
+        if world is None or world.leaving:
             raise NotFound("world_id", f"no world '{world_id}' is defined; call DefineWorld first")
         return world
 
@@ -141,6 +155,15 @@ class Worlds:
         if found is None:
             raise NotFound("npc_id", f"no NPC '{npc_id}' is registered in world '{world_id}'; call Register first")
         return found
+
+    def of_npc(self, key: NpcKey) -> World:
+        """The world of a registered NPC, also while it is being deleted."""
+        return self._worlds[key.tenant, key.world]
+
+    def has_world(self, tenant: str, world_id: str) -> bool:
+        """Whether callers find a world of this name."""
+        world = self._worlds.get((tenant, world_id))
+        return world is not None and not world.leaving
 
     def has(self, npc: Npc) -> bool:
         """Whether it is still registered, as this very NPC."""
@@ -154,6 +177,7 @@ class Worlds:
         """
         check_id("world_id", request.world_id)
         old = self._worlds.get((tenant, request.world_id))
+        assert old is None or not old.leaving, "a world is deleted to its end before it is defined again"
         content_hash = _content_hash(request)
         if request.expected_version and request.expected_version != (old.version if old else 0):
             present = old.version if old else 0
@@ -161,12 +185,19 @@ class Worlds:
         if old is not None and old.content_hash == content_hash:
             return old, False
         if old is None and len(self._worlds) >= self._limits.worlds_max:
-            raise Overloaded(f"{len(self._worlds)} worlds are defined, the limit is {self._limits.worlds_max}", 60_000)
+            most = self._limits.worlds_max
+            raise Overloaded(
+                f"the daemon's limit of {most} worlds (worlds.worlds_max) is reached; delete one with DeleteWorld",
+                60_000,
+            )
         new = self._compile(tenant, request, content_hash)
         if old is not None:
             new.version = old.version + 1
             new.lease_last = old.lease_last
             new.npcs = {npc_id: self._moved(npc, old, new) for npc_id, npc in old.npcs.items()}
+        else:
+            new.lease_last = self._first_lease()
+            self.unusable.pop((tenant, request.world_id), None)
         self._worlds[tenant, request.world_id] = new
         return new, True
 
@@ -256,6 +287,15 @@ class Worlds:
             last = max(last, epoch)
         world.lease_last = last
         return world
+
+    def take_out(self, world: World) -> Iterator[Npc]:
+        """Takes a leaving world's NPCs out one by one, and then the world itself."""
+        assert world.leaving
+        while world.npcs:
+            _, npc = world.npcs.popitem()
+            self._free_numbers.append(npc.number)
+            yield npc
+        del self._worlds[world.tenant, world.world_id]
 
     def remove(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> tuple[list[Npc], list[str]]:
         """(NPCs that were taken out, ids that nobody knows)."""

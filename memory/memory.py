@@ -70,6 +70,8 @@ class Memory:
         # Worlds of which the recent store still has what is forgotten or undone, and until where.
         self._undone: dict[tuple[str, str], Position] = {}
         recall.readable = self._readable
+        # Whether there is such a world: of one that is deleted, nothing about its players is kept any more.
+        self.has_world: Callable[[str, str], bool] = lambda tenant, world: True
         self._pending: set[asyncio.Future[bool]] = set()
 
     @property
@@ -109,6 +111,8 @@ class Memory:
         record = self._record(kind, npc, player, body)
         held: Held | None = None
         if kind in ABOUT_A_PLAYER:
+            if not self.has_world(npc.tenant, npc.world):
+                return _refused()
             held = self.bonds.fold(record, complete=self.recent_feeder is None)
         return self._put(record, held)
 
@@ -173,6 +177,22 @@ class Memory:
             self.bonds.written(one, self._undone[tenant, world])
         return accepted
 
+    async def delete_world(self, tenant: str, world: str, version: int) -> bool:
+        """Writes down that a world is deleted; whether that stands in the journal (always, when nothing is kept).
+
+        What its NPCs remember stays in this process until drop_world(); the recent store drops it when it comes to
+        this.
+        """
+        if self.journal is None:
+            return True
+        return await self._undo(self._record(Kind.DELETED, NpcKey(tenant, world, ""), "", {"version": version}))
+
+    def drop_world(self, tenant: str, world: str) -> None:
+        """Drops from this process what the NPCs of a deleted world remember, and its timeline."""
+        self.recaller.forget_world(tenant, world)
+        self.bonds.drop_world(tenant, world)
+        self._timelines.pop((tenant, world), None)
+
     async def settled(self, timeout_s: float) -> bool:
         """Whether the recent store has, within this time, all that happened before."""
         if self.journal is None or self.recent_feeder is None:
@@ -228,7 +248,7 @@ class Memory:
             assert self.journal is not None
             if not done.cancelled() and done.result():
                 self._undone[world] = self.journal.end
-            elif record.kind is Kind.FORGET:  # who asked for it hears that only this process has forgotten
+            elif record.kind is not Kind.RESTORED:  # who asked hears of it: of the stores, none has it
                 self._undone[world] = before if before is not None else START
 
         written.add_done_callback(told)
@@ -250,9 +270,7 @@ class Memory:
 
     def _put(self, record: Record, held: Held | None) -> asyncio.Future[bool]:
         if self.journal is None:
-            nothing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            nothing.set_result(False)
-            return nothing
+            return _refused()
         journal, bonds = self.journal, self.bonds
         written = journal.put(record)
         self._pending.add(written)
@@ -262,6 +280,12 @@ class Memory:
             bonds.write(bond)
             written.add_done_callback(lambda _: bonds.written(bond, journal.end))
         return written
+
+
+def _refused() -> asyncio.Future[bool]:
+    answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    answer.set_result(False)
+    return answer
 
 
 def new_timeline() -> str:

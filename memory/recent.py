@@ -133,8 +133,8 @@ class RecentWriter:
     def write(self, records: Sequence[Record], upto: Position) -> None:
         """Takes records in, all or none; those that it has already change nothing. Reads once, writes once.
 
-        Whom a batch forgets, and worlds that it sets back, may be written in slices before the rest: they become the
-        same whatever was there, also when the records come again.
+        Whom a batch forgets, and worlds that it sets back or deletes, may be written in slices before the rest: they
+        become the same whatever was there, also when the records come again.
         """
         found = self._read(records)
         if found.at >= upto:
@@ -183,7 +183,7 @@ class RecentWriter:
         for tenant, world, player in forgotten:
             found.indexed.update(dict.fromkeys(self._entries((tenant, world), player)))
         for record in records:
-            if record.kind is Kind.RESTORED:
+            if record.kind in (Kind.RESTORED, Kind.DELETED):
                 found.indexed.update(dict.fromkeys(self._entries((record.tenant, record.world))))
         return found
 

@@ -106,6 +106,13 @@ def changes(records: Iterable[Record], found: Found, load: Load) -> Changes:
             for (npc, player), bond in load(record.body["file"]).items():
                 out.settle((NpcKey(*world, npc), player), bond, record.at_ms)
             out.registry.append(("HSET", key_of("world", *world), "timeline", record.timeline))
+        elif record.kind is Kind.DELETED:
+            for pair in [*out.bonds, *found.indexed]:
+                if pair[0][:2] == world:
+                    out.settle(pair, Bond(), record.at_ms)
+            found.leases[world] = 0
+            out.registry.append(("SREM", key_of("worlds"), _joined(*world)))
+            out.registry.append(("DEL", key_of("world", *world), key_of("npcs", *world)))
         elif record.kind is Kind.WORLD:
             lease = found.leases[world] = max(found.leases[world], record.body.get("lease_last", 0))
             version = json.dumps(record.body.get("version", 0))

@@ -14,6 +14,7 @@ clock. What stands in `body`, by kind (a field may be left out when it is empty)
     FORGET      nothing: record.player is forgotten by record.npc, or by every NPC of the world when that is empty
     CHECKPOINT  checkpoint, file
     RESTORED    checkpoint, file, from     (the world goes on from a file, on record.timeline)
+    DELETED     version                    (the world with its NPCs and all that they remember)
 
 Plain values: decides nothing about when or where they are written.
 """
@@ -46,6 +47,7 @@ class Kind(IntEnum):
     CHECKPOINT = 10
     RESTORED = 11
     REDACTED = 12  # was about a player who is forgotten; only its place is left
+    DELETED = 13
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,19 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from memory.bond import Bond, from_json, moved, to_json
 
 FORMAT = 1
 HEAD_BYTES_MAX, LINE_BYTES_MAX = 32 << 20, 1 << 20
 ID_BYTES_MAX = 64
+ASIDE = ".deleted"  # ids have no dot in the names of folders
 Pair = tuple[str, str]  # NPC and player of one world
 
 
@@ -129,6 +131,89 @@ def write(path: Path, save: Save) -> None:
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A save as a list of them shows it; `timeline` is empty when the file cannot be read."""
+
+    checkpoint: str
+    timeline: str
+    at_ms: int
+    size: int
+
+
+def listed(folder: Path) -> list[Listed]:
+    """A world's checkpoints, the newest last. Reads only the first line of each."""
+    found = []
+    for path in folder.glob("*.npcd"):
+        try:
+            stat = path.stat()
+            with open(path, "rb") as file:
+                head = file.readline(HEAD_BYTES_MAX)
+        except OSError:  # it was deleted meanwhile
+            continue
+        try:
+            said = json.loads(head)
+            timeline, at_ms = _id(said["timeline"]), _number(said["at_ms"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            timeline, at_ms = "", stat.st_mtime_ns // 1_000_000
+        found.append(Listed(unquote(path.stem), timeline, at_ms, stat.st_size))
+    return sorted(found, key=lambda one: (one.at_ms, one.checkpoint))
+
+
+def delete(path: Path) -> int:
+    """Deletes a save, on the disk when it returns; its bytes. Raises OSError."""
+    size = path.stat().st_size
+    path.unlink()
+    _sync(path.parent)
+    return size
+
+
+def put_aside(folder: Path) -> int:
+    """Takes a world's checkpoints out of sight, so that they are gone at once; how many. Raises OSError.
+
+    put_back() undoes it, remove() ends it. When the process dies between, sweep() removes them at the next start: their
+    world was to be deleted. What the world went on from stays where it is: the stores may have to read it still.
+    """
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    paths = list(folder.glob("*.npcd"))
+    if paths:
+        aside.mkdir(mode=0o700)
+    for path in paths:
+        path.rename(aside / path.name)
+    return len(paths)
+
+
+def put_back(folder: Path) -> None:
+    """Undoes put_aside(). Raises OSError."""
+    for path in _aside(folder).glob("*.npcd"):
+        path.rename(folder / path.name)
+
+
+def remove(folder: Path) -> None:
+    """Removes all that a world has saved, and what was put aside of it."""
+    for gone in (_aside(folder), folder):
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ASIDE)
+
+
+def sweep(saves: Path) -> None:
+    """Removes what was put aside by a process that died before it could remove it."""
+    for aside in saves.glob(f"*/*{ASIDE}") if saves.is_dir() else ():
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def base64_of(data: bytes) -> str:

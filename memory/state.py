@@ -42,6 +42,9 @@ class State:
             apply(self.bonds.setdefault((record.key, record.player), Bond()), record)
         elif record.kind is Kind.FORGET:
             self._drop(lambda npc, who: who == record.player and record.npc in ("", npc.npc), key)
+        elif record.kind is Kind.DELETED:
+            self.worlds.pop(key, None)
+            self._drop(lambda npc, who: True, key)
         elif record.kind in (Kind.WORLD, Kind.NPCS, Kind.REMOVED, Kind.RESTORED):
             self._world(self.worlds.setdefault(key, WorldState()), record)
 

@@ -32,6 +32,8 @@ class _NpcEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NpcEvent
     NPC_EVENT_KIND_PROMOTED: _NpcEventKind.ValueType  # 3
     NPC_EVENT_KIND_DEMOTED: _NpcEventKind.ValueType  # 4
     NPC_EVENT_KIND_LEASE_TAKEN: _NpcEventKind.ValueType  # 5
+    NPC_EVENT_KIND_WORLD_DELETED: _NpcEventKind.ValueType  # 6
+    """the last event of a stream; npc_id is empty"""
 
 class NpcEventKind(_NpcEventKind, metaclass=_NpcEventKindEnumTypeWrapper): ...
 
@@ -41,6 +43,8 @@ NPC_EVENT_KIND_REMOVED: NpcEventKind.ValueType  # 2
 NPC_EVENT_KIND_PROMOTED: NpcEventKind.ValueType  # 3
 NPC_EVENT_KIND_DEMOTED: NpcEventKind.ValueType  # 4
 NPC_EVENT_KIND_LEASE_TAKEN: NpcEventKind.ValueType  # 5
+NPC_EVENT_KIND_WORLD_DELETED: NpcEventKind.ValueType  # 6
+"""the last event of a stream; npc_id is empty"""
 Global___NpcEventKind: _TypeAlias = NpcEventKind  # noqa: Y015
 
 @_typing.final
@@ -218,6 +222,10 @@ Global___Policy: _TypeAlias = Policy  # noqa: Y015
 
 @_typing.final
 class DefineWorldRequest(_message.Message):
+    """A daemon takes in so many worlds (64 by default, ListWorlds says how many), of all tenants together; one more gets
+    RESOURCE_EXHAUSTED until one is deleted.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORLD_ID_FIELD_NUMBER: _builtins.int
@@ -339,6 +347,142 @@ class SectionSize(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SectionSize: _TypeAlias = SectionSize  # noqa: Y015
+
+@_typing.final
+class ListWorldsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorldsRequest: _TypeAlias = ListWorldsRequest  # noqa: Y015
+
+@_typing.final
+class DefinedWorld(_message.Message):
+    """A world as this daemon has it now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    NPCS_FIELD_NUMBER: _builtins.int
+    UNUSABLE_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    version: _builtins.int
+    content_hash: _builtins.str
+    """as DefineWorld answered it"""
+    language: _builtins.str
+    npcs: _builtins.int
+    """registered now"""
+    unusable: _builtins.str
+    """why the world could not be taken up again after a restart; empty when all is well"""
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        content_hash: _builtins.str = ...,
+        language: _builtins.str = ...,
+        npcs: _builtins.int = ...,
+        unusable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "language", b"language", "npcs", b"npcs", "unusable", b"unusable", "version", b"version", "world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefinedWorld: _TypeAlias = DefinedWorld  # noqa: Y015
+
+@_typing.final
+class ListWorldsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLDS_FIELD_NUMBER: _builtins.int
+    WORLDS_MAX_FIELD_NUMBER: _builtins.int
+    worlds_max: _builtins.int
+    """that this daemon takes in, of all tenants together"""
+    @_builtins.property
+    def worlds(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefinedWorld]:
+        """by their ids"""
+
+    def __init__(
+        self,
+        *,
+        worlds: _abc.Iterable[Global___DefinedWorld] | None = ...,
+        worlds_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worlds", b"worlds", "worlds_max", b"worlds_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorldsResponse: _TypeAlias = ListWorldsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteWorldRequest(_message.Message):
+    """From the moment of this call nobody finds the world. Its turns are cancelled. Live and Watch streams get a last message that says
+    so (IntentFrame.world_deleted, NPC_EVENT_KIND_WORLD_DELETED) and end with OK; Converse streams end with NOT_FOUND. A world that is
+    defined again under the same id begins anew: NPCs are to be registered, and nobody remembers anything.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    expected_version: _builtins.int
+    """0: do not care; else ABORTED unless this is the present version"""
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+        expected_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteWorldRequest: _TypeAlias = DeleteWorldRequest  # noqa: Y015
+
+@_typing.final
+class DeleteWorldResponse(_message.Message):
+    """The world is gone for good, also after a restart. UNAVAILABLE instead means that the journal could not be written and the world is
+    still there: call again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NPCS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    npcs: _builtins.int
+    """that were registered"""
+    checkpoints: _builtins.int
+    """that were deleted with it"""
+    def __init__(
+        self,
+        *,
+        npcs: _builtins.int = ...,
+        checkpoints: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "npcs", b"npcs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteWorldResponse: _TypeAlias = DeleteWorldResponse  # noqa: Y015
 
 @_typing.final
 class NpcSpec(_message.Message):
@@ -1073,6 +1217,8 @@ Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
 
 @_typing.final
 class CheckpointRequest(_message.Message):
+    """A world has 64 checkpoints at most; one more gets RESOURCE_EXHAUSTED until one is deleted. A name that is used again is overwritten."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORLD_ID_FIELD_NUMBER: _builtins.int
@@ -1155,6 +1301,124 @@ class RestoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
+
+@_typing.final
+class ListCheckpointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCheckpointsRequest: _TypeAlias = ListCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class SavedCheckpoint(_message.Message):
+    """One checkpoint of a world."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    TIMELINE_ID_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    timeline_id: _builtins.str
+    """the history that it is of; empty when the checkpoint cannot be read"""
+    age_ms: _builtins.int
+    """since it was made"""
+    bytes: _builtins.int
+    """on the daemon's disk"""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        timeline_id: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "bytes", b"bytes", "checkpoint_id", b"checkpoint_id", "timeline_id", b"timeline_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SavedCheckpoint: _TypeAlias = SavedCheckpoint  # noqa: Y015
+
+@_typing.final
+class ListCheckpointsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_MAX_FIELD_NUMBER: _builtins.int
+    checkpoints_max: _builtins.int
+    """of one world"""
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___SavedCheckpoint]: ...
+    def __init__(
+        self,
+        *,
+        checkpoints: _abc.Iterable[Global___SavedCheckpoint] | None = ...,
+        checkpoints_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "checkpoints_max", b"checkpoints_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_ID_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    world_id: _builtins.str
+    checkpoint_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        world_id: _builtins.str = ...,
+        checkpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "world_id", b"world_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointRequest: _TypeAlias = DeleteCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """that are free now"""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointResponse: _TypeAlias = DeleteCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class ExportRequest(_message.Message):

@@ -33,6 +33,10 @@ class NpcsStub:
     def __new__(cls, channel: _aio.Channel) -> NpcsAsyncStub: ...
     DefineWorld: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.DefineWorldRequest, _npcs_pb2.DefineWorldResponse]
     """Defines or updates a world; sending the same content again changes nothing and answers the same version."""
+    ListWorlds: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.ListWorldsRequest, _npcs_pb2.ListWorldsResponse]
+    """Lists the caller's worlds, and how many worlds this daemon takes in."""
+    DeleteWorld: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.DeleteWorldRequest, _npcs_pb2.DeleteWorldResponse]
+    """Deletes a world with its NPCs, all that they remember, and its checkpoints; events in the archive stay."""
     Register: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.RegisterRequest, _npcs_pb2.RegisterResponse]
     """Puts NPCs into a world (all or none) and answers the lease epoch that their observations must carry."""
     Describe: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.DescribeRequest, _npcs_pb2.DescribeResponse]
@@ -51,6 +55,10 @@ class NpcsStub:
     """Marks the present state of a world under a name, for a save game on this daemon."""
     Restore: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.RestoreRequest, _npcs_pb2.RestoreResponse]
     """Returns a world to a checkpoint; what happened since belongs to another timeline and is not remembered."""
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.ListCheckpointsRequest, _npcs_pb2.ListCheckpointsResponse]
+    """Lists a world's checkpoints, the newest last."""
+    DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_npcs_pb2.DeleteCheckpointRequest, _npcs_pb2.DeleteCheckpointResponse]
+    """Deletes one checkpoint; what NPCs remember now stays as it is."""
     Export: _grpc.UnaryStreamMultiCallable[_npcs_pb2.ExportRequest, _npcs_pb2.ExportChunk]
     """Streams a world's memory as bytes for a save file; KV caches are not in it."""
     Import: _grpc.StreamUnaryMultiCallable[_npcs_pb2.ImportChunk, _npcs_pb2.ImportResponse]
@@ -61,6 +69,10 @@ class NpcsAsyncStub(NpcsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     DefineWorld: _aio.UnaryUnaryMultiCallable[_npcs_pb2.DefineWorldRequest, _npcs_pb2.DefineWorldResponse]  # type: ignore[assignment]
     """Defines or updates a world; sending the same content again changes nothing and answers the same version."""
+    ListWorlds: _aio.UnaryUnaryMultiCallable[_npcs_pb2.ListWorldsRequest, _npcs_pb2.ListWorldsResponse]  # type: ignore[assignment]
+    """Lists the caller's worlds, and how many worlds this daemon takes in."""
+    DeleteWorld: _aio.UnaryUnaryMultiCallable[_npcs_pb2.DeleteWorldRequest, _npcs_pb2.DeleteWorldResponse]  # type: ignore[assignment]
+    """Deletes a world with its NPCs, all that they remember, and its checkpoints; events in the archive stay."""
     Register: _aio.UnaryUnaryMultiCallable[_npcs_pb2.RegisterRequest, _npcs_pb2.RegisterResponse]  # type: ignore[assignment]
     """Puts NPCs into a world (all or none) and answers the lease epoch that their observations must carry."""
     Describe: _aio.UnaryUnaryMultiCallable[_npcs_pb2.DescribeRequest, _npcs_pb2.DescribeResponse]  # type: ignore[assignment]
@@ -79,6 +91,10 @@ class NpcsAsyncStub(NpcsStub):
     """Marks the present state of a world under a name, for a save game on this daemon."""
     Restore: _aio.UnaryUnaryMultiCallable[_npcs_pb2.RestoreRequest, _npcs_pb2.RestoreResponse]  # type: ignore[assignment]
     """Returns a world to a checkpoint; what happened since belongs to another timeline and is not remembered."""
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_npcs_pb2.ListCheckpointsRequest, _npcs_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists a world's checkpoints, the newest last."""
+    DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_npcs_pb2.DeleteCheckpointRequest, _npcs_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
+    """Deletes one checkpoint; what NPCs remember now stays as it is."""
     Export: _aio.UnaryStreamMultiCallable[_npcs_pb2.ExportRequest, _npcs_pb2.ExportChunk]  # type: ignore[assignment]
     """Streams a world's memory as bytes for a save file; KV caches are not in it."""
     Import: _aio.StreamUnaryMultiCallable[_npcs_pb2.ImportChunk, _npcs_pb2.ImportResponse]  # type: ignore[assignment]
@@ -92,6 +108,22 @@ class NpcsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_npcs_pb2.DefineWorldResponse, _abc.Awaitable[_npcs_pb2.DefineWorldResponse]]:
         """Defines or updates a world; sending the same content again changes nothing and answers the same version."""
+
+    @_abc_1.abstractmethod
+    def ListWorlds(
+        self,
+        request: _npcs_pb2.ListWorldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.ListWorldsResponse, _abc.Awaitable[_npcs_pb2.ListWorldsResponse]]:
+        """Lists the caller's worlds, and how many worlds this daemon takes in."""
+
+    @_abc_1.abstractmethod
+    def DeleteWorld(
+        self,
+        request: _npcs_pb2.DeleteWorldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.DeleteWorldResponse, _abc.Awaitable[_npcs_pb2.DeleteWorldResponse]]:
+        """Deletes a world with its NPCs, all that they remember, and its checkpoints; events in the archive stay."""
 
     @_abc_1.abstractmethod
     def Register(
@@ -164,6 +196,22 @@ class NpcsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_npcs_pb2.RestoreResponse, _abc.Awaitable[_npcs_pb2.RestoreResponse]]:
         """Returns a world to a checkpoint; what happened since belongs to another timeline and is not remembered."""
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _npcs_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.ListCheckpointsResponse, _abc.Awaitable[_npcs_pb2.ListCheckpointsResponse]]:
+        """Lists a world's checkpoints, the newest last."""
+
+    @_abc_1.abstractmethod
+    def DeleteCheckpoint(
+        self,
+        request: _npcs_pb2.DeleteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_npcs_pb2.DeleteCheckpointResponse, _abc.Awaitable[_npcs_pb2.DeleteCheckpointResponse]]:
+        """Deletes one checkpoint; what NPCs remember now stays as it is."""
 
     @_abc_1.abstractmethod
     def Export(

@@ -97,6 +97,7 @@ def test_a_turn_as_a_row(writer: ArchiveWriter, archive_database: Database) -> N
         (Kind.INTENT, {"action": "flee", "target": "wolf"}, {"action": "flee", "target": "wolf"}),
         (Kind.CHECKPOINT, {"checkpoint": "c", "file": "f"}, {"checkpoint": "c", "file": "f"}),
         (Kind.RESTORED, {"checkpoint": "c", "from": "first"}, {"checkpoint": "c", "from": "first"}),
+        (Kind.DELETED, {"version": 3}, {"version": 3}),
     ],
 )
 def test_what_is_kept_of_each_kind(kind: Kind, body: Body, kept: Body) -> None:

@@ -161,7 +161,7 @@ def random_records(rng: random.Random, count: int) -> tuple[list[Record], Saves]
     session = 0
     for i in range(count):
         world, npc, player = rng.choice(worlds), rng.choice(npcs), rng.choice(players)
-        kind = rng.choices(list(Kind), [2, 4, 2, 40, 6, 8, 8, 3, 6, 1, 2, 1])[0]
+        kind = rng.choices(list(Kind), [2, 4, 2, 40, 6, 8, 8, 3, 6, 1, 2, 1, 2])[0]
         at_ms = NOW_MS - (count - i) * 60_000
         record = Record(kind, at_ms, "studio", world, npc, player, id=f"{i:032x}")
         facts = [[f"fact {rng.randrange(40)}", rng.random()] for _ in range(rng.randrange(3))]

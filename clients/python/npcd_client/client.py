@@ -116,6 +116,25 @@ class Client:
         self.world_id = self.world_id or world.world_id
         return answer
 
+    async def list_worlds(self) -> npcs_pb2.ListWorldsResponse:
+        """The worlds that this client's tenant has in the daemon."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        return await self._unary(
+            stub.ListWorlds(npcs_pb2.ListWorldsRequest(), timeout=self.timeout_s, metadata=self._metadata)
+        )
+
+    async def delete_world(self, *, world_id: str = "", expected_version: int = 0) -> npcs_pb2.DeleteWorldResponse:
+        """Deletes a world with its NPCs, all that they remember, and its checkpoints. Its streams end.
+
+        It is not defined again by itself: that takes define_world() and register().
+        """
+        world_id = self._world(world_id)
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.DeleteWorldRequest(world_id=world_id, expected_version=expected_version)
+        answer = await self._unary(stub.DeleteWorld(request, timeout=self.timeout_s, metadata=self._metadata))
+        self._forget_world(world_id)
+        return answer
+
     async def register(self, npcs: Iterable[NpcSpec], *, take_over: bool = False, world_id: str = "") -> Registration:
         """Puts NPCs into a world, all or none, and remembers their leases: observations carry them by themselves."""
         specs = list(npcs)
@@ -201,6 +220,18 @@ class Client:
         request = npcs_pb2.RestoreRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.Restore(request, timeout=self.timeout_s, metadata=self._metadata))
 
+    async def list_checkpoints(self, *, world_id: str = "") -> npcs_pb2.ListCheckpointsResponse:
+        """The world's checkpoints, the newest last."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.ListCheckpointsRequest(world_id=self._world(world_id))
+        return await self._unary(stub.ListCheckpoints(request, timeout=self.timeout_s, metadata=self._metadata))
+
+    async def delete_checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.DeleteCheckpointResponse:
+        """Deletes a checkpoint; what NPCs remember now stays as it is."""
+        stub = npcs_pb2_grpc.NpcsStub(self._open())
+        request = npcs_pb2.DeleteCheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        return await self._unary(stub.DeleteCheckpoint(request, timeout=self.timeout_s, metadata=self._metadata))
+
     async def export_world(self, *, world_id: str = "") -> bytes:
         """The world's memory as the bytes of a save file. Raises ValueError when they are not those that were sent."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
@@ -267,6 +298,7 @@ class Client:
             settings,
             on_intent,
             on_problem,
+            lambda: self._forget_world(world_id),
         )
 
     async def observe(
@@ -418,6 +450,13 @@ class Client:
 
     def _knows(self, world_id: str) -> _Known:
         return self._known.setdefault(world_id, _Known())
+
+    def _forget_world(self, world_id: str) -> None:
+        """A world was deleted: nothing of it is told again to a daemon that does not know it."""
+        known = self._knows(world_id)
+        known.world = None
+        known.npcs.clear()
+        known.lease_epochs.clear()  # a Live stream looks into this very table
 
     async def _announce(self, world_id: str, daemon_epoch: int) -> None:
         """Tells a daemon that does not know our world and NPCs about them again (it lost its state)."""

@@ -96,6 +96,7 @@ class Live:
         settings: LiveSettings,
         on_intent: Callable[[Intent], None] | None,
         on_problem: Callable[[LiveProblem], None] | None,
+        on_deleted: Callable[[], None] = lambda: None,
     ) -> None:
         self.world_id = world_id
         self.clock = GameClock()
@@ -108,6 +109,7 @@ class Live:
         self._settings = settings
         self._on_intent = on_intent
         self._on_problem = on_problem
+        self._on_deleted = on_deleted
         self._table = IntentTable(self.clock)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[_Waiting] = deque(maxlen=settings.inbox_max)
@@ -315,6 +317,10 @@ class Live:
         fresh = self._table.apply(frame, time.monotonic_ns())
         if frame.snapshot:
             self._connected.set()
+        if frame.world_deleted:
+            # The stream ends, and comes again by itself when somebody defines the world anew.
+            self._on_deleted()
+            self._problem(LiveProblem("", "WORLD_DELETED", "world_id", f"world '{self.world_id}' was deleted"))
         if self._on_intent:
             for intent in fresh:
                 self._tell(self._on_intent, intent)

@@ -395,6 +395,7 @@ class IntentFrame(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_DROPPED_FIELD_NUMBER: _builtins.int
     LAST_FRAME_FIELD_NUMBER: _builtins.int
+    WORLD_DELETED_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     daemon_epoch: _builtins.int
     """grows with each start of the daemon"""
@@ -406,6 +407,8 @@ class IntentFrame(_message.Message):
     """of this stream, because a newer tick had come"""
     last_frame: _builtins.int
     """newest ObservationFrame.frame that was taken"""
+    world_deleted: _builtins.bool
+    """the stream's last frame: the world was deleted, and the stream ends"""
     @_builtins.property
     def intents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Intent]: ...
     @_builtins.property
@@ -427,11 +430,12 @@ class IntentFrame(_message.Message):
         errors: _abc.Iterable[Global___NpcError] | None = ...,
         observations_dropped: _builtins.int = ...,
         last_frame: _builtins.int = ...,
+        world_deleted: _builtins.bool = ...,
         activations: _abc.Iterable[Global___ActivationChanged] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "confirmed", b"confirmed", "daemon_epoch", b"daemon_epoch", "errors", b"errors", "intents", b"intents", "last_frame", b"last_frame", "observations_dropped", b"observations_dropped", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "confirmed", b"confirmed", "daemon_epoch", b"daemon_epoch", "errors", b"errors", "intents", b"intents", "last_frame", b"last_frame", "observations_dropped", b"observations_dropped", "sequence", b"sequence", "snapshot", b"snapshot", "world_deleted", b"world_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

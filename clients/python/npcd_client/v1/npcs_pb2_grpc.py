@@ -39,6 +39,16 @@ class NpcsStub:
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.DefineWorldRequest.SerializeToString,
                 response_deserializer=npcd_dot_v1_dot_npcs__pb2.DefineWorldResponse.FromString,
                 _registered_method=True)
+        self.ListWorlds = channel.unary_unary(
+                '/npcd.v1.Npcs/ListWorlds',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.ListWorldsRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.ListWorldsResponse.FromString,
+                _registered_method=True)
+        self.DeleteWorld = channel.unary_unary(
+                '/npcd.v1.Npcs/DeleteWorld',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.DeleteWorldRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.DeleteWorldResponse.FromString,
+                _registered_method=True)
         self.Register = channel.unary_unary(
                 '/npcd.v1.Npcs/Register',
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.RegisterRequest.SerializeToString,
@@ -84,6 +94,16 @@ class NpcsStub:
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=npcd_dot_v1_dot_npcs__pb2.RestoreResponse.FromString,
                 _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/npcd.v1.Npcs/ListCheckpoints',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCheckpoint = channel.unary_unary(
+                '/npcd.v1.Npcs/DeleteCheckpoint',
+                request_serializer=npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointRequest.SerializeToString,
+                response_deserializer=npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointResponse.FromString,
+                _registered_method=True)
         self.Export = channel.unary_stream(
                 '/npcd.v1.Npcs/Export',
                 request_serializer=npcd_dot_v1_dot_npcs__pb2.ExportRequest.SerializeToString,
@@ -101,6 +121,20 @@ class NpcsServicer:
 
     def DefineWorld(self, request, context):
         """Defines or updates a world; sending the same content again changes nothing and answers the same version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorlds(self, request, context):
+        """Lists the caller's worlds, and how many worlds this daemon takes in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteWorld(self, request, context):
+        """Deletes a world with its NPCs, all that they remember, and its checkpoints; events in the archive stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +203,20 @@ class NpcsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """Lists a world's checkpoints, the newest last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCheckpoint(self, request, context):
+        """Deletes one checkpoint; what NPCs remember now stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Export(self, request, context):
         """Streams a world's memory as bytes for a save file; KV caches are not in it.
         """
@@ -190,6 +238,16 @@ def add_NpcsServicer_to_server(servicer, server):
                     servicer.DefineWorld,
                     request_deserializer=npcd_dot_v1_dot_npcs__pb2.DefineWorldRequest.FromString,
                     response_serializer=npcd_dot_v1_dot_npcs__pb2.DefineWorldResponse.SerializeToString,
+            ),
+            'ListWorlds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorlds,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.ListWorldsRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.ListWorldsResponse.SerializeToString,
+            ),
+            'DeleteWorld': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteWorld,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.DeleteWorldRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.DeleteWorldResponse.SerializeToString,
             ),
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
@@ -236,6 +294,16 @@ def add_NpcsServicer_to_server(servicer, server):
                     request_deserializer=npcd_dot_v1_dot_npcs__pb2.RestoreRequest.FromString,
                     response_serializer=npcd_dot_v1_dot_npcs__pb2.RestoreResponse.SerializeToString,
             ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'DeleteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheckpoint,
+                    request_deserializer=npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointRequest.FromString,
+                    response_serializer=npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointResponse.SerializeToString,
+            ),
             'Export': grpc.unary_stream_rpc_method_handler(
                     servicer.Export,
                     request_deserializer=npcd_dot_v1_dot_npcs__pb2.ExportRequest.FromString,
@@ -274,6 +342,60 @@ class Npcs:
             '/npcd.v1.Npcs/DefineWorld',
             npcd_dot_v1_dot_npcs__pb2.DefineWorldRequest.SerializeToString,
             npcd_dot_v1_dot_npcs__pb2.DefineWorldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorlds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/ListWorlds',
+            npcd_dot_v1_dot_npcs__pb2.ListWorldsRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.ListWorldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteWorld(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/DeleteWorld',
+            npcd_dot_v1_dot_npcs__pb2.DeleteWorldRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.DeleteWorldResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -517,6 +639,60 @@ class Npcs:
             '/npcd.v1.Npcs/Restore',
             npcd_dot_v1_dot_npcs__pb2.RestoreRequest.SerializeToString,
             npcd_dot_v1_dot_npcs__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/ListCheckpoints',
+            npcd_dot_v1_dot_npcs__pb2.ListCheckpointsRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/npcd.v1.Npcs/DeleteCheckpoint',
+            npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointRequest.SerializeToString,
+            npcd_dot_v1_dot_npcs__pb2.DeleteCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,
