@@ -116,6 +116,7 @@ class Calls:
                 npcs_pb2.SectionSize(section=name, tokens=tokens, tokens_max=most)
                 for name, tokens, most in world.sections
             ],
+            warnings=world.warnings,
         )
 
     async def list_worlds(self, tenant: str, request: npcs_pb2.ListWorldsRequest) -> npcs_pb2.ListWorldsResponse:

@@ -240,6 +240,19 @@ def template(kind: str, why: str) -> Check:
     return warn("template", f"plain: {why}", fix)
 
 
+def world(world_id: str, made_for_npcd: bool, bad_language: str, warnings: Sequence[str]) -> Check:
+    """A world's TOML: its language's tag, and whether the model was trained on its words."""
+    says = f"'{world_id}'"
+    if bad_language:
+        fix = "write a tag as in en, pt-BR or zh-Hant, or leave it out"
+        return fail("world", f"{says}: its language {bad_language!r} is no BCP 47 tag", fix)
+    if warnings:
+        return warn("world", f"{says}: {'; '.join(w.partition('; ')[0] for w in warnings)}",
+                    "use words that the model knows, or a chat model of your own (--model)")  # fmt: skip
+    known = "the model knows its words" if made_for_npcd else "what words this model was trained on nobody can tell"
+    return ok("world", f"{says}: {known}")
+
+
 def context(context_len: int, needed: int, trained: int, sight_room: int, sight_min: int) -> Check:
     """Tokens that an NPC's sequence has, against what worlds may take and what the model has learned."""
     says = f"{context_len} tokens each; a world at its caps needs {needed}, the model was trained on {trained or '?'}"

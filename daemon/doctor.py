@@ -26,20 +26,23 @@ from daemon.diagnosis import Check
 
 if TYPE_CHECKING:
     from daemon.config import Config
+    from daemon.prompt import Layout
 
 CPUINFO = Path("/proc/cpuinfo")
 COMPILERS = ("c++", "g++", "clang++")
 OFF = "off"
 
 
-def examine(settings: Callable[[], Config]) -> list[Check]:
-    """Every check, in the order in which things would fail. `settings` may raise ConfigError."""
+def examine(settings: Callable[[], Config], world: Path | None = None) -> list[Check]:
+    """Every check, in the order in which things would fail. `settings` may raise ConfigError. `world` is a world's TOML
+    that is looked at as well.
+    """
     checks = [diagnosis.python(sys.version_info[:2]), *_libraries()]
     engine_there = importlib.util.find_spec("llama_cpp") is not None
     checks.append(diagnosis.compiler(next(filter(None, map(shutil.which, COMPILERS)), ""), engine_there))
     try:
         config = settings()
-        checks += _of(config)
+        checks += _of(config, world)
     except ConfigError as error:
         checks.append(diagnosis.fail("settings", "npcd would refuse them", str(error)))
     except (ImportError, OSError, RuntimeError) as error:
@@ -47,13 +50,13 @@ def examine(settings: Callable[[], Config]) -> list[Check]:
     return checks
 
 
-def _of(config: Config) -> Iterator[Check]:
+def _of(config: Config, world: Path | None) -> Iterator[Check]:
     """What depends on the settings."""
     from engines.llama import built_with
 
     threads = config.engine.threads
     yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), os.cpu_count() or 1, threads)
-    yield from _model(config)
+    yield from _model(config, world)
     yield from _adapters(config)
     yield from _remembered(config)
     serve = config.serve
@@ -67,7 +70,7 @@ def _of(config: Config) -> Iterator[Check]:
             yield _readable(f"serve.{name}", path)
 
 
-def _model(config: Config) -> Iterator[Check]:
+def _model(config: Config, world: Path | None) -> Iterator[Check]:
     from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
     from engines.base import PAD_LEN
     from engines.llama import read_file, send_native_log_to
@@ -84,6 +87,8 @@ def _model(config: Config) -> Iterator[Check]:
     yield diagnosis.model(str(engine.model), size, said)
     layout, why = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
     yield diagnosis.template(layout.kind, why)
+    if world is not None:
+        yield _world(world, layout)
     trained = said.get(f"{said.get('general.architecture')}.context_length", "")
     yield diagnosis.context(
         engine.context_len,
@@ -98,6 +103,19 @@ def _model(config: Config) -> Iterator[Check]:
         kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
     )  # fmt: skip
     yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
+
+
+def _world(path: Path, layout: Layout) -> Check:
+    from daemon.language import warnings_of, well_formed
+    from daemon.policy_file import load_world
+
+    try:
+        told = load_world(path)
+    except ConfigError as error:
+        return diagnosis.fail("world", "DefineWorld would refuse it", str(error))
+    warnings = warnings_of(layout.knows, told.words.actions, told.words.emotions, told.texts) if layout.native else []
+    bad = told.language if told.language and not well_formed(told.language) else ""
+    return diagnosis.world(told.world_id, layout.native, bad, warnings)
 
 
 def _adapters(config: Config) -> Iterator[Check]:

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--world", type=Path, metavar="WORLD.toml", help="look at this world's words and language, too")
     kv_command.add_to(commands)
     archive_command.add_to(commands)
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
@@ -172,7 +173,7 @@ def _config(args: argparse.Namespace, origins: dict[str, str] | None = None) -> 
 def _doctor(args: argparse.Namespace) -> int:
     from daemon import diagnosis, doctor
 
-    checks = doctor.examine(lambda: _config(args))
+    checks = doctor.examine(lambda: _config(args), args.world)
     _tell(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
     return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+from daemon.language import texts_of
 from tiers.policy import PolicyRow
 from tiers.policy_table import DEFAULT, Section, Sections, WorldWords, read_row, read_sections
 
@@ -18,11 +19,13 @@ BUILT_IN_NAME = "built in"
 
 @dataclass(frozen=True, slots=True)
 class WorldFile:
-    """What a policy needs to know of a world's TOML."""
+    """What the daemon's commands need to know of a world's TOML. `texts` are its prose, by what it is."""
 
     world_id: str
     words: WorldWords
     rows: tuple[PolicyRow, ...]
+    language: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_policy(file: str = "") -> Sections:
@@ -53,11 +56,16 @@ def load_world(path: Path) -> WorldFile:
             emotions=[str(e) for e in content["emotions"]],
         )
         world_id = str(content["world_id"])
+        descriptions = [str(a.get("description", "")) for a in content["archetypes"]]
+        texts = texts_of(
+            str(content.get("lore", "")), descriptions, [str(p.get("text", "")) for p in content.get("personas", ())]
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: a world has world_id, archetypes, actions and emotions ({error})") from error
     if not words.emotions or set(words.actions) <= set(words.targeted):
         raise ConfigError(f"{path}: a world has an emotion, and an action that does without a target")
-    return WorldFile(world_id, words, _own_rows(content.get("policy", []), str(path)))
+    rows = _own_rows(content.get("policy", []), str(path))
+    return WorldFile(world_id, words, rows, str(content.get("language", "")), texts)
 
 
 def _own_rows(given: Any, origin: str) -> tuple[PolicyRow, ...]:

@@ -313,6 +313,10 @@ class Layout:
         marked = sum(len(marks[name]) for name in ("world", "archetype", "persona"))
         return len(self._bos) + said + marked + len(self.ends.rules) + len(self.ends.opens)
 
+    def knows(self, word: str) -> bool:
+        """Whether a word is one token where it follows a space: models made for npcd were trained on those."""
+        return len(self._encode(f" {word}")) == 1
+
     @property
     def sight_room(self) -> int:
         """Tokens that an intent's tail has for what is seen, beside the marks."""

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
 from core.words import NpcKey, TrunkKey
+from daemon.language import check_language, texts_of, warnings_of, well_formed
 from daemon.prompt import ActionWord, Layout
 from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
@@ -65,6 +66,7 @@ class World:
     sections: list[tuple[str, int, int]]
     definition: bytes
     npcs: dict[str, Npc] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)  # what the model was not trained on
     lease_last: int = 0
     leaving: bool = False  # it is being deleted: no caller finds it any more
 
@@ -269,6 +271,8 @@ class Worlds:
         """
         request = npcs_pb2.DefineWorldRequest()
         request.ParseFromString(definition)
+        if not well_formed(request.language):
+            request.language = ""  # earlier versions took any text, and a save is not to be lost for that
         old = self._worlds.get((tenant, request.world_id))
         world = old or self.define(tenant, request)[0]
         if old is None:
@@ -374,7 +378,7 @@ class Worlds:
             world_id=request.world_id,
             version=1,
             content_hash=content_hash,
-            language=request.language or "en",
+            language=check_language("language", request.language),
             adapters=adapters,
             actions=actions,
             emotions=emotions,
@@ -383,8 +387,15 @@ class Worlds:
             choices=layout.intents(actions, emotions),
             policy=self._table(request, actions, emotions),
             sections=sections,
+            warnings=self._warnings(request),
             definition=_content(request),
         )
+
+    def _warnings(self, request: npcs_pb2.DefineWorldRequest) -> list[str]:
+        if not self._layout.native:
+            return []  # nobody knows what words another model was trained on
+        texts = texts_of(request.lore, (a.description for a in request.archetypes), (p.text for p in request.personas))
+        return warnings_of(self._layout.knows, [a.word for a in request.actions], request.emotions, texts)
 
     def _adapter(self, i: int, archetype: npcs_pb2.Archetype) -> Adapter | None:
         if not archetype.adapter:

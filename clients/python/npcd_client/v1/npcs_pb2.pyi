@@ -240,7 +240,7 @@ class DefineWorldRequest(_message.Message):
     world_id: _builtins.str
     """at most 64 bytes of [a-z0-9_-]"""
     language: _builtins.str
-    """BCP 47, "en" when empty"""
+    """a well-formed BCP 47 tag of at most 64 bytes, "en" when empty"""
     lore: _builtins.str
     """prose every NPC of the world knows; at most 320 tokens"""
     expected_version: _builtins.int
@@ -295,6 +295,7 @@ class DefineWorldResponse(_message.Message):
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     SECTIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
     version: _builtins.int
     """grows by one with each changed content"""
@@ -303,6 +304,10 @@ class DefineWorldResponse(_message.Message):
     changed: _builtins.bool
     @_builtins.property
     def sections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SectionSize]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what this model was not trained on, a sentence each: "actions: the model was not trained on ..." """
+
     def __init__(
         self,
         *,
@@ -311,10 +316,11 @@ class DefineWorldResponse(_message.Message):
         content_hash: _builtins.str = ...,
         changed: _builtins.bool = ...,
         sections: _abc.Iterable[Global___SectionSize] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "content_hash", b"content_hash", "sections", b"sections", "version", b"version", "world_id", b"world_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "content_hash", b"content_hash", "sections", b"sections", "version", b"version", "warnings", b"warnings", "world_id", b"world_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
