@@ -123,12 +123,16 @@ def compiler(found: str, engine_there: bool) -> Check:
     return fail("compiler", "no C++ compiler, and llama-cpp-python has yet to be built", COMPILER)
 
 
-def cpu(machine: str, has: AbstractSet[str], built: AbstractSet[str], cores: int, threads: int) -> Check:
-    """What the processor can (names of the kernel), against what llama.cpp was compiled for (its own names)."""
+def cpu(
+    machine: str, has: AbstractSet[str], built: AbstractSet[str], cores: int, threads: int, limit: str = ""
+) -> Check:
+    """What the processor can (names of the kernel), against what llama.cpp was compiled for (its own names). `cores`
+    may be used by npcd; `limit` says of how many and why, where that is not all of them.
+    """
     names = ARM if machine in ("aarch64", "arm64") else X86
     built_flags = {names[feature] for feature in built if feature in names}
     said = " ".join(flag for flag in TOLD if flag in has) or "none of the fast instructions"
-    says = f"{machine}, {cores} cores, {said}"
+    says = f"{machine}, {cores} {limit or 'cores'}, {said}"
     again = "build it here: pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
     lacking = sorted(built_flags - has) if has else []
     if lacking:
@@ -289,7 +293,8 @@ def token_bytes(said: Mapping[str, str], kv_type: str = "f16") -> int | None:
 @dataclass(frozen=True, slots=True)
 class Room:
     """What is divided among NPCs: the settings of that name, `context_len` as llama.cpp pads it; and in bytes what it
-    needs beside and what there is. `free` 0: nobody says.
+    needs beside and what there is. `free` (0: nobody says) is the lower one of `free_machine` and `free_groups`, which
+    is left of control groups' limits (None without one).
     """
 
     sequences: int
@@ -301,6 +306,8 @@ class Room:
     free: int
     on_device: bool
     kv_type: str = "f16"
+    free_machine: int = 0
+    free_groups: int | None = None
 
 
 def memory(room: Room, each: int | None) -> Check:
@@ -321,6 +328,9 @@ def memory(room: Room, each: int | None) -> Check:
     if room.on_device or not room.free:
         return ok("memory", f"{says}{', on the device: not checked' if room.on_device else ''}")
     says += f", {room.free / GIB:.2f} GiB are free"
+    if room.free_groups is not None:
+        machine, groups = room.free_machine / GIB, room.free_groups / GIB
+        says += f" ({machine:.2f} GiB on the machine, {groups:.2f} GiB of the control group's limit)"
     if kv > room.free:
         fit = room.free // stream - 1
         if fit >= room.prefixes + room.lanes + 2:

@@ -53,9 +53,11 @@ def examine(settings: Callable[[], Config], world: Path | None = None) -> list[C
 def _of(config: Config, world: Path | None) -> Iterator[Check]:
     """What depends on the settings."""
     from engines.llama import built_with
+    from engines.machine import cores_here
 
-    threads = config.engine.threads
-    yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), os.cpu_count() or 1, threads)
+    cores = cores_here()
+    limit = f"of {cores.machine} cores may be used (by {cores.why})" if cores.why else ""
+    yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), cores.usable, config.engine.threads, limit)
     yield from _model(config, world)
     yield from _adapters(config)
     yield from _remembered(config)
@@ -74,7 +76,8 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
     from engines.base import PAD_LEN
     from engines.llama import read_file, send_native_log_to
-    from engines.room import memory_free
+    from engines.machine import own_groups
+    from engines.room import groups_free, machine_free, memory_free
 
     engine, kv = config.engine, config.scheduler.kv
     send_native_log_to(None)
@@ -101,6 +104,7 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     room = diagnosis.Room(
         engine.sequences, kv.prefixes, kv.lanes, padded,
         kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
+        machine_free() or 0, groups_free(own_groups()),
     )  # fmt: skip
     yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from core.errors import ConfigError, EngineFailed
 from core.work import Sampling
 from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, invoked_at, verify
 from engines.lora import Adapters
+from engines.machine import cores_here
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -95,8 +95,10 @@ def flash(settings: LlamaSettings) -> bool:
 
 
 def default_threads() -> int:
-    """Cores - 1, at least 1: with every core spinning in barriers the event loop would wait for the model."""
-    return max(1, (os.cpu_count() or 1) - 1)
+    """Cores that this process may use - 1, at least 1: with every core spinning in barriers the event loop would wait
+    for the model.
+    """
+    return max(1, cores_here().usable - 1)
 
 
 class LlamaVocab:

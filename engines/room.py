@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import ConfigError
+from engines.machine import group_memory_free, own_groups
 
 GIB = 1 << 30
 MEMINFO = Path("/proc/meminfo")
-GROUP = Path("/sys/fs/cgroup")  # a container's own limit
 
 
-def memory_free(meminfo: Path = MEMINFO, group: Path = GROUP) -> int:
-    """Bytes that may still be taken, by the machine and by a container's limit; 0 when nobody says."""
-    free: list[int] = []
+def memory_free(meminfo: Path = MEMINFO, group: Path | None = None) -> int:
+    """Bytes that may still be taken, by the machine and by the limits of the control groups that this process is in
+    (or of `group`); 0 when nobody says.
+    """
+    free = [n for n in (machine_free(meminfo), groups_free([group] if group else own_groups())) if n is not None]
+    return min(free, default=0)
+
+
+def machine_free(meminfo: Path = MEMINFO) -> int | None:
+    """Bytes that the machine has free, page cache included; None when it does not say."""
     try:
         lines = meminfo.read_text().splitlines()
-        free += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
     except (OSError, ValueError, IndexError):
-        pass
-    try:
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # not in a container, or without a limit ("max")
-    return max(0, min(free, default=0))
+        return None
+
+
+def groups_free(groups: Sequence[Path]) -> int | None:
+    """Bytes that are left of the tightest limit of these control groups; None without a limit."""
+    return min((n for n in map(group_memory_free, groups) if n is not None), default=None)
 
 
 def check_room(sequences: int, context_len: int, token_bytes: int, free: int) -> None:

@@ -7,7 +7,6 @@ slows all of them. What wins is the smallest sum of medians over the shapes that
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -16,6 +15,7 @@ import numpy as np
 from core.clock import MS, Clock
 from engines.base import GREEDY_PICK, Slice, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, default_threads
+from engines.machine import cores_here
 
 MODEL_BYTES_MAX = 256 << 20  # larger models take too long to open several times
 ROUNDS = 4
@@ -56,7 +56,7 @@ def tune(settings: LlamaSettings, clock: Clock) -> tuple[LlamaSettings, list[Tri
 
     Raises ConfigError when the model cannot be loaded.
     """
-    open_ones = candidates(settings, os.cpu_count() or 1)
+    open_ones = candidates(settings, cores_here().usable)
     try:
         large = settings.model.stat().st_size > MODEL_BYTES_MAX or settings.gpu_layers > 0
     except OSError:

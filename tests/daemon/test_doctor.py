@@ -97,6 +97,16 @@ def test_cpu(machine: str, has: frozenset[str], built: set[str], threads: int, o
     assert bool(check.fix) == (outcome is not OK)
 
 
+def test_cores_and_memory_that_are_limited_are_shown_beside_those_of_the_machine() -> None:
+    """Sixty-four cores of which two may be used; and a container's limit, below what the machine has free."""
+    check = diagnosis.cpu("x86_64", EPYC, {"AVX2", "AVX512"}, 2, 0, "of 64 cores may be used (by affinity)")
+    assert "x86_64, 2 of 64 cores may be used (by affinity), " in check.says
+    limited = replace(ROOM, sequences=128, free_machine=90 * GIB, free_groups=ROOM.free)
+    said = diagnosis.memory(limited, 56 << 10).says
+    assert "20.00 GiB are free (90.00 GiB on the machine, 20.00 GiB of the control group's limit)" in said
+    assert "control group" not in diagnosis.memory(replace(limited, free_groups=None), 56 << 10).says
+
+
 def test_llama_cpp_says_what_it_was_built_for() -> None:
     """In names that the tables know."""
     assert built_with() & (diagnosis.X86.keys() | diagnosis.ARM.keys())
