@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError
+from core.files import from_home
 
 if TYPE_CHECKING:
     from memory.archive_admin import Event
@@ -81,7 +82,10 @@ def _own_url(data: Path | None) -> str:
 
         data = Config().memory.folder
     try:
-        return (data.expanduser() / OWNER_URL).read_text("utf-8")
+        return (
+            from_home(data, "--data", "give the data folder of a running npcd with --data, or a URL with --postgres")
+            / OWNER_URL
+        ).read_text("utf-8")
     except OSError:
         raise ConfigError(
             f"--postgres: give a URL, or with --data the folder of a running npcd that has its own; {data} has none"

@@ -14,6 +14,7 @@ import structlog
 
 from core.clock import MS, Clock, S, now_ns
 from core.errors import ConfigError
+from core.files import from_home
 from core.words import NpcKey, Tier
 from daemon.attention import Attention
 from daemon.barks import Barks
@@ -108,6 +109,8 @@ def load_model(config: Config) -> Model:
         log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
     adapters = Adapters(config.adapters, settings.model)
     engine = LlamaEngine(settings, adapters)
+    if engine.weights_why:
+        log.warning("the weights stay as they are in the file", why=engine.weights_why)
     engine.try_adapters()
     drafter = open_drafter(config.speculation, engine)
     send_native_log_to(None)
@@ -120,7 +123,7 @@ def load_model(config: Config) -> Model:
         license=card.license or "not stated in the file",
         threads=engine.threads,
         flash_attention=settings.flash_attention,
-        weights=settings.weights,
+        weights=engine.settings.weights,
     )
     if 0 < card.context_trained < settings.context_len:
         log.warning(
@@ -140,7 +143,7 @@ def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter 
         return None
     if settings.drafts == "ngram":
         return Ngrams(settings.match_min, settings.match_max)
-    path = Path(settings.draft_model).expanduser()
+    path = from_home(settings.draft_model, "speculation.draft_model")
     # A few more than work at a time: who comes again finds what was taken in.
     draft = open_draft(path, engine, max(4, min(2 * settings.works_max, SEQUENCES_MAX)))
     log.info("draft model loaded", model=draft.card.name, parameters=draft.card.parameters)
@@ -164,6 +167,23 @@ def lay_out(vocab: Vocab, chat_template: str, caps: Caps) -> tuple[Layout, str]:
 def context_min(layout: Layout, caps: Caps) -> int:
     """Tokens that a sequence must hold for worlds as long as caps allows."""
     return layout.trunk_max + caps.intent_tail + ANSWER_LEN
+
+
+def check_context(config: Config, layout: Layout, context_len: int) -> None:
+    """Raises ConfigError when a sequence of so many tokens, or a route's share of it, does not hold a world."""
+    shortest = context_min(layout, config.caps)
+    if context_len < shortest:
+        raise ConfigError(
+            f"engine.context_len: {context_len} is too short for worlds as long as caps allows; "
+            f"make it {shortest} or more, or lower caps.lore, caps.words, caps.archetype or caps.persona"
+        )
+    for kind in WorkKind:
+        context_max = config.routes.of(kind).context_max
+        if 0 < context_max < shortest:
+            raise ConfigError(
+                f"routes.{kind.value}.context_max: {context_max} is too short for worlds as long as caps allows; "
+                f"make it {shortest} or more, or 0"
+            )
 
 
 def wall_ms() -> int:
@@ -205,19 +225,7 @@ def build(
     epoch = time.time_ns() // MS
     layout, why = choose_layout(model, config.caps)
     log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
-    shortest = context_min(layout, config.caps)
-    if engine.geometry.context_len < shortest:
-        raise ConfigError(
-            f"engine.context_len: {engine.geometry.context_len} is too short for worlds as long as caps allows; "
-            f"make it {shortest} or more, or lower caps.lore, caps.words, caps.archetype or caps.persona"
-        )
-    for kind in WorkKind:
-        context_max = config.routes.of(kind).context_max
-        if 0 < context_max < shortest:
-            raise ConfigError(
-                f"routes.{kind.value}.context_max: {context_max} is too short for worlds as long as caps allows; "
-                f"make it {shortest} or more, or 0"
-            )
+    check_context(config, layout, engine.geometry.context_len)
     if layout.sight_room < SIGHT_LEN_MIN:
         log.warning(
             "little room for what NPCs see",

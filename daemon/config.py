@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+from core.files import from_home, read_toml
 from core.words import Tier
 from daemon.calls import CallSettings
 from daemon.dialogue import DialogueSettings
@@ -50,6 +51,7 @@ ENV_PREFIX = "NPCD_"
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
 TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
 BLEND_MAX_MS = 60_000
+OFF = "off"
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -144,8 +146,15 @@ def load(
         if not equals:
             raise ConfigError(f"--set {assignment}: must be section.key=value")
         config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment}", given)
+    config = with_off(config)
     check(config)
     return config
+
+
+def with_off(config: Config) -> Config:
+    """serve.http = "off" as no probes, as memory.redis and memory.postgres know it."""
+    http = "" if config.serve.http.lower() == OFF else config.serve.http
+    return dataclasses.replace(config, serve=dataclasses.replace(config.serve, http=http))
 
 
 def check(config: Config) -> None:
@@ -240,10 +249,11 @@ def _check_routes(config: Config) -> None:
 
 
 def unix_path(address: str) -> str:
-    """The path of a "unix:/path" or "unix:///path" address; empty for others."""
-    if not address.startswith("unix:"):
+    """The whole path of a "unix:/path", "unix:///path" or "unix:relative/path" address; empty for others."""
+    place = address.removeprefix("unix:")
+    if place == address or not place or (place.startswith("//") and not place.startswith("///")):
         return ""
-    return "/" + address.removeprefix("unix:").lstrip("/")
+    return os.path.abspath("/" + place.lstrip("/") if place.startswith("/") else place)
 
 
 def _check_address(setting: str, address: str, credentials: bool) -> None:
@@ -255,8 +265,10 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
         if not Path(path).parent.is_dir():
             raise ConfigError(f"{setting}: the folder {Path(path).parent} does not exist")
         return
+    if address.startswith("unix:"):
+        raise ConfigError(f"{setting}: '{address}' must be unix:/path, unix:///path or unix:path/from/here")
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isdecimal() or int(port) > 65535 or "/" in host:
         raise ConfigError(f"{setting}: '{address}' must be host:port or unix:/path")
     if not credentials and not _is_loopback(host.strip("[]")):
         what = (
@@ -275,12 +287,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file}: {error}") from error
+    return read_toml(from_home(file, "--config"), f"--config {file}")
 
 
 def _nest(keys: Sequence[str], text: str) -> dict[str, Any]:
@@ -319,7 +326,7 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted is Path and isinstance(value, str):
-        return Path(value).expanduser()
+        return from_home(value, name)
     if isinstance(wanted, type) and issubclass(wanted, Enum):
         if isinstance(value, str) and value.upper() in wanted.__members__:
             return wanted[value.upper()]

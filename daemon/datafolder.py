@@ -20,12 +20,16 @@ from pathlib import Path
 
 from core.clock import S, now_ns
 from core.errors import ConfigError
+from core.files import from_home
 
 KEY_BYTES, ID_DIGITS = 32, 32
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 SOCKET_NAME_BYTES_MAX = len("/postgres/.s.PGSQL.5432.lock")
 LOCK_WAIT_S = 2.0  # a daemon that was killed has its lock until the kernel has taken its memory apart
+LOCK_LIVE_WAIT_S = 0.3  # for a daemon that lives and is not ending
+PF_EXITING = 4  # of the kernel's flags of a process
 HELP_FOR_KEYS = "put it back as it was, or remove it and lose what hangs on it"
+HELP_FOR_HOME = "give a folder of npcd's user with --data"
 SUBFOLDERS = ("journal", "redis", "postgres", "saves")
 
 
@@ -33,7 +37,7 @@ class DataFolder:
     """An open data folder; everything in it is for its owner alone. Raises ConfigError when it cannot be had."""
 
     def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
-        self.path = path.expanduser().absolute()
+        self.path = from_home(path, "memory.folder", HELP_FOR_HOME).absolute()
         self._lock = -1
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,9 +55,7 @@ class DataFolder:
         except (OSError, UnicodeDecodeError) as error:
             self._unlock()
             said = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigError(
-                f"memory.folder: {self.path}: {said}; give a folder of npcd's user with --data"
-            ) from error
+            raise ConfigError(f"memory.folder: {self.path}: {said}; {HELP_FOR_HOME}") from error
         except ConfigError:
             self._unlock()
             raise
@@ -105,12 +107,12 @@ def trouble(path: Path) -> tuple[str, str]:
     """What would keep a daemon from having this data folder, and what helps; empty when nothing would. Changes
     nothing.
     """
-    path = path.expanduser().absolute()
+    path = from_home(path, "memory.folder", HELP_FOR_HOME).absolute()
     there = _nearest(path)
     if not there.is_dir():
         return f"{there} is not a folder", "give another one with --data"
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written to", "give a folder of npcd's user with --data"
+        return f"{there} cannot be written to", HELP_FOR_HOME
     for name, size in (("pseudonym_key", KEY_BYTES), ("journal_id", ID_DIGITS)):
         with contextlib.suppress(OSError):
             found = (path / name).stat().st_size
@@ -129,7 +131,7 @@ def trouble(path: Path) -> tuple[str, str]:
 
 def free_bytes(path: Path) -> int:
     """What is free where the data folder is, or would be."""
-    return shutil.disk_usage(_nearest(path.expanduser().absolute())).free
+    return shutil.disk_usage(_nearest(from_home(path, "memory.folder", HELP_FOR_HOME).absolute())).free
 
 
 def _nearest(path: Path) -> Path:
@@ -142,16 +144,27 @@ def _holder(lock: int) -> str:
     return f"another npcd (process {by})" if by else "another npcd"
 
 
+def _lives(lock: int) -> bool:
+    """Whether the process that a lock file names is there, and is not being taken apart by the kernel."""
+    by = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+    try:
+        said = Path(f"/proc/{int(by)}/stat").read_text().rpartition(")")[2].split()
+        return said[0] not in "ZX" and not int(said[6]) & PF_EXITING
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 def _locked(path: Path, wait_s: float) -> int:
     """The lock file, open and locked. Raises ConfigError when another process has it for longer than `wait_s`."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    until_ns = now_ns() + int(wait_s * S)
+    began_ns = now_ns()
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if now_ns() < until_ns:
+            longest_s = min(wait_s, LOCK_LIVE_WAIT_S) if _lives(lock) else wait_s
+            if now_ns() < began_ns + int(longest_s * S):
                 time.sleep(0.02)
                 continue
             who = _holder(lock)
@@ -188,10 +201,16 @@ def _made_once(path: Path, fresh: bytes) -> bytes:
 
 def _short_folder() -> Path:
     """A new folder of ours with a short path."""
-    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
+    folders = [Path("/tmp")]
+    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+        folders.insert(0, Path(tempfile.gettempdir()))
+    for parent in folders:
         if len(os.fsencode(parent)) <= 60 and os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="npcd-", dir=parent))
-    raise ConfigError("memory.folder: its path is too long for Unix sockets, and no short folder can be written to")
+    raise ConfigError(
+        "memory.folder: its path is too long for Unix sockets, and no short folder can be written to; "
+        "give a shorter path with --data"
+    )
 
 
 def _ours_alone(path: Path) -> bool:

@@ -147,12 +147,14 @@ def cpu(
     return ok("cpu", says)
 
 
-def address(setting: str, where: str, problem: str) -> Check:
+def address(setting: str, where: str, problem: str, fix: str = "") -> Check:
     """Somewhere to listen."""
     if not problem:
         return ok(setting, f"{where} is free")
     flag = "--http" if setting == "serve.http" else "--listen"
-    return fail(setting, f"{where}: {problem}", f"stop what is there (ss -lpn shows it), or choose another {flag}")
+    return fail(
+        setting, f"{where}: {problem}", fix or f"stop what is there (ss -lpn shows it), or choose another {flag}"
+    )
 
 
 # -- what is remembered ----------------------------------------------------------------------------------------------

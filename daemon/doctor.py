@@ -6,13 +6,9 @@ is a finding: our own modules that need libraries are imported where they are us
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import os
 import platform
 import shutil
-import socket
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
+from core.files import from_home
 from daemon import diagnosis
 from daemon.diagnosis import Check
 
@@ -52,6 +49,7 @@ def examine(settings: Callable[[], Config], world: Path | None = None) -> list[C
 
 def _of(config: Config, world: Path | None) -> Iterator[Check]:
     """What depends on the settings."""
+    from daemon.addresses import look
     from engines.llama import built_with
     from engines.machine import cores_here
 
@@ -63,9 +61,9 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
     yield from _remembered(config)
     serve = config.serve
     for where in serve.listen:
-        yield diagnosis.address("serve.listen", where, listen_problem(where))
+        yield diagnosis.address("serve.listen", where, *look(where, "--listen"))
     if serve.http:
-        yield diagnosis.address("serve.http", serve.http, listen_problem(serve.http))
+        yield diagnosis.address("serve.http", serve.http, *look(serve.http, "--http"))
     for name in ("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"):
         path = getattr(serve, name)
         if path:
@@ -163,37 +161,9 @@ def _cpu_flags() -> frozenset[str]:
 
 def listen_problem(where: str) -> str:
     """Why nobody could listen at a "host:port" or "unix:/path"; empty when one can."""
-    from daemon.config import unix_path
+    from daemon.addresses import look
 
-    path = unix_path(where)
-    if path:
-        return _socket_problem(Path(path))
-    host, _, port = where.rpartition(":")
-    try:
-        family, kind, _, _, at = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(at)
-            one.listen(1)
-    except OSError as error:
-        return "somebody listens there already" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-    return ""
-
-
-def _socket_problem(path: Path) -> str:
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"the folder {path.parent} cannot be written to"
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return "is a file and no socket"
-    except FileNotFoundError:
-        return ""
-    with socket.socket(socket.AF_UNIX) as one:
-        try:
-            one.connect(str(path))
-        except OSError:
-            return ""  # left behind by somebody who is gone; it is replaced
-    return "somebody listens there already"
+    return look(where).says
 
 
 def _readable(setting: str, path: str) -> Check:
@@ -207,14 +177,14 @@ def _readable(setting: str, path: str) -> Check:
 
 def _remembered(config: Config) -> Iterator[Check]:
     """The data folder and the stores. Of a server by URL it asks, and writes nothing."""
-    from daemon.datafolder import free_bytes, trouble
+    from daemon.datafolder import HELP_FOR_HOME, free_bytes, trouble
     from daemon.embedded import own_postgres, own_redis
 
     memory = config.memory
     if not memory.keep:
         yield diagnosis.ok("memory.folder", "memory.keep is off: nothing outlives the process")
         return
-    folder = memory.folder.expanduser()
+    folder = from_home(memory.folder, "memory.folder", HELP_FOR_HOME)
     yield diagnosis.data_folder(str(folder), *trouble(folder), free_bytes(folder))
     stores = (("redis", memory.redis, _redis, own_redis), ("postgres", memory.postgres, _postgres, own_postgres))
     for store, url, by_url, own in stores:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,6 +34,8 @@ from core.errors import (
     StoreFailed,
     Unauthenticated,
 )
+from core.files import from_home, read_text
+from daemon.addresses import look
 from daemon.callers import Caller, Token, caller_of, is_near, tokens_of
 from daemon.calls import Calls
 from daemon.config import ServeSettings, unix_path
@@ -135,16 +135,16 @@ class GrpcFace:
     def _bind(self, server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
         path = unix_path(address)
         target = f"unix:{path}" if path else address
-        taken = f"serve.listen: cannot listen on {address}; is another npcd running? choose another --listen"
-        if path and _answers(path):
-            raise ConfigError(taken)  # gRPC would take the path away from whoever listens there
+        problem = look(address)
+        if problem.says:  # also of a socket in use: gRPC would take the path away from whoever listens there
+            raise ConfigError(f"serve.listen: cannot listen on {address}: {problem.says}; {problem.fix}")
         try:
             if credentials is not None and not path:
                 port = server.add_secure_port(target, credentials)
             else:
                 port = server.add_insecure_port(target)
         except RuntimeError as error:
-            raise ConfigError(taken) from error
+            raise ConfigError(f"serve.listen: cannot listen on {address} ({error}); choose another --listen") from error
         return target if path else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self) -> grpc.ServerCredentials | None:
@@ -287,28 +287,17 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, 
     await context.abort(code, str(error), trailing)
 
 
-def _answers(path: str) -> bool:
-    """Whether somebody listens on a Unix socket; one left behind by a process that is gone does not count."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
-
-
 def _tokens(path: str) -> Mapping[str, Token] | None:
     if not path:
         return None
     try:
-        return tokens_of(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return tokens_of(read_text(from_home(path, "serve.tokens_file"), f"serve.tokens_file: {path}"))
+    except ValueError as error:
         raise ConfigError(f"serve.tokens_file: {path}: {error}") from error
 
 
 def _read(setting: str, path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return from_home(path, setting).read_bytes()
     except OSError as error:
         raise ConfigError(f"{setting}: cannot read {path} ({error.strerror})") from error

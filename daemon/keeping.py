@@ -71,11 +71,15 @@ class Keeping:
         self.folder.close()
 
 
-async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] = wall_ms) -> Keeping:
-    """Opens the data folder, starts its servers and the journal; `wall_ms` is Unix time. Raises ConfigError and
-    StoreFailed.
+async def open_keeping(
+    config: Config, clock: Clock, wall_ms: Callable[[], int] = wall_ms, folder: DataFolder | None = None
+) -> Keeping:
+    """Opens the data folder (unless it is given open), starts its servers and the journal; `wall_ms` is Unix time.
+    Raises ConfigError and StoreFailed; then the folder is closed.
     """
-    folder, embedded, urls, journal = await asyncio.to_thread(_open, config, wall_ms)
+    if folder is None:
+        folder = await asyncio.to_thread(DataFolder, config.memory.folder)
+    embedded, urls, journal = await asyncio.to_thread(_open, config, folder, wall_ms)
     settings = config.memory
     recent: Recent | None = None
     parked: Parked | None = None
@@ -111,16 +115,18 @@ async def open_keeping(config: Config, clock: Clock, wall_ms: Callable[[], int] 
     return Keeping(folder, embedded, journal, recent, memory, parked)
 
 
-def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embedded | None, Urls, Journal]:
+def _open(config: Config, folder: DataFolder, wall_ms: Callable[[], int]) -> tuple[Embedded | None, Urls, Journal]:
     settings = config.memory
-    folder = DataFolder(settings.folder)
     embedded: Embedded | None = None
     try:
         urls = Urls()
         if "" in (settings.redis, settings.postgres):
             embedded = Embedded(folder, redis=not settings.redis, postgres=not settings.postgres)
             urls = embedded.start()
-            (folder.path / OWNER_URL).write_text(urls.postgres_owner_url, "utf-8")
+            try:
+                (folder.path / OWNER_URL).write_text(urls.postgres_owner_url, "utf-8")
+            except OSError as error:  # a full disk: only npcd's own commands look for it
+                log.warning("where the archive is could not be noted", file=OWNER_URL, why=error.strerror)
         urls = Urls(
             _url(settings.redis, urls.redis_url), _url(settings.postgres, urls.postgres_url), urls.postgres_owner_url
         )
@@ -133,7 +139,7 @@ def _open(config: Config, wall_ms: Callable[[], int]) -> tuple[DataFolder, Embed
             embedded.stop()
         folder.close()
         raise
-    return folder, embedded, urls, journal
+    return embedded, urls, journal
 
 
 async def revive(keeping: Keeping, daemon: Daemon) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import ConfigError, StoreFailed
+from core.files import from_home
 from daemon import archive_command, kv_command
 from daemon.log_lines import STDOUT, never_block, open_standard, say
 from daemon.supervise import EXIT_USAGE, Life, supervise
@@ -139,7 +140,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--listen", action="append", default=[], metavar="ADDRESS", help="host:port or unix:/path; may be repeated"
     )
-    command.add_argument("--http", metavar="HOST:PORT", help="probes and metrics; empty: none")
+    command.add_argument("--http", metavar="HOST:PORT", help="probes and metrics; off for none")
     command.add_argument("--data", type=Path, metavar="FOLDER", help="the data folder: journal, saves, own servers")
     command.add_argument("--redis", metavar="URL", help="recent memory; npcd's own if left out, off for none")
     command.add_argument("--postgres", metavar="URL", help="the archive; npcd's own if left out, off for none")
@@ -162,10 +163,12 @@ def _config(args: argparse.Namespace, origins: dict[str, str] | None = None) -> 
     if args.http is not None:
         serve = dataclasses.replace(serve, http=args.http)
     if args.model is not None:
-        engine = dataclasses.replace(engine, model=args.model)
-    given = {"folder": args.data, "redis": args.redis, "postgres": args.postgres}
+        engine = dataclasses.replace(engine, model=from_home(args.model, "--model"))
+    data = from_home(args.data, "--data") if args.data is not None else None
+    given = {"folder": data, "redis": args.redis, "postgres": args.postgres}
     memory = dataclasses.replace(config.memory, **{k: v for k, v in given.items() if v is not None})
     config = dataclasses.replace(config, serve=serve, engine=engine, memory=memory)
+    config = configuration.with_off(config)
     configuration.check(config)
     return config
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+from core.files import from_home, read_toml
 from daemon.language import texts_of
 from tiers.policy import PolicyRow
 from tiers.policy_table import DEFAULT, Section, Sections, WorldWords, read_row, read_sections
@@ -33,7 +33,7 @@ def load_policy(file: str = "") -> Sections:
     sections = read_sections(_read(BUILT_IN), BUILT_IN_NAME)
     if file:
         try:
-            sections |= load_sections(Path(file).expanduser())
+            sections |= load_sections(from_home(file, "the file"))
         except ConfigError as error:
             raise ConfigError(f"worlds.policy_file: {error}") from error
     return sections
@@ -88,9 +88,4 @@ def _own_rows(given: Any, origin: str) -> tuple[PolicyRow, ...]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return read_toml(path, str(path))

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from core.errors import ConfigError
+from daemon.addresses import look
 
 
 class Probes:
@@ -38,6 +39,10 @@ class Probes:
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
+        problem = look(address, "--http")
+        if problem.says:
+            await self._runner.cleanup()
+            raise ConfigError(f"serve.http: cannot listen on {address}: {problem.says}; {problem.fix}")
         host, _, port = address.rpartition(":")
         site = web.TCPSite(self._runner, host.strip("[]"), int(port))
         try:

@@ -22,9 +22,11 @@ from core.clock import S, now_ns
 from daemon.build import Daemon, build, load_model
 from daemon.config import Config
 from daemon.cores import keep_apart
+from daemon.datafolder import DataFolder
 from daemon.grpc_face import GrpcFace
 from daemon.keeping import Keeping, open_keeping, revive
 from daemon.log_lines import STDERR, LogLines
+from daemon.preflight import before_start
 from daemon.probes import Probes
 from daemon.status import Phase
 from daemon.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
@@ -52,6 +54,7 @@ def serve(config: Config, life: Life | None) -> int:
         faulthandler.enable(STDERR)  # a native crash says where Python was
         if life is not None and life.number > 1:
             log.warning("started again", life=life.number, why=life.last_end)
+        before_start(config)
         with contextlib.ExitStack() as afterwards:
             return uvloop.run(_serve(config, life is not None, afterwards, lines))
     finally:
@@ -109,10 +112,12 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     probes = Probes(lambda: phase.name, collector, lambda: list(daemon.board.message().degraded) if daemon else [])
     opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()
-    http = await probes.start(config.serve.http) if config.serve.http else ""
     try:
+        http = await probes.start(config.serve.http) if config.serve.http else ""
+        # Locked before anything is started: another daemon on it is found out at once.
+        folder = await asyncio.to_thread(DataFolder, config.memory.folder) if config.memory.keep else None
         loading = loop.run_in_executor(None, load_model, config)
-        opening = asyncio.create_task(open_keeping(config, now_ns)) if config.memory.keep else None
+        opening = asyncio.create_task(open_keeping(config, now_ns, folder=folder)) if folder is not None else None
         asked = asyncio.create_task(over.wait())
         either: list[asyncio.Future[Any]] = [loading, asked]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

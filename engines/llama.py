@@ -10,8 +10,10 @@ are checked against a book of our own, because an empty sequence takes any posit
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +56,10 @@ _attr.argtypes, _attr.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_int
 KV_TYPES = {"f16": 1, "q8_0": 8}  # as ggml numbers them
 KV_BLOCK = 32  # values of q8_0 share a scale, so a head must be made of whole blocks
 SEQUENCES_MAX = 256  # compiled into llama.cpp
+# Settings that must be within bounds. -1 layers on the GPU: all of them.
+NUMBERS = (
+    ("context_len", 1, 1 << 20), ("batch_len", 1, 1 << 16), ("threads", 0, 1024), ("gpu_layers", -1, 10_000),
+)  # fmt: skip
 UNKNOWN, CONTROL, ADDED, BYTE = 1 << 0, 1 << 3, 1 << 4, 1 << 5  # LLAMA_TOKEN_ATTR_...; ADDED is _USER_DEFINED
 
 
@@ -92,6 +98,28 @@ class ModelCard:
 def flash(settings: LlamaSettings) -> bool:
     """Whether attention is llama.cpp's flash attention; what nobody chose is what the KV type needs."""
     return settings.flash_attention == "on" or (settings.flash_attention == "auto" and settings.kv_type != "f16")
+
+
+def check_settings(settings: LlamaSettings) -> None:
+    """Raises ConfigError for values that there are not."""
+    if not 2 <= settings.sequences <= SEQUENCES_MAX:
+        raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
+    if not 1 <= settings.micro_len <= settings.batch_len:
+        raise ConfigError(
+            f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
+        )
+    for name, least, most in NUMBERS:
+        if not least <= getattr(settings, name) <= most:
+            raise ConfigError(f"engine.{name}: {getattr(settings, name)}, must be {least} to {most}")
+    for name, allowed in (
+        ("flash_attention", ("auto", "off", "on")),
+        ("weights", ("auto", "file", "f16")),
+        ("kv_type", tuple(KV_TYPES)),
+    ):
+        if getattr(settings, name) not in allowed:
+            raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
+    if settings.kv_type != "f16" and not flash(settings):
+        raise ConfigError(f"engine.kv_type: {settings.kv_type} needs engine.flash_attention = 'on' (or 'auto')")
 
 
 def default_threads() -> int:
@@ -260,20 +288,26 @@ def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
     return model
 
 
-def _load_as_f16(path: Path, gpu_layers: int) -> Any:
+def _load_as_f16(path: Path, gpu_layers: int) -> tuple[Any, str]:
     """A native model whose matrices are f16, from a converted copy that is gone from the disk again once it is
-    mapped.
+    mapped. Where no copy can be made, the model as it is in the file, and why.
     """
     _load_model(path, 0, vocab_only=True)  # its errors name the file
-    with tempfile.TemporaryDirectory(prefix="npcd-f16-") as folder:
-        copy = Path(folder) / "model.gguf"
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
-        params.allow_requantize = True
-        code = llama_cpp.llama_model_quantize(str(path).encode(), str(copy).encode(), ctypes.byref(params))
-        if code != 0:
-            raise ConfigError(f"engine.weights: llama.cpp cannot convert {path} to f16; use engine.weights = 'file'")
-        return _load_model(copy, gpu_layers)
+    try:
+        with tempfile.TemporaryDirectory(prefix="npcd-f16-", ignore_cleanup_errors=True) as folder:
+            copy = Path(folder) / "model.gguf"
+            params = llama_cpp.llama_model_quantize_default_params()
+            params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
+            params.allow_requantize = True
+            code = llama_cpp.llama_model_quantize(str(path).encode(), str(copy).encode(), ctypes.byref(params))
+            if code == 0:
+                with contextlib.suppress(ConfigError):  # the disk became full as it was closed
+                    return _load_model(copy, gpu_layers), ""
+            free_mib = shutil.disk_usage(folder).free >> 20
+            why = f"llama.cpp could not write a copy with f16 to {Path(folder).parent}, where {free_mib} MiB are free"
+    except OSError as error:
+        why = f"there is no temporary folder for a copy with f16 ({error.strerror or error})"
+    return _load_model(path, gpu_layers), f"{why}; make room, or set TMPDIR to a folder with room"
 
 
 def _text(write: Callable[[Any, int], int]) -> str:
@@ -350,7 +384,14 @@ def read_file(path: Path) -> tuple[dict[str, str], LlamaVocab]:
 
 def open_draft(path: Path, target: LlamaEngine, sequences: int) -> LlamaEngine:
     """A small model that guesses for `target`. Raises ConfigError unless both have the same tokens."""
-    settings, theirs, ours = target.settings, load_vocab(path), target.vocab
+    settings = target.settings
+    check_vocabulary(path, load_vocab(path), settings.model, target.vocab)
+    # "auto" was settled for the target; a draft is read as it is in its file.
+    return LlamaEngine(replace(settings, model=path, sequences=sequences, weights="file", kv_type="f16"))
+
+
+def check_vocabulary(path: Path, theirs: LlamaVocab, model: Path, ours: LlamaVocab) -> None:
+    """Raises ConfigError unless the tokens of the draft model at `path` are the model's."""
     wrong = ""
     if theirs.size != ours.size:
         wrong = f"it has {theirs.size} tokens, the model {ours.size}"
@@ -363,11 +404,9 @@ def open_draft(path: Path, target: LlamaEngine, sequences: int) -> LlamaEngine:
         )
     if wrong:
         raise ConfigError(
-            f"speculation.draft_model: {path} has another vocabulary than {settings.model} ({wrong}), so its guesses "
+            f"speculation.draft_model: {path} has another vocabulary than {model} ({wrong}), so its guesses "
             "would mean something else; take a draft that was made for this model"
         )
-    # "auto" was settled for the target; a draft is read as it is in its file.
-    return LlamaEngine(replace(settings, model=path, sequences=sequences, weights="file", kv_type="f16"))
 
 
 def built_with() -> frozenset[str]:
@@ -417,24 +456,13 @@ class LlamaEngine:
 
     def __init__(self, settings: LlamaSettings, adapters: Adapters | None = None) -> None:
         """Raises ConfigError naming the setting, the model or the adapter that is wrong."""
-        if not 2 <= settings.sequences <= SEQUENCES_MAX:
-            raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
-        if not 1 <= settings.micro_len <= settings.batch_len:
-            raise ConfigError(
-                f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
-            )
-        self.settings = settings
-        for name, allowed in (
-            ("flash_attention", ("auto", "off", "on")),
-            ("weights", ("auto", "file", "f16")),
-            ("kv_type", tuple(KV_TYPES)),
-        ):
-            if getattr(settings, name) not in allowed:
-                raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
-        if settings.kv_type != "f16" and not flash(settings):
-            raise ConfigError(f"engine.kv_type: {settings.kv_type} needs engine.flash_attention = 'on' (or 'auto')")
+        check_settings(settings)
+        self.settings = settings  # weights: what they are
+        self.weights_why = ""  # why they are not f16, where f16 was wanted
         if settings.weights == "f16":
-            self._model = _load_as_f16(settings.model, settings.gpu_layers)
+            self._model, self.weights_why = _load_as_f16(settings.model, settings.gpu_layers)
+            if self.weights_why:
+                self.settings = replace(settings, weights="file")
         else:
             self._model = _load_model(settings.model, settings.gpu_layers)
         _check_kind(self._model, settings.model)

@@ -10,8 +10,10 @@ rows only. Measured on the shipped model: rank 56 as it is, 2.5 times the step o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import CallerError, ConfigError
+from core.files import from_home
 from engines.gguf_file import FLOATS, NVFP4, GgufFile, TensorAt, blocks, read_gguf, write_gguf
 
 JOIN = "+"  # between the names of a stack
@@ -81,19 +84,12 @@ class Adapters:
         self._by_name: dict[str, Adapter] = {}
         self._by_sha: dict[str, Adapter] = {}
         self._heads: dict[str, GgufFile] = {}
-        if settings.loaded_max < 1 or not 1 <= settings.rank_max <= 1024:
-            raise ConfigError("adapters: loaded_max must be at least 1, rank_max 1 to 1024")
         if not settings.folder:
             return
-        folder = Path(settings.folder).expanduser()
-        if not folder.is_dir():
-            raise ConfigError(f"adapters.folder: {folder} is not a folder")
+        folder = check_folder(settings)
         self._base = read_gguf(model)
         for path in sorted(folder.glob("*.gguf")):
             self._add_file(path)
-        missing = sorted(set(settings.activated) - set(self._by_name))
-        if missing:
-            raise ConfigError(f"adapters.activated: there is no '{missing[0]}' in {folder}")
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -173,6 +169,24 @@ class Adapters:
         self._by_name[adapter.name] = adapter
         self._by_sha.setdefault(adapter.sha, adapter)
         return adapter
+
+
+def check_folder(settings: AdapterSettings) -> Path:
+    """The folder of adapters. Raises ConfigError when it or a file's head cannot be read; reads no weights."""
+    if settings.loaded_max < 1 or not 1 <= settings.rank_max <= 1024:
+        raise ConfigError("adapters: loaded_max must be at least 1, rank_max 1 to 1024")
+    folder = from_home(settings.folder, "adapters.folder")
+    if not folder.is_dir():
+        raise ConfigError(f"adapters.folder: {folder} is not a folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ConfigError(f"adapters.folder: {folder} cannot be read; let npcd's user read it")
+    files = sorted(folder.glob("*.gguf"))
+    for path in files:
+        read_gguf(path)
+    missing = sorted(set(settings.activated) - {path.stem for path in files})
+    if missing:
+        raise ConfigError(f"adapters.activated: there is no '{missing[0]}' in {folder}")
+    return folder
 
 
 def invocation_of(head: GgufFile) -> tuple[int, ...]:
@@ -277,10 +291,25 @@ def filled(pairs: Pairs) -> Pairs:
 
 
 def written(pairs: Pairs, architecture: str) -> BinaryIO:
-    """An open file without a name that holds an adapter, as llama.cpp loads it fastest. Raises OSError."""
-    file = tempfile.TemporaryFile(prefix="npcd-adapter-")  # noqa: SIM115 - it lives as long as the adapter
-    write_adapter(file, filled(pairs), architecture)
-    file.flush()
+    """An open file without a name that holds an adapter, as llama.cpp loads it fastest: in the temporary folder, or in
+    memory where that has no room. Raises OSError.
+    """
+    ready = filled(pairs)
+    try:
+        return _into(tempfile.TemporaryFile(prefix="npcd-adapter-"), ready, architecture)
+    except OSError:
+        return _into(os.fdopen(os.memfd_create("npcd-adapter"), "w+b"), ready, architecture)
+
+
+def _into(file: BinaryIO, pairs: Pairs, architecture: str) -> BinaryIO:
+    """The file, with the adapter in it; it is closed when there is no room."""
+    try:
+        write_adapter(file, pairs, architecture)
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # what could not be written cannot be flushed
+            file.close()
+        raise
     return file
 
 

@@ -63,7 +63,7 @@ def tune(settings: LlamaSettings, clock: Clock) -> tuple[LlamaSettings, list[Tri
         large = True  # loading it will say what is wrong
     if len(open_ones) == 1 or large:
         return open_ones[0], []
-    runs = [_Run(s) for s in open_ones]
+    runs = [run for s in open_ones if (run := _Run(s)).is_as_asked]
     for _ in range(ROUNDS):
         best_ms = min(run.round_ms for run in runs)
         for run in runs:
@@ -90,6 +90,14 @@ class _Run:
             self.engine.copy(0, seq)
         for count, tokens, _ in SHAPES:  # pages memory in
             _step_ns(self.engine, count, tokens, lambda: 0)
+
+    @property
+    def is_as_asked(self) -> bool:
+        """False, and it is closed, where there was no room for weights as f16: that is another candidate's."""
+        if self.engine.settings.weights != self.settings.weights:
+            self.engine.close()
+            return False
+        return True
 
     def round(self, clock: Clock) -> None:
         """Runs all shapes once."""

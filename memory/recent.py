@@ -459,6 +459,8 @@ def connection_options(settings: RecentSettings) -> tuple[str, dict[str, Any]]:
     """The URL's scheme, and what a connection is made with. Raises ConfigError."""
     scheme = settings.url.partition(":")[0].lower()
     try:
+        if "://" not in settings.url:
+            raise ValueError("redis-py reads redis:HOST as a URL without a host")
         options: dict[str, Any] = {**awaited.parse_url(settings.url)}
     except ValueError:
         must = "redis://host:port, rediss://host:port or unix:///path, with %40 for @ and %2F for / in a password"

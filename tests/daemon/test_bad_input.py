@@ -447,7 +447,8 @@ async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
         with pytest.raises(ConfigError) as caught:
             await GrpcFace(ServeSettings(listen=(taken,))).start()
         assert str(caught.value) == (
-            f"serve.listen: cannot listen on {taken}; is another npcd running? choose another --listen"
+            f"serve.listen: cannot listen on {taken}: somebody listens there already; is another npcd running? "
+            "ss -lpn shows it; or choose another --listen"
         )
         probes = Probes(lambda: "serving", StatusCollector(lambda: None, dict, dict))
         with pytest.raises(ConfigError, match=rf"serve\.http: cannot listen on {taken}"):

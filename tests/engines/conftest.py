@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from engines.llama import LlamaEngine, LlamaSettings
+from tests.memory.disk_fixture import small_disk
+
+__all__ = ["small_disk"]
 
 MODEL = Path(__file__).parents[2] / "models" / "npcd-demo.gguf"
 

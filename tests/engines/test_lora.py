@@ -1,5 +1,6 @@
 """Adapters are checked before llama.cpp sees them, and a stack of several does what all of them do."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,23 @@ def test_what_is_loaded_is_the_same_adapter_with_ranks_that_llama_cpp_is_fast_wi
         assert (at[0].kind, at[1].kind) == (F32 if name == "large" else F16, F16)
         product = head.array(f"{name}.lora_b") @ head.array(f"{name}.lora_a")
         np.testing.assert_allclose(product, b @ a, rtol=3e-3, atol=3e-3 * np.abs(b @ a).max())
+
+
+@pytest.mark.parametrize("folder", ["full", "missing"])
+def test_without_a_temporary_folder_that_has_room_an_adapter_is_held_in_memory(
+    folder: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that llama.cpp gets is the same."""
+    pairs = {"plain": (np.ones((4, 20_000), np.float32), np.ones((30_000, 4), np.float32))}
+    with written(pairs, "llama") as file:
+        file.seek(0)
+        wanted = file.read()
+    assert len(wanted) > 1 << 20
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk if folder == "full" else small_disk / "missing"))
+    with written(pairs, "llama") as file:
+        file.seek(0)
+        assert file.read() == wanted
+    assert not list(small_disk.iterdir())
 
 
 def test_stacks_are_found_by_name_and_named_by_content(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings that are "auto" are measured; those that a person chose are kept."""
 
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,3 +52,20 @@ def test_weights_converted_to_f16_say_the_same() -> None:
         picked.append(engine.step(StepPlan([Slice(0, 0, tokens, GREEDY_PICK)])).picked)
         engine.close()
     assert picked[0] == picked[1]
+
+
+@pytest.mark.parametrize("folder", ["full", "missing"])
+def test_without_room_for_a_copy_the_weights_stay_as_they_are(
+    folder: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary folder of 1 MiB, or none at all (a read-only file system): it serves, and says why not as f16."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk if folder == "full" else small_disk / "missing"))
+    chosen, tried = tune(LlamaSettings(SHIPPED_MODEL), time.monotonic_ns)
+    assert chosen.weights == "file" and {t.weights for t in tried} == {"file"}
+    engine = LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=2, context_len=256, weights="f16"))
+    assert engine.settings.weights == "file"
+    assert "copy with f16" in engine.weights_why and "set TMPDIR to a folder with room" in engine.weights_why
+    tokens = tokens_of(engine.vocab.encode("The village"))
+    assert engine.step(StepPlan([Slice(0, 0, tokens, GREEDY_PICK)])).picked
+    engine.close()
+    assert not list(small_disk.iterdir()), "nothing is left of the try"

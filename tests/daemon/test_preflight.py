@@ -1,0 +1,98 @@
+"""What is wrong is said in one line before anything is started: nothing of it is left, and the exit status is 2."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daemon.datafolder import DataFolder
+from tests.patience import PATIENCE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def serve(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of `npcd serve` on an empty data folder, with npcd's own servers wanted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{folder}/n.sock", "--http", "127.0.0.1:0",
+         "--data", str(folder / "data"), "--set", "memory.keep=true", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def text(path: Path, content: str = "") -> Path:
+    """A file with that text."""
+    path.write_text(content)
+    return path
+
+
+Wrong = Callable[[Path], list[str]]
+WRONG: dict[str, tuple[Wrong, str]] = {
+    "no model": (lambda at: ["--model", str(at / "none.gguf")], "none.gguf"),
+    "a folder as model": (lambda at: ["--model", str(at)], "Is a directory"),
+    "no GGUF": (lambda at: ["--model", str(text(at / "m.gguf", "hello"))], "is not a GGUF file"),
+    "no draft": (
+        lambda at: ["--set", "speculation.drafts=model", "--set", f"speculation.draft_model={at}/none.gguf"],
+        "speculation.draft_model: ",
+    ),
+    "no adapters": (lambda at: ["--set", f"adapters.folder={at}/none"], "adapters.folder: "),
+    "an adapter that is none": (
+        lambda at: ["--set", f"adapters.folder={text(at / 'a.gguf', 'hello').parent}"],
+        "a.gguf",
+    ),
+    "no such adapter": (
+        lambda at: ["--set", f"adapters.folder={at}", "--set", "adapters.activated=old"],
+        "adapters.activated: there is no 'old'",
+    ),
+    "no policy": (lambda at: ["--set", f"worlds.policy_file={at}/none.toml"], "worlds.policy_file: "),
+    "no tokens": (lambda at: ["--set", f"serve.tokens_file={at}/none.toml"], "serve.tokens_file: "),
+    "no certificate": (
+        lambda at: ["--set", f"serve.tls_certificate={at}/c.pem", "--set", f"serve.tls_key={at}/k.pem"],
+        "serve.tls_",
+    ),
+    "a context that is too short": (lambda at: ["--set", "engine.context_len=700"], "engine.context_len: 700"),
+    "no such attention": (lambda at: ["--set", "engine.flash_attention=maybe"], "engine.flash_attention: 'maybe'"),
+    "minus one thread": (lambda at: ["--set", "engine.threads=-1"], "engine.threads: -1, must be 0 to 1024"),
+    "no URL of Redis": (lambda at: ["--redis", "redis:nonsense:5"], "Redis's URL must be"),
+    "no URL of PostgreSQL": (lambda at: ["--postgres", "postgresql://[::1"], "memory.postgres: "),
+    "a data folder that is a file": (lambda at: ["--data", str(text(at / "file"))], "memory.folder: "),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_before_anything_is_started(case: str, tmp_path: Path) -> None:
+    """One line; no server was started, and neither was the engine tuned."""
+    make, says = WRONG[case]
+    code, said = serve(tmp_path, *make(tmp_path))
+    assert (code, said.count("\n")) == (2, 1), said
+    assert says in said
+    assert not (tmp_path / "data" / "redis" / "log").exists()
+    assert not (tmp_path / "data" / "postgres" / "log").exists()
+    assert not (tmp_path / "n.sock").exists()
+
+
+def test_an_address_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:
+    """Of gRPC and of the probes."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        for arguments, setting in ((["--http", where], "serve.http: "), (["--listen", where], "serve.listen: ")):
+            code, said = serve(tmp_path, *arguments)
+            assert (code, said.count("\n")) == (2, 1), said
+            assert setting in said and where in said
+            assert not (tmp_path / "data" / "redis" / "log").exists()
+
+
+def test_a_data_folder_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:
+    """With the process that has it; the servers' folders are left alone."""
+    holder = DataFolder(tmp_path / "data")
+    code, said = serve(tmp_path)
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "is in use by another npcd (process" in said
+    assert not (tmp_path / "data" / "redis" / "log").exists()
+    holder.close()
