@@ -59,7 +59,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
 INNER_DOORS: Mapping[str, tuple[str, ...]] = {
     "memory.archive": (
         "memory/journal.py", "memory/archive_admin.py", "daemon/build.py", "daemon/keeping.py", "daemon/config.py",
-        "daemon/doctor.py",
+        "daemon/doctor.py", "daemon/preflight.py",
     ),
     "memory.archive_admin": ("daemon/archive_command.py",),
 }  # fmt: skip
