@@ -16,6 +16,7 @@ from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.words import NpcKey
 from daemon.attention import Attention
 from daemon.callers import Caller
+from daemon.conversing import Conversation
 from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
@@ -284,48 +285,10 @@ class Calls:
         self, tenant: str, requests: AsyncIterator[dialogue_pb2.ConverseRequest]
     ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
         """A conversation on one stream; a new line, or `interrupt`, stops the NPC in the middle of its own."""
-        lines: asyncio.Queue[dialogue_pb2.ConverseRequest | None] = asyncio.Queue(self._settings.converse_lines_max)
-        with_whom = dialogue_pb2.TalkRequest()
-
-        async def listen() -> None:
-            try:
-                async for request in requests:
-                    if with_whom.npc_id:
-                        self._dialogue.cancel(
-                            tenant,
-                            dialogue_pb2.CancelTurnRequest(
-                                world_id=with_whom.world_id, npc_id=with_whom.npc_id, player_id=with_whom.player_id
-                            ),
-                        )
-                    await lines.put(request)
-            finally:
-                await lines.put(None)
-
-        requests = self._deleting.lines(tenant, requests)
-        listener = asyncio.create_task(listen())
-        try:
-            while (request := await lines.get()) is not None:
-                if request.end_session:
-                    if with_whom.npc_id:
-                        self._dialogue.end_session(tenant, _end_of(with_whom))
-                    return
-                if not request.HasField("talk"):
-                    continue
-                talk = dialogue_pb2.TalkRequest()
-                talk.CopyFrom(request.talk)
-                if with_whom.npc_id:
-                    talk.world_id, talk.npc_id, talk.player_id = (
-                        with_whom.world_id,
-                        with_whom.npc_id,
-                        with_whom.player_id,
-                    )
-                with_whom = talk
-                async with aclosing(self._dialogue.talk(tenant, talk)) as events:
-                    async for event in events:
-                        yield event
-            await listener  # it ended: raises what was wrong with the line that it could not take
-        finally:
-            listener.cancel()
+        conversation = Conversation(self._dialogue, tenant, self._settings.converse_lines_max)
+        async with aclosing(conversation.events(self._deleting.lines(tenant, requests))) as events:
+            async for event in events:
+                yield event
 
     async def cancel_turn(
         self, tenant: str, request: dialogue_pb2.CancelTurnRequest
@@ -527,7 +490,3 @@ class Calls:
 
 def _whole_frame(error: CallerError) -> intents_pb2.NpcError:
     return intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error))
-
-
-def _end_of(talk: dialogue_pb2.TalkRequest) -> dialogue_pb2.EndSessionRequest:
-    return dialogue_pb2.EndSessionRequest(world_id=talk.world_id, npc_id=talk.npc_id, player_id=talk.player_id)

@@ -1,16 +1,17 @@
 """Dialogue: one turn from the player's line to the NPC's last word.
 
-Owns the open turns; all on the event loop. An NPC speaks with one player at a time; others wait in order. A turn that
-is cancelled leaves behind what was really said, and nothing when nothing was. The finished turn is appended to its
-session (daemon/sessions.py) and to the journal before the last event leaves, and its KV is made ready in the
-background, so that the next line finds it.
+Owns the floors and with them the turns (daemon/turns.py); all on the event loop. An NPC speaks with one player at a
+time; others wait in order. A turn goes on while anybody listens. A turn that is cancelled leaves behind what was really
+said, and nothing when nothing was. How a turn ends is decided here, once, and not by the engine, so the answer of a
+cancel is true. The finished turn is appended to its session (daemon/sessions.py) and to the journal before the last
+event leaves, and its KV is made ready in the background, so that the next line finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -21,21 +22,27 @@ from core.clock import US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.words import Finish, NpcKey, Tier
 from core.work import Chunk, Ended, Sampling, Work
-from daemon.prompt import Cut, Layout, Perception
+from daemon.prompt import Layout, Perception
 from daemon.sessions import Sessions
 from daemon.text import TextAssembler
+from daemon.turns import GOOD_ENDS, WELL, Floor, Phase, Reader, Speech, Turn
 from daemon.words import check_id, check_number, whole
 from daemon.worlds import Npc, Worlds
-from memory.hot import Session, Turn
+from memory import hot
+from memory.hot import Finished, Session
 from memory.memory import Memory
 from memory.recall import Recalled
-from memory.records import Body, Kind
+from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
-from scheduler.ticket import Door, Ticket
+from scheduler.ticket import Door
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 
 TEXT_BYTES_MAX = 2048
+# Any other end of a work that was not stopped here is the engine's failure.
+FINISHES = {Finish.STOP: dialogue_pb2.TALK_FINISH_STOP, Finish.LENGTH: dialogue_pb2.TALK_FINISH_LENGTH}
+# How the journal names turns that a retry makes again.
+CUT_OFF = {dialogue_pb2.TALK_FINISH_CANCELLED: "cancelled", dialogue_pb2.TALK_FINISH_FAILED: "failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,51 +76,6 @@ class DialogueCounts:
     cut_tokens: int = 0
     ttft_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=4096))
     finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    """A turn under way. Chunks wait in `pieces` until the stream's writer takes all of them at once.
-
-    `writing`: an event is with the stream's reader; `patience` runs while that holds others up.
-    """
-
-    turn_id: str
-    text: TextAssembler
-    pieces: deque[Chunk] = field(default_factory=deque)
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-    ticket: Ticket | None = None
-    ended: Ended | None = None
-    leave: Callable[[], None] = lambda: None
-    writing: bool = False
-    patience: asyncio.TimerHandle | None = None
-    too_slow: bool = False
-    cancelled: bool = False
-    committed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Floor:
-    """Who may speak with one NPC now. asyncio.Lock wakes its waiters in order."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
-    speaker: object = None
-
-    async def take(self, speaker: object) -> None:
-        """Waits for the floor."""
-        self.waiting += 1
-        try:
-            await self.lock.acquire()
-        finally:
-            self.waiting -= 1
-        self.speaker = speaker
-
-    def leave(self, speaker: object) -> None:
-        """Gives the floor to the next; nothing happens when it is another's already."""
-        if self.speaker is speaker:
-            self.speaker = None
-            self.lock.release()
 
 
 class Dialogue:
@@ -153,73 +115,58 @@ class Dialogue:
         self._felt = felt
         self._spoke = spoke
         self._clock = clock
-        self._open: dict[tuple[NpcKey, str], _Open] = {}
-        self._floors: dict[NpcKey, _Floor] = {}
+        self._floors: dict[NpcKey, Floor] = {}
 
     @property
     def open_turns(self) -> int:
-        """Turns under way."""
-        return len(self._open)
+        """Turns that an NPC speaks in now."""
+        return sum(turn.phase is Phase.SPEAKS for floor in self._floors.values() for turn in floor)
 
     def open_turns_of(self, tenant: str) -> int:
-        """Those of a tenant's NPCs."""
-        return sum(1 for npc, _ in self._open if npc.tenant == tenant)
+        """Those with a tenant's NPCs."""
+        return sum(turn.phase is Phase.SPEAKS for turn in self._of(tenant))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether turns outlive this process."""
+        return self._memory.keeps
 
     async def talk(
         self, tenant: str, request: dialogue_pb2.TalkRequest
     ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
-        """One turn as events: STARTED, TEXT ..., END. Closing the iterator cancels the turn.
+        """One turn as events: STARTED, TEXT ..., END. The turn is cancelled when the last iterator over it is closed.
 
+        With the turn_id of a turn under way, that turn's events from its beginning; with that of a finished one, the
+        same text again. A turn that is cancelled before it was admitted has END alone.
         Raises CallerError and NotFound for a bad request, Overloaded before the first event, EngineFailed when the
         engine failed before anything was said.
         """
         received_ns = self._clock()
         npc = self._check(tenant, request)
-        present = self._open.get((npc.key, request.player_id))
-        if present is not None and present.turn_id == request.turn_id and request.turn_id:
-            # A retry while the first try still runs: the client has lost that stream, this one takes over.
-            self._stop(present)
-        floor = self._floors.setdefault(npc.key, _Floor())
-        if floor.waiting >= self._settings.waiting_max:
-            raise Overloaded(f"{floor.waiting} players wait for '{npc.key.npc}' already", self._wait_ms())
-        turn = _Open(request.turn_id, TextAssembler(self._layout.stop_text))
+        turn = self._known(tenant, npc.key, request) or self._begin(tenant, npc.key, request, received_ns)
+        reader = Reader()
+        turn.readers.add(reader)
         try:
-            await floor.take(turn)
-            npc = self._check(tenant, request)  # while it waited, the NPC may have been removed or changed
-            session, recalled = await self.sessions.open(npc, request.player_id)
-            npc = self._check(tenant, request)
-            said = session.finished.get(request.turn_id) if request.turn_id else None
-            if said is not None:
-                self.counts.repeated += 1
-                floor.leave(turn)
-                for event in _repeat(request.turn_id, session.session_id, said):
-                    yield event
-                return
-            async with aclosing(self._turn(npc, session, recalled, request, turn, floor, received_ns)) as events:
+            async with aclosing(self._events(turn, reader)) as events:
                 async for event in events:
-                    turn.writing = True
-                    self._watch(turn)
+                    reader.writing = True
+                    self._watch(turn, reader)
                     yield event
-                    if turn.too_slow:
+                    if reader.too_slow:
                         raise Overloaded(f"the reader left an event unread for {self._settings.slow_reader_s:g} s", 0)
-                    self._unwatch(turn)
+                    self._unwatch(reader)
         finally:
-            self._unwatch(turn)
-            floor.leave(turn)
-            if not floor.waiting and not floor.lock.locked() and self._floors.get(npc.key) is floor:
-                del self._floors[npc.key]
+            self._unwatch(reader)
+            self._hang_up(turn, reader)
 
     def cancel(self, tenant: str, request: dialogue_pb2.CancelTurnRequest) -> bool:
-        """Stops a turn under way; whether there was one."""
+        """Stops a player's turns (of a turn_id: that one) wherever they are; whether one will end CANCELLED for it."""
         npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
-        turn = self._open.get((npc.key, check_id("player_id", request.player_id)))
-        if turn is None or (request.turn_id and request.turn_id != turn.turn_id):
-            return False
-        self._stop(turn)
-        return True
+        turns = self._turns(npc.key, check_id("player_id", request.player_id))
+        return any([self._stop(t) for t in turns if request.turn_id in ("", t.request.turn_id)])
 
     def end_session(self, tenant: str, request: dialogue_pb2.EndSessionRequest) -> Session | None:
-        """Ends a session; the session, if one was under way. It is summed up in the background."""
+        """Ends a session and stops its turns; the session, if one was under way. It is summed up in the background."""
         npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
         session = self._end(npc.key, check_id("player_id", request.player_id))
         if session is not None:
@@ -227,10 +174,13 @@ class Dialogue:
         return session
 
     def forget(self, tenant: str, world_id: str, player_id: str, npc_id: str) -> tuple[int, int]:
-        """Forgets a player's sessions: (sessions, turns)."""
+        """Forgets a player's sessions, and turns that are under way or wait: (sessions, turns)."""
+        for npc in self._speaking_in(tenant, world_id):
+            if npc_id in ("", npc.npc):
+                self._stop_all(self._turns(npc, player_id), keep=False)
         sessions = [s for s in self.hot.of_player(tenant, world_id, player_id) if npc_id in ("", s.npc.npc)]
         for session in sessions:
-            self._end(session.npc, session.player)
+            self.hot.end(session.npc, session.player)
             self.sessions.drop(session)
         self.sessions.drop_ending(
             lambda s: s.player == player_id and s.npc[:2] == (tenant, world_id) and npc_id in ("", s.npc.npc)
@@ -238,15 +188,18 @@ class Dialogue:
         return len(sessions), sum(len(s.turns) for s in sessions)
 
     def remove(self, npc: NpcKey) -> None:
-        """Ends every session of an NPC that was taken out."""
+        """Ends every session of an NPC that was taken out. Turns that wait for it find that it is gone."""
         for session in self.hot.of_npc(npc):
-            self._end(npc, session.player)
+            self._stop_all([t for t in self._turns(npc, session.player) if t.phase is Phase.SPEAKS], goes_on=False)
+            self.hot.end(npc, session.player)
             self.sessions.close(session)
 
     def turn_back(self, tenant: str, world_id: str) -> None:
-        """Drops every session of a world: it goes on from an earlier time."""
+        """Drops every session and turn of a world: it goes on from an earlier time."""
+        for npc in self._speaking_in(tenant, world_id):
+            self._stop_all(self._turns(npc), keep=False)
         for session in self.hot.of_world(tenant, world_id):
-            self._end(session.npc, session.player)
+            self.hot.end(session.npc, session.player)
             self.sessions.drop(session)
         self.sessions.drop_ending(lambda s: s.npc[:2] == (tenant, world_id))
 
@@ -255,20 +208,123 @@ class Dialogue:
         for session in self.hot.silent(self._clock()):
             self.sessions.close(session)
 
+    # -- who reads ---------------------------------------------------------------------------------------------
+
+    async def _events(self, turn: Turn, reader: Reader) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
+        """A turn from its beginning, as one reader gets it."""
+        index = 0
+        while True:
+            reader.woken.clear()
+            if turn.error is not None:
+                raise turn.error
+            text = turn.text.said[reader.taken :]
+            if not index and turn.session_id:
+                event = _event(turn, dialogue_pb2.TALK_EVENT_KIND_STARTED, index)
+            elif text:
+                if not turn.heard and turn.speech is not None:
+                    self.counts.ttft_ns.append((self._clock(), self._clock() - turn.received_ns))
+                reader.taken += len(text)
+                reader.chunks = turn.chunks
+                turn.heard = max(turn.heard, reader.taken)
+                event = _event(turn, dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
+                event.text = text
+            elif turn.end is not None:
+                event = dialogue_pb2.TalkEvent(index=index)
+                event.MergeFrom(turn.end)
+                yield event
+                reader.ended = True
+                return
+            else:
+                await reader.woken.wait()
+                continue
+            yield event
+            index += 1
+
+    def _watch(self, turn: Turn, reader: Reader) -> None:
+        """A reader that leaves an event unread may not hold up others for long: not with chunks that pile up, and not
+        with an NPC that has said all.
+        """
+        late = not turn.stoppable or turn.chunks - reader.chunks > self._settings.chunks_max
+        if late and reader.writing and reader.patience is None:
+            loop = asyncio.get_running_loop()
+            reader.patience = loop.call_later(self._settings.slow_reader_s, self._give_up, turn, reader)
+
+    def _unwatch(self, reader: Reader) -> None:
+        reader.writing = False
+        if reader.patience is not None:
+            reader.patience.cancel()
+            reader.patience = None
+
+    def _give_up(self, turn: Turn, reader: Reader) -> None:
+        """The stream's writer is stuck; it hears of it when it comes back. Lane and floor are free if nobody else
+        listens.
+        """
+        self.counts.slow_readers += 1
+        reader.too_slow = True
+        self._hang_up(turn, reader)
+
+    def _hang_up(self, turn: Turn, reader: Reader) -> None:
+        """A reader is gone. A turn that nobody listens to is stopped: what was heard stays said."""
+        turn.readers.discard(reader)
+        if turn.phase is Phase.OVER:
+            if reader.ended or not turn.readers:
+                self._leave(turn)
+        elif not turn.readers:
+            self._stop(turn)
+
     # -- one turn ----------------------------------------------------------------------------------------------
 
-    async def _turn(
-        self,
-        npc: Npc,
-        session: Session,
-        recalled: Recalled,
-        request: dialogue_pb2.TalkRequest,
-        turn: _Open,
-        floor: _Floor,
-        received_ns: int,
-    ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
-        key = (npc.key, request.player_id)
+    def _known(self, tenant: str, npc: NpcKey, request: dialogue_pb2.TalkRequest) -> Turn | None:
+        """The turn that this request repeats: under way, or finished in the session under way; None when it is new."""
+        if not request.turn_id:
+            return None
+        for turn in self._turns(npc, request.player_id):
+            if turn.request.turn_id == request.turn_id and turn.may_be_joined:
+                return turn
+        session = self.hot.find(npc, request.player_id, self._clock())
+        finished = session.finished.get(request.turn_id) if session is not None else None
+        if session is None or finished is None:
+            return None
+        turn = Turn(tenant, request, Floor(), self._clock(), TextAssembler())
+        self._repeat(turn, session, finished, dialogue_pb2.TalkEvent().timings)
+        return turn
+
+    def _begin(self, tenant: str, npc: NpcKey, request: dialogue_pb2.TalkRequest, received_ns: int) -> Turn:
+        """A new turn, in the line for its NPC. Raises Overloaded."""
+        floor = self._floors.setdefault(npc, Floor())
+        if floor.waiting >= self._settings.waiting_max:
+            raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", self._wait_ms())
+        turn = Turn(tenant, request, floor, received_ns, TextAssembler(self._layout.stop_text))
+        floor.ask(turn)
+        turn.task = asyncio.create_task(self._admit(turn))
+        return turn
+
+    async def _admit(self, turn: Turn) -> None:
+        """Waits for the floor and for what is remembered, and has the NPC speak. _stop() cancels it."""
+        request = turn.request
+        try:
+            await turn.called.wait()
+            turn.phase = Phase.RECALLS
+            npc = self._check(turn.tenant, request)  # while it waited, the NPC may have been removed or changed
+            session, recalled = await self.sessions.open(npc, request.player_id)
+            npc = self._check(turn.tenant, request)
+            finished = session.finished.get(request.turn_id) if request.turn_id else None
+            if finished is not None:
+                timings = words_pb2.Timings(recall_us=whole(recalled.took_ns // US, 64), recall_late=recalled.late)
+                timings.stores[:] = recalled.stores
+                self._repeat(turn, session, finished, timings)
+            else:
+                self._speak(turn, npc, session, recalled)
+        except Exception as error:  # also a bug's: the streams raise it
+            self._fail(turn, error)
+
+    def _speak(self, turn: Turn, npc: Npc, session: Session, recalled: Recalled) -> None:
+        """Submits the turn's work. Raises CallerError, Overloaded or Draining."""
+        request = turn.request
+        # The prompt is not to have the line twice, so what an earlier try left goes first.
+        replaced = self.hot.take_back(session, request.turn_id)
         line = self._layout.player_turn(request.text, request.player_name)
+        turn.speech = Speech(npc, session, recalled, line, replaced)
         digest = self.sessions.digest(npc.key, request.player_id)
         tail = self._layout.talk_tail(line.tokens, self._perceived(npc), digest)
         self._spoke(npc.key)
@@ -277,129 +333,162 @@ class Dialogue:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
         max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
         work = self._work(npc, session, request, tail, max_tokens)
-
-        def on_chunk(chunk: Chunk) -> None:
-            self._take(turn, chunk)
-
-        def on_end(ended: Ended) -> None:
-            turn.ended = ended
-            self._watch(turn)
-            turn.woken.set()
-
-        def leave() -> None:
-            # The client went away, or we could not serve it: the lane is free within a step, what was said stays said.
-            if turn.ended is None and turn.ticket is not None:
-                turn.ticket.cancel()
-            if turn.text.said and not turn.committed:
-                self.counts.cancelled += 1
-                kept = self._commit(npc, session, request, line, turn)
-                if kept is not None:
-                    self._memory.keep_soon(Kind.TURN, npc.key, request.player_id, kept)
-            if self._open.get(key) is turn:
-                del self._open[key]
-            floor.leave(turn)
-
-        turn.leave = leave
-        turn.ticket = self._door.submit(work, on_end, on_chunk)
-        self._open[key] = turn
+        turn.ticket = self._door.submit(
+            work, lambda ended: self._work_ended(turn, ended), lambda chunk: self._take(turn, chunk)
+        )
+        turn.phase, turn.session_id = Phase.SPEAKS, session.session_id
         self.counts.started += 1
-        index = 0
-        try:
-            yield _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_STARTED, index)
-            first = True
-            while True:
-                await turn.woken.wait()
-                turn.woken.clear()
-                text = self._text(turn)
-                over = turn.ended is not None and not turn.pieces
-                if over:
-                    text += turn.text.end()
-                if text:
-                    index += 1
-                    if first:
-                        first = False
-                        self.counts.ttft_ns.append((self._clock(), self._clock() - received_ns))
-                    event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
-                    event.text = text
-                    yield event
-                if over:
-                    break
-            assert turn.ended is not None
-            if turn.ended.finish in (Finish.FAILED, Finish.REFUSED) and not turn.text.said:
-                self.counts.failed += 1
-                if turn.ended.finish is Finish.REFUSED:
-                    raise Overloaded(f"the {self._route.tier.name.lower()} queue is full", self._wait_ms())
-                raise EngineFailed(turn.ended.reason)
-            kept = self._commit(npc, session, request, line, turn)
-            accepted = kept is not None and await self._memory.keep(Kind.TURN, npc.key, request.player_id, kept)
-            event = self._last(turn, session, index + 1, line.lost, recalled)
-            event.accepted, event.accepted_known = accepted, self._memory.keeps
-            yield event
-        finally:
-            leave()
+        turn.wake()
 
-    def _take(self, turn: _Open, chunk: Chunk) -> None:
-        """A chunk from the scheduler."""
-        if turn.too_slow:
+    def _take(self, turn: Turn, chunk: Chunk) -> None:
+        """A chunk from the scheduler. Stop text ends the turn; after a stop nothing more is said."""
+        if turn.finish:
             return
-        turn.pieces.append(chunk)
-        self._watch(turn)
-        turn.woken.set()
+        for token in chunk.tokens:
+            turn.text.add(self._piece(token))
+        turn.chunks += 1
+        if turn.text.stopped:
+            assert turn.ticket is not None
+            turn.ticket.cancel()
+            self._decide(turn, dialogue_pb2.TALK_FINISH_STOP)
+        for reader in turn.readers:
+            self._watch(turn, reader)
+            reader.woken.set()
 
-    def _watch(self, turn: _Open) -> None:
-        """A reader that leaves an event unread may not hold up others for long: not with chunks that pile up, and not
-        with an NPC that has said all.
+    def _work_ended(self, turn: Turn, ended: Ended) -> None:
+        turn.ended = ended
+        if turn.finish:
+            self._over_if_all_is_known(turn)
+        elif ended.finish is Finish.REFUSED and not turn.text.said:
+            self._fail(turn, Overloaded(f"the {self._route.tier.name.lower()} queue is full", self._wait_ms()))
+        elif ended.finish is Finish.FAILED and not turn.text.said:
+            self._fail(turn, EngineFailed(ended.reason))
+        else:
+            self._decide(turn, FINISHES.get(ended.finish, dialogue_pb2.TALK_FINISH_FAILED))
+
+    def _stop(self, turn: Turn, keep: bool = True, goes_on: bool = True) -> bool:
+        """Ends a turn as CANCELLED, wherever it is; false when it has come to another end already.
+
+        What was said is kept unless `keep` is false; with `goes_on` the next line is expected in the same session.
         """
-        late = turn.ended is not None or len(turn.pieces) > self._settings.chunks_max
-        if late and turn.writing and turn.patience is None:
-            loop = asyncio.get_running_loop()
-            turn.patience = loop.call_later(self._settings.slow_reader_s, self._give_up, turn)
-
-    def _unwatch(self, turn: _Open) -> None:
-        turn.writing = False
-        if turn.patience is not None:
-            turn.patience.cancel()
-            turn.patience = None
-
-    def _give_up(self, turn: _Open) -> None:
-        """Lane, floor and chunks are free now. The stream's writer is stuck; it hears of it when it comes back."""
-        self.counts.slow_readers += 1
-        turn.too_slow = True
-        turn.pieces.clear()
-        self._stop(turn)
-        turn.leave()
-
-    def _text(self, turn: _Open) -> str:
-        """All text that waits. Stop text ends the turn."""
-        out = []
-        while turn.pieces:
-            for token in turn.pieces.popleft().tokens:
-                out.append(turn.text.add(self._piece(token)))
-        if turn.text.stopped and turn.ended is None and turn.ticket is not None:
+        if not turn.stoppable:
+            return False
+        self.counts.cancelled += 1
+        if turn.phase is Phase.SPEAKS:
+            assert turn.ticket is not None
             turn.ticket.cancel()
-        return "".join(out)
+            self._decide(turn, dialogue_pb2.TALK_FINISH_CANCELLED, keep, goes_on)
+            return True
+        assert turn.task is not None
+        turn.task.cancel()
+        turn.finish = dialogue_pb2.TALK_FINISH_CANCELLED
+        self._over(turn)
+        return True
 
-    def _stop(self, turn: _Open) -> None:
-        turn.cancelled = True
-        if turn.ticket is not None:
-            turn.ticket.cancel()
+    def _stop_all(self, turns: Sequence[Turn], keep: bool = True, goes_on: bool = True) -> None:
+        for turn in turns:
+            self._stop(turn, keep, goes_on)
 
-    def _commit(
-        self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, line: Cut, turn: _Open
-    ) -> Body | None:
-        """Appends the turn to the session and makes its KV ready in the background; what the journal is to keep."""
-        turn.committed = True
+    def _decide(
+        self, turn: Turn, finish: dialogue_pb2.TalkFinish.ValueType, keep: bool = True, goes_on: bool = True
+    ) -> None:
+        """The turn's end is known: its text stands and is kept. END leaves when engine and journal have answered."""
+        assert turn.speech is not None and not turn.finish
+        turn.text.end()
+        turn.phase, turn.finish = Phase.ENDS, finish
+        session = turn.speech.session
+        if self.hot.holds(session):
+            if keep and (finish in WELL or turn.said):
+                turn.kept = self._commit(turn, turn.speech, goes_on)
+                turn.kept.add_done_callback(lambda _: self._over_if_all_is_known(turn))
+            elif keep:
+                self._put_back(turn, turn.speech)
+        elif self.hot.find(session.npc, session.player, self._clock()) is None:
+            # It was ended while the NPC spoke, and no other has begun: nothing of this turn stays.
+            self._door.forget(turn.speech.npc.trunk_key(session.player))
+        self._leave_unless_heard_out(turn)
+        self._over_if_all_is_known(turn)
+        turn.wake()
+
+    def _commit(self, turn: Turn, speech: Speech, goes_on: bool) -> asyncio.Future[bool]:
+        """Appends the turn to its session and to the journal; whether it stands there comes later."""
+        npc, session, request = speech.npc, speech.session, turn.request
         self.counts.finished += 1
         self.counts.finished_of[npc.key.tenant] += 1
-        self.counts.cut_tokens += line.lost
-        if not self.hot.holds(session):
-            # It was ended or forgotten while the NPC spoke: nothing of it stays.
-            self.sessions.drop(session)
-            return None
-        said = Turn(True, request.text, line.tokens)
-        kept = self.sessions.add(
-            npc, session, request.turn_id, said, turn.text.said, request.player_name, self._felt(npc)
+        self.counts.cut_tokens += speech.line.lost
+        line = hot.Turn(True, request.text, speech.line.tokens)
+        cut = CUT_OFF.get(turn.finish, "")
+        body = self.sessions.add(
+            npc, session, request.turn_id, line, turn.said, request.player_name, self._felt(npc), cut
         )
+        if goes_on:
+            self._make_ready(npc, session)
+        return self._memory.keep_soon(Kind.TURN, npc.key, request.player_id, body)
+
+    def _over_if_all_is_known(self, turn: Turn) -> None:
+        kept, speech = turn.kept, turn.speech
+        if turn.phase is not Phase.ENDS or turn.ended is None or (kept is not None and not kept.done()):
+            return
+        assert speech is not None
+        event = self._last(turn, turn.ended, speech)
+        event.accepted = kept is not None and not kept.cancelled() and kept.result()
+        turn.end = event
+        if turn.finish in WELL:
+            finished = Finished(turn.said, event.accepted, event.timings.SerializeToString(), tuple(event.flags))
+            self.hot.finish(speech.session, turn.request.turn_id, finished)
+        self._over(turn)
+
+    def _repeat(self, turn: Turn, session: Session, finished: Finished, timings: words_pb2.Timings) -> None:
+        """Ends a turn with what was said at its first try. `timings` are told when those of then are not known."""
+        self.counts.repeated += 1
+        turn.text.said = finished.text
+        turn.session_id, turn.finish = session.session_id, dialogue_pb2.TALK_FINISH_REPEATED
+        turn.end = _event(turn, dialogue_pb2.TALK_EVENT_KIND_END)
+        turn.end.accepted = finished.accepted
+        turn.end.timings.CopyFrom(timings)
+        turn.end.timings.MergeFromString(finished.timings)
+        turn.end.flags[:] = finished.flags
+        self._over(turn)
+
+    def _fail(self, turn: Turn, error: Exception) -> None:
+        """Ends a turn of which nothing was said: its streams raise the error."""
+        self.counts.failed += 1
+        if turn.speech is not None:
+            self._put_back(turn, turn.speech)
+        turn.error = error
+        self._over(turn)
+
+    def _over(self, turn: Turn) -> None:
+        turn.phase = Phase.OVER
+        if turn.end is None and turn.error is None:
+            turn.end = _event(turn, dialogue_pb2.TALK_EVENT_KIND_END)
+        if turn.end is not None:
+            turn.end.finish = turn.finish
+            turn.end.accepted_known = self._memory.keeps
+        self._leave_unless_heard_out(turn)
+        for reader in turn.readers:
+            self._watch(turn, reader)
+            reader.woken.set()
+
+    def _leave_unless_heard_out(self, turn: Turn) -> None:
+        """A turn that ended well keeps the floor while somebody still reads it; any other one is in nobody's way."""
+        if not turn.readers or turn.finish not in GOOD_ENDS:
+            self._leave(turn)
+
+    def _leave(self, turn: Turn) -> None:
+        turn.floor.leave(turn)
+        npc = self._key(turn)
+        if turn.floor.speaker is None and self._floors.get(npc) is turn.floor:
+            del self._floors[npc]
+
+    def _put_back(self, turn: Turn, speech: Speech) -> None:
+        """A try that said nothing leaves what the one before it had left."""
+        if speech.replaced and self.hot.holds(speech.session):
+            self.hot.add(speech.session, speech.replaced, self._clock(), turn.request.turn_id)
+            speech.replaced = []
+
+    def _make_ready(self, npc: Npc, session: Session) -> None:
+        """Has the KV of the conversation made ready in the background, so that the next line finds it."""
         now_ns = self._clock()
         room = self._layout.caps.talk_tail + self._settings.max_tokens
         work = Work(
@@ -419,7 +508,6 @@ class Dialogue:
             self._door.submit(work, lambda _: None)
         except (Overloaded, Draining):
             pass  # the next turn computes it
-        return kept
 
     def _work(
         self,
@@ -451,20 +539,17 @@ class Dialogue:
             deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
         )
 
-    def _last(self, turn: _Open, session: Session, index: int, lost: int, recalled: Recalled) -> dialogue_pb2.TalkEvent:
-        ended = turn.ended
-        assert ended is not None
-        event = _event(turn, session, dialogue_pb2.TALK_EVENT_KIND_END, index)
-        event.finish = _finish(turn, ended)
+    def _last(self, turn: Turn, ended: Ended, speech: Speech) -> dialogue_pb2.TalkEvent:
+        event = _event(turn, dialogue_pb2.TALK_EVENT_KIND_END)
         event.timings.CopyFrom(timings_message(ended))
-        event.timings.cut_tokens = lost
-        event.timings.recall_us = whole(recalled.took_ns // US, 64)
-        event.timings.recall_late = recalled.late
-        event.timings.stores[:] = recalled.stores
-        if lost:
+        event.timings.cut_tokens = speech.line.lost
+        event.timings.recall_us = whole(speech.recalled.took_ns // US, 64)
+        event.timings.recall_late = speech.recalled.late
+        event.timings.stores[:] = speech.recalled.stores
+        if speech.line.lost:
             event.flags.append("cut:player_line")
-        event.flags.extend(f"cut:{name}" for name in sorted(session.cut))
-        session.cut.clear()
+        event.flags.extend(f"cut:{name}" for name in sorted(speech.session.cut))
+        speech.session.cut.clear()
         return event
 
     # -- pieces ------------------------------------------------------------------------------------------------
@@ -487,10 +572,22 @@ class Dialogue:
         return self._worlds.npc(tenant, request.world_id, request.npc_id)
 
     def _end(self, npc: NpcKey, player: str) -> Session | None:
-        turn = self._open.get((npc, player))
-        if turn is not None:
-            self._stop(turn)
+        self._stop_all(self._turns(npc, player), goes_on=False)
         return self.hot.end(npc, player)
+
+    def _turns(self, npc: NpcKey, player: str | None = None) -> list[Turn]:
+        """All turns with an NPC, or those of one player, in whatever phase; the one that has the floor comes first."""
+        floor = self._floors.get(npc, ())
+        return [t for t in floor if player is None or t.request.player_id == player]
+
+    def _of(self, tenant: str) -> Iterator[Turn]:
+        return (turn for npc, floor in self._floors.items() if npc.tenant == tenant for turn in floor)
+
+    def _speaking_in(self, tenant: str, world_id: str) -> list[NpcKey]:
+        return [npc for npc in self._floors if npc[:2] == (tenant, world_id)]
+
+    def _key(self, turn: Turn) -> NpcKey:
+        return NpcKey(turn.tenant, turn.request.world_id, turn.request.npc_id)
 
     def _wait_ms(self) -> int:
         return self._door.retry_ms(self._route.tier, self._clock())
@@ -514,30 +611,5 @@ def timings_message(ended: Ended) -> words_pb2.Timings:
     )
 
 
-def _finish(turn: _Open, ended: Ended) -> dialogue_pb2.TalkFinish.ValueType:
-    if turn.text.stopped or ended.finish is Finish.STOP:
-        return dialogue_pb2.TALK_FINISH_STOP
-    if ended.finish is Finish.LENGTH:
-        return dialogue_pb2.TALK_FINISH_LENGTH
-    return dialogue_pb2.TALK_FINISH_CANCELLED if turn.cancelled else dialogue_pb2.TALK_FINISH_FAILED
-
-
-def _event(
-    turn: _Open, session: Session, kind: dialogue_pb2.TalkEventKind.ValueType, index: int
-) -> dialogue_pb2.TalkEvent:
-    return dialogue_pb2.TalkEvent(kind=kind, turn_id=turn.turn_id, session_id=session.session_id, index=index)
-
-
-def _repeat(turn_id: str, session_id: str, said: str) -> list[dialogue_pb2.TalkEvent]:
-    kinds = (
-        dialogue_pb2.TALK_EVENT_KIND_STARTED,
-        dialogue_pb2.TALK_EVENT_KIND_TEXT,
-        dialogue_pb2.TALK_EVENT_KIND_END,
-    )
-    events = [
-        dialogue_pb2.TalkEvent(kind=kind, turn_id=turn_id, session_id=session_id, index=i)
-        for i, kind in enumerate(kinds)
-    ]
-    events[1].text = said
-    events[2].finish = dialogue_pb2.TALK_FINISH_REPEATED
-    return events
+def _event(turn: Turn, kind: dialogue_pb2.TalkEventKind.ValueType, index: int = 0) -> dialogue_pb2.TalkEvent:
+    return dialogue_pb2.TalkEvent(kind=kind, turn_id=turn.request.turn_id, session_id=turn.session_id, index=index)

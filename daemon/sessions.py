@@ -23,7 +23,7 @@ from daemon.text import TextAssembler
 from daemon.worlds import Npc, Worlds
 from memory import cards
 from memory.bond import Bond, Exchange, OpenSession, salient
-from memory.hot import Hot, Session, Turn
+from memory.hot import Finished, Hot, Session, Turn
 from memory.memory import Memory
 from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, told
 from memory.recall import Recalled
@@ -127,16 +127,15 @@ class Sessions:
                 return tokens
 
     def add(
-        self, npc: Npc, session: Session, turn_id: str, line: Turn, said: str, player_name: str, emotion: str
+        self, npc: Npc, session: Session, turn_id: str, line: Turn, said: str, player_name: str, emotion: str, cut: str
     ) -> Body:
-        """Appends a finished turn; what the journal is to keep of it (Kind.TURN)."""
+        """Appends a turn; what the journal is to keep of it (Kind.TURN). `cut` says how it was cut off, if it was."""
         noted = facts_of(line.text, npc.name)
-        session.noted += noted
+        session.noted += [n for n in noted if n not in session.noted]
         reply = Turn(False, said, self._layout.npc_turn(said))
-        rebuilt = self.hot.add(session, [line, reply], self._clock())
-        self.hot.finish(session, turn_id, said)
+        rebuilt = self.hot.add(session, [line, reply], self._clock(), turn_id if cut else "")
         body: Body = {"session": session.session_id, "line": line.text, "reply": said}
-        named = {"turn_id": turn_id, "name": player_name or name_of(line.text), "emotion": emotion}
+        named = {"turn_id": turn_id, "name": player_name or name_of(line.text), "emotion": emotion, "finish": cut}
         body.update((key, value) for key, value in named.items() if value)
         if noted:
             body["facts"] = [list(n) for n in noted]
@@ -256,8 +255,9 @@ class Sessions:
         session.said = 2 * kept.count
         session.exchanges = kept.count
         for e in kept.exchanges:
-            if e.turn_id:
-                session.finished[e.turn_id] = e.reply
+            if not e.finish:
+                self.hot.finish(session, e.turn_id, Finished(e.reply, accepted=True))
+        session.cut_turn = kept.exchanges[-1].turn_id if kept.exchanges and kept.exchanges[-1].finish else ""
 
     def _with_room(self, known: Sequence[str]) -> list[str]:
         """As many of these sentences as the card's cap holds, whole and in this order."""

@@ -49,11 +49,12 @@ class Mood(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """A player's line and what the NPC said to it."""
+    """A player's line and what the NPC said to it. `finish` says how it was cut off; empty: the NPC came to its end."""
 
     turn_id: str
     line: str
     reply: str
+    finish: str = ""
 
 
 @dataclass(slots=True)
@@ -166,7 +167,8 @@ def to_json(bond: Bond) -> Body:
             out[name] = [list(x) for x in getattr(bond, name)]
     if bond.session is not None:
         s = bond.session
-        out["session"] = [s.session_id, s.last_ms, s.count, [list(e) for e in s.exchanges]]
+        exchanges = [list(e if e.finish else e[:3]) for e in s.exchanges]
+        out["session"] = [s.session_id, s.last_ms, s.count, exchanges]
     return out
 
 
@@ -226,8 +228,13 @@ def _turn(bond: Bond, record: Record) -> None:
     if session is None or session.session_id != body["session"]:
         session = bond.session = OpenSession(body["session"], record.at_ms)
     session.last_ms = record.at_ms
-    session.count += 1
-    session.exchanges.append(Exchange(body.get("turn_id", ""), body["line"], body["reply"]))
+    said = Exchange(body.get("turn_id", ""), body["line"], body["reply"], body.get("finish", ""))
+    before = session.exchanges[-1] if session.exchanges else None
+    if before is not None and before.finish and before.turn_id and before.turn_id == said.turn_id:
+        session.exchanges[-1] = said  # the retry of a turn that was cut off takes its place
+    else:
+        session.count += 1
+        session.exchanges.append(said)
     del session.exchanges[:-EXCHANGES_KEPT]
     bond.name = body.get("name") or bond.name
     if body.get("emotion"):

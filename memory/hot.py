@@ -38,9 +38,23 @@ class Turn:
     tokens: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A turn that came to its end, for retries: what its last event told. `timings` are bytes of the contract's message
+    (empty: an earlier life of the daemon had the turn); `accepted`: it stands in the journal.
+    """
+
+    text: str
+    accepted: bool
+    timings: bytes = b""
+    flags: tuple[str, ...] = ()
+
+
 @dataclass(slots=True, eq=False)
 class Session:
-    """One conversation of an NPC with a player. `finished` are the texts of the last turns by turn_id, for retries.
+    """One conversation of an NPC with a player. `finished` are the last turns that came to their end, by turn_id.
+
+    `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
     `summary` and `told` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
     is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept.
@@ -50,7 +64,8 @@ class Session:
     player: str
     session_id: str
     turns: list[Turn] = field(default_factory=list)
-    finished: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    finished: OrderedDict[str, Finished] = field(default_factory=OrderedDict)
+    cut_turn: str = ""
     last_ns: int = 0
     said: int = 0
     exchanges: int = 0
@@ -112,8 +127,10 @@ class Hot:
         self._sessions[npc, player] = session
         return session, over
 
-    def add(self, session: Session, turns: list[Turn], now_ns: int) -> bool:
-        """Adds finished turns; whether old ones went (the trunk is to be rebuilt)."""
+    def add(self, session: Session, turns: list[Turn], now_ns: int, cut_turn: str = "") -> bool:
+        """Adds an exchange's turns; whether old ones went (the trunk is to be rebuilt)."""
+        session.exchanges += 1
+        session.cut_turn = cut_turn
         session.turns += turns
         session.spoken += (turn.tokens for turn in turns if not turn.by_player)
         session.said += len(turns)
@@ -140,11 +157,24 @@ class Hot:
         session.rebuilds += 1
         return True
 
-    def finish(self, session: Session, turn_id: str, text: str) -> None:
-        """Remembers a finished turn's reply for retries."""
-        session.exchanges += 1
+    def take_back(self, session: Session, turn_id: str) -> list[Turn]:
+        """Takes out the newest exchange when it is an earlier, cut off try of this turn; its turns, else none."""
+        if not turn_id or session.cut_turn != turn_id:
+            return []
+        session.cut_turn = ""
+        session.exchanges -= 1
+        taken = session.turns[-2:]
+        del session.turns[-2:]
+        session.said -= 2
+        if session.spoken:
+            session.spoken.pop()
+        return taken
+
+    def finish(self, session: Session, turn_id: str, finished: Finished) -> None:
+        """Remembers how a turn came to its end, for retries."""
         if turn_id:
-            session.finished[turn_id] = text
+            session.finished[turn_id] = finished
+            session.finished.move_to_end(turn_id)
             while len(session.finished) > self.settings.finished_kept:
                 session.finished.popitem(last=False)
 

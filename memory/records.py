@@ -6,7 +6,8 @@ clock. What stands in `body`, by kind (a field may be left out when it is empty)
     WORLD       definition (base64 of the game's own message), version, lease_last
     NPCS        npcs: [[npc_id, base64 of its spec, lease_epoch], ...]
     REMOVED     npcs: [npc_id, ...]
-    TURN        session, turn_id, line, reply, name, emotion, facts: [[text, importance], ...]
+    TURN        session, turn_id, line, reply, name, emotion, facts: [[text, importance], ...],
+                finish: "cancelled" or "failed"        (it was cut off: a retry makes it again)
     ENDED       session                    (a session is over)
     SUMMARY     session, text, facts: [[text, importance], ...], by: "model" or "rule"
     CARD        relationship, quest                                     (whole cards, as memory/cards.py has them)

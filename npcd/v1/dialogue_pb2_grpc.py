@@ -67,21 +67,21 @@ class DialogueServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Converse(self, request_iterator, context):
-        """A conversation on one stream; a new line while the NPC speaks interrupts it (barge-in).
+        """A conversation on one stream; a new line interrupts the NPC and all earlier lines that still wait (barge-in).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops a turn, wherever it is.
+        """Stops a turn, wherever it is: speaking, or still waiting for the NPC, for memory or for the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndSession(self, request, context):
-        """Ends a conversation; what was said is summarised in the background.
+        """Ends a conversation and stops its turns; what was said is summarised in the background.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

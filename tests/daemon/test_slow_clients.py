@@ -69,7 +69,6 @@ def nothing_held(rig: Rig) -> bool:
     daemon = rig.daemon
     return not (
         daemon.door.open
-        or daemon.dialogue._open
         or daemon.dialogue._floors
         or daemon.calls._table._subscribers
         or daemon.board.phase.streams
@@ -144,7 +143,7 @@ async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, to
             events = [e async for e in other]
         assert events[-1].kind == END, "the next player waited for somebody who does not read"
         assert dialogue.counts.slow_readers == 1
-        assert not dialogue._open and not dialogue._floors
+        assert not dialogue._floors
         assert resident() - before < 8 * MB
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await to_the_end(call)
@@ -197,7 +196,7 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
                         await live.write(rig.frame(*(rig.sees(f"npc{m}", ("w", "wolf", "", 5.0)) for m in range(8))))
                         await live.read()
                         calls.append(live)
-                await until(lambda: len(rig.daemon.dialogue._open) == 4)
+                await until(lambda: rig.daemon.dialogue.open_turns == 4)
                 engine.gate.release(rng.randrange(0, 12))  # some are in their prefill, some in the middle of a word
                 await asyncio.sleep(0.002)
                 for call in calls:
@@ -205,7 +204,7 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
                         call.cancel()
             for call in calls:
                 call.cancel()
-            await until(lambda: not rig.daemon.dialogue._open and not rig.daemon.board.phase.streams)
+            await until(lambda: not rig.daemon.dialogue._floors and not rig.daemon.board.phase.streams)
             steps = engine.steps
             engine.open()
             await until(lambda: not rig.daemon.scheduler.running)

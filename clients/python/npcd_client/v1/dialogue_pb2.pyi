@@ -34,7 +34,7 @@ class _TalkEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TalkEve
     TALK_EVENT_KIND_REPLACE: _TalkEventKind.ValueType  # 3
     """replace all said so far in this turn by text (a content filter spoke)"""
     TALK_EVENT_KIND_END: _TalkEventKind.ValueType  # 4
-    """the turn is over; timings, accepted and finish are set"""
+    """the turn is over; timings, accepted and finish are set. A turn cancelled before it was admitted has END alone"""
 
 class TalkEventKind(_TalkEventKind, metaclass=_TalkEventKindEnumTypeWrapper): ...
 
@@ -46,7 +46,7 @@ TALK_EVENT_KIND_TEXT: TalkEventKind.ValueType  # 2
 TALK_EVENT_KIND_REPLACE: TalkEventKind.ValueType  # 3
 """replace all said so far in this turn by text (a content filter spoke)"""
 TALK_EVENT_KIND_END: TalkEventKind.ValueType  # 4
-"""the turn is over; timings, accepted and finish are set"""
+"""the turn is over; timings, accepted and finish are set. A turn cancelled before it was admitted has END alone"""
 Global___TalkEventKind: _TypeAlias = TalkEventKind  # noqa: Y015
 
 class _TalkFinish:
@@ -63,7 +63,7 @@ class _TalkFinishEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TalkFinish
     TALK_FINISH_CANCELLED: _TalkFinish.ValueType  # 3
     """cancelled or interrupted"""
     TALK_FINISH_REPEATED: _TalkFinish.ValueType  # 4
-    """a retry of a finished turn: the same text again"""
+    """a retry of a finished turn: the same text again, with the accepted and timings of then"""
     TALK_FINISH_FAILED: _TalkFinish.ValueType  # 5
     """the engine failed after text had been sent"""
 
@@ -77,7 +77,7 @@ TALK_FINISH_LENGTH: TalkFinish.ValueType  # 2
 TALK_FINISH_CANCELLED: TalkFinish.ValueType  # 3
 """cancelled or interrupted"""
 TALK_FINISH_REPEATED: TalkFinish.ValueType  # 4
-"""a retry of a finished turn: the same text again"""
+"""a retry of a finished turn: the same text again, with the accepted and timings of then"""
 TALK_FINISH_FAILED: TalkFinish.ValueType  # 5
 """the engine failed after text had been sent"""
 Global___TalkFinish: _TypeAlias = TalkFinish  # noqa: Y015
@@ -102,7 +102,10 @@ class TalkRequest(_message.Message):
     player_id: _builtins.str
     """at most 64 bytes"""
     turn_id: _builtins.str
-    """made by the client, unique per (npc, player): a retry with the same one is not said twice"""
+    """Made by the client, unique per (npc, player). A retry with the same one is not said twice: a turn under way goes on and is
+    streamed from its beginning, a finished one is repeated, a cancelled or failed one is made again. On a Converse stream
+    the retry of a line under way interrupts nothing.
+    """
     text: _builtins.str
     """the player's line, 1 byte to 2 KiB"""
     max_tokens: _builtins.int
@@ -260,7 +263,7 @@ class CancelTurnResponse(_message.Message):
 
     CANCELLED_FIELD_NUMBER: _builtins.int
     cancelled: _builtins.bool
-    """false: there was nothing to stop"""
+    """true: the turn ends CANCELLED; false: there was nothing to stop, or it had come to its end"""
     def __init__(
         self,
         *,

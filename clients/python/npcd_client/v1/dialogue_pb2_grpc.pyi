@@ -34,11 +34,11 @@ class DialogueStub:
     Talk: _grpc.UnaryStreamMultiCallable[_dialogue_pb2.TalkRequest, _dialogue_pb2.TalkEvent]
     """One player's line in, the NPC's answer out as it is made."""
     Converse: _grpc.StreamStreamMultiCallable[_dialogue_pb2.ConverseRequest, _dialogue_pb2.TalkEvent]
-    """A conversation on one stream; a new line while the NPC speaks interrupts it (barge-in)."""
+    """A conversation on one stream; a new line interrupts the NPC and all earlier lines that still wait (barge-in)."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_dialogue_pb2.CancelTurnRequest, _dialogue_pb2.CancelTurnResponse]
-    """Stops a turn, wherever it is."""
+    """Stops a turn, wherever it is: speaking, or still waiting for the NPC, for memory or for the model."""
     EndSession: _grpc.UnaryUnaryMultiCallable[_dialogue_pb2.EndSessionRequest, _dialogue_pb2.EndSessionResponse]
-    """Ends a conversation; what was said is summarised in the background."""
+    """Ends a conversation and stops its turns; what was said is summarised in the background."""
 
 @_typing.type_check_only
 class DialogueAsyncStub(DialogueStub):
@@ -46,11 +46,11 @@ class DialogueAsyncStub(DialogueStub):
     Talk: _aio.UnaryStreamMultiCallable[_dialogue_pb2.TalkRequest, _dialogue_pb2.TalkEvent]  # type: ignore[assignment]
     """One player's line in, the NPC's answer out as it is made."""
     Converse: _aio.StreamStreamMultiCallable[_dialogue_pb2.ConverseRequest, _dialogue_pb2.TalkEvent]  # type: ignore[assignment]
-    """A conversation on one stream; a new line while the NPC speaks interrupts it (barge-in)."""
+    """A conversation on one stream; a new line interrupts the NPC and all earlier lines that still wait (barge-in)."""
     Cancel: _aio.UnaryUnaryMultiCallable[_dialogue_pb2.CancelTurnRequest, _dialogue_pb2.CancelTurnResponse]  # type: ignore[assignment]
-    """Stops a turn, wherever it is."""
+    """Stops a turn, wherever it is: speaking, or still waiting for the NPC, for memory or for the model."""
     EndSession: _aio.UnaryUnaryMultiCallable[_dialogue_pb2.EndSessionRequest, _dialogue_pb2.EndSessionResponse]  # type: ignore[assignment]
-    """Ends a conversation; what was said is summarised in the background."""
+    """Ends a conversation and stops its turns; what was said is summarised in the background."""
 
 class DialogueServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -67,7 +67,7 @@ class DialogueServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_dialogue_pb2.ConverseRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dialogue_pb2.TalkEvent], _abc.AsyncIterator[_dialogue_pb2.TalkEvent]]:
-        """A conversation on one stream; a new line while the NPC speaks interrupts it (barge-in)."""
+        """A conversation on one stream; a new line interrupts the NPC and all earlier lines that still wait (barge-in)."""
 
     @_abc_1.abstractmethod
     def Cancel(
@@ -75,7 +75,7 @@ class DialogueServicer(metaclass=_abc_1.ABCMeta):
         request: _dialogue_pb2.CancelTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dialogue_pb2.CancelTurnResponse, _abc.Awaitable[_dialogue_pb2.CancelTurnResponse]]:
-        """Stops a turn, wherever it is."""
+        """Stops a turn, wherever it is: speaking, or still waiting for the NPC, for memory or for the model."""
 
     @_abc_1.abstractmethod
     def EndSession(
@@ -83,6 +83,6 @@ class DialogueServicer(metaclass=_abc_1.ABCMeta):
         request: _dialogue_pb2.EndSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dialogue_pb2.EndSessionResponse, _abc.Awaitable[_dialogue_pb2.EndSessionResponse]]:
-        """Ends a conversation; what was said is summarised in the background."""
+        """Ends a conversation and stops its turns; what was said is summarised in the background."""
 
 def add_DialogueServicer_to_server(servicer: DialogueServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
