@@ -141,7 +141,7 @@ class Deleting:
         self._npc_events.end_world(*key)
         for ended in self._listening.get(key, ()):
             ended.set()
-        self._dialogue.turn_back(*key)
+        self._dialogue.end_world(*key)
         began_ns = self._clock()
         for npc in self._worlds.take_out(world):
             self._intents.remove(npc)

@@ -196,8 +196,15 @@ class Dialogue:
 
     def turn_back(self, tenant: str, world_id: str) -> None:
         """Drops every session and turn of a world: it goes on from an earlier time."""
+        self._drop_world(tenant, world_id, tuple(Phase))
+
+    def end_world(self, tenant: str, world_id: str) -> None:
+        """The same for a world that is deleted: turns that wait find that it is gone."""
+        self._drop_world(tenant, world_id, (Phase.SPEAKS,))
+
+    def _drop_world(self, tenant: str, world_id: str, phases: Sequence[Phase]) -> None:
         for npc in self._speaking_in(tenant, world_id):
-            self._stop_all(self._turns(npc), keep=False)
+            self._stop_all([t for t in self._turns(npc) if t.phase in phases], keep=False)
         for session in self.hot.of_world(tenant, world_id):
             self.hot.end(session.npc, session.player)
             self.sessions.drop(session)
