@@ -70,6 +70,8 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED),
 )
 RETRY_KEY = "retry-after-ms"
+PING_MIN_MS = 1_000  # what README promises
+PING_STRIKES = 4  # pings that come sooner, before the connection is ended; data between them makes up for them
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
 Stream = Callable[[Any, Any], AsyncGenerator[Any, None]]
@@ -97,7 +99,11 @@ class GrpcFace:
                 # A game server that is gone is noticed within half a minute, also without FIN.
                 ("grpc.keepalive_time_ms", 20_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                # Clients may ping once a second, also without calls; half of that is for jitter. Without the next line
+                # the interval would count for calls alone, and be two hours on an idle connection.
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_MIN_MS // 2),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_ping_strikes", PING_STRIKES),
             ]
         )
         self._add_services(server)
