@@ -51,9 +51,10 @@ USER 10001:10001
 VOLUME ["/run/npcd", "/var/lib/npcd"]
 EXPOSE 50061
 STOPSIGNAL SIGTERM
-# Whether the process answers. Whether it serves yet says /readyz, and grpc.health.v1.
+# /healthz says that the process answers; /readyz and grpc.health.v1 say that it serves. A proxy in the environment
+# (http_proxy and its kin) is for other machines.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:50062/healthz', timeout=2)"]
+    CMD ["python3", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:50062/healthz', timeout=2)"]
 ENTRYPOINT ["npcd"]
 # The socket belongs to user 10001 and nobody else may use it: run the game server's container as that user too.
 CMD ["serve", "--listen", "unix:/run/npcd/npcd.sock"]

@@ -270,14 +270,15 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535 or "/" in host:
         raise ConfigError(f"{setting}: '{address}' must be host:port or unix:/path")
-    if not credentials and not _is_loopback(host.strip("[]")):
+    if not credentials and not is_loopback(host.strip("[]")):
         what = (
             "set serve.tokens_file" if setting == "serve.listen" else "probes stay on loopback; put a proxy before them"
         )
         raise ConfigError(f"{setting}: {host} is reachable from elsewhere; {what}, or use 127.0.0.1")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine's own, which no other machine reaches."""
     if host == "localhost":
         return True
     try:

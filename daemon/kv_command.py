@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         token = (("authorization", f"Bearer {_read(args.token_file, '--token-file').strip()}"),)
     if args.ca:
         trusted = grpc.ssl_channel_credentials(_read(args.ca, "--ca").encode())
-        channel = grpc.secure_channel(args.target, trusted)
+        channel = grpc.secure_channel(args.target, trusted, _direct(args.target))
     else:
-        channel = grpc.insecure_channel(args.target)
+        channel = grpc.insecure_channel(args.target, _direct(args.target))
     with channel:
         try:
             answer = npcs_pb2_grpc.NpcsStub(channel).Describe(request, timeout=ANSWER_S, metadata=token)
@@ -86,6 +86,14 @@ def as_json(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
                     "hits": t.hits, "idle_ms": t.idle_ms,
                 }
             )  # fmt: skip
+
+
+def _direct(target: str) -> list[tuple[str, int]]:
+    """For this machine no proxy of the environment is asked."""
+    from daemon.config import is_loopback
+
+    host = target.rpartition(":")[0].strip("[]")
+    return [("grpc.enable_http_proxy", 0)] if target.startswith("unix:") or is_loopback(host) else []
 
 
 def _read(path: Path, flag: str) -> str:

@@ -29,6 +29,7 @@ from npcd_client import (
     World,
     wire,
 )
+from npcd_client.connection import direct
 from npcd_client.errors import from_rpc
 from npcd_client.table import IntentTable
 from npcd_client.v1 import (
@@ -58,7 +59,8 @@ class SyncClient:
 
     def __init__(self, target: str, token: str = "") -> None:
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._channel = grpc.insecure_channel(target, options=(("grpc.max_reconnect_backoff_ms", 1000),))
+        options = (("grpc.max_reconnect_backoff_ms", 1000), *direct(target))
+        self._channel = grpc.insecure_channel(target, options=options)
         self.intents = intents_pb2_grpc.IntentsStub(self._channel)
         # The same call for frames that are bytes already.
         self.live_bytes: grpc.StreamStreamMultiCallable[bytes, intents_pb2.IntentFrame] = self._channel.stream_stream(

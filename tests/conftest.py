@@ -17,6 +17,10 @@ from hypothesis import settings
 # A daemon that a test starts remembers nothing, unless the test says so: no data folder, no servers beside it.
 os.environ.setdefault("NPCD_MEMORY__KEEP", "false")
 
+# Tests speak to this machine. Where the environment has a proxy, for pip for example, it is not asked for that.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1", "localhost", "::1"]))
+
 # Tests have sockets below the temporary folder, and a socket's path has 107 bytes at most.
 if len(os.fsencode(tempfile.gettempdir())) > 30:
     os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"

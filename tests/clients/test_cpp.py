@@ -23,14 +23,20 @@ def _can_build() -> bool:
     return subprocess.run(["pkg-config", "--exists", "grpc++", "protobuf"], check=False).returncode == 0
 
 
+CAN_BUILD = _can_build()
 pytestmark = pytest.mark.skipif(
-    not _can_build(), reason=f"the C++ client was not built: no grpc++ here, apt-get install -y {PACKAGES}"
+    not CAN_BUILD, reason=f"the C++ client was not built: no grpc++ here, apt-get install -y {PACKAGES}"
 )
 
 
 @pytest.fixture(scope="module")
 def smoke() -> Path:
-    """The client, built; warnings in it are errors. What is built already is not built again."""
+    """The client, built."""
+    return built()
+
+
+def built() -> Path:
+    """Where the client is; warnings in it are errors. What is built already is not built again."""
     command = ["make", "-C", str(ROOT / "clients/cpp"), f"PYTHON={sys.executable}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 
 import grpc
 
@@ -34,10 +35,37 @@ def open_channel(
     target: str, root_certificates: bytes | None, certificate_chain: bytes | None, private_key: bytes | None
 ) -> grpc.aio.Channel:
     """A channel to "host:port" or "unix:///path": TLS when any certificate is given (mutual with a chain and a key)."""
+    options = _OPTIONS + direct(target)
     if root_certificates is None and certificate_chain is None:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=options)
     credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
-    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def direct(target: str) -> tuple[tuple[str, int], ...]:
+    """The channel option that keeps gRPC from asking a proxy (http_proxy and its kin in the environment) for this
+    machine; empty for other machines.
+    """
+    return (("grpc.enable_http_proxy", 0),) if is_here(target) else ()
+
+
+def is_here(target: str) -> bool:
+    """Whether a gRPC target is this machine: a Unix socket, localhost, or a loopback address."""
+    scheme, colon, rest = target.partition(":")
+    if colon and scheme.lower() in ("unix", "unix-abstract"):
+        return True
+    if colon and scheme.lower() in ("dns", "ipv4", "ipv6"):
+        target = rest.rpartition("/")[2]
+    host = target.rpartition(":")[0] if target.count(":") == 1 or "]:" in target else target
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    plain = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (plain or address).is_loopback
 
 
 async def wait_serving(

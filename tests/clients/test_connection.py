@@ -1,0 +1,125 @@
+"""This machine is spoken to directly, whatever proxies the environment names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from daemon import kv_command
+from loadtests.sync_client import SyncClient
+from npcd_client import Client
+from npcd_client.connection import is_here
+from tests.clients.fake_daemon import FakeDaemon
+from tests.clients.test_cpp import CAN_BUILD, built
+from tests.patience import PATIENCE_S
+from tools import dockerfile
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+
+
+@contextmanager
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """An environment that names a proxy in every spelling. Nobody may connect to it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as proxy:
+        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in NAMES:
+            monkeypatch.setenv(name, url)
+            monkeypatch.setenv(name.upper(), url)
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        proxy.setblocking(False)
+        yield proxy
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+@asynccontextmanager
+async def fake() -> AsyncIterator[str]:
+    """A daemon on a loopback port."""
+    daemon = FakeDaemon()
+    port = await daemon.start("127.0.0.1:0")
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await daemon.stop()
+
+
+async def test_the_python_client_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By address and by name."""
+    async with fake() as target:
+        with proxied(monkeypatch):
+            for here in (target, target.replace("127.0.0.1", "localhost"), f"dns:///{target}", f"ipv4:{target}"):
+                async with Client(here) as npcd:
+                    await npcd.wait_ready(PATIENCE_S)
+
+
+async def test_the_command_line_and_the_loads_ask_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """npcd kv, npcd demo and what locust plays."""
+    async with fake() as target:
+        with proxied(monkeypatch):
+
+            def load() -> None:
+                client = SyncClient(target)
+                client.wait_serving(PATIENCE_S)
+                client.close()
+
+            def ask() -> None:
+                asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
+                assert list(kv_command.run(asked))[-1].startswith("0 trunks")
+
+            await asyncio.to_thread(load)
+            await asyncio.to_thread(ask)
+
+
+@pytest.mark.skipif(not CAN_BUILD, reason="the C++ client was not built: no grpc++ here")
+async def test_the_cpp_client_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets as far as the fake goes: it is served, and defines its world."""
+    smoke = await asyncio.to_thread(built)
+    async with fake() as target:
+        with proxied(monkeypatch):
+            process = await asyncio.create_subprocess_exec(str(smoke), target, stdout=asyncio.subprocess.PIPE)
+            out, _ = await process.communicate()
+            assert b"serving" in out
+
+
+def test_the_images_health_check_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command, against an HTTP server that answers once."""
+    image = dockerfile.read((ROOT / "Dockerfile").read_text("utf-8"))[-1]
+    words = dockerfile.command(image.last("HEALTHCHECK").partition("CMD ")[2])
+    with proxied(monkeypatch), socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, *(word.replace("127.0.0.1:50062", where) for word in words[1:])]
+        process = subprocess.Popen(command, env=os.environ)
+        server.settimeout(PATIENCE_S)
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(4096).startswith(b"GET /healthz ")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+            assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "here"),
+    [
+        ("127.0.0.1:50061", True), ("127.9.9.9:1", True), ("localhost:50061", True), ("LOCALHOST:1", True),
+        ("[::1]:50061", True), ("unix:run/x.sock", True), ("unix:///run/x.sock", True), ("unix-abstract:x", True),
+        ("dns:///localhost:1", True), ("ipv6:[::1]:1", True), ("ipv4:127.0.0.1:1", True),
+        ("[::ffff:127.0.0.1]:1", True),
+        ("npcd.localhost:1", True), ("game.example:50061", False), ("10.0.0.1:1", False), ("[fe80::1]:1", False),
+        ("dns:///npcd:1", False), ("localhost.example:1", False), ("127.0.0.1.example:1", False),
+    ],
+)  # fmt: skip
+def test_what_this_machine_is(target: str, here: bool) -> None:
+    """Targets as gRPC takes them; for others the environment's proxies are asked as ever."""
+    assert is_here(target) is here
