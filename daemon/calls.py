@@ -20,6 +20,7 @@ from daemon.conversing import Conversation
 from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
+from daemon.minds import Game
 from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering, keep_npcs, keep_world
 from daemon.status import StatusBoard
@@ -220,8 +221,8 @@ class Calls:
         if first is None:
             return
         world = self._worlds.world(tenant, first.world_id)
-        subscriber = self._table.subscribe(world, ())
-        reader = asyncio.create_task(self._read(tenant, first, frames, subscriber))
+        subscriber, game = self._table.subscribe(world, ()), self._intents.begin()
+        reader = asyncio.create_task(self._read(tenant, first, frames, subscriber, game))
         reader.add_done_callback(lambda _: subscriber.woken.set())
         self._board.phase.begin(tenant)
         try:
@@ -233,13 +234,14 @@ class Calls:
         finally:
             self._board.phase.end(tenant)
             reader.cancel()
+            self._intents.ended(game)
             self._table.unsubscribe(world, subscriber)
 
     async def observe(self, tenant: str, frame: intents_pb2.ObservationFrame) -> intents_pb2.ObserveResponse:
         """One frame of observations."""
         world = self._worlds.world(tenant, frame.world_id)
         self._check_frame(frame)
-        errors = await self._take(world, frame, None)
+        errors = await self._take(world, frame, None, None)
         return intents_pb2.ObserveResponse(
             accepted=len(frame.observations) - len(errors), errors=errors, daemon_epoch=self.epoch
         )
@@ -359,9 +361,10 @@ class Calls:
         first: intents_pb2.ObservationFrame,
         frames: AsyncIterator[intents_pb2.ObservationFrame],
         subscriber: Subscriber,
+        game: Game,
     ) -> None:
         world_id = first.world_id
-        await self._take_live(tenant, world_id, first, subscriber)
+        await self._take_live(tenant, world_id, first, subscriber, game)
         while True:
             try:
                 frame = await anext(frames)
@@ -371,10 +374,10 @@ class Calls:
                 # One frame that cannot be read: the stream of a game server survives it.
                 subscriber.complain(_whole_frame(error))
                 continue
-            await self._take_live(tenant, world_id, frame, subscriber)
+            await self._take_live(tenant, world_id, frame, subscriber, game)
 
     async def _take_live(
-        self, tenant: str, world_id: str, frame: intents_pb2.ObservationFrame, subscriber: Subscriber
+        self, tenant: str, world_id: str, frame: intents_pb2.ObservationFrame, subscriber: Subscriber, game: Game
     ) -> None:
         """One frame of a stream. A frame that is wrong as a whole is dropped and reported; the stream goes on."""
         try:
@@ -387,7 +390,7 @@ class Calls:
             return
         subscriber.last_frame = frame.frame
         try:
-            complaints = await self._take(world, frame, subscriber)
+            complaints = await self._take(world, frame, subscriber, game)
         except NotFound as error:  # the world was deleted in the middle of it
             complaints = [_whole_frame(error)]
         for complaint in complaints:
@@ -404,16 +407,19 @@ class Calls:
             raise CallerError("npc_ids", f"{len(npc_ids)} ids, the limit is {self._settings.ids_max}")
 
     async def _take(
-        self, world: World, frame: intents_pb2.ObservationFrame, subscriber: Subscriber | None
+        self, world: World, frame: intents_pb2.ObservationFrame, subscriber: Subscriber | None, game: Game | None
     ) -> list[intents_pb2.NpcError]:
-        """Takes a frame's observations in, in slices, so that nobody else waits longer than a slice."""
-        self._intents.pause(world.tenant, world.world_id, frame.paused)
+        """Takes a frame's observations in, in slices, so that nobody else waits longer than a slice. `game` is a
+        stream's, and None for a frame that came by a call of its own.
+        """
+        games = [game] if game is not None else self._intents.callers(world, frame.observations)
+        self._intents.tell_time(games, frame.time_scale, frame.paused)
         errors = []
         slice_ns = round(self._settings.slice_ms * MS)
         began_ns = self._clock()
         try:
             for said in frame.observations:
-                error = self._intents.observe(world, said, frame.game_time_ms, subscriber)
+                error = self._intents.observe(world, said, frame.game_time_ms, subscriber, game)
                 if error is not None:
                     errors.append(error)
                 if self._clock() - began_ns > slice_ns:

@@ -12,6 +12,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from core.work import Ended, Work
 from daemon.attention import PLAYER_KIND, Attention
 from daemon.barks import Barks
 from daemon.look_ahead import LookAhead
-from daemon.minds import Answer, Glimpse, IntentSettings, Mind, Question, answer_of, taker
+from daemon.minds import Answer, Game, Glimpse, IntentSettings, Mind, Question, answer_of, taker
 from daemon.prompt import Layout, state_of
 from daemon.table import Subscriber, Table
 from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
@@ -31,6 +32,7 @@ from daemon.worlds import Npc, World, Worlds
 from npcd.v1 import intents_pb2
 from scheduler.ticket import Door
 from tiers.cadence import due_ns
+from tiers.game_time import GameTime
 from tiers.policy import evaluate
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
@@ -43,6 +45,7 @@ STALL_LOOK_NS = 10 * MS  # how often it is looked whether the engine stands stil
 SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
+WAKE_MAX_NS = 3600 * S  # a game that runs slowly has due moments that no timer takes
 RULED_MAX = 64  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
 
 
@@ -95,7 +98,8 @@ class Intents:
         }
         # What a question costs, for the share: as much as its tail may hold, and the choice.
         self._tokens_each = layout.caps.intent_tail + self._route.output_max
-        self._paused: dict[tuple[str, str], set[Mind]] = {}  # with who became due meanwhile
+        # Of game servers that call Observe; streams have their own. An entry ends with the last mind that it observes.
+        self._callers: WeakValueDictionary[tuple[str, str, int], Game] = WeakValueDictionary()
         self._glimpsed: set[Mind] = set()
         self._sweep_ns = 0
         self._overdue = 0  # answers by rule for want of the model's, since the last decision about attention
@@ -116,11 +120,12 @@ class Intents:
         said: intents_pb2.Observation,
         game_time_ms: int,
         subscriber: Subscriber | None,
+        game: Game | None,
     ) -> intents_pb2.NpcError | None:
         """Takes one observation in; what is wrong with it, if something is. Call pump() after a frame's last one.
 
         Of a stream's it may be looked at later, or never when a newer one comes first; then the stream hears what is
-        wrong with it.
+        wrong with it. `game` None: it came by a call of its own, and belongs to those under the same lease.
         """
         npc = world.npcs.get(said.npc_id)
         if npc is None:
@@ -140,6 +145,7 @@ class Intents:
                 subscriber.dropped += 1
             return None
         now_ns = self._clock()
+        self._observed_by(mind, game or self._caller(world, npc.lease_epoch), now_ns)
         glimpse = Glimpse(said, game_time_ms, now_ns, subscriber.complain if subscriber is not None else None)
         if subscriber is not None and now_ns < mind.look_ns and not said.events and not _overrides(mind, said):
             mind.tick = said.tick
@@ -154,14 +160,77 @@ class Intents:
             self._judge(mind)
         return wrong
 
-    def pause(self, tenant: str, world_id: str, paused: bool) -> None:
-        """While a game is paused its NPCs are not asked. Who became due meanwhile is asked when it goes on."""
-        if paused:
-            self._paused.setdefault((tenant, world_id), set())
+    # -- game time ---------------------------------------------------------------------------------------------
+
+    def begin(self) -> Game:
+        """A game server opens a stream."""
+        return Game(GameTime(self._clock()))
+
+    def callers(self, world: World, said: Iterable[intents_pb2.Observation]) -> list[Game]:
+        """Whose time a frame tells that came by a call of its own: of those under the leases that stand in it. A frame
+        without observations is about all that were observed by calls. Keep them until the frame is taken in.
+        """
+        leases = {
+            npc.lease_epoch
+            for one in said
+            if (npc := world.npcs.get(one.npc_id)) is not None and npc.lease_epoch == one.lease_epoch
+        }
+        if leases:
+            return [self._caller(world, lease_epoch) for lease_epoch in leases]
+        return [game for key, game in self._callers.items() if key[:2] == (world.tenant, world.world_id)]
+
+    def tell_time(self, games: Iterable[Game], scale: float, paused: bool) -> None:
+        """Says how fast game time runs from now on. While a game is paused its NPCs are not asked; who became due
+        meanwhile is asked when it goes on.
+        """
+        now_ns = self._clock()
+        for game in games:
+            if not game.time.tell(scale, paused, now_ns) or paused:
+                continue
+            due, game.due = game.due, set()
+            for mind in due:
+                if mind.due_ns:
+                    self._schedule(mind)
+            put_off, game.put_off = game.put_off, set()
+            for mind in put_off:
+                if not self._stands(mind):
+                    self._set_due(mind)
+
+    def ended(self, game: Game) -> None:
+        """A stream is over, and with it what it said of time: nobody waits for a game that is gone."""
+        self.tell_time((game,), 1.0, paused=False)
+        self.pump()
+
+    def _caller(self, world: World, lease_epoch: int) -> Game:
+        key = (world.tenant, world.world_id, lease_epoch)
+        game = self._callers.get(key)
+        if game is None:
+            game = self._callers[key] = self.begin()
+        return game
+
+    def _observed_by(self, mind: Mind, game: Game, now_ns: int) -> None:
+        """The NPC's moments are of another game server's time from now on."""
+        before = mind.game
+        if before is game:
             return
-        for mind in self._paused.pop((tenant, world_id), ()):
-            if not self._stands(mind):
-                self._set_due(mind)
+        mind.game = game
+        before.due.discard(mind)
+        before.put_off.discard(mind)
+        shift_ns = game.time.at(now_ns) - before.time.at(now_ns)
+        if shift_ns:
+            mind.stood_ns += shift_ns
+            mind.due_game_ns += shift_ns
+            if mind.asked_ns is not None:
+                mind.asked_ns += shift_ns
+            self._look_ahead.forget(mind)
+        if mind.due_ns:
+            if game.time.paused:
+                mind.due_ns = 0
+                game.put_off.add(mind)
+            else:
+                self._schedule(mind)
+
+    # -- the rhythm --------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Decides about attention, lines up who is due, asks whom the engine carries, lets the policy answer for late
@@ -235,14 +304,16 @@ class Intents:
                     ticket.cancel()
             self._leave_line(mind)
             self._glimpsed.discard(mind)
-            self._paused.get(npc.key[:2], set()).discard(mind)
+            mind.game.due.discard(mind)
+            mind.game.put_off.discard(mind)
             self._attention.remove(mind)
             self._look_ahead.remove(mind)
         self._door.forget(TrunkKey(npc.key, ""))
 
     def end_world(self, tenant: str, world_id: str) -> None:
         """A world is deleted: its NPCs were removed before, and a pause of it ends with it."""
-        self._paused.pop((tenant, world_id), None)
+        for key in [key for key in self._callers if key[:2] == (tenant, world_id)]:
+            self._callers.pop(key, None)
 
     def replaced(self, npc: Npc) -> None:
         """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks
@@ -319,11 +390,19 @@ class Intents:
 
     def _wait_ns(self, mind: Mind, now_ns: int) -> int:
         """How long a mind whose state has changed would wait until it is asked."""
-        return due_ns(mind.npc.number, self._slot_ns[mind.activation], now_ns, mind.asked_ns, mind.urgent) - now_ns
+        time = mind.game.time
+        if time.paused:
+            return 0
+        at_ns = due_ns(mind.npc.number, self._slot_of(mind), time.at(now_ns), mind.asked_ns, mind.urgent)
+        return max(0, time.wall(at_ns) - now_ns)
 
     def _slot_is_over(self, mind: Mind, now_ns: int) -> bool:
         """Whether the NPC may have another intent already: more often than it may be asked, and it would jitter."""
-        return now_ns - mind.stood_ns >= self._slot_ns[mind.activation] // (4 if mind.urgent else 2)
+        return mind.game.time.at(now_ns) - mind.stood_ns >= self._slot_of(mind) // (4 if mind.urgent else 2)
+
+    def _slot_of(self, mind: Mind) -> int:
+        """How long a slot of the NPC's cadence lasts, in its game's time."""
+        return mind.game.time.slot_ns(self._slot_ns[mind.activation])
 
     # -- attention ---------------------------------------------------------------------------------------------
 
@@ -414,10 +493,20 @@ class Intents:
         self._due_from(mind, self._clock() if at_once else seen.at_ns, mind.urgent or at_once)
 
     def _due_from(self, mind: Mind, received_ns: int, urgent: bool) -> None:
-        at_ns = due_ns(mind.npc.number, self._slot_ns[mind.activation], received_ns, mind.asked_ns, urgent)
-        if mind.due_ns and mind.due_ns <= at_ns:
+        game = mind.game
+        if game.time.paused:
+            game.put_off.add(mind)
+            return
+        at_ns = due_ns(mind.npc.number, self._slot_of(mind), game.time.at(received_ns), mind.asked_ns, urgent)
+        if mind.due_ns and mind.due_game_ns <= at_ns:
             return  # it is due already; the newest observation will be asked about
-        mind.due_ns = at_ns
+        mind.due_game_ns = at_ns
+        self._schedule(mind)
+
+    def _schedule(self, mind: Mind) -> None:
+        """Has the mind lined up when its game's time comes to its due moment."""
+        at_ns = mind.due_ns = mind.game.time.wall(mind.due_game_ns)
+        mind.game.due.add(mind)
         # Invariant: a mind stands in the heap once for each of its moments, however often it changes until then.
         if at_ns not in mind.moments:
             mind.moments.add(at_ns)
@@ -425,11 +514,10 @@ class Intents:
 
     def _line_up(self, mind: Mind) -> None:
         """A mind is due: it gets into line, and the policy looks whether it is answered in time."""
-        key = mind.npc.key
         due_at_ns, mind.due_ns = mind.due_ns, 0
-        put_off = self._paused.get(key[:2])
-        if put_off is not None:
-            put_off.add(mind)
+        mind.game.due.discard(mind)
+        if mind.game.time.paused:
+            mind.game.put_off.add(mind)
             return
         received_ns = mind.glimpse.at_ns if mind.glimpse is not None else 0
         self._look_now(mind)
@@ -471,11 +559,14 @@ class Intents:
             # A question that is still on its way is superseded while it waits; while it runs, its answer still counts.
             q.ticket = ticket
             q.mind.asking = q
-            q.mind.asked_ns = now_ns
+            q.mind.asked_ns = q.mind.game.time.at(now_ns)
 
     def _question(self, mind: Mind, now_ns: int) -> Question | None:
         """What a mind whose turn it is will be asked; None when nothing is left to ask."""
         due_at_ns, mind.waiting_ns = mind.waiting_ns, 0
+        if mind.game.time.paused:
+            mind.game.put_off.add(mind)
+            return None
         self._look_now(mind)
         seen = mind.seen
         assert seen is not None
@@ -605,6 +696,10 @@ class Intents:
         since_ns = mind.waiting_ns or (asking.due_ns if asking is not None else mind.loading_ns)
         if mind.removed or mind.late != late or not since_ns:
             return False
+        if mind.waiting_ns and mind.game.time.paused:
+            self._leave_line(mind)
+            mind.game.put_off.add(mind)
+            return False
         within_ns = since_ns + self._settings.answer_within_ms * MS
         stalled = self._stalled(now_ns)
         if now_ns < within_ns and not stalled:
@@ -660,15 +755,14 @@ class Intents:
             self._pop()
         # Only a due mind brings new work; a late answer does not.
         self._expect(self._heap[0][0] if self._heap and not self._heap[0][3] else None)
-        moments = [
-            at_ns for at_ns in (self._attention.due_ns(), self.share.next_ns(self._clock())) if at_ns is not None
-        ]
+        now_ns = self._clock()
+        moments = [at_ns for at_ns in (self._attention.due_ns(), self.share.next_ns(now_ns)) if at_ns is not None]
         if self._heap:
             moments.append(self._heap[0][0])
         if self._glimpsed:
             moments.append(self._sweep_ns)
         if moments:
-            self._wake(min(moments))
+            self._wake(min(*moments, now_ns + WAKE_MAX_NS))
 
     def _pump_soon(self) -> None:
         """A place is free: pump() in this turn of the loop, once for all that the engine made known."""

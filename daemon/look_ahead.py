@@ -8,7 +8,7 @@ made as well. Owns the questions under way; when an NPC is removed they are canc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class LookAhead:
         spare: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        self.foresight = Foresight(settings)
+        self.foresight = Foresight(settings, _game_time)
         self._settings = settings
         self._layout = layout
         self._door = door
@@ -70,7 +70,7 @@ class LookAhead:
         if mind.motion is None:
             habits = self._habits.setdefault(mind.npc.key[:2], Habits())
             mind.motion = Motion(habits)
-        mind.motion.saw(seen)
+        mind.motion.saw(seen, seen.game_time_ms or mind.game.time.at(seen.at_ns) // MS)
         if seen.at_ns >= mind.ahead_ns:
             self._candidates[mind] = None
 
@@ -82,6 +82,11 @@ class LookAhead:
         """It is ambient now: how things around it move is not kept."""
         mind.motion = None
         self._candidates.pop(mind, None)
+
+    def forget(self, mind: Mind) -> None:
+        """Its time is another one now: what was expected at moments of the old one is not."""
+        self.foresight.remove(mind)
+        mind.motion = None
 
     def remove(self, mind: Mind) -> None:
         """The NPC is gone."""
@@ -115,6 +120,8 @@ class LookAhead:
         # Who has no answer to what it sees now is asked about that first.
         if mind.removed or seen is None or motion is None or mind.intent is None or mind.intent.state != mind.state:
             return []
+        if mind.game.time.paused:
+            return []  # nothing comes true meanwhile
         out = []
         assert self.question is not None
         for one in expected(motion, seen, self._edges, self._settings):
@@ -173,3 +180,9 @@ class LookAhead:
             return False
         players = [p.entity_id for p in seen.percepts if p.kind == PLAYER_KIND]
         return any(approaches(motion, seen, player, self._settings) is not None for player in players)
+
+
+def _game_time(who: Hashable, now_ns: int) -> int:
+    """What the time is where an NPC lives."""
+    assert isinstance(who, Mind)
+    return who.game.time.at(now_ns)

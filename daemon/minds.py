@@ -17,6 +17,7 @@ from scheduler.ticket import Ticket
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
 from tiers.carrying import CarrySettings
+from tiers.game_time import GameTime
 from tiers.prediction import Motion, PredictionSettings
 from tiers.share import ShareSettings
 
@@ -116,11 +117,24 @@ class Glimpse(NamedTuple):
     complain: Complain | None
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Game:
+    """A game server that observes NPCs, as a stream or by calls: its time, and its NPCs whose moments hang on it."""
+
+    time: GameTime
+    due: set[Mind] = field(default_factory=set)  # and some that are due no longer
+    put_off: set[Mind] = field(default_factory=set)  # became due while it was paused
+
+
+NOBODY = Game(GameTime(0))  # observes an NPC that nobody observed yet; it never pauses
+
+
 @dataclass(slots=True, eq=False)
 class Mind:
     """One NPC's newest observation, the work that asks about it, and the intent that stands."""
 
     npc: Npc
+    game: Game = NOBODY  # whose newest observation it is
     tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
@@ -132,13 +146,14 @@ class Mind:
     decided: bool = False  # whether its activation was ever decided
     intent: Intent | None = None
     version: int = 0
-    stood_ns: int = 0
+    stood_ns: int = 0  # when its intent came about, in game time
     due_ns: int = 0  # 0: nothing to ask
+    due_game_ns: int = 0  # the same moment in game time
     moments: set[int] = field(default_factory=set)  # that stand in the heap for it
     waiting_ns: int = 0  # since when it is due and waits to be asked; 0: it does not
     loading_ns: int = 0  # since when its KV is brought into place, so that it can be asked; 0: it is not
     late: int = 0  # grows with each answer: who waits for the one before is not late any more
-    asked_ns: int | None = None
+    asked_ns: int | None = None  # in game time
     asking: Question | None = None
     barking: Ticket | None = None
     barked_ns: int = 0

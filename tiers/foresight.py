@@ -8,7 +8,7 @@ many as together keep within the allowed waste. All that is asked about is accou
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from core.clock import MS
@@ -24,6 +24,10 @@ CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
 KINDS_MAX = 256
 OPEN_MAX = 32  # states that are asked about and may still come, beyond as many as came already
 SOON_MS = 500  # what comes in one such step is equally urgent
+
+
+# Turns a moment into the game time of whom it is about: states come true in game time, and are given that much of it.
+GameTimeOf = Callable[[Hashable, int], int]
 
 
 @dataclass(slots=True)
@@ -69,8 +73,9 @@ class _Noted:
     """One expected state of one NPC, and all that it was offered as. `tokens` -1: not asked about."""
 
     kinds: list[tuple[str, int]]
-    due_ns: int
-    until_ns: int
+    due_ns: int  # in game time
+    until_ns: int  # in game time
+    look_ns: int = 0  # when it is looked whether that is over
     tokens: int = -1
     true: bool = False
     over: bool = False
@@ -82,12 +87,13 @@ class Foresight:
     Invariant: an NPC has at most per_npc_max states that were asked about, and as many that are only watched.
     """
 
-    def __init__(self, settings: PredictionSettings) -> None:
+    def __init__(self, settings: PredictionSettings, game_time: GameTimeOf = lambda _, now_ns: now_ns) -> None:
         self.counts = ForesightCounts()
         self._settings = settings
+        self._game_time = game_time
         self._ttl_ns = round(settings.ttl_s * 1e9)
         self._books: dict[Hashable, dict[Hashable, _Noted]] = {}
-        self._ends: deque[tuple[int, Hashable, Hashable, _Noted]] = deque()  # in the order of time
+        self._ends: deque[tuple[int, Hashable, Hashable, _Noted]] = deque()  # by look_ns
         self._over: list[tuple[Hashable, Hashable]] = []
         self._kinds: dict[tuple[str, int], Judged] = {}
         self._judged = 0
@@ -104,14 +110,15 @@ class Foresight:
         judged = self._judge(named, chance)
         book = self._books.setdefault(who, {})
         noted = book.get(state)
+        at_ns = self._game_time(who, now_ns)
         if noted is None:
             first = self._first(book, asked=False)
             if first is not None:
-                if first[1].due_ns >= now_ns:
+                if first[1].due_ns >= at_ns:
                     return False
                 self._end(who, *first)
-            noted = book[state] = _Noted([named], now_ns + in_ms * MS, now_ns + self._ttl_ns)
-            self._ends.append((noted.until_ns, who, state, noted))
+            noted = book[state] = _Noted([named], at_ns + in_ms * MS, at_ns + self._ttl_ns)
+            self._look_later(who, state, noted, now_ns)
         elif named not in noted.kinds:
             noted.kinds.append(named)
         if noted.tokens >= 0 or noted.true:
@@ -119,7 +126,7 @@ class Foresight:
         if not judged.good or self._open >= OPEN_MAX + self.counts.hits:
             return False
         first = self._first(book, asked=True)
-        return first is None or first[1].due_ns < now_ns
+        return first is None or first[1].due_ns < at_ns
 
     def choose(self, offers: Iterable[Offer], budget_tokens: int, now_ns: int) -> list[Offer]:
         """Whom to ask about what, in this order: active before warm, soon before later, likely before less likely."""
@@ -145,11 +152,12 @@ class Foresight:
             first = self._first(book, asked=True)
             if first is not None:
                 self._end(who, *first)
+        at_ns = self._game_time(who, now_ns)
         if noted is None:
-            noted = book[state] = _Noted([_named(kind, 0)], now_ns, 0)
+            noted = book[state] = _Noted([_named(kind, 0)], at_ns, 0)
             self._judge(noted.kinds[0], 0.0)
-        noted.tokens, noted.until_ns = max(noted.tokens, 0) + tokens, now_ns + self._ttl_ns
-        self._ends.append((noted.until_ns, who, state, noted))
+        noted.tokens, noted.until_ns = max(noted.tokens, 0) + tokens, at_ns + self._ttl_ns
+        self._look_later(who, state, noted, now_ns)
 
     # -- in its time -------------------------------------------------------------------------------------------
 
@@ -157,7 +165,7 @@ class Foresight:
         """Call it for each new state of an NPC; whether it was asked about. `saved_ns` counts if it was."""
         book = self._books.get(who)
         noted = book.get(state) if book is not None else None
-        if noted is None or noted.until_ns < now_ns:
+        if noted is None or noted.until_ns < self._game_time(who, now_ns):
             return False
         if not noted.true:
             noted.true = True
@@ -172,13 +180,21 @@ class Foresight:
         """Ends what is over; which NPCs' states of those that were asked about no longer count, since the last call."""
         ends = self._ends
         while ends and ends[0][0] < now_ns:
-            until_ns, who, state, noted = ends.popleft()
-            if not noted.over and noted.until_ns == until_ns:
-                self._end(who, state, noted)
-                if not self._books[who]:
-                    del self._books[who]
+            look_ns, who, state, noted = ends.popleft()
+            if noted.over or noted.look_ns != look_ns:
+                continue
+            if self._game_time(who, now_ns) <= noted.until_ns:
+                self._look_later(who, state, noted, now_ns)  # its game runs slowly, or was paused
+                continue
+            self._end(who, state, noted)
+            if not self._books[who]:
+                del self._books[who]
         over, self._over = self._over, []
         return over
+
+    def _look_later(self, who: Hashable, state: Hashable, noted: _Noted, now_ns: int) -> None:
+        noted.look_ns = now_ns + self._ttl_ns
+        self._ends.append((noted.look_ns, who, state, noted))
 
     def remove(self, who: Hashable) -> None:
         """Forgets an NPC; what was asked about it and did not come true is wasted."""

@@ -153,9 +153,10 @@ class Motion:
         self._samples: list[tuple[int, Observation]] = []  # newest first
         self._events: dict[str, int] = {}
 
-    def saw(self, seen: Observation) -> None:
-        """Takes in what the NPC sees now."""
-        at_ms = seen.game_time_ms or seen.at_ns // 1_000_000
+    def saw(self, seen: Observation, at_ms: int | None = None) -> None:
+        """Takes in what the NPC sees now; `at_ms` is the game time, where the observation does not say it."""
+        if at_ms is None:
+            at_ms = seen.game_time_ms or seen.at_ns // 1_000_000
         passed_ms = at_ms - self.at_ms
         if not 0 < passed_ms <= GAP_MAX_MS:
             if passed_ms == 0:

@@ -128,6 +128,7 @@ FRAMES = st.builds(
     world_id=st.just("vale"),
     game_time_ms=st.integers(0, 100_000),
     paused=st.sampled_from([False, False, False, True]),
+    time_scale=st.sampled_from([0.0, 0.0, 1.0, 0.5, 30.0, 1e6]),
     observations=st.lists(OBSERVATIONS, max_size=8),
 )
 
@@ -305,7 +306,7 @@ class Fuzz:
         intents = calls._intents
 
         def waits(mind: Mind) -> bool:
-            if mind.seen is None or mind.npc.key[:2] in intents._paused:
+            if mind.seen is None or mind.game.time.paused:
                 return False
             if mind.glimpse is not None or mind.intent is None:
                 return True

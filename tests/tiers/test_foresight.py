@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from core.words import Activation
 from tiers.foresight import Foresight, Offer
+from tiers.game_time import GameTime
 from tiers.prediction import PredictionSettings
 
 MS, S = 1_000_000, 1_000_000_000
@@ -204,3 +205,26 @@ def test_every_token_is_accounted_once(acts: list[tuple[int, int, int, int]]) ->
     foresight.expire(now_ns + 100 * S)
     assert foresight._books == {} and not foresight._ends
     assert (foresight.counts.wasted_tokens == foresight.counts.tokens) == (foresight.counts.hits == 0 or not spent)
+
+
+def test_what_is_expected_is_given_game_time() -> None:
+    """A state that was asked about counts for ttl_s of game time: through a pause, longer in a slow game, shorter in a
+    fast one; each NPC in its own game.
+    """
+    games = {"slow": GameTime(0), "fast": GameTime(0), "paused": GameTime(0)}
+    games["slow"].tell(0.1, False, 0)
+    games["fast"].tell(10.0, False, 0)
+    for at_s, comes in ((0.15, {"slow", "fast", "paused"}), (15, {"slow", "paused"}), (25, {"paused"})):
+        foresight = Foresight(PredictionSettings(on=True, ttl_s=2.0), lambda who, now_ns: games[str(who)].at(now_ns))
+        games["paused"] = GameTime(0)
+        for who in games:
+            foresight.asked(who, "state", "nearer", 10, 0)
+        games["paused"].tell(1.0, True, S)
+        for now_s in range(round(at_s)):
+            foresight.expire(now_s * S)
+        now_ns = round(at_s * S)
+        assert {who for who in games if foresight.came_true(who, "state", 0, now_ns)} == comes
+    games["paused"].tell(1.0, False, 25 * S)
+    for now_s in range(25, 60):
+        foresight.expire(now_s * S)
+    assert not foresight._books and foresight._open == 0 and len(foresight._ends) == 0
