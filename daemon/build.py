@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from daemon.sessions import Sessions
 from daemon.status import About, Phase, StatusBoard
 from daemon.table import Table
 from daemon.telemetry import LAG_RING_LEN
-from daemon.templates import find_markup
+from daemon.templates import find_markup, unmarked
 from daemon.worlds import Npc, Worlds
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
@@ -60,6 +60,7 @@ log = structlog.get_logger("npcd")
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
+TORN_WHY = "the file's tokenizer has them with the type NORMAL, so the model reads pieces; convert it again"
 STALLED_NS = 20 * MS  # a step of a small model takes a few milliseconds
 STALLED_X = 2
 
@@ -225,6 +226,9 @@ def build(
     epoch = time.time_ns() // MS
     layout, why = choose_layout(model, config.caps)
     log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
+    torn = [] if layout.native else unmarked(model.chat_template, engine.vocab)
+    if torn:
+        log.warning("markers of the chat template are ordinary text", markers=torn, why=TORN_WHY)
     check_context(config, layout, engine.geometry.context_len)
     if layout.sight_room < SIGHT_LEN_MIN:
         log.warning(
@@ -241,8 +245,8 @@ def build(
     if model.drafter is not None:
         speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
     scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner), speculation)
-    measured = sweep(engine, scheduler.costs, clock)
-    log.info("warm", steps=measured, step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
+    swept = sweep(engine, scheduler.costs, clock)
+    log.info("warm", **asdict(swept), step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
 
     def deliver(deliveries: list[Delivery]) -> None:
         loop.call_soon_threadsafe(door.deliver, deliveries)

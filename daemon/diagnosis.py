@@ -12,6 +12,7 @@ from engines.room import GIB
 
 PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
 KV_VALUE_BYTES = {"f16": 2.0, "q8_0": 34 / 32}  # a block of 32 values has a scale of two bytes
+KV_BLOCK = 32
 TRUNK_LEN = 1000  # what "room for so many trunks" speaks of
 FREE_MIN = 1 * GIB
 REDIS_MIN = (6, 2)
@@ -65,6 +66,11 @@ def fail(name: str, says: str, fix: str) -> Check:
 def well(checks: Sequence[Check]) -> bool:
     """Whether npcd would serve."""
     return all(check.outcome is not Outcome.FAIL for check in checks)
+
+
+def no_use(checks: Sequence[Check]) -> bool:
+    """Whether it is the model that keeps npcd from serving: on no machine would it."""
+    return any(check.outcome is Outcome.FAIL and check.name == "model" for check in checks)
 
 
 def as_text(checks: Sequence[Check]) -> str:
@@ -232,14 +238,34 @@ def model(path: str, size: int, said: Mapping[str, str]) -> Check:
     return ok("model", says)
 
 
+def no_model(why: str) -> Check:
+    """A file that serve would refuse ("model: why; what helps")."""
+    says, _, fix = why.removeprefix("model: ").rpartition("; ")
+    other = "give another file with --model, or none for the one that ships"
+    return fail("model", says or fix, other if not says else fix if "--model" in fix else f"{fix}, or {other}")
+
+
+def kv_type(wanted: str, said: Mapping[str, str]) -> list[Check]:
+    """A KV type that does not fit the model's heads."""
+    lengths = head_lens(said)
+    wrong = [length for length in lengths or () if length % KV_BLOCK]
+    if wanted == "f16" or not wrong:
+        return []
+    says = f"{wanted} needs heads of a multiple of {KV_BLOCK} values, this model's have {wrong[0]}"
+    return [fail("engine.kv_type", says, "make engine.kv_type f16")]
+
+
 def adapters(names: Sequence[str], loaded_max: int) -> Check:
     """What archetypes may name. More of them than are in memory at once take turns."""
     says = f"{len(names)} ({', '.join(names)}), {loaded_max} in memory at once"
     return ok("adapters", says) if names else warn("adapters", "none in adapters.folder", "put GGUF files there")
 
 
-def template(kind: str, why: str) -> Check:
-    """How the model is spoken to."""
+def template(kind: str, why: str, torn: Sequence[str] = ()) -> Check:
+    """How the model is spoken to. `torn` are markers of its template that its vocabulary has as ordinary text."""
+    if torn:
+        says = f"{kind}: {why}; the tokenizer has {', '.join(torn)} as ordinary text (NORMAL): the model reads pieces"
+        return warn("template", says, "convert the model again with a newer converter, or take another file of it")
     if kind != "plain":
         return ok("template", f"{kind}: {why}")
     fix = "take an instruction-tuned chat model whose template passes; plain text works, with less sense"
@@ -273,22 +299,29 @@ def context(context_len: int, needed: int, trained: int, sight_room: int, sight_
     return ok("context", says)
 
 
+def head_lens(said: Mapping[str, str]) -> tuple[int, int] | None:
+    """How many values a head of keys and one of values have; None when the file does not say."""
+    heads, width = _number(said, "attention.head_count"), _number(said, "embedding_length")
+    if not (heads and width):
+        return None
+    usual = width // heads
+    return _number(said, "attention.key_length") or usual, _number(said, "attention.value_length") or usual
+
+
+def _number(said: Mapping[str, str], key: str) -> int:
+    text = said.get(f"{said.get('general.architecture', '')}.{key}", "")
+    return int(text) if text.isdigit() else 0
+
+
 def token_bytes(said: Mapping[str, str], kv_type: str = "f16") -> int | None:
     """Bytes of KV that one token takes, from layers, KV heads and head lengths of the file; None when it does not say,
     or keeps its KV in another form.
     """
-    arch = said.get("general.architecture", "")
-
-    def number(key: str) -> int:
-        text = said.get(f"{arch}.{key}", "")
-        return int(text) if text.isdigit() else 0
-
-    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
-    if not (layers and heads and width) or number("attention.kv_lora_rank"):
+    lengths = head_lens(said)
+    layers, heads = _number(said, "block_count"), _number(said, "attention.head_count")
+    if not layers or lengths is None or _number(said, "attention.kv_lora_rank"):
         return None
-    key = number("attention.key_length") or width // heads
-    value = number("attention.value_length") or width // heads
-    values = layers * (number("attention.head_count_kv") or heads) * (key + value)
+    values = layers * (_number(said, "attention.head_count_kv") or heads) * sum(lengths)
     return round(values * KV_VALUE_BYTES.get(kv_type, KV_VALUE_BYTES["f16"]))
 
 

@@ -72,9 +72,11 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
 
 def _model(config: Config, world: Path | None) -> Iterator[Check]:
     from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
+    from daemon.templates import unmarked
     from engines.base import PAD_LEN
     from engines.llama import read_file, send_native_log_to
     from engines.machine import own_groups
+    from engines.model_file import look
     from engines.room import groups_free, machine_free, memory_free
 
     engine, kv = config.engine, config.scheduler.kv
@@ -82,12 +84,14 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     try:
         said, vocab = read_file(engine.model)
     except ConfigError as error:
-        yield diagnosis.fail("model", str(error), "give another file with --model, or none for the one that ships")
+        yield diagnosis.no_model(str(error))
         return
-    size = engine.model.stat().st_size
+    size = look(engine.model).size
     yield diagnosis.model(str(engine.model), size, said)
     layout, why = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
-    yield diagnosis.template(layout.kind, why)
+    template = said.get("tokenizer.chat_template", "")
+    yield diagnosis.template(layout.kind, why, [] if layout.native else unmarked(template, vocab))
+    yield from diagnosis.kv_type(engine.kv_type, said)
     if world is not None:
         yield _world(world, layout)
     trained = said.get(f"{said.get('general.architecture')}.context_length", "")

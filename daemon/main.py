@@ -178,7 +178,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     checks = doctor.examine(lambda: _config(args), args.world)
     _tell(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
-    return 0 if diagnosis.well(checks) else EXIT_NOT_WELL
+    return 0 if diagnosis.well(checks) else EXIT_USAGE if diagnosis.no_use(checks) else EXIT_NOT_WELL
 
 
 def _explain(args: argparse.Namespace) -> Iterator[str]:

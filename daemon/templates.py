@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,6 +37,7 @@ TODAY = datetime(2024, 7, 26)
 RENDERED_LEN_MAX = 1 << 20
 CONVERSATIONS = 24  # that the joints have to prove themselves on
 TURNS_MAX = 6
+_MARKER_LIKE = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{3,40}\]")
 BETWEEN = "\n\n"  # world and first line, where they share a message
 
 
@@ -65,6 +67,9 @@ class Tokenizer(Protocol):
 
     def is_marker(self, token: int) -> bool:
         """Whether it is a control token or an added one."""
+
+    def whole(self, text: str) -> int:
+        """The id of the token that is written exactly so, of whatever kind, or -1."""
 
     def piece(self, token: int) -> bytes:
         """A token's bytes."""
@@ -122,6 +127,25 @@ def find_markup(template: str, vocab: Tokenizer) -> Found:
         where = "a message of its own" if system else f"the first line ({whys[0]})"
         return Found(markup, f"world in {where}; {same} of {CONVERSATIONS} conversations tokenise as in one piece")
     return Found(None, whys[0] if whys[0] == whys[1] else f"{whys[0]}; with the world in the first line: {whys[1]}")
+
+
+def unmarked(template: str, vocab: Tokenizer) -> list[str]:
+    """Markers that a template writes, and that the vocabulary has as a token of ordinary text: a mistake of whoever
+    converted the model, by which they fall into pieces that the model was never trained on.
+    """
+    words = [f"zq{name}qz" for name in ("world", "one", "two", "three")]
+    found: list[str] = []
+    for system in (True, False):
+        try:
+            text = compiled(template, vocab.bos_text, vocab.eos_text)(conversation(words[0], words[1:], system))
+        except _NoMarkup:
+            continue
+        for written in dict.fromkeys(_MARKER_LIKE.findall(text)):
+            tokens = vocab.markup(written)
+            meant = len(tokens) == 1 and vocab.is_marker(tokens[0])
+            if not meant and written not in found and vocab.whole(written) >= 0:
+                found.append(written)
+    return found
 
 
 # -- rendering -----------------------------------------------------------------------------------------------------

@@ -176,6 +176,9 @@ class Vocab(Protocol):
     def written(self, token: int) -> str:
         """How a control token is written in templates."""
 
+    def whole(self, text: str) -> int:
+        """The id of the token that is written exactly so, of whatever kind; -1 when there is none. Looks at all."""
+
     def is_marker(self, token: int) -> bool:
         """Whether it is a control token, or one that was added to the vocabulary whole."""
 

@@ -124,6 +124,11 @@ class _Reader:
             return self._take(f"{count}{_NUMBERS[inner]}")
         if inner in _NUMBERS:
             self._file.seek(self._bounded(count) * struct.calcsize(f"<{_NUMBERS[inner]}"), 1)
+        elif inner == _STRING:
+            # A vocabulary has hundreds of thousands of these.
+            read, length_of = self._file.read, struct.Struct("<Q").unpack
+            for _ in range(self._bounded(count)):
+                read(self._bounded(length_of(read(8))[0]))
         else:
             for _ in range(self._bounded(count)):
                 self._of_kind(inner)

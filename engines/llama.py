@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from core.work import Sampling
 from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, invoked_at, verify
 from engines.lora import Adapters
 from engines.machine import cores_here
+from engines.model_file import ModelFile, look, recurrent, refused
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -183,6 +184,11 @@ class LlamaVocab:
             return ""
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
 
+    def whole(self, text: str) -> int:
+        """The id of the token that is written exactly so, of whatever kind; -1 when there is none. Looks at all."""
+        raw, of = text.encode(), llama_cpp.llama_vocab_get_text
+        return next((t for t in range(self.size) if of(self._vocab, t) == raw), -1)
+
     def is_marker(self, token: int) -> bool:
         """Whether it is a control or added token."""
         return token in self._markers
@@ -249,11 +255,17 @@ _MEANT = b"using full-size SWA cache"  # a warning of llama.cpp about what we as
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _native_log(level: int, text: bytes, _user: object) -> None:
-    if level in (3, 4) and _native_lines is not None and _MEANT not in text:  # warnings and errors; the rest is chatter
-        _native_lines(text.decode("utf-8", "replace").rstrip())
+    if level not in (3, 4) or _MEANT in text:  # warnings and errors; the rest is chatter
+        return
+    line = text.decode("utf-8", "replace").rstrip()
+    if _native_errors is not None:
+        _native_errors.append(line)
+    elif _native_lines is not None:
+        _native_lines(line)
 
 
 _native_lines: Callable[[str], None] | None = None
+_native_errors: list[str] | None = None  # what it says while a file is read
 
 
 def send_native_log_to(lines: Callable[[str], None] | None) -> None:
@@ -270,21 +282,25 @@ def send_native_log_to(lines: Callable[[str], None] | None) -> None:
 
 
 def _load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
-    """A native model. Raises ConfigError naming the file and what to do."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ConfigError(f"model: cannot read {path} ({error.strerror}); give a GGUF file with --model") from error
-    if magic != b"GGUF":
-        raise ConfigError(f"model: {path} is not a GGUF file (it starts with {magic!r}); give a GGUF file with --model")
+    """A native model. Raises ConfigError naming the file, why llama.cpp refuses it, and what to do."""
+    global _native_errors
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.vocab_only = vocab_only
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    before, _native_errors = _native_lines, []
+    llama_cpp.llama_log_set(_native_log, None)
+    try:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        said = _native_errors
+    finally:
+        _native_errors = None
+        send_native_log_to(before)
     if not model:
-        raise ConfigError(f"model: llama.cpp cannot load {path}; the file may be cut off or newer than this llama.cpp")
+        raise refused(path, said, llama_cpp.__version__)
+    if before is not None:
+        for line in said:
+            before(line)
     return model
 
 
@@ -292,7 +308,6 @@ def _load_as_f16(path: Path, gpu_layers: int) -> tuple[Any, str]:
     """A native model whose matrices are f16, from a converted copy that is gone from the disk again once it is
     mapped. Where no copy can be made, the model as it is in the file, and why.
     """
-    _load_model(path, 0, vocab_only=True)  # its errors name the file
     try:
         with tempfile.TemporaryDirectory(prefix="npcd-f16-", ignore_cleanup_errors=True) as folder:
             copy = Path(folder) / "model.gguf"
@@ -321,50 +336,59 @@ def _text(write: Callable[[Any, int], int]) -> str:
         room = length + 1
 
 
-def _card(model: Any, path: Path) -> ModelCard:
-    def meta(key: str) -> str:
-        return _text(partial(llama_cpp.llama_model_meta_val_str, model, key.encode()))
+def _meta(model: Any, key: str) -> str:
+    """A value that the file has under a key; empty when it has none."""
+    return _text(partial(llama_cpp.llama_model_meta_val_str, model, key.encode()))
 
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+
+def _card(model: Any, file: ModelFile) -> ModelCard:
     return ModelCard(
-        name=meta("general.name") or path.stem,
-        sha256=digest.hexdigest(),
-        architecture=meta("general.architecture"),
-        license=meta("general.license"),
+        name=_meta(model, "general.name") or file.parts[0].stem,
+        sha256=file.sha256(),
+        architecture=_meta(model, "general.architecture"),
+        license=_meta(model, "general.license"),
         context_trained=int(llama_cpp.llama_model_n_ctx_train(model)),
         parameters=int(llama_cpp.llama_model_n_params(model)),
-        chat_template=meta("tokenizer.chat_template"),
+        chat_template=_meta(model, "tokenizer.chat_template"),
     )
 
 
 def _check_kind(model: Any, path: Path) -> None:
     """Raises ConfigError for models whose sequences cannot be cut back to an earlier length, or that do not write."""
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
-        raise ConfigError(
-            f"model: {path} is recurrent (as Mamba or RWKV): its memory of a sequence cannot be cut back, which npcd "
-            "does after every intent; take a model with attention only"
-        )
+        raise recurrent(path)
     if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
         raise ConfigError(f"model: {path} has no tokenizer in it; take a file that was converted with one")
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
         raise ConfigError(f"model: {path} is no text generator (it has an encoder, or no decoder); take a chat model")
 
 
+def _head_lens(model: Any) -> tuple[int, ...]:
+    """How many values a head of keys and one of values have; of another length where attention has a window."""
+    arch, usual = _meta(model, "general.architecture"), _usual_head_len(model)
+    said = [_meta(model, f"{arch}.attention.{of}_length{where}") for where in ("", "_swa") for of in ("key", "value")]
+    return tuple(int(text) if text.isdigit() else usual for text in said[:2]) + tuple(
+        int(text) for text in said[2:] if text.isdigit()
+    )
+
+
+def _usual_head_len(model: Any) -> int:
+    return int(llama_cpp.llama_model_n_embd(model)) // max(1, int(llama_cpp.llama_model_n_head(model)))
+
+
 def _check_kv_type(model: Any, settings: LlamaSettings) -> None:
     """Raises ConfigError for a KV type whose blocks do not fit the model's heads: llama.cpp would abort."""
-    head_len = llama_cpp.llama_model_n_embd(model) // max(1, llama_cpp.llama_model_n_head(model))
-    if settings.kv_type != "f16" and head_len % KV_BLOCK:
+    wrong = [length for length in _head_lens(model) if length % KV_BLOCK]
+    if settings.kv_type != "f16" and wrong:
         raise ConfigError(
             f"engine.kv_type: {settings.kv_type} needs heads of a multiple of {KV_BLOCK} values, those of "
-            f"{settings.model.name} have {head_len}; take f16"
+            f"{settings.model.name} have {wrong[0]}; take f16"
         )
 
 
 def load_vocab(path: Path) -> LlamaVocab:
     """Only the tokenizer of a GGUF file. Raises ConfigError."""
+    look(path)
     return LlamaVocab(_load_model(path, 0, vocab_only=True))
 
 
@@ -373,6 +397,7 @@ def read_file(path: Path) -> tuple[dict[str, str], LlamaVocab]:
 
     Raises ConfigError for files that LlamaEngine would refuse.
     """
+    look(path)
     model = _load_model(path, 0, vocab_only=True)
     _check_kind(model, path)
     said: dict[str, str] = {}
@@ -459,6 +484,7 @@ class LlamaEngine:
         check_settings(settings)
         self.settings = settings  # weights: what they are
         self.weights_why = ""  # why they are not f16, where f16 was wanted
+        self._file = look(settings.model)
         if settings.weights == "f16":
             self._model, self.weights_why = _load_as_f16(settings.model, settings.gpu_layers)
             if self.weights_why:
@@ -467,7 +493,6 @@ class LlamaEngine:
             self._model = _load_model(settings.model, settings.gpu_layers)
         _check_kind(self._model, settings.model)
         _check_kv_type(self._model, settings)
-        self.card = _card(self._model, settings.model)
         self.vocab = LlamaVocab(self._model)
         self.threads = settings.threads or default_threads()
         # One sequence more than promised: scratch, for flushing copies that llama.cpp has put off (see _settle).
@@ -510,6 +535,11 @@ class LlamaEngine:
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
+    @cached_property
+    def card(self) -> ModelCard:
+        """What the file says of itself. The first call reads all of it, for its hash."""
+        return _card(self._model, self._file)
+
     @property
     def name(self) -> str:
         """Library and version."""
@@ -526,7 +556,8 @@ class LlamaEngine:
         model, s = self._model, self.settings
         shape = (
             f"{llama_cpp.llama_model_n_layer(model)} layers, {llama_cpp.llama_model_n_embd(model)} wide, "
-            f"{llama_cpp.llama_model_n_head_kv(model)} heads, llama-cpp-python {llama_cpp.__version__}"
+            f"{llama_cpp.llama_model_n_head_kv(model)} heads of {_head_lens(model)}, "
+            f"llama-cpp-python {llama_cpp.__version__}"
         )
         return KvKind(f"{self.card.sha256} {s.weights}", s.kv_type, "flash" if flash(s) else "plain", shape)
 
@@ -828,7 +859,8 @@ class LlamaEngine:
         """Raises ConfigError when the KV would not fit the memory. On a device llama.cpp itself says so."""
         free = memory_free()
         cells = (self._scratch + 1) * self.settings.context_len
-        most = 8 * llama_cpp.llama_model_n_layer(self._model) * llama_cpp.llama_model_n_embd(self._model)
+        heads = max(llama_cpp.llama_model_n_head(self._model), llama_cpp.llama_model_n_head_kv(self._model))
+        most = 4 * llama_cpp.llama_model_n_layer(self._model) * heads * sum(_head_lens(self._model)[:2])
         if self.settings.gpu_layers or not free or cells * most <= free:
             return  # by far
         params = llama_cpp.llama_context_default_params()

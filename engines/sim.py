@@ -123,6 +123,10 @@ class SimVocab:
         """Whether it is a control token."""
         return token in self._written
 
+    def whole(self, text: str) -> int:
+        """The same as control(): words are never markers."""
+        return self.controls.get(text, -1)
+
     def control(self, text: str) -> int:
         """The id of a control token, or -1."""
         return self.controls.get(text, -1)

@@ -1,5 +1,6 @@
 """Templates of chat models become constants between segments, or are left alone with a reason."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from core.choice import Node
 from core.observation import Observation, Percept
+from daemon.main import main
 from daemon.prompt import CHAT_MARKS, CHAT_RULES, ActionWord, Caps, Layout, Markup
-from daemon.templates import compiled, conversation, find_markup
+from daemon.templates import compiled, conversation, find_markup, unmarked
 from engines.llama import LlamaVocab, load_vocab
 from engines.sim import SimVocab
-from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, TURNS, Shape, byte_level, write
+from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, NORMAL, TURNS, Shape, byte_level, write
 
 TEMPLATES = {"qwen2": CHATML, "llama3": HEADERS, "mistral": INSTRUCT, "gemma": TURNS}
 ACTIONS = [ActionWord("idle"), ActionWord("attack", needs_target=True), ActionWord("go home")]
@@ -183,6 +185,33 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
     world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
     said = ["You see: night #1 wolf hostile near", "You do: attack #1 angry", "You shout, in a few words:"]
     assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.", said, system)))
+
+
+@pytest.mark.parametrize(
+    ("normal", "torn"),
+    [
+        (["<|im_start|>"], ["<|im_start|>"]),
+        (["<|im_end|>"], []),  # llama.cpp knows that one, and takes it as the marker that it is
+        (["<|im_start|>", "<|im_end|>"], ["<|im_start|>"]),
+        ([], []),
+    ],
+)
+def test_markers_that_a_file_has_as_ordinary_text_are_told(
+    tmp_path: Path, normal: list[str], torn: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model would read them in pieces: doctor's check of the template warns, and names them. Text that only looks
+    like a marker is none of them.
+    """
+    tokens = byte_level("qwen2", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|endoftext|>")
+    for text in normal:
+        tokens.types[tokens.texts.index(text)] = NORMAL
+    template = CHATML.replace("Be of help.", "<b>[HELP]</b>")
+    path = write(tmp_path / "m.gguf", Shape("qwen2", biases=True), tokens, template)
+    assert unmarked(template, load_vocab(path)) == torn
+    main(["doctor", "--json", "--model", str(path), "--set", "memory.keep=false", "--http", ""])
+    told = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert told["template"]["outcome"] == ("warn" if torn else "ok")
+    assert all(text in told["template"]["says"] for text in torn)
 
 
 def sim(controls: list[str] = CONTROLS) -> SimVocab:

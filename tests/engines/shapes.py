@@ -6,7 +6,7 @@ The templates are our own; they do what the families' templates are known to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -108,6 +108,7 @@ class Shape:
     biases: bool = False
     tied: bool = True
     norms_after: bool = False
+    head_norms: bool = False
     window: int = 0
     keys: dict[str, float] = field(default_factory=dict)
 
@@ -183,8 +184,10 @@ def sentencepiece(first: Sequence[tuple[str, int]], eos: str, bos: str, *, space
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, shape: Shape, tokens: Tokens, template: str, seed: int = 1) -> Path:
-    """A whole model; random, and the same for the same seed."""
+def write(
+    path: Path, shape: Shape, tokens: Tokens, template: str, seed: int = 1, ints: Mapping[str, int | bool] | None = None
+) -> Path:
+    """A whole model; random, and the same for the same seed. `ints` are more values of the architecture."""
     w = gguf.GGUFWriter(str(path), shape.arch)
     w.add_name(path.stem)
     w.add_context_length(4096)
@@ -202,6 +205,9 @@ def write(path: Path, shape: Shape, tokens: Tokens, template: str, seed: int = 1
         w.add_sliding_window(shape.window)
     for key, value in shape.keys.items():
         w.add_float32(f"{shape.arch}.{key}", value)
+    for key, number in (ints or {}).items():
+        add = w.add_bool if isinstance(number, bool) else w.add_uint32
+        add(f"{shape.arch}.{key}", number)
     _write_tokens(w, tokens, template)
     for name, array in _weights(shape, len(tokens.texts), np.random.default_rng(seed)):
         w.add_tensor(name, array)
@@ -255,6 +261,8 @@ def _weights(shape: Shape, vocab: int, rng: np.random.Generator) -> list[tuple[s
             matrix(f"{block}.{name}", rows, s.hidden)
             if s.biases:
                 out.append((f"{block}.{name}.bias", rng.standard_normal(rows, dtype=np.float32) * np.float32(0.2)))
+        for name in ("attn_q_norm", "attn_k_norm") if s.head_norms else ():
+            out.append((f"{block}.{name}.weight", np.ones(s.head_len, np.float32)))
         matrix(f"{block}.attn_output", s.hidden, queries)
         matrix(f"{block}.ffn_gate", s.inner, s.hidden)
         matrix(f"{block}.ffn_up", s.inner, s.hidden)
