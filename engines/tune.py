@@ -2,29 +2,72 @@
 
 Each candidate is a small engine of its own on the same model; they take turns, so that a machine that slows down
 slows all of them. What wins is the smallest sum of medians over the shapes that real steps have.
+
+A start must not take long, whatever the model and the machine: how fast the first candidate is decides how much is
+measured, and of how many others. Nothing is begun that would not be over in time, as far as what was measured tells.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
 
-from core.clock import MS, Clock
-from engines.base import GREEDY_PICK, Slice, StepPlan
+from core.clock import MS, Clock, S
+from core.errors import ConfigError
+from engines.base import GREEDY_PICK, Slice, StepEngine, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, default_threads
 from engines.machine import cores_here
+from engines.model_file import look
 
-MODEL_BYTES_MAX = 256 << 20  # larger models take too long to open several times
-ROUNDS = 4
+MODEL_BYTES_MAX = 256 << 20  # of larger models several would not fit beside each other
+LIMIT_S = 8.0  # what it may plan to take: what was measured may be wrong by a quarter
+ROUNDS, ROUNDS_MIN = 4, 2
 GIVE_UP_X = 1.5
-SEQUENCES = 16
-CONTEXT_LEN = 768
-TRUNK_LEN = 400  # what steps stand on: attention pays for it
-# (sequences, tokens for each, times in a round): single tokens, intents' tails, a piece of a prefill.
-SHAPES = ((16, 1, 6), (4, 24, 3), (1, 192, 1))
+MARGIN = 1.25  # steps in a measurement against what they were predicted to take
+CONVERT_TOKENS = 50  # a conversion to f16 takes about as long as so many single tokens, and
+CONVERT_NS = 200 * MS  # as long again for its file
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is measured: `shapes` are (sequences, tokens for each, times in a round), on a trunk of `trunk` tokens,
+    for which attention pays.
+    """
+
+    trunk: int
+    shapes: tuple[Shape, ...]
+
+    @property
+    def sequences(self) -> int:
+        """As many as the widest shape needs."""
+        return max(count for count, _, _ in self.shapes)
+
+    def steps(self, rounds: int) -> list[int]:
+        """Tokens of every step: the trunk, every shape once, which pages memory in, and the rounds."""
+        shapes = [count * tokens for count, tokens, times in self.shapes for _ in range(1 + rounds * times)]
+        return [self.trunk, *shapes]
+
+    @property
+    def context_len(self) -> int:
+        """What a sequence must hold."""
+        return self.trunk + max(tokens for _, tokens, _ in self.shapes)
+
+
+# Single tokens, intents' tails, a piece of a prefill; the less of each, the slower the model is here.
+AMOUNTS = (
+    Amount(400, ((16, 1, 6), (4, 24, 3), (1, 192, 1))),
+    Amount(256, ((8, 1, 4), (4, 16, 2), (1, 96, 1))),
+    Amount(64, ((4, 1, 3), (2, 12, 2), (1, 48, 1))),
+    Amount(16, ((2, 1, 2), (1, 12, 1))),
+)
+PROBE_LEN, PROBES = 16, 3
+PROBE_MAX_NS = 2 * S  # probes of so many tokens are left out when they would take longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,84 +81,164 @@ class Tried:
 
 
 def candidates(settings: LlamaSettings, cores: int) -> list[LlamaSettings]:
-    """What is left to choose: every combination of the settings that are "auto" or 0."""
+    """What is left to choose: every combination of the settings that are "auto" or 0, the first choice first."""
     # All cores at once are never a candidate: threads of the engine spin while they wait, and the event loop needs one.
-    threads = [settings.threads] if settings.threads else sorted({default_threads(), max(1, cores // 2)})
+    threads = [settings.threads] if settings.threads else [*dict.fromkeys((default_threads(), max(1, cores // 2)))]
     attention = ["off", "on"] if settings.flash_attention == "auto" else [settings.flash_attention]
     if settings.kv_type != "f16":
         attention = ["on" if settings.flash_attention == "auto" else settings.flash_attention]
     weights = ["file", "f16"] if settings.weights == "auto" else [settings.weights]
+    # Weights differ most and threads least: for what is last there may be no time.
     return [
         replace(settings, threads=t, flash_attention=a, weights=w)
         for t, a, w in itertools.product(threads, attention, weights)
     ]
 
 
-def tune(settings: LlamaSettings, clock: Clock) -> tuple[LlamaSettings, list[Tried]]:
-    """The settings with everything chosen, and what was tried (nothing for large models: the first choices).
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was seen of the first candidate: what opening it took, and one token of a prefill and of a single step."""
+
+    open_ns: int
+    token_ns: int
+    single_ns: int
+
+    def takes_ns(self, amount: Amount, settings: LlamaSettings, rounds: int) -> int:
+        """What one candidate will take, from being opened on."""
+        convert = self.single_ns * CONVERT_TOKENS + CONVERT_NS if settings.weights == "f16" else 0
+        steps = sum(max(self.single_ns, tokens * self.token_ns) for tokens in amount.steps(rounds))
+        return self.open_ns + convert + round(MARGIN * steps)
+
+
+def affordable(pace: Pace, open_ones: Sequence[LlamaSettings], room_ns: int) -> tuple[Amount, int]:
+    """How much to measure, and of how many of the candidates from the first on; (any, 0) when not even two fit.
+
+    All candidates if there is time, and as much of each as fits; else as many as fit with the last but one amount, and
+    with the least only when those would not be two: so few tokens tell less.
+    """
+    for count in range(len(open_ones), 1, -1):
+        for amount in AMOUNTS[:-1]:
+            if sum(pace.takes_ns(amount, s, ROUNDS_MIN) for s in open_ones[:count]) <= room_ns:
+                return amount, count
+    for count in range(len(open_ones), 1, -1):
+        if sum(pace.takes_ns(AMOUNTS[-1], s, ROUNDS_MIN) for s in open_ones[:count]) <= room_ns:
+            return AMOUNTS[-1], count
+    return AMOUNTS[-1], 0
+
+
+def tune(
+    settings: LlamaSettings,
+    clock: Clock,
+    limit_s: float = LIMIT_S,
+    opened: Callable[[LlamaSettings], StepEngine] = LlamaEngine,
+) -> tuple[LlamaSettings, list[Tried]]:
+    """The settings with everything chosen, and what was tried: nothing for large models or where there is no time, for
+    which the first choices stand. Takes about `limit_s` at most, and what it takes to open the model.
 
     Raises ConfigError when the model cannot be loaded.
     """
     open_ones = candidates(settings, cores_here().usable)
     try:
-        large = settings.model.stat().st_size > MODEL_BYTES_MAX or settings.gpu_layers > 0
-    except OSError:
+        large = settings.gpu_layers > 0 or look(settings.model).size > MODEL_BYTES_MAX
+    except ConfigError:
         large = True  # loading it will say what is wrong
     if len(open_ones) == 1 or large:
         return open_ones[0], []
-    runs = [run for s in open_ones if (run := _Run(s)).is_as_asked]
-    for _ in range(ROUNDS):
-        best_ms = min(run.round_ms for run in runs)
+    ends_ns = clock() + round(limit_s * S)
+    pace = _probe(open_ones[0], clock, opened)
+    amount, count = affordable(pace, open_ones, ends_ns - clock())
+    runs: list[_Run] = []
+    try:
+        for one in open_ones[:count]:
+            if clock() >= ends_ns:
+                break  # something else keeps the machine busy
+            run = _Run.of(one, amount, opened)
+            if run is not None:
+                runs.append(run)
+        measured = _take_turns(runs, clock, ends_ns)
+    finally:
         for run in runs:
-            # Whoever is far behind after a round is not asked again: a start must not take long.
-            if run.round_ms <= GIVE_UP_X * best_ms:
-                run.round(clock)
-    for run in runs:
-        run.engine.close()
-    best = min(runs, key=lambda run: run.round_ms)
-    return best.settings, [
-        Tried(r.settings.threads, r.settings.flash_attention, r.settings.weights, round(r.round_ms, 2)) for r in runs
+            run.engine.close()
+    if len(measured) < 2:
+        return open_ones[0], []
+    tried = [
+        Tried(r.settings.threads, r.settings.flash_attention, r.settings.weights, round(r.round_ms, 2))
+        for r in measured
     ]
+    return min(measured, key=lambda run: run.round_ms).settings, tried
 
 
+def _probe(settings: LlamaSettings, clock: Clock, opened: Callable[[LlamaSettings], StepEngine]) -> Pace:
+    """How fast the first choice is, from a few tokens."""
+    began_ns = clock()
+    engine = opened(replace(settings, sequences=2, context_len=4 * PROBE_LEN))
+    open_ns = clock() - began_ns
+    try:
+        # Of a few the fastest: others may take the processor for a moment, and the first pages memory in.
+        single_ns = token_ns = min(_step_ns(engine, 0, 1, 1, clock) for _ in range(PROBES))
+        if PROBE_LEN * PROBES * single_ns <= PROBE_MAX_NS:
+            token_ns = min(_step_ns(engine, 0, 1, PROBE_LEN, clock) for _ in range(PROBES)) // PROBE_LEN
+    finally:
+        engine.close()
+    return Pace(open_ns, max(1, token_ns), max(1, single_ns))
+
+
+def _take_turns(runs: Sequence[_Run], clock: Clock, ends_ns: int) -> list[_Run]:
+    """Rounds in turn while there is time for one more; those that were measured."""
+    for _ in range(ROUNDS):
+        best_ms = min((run.round_ms for run in runs), default=0.0)
+        for run in runs:
+            # Whoever is far behind after a round is not asked again.
+            if run.round_ms > GIVE_UP_X * best_ms:
+                continue
+            if clock() + run.round_ms * MS > ends_ns:
+                return [r for r in runs if r.took]
+            run.round(clock)
+    return [r for r in runs if r.took]
+
+
+@dataclass(slots=True)
 class _Run:
-    """One candidate's small engine, every sequence standing on a trunk, and what its steps took."""
+    """One candidate's small engine, every sequence standing on a trunk, and what its rounds took, by shape."""
 
-    def __init__(self, settings: LlamaSettings) -> None:
-        self.settings = settings
-        self.engine = LlamaEngine(replace(settings, sequences=SEQUENCES, context_len=CONTEXT_LEN))
-        self._took: list[list[int]] = [[] for _ in SHAPES]
-        self.engine.step(StepPlan([Slice(0, 0, np.full(TRUNK_LEN, 1, np.int32))]))
-        for seq in range(1, SEQUENCES):
-            self.engine.copy(0, seq)
-        for count, tokens, _ in SHAPES:  # pages memory in
-            _step_ns(self.engine, count, tokens, lambda: 0)
+    settings: LlamaSettings
+    amount: Amount
+    engine: StepEngine
+    took: dict[Shape, list[int]] = field(default_factory=dict)
 
-    @property
-    def is_as_asked(self) -> bool:
-        """False, and it is closed, where there was no room for weights as f16: that is another candidate's."""
-        if self.engine.settings.weights != self.settings.weights:
-            self.engine.close()
-            return False
-        return True
+    @classmethod
+    def of(cls, settings: LlamaSettings, amount: Amount, opened: Callable[[LlamaSettings], StepEngine]) -> _Run | None:
+        """A candidate; None where there was no room for weights as f16: as they are they are another candidate's."""
+        engine = opened(replace(settings, sequences=max(2, amount.sequences), context_len=amount.context_len))
+        if isinstance(engine, LlamaEngine) and engine.settings.weights != settings.weights:
+            engine.close()
+            return None
+        engine.step(StepPlan([Slice(0, 0, np.full(amount.trunk, 1, np.int32))]))
+        for seq in range(1, amount.sequences):
+            engine.copy(0, seq)
+        for count, tokens, _ in amount.shapes:  # pages memory in
+            _step_ns(engine, amount.trunk, count, tokens, lambda: 0)
+        return cls(settings, amount, engine)
 
     def round(self, clock: Clock) -> None:
         """Runs all shapes once."""
-        for (count, tokens, times), values in zip(SHAPES, self._took, strict=True):
-            values += [_step_ns(self.engine, count, tokens, clock) for _ in range(times)]
+        for shape in self.amount.shapes:
+            count, tokens, times = shape
+            self.took.setdefault(shape, []).extend(
+                _step_ns(self.engine, self.amount.trunk, count, tokens, clock) for _ in range(times)
+            )
 
     @property
     def round_ms(self) -> float:
         """A round of all shapes by their medians; 0 before the first."""
-        pairs = zip(SHAPES, self._took, strict=True)
-        return sum(times * median(values) for (_, _, times), values in pairs if values) / MS
+        return sum(times * median(values) for (_, _, times), values in self.took.items()) / MS
 
 
-def _step_ns(engine: LlamaEngine, count: int, tokens: int, clock: Clock) -> int:
-    slices = [Slice(seq, TRUNK_LEN, np.full(tokens, 1, np.int32), GREEDY_PICK) for seq in range(count)]
+def _step_ns(engine: StepEngine, trunk: int, count: int, tokens: int, clock: Clock) -> int:
+    slices = [Slice(seq, trunk, np.full(tokens, 1, np.int32), GREEDY_PICK) for seq in range(count)]
     began_ns = clock()
     engine.step(StepPlan(slices))
     took_ns = clock() - began_ns
     for seq in range(count):
-        engine.trim(seq, TRUNK_LEN)
+        engine.trim(seq, trunk)
     return took_ns

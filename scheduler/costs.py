@@ -103,6 +103,11 @@ class Costs:
         else:
             self.trust = min(1.0, self.trust * s.recover)
 
+    def settle(self) -> None:
+        """Solves the weights now, from what was learned so far."""
+        if self.learned:
+            self._fit()
+
     def _fit(self) -> None:
         """Non-negative least squares on the weights, by coordinate descent from the present ones.
 

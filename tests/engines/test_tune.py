@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from core.clock import MS, S
 from core.errors import ConfigError
 from daemon.config import SHIPPED_MODEL
-from engines.base import GREEDY_PICK, Slice, StepPlan, tokens_of
+from daemon.prompt import MARKS
+from engines.base import GREEDY_PICK, Geometry, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings
+from engines.machine import cores_here
+from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from engines.tune import candidates, tune
 
 
@@ -31,6 +35,61 @@ def test_tuning_answers_with_what_was_fastest() -> None:
     assert (chosen.threads, chosen.flash_attention, chosen.weights) == best_is
     assert "auto" not in (chosen.flash_attention, chosen.weights) and chosen.threads > 0
     assert (chosen.sequences, chosen.context_len) == (255, 2048)
+
+
+class Machine:
+    """Engines as slow as it says, on its own clock: `token_ms` each token, `open_ms` each opening, f16 three times."""
+
+    def __init__(self, token_ms: float, open_ms: float, busy_from_s: float = 1e9) -> None:
+        self.clock = VirtualClock()
+        self.opened: list[LlamaSettings] = []
+        self._cost = SimCost(step_us=token_ms * 250, micro_us=0.0, token_us=token_ms * 1000)
+        self._open_ms, self._busy_from_ns = open_ms, busy_from_s * S
+
+    def now(self) -> int:
+        """The time; everything takes ten times as long once others keep the machine busy."""
+        ns = self.clock()
+        return ns if ns <= self._busy_from_ns else round(self._busy_from_ns + 10 * (ns - self._busy_from_ns))
+
+    def open(self, settings: LlamaSettings) -> SimEngine:
+        """An engine of this machine."""
+        self.opened.append(settings)
+        self.clock.advance(round(self._open_ms * MS) * (3 if settings.weights == "f16" else 1))
+        vocab = SimVocab(list(MARKS.values()))
+        geometry = Geometry(settings.sequences, settings.context_len, 2048, 512, vocab.size)
+        return SimEngine(geometry, vocab, self.clock, self._cost)
+
+
+@pytest.mark.parametrize("open_ms", [30.0, 600.0, 3000.0])
+@pytest.mark.parametrize("token_ms", [0.05, 0.35, 2.0, 6.0, 15.0, 60.0, 250.0, 900.0])
+def test_tuning_ends_within_ten_seconds_however_slow_the_model_is(token_ms: float, open_ms: float) -> None:
+    """What one candidate takes here decides how many are tried and how much is measured; else first choices stand."""
+    machine = Machine(token_ms, open_ms)
+    auto = LlamaSettings(SHIPPED_MODEL)
+    chosen, tried = tune(auto, machine.now, opened=machine.open)
+    assert machine.now() <= 10 * S
+    assert "auto" not in (chosen.flash_attention, chosen.weights) and chosen.threads > 0
+    if token_ms <= 6.0 and open_ms <= 600.0:
+        assert len(tried) >= 2
+    if not tried:
+        assert chosen == candidates(auto, cores_here().usable)[0]
+
+
+def test_a_fast_model_is_measured_in_full() -> None:
+    """Every candidate, on the longest trunk."""
+    machine = Machine(0.05, 30.0)
+    _, tried = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
+    assert len(tried) == len(candidates(LlamaSettings(SHIPPED_MODEL), cores_here().usable))
+    assert {s.sequences for s in machine.opened[1:]} == {16}
+
+
+@pytest.mark.parametrize("busy_from_s", [0.2, 1.0, 2.0, 4.0])
+def test_a_machine_that_becomes_busy_meanwhile_is_not_measured_for_long(busy_from_s: float) -> None:
+    """Nothing more is begun when the time is over; what one native call takes is all that may come on top."""
+    machine = Machine(2.0, 200.0, busy_from_s)
+    chosen, _ = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
+    assert chosen.threads > 0
+    assert machine.now() <= 10 * S + 10 * (600 + 2 * 1000) * MS
 
 
 def test_a_missing_model_is_not_tuned(tmp_path: Path) -> None:
