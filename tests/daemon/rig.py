@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.clock import now_ns
+from core.clock import Clock, now_ns
 from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
 from daemon.keeping import Keeping, revive
@@ -153,6 +153,7 @@ async def running(
     drain: Callable[[float], Awaitable[None]] = _no_drain,
     saves: Path | None = None,
     keeping: Keeping | None = None,
+    clock: Clock = now_ns,
 ) -> AsyncIterator[Rig]:
     """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test.
 
@@ -161,10 +162,10 @@ async def running(
     died: list[BaseException] = []
     phase = Phase()
     if keeping is None:
-        daemon = build(config, model, phase, died.append, drain, saves=saves)
+        daemon = build(config, model, phase, died.append, drain, clock, saves=saves)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
-        daemon = build(config, model, phase, died.append, drain, now_ns, memory, saves, ill, keeping.parked)
+        daemon = build(config, model, phase, died.append, drain, clock, memory, saves, ill, keeping.parked)
     daemon.engine_loop.start()
     phase.name = "serving"
     try:

@@ -30,6 +30,7 @@ from npcd.v1 import (
     story_pb2,
     story_pb2_grpc,
 )
+from npcd_client import Client, Intent, Live, NpcSpec, Observation, Percept
 from tests.daemon.rig import GatedEngine, Rig, gated, running, specs, until, world
 from tests.patience import PATIENCE_S
 
@@ -290,3 +291,43 @@ async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_pa
         await npcs.Remove(npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]), metadata=bearer("a"))
         await until(lambda: rig.daemon.board.phase.streams == 0)
         assert (await counts("a"))[1:6] == [2, 0, 0, 1, 1]
+
+
+async def latest(live: Live, tick: int) -> Intent:
+    """What the client has of npc0 once it agrees with that observation."""
+
+    def there() -> bool:
+        held = live.latest("npc0")
+        return held is not None and held.observed_tick == tick
+
+    await until(there, f"an intent of tick {tick}")
+    held = live.latest("npc0")
+    assert held is not None
+    return held
+
+
+async def test_the_python_client_follows_a_new_lease_and_its_pause(unix: ServeSettings) -> None:
+    """Ticks begin anew after take_over: confirmations keep the intent young. In a pause nothing is thought about."""
+    async with served(gated(), unix) as (rig, _, _), Client(unix.listen[0]) as npcd:
+        npcs = [NpcSpec("npc0", "villager", "mira")]
+        wolf = (Percept("w1", "wolf", "hostile", 6.0),)
+        await npcd.register(npcs, take_over=True, world_id="vale")
+        async with npcd.live("vale") as live:
+            await live.wait_connected(PATIENCE_S)
+            live.observe(Observation("npc0", 500, percepts=wolf))
+            first = await latest(live, 500)
+            lease = (await npcd.register(npcs, take_over=True, world_id="vale")).lease_epochs["npc0"]
+            for tick in (1, 2, 3):
+                live.observe(Observation("npc0", tick, percepts=wolf))
+                held = await latest(live, tick)
+                assert (held.version, held.lease_epoch) == (first.version, lease)
+                assert held.agreed_ns > first.agreed_ns
+            live.tell_time(5_000, paused=True)
+            live.observe(Observation("npc0", 4, percepts=(Percept("p1", "player", "friendly", 3.0),)))
+            await until(lambda: rig.daemon.calls._table.counts.observations == 5)
+            assert (await latest(live, 3)).version == first.version
+            live.tell_time(5_000)
+            live.observe(Observation("npc0", 5, percepts=(Percept("p1", "player", "friendly", 3.0),)))
+            assert (await latest(live, 5)).version > first.version
+        (one,) = (await npcd.get_intents(["npc0"], world_id="vale")).intents
+        assert (one.observed_tick, one.lease_epoch) == (5, lease)

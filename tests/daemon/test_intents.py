@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.clock import S
+from core.clock import S, now_ns
 from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
@@ -336,3 +336,31 @@ async def test_an_npc_that_becomes_another_one_is_observed_under_the_lease_it_ha
         response = await calls.observe("", rig.frame(seen))
         assert (response.accepted, len(response.errors)) == (1, 0)
         await rig.intent("npc0", lambda i: i.observed_tick == seen.tick and i.source == MODEL)
+
+
+@pytest.mark.parametrize("years", [1, 200])
+async def test_a_daemon_that_ran_for_years_answers_every_question(years: int) -> None:
+    """However long ago something was observed, said or remembered: no number keeps an answer from coming."""
+    later_ns = 0
+    async with running(gated(), clock=lambda: now_ns() + later_ns) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        await rig.intent("npc0", lambda i: True)
+        await rig.say("npc0", "My name is Ann.", max_tokens=2)
+        later_ns = years * 365 * 24 * 3600 * S
+        (intent,) = (await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))).intents
+        assert intent.age_ms == min(2**32 - 1, intent.age_ms) > 2**32 - 2
+        described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", with_history=True))
+        assert described.npcs[0].history[0].age_ms >= later_ns // 1_000_000
+        assert described.npcs[0].trunks[0].idle_ms >= later_ns // 1_000_000
+        status = rig.daemon.board.message()
+        assert status.uptime_ms >= later_ns // 1_000_000
+        answer = await calls.remembering.recall(
+            "", npcs_pb2.RecallRequest(world_id="vale", npc_id="npc0", player_id="p1")
+        )
+        assert answer.player_name == "Ann"
+        again = rig.sees("npc0", FRIEND)
+        await calls.observe("", rig.frame(again))
+        young = await rig.intent("npc0", lambda i: i.observed_tick == again.tick)
+        assert young.age_ms < PATIENCE_S * 1000
+        assert (await rig.say("npc0", "And now?", max_tokens=2))[-1].finish
