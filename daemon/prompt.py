@@ -260,6 +260,14 @@ class Ends:
     said: tuple[int, ...] = ()
 
 
+class TooLong(CallerError):
+    """A text of a world that is longer than its cap; `size` says how long it is."""
+
+    def __init__(self, field: str, size: str, limit: str) -> None:
+        super().__init__(field, f"{size}, {limit}; shorten it")
+        self.size = size
+
+
 class Layout:
     """Renders the sections for one model. Plain values in, token ids out; holds nothing but the model's marks.
 
@@ -326,21 +334,19 @@ class Layout:
 
     def world(self, lore: str, actions: Sequence[ActionWord], emotions: Sequence[str]) -> tuple[int, ...]:
         """What every NPC of a world shares: lore, and the words it may act and feel with, in the world's order."""
-        lore_ids = self._capped("lore", lore, self.caps.lore)
+        lore_ids = self._capped("lore", lore, "lore")
         words = f" Actions: {', '.join(a.word for a in actions)}. Feelings: {', '.join(emotions)}."
-        words_ids = self._capped("actions", words, self.caps.words)
+        words_ids = self._capped("actions", words, "words")
         return self._bos + self.marks["world"] + lore_ids + words_ids + self.ends.rules
 
     def archetype(self, archetype_id: str, description: str) -> tuple[int, ...]:
         """The second half of the shared prefix."""
         text = f"{archetype_id}. {description}"
-        return self.marks["archetype"] + self._capped(
-            f"archetypes[{archetype_id}].description", text, self.caps.archetype
-        )
+        return self.marks["archetype"] + self._capped(f"archetypes[{archetype_id}].description", text, "archetype")
 
     def persona(self, name: str, text: str) -> tuple[int, ...]:
         """Who this NPC is; the intent trunk ends here."""
-        told = self._capped(f"personas[{name}].text", f"{name}. {text}", self.caps.persona)
+        told = self._capped(f"personas[{name}].text", f"{name}. {text}", "persona")
         return self.marks["persona"] + told + self.ends.opens
 
     def summary(self, text: str) -> Cut:
@@ -448,14 +454,15 @@ class Layout:
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
-    def _capped(self, field: str, text: str, cap: int) -> tuple[int, ...]:
-        # Everybody waits while a text is tokenised: megabytes are refused before.
+    def _capped(self, field: str, text: str, name: str) -> tuple[int, ...]:
+        # `name` is the cap's in the settings. Everybody waits while a text is tokenised: megabytes are refused before.
+        cap: int = getattr(self.caps, name)
         size, most = len(text.encode("utf-8", "replace")), cap * TOKEN_BYTES_MAX
         if size > most:
-            raise CallerError(field, f"{size} bytes, more than {most} are never {cap} tokens; shorten it")
+            raise TooLong(field, f"{size} bytes", f"more than {most} are never {cap} tokens (caps.{name})")
         tokens = tuple(self._encode(f" {_line(text)}"))
         if len(tokens) > cap:
-            raise CallerError(field, f"{len(tokens)} tokens, the limit is {cap}; shorten it")
+            raise TooLong(field, f"{len(tokens)} tokens", f"the limit is {cap} (caps.{name})")
         return tokens
 
     def _cut(self, mark: str, text: str, cap: int, end: tuple[int, ...]) -> Cut:

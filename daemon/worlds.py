@@ -17,12 +17,14 @@ from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
 from core.words import NpcKey, TrunkKey
 from daemon.language import check_language, texts_of, warnings_of, well_formed
-from daemon.prompt import ActionWord, Layout
+from daemon.prompt import ActionWord, Layout, TooLong
 from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
 from tiers.policy import PolicyRow
 from tiers.policy_table import Sections, WorldWords, compile_table, why_not
+
+PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
 
 log = structlog.get_logger("npcd")
 
@@ -94,6 +96,40 @@ class Npc:
     def trunk_key(self, partner: str) -> TrunkKey:
         """Names its trunk towards a partner (empty: none, for intents)."""
         return TrunkKey(self.key, partner, self.trunk_adapter)
+
+
+class _TooLong:
+    """The personas of one request that are too long: all of them are told, not one at each try."""
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._found: list[tuple[str, TooLong]] = []
+
+    def persona(self, layout: Layout, said: npcs_pb2.Persona) -> tuple[int, ...]:
+        """Its tokens; none, and it is noted, when it is too long."""
+        try:
+            return layout.persona(said.name, said.text)
+        except TooLong as error:
+            self._found.append((said.name, error))
+            return ()
+
+    def check(self) -> None:
+        """Raises CallerError when there is one."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise self._found[0][1]
+        told, room = [], PERSONAS_TOLD_LEN
+        for name, error in self._found:
+            told.append(f"{name} ({error.size})")
+            room -= len(told[-1]) + 2
+            if room < 0:
+                told.pop()
+                break
+        more = f" and {len(self._found) - len(told)} more" if len(told) < len(self._found) else ""
+        raise CallerError(
+            "personas", f"the limit is {self._cap} tokens (caps.persona); shorten {', '.join(told)}{more}"
+        )
 
 
 class Worlds:
@@ -225,6 +261,7 @@ class Worlds:
         if not 1 <= len(request.npcs) <= limit:
             raise CallerError("npcs", f"{len(request.npcs)} NPCs, must be 1 to {limit}")
         specs = {}
+        too_long = _TooLong(self._layout.caps.persona)
         for i, spec in enumerate(request.npcs):
             check_id(f"npcs[{i}].npc_id", spec.npc_id)
             if spec.npc_id in specs:
@@ -232,7 +269,8 @@ class Worlds:
             if spec.archetype_id not in world.prefixes:
                 known = ", ".join(sorted(world.prefixes))
                 raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
-            specs[spec.npc_id] = (spec, *self._persona(world, i, spec))
+            specs[spec.npc_id] = (spec, *self._persona(world, i, spec, too_long))
+        too_long.check()
         new = sum(1 for npc_id in specs if npc_id not in world.npcs)
         if self.npcs + new > self._limits.npcs_max:
             most = self._limits.npcs_max  # how many others have is theirs to know
@@ -320,14 +358,14 @@ class Worlds:
         self._next_number += 1
         return self._next_number - 1
 
-    def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec) -> tuple[str, tuple[int, ...]]:
+    def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec, too_long: _TooLong) -> tuple[str, tuple[int, ...]]:
         if spec.persona_id:
             if spec.persona_id not in world.personas:
                 raise CallerError(f"npcs[{i}].persona_id", f"'{spec.persona_id}' is not defined in the world")
             return world.personas[spec.persona_id]
         if not spec.persona.name:
             raise CallerError(f"npcs[{i}].persona.name", "is empty; give persona_id or an inline persona")
-        return spec.persona.name, self._layout.persona(spec.persona.name, spec.persona.text)
+        return spec.persona.name, too_long.persona(self._layout, spec.persona)
 
     def _moved(self, npc: Npc, old: World, new: World) -> Npc:
         """The same NPC in the changed world; personas that the world no longer has keep their old text."""
@@ -367,12 +405,14 @@ class Worlds:
             prefixes[a.archetype_id] = base + tokens
             sections.append((f"archetype:{a.archetype_id}", len(tokens), layout.caps.archetype))
         personas = {}
+        too_long = _TooLong(layout.caps.persona)
         for i, p in enumerate(request.personas):
             check_id(f"personas[{i}].persona_id", p.persona_id)
             check_id(f"personas[{i}].name", p.name)
-            tokens = layout.persona(p.name, p.text)
+            tokens = too_long.persona(layout, p)
             personas[p.persona_id] = (p.name, tokens)
             sections.append((f"persona:{p.persona_id}", len(tokens), layout.caps.persona))
+        too_long.check()
         return World(
             tenant=tenant,
             world_id=request.world_id,

@@ -10,12 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from npcd_client.world import toml_text
+
 BUDGET = Path(__file__).with_name("budget.toml")
 
 
 def load_budget(path: Path, scene: str) -> dict[str, dict[str, float]]:
     """The rows of one scene. Raises ValueError when there are none or one says neither max nor min."""
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        tables = tomllib.loads(toml_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
     if scene not in tables:
         raise ValueError(f"{path} has no budget for {scene}; it has {', '.join(tables)}")
     rows: dict[str, dict[str, float]] = tables[scene]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from npcd_client import NpcSpec, World, world_from_toml
+from npcd_client.world import toml_text
 
 Point = tuple[float, float]
 
@@ -120,7 +121,9 @@ class Plan:
 def load_plan(path: Path) -> Plan:
     """Reads a load; its `scene` is a file beside it. Raises ValueError naming what is wrong with it."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(toml_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
     except FileNotFoundError:
         there = sorted(file.stem for file in path.parent.glob("*.toml") if file.name != "demo.toml")
         raise ValueError(f"no scene {path}; there are: {', '.join(there)}") from None
@@ -147,9 +150,12 @@ def _check_keys(path: Path, given: Mapping[str, Any], kind: type[Plan] | type[Cr
 
 def load_scene(path: Path = SCENES / "demo.toml") -> Scene:
     """Reads a scene. Raises ValueError naming what does not fit together."""
-    text = path.read_text(encoding="utf-8")
+    text = toml_text(path)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
     world = world_from_toml(text)
-    content = tomllib.loads(text)
     ground = content["map"]
     places = {name: (float(x_m), float(y_m)) for name, (x_m, y_m) in ground["places"].items()}
     scene = Scene(

@@ -52,6 +52,7 @@ from memory.recent_keys import (
     text_of,
 )
 from memory.records import START, Kind, Position, Record
+from memory.redis_reasons import refusal, unfit
 
 AT_ONCE = 8  # bonds read, folded or written without a rest for other threads: below 1 ms
 REST_S = 0.0002
@@ -126,9 +127,24 @@ class RecentWriter:
             self._connection.connect()
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
+        reason = unfit(self.info())
+        if reason:
+            self._connection.disconnect()
+            raise StoreFailed(reason)
         (said,) = self._ask([("GET", self._key)])
         self._at = position_of(said)
         return self._at
+
+    def info(self) -> dict[str, str]:
+        """What the server says of itself; empty when this user may not ask."""
+        try:
+            (info,) = self._ask([("INFO",)])
+        except StoreFailed as error:
+            if isinstance(error.__cause__, ResponseError):
+                return {}
+            raise
+        pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+        return {name: value.strip() for name, _, value in pairs}
 
     def write(self, records: Sequence[Record], upto: Position) -> None:
         """Takes records in, all or none; those that it has already change nothing. Reads once, writes once.
@@ -426,9 +442,7 @@ def look(settings: RecentSettings) -> tuple[str, str, str]:
     said: dict[str, str] = {}
     try:
         writer.connect()
-        with contextlib.suppress(StoreFailed):
-            (info,) = writer._ask([("INFO",)])
-            said = {name: value for name, _, value in (line.partition(":") for line in info.decode().splitlines())}
+        said = writer.info()
     finally:
         writer.close()
     version = said.get("valkey_version") or said.get("redis_version", "")
@@ -489,4 +503,7 @@ def reason_of(error: BaseException, password: str) -> str:
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "did not answer in time"
     text = " ".join(str(error).split()).partition(", with args")[0] or type(error).__name__
+    known = refusal(type(error).__name__, text)
+    if known:
+        return known
     return (text.replace(password, "***") if password else text)[:REASON_LEN_MAX]

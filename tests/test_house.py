@@ -87,6 +87,7 @@ DECIDING = (
     "memory/records.py",
     "memory/state.py",
     "memory/recent_keys.py",
+    "memory/redis_reasons.py",
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})
 

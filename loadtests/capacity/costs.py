@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core.errors import ConfigError
+from core.files import read_toml
 from engines.sim import SimCost
 from scheduler.planner import PlannerSettings
 
@@ -119,10 +119,7 @@ class Stated:
 
 def read(path: Path = STATED) -> Stated:
     """The cost models of a file. Raises ConfigError naming what is wrong with it."""
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    table = read_toml(path, str(path))
     try:
         host, daemon = _made(Host, table["host"]), _made(Daemon, table["daemon"])
         cards = {key: _made(Card, one) for key, one in table.get("cards", {}).items()}

@@ -349,13 +349,32 @@ async def test_a_section_over_its_cap_is_refused_with_its_size(tmp_path: Path) -
     async with wire(tmp_path) as w:
         error = await failed(w.npcs.DefineWorld(world(lore=" word" * 400)))
         assert error.code() is INVALID
-        assert error.details() == "lore: 400 tokens, the limit is 320; shorten it"
+        assert error.details() == "lore: 400 tokens, the limit is 320 (caps.lore); shorten it"
         error = await failed(w.npcs.DefineWorld(world(lore=" word" * 1_500_000)))
         assert (error.details() or "").startswith("lore: 7500000 bytes, more than 20480 are never 320 tokens")
         longer = world()
         longer.personas[0].text = "word " * 300
         error = await failed(w.npcs.DefineWorld(longer))
-        assert error.details() == "personas[Mira].text: 301 tokens, the limit is 160; shorten it"
+        assert error.details() == "personas[Mira].text: 301 tokens, the limit is 160 (caps.persona); shorten it"
+        await w.goes_on()
+
+
+async def test_all_personas_that_are_too_long_are_told_at_once(tmp_path: Path) -> None:
+    """Of a world, and inline when NPCs are registered; with the setting. What does not fit into a status is counted."""
+    async with wire(tmp_path) as w:
+        longer = world()
+        for number in (1, 2, 3):
+            longer.personas.add(persona_id=f"p{number}", name=f"Bran {number}", text="word " * (200 * (number % 3)))
+        error = await failed(w.npcs.DefineWorld(longer))
+        told = "personas: the limit is 160 tokens (caps.persona); shorten Bran 1 (202 tokens), Bran 2 (402 tokens)"
+        assert error.code() is INVALID and error.details() == told
+        spec = npcs_pb2.NpcSpec(archetype_id="villager", persona=npcs_pb2.Persona(name="Mira", text="word " * 300))
+        specs = [npcs_pb2.NpcSpec(npc_id=f"new{i}") for i in range(40)]
+        for one in specs:
+            one.MergeFrom(spec)
+        error = await failed(w.npcs.Register(npcs_pb2.RegisterRequest(world_id="vale", npcs=specs)))
+        details = error.details() or ""
+        assert details.count("Mira (301 tokens)") > 5 and details.endswith(" more") and len(details) < MESSAGE_LEN_MAX
         await w.goes_on()
 
 

@@ -93,7 +93,7 @@ def world_from_toml(text: str) -> World:
     [policy.villager] rows = [...]; those of [policy.default] are everybody's and come last. Raises ValueError naming
     the table and the key that does not belong there. Other top-level tables are left alone.
     """
-    content = tomllib.loads(text)
+    content = tomllib.loads(text.removeprefix("\ufeff"))
     missing = [key for key in ("world_id", "lore", "archetypes", "actions", "emotions") if key not in content]
     if missing:
         raise ValueError(f"a world needs {', '.join(missing)}")
@@ -110,8 +110,29 @@ def world_from_toml(text: str) -> World:
 
 
 def load_world(path: str | Path) -> World:
-    """`world_from_toml` of a file."""
-    return world_from_toml(Path(path).read_text(encoding="utf-8"))
+    """`world_from_toml` of a file in UTF-8, with or without a byte order mark. Raises ValueError naming the file."""
+    try:
+        return world_from_toml(toml_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def toml_text(path: str | Path) -> str:
+    """What stands in a TOML file, without the byte order mark that some editors put before it. Raises ValueError for
+    UTF-16 and for binary files, OSError when it cannot be read.
+    """
+    data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{path}: is UTF-16 and must be UTF-8; save it as UTF-8")
+    if 0 in data[:2000]:
+        raise ValueError(f"{path}: is UTF-16 or a binary file, and no TOML in UTF-8; save it as UTF-8")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}: byte 0x{data[error.start]:02x} in line {line} is not UTF-8; save it as UTF-8"
+        ) from error
 
 
 def _policy(content: Mapping[str, Any]) -> Policy:
