@@ -1,6 +1,8 @@
 """Tickets: what submitting work returns. They live on the event loop's thread; chunks come out, cancel goes in.
 
 Law: on_end is called exactly once per ticket, after every on_chunk, also when the loop stops.
+Law: a permit is held by a work that waits and is not cancelled. Commands are obeyed in their order, so a cancelled work
+has left its queue before a later one comes to it, and the permit is free at once.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from scheduler.scheduler import Delivery, Taken
 from tiers.promises import RETRY_MAX_NS, Promises
 
 DRAIN_SAMPLES = 64
+LEAVING_MAX = 16_384  # cancelled works that the engine thread has not answered yet; they hold memory and no permit
 
 
 def _nothing(_: Chunk) -> None:
@@ -28,7 +31,7 @@ def _nothing(_: Chunk) -> None:
 class Ticket:
     """One submitted work. `ended` is None until it is over."""
 
-    __slots__ = ("_cancel", "ended", "id", "on_chunk", "on_end", "submitted_ns", "taken", "work")
+    __slots__ = ("_cancel", "cancelled", "ended", "id", "on_chunk", "on_end", "submitted_ns", "waits", "work")
 
     def __init__(
         self,
@@ -37,21 +40,23 @@ class Ticket:
         submitted_ns: int,
         on_chunk: Callable[[Chunk], None],
         on_end: Callable[[Ended], None],
-        cancel: Callable[[int], None],
+        cancel: Callable[[Ticket], None],
     ) -> None:
         self.id = ticket_id
         self.work = work
         self.submitted_ns = submitted_ns
-        self.taken = False
+        self.waits = True  # holds a permit
+        self.cancelled = False
         self.ended: Ended | None = None
         self.on_chunk = on_chunk
         self.on_end = on_end
         self._cancel = cancel
 
     def cancel(self) -> None:
-        """Asks for the end; it comes as CANCELLED through on_end, unless the work ended first."""
-        if self.ended is None:
-            self._cancel(self.id)
+        """Asks for the end; it comes as CANCELLED through on_end, unless the work ended first. Its permit is free."""
+        if self.ended is None and not self.cancelled:
+            self.cancelled = True
+            self._cancel(self)
 
 
 class LoadAhead(NamedTuple):
@@ -97,9 +102,8 @@ class Door:
         self._clock = clock
         self._open: dict[int, Ticket] = {}
         self._next_id = 1
-        self._waiting: dict[Tier, dict[int, int]] = {
-            tier: {} for tier in Tier
-        }  # when submitted, by ticket, oldest first
+        self._waiting: dict[Tier, dict[int, Ticket]] = {tier: {} for tier in Tier}  # oldest first
+        self._leaving = 0  # cancelled, and not ended
         self._done_ns: dict[Tier, deque[int]] = {tier: deque(maxlen=DRAIN_SAMPLES) for tier in Tier}
         self.refused = dict.fromkeys(Tier, 0)
         self.draining = False
@@ -128,8 +132,9 @@ class Door:
             assert bool(work.max_tokens) == bool(len(work.tail)), "a work has a tail and output, or neither"
             same = work.key.adapter == work.adapter
             assert same or not (work.key.adapter or work.keep), "an activated adapter's trunk is the base model's"
+        wanted = any(work.max_tokens for work, _, _ in group)
         for tier, count in need.items():
-            if count and len(self._waiting[tier]) + count > self._promises.of(tier).waiting_max:
+            if count and (self._leaving >= LEAVING_MAX or not self._has_room(tier, count, wanted)):
                 self.refused[tier] += count
                 raise Overloaded(f"{tier.name.lower()} queue is full", self.retry_ms(tier, now_ns))
         tickets: list[Ticket] = []
@@ -138,7 +143,7 @@ class Door:
             ticket = Ticket(self._next_id, work, now_ns, on_chunk, on_end, self._cancel)
             self._next_id += 1
             self._open[ticket.id] = ticket
-            self._waiting[work.tier][ticket.id] = now_ns
+            self._waiting[work.tier][ticket.id] = ticket
             tickets.append(ticket)
             commands.append((ticket.id, work, now_ns))
         self._send(commands)
@@ -198,7 +203,8 @@ class Door:
 
     def oldest_ns(self, tier: Tier) -> int | None:
         """When the longest waiting work of a tier was submitted; None when nobody waits."""
-        return next(iter(self._waiting[tier].values()), None)
+        first = next(iter(self._waiting[tier].values()), None)
+        return first.submitted_ns if first is not None else None
 
     async def all_ended(self) -> None:
         """Waits until no ticket is open."""
@@ -220,18 +226,34 @@ class Door:
         each_ns = max(now_ns - done[0], MS) / len(done)
         return round(min(half * each_ns, RETRY_MAX_NS) / MS)
 
-    def _cancel(self, ticket_id: int) -> None:
-        self._send([(ticket_id, None, self._clock())])
+    def _has_room(self, tier: Tier, count: int, wanted: bool) -> bool:
+        """Whether so many more may wait. Works that only make KV give way to `wanted` ones, the newest first."""
+        waiting = self._waiting[tier]
+        over = len(waiting) + count - self._promises.of(tier).waiting_max
+        if over <= 0 or not wanted:
+            return over <= 0
+        silent = [t for t in waiting.values() if not t.work.max_tokens][-over:]
+        if len(silent) < over:
+            return False
+        for ticket in silent:
+            ticket.cancel()
+        return True
+
+    def _cancel(self, ticket: Ticket) -> None:
+        self._leaving += 1
+        self._leave_queue(ticket)
+        self._send([(ticket.id, None, self._clock())])
 
     def _leave_queue(self, ticket: Ticket) -> None:
-        if not ticket.taken:
-            ticket.taken = True
+        if ticket.waits:
+            ticket.waits = False
             del self._waiting[ticket.work.tier][ticket.id]
 
     def _end(self, ticket: Ticket, ended: Ended) -> None:
         assert ticket.ended is None, f"ticket {ticket.id} ended twice"
         ticket.ended = ended
         del self._open[ticket.id]
+        self._leaving -= ticket.cancelled
         self._leave_queue(ticket)
         if ended.finish in (Finish.STOP, Finish.LENGTH):
             self._done_ns[ticket.work.tier].append(self._clock())

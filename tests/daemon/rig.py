@@ -36,12 +36,23 @@ class GatedEngine(SimEngine):
         super().__init__(Geometry(40, 1024, 512, 128, vocab.size), vocab, VirtualClock())
         self.gate = threading.Semaphore(0)
         self.gated = False
+        self.at_gate = False
 
     def step(self, plan: StepPlan) -> StepResult:
         """Waits for the gate while it is closed."""
         if self.gated:
+            self.at_gate = True
             assert self.gate.acquire(timeout=PATIENCE_S), "nobody opened the gate"
+            self.at_gate = False
         return super().step(plan)
+
+    async def stand_still(self) -> None:
+        """Waits until no step runs, none will before the gate is opened, and what the last one gave was handed out."""
+        while self.gate.acquire(blocking=False):
+            pass
+        await until(lambda: self.at_gate, "the engine waits at the gate")
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     def open(self) -> None:
         """Lets every step pass from now on."""

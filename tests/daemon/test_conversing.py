@@ -72,6 +72,7 @@ async def conversing() -> AsyncIterator[tuple[Rig, GatedEngine, Call]]:
         call = converse(rig)
         call.say("a")
         await until(lambda: bool(call.text("a")), "the first words")
+        await engine.stand_still()
         yield rig, engine, call
 
 

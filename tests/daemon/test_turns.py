@@ -93,6 +93,7 @@ async def speaking() -> AsyncIterator[tuple[Rig, GatedEngine, Stream]]:
         engine.gate.release(6)
         first = talks(rig)
         await until(lambda: bool(first.text), "the first words")
+        await engine.stand_still()
         yield rig, engine, first
 
 
@@ -334,6 +335,8 @@ async def in_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         else:
             engine.gate.release(6)
             await until(lambda: bool(stream.text), "the first words")
+        if phase != "recall":
+            await engine.stand_still()
         try:
             yield rig, engine, stream
         finally:
@@ -466,3 +469,56 @@ async def test_a_place_in_the_line_is_free_when_its_turn_is_cancelled() -> None:
         assert (await first.ended()).finish == LENGTH
         for stream in (*waiting[:3], *waiting[4:], late):
             assert (await stream.ended()).finish == LENGTH
+
+
+# -- admission -------------------------------------------------------------------------------------------------------
+
+
+async def test_turns_that_are_cancelled_in_quick_succession_do_not_fill_the_queue() -> None:
+    """400 of them by one client while the engine is in one step, by 400 players with four NPCs, before any word: none
+    is refused, and the next turn is served.
+    """
+    model = gated()
+    engine = engine_of(model)
+    async with running(model, npcs=4) as rig:
+        engine.gated = True
+        for n in range(400):
+            line = rig.talk(f"npc{n % 4}", LINE, f"p{n}", turn_id="t", max_tokens=20)
+            async with aclosing(rig.daemon.calls.talk("", line)) as stream:
+                assert (await anext(stream)).kind == STARTED
+        last = talks(rig, max_tokens=3)
+        await until(lambda: bool(last.events), "it is admitted")
+        assert rig.daemon.door.waiting(Tier.SILVER) == 1
+        engine.open()
+        assert (await last.ended()).finish == LENGTH
+        await settled(rig)
+
+
+async def test_conversations_that_are_made_ready_do_not_keep_players_from_being_served() -> None:
+    """Turns that are cut off in the middle leave KV to be made ready in the background; that is not what a full queue
+    is made of.
+    """
+    config = Config()
+    promises = replace(config.promises, silver=replace(config.promises.silver, waiting_max=4))
+    model = gated()
+    engine = engine_of(model)
+    async with running(model, replace(config, promises=promises), npcs=12) as rig:
+        streams = []
+        for n in range(8):
+            engine.gated = True
+            line = rig.talk(f"npc{n}", LINE, turn_id="t", max_tokens=60)
+            stream = rig.daemon.calls.talk("", line)
+            assert (await anext(stream)).kind == STARTED
+            engine.gate.release(4)
+            assert (await anext(stream)).text
+            streams.append(stream)
+            await engine.stand_still()
+        for stream in streams:
+            await stream.aclose()
+        assert rig.daemon.door.waiting(Tier.SILVER) == 4, "the background has the whole queue"
+        tasks = [asyncio.create_task(rig.say(f"npc{n}", LINE, max_tokens=3)) for n in range(8, 12)]
+        await until(lambda: rig.daemon.dialogue.open_turns == 4, "they are admitted")
+        engine.open()
+        for task in tasks:
+            assert (await task)[-1].finish == LENGTH
+        await settled(rig)

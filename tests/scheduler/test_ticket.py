@@ -11,7 +11,7 @@ from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
 from engines.sim import VirtualClock
 from scheduler.scheduler import Taken
-from scheduler.ticket import Command, Door
+from scheduler.ticket import Command, Door, Ticket
 from tiers.promises import Promises
 
 
@@ -39,6 +39,10 @@ class Sent:
 
         return self.door.submit(work, on_end, lambda chunk: self.said.append(str(chunk.tokens))).id
 
+    def ticket(self, ticket_id: int) -> Ticket:
+        """The open ticket of that number."""
+        return self.door._open[ticket_id]
+
 
 def test_permits_are_for_waiting_works_only() -> None:
     """Two wait, the third is refused with a retry time; once one runs, another may wait."""
@@ -51,6 +55,68 @@ def test_permits_are_for_waiting_works_only() -> None:
     assert len(sent.commands) == 2
     sent.door.deliver([(first, Taken(5))])
     assert sent.door.waiting(Tier.SILVER) == 1
+    sent.submit()
+
+
+def test_a_cancelled_work_holds_no_permit() -> None:
+    """However many come and are cancelled before the engine thread looks, one more may wait; what waits still counts,
+    and each ends once.
+    """
+    sent = Sent()
+    first = sent.submit()
+    for _ in range(400):
+        ticket = sent.ticket(sent.submit())
+        ticket.cancel()
+        ticket.cancel()
+        assert sent.door.waiting(Tier.SILVER) == 1
+    assert len(sent.commands) == 1 + 2 * 400 and sent.door.oldest_ns(Tier.SILVER) == sent.clock()
+    last = sent.submit()
+    with pytest.raises(Overloaded):
+        sent.submit()
+    for ticket_id in range(first + 1, last):
+        sent.door.deliver([(ticket_id, Taken(1)), (ticket_id, Ended(Finish.CANCELLED, Timings()))])
+    assert sent.said == ["cancelled"] * 400 and sent.door.waiting(Tier.SILVER) == 2 == sent.door.open
+
+
+def test_a_work_that_was_taken_and_then_cancelled_gives_no_second_permit() -> None:
+    """Taken is on its way while the work is cancelled."""
+    sent = Sent()
+    first, second = sent.submit(), sent.submit()
+    sent.ticket(first).cancel()
+    sent.door.deliver([(first, Taken(1)), (first, Ended(Finish.CANCELLED, Timings()))])
+    assert sent.door.waiting(Tier.SILVER) == 1
+    sent.door.deliver([(second, Taken(1))])
+    sent.ticket(second).cancel()
+    assert sent.door.waiting(Tier.SILVER) == 0
+
+
+def test_works_that_only_make_kv_give_way_to_one_that_somebody_waits_for() -> None:
+    """The newest of them is cancelled; with none of them the queue is full; among themselves they do not give way."""
+    sent = Sent()
+    older, newer = sent.submit(0, 0), sent.submit(0, 0)
+    with pytest.raises(Overloaded):
+        sent.submit(0, 0)
+    wanted = sent.submit()
+    assert [t for t in (older, newer, wanted) if not sent.ticket(t).cancelled] == [older, wanted]
+    assert sent.commands[-2] == (newer, None, sent.clock())
+    sent.submit()
+    with pytest.raises(Overloaded):
+        sent.submit()
+    assert sent.door.waiting(Tier.SILVER) == 2
+
+
+def test_cancelled_works_that_nobody_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold memory: with an engine thread that stands still, admission ends at a number; it begins again."""
+    monkeypatch.setattr("scheduler.ticket.LEAVING_MAX", 5)
+    sent = Sent()
+    ids = [sent.submit() for _ in range(2)]
+    for _ in range(5):
+        sent.ticket(ids[-1]).cancel()
+        if len(ids) < 6:
+            ids.append(sent.submit())
+    with pytest.raises(Overloaded):
+        sent.submit()
+    sent.door.deliver([(ids[1], Ended(Finish.CANCELLED, Timings()))])
     sent.submit()
 
 
