@@ -185,9 +185,17 @@ def sentencepiece(first: Sequence[tuple[str, int]], eos: str, bos: str, *, space
 
 
 def write(
-    path: Path, shape: Shape, tokens: Tokens, template: str, seed: int = 1, ints: Mapping[str, int | bool] | None = None
+    path: Path,
+    shape: Shape,
+    tokens: Tokens,
+    template: str,
+    seed: int = 1,
+    ints: Mapping[str, int | bool] | None = None,
+    matrices: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A whole model; random, and the same for the same seed. `ints` are more values of the architecture."""
+    """A whole model; random, and the same for the same seed. `ints` are more values of the architecture. With
+    `matrices` these are as given, and all others zero.
+    """
     w = gguf.GGUFWriter(str(path), shape.arch)
     w.add_name(path.stem)
     w.add_context_length(4096)
@@ -210,6 +218,8 @@ def write(
         add(f"{shape.arch}.{key}", number)
     _write_tokens(w, tokens, template)
     for name, array in _weights(shape, len(tokens.texts), np.random.default_rng(seed)):
+        if matrices is not None and array.ndim == 2:
+            array = matrices.get(name.removesuffix(".weight"), np.zeros_like(array))
         w.add_tensor(name, array)
     w.write_header_to_file()
     w.write_kv_data_to_file()
