@@ -12,6 +12,7 @@ from core.files import from_home
 from daemon.addresses import check_addresses
 from daemon.build import check_context, lay_out
 from daemon.config import Config
+from daemon.diagnosis import kv_type
 from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
 from engines.lora import check_folder
 from memory.archive import check_url
@@ -27,6 +28,8 @@ def before_start(config: Config) -> None:
     check_settings(engine)
     send_native_log_to(None)  # our own error says it
     said, vocab = read_file(engine.model)
+    for wrong in kv_type(engine.kv_type, said):
+        raise ConfigError(f"{wrong.name}: {wrong.says}; {wrong.fix}")
     layout, _ = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
     check_context(config, layout, engine.context_len)
     if config.speculation.drafts == "model":

@@ -34,7 +34,7 @@ from core.work import Sampling
 from engines.base import PAD_LEN, Geometry, KvKind, Pick, StepPlan, StepResult, invoked_at, verify
 from engines.lora import Adapters
 from engines.machine import cores_here
-from engines.model_file import ModelFile, look, recurrent, refused
+from engines.model_file import ModelFile, look, not_causal, recurrent, refused
 from engines.room import check_room, memory_free
 
 _LIB = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)
@@ -358,6 +358,8 @@ def _check_kind(model: Any, path: Path) -> None:
     """Raises ConfigError for models whose sequences cannot be cut back to an earlier length, or that do not write."""
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
         raise recurrent(path)
+    if llama_cpp.llama_model_is_diffusion(model):
+        raise not_causal(path)
     if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
         raise ConfigError(f"model: {path} has no tokenizer in it; take a file that was converted with one")
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
@@ -389,8 +391,7 @@ def _check_kv_type(model: Any, settings: LlamaSettings) -> None:
 
 def load_vocab(path: Path) -> LlamaVocab:
     """Only the tokenizer of a GGUF file. Raises ConfigError."""
-    look(path)
-    return LlamaVocab(_load_model(path, 0, vocab_only=True))
+    return read_file(path)[1]
 
 
 def read_file(path: Path) -> tuple[dict[str, str], LlamaVocab]:
@@ -901,6 +902,9 @@ class LlamaEngine:
                 f"engine: no memory for {streams} sequences of {s.context_len} tokens; "
                 "lower engine.sequences or engine.context_len"
             )
+        if not llama_cpp.llama_get_causal_attn(context):
+            llama_cpp.llama_free(context)
+            raise not_causal(s.model)
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
         self._book: NDArray[np.int64] = np.zeros(streams, np.int64)

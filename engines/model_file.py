@@ -36,11 +36,7 @@ _SAFETENSORS = re.compile(rb'^.{8}\{\s*"', re.DOTALL)
 # Families that read a whole text at once and write none; those that say so in the file need not be here.
 ENCODERS = frozenset(
     "bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert t5encoder gemma-embedding "
-    "wavtokenizer-dec dream llada llada-moe rnd1".split()
-)
-RECURRENT = frozenset("mamba mamba2 rwkv6 rwkv6qwen2 rwkv7 arwkv7".split())
-HYBRID = frozenset(
-    "jamba falcon-h1 granitehybrid plamo2 plamo3 lfm2 lfm2moe nemotron_h nemotron_h_moe qwen3next".split()
+    "llama-embed wavtokenizer-dec dream llada llada-moe rnd1".split()
 )
 
 
@@ -241,12 +237,15 @@ def _check_writes(path: Path, values: Mapping[str, Any]) -> None:
             "take a chat model"
         )
     if arch in ENCODERS or values.get(f"{arch}.attention.causal", True) is False:
-        raise ConfigError(
-            f"model: {path} ({arch}) reads a whole text at once (its attention is not causal), and does not write one "
-            "token after the other; take a chat model"
-        )
-    if arch in RECURRENT | HYBRID or f"{arch}.ssm.state_size" in values or f"{arch}.wkv.head_size" in values:
-        raise recurrent(path)
+        raise not_causal(path)
+
+
+def not_causal(path: Path) -> ConfigError:
+    """The error for models that look at what comes after a token, too."""
+    return ConfigError(
+        f"model: {path} reads a whole text at once (its attention is not causal), and does not write one token after "
+        "the other; take a chat model"
+    )
 
 
 def recurrent(path: Path) -> ConfigError:

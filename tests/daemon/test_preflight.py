@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from daemon.datafolder import DataFolder
+from tests.engines.shapes import Shape, byte_level, write
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +33,25 @@ def text(path: Path, content: str = "") -> Path:
     return path
 
 
+def small(path: Path, head_len: int = 16, **more: int) -> Path:
+    """A small model with such heads, and more numbers of its architecture."""
+    tokens = byte_level("qwen2", ["<|im_end|>"], "<|im_end|>")
+    return write(path, Shape("qwen3", head_len=head_len, head_norms=True), tokens, "", ints=more)
+
+
 Wrong = Callable[[Path], list[str]]
 WRONG: dict[str, tuple[Wrong, str]] = {
     "no model": (lambda at: ["--model", str(at / "none.gguf")], "none.gguf"),
     "a folder as model": (lambda at: ["--model", str(at)], "Is a directory"),
     "no GGUF": (lambda at: ["--model", str(text(at / "m.gguf", "hello"))], "is not a GGUF file"),
+    "a model for embeddings": (
+        lambda at: ["--model", str(small(at / "m.gguf", pooling_type=3))],
+        "is made for embeddings",
+    ),
+    "heads that are no whole blocks": (
+        lambda at: ["--model", str(small(at / "m.gguf", 80)), "--set", "engine.kv_type=q8_0"],
+        "engine.kv_type: q8_0 needs heads of a multiple of 32 values, this model's have 80",
+    ),
     "no draft": (
         lambda at: ["--set", "speculation.drafts=model", "--set", f"speculation.draft_model={at}/none.gguf"],
         "speculation.draft_model: ",
