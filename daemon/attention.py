@@ -2,7 +2,7 @@
 
 Feeds tiers/activation.py with what NPCs see of players, has it decide every 250 ms, and tells of it. What is
 remembered of a player who comes near is asked for; who falls to ambient moves out of its sequences when others need
-them. Owns no task: whoever asks when decide() is due calls it (daemon/intents.py), and asks who was promoted.
+them. Owns no task: daemon/intents.py goes through the steps of deciding() when it is due, and asks who was promoted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from core.clock import MS, Clock
 from core.observation import Observation
+from core.steps import Steps, every
 from core.words import Activation, NpcKey
 from daemon.minds import Mind
 from daemon.npc_events import NpcEvents
@@ -27,6 +28,7 @@ from tiers.activation import Attention as Book
 from tiers.carrying import Carrying, CarrySettings
 
 PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
+AT_ONCE = 8  # changes told in one step
 NEWCOMERS_WITHIN_NS = 20 * MS  # somebody seen for the first time is not kept waiting for the next round
 
 
@@ -107,18 +109,28 @@ class Attention:
             return self._decided_ns + self._settings.every_ms * MS
         return None
 
-    def decide(self, overdue: int, now_ns: int) -> tuple[list[Change[Mind]], list[Mind]]:
-        """Decides anew and acts on it: (what changed, who was seen for the first time). So many answers are overdue."""
+    def deciding(self, overdue: int, now_ns: int) -> Steps[tuple[list[Change[Mind]], list[Mind]]]:
+        """Decides anew and acts on it: (what changed, who was seen for the first time). So many answers are overdue.
+
+        Whoever is seen for the first time between the steps is decided about the next time.
+        """
         self._decided_ns, self._news = now_ns, False
+        waiting, self._newcomers = self._newcomers, {}
         s = self._settings
         self.carrying.decide(overdue, now_ns)
         self.book.active_max, self.book.warm_max = self.carrying.caps(s.active_min, s.active_max, s.warm_max)
-        changes = self.book.decide(now_ns)
-        newcomers, self._newcomers = [m for m in self._newcomers if not m.removed], {}
+        changes = yield from self.book.deciding(now_ns)
+        newcomers = [m for m in waiting if not m.removed]
         for mind in newcomers:
             mind.decided = True
-        for change in changes:
+        told = []
+        for change, pause in every(AT_ONCE, changes):
+            if pause:
+                yield
             mind = change.who
+            if mind.removed:
+                continue
+            told.append(change)
             mind.activation = change.now
             promoted = change.now < change.before
             self._count(change, promoted)
@@ -134,7 +146,7 @@ class Attention:
             )
             self._events.tell(mind.npc.key, event)
             self._table.attend(mind)
-        return changes, newcomers
+        return told, newcomers
 
     def _count(self, change: Change[Mind], promoted: bool) -> None:
         counts = self.counts[change.who.npc.key.tenant]

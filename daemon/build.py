@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from logging import INFO, WARNING
@@ -15,10 +14,12 @@ import structlog
 from core.clock import MS, Clock, S, now_ns
 from core.errors import ConfigError
 from core.files import from_home
+from core.slices import Pace
 from core.words import NpcKey, Tier
 from daemon.attention import Attention
 from daemon.barks import Barks
 from daemon.calls import Calls
+from daemon.changes import Changes
 from daemon.config import Config
 from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
@@ -32,7 +33,6 @@ from daemon.remembering import Remembering
 from daemon.sessions import Sessions
 from daemon.status import About, Phase, StatusBoard
 from daemon.table import Table
-from daemon.telemetry import LAG_RING_LEN
 from daemon.templates import find_markup, unmarked
 from daemon.worlds import Npc, Worlds
 from engines.base import Drafter, StepEngine, Vocab
@@ -48,6 +48,7 @@ from memory.recall import Recall
 from npcd import __version__
 from scheduler.drafts import Ngrams
 from scheduler.loop import EngineLoop
+from scheduler.meter import Spread
 from scheduler.parking import Fetched
 from scheduler.scheduler import Delivery, Scheduler
 from scheduler.speculation import Speculation, SpeculationSettings
@@ -96,7 +97,7 @@ class Daemon:
     engine_loop: EngineLoop
     scheduler: Scheduler
     board: StatusBoard
-    lag_ns: deque[tuple[int, int]]
+    lag: Spread
     clock: Clock
 
 
@@ -266,6 +267,7 @@ def build(
         scheduler.placer.parking.store = parked
         parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
 
+    slice_ns = round(config.calls.slice_ms * MS)
     worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
     piece = engine.vocab.piece
     context_len = engine.geometry.context_len
@@ -309,7 +311,7 @@ def build(
     look_ahead = LookAhead(config.intents.prediction, layout, door, barks, config.promises, config.routes, spare, clock)
     intents = Intents(
         table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
-        sessions.digest, expect, stalled, roomy, clock,
+        sessions.digest, expect, stalled, roomy, slice_ns, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
@@ -324,7 +326,7 @@ def build(
         worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, context_len, piece,
         perceived, felt, attention.spoke, clock,
     )  # fmt: skip
-    lag_ns: deque[tuple[int, int]] = deque(maxlen=LAG_RING_LEN)
+    lag = Spread()
 
     def degraded() -> list[str]:
         full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
@@ -333,12 +335,14 @@ def build(
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(
         about, phase, scheduler, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
-        lag_ns, degraded, clock,
+        lag, degraded, clock,
     )  # fmt: skip
-    remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked)
-    deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, clock)
+    changes = Changes()
+    pace = Pace(slice_ns, clock)
+    remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked, changes, pace)
+    deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, changes, pace)
     calls = Calls(
         worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
-        deleting, config.calls, drain, clock,
+        deleting, config.calls, drain, changes, pace, clock,
     )  # fmt: skip
-    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag_ns, clock)
+    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag, clock)

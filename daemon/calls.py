@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
+from core.slices import Pace
 from core.words import NpcKey
 from daemon.attention import Attention
 from daemon.callers import Caller
+from daemon.changes import Changes
 from daemon.conversing import Conversation
 from daemon.deleting import Deleting
 from daemon.dialogue import Dialogue
@@ -39,7 +41,8 @@ TIME_SCALE_MAX = 1e6
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """`frame_ms`: an IntentFrame goes out at most this often. A frame of observations is taken in slices of `slice_ms`.
+    """`frame_ms`: an IntentFrame goes out at most this often. A call that takes longer than `slice_ms` gives others
+    their turn each time that so much has passed.
 
     `converse_lines_max` lines of one Converse stream may wait. `ids_max` NPCs may be named in one call, `get_max` in
     Intents.Get.
@@ -72,6 +75,8 @@ class Calls:
         deleting: Deleting,
         settings: CallSettings,
         drain: Callable[[float], Awaitable[None]],
+        changes: Changes,
+        pace: Pace,
         clock: Clock,
     ) -> None:
         self._worlds = worlds
@@ -90,6 +95,8 @@ class Calls:
         self._drain = drain
         self._clock = clock
         self._draining: asyncio.Task[None] | None = None
+        self._changes = changes
+        self.pace = pace
 
     @property
     def epoch(self) -> int:
@@ -104,22 +111,31 @@ class Calls:
         if self._worlds.needs_composing(request):
             await asyncio.to_thread(self._worlds.compose, request)
             await self._deleting.over(tenant, request.world_id)
-        world, changed = self._worlds.define(tenant, request)
+        return await self._changes.alone((tenant, request.world_id), self._define_world(tenant, request))
+
+    async def _define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
+        slices = self.pace()
+        old = self._worlds.find(tenant, request.world_id)
+        before = list(old.npcs.values()) if old is not None else []
+        world, changed = await slices.run(self._worlds.defining(tenant, request))
+        del old
         if changed:
-            for npc in world.npcs.values():
+            for npc in list(world.npcs.values()):
                 self._intents.replaced(npc)
-            await keep_world(self._memory, world)
-        return npcs_pb2.DefineWorldResponse(
+                await slices.rest()
+            await slices.let_go(before)
+            await keep_world(self._memory, world, slices)
+        response = npcs_pb2.DefineWorldResponse(
             world_id=world.world_id,
             version=world.version,
             content_hash=world.content_hash,
             changed=changed,
-            sections=[
-                npcs_pb2.SectionSize(section=name, tokens=tokens, tokens_max=most)
-                for name, tokens, most in world.sections
-            ],
             warnings=world.warnings,
         )
+        for name, tokens, most in world.sections:
+            response.sections.add(section=name, tokens=tokens, tokens_max=most)
+            await slices.rest()
+        return response
 
     async def list_worlds(self, tenant: str, request: npcs_pb2.ListWorldsRequest) -> npcs_pb2.ListWorldsResponse:
         """The caller's worlds."""
@@ -146,28 +162,41 @@ class Calls:
 
     async def register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
         """Registers NPCs, all or none."""
+        self._worlds.world(tenant, request.world_id)  # nobody waits for a world that is not there
+        return await self._changes.alone((tenant, request.world_id), self._register(tenant, request))
+
+    async def _register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
+        slices = self.pace()
         there = self._worlds.world(tenant, request.world_id).npcs
-        leases = {spec.npc_id: there[spec.npc_id].lease_epoch for spec in request.npcs if spec.npc_id in there}
-        world, npcs, changed = self._worlds.register(tenant, request)
+        leases = {}
+        for spec in request.npcs:
+            if (npc := there.get(spec.npc_id)) is not None:
+                leases[spec.npc_id] = npc.lease_epoch
+            await slices.rest()
+        world, npcs, changed = await slices.run(self._worlds.registering(tenant, request))
         for npc in changed:
             self._intents.replaced(npc)
             taken = leases.get(npc.key.npc, npc.lease_epoch) != npc.lease_epoch
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if taken else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
-        await keep_npcs(self._memory, world, [n.key.npc for n in changed])
+            await slices.rest()
+        await keep_npcs(self._memory, world, [n.key.npc for n in changed], slices)
         self._intents.load_ahead(changed)
-        return npcs_pb2.RegisterResponse(
-            leases=[npcs_pb2.NpcLease(npc_id=n.key.npc, lease_epoch=n.lease_epoch) for n in npcs],
-            policy=policy_message(world.policy),
-            world_version=world.version,
-            daemon_epoch=self.epoch,
+        response = npcs_pb2.RegisterResponse(
+            policy=policy_message(world.policy), world_version=world.version, daemon_epoch=self.epoch
         )
+        for npc in npcs:
+            response.leases.add(npc_id=npc.key.npc, lease_epoch=npc.lease_epoch)
+            await slices.rest()
+        return response
 
-    def revived(self, world: World) -> None:
+    async def revived(self, world: World) -> None:
         """A world is there again from an earlier life of the daemon; its NPCs' trunks are brought in."""
+        slices = self.pace()
         npcs = list(world.npcs.values())
         for npc in npcs:
             self._intents.replaced(npc)
+            await slices.rest()
         self._intents.load_ahead(npcs)
 
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
@@ -175,12 +204,14 @@ class Calls:
         self._check_ids(request.npc_ids)
         world = self._worlds.world(tenant, request.world_id)
         response = npcs_pb2.DescribeResponse()
+        slices = self.pace()
         for npc_id in request.npc_ids or list(world.npcs):
             npc = world.npcs.get(npc_id)
-            if npc is None:
-                response.unknown_npc_ids.append(npc_id)
-            else:
+            if npc is not None:
                 response.npcs.append(self._description(npc, request.with_history))
+            elif request.npc_ids:  # or it was removed meanwhile
+                response.unknown_npc_ids.append(npc_id)
+            await slices.rest()
         return response
 
     async def watch_npcs(
@@ -195,10 +226,15 @@ class Calls:
     async def remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
         """Takes NPCs out and frees what they held."""
         self._check_ids(request.npc_ids)
+        self._worlds.world(tenant, request.world_id)
+        return await self._changes.alone((tenant, request.world_id), self._remove(tenant, request))
+
+    async def _remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
+        slices = self.pace()
         world = self._worlds.world(tenant, request.world_id)
-        removed, unknown = self._worlds.remove(tenant, request.world_id, list(request.npc_ids))
+        removed, unknown = await slices.run(self._worlds.removing(tenant, request.world_id, request.npc_ids))
         for npc in removed:
-            self._dialogue.remove(npc.key)
+            await slices.run(self._dialogue.removing(npc.key))
             self._intents.remove(npc)
             self.npc_events.tell(
                 npc.key,
@@ -206,10 +242,13 @@ class Calls:
                     kind=npcs_pb2.NPC_EVENT_KIND_REMOVED, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch
                 ),
             )
+            await slices.rest()
         if removed:
             body: Body = {"npcs": [npc.key.npc for npc in removed]}
             await self._memory.keep(Kind.REMOVED, NpcKey(tenant, world.world_id, ""), "", body)
-        return npcs_pb2.RemoveResponse(removed=len(removed), unknown_npc_ids=unknown)
+        count = len(removed)
+        await slices.let_go(removed)
+        return npcs_pb2.RemoveResponse(removed=count, unknown_npc_ids=unknown)
 
     # -- Intents -----------------------------------------------------------------------------------------------
 
@@ -266,15 +305,15 @@ class Calls:
             raise CallerError("npc_ids", f"{len(request.npc_ids)} ids, the limit is {self._settings.get_max}")
         world = self._worlds.world(tenant, request.world_id)
         response = intents_pb2.GetIntentsResponse(daemon_epoch=self.epoch)
-        now_ns = self._clock()
-        for npc_id in request.npc_ids or world.npcs:
+        slices = self.pace()
+        for npc_id in request.npc_ids or list(world.npcs):
             npc = world.npcs.get(npc_id)
-            if npc is None:
-                response.unknown_npc_ids.append(npc_id)
-                continue
-            mind = self._table.mind(npc.key)
+            mind = self._table.mind(npc.key) if npc is not None else None
             if mind is not None and mind.intent is not None:
-                response.intents.append(self._table.message(mind, mind.intent, now_ns))
+                response.intents.append(self._table.message(mind, mind.intent, self._clock()))
+            elif npc is None and request.npc_ids:  # or it was removed meanwhile
+                response.unknown_npc_ids.append(npc_id)
+            await slices.rest()
         return response
 
     # -- Dialogue ----------------------------------------------------------------------------------------------
@@ -415,16 +454,14 @@ class Calls:
         games = [game] if game is not None else self._intents.callers(world, frame.observations)
         self._intents.tell_time(games, frame.time_scale, frame.paused)
         errors = []
-        slice_ns = round(self._settings.slice_ms * MS)
-        began_ns = self._clock()
+        slices = self.pace()
         try:
             for said in frame.observations:
                 error = self._intents.observe(world, said, frame.game_time_ms, subscriber, game)
                 if error is not None:
                     errors.append(error)
-                if self._clock() - began_ns > slice_ns:
-                    await asyncio.sleep(0)
-                    began_ns = self._clock()
+                if slices.over:
+                    await slices.rest()
                     world = self._worlds.world(world.tenant, world.world_id)  # it may have been changed meanwhile
         finally:
             self._intents.pump()
@@ -437,6 +474,7 @@ class Calls:
         the world is deleted.
         """
         sequence, last_ns = 0, 0
+        await self.pace().run(self._table.marking(subscriber))
         while True:
             if sequence:
                 await subscriber.woken.wait()
@@ -448,14 +486,17 @@ class Calls:
                         world_deleted=True,
                     )
                     return
-                if over() and not subscriber.waiting:
-                    return
+                if not subscriber.waiting:
+                    if over():
+                        return
+                    subscriber.woken.clear()  # what it was woken for stood in the last frame already
+                    continue
                 wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()
                 if wait_ns > 0:
                     await asyncio.sleep(wait_ns / S)
             sequence += 1
             last_ns = self._clock()
-            yield self._table.frame(subscriber, self.epoch, sequence)
+            yield await self.pace().run(self._table.framing(subscriber, self.epoch, sequence))
             if over():
                 subscriber.woken.set()
 

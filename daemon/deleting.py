@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from core.clock import MS, Clock
 from core.errors import NotFound, Stale, StoreFailed
+from core.slices import Pace
+from daemon.changes import Changes
 from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.npc_events import NpcEvents
@@ -27,7 +28,6 @@ from npcd.v1 import dialogue_pb2
 
 log = structlog.get_logger("npcd")
 
-SLICE_NS = MS  # of the event loop, then others have their turn
 WorldId = tuple[str, str]
 
 
@@ -43,7 +43,8 @@ class Deleting:
         npc_events: NpcEvents,
         memory: Memory,
         remembering: Remembering,
-        clock: Clock,
+        changes: Changes,
+        pace: Pace,
     ) -> None:
         self._worlds = worlds
         self._table = table
@@ -52,13 +53,18 @@ class Deleting:
         self._npc_events = npc_events
         self._memory = memory
         self._remembering = remembering
-        self._clock = clock
+        self._changes = changes
+        self._pace = pace
         self._leaving: dict[WorldId, asyncio.Event] = {}  # set when it is over
         self._listening: dict[WorldId, set[asyncio.Event]] = {}
 
     async def delete(self, tenant: str, world_id: str, expected_version: int) -> tuple[int, int]:
         """Deletes a world: (NPCs, checkpoints) that were in it. Raises NotFound, Stale and StoreFailed."""
-        return await self._remembering.alone(self._delete(tenant, world_id, expected_version))
+
+        async def delete() -> tuple[int, int]:
+            return await self._changes.alone((tenant, world_id), self._delete(tenant, world_id, expected_version))
+
+        return await self._remembering.alone(delete())
 
     async def over(self, tenant: str, world_id: str) -> None:
         """Waits until a world that is being deleted is gone."""
@@ -102,7 +108,7 @@ class Deleting:
         if key in self._worlds.unusable:
             checkpoints = await self._write(tenant, world_id, 0)
             self._worlds.unusable.pop(key, None)
-            self._memory.drop_world(*key)
+            await self._memory.drop_world(*key, self._pace())
             return 0, checkpoints
         world = self._worlds.world(tenant, world_id)
         if expected_version and expected_version != world.version:
@@ -141,12 +147,10 @@ class Deleting:
         self._npc_events.end_world(*key)
         for ended in self._listening.get(key, ()):
             ended.set()
-        self._dialogue.end_world(*key)
-        began_ns = self._clock()
+        slices = self._pace()
+        await slices.run(self._dialogue.ending_world(*key))
         for npc in self._worlds.take_out(world):
             self._intents.remove(npc)
-            if self._clock() - began_ns > SLICE_NS:
-                await asyncio.sleep(0)
-                began_ns = self._clock()
+            await slices.rest()
         self._intents.end_world(*key)
-        self._memory.drop_world(*key)
+        await self._memory.drop_world(*key, slices)

@@ -20,6 +20,7 @@ import numpy as np
 
 from core.clock import US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
+from core.steps import Steps
 from core.words import Finish, NpcKey, Tier
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Layout, Perception
@@ -34,6 +35,7 @@ from memory.memory import Memory
 from memory.recall import Recalled
 from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
+from scheduler.meter import Spread
 from scheduler.ticket import Door
 from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
@@ -75,6 +77,7 @@ class DialogueCounts:
     slow_readers: int = 0
     cut_tokens: int = 0
     ttft_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=4096))
+    ttft: Spread = field(default_factory=Spread)
     finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
 
 
@@ -187,33 +190,38 @@ class Dialogue:
         )
         return len(sessions), sum(len(s.turns) for s in sessions)
 
-    def remove(self, npc: NpcKey) -> None:
+    def removing(self, npc: NpcKey) -> Steps[None]:
         """Ends every session of an NPC that was taken out. Turns that wait for it find that it is gone."""
         for session in self.hot.of_npc(npc):
             self._stop_all([t for t in self._turns(npc, session.player) if t.phase is Phase.SPEAKS], goes_on=False)
             self.hot.end(npc, session.player)
             self.sessions.close(session)
+            yield
 
-    def turn_back(self, tenant: str, world_id: str) -> None:
+    def turning_back(self, tenant: str, world_id: str) -> Steps[None]:
         """Drops every session and turn of a world: it goes on from an earlier time."""
-        self._drop_world(tenant, world_id, tuple(Phase))
+        return self._dropping_world(tenant, world_id, tuple(Phase))
 
-    def end_world(self, tenant: str, world_id: str) -> None:
+    def ending_world(self, tenant: str, world_id: str) -> Steps[None]:
         """The same for a world that is deleted: turns that wait find that it is gone."""
-        self._drop_world(tenant, world_id, (Phase.SPEAKS,))
+        return self._dropping_world(tenant, world_id, (Phase.SPEAKS,))
 
-    def _drop_world(self, tenant: str, world_id: str, phases: Sequence[Phase]) -> None:
+    def _dropping_world(self, tenant: str, world_id: str, phases: Sequence[Phase]) -> Steps[None]:
         for npc in self._speaking_in(tenant, world_id):
             self._stop_all([t for t in self._turns(npc) if t.phase in phases], keep=False)
+            yield
         for session in self.hot.of_world(tenant, world_id):
             self.hot.end(session.npc, session.player)
             self.sessions.drop(session)
+            yield
         self.sessions.drop_ending(lambda s: s.npc[:2] == (tenant, world_id))
 
-    def sweep(self) -> None:
+    def sweeping(self) -> Steps[None]:
         """Ends the sessions that have been silent too long."""
         for session in self.hot.silent(self._clock()):
-            self.sessions.close(session)
+            if self.hot.end_if_silent(session, self._clock()):
+                self.sessions.close(session)
+            yield
 
     # -- who reads ---------------------------------------------------------------------------------------------
 
@@ -229,7 +237,9 @@ class Dialogue:
                 event = _event(turn, dialogue_pb2.TALK_EVENT_KIND_STARTED, index)
             elif text:
                 if not turn.heard and turn.speech is not None:
-                    self.counts.ttft_ns.append((self._clock(), self._clock() - turn.received_ns))
+                    now_ns = self._clock()
+                    self.counts.ttft_ns.append((now_ns, now_ns - turn.received_ns))
+                    self.counts.ttft.add(now_ns, now_ns - turn.received_ns)
                 reader.taken += len(text)
                 reader.chunks = turn.chunks
                 turn.heard = max(turn.heard, reader.taken)

@@ -35,11 +35,12 @@ from core.errors import (
     Unauthenticated,
 )
 from core.files import from_home, read_text
+from core.slices import Pace
 from daemon.addresses import look
 from daemon.callers import Caller, Token, caller_of, is_near, tokens_of
 from daemon.calls import Calls
 from daemon.config import ServeSettings, unix_path
-from daemon.wire import parse
+from daemon.wire import is_large, parsing, writing
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 
 log = structlog.get_logger("npcd.grpc")
@@ -212,33 +213,44 @@ class GrpcFace:
         }[method.client_streaming, method.server_streaming]
         kind = GetMessageClass(method.input_type)
 
-        def read(request: Any) -> Any:
-            return _Requests(request, kind) if method.client_streaming else parse(kind, request)
+        async def read(calls: Calls, request: Any) -> Any:
+            if method.client_streaming:
+                return _Requests(request, kind, calls.pace)
+            return await calls.pace().run(parsing(kind, request))
 
         call: Any
         if method.server_streaming:
             call = self._stream(name or "not_built_stream", read, who)
         else:
             call = self._unary(name or "not_built", read, who)
-        return make(call, None, GetMessageClass(method.output_type).SerializeToString)
+        return make(call, None, None)
 
-    def _unary(self, name: str, read: Callable[[Any], Any], who: Who) -> Callable[..., Awaitable[Any]]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _unary(
+        self, name: str, read: Callable[[Calls, Any], Awaitable[Any]], who: Who
+    ) -> Callable[..., Awaitable[bytes]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
-                method: Unary = attrgetter(name)(self._ready())
-                return await method(who(context), read(request))
+                calls = self._ready()
+                method: Unary = attrgetter(name)(calls)
+                caller = who(context)
+                return await _written(calls, await method(caller, await read(calls, request)))
             except NpcdError as error:
                 await _abort(context, error, name)
+                raise AssertionError("abort raises") from error
 
         return call
 
-    def _stream(self, name: str, read: Callable[[Any], Any], who: Who) -> Callable[..., AsyncIterator[Any]]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _stream(
+        self, name: str, read: Callable[[Calls, Any], Awaitable[Any]], who: Who
+    ) -> Callable[..., AsyncIterator[bytes]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
             try:
-                method: Stream = attrgetter(name)(self._ready())
-                async with aclosing(method(who(context), read(request))) as answers:
+                calls = self._ready()
+                method: Stream = attrgetter(name)(calls)
+                caller = who(context)
+                async with aclosing(method(caller, await read(calls, request))) as answers:
                     async for answer in answers:
-                        yield answer
+                        yield await _written(calls, answer)
             except NpcdError as error:
                 await _abort(context, error, name)
 
@@ -274,15 +286,22 @@ class _Requests:
     all the same.
     """
 
-    def __init__(self, raw: AsyncIterator[bytes], kind: type[Message]) -> None:
+    def __init__(self, raw: AsyncIterator[bytes], kind: type[Message], pace: Pace) -> None:
         self._raw = raw
         self._kind = kind
+        self._pace = pace
 
     def __aiter__(self) -> _Requests:
         return self
 
     async def __anext__(self) -> Message:
-        return parse(self._kind, await anext(self._raw))
+        data = await anext(self._raw)
+        return await self._pace().run(parsing(self._kind, data))
+
+
+async def _written(calls: Calls, answer: Message) -> bytes:
+    """An answer's bytes; a large one is written in slices."""
+    return await calls.pace().run(writing(answer)) if is_large(answer) else answer.SerializeToString()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:

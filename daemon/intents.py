@@ -19,6 +19,7 @@ import numpy as np
 from core.clock import MS, Clock, S
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
+from core.steps import Steps
 from core.words import Activation, Finish, NpcKey, Source, TrunkKey
 from core.work import Ended, Work
 from daemon.attention import PLAYER_KIND, Attention
@@ -46,7 +47,8 @@ SWEEP_EVERY_NS = 100 * MS
 NEXT_WITHIN_NS = 150 * MS  # an observation that comes until then is looked at in place of a glimpse that waits
 OUTDATED = "?"  # the state of an intent from another world than the present one: no state is written so
 WAKE_MAX_NS = 3600 * S  # a game that runs slowly has due moments that no timer takes
-RULED_MAX = 64  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
+RULED_MAX = 32  # answers by rule in one go, and glimpses looked at: about a millisecond of the event loop
+POPPED_MAX = 256  # moments taken off the heap in one go
 
 
 class Intents:
@@ -68,8 +70,10 @@ class Intents:
         expect: Callable[[int | None], None],
         stalled: Callable[[int], bool],
         roomy: Callable[[], bool],
+        slice_ns: int,
         clock: Clock,
     ) -> None:
+        self._slice_ns = slice_ns
         self.share: Share[Mind] = Share(settings.share)
         self._table = table
         self._attention = attention
@@ -101,6 +105,9 @@ class Intents:
         # Of game servers that call Observe; streams have their own. An entry ends with the last mind that it observes.
         self._callers: WeakValueDictionary[tuple[str, str, int], Game] = WeakValueDictionary()
         self._glimpsed: set[Mind] = set()
+        # Who is to be scheduled anew, and who became due during a pause, of games whose time runs otherwise now.
+        self._resumed: deque[tuple[set[Mind], set[Mind]]] = deque()
+        self._deciding: Steps[None] | None = None  # the decision about attention that is under way
         self._sweep_ns = 0
         self._overdue = 0  # answers by rule for want of the model's, since the last decision about attention
         # (moment, order, mind, late): a mind that is due (late 0), or one whose answer number `late` should be there.
@@ -181,20 +188,36 @@ class Intents:
 
     def tell_time(self, games: Iterable[Game], scale: float, paused: bool) -> None:
         """Says how fast game time runs from now on. While a game is paused its NPCs are not asked; who became due
-        meanwhile is asked when it goes on.
+        meanwhile is asked when it goes on. Call pump() afterwards.
         """
         now_ns = self._clock()
         for game in games:
             if not game.time.tell(scale, paused, now_ns) or paused:
                 continue
             due, game.due = game.due, set()
-            for mind in due:
-                if mind.due_ns:
-                    self._schedule(mind)
             put_off, game.put_off = game.put_off, set()
-            for mind in put_off:
-                if not self._stands(mind):
+            self._resumed.append((due, put_off))
+
+    def _resume(self) -> int:
+        """Goes on with some of those whose game's time runs otherwise now; how many."""
+        count = 0
+        while self._resumed and count < RULED_MAX:
+            due, put_off = self._resumed[0]
+            if due:
+                mind = due.pop()
+                if mind.due_ns and not mind.removed:
+                    self._schedule(mind)
+            elif put_off:
+                mind = put_off.pop()
+                if not mind.removed and not self._stands(mind):
                     self._set_due(mind)
+            else:
+                self._resumed.popleft()
+                continue
+            count += 1
+        if self._resumed:
+            self._pump_soon()
+        return count
 
     def ended(self, game: Game) -> None:
         """A stream is over, and with it what it said of time: nobody waits for a game that is gone."""
@@ -238,19 +261,20 @@ class Intents:
         """
         now_ns = self._clock()
         self._soon = False
-        decide_ns = self._attention.due_ns()
-        ruled = 0
-        if decide_ns is not None and decide_ns <= now_ns:
-            self._attend(now_ns)
-        if self._glimpsed and now_ns >= self._sweep_ns:
-            ruled = self._sweep(now_ns)
+        self._attend(now_ns)
+        ruled = self._resume()
+        if self._glimpsed and ruled < RULED_MAX and now_ns >= self._sweep_ns:
+            ruled += self._sweep(now_ns)
         # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs between.
-        while self._heap and self._heap[0][0] <= now_ns and ruled < RULED_MAX:
+        popped = 0
+        while self._heap and self._heap[0][0] <= now_ns and ruled < RULED_MAX and popped < POPPED_MAX:
             mind, late = self._pop()
+            popped += 1
             if late:
                 ruled += self._rule_if_late(mind, late, now_ns)
             elif mind.due_ns and mind.due_ns <= now_ns and not mind.removed:
                 self._line_up(mind)
+                ruled += 1
         self._ask(now_ns)
         self._look_ahead.think(now_ns)
         self._set_timer()
@@ -407,14 +431,37 @@ class Intents:
     # -- attention ---------------------------------------------------------------------------------------------
 
     def _attend(self, now_ns: int) -> None:
+        """Begins to decide about attention when that is due. With few NPCs it is done at once."""
+        due_ns = self._attention.due_ns()
+        if self._deciding is None and due_ns is not None and due_ns <= now_ns:
+            self._deciding = self._attending(now_ns)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Goes on deciding about attention for a slice."""
+        assert self._deciding is not None
+        began_ns = self._clock()
+        try:
+            next(self._deciding)
+            while self._clock() - began_ns < self._slice_ns:
+                next(self._deciding)
+        except StopIteration:
+            self._deciding = None
+            self._pump_soon()
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn first
+
+    def _attending(self, now_ns: int) -> Steps[None]:
         """Has it decided who gets how much attention, and what follows for those whose attention changed."""
-        changes, newcomers = self._attention.decide(self._overdue, now_ns)
-        self._overdue = 0
+        overdue, self._overdue = self._overdue, 0
+        changes, newcomers = yield from self._attention.deciding(overdue, now_ns)
         active = self._attention.book.active
         self._look_ns[Activation.ACTIVE] = min(active * S // self._settings.looks_per_s, ACTIVE_LOOK_MAX_NS)
         for change in changes:
+            yield
             mind = change.who
-            if mind.seen is None:
+            # Between two steps others may have come to another decision.
+            if mind.seen is None or mind.removed or mind.activation is not change.now:
                 continue
             if mind.waiting_ns:
                 self.share.add(mind, change.now, mind.urgent, mind.waiting_ns)
@@ -434,7 +481,8 @@ class Intents:
                 elif not self._stands(mind):
                     self._set_due(mind, at_once=True)
         for mind in newcomers:
-            if mind.seen is None or mind.due_ns or mind.waiting_ns or mind.loading_ns:
+            yield
+            if mind.removed or mind.seen is None or mind.due_ns or mind.waiting_ns or mind.loading_ns:
                 continue
             if mind.intent is None or mind.intent.state != mind.state:
                 self._judge(mind)
@@ -751,12 +799,15 @@ class Intents:
         return mind, late
 
     def _set_timer(self) -> None:
-        while self._heap and _stale(self._heap[0]):
+        popped = 0
+        while self._heap and popped < POPPED_MAX and _stale(self._heap[0]):
             self._pop()
+            popped += 1
         # Only a due mind brings new work; a late answer does not.
         self._expect(self._heap[0][0] if self._heap and not self._heap[0][3] else None)
         now_ns = self._clock()
-        moments = [at_ns for at_ns in (self._attention.due_ns(), self.share.next_ns(now_ns)) if at_ns is not None]
+        attend_ns = self._attention.due_ns() if self._deciding is None else None
+        moments = [at_ns for at_ns in (attend_ns, self.share.next_ns(now_ns)) if at_ns is not None]
         if self._heap:
             moments.append(self._heap[0][0])
         if self._glimpsed:

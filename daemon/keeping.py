@@ -18,6 +18,7 @@ import structlog
 
 from core.clock import Clock, S
 from core.errors import NpcdError, StoreFailed
+from core.slices import Slices
 from daemon.archive_command import OWNER_URL
 from daemon.build import Daemon, wall_ms
 from daemon.config import Config
@@ -149,12 +150,14 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
     """
     began_ns = daemon.clock()
     source = "recent"
-    worlds = await _from_recent(keeping)
+    slices = daemon.calls.pace()
+    worlds = await _from_recent(keeping, slices)
     if worlds is None:
         source = "journal"
         state = await asyncio.to_thread(_from_journal, keeping.journal, keeping.folder.saves)
         worlds = state.worlds
         for (npc, player), bond in state.bonds.items():
+            await slices.rest()
             held = keeping.memory.bonds.put(npc, player, bond, complete=keeping.recent is None)
             if keeping.recent is not None:
                 keeping.memory.bonds.write(held)
@@ -165,23 +168,27 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
             keeping.memory.set_timeline(tenant, world_id, kept.timeline)
         if not kept.definition:
             continue
-        specs = [(base64.b64decode(spec), epoch) for spec, epoch in kept.npcs.values()]
+        specs = []
+        for spec, epoch in kept.npcs.values():
+            specs.append((base64.b64decode(spec), epoch))
+            await slices.rest()
         try:
-            definition = base64.b64decode(kept.definition)
-            world = daemon.worlds.revive(tenant, definition, kept.version, kept.lease_last, specs)
+            definition = await slices.run(saves.decoding(kept.definition))
+            steps = daemon.worlds.reviving(tenant, definition, kept.version, kept.lease_last, specs)
+            world = await slices.run(steps)
         except NpcdError as error:
             # Another model, or tighter limits than before: the game will define its world anew, or delete it.
             daemon.worlds.unusable[tenant, world_id] = str(error)
             log.warning("a world could not be taken up again", world=world_id, reason=str(error))
             continue
         npcs += len(world.npcs)
-        daemon.calls.revived(world)
+        await daemon.calls.revived(world)
     if worlds:
         took_s = round((daemon.clock() - began_ns) / S, 2)
         log.info("taken up again", worlds=len(worlds), npcs=npcs, source=source, seconds=took_s)
 
 
-async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | None:
+async def _from_recent(keeping: Keeping, slices: Slices) -> dict[tuple[str, str], WorldState] | None:
     recent, feeder = keeping.recent, keeping.memory.recent_feeder
     if recent is None or feeder is None:
         return None
@@ -192,7 +199,10 @@ async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | 
     try:
         out = {}
         for w in await recent.worlds():
-            npcs = {npc_id: (spec, epoch) for npc_id, spec, epoch in await recent.npcs(w.tenant, w.world)}
+            npcs = {}
+            for npc_id, spec, epoch in await recent.npcs(w.tenant, w.world):
+                npcs[npc_id] = (spec, epoch)
+                await slices.rest()
             out[w.tenant, w.world] = WorldState(w.definition, w.version, w.lease_last, w.timeline, npcs)
         return out
     except StoreFailed as error:
@@ -200,8 +210,8 @@ async def _from_recent(keeping: Keeping) -> dict[tuple[str, str], WorldState] | 
         return None
 
 
-def _from_journal(journal: Journal, saves: Path) -> State:
-    state = State(partial(load_copy, saves))
+def _from_journal(journal: Journal, folder: Path) -> State:
+    state = State(partial(load_copy, folder))
     at = journal.newest(READ_BACK_BYTES)
     while True:
         records, at = journal.read(at)

@@ -31,6 +31,7 @@ import numpy as np
 from core.choice import END, Node, stage
 from core.errors import CallerError
 from core.observation import Observation, Percept
+from core.steps import Steps, at_once
 
 TARGETS_MAX = 8  # percept marks <|1|> .. <|8|>; <|0|> is "nobody"
 PERCEPT_WORD_LEN_MAX = 24
@@ -429,7 +430,13 @@ class Layout:
         Target option 0 is nobody; option i is the i-th percept. Raises CallerError when this model's tokens cannot tell
         two words apart.
         """
+        return at_once(self.intents_in_steps(actions, emotions))
+
+    def intents_in_steps(self, actions: Sequence[ActionWord], emotions: Sequence[str]) -> Steps[list[Node]]:
+        """The same in steps."""
         felt = [self.word(e) for e in emotions]
+        done = [self.word(a.word) for a in actions]
+        yield
         closed = Node(np.asarray([self._answer_end], np.int32), [END], [None]) if self._answer_end >= 0 else END
 
         def after(word: tuple[int, ...]) -> Node:
@@ -443,13 +450,14 @@ class Layout:
             may = stage("targets", targets)
             must = stage("targets", targets[1:]) if percepts else END
             options = [
-                (i, self.word(a.word), must if a.needs_target else may)
+                (i, done[i], must if a.needs_target else may)
                 for i, a in enumerate(actions)
                 if percepts or not a.needs_target
             ]
             if not options:
                 raise CallerError("actions", "at least one action word must do without a target")
             choices.append(stage("actions", options))
+            yield
         return choices
 
     # -- pieces ------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from pathlib import Path
 from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from core.errors import CallerError, NotBuilt, NotFound, Overloaded, StoreFailed
+from core.slices import Pace, Slices
 from core.words import NpcKey
+from daemon.changes import Changes
 from daemon.dialogue import Dialogue
+from daemon.wire import parsing
 from daemon.words import check_id, whole
 from daemon.worlds import World, Worlds
 from memory import cards, saves
@@ -36,6 +37,8 @@ CHUNK_BYTES = 512 << 10
 IMPORT_BYTES_MAX = 256 << 20
 SAVES_MAX = 64  # checkpoints of a world
 FORGOTTEN_WITHIN_S = 1.0
+NPCS_IN_A_RECORD = 100
+SAVES = "saves"  # what changes one after the other: all save games
 COPIES_KEPT = 2  # of what was restored: the recent store reads them when it comes to the record
 
 
@@ -51,7 +54,11 @@ class Remembering:
         epoch: int,
         folder: Path | None,
         parked: Parked | None,
+        changes: Changes,
+        pace: Pace,
     ) -> None:
+        self._changes = changes
+        self._pace = pace
         self._worlds = worlds
         self._dialogue = dialogue
         self._door = door
@@ -59,8 +66,6 @@ class Remembering:
         self._memory = memory
         self._epoch = epoch
         self._folder = folder
-        self._saving = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def set_cards(self, tenant: str, request: npcs_pb2.SetCardsRequest) -> npcs_pb2.SetCardsResponse:
         """Sets an NPC's cards about a player."""
@@ -270,9 +275,12 @@ class Remembering:
         if digest and digest != await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()):
             raise CallerError("content_hash", "the bytes are not those that were exported")
         try:
-            save = await asyncio.to_thread(saves.unpack, bytes(data))
-            defined = npcs_pb2.DefineWorldRequest.FromString(save.definition).world_id
-        except (ValueError, DecodeError) as error:
+            save = await asyncio.to_thread(saves.unpack, data)
+        except ValueError as error:
+            raise CallerError("content", str(error)) from error
+        try:
+            defined = (await self._pace().run(parsing(npcs_pb2.DefineWorldRequest, save.definition))).world_id
+        except CallerError as error:
             raise CallerError("content", str(error)) from error
         if (save.world, defined) != (world_id, world_id):
             raise CallerError("world_id", f"is '{world_id}', the export is of world '{save.world}'")
@@ -280,15 +288,25 @@ class Remembering:
         return npcs_pb2.ImportResponse(npcs=len(save.npcs), bytes=len(data), timeline_id=timeline)
 
     async def _import(self, tenant: str, save: Save) -> str:
-        world = self._worlds.revive(tenant, save.definition, save.version, save.lease_last, save.npcs)
-        await keep_world(self._memory, world)
-        await keep_npcs(self._memory, world, list(world.npcs))
+        await self._changes.alone((tenant, save.world), self._take_up(tenant, save))
         return await self._go_on_from(tenant, save, "")
+
+    async def _take_up(self, tenant: str, save: Save) -> None:
+        slices = self._pace()
+        steps = self._worlds.reviving(tenant, save.definition, save.version, save.lease_last, save.npcs)
+        world = await slices.run(steps)
+        await keep_world(self._memory, world, slices)
+        await keep_npcs(self._memory, world, list(world.npcs), slices)
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
     async def _save(self, world: World) -> Save:
-        bonds = await self._memory.bonds_of(world.tenant, world.world_id)
+        slices = self._pace()
+        bonds = await self._memory.bonds_of(world.tenant, world.world_id, slices)
+        npcs = []
+        for npc in list(world.npcs.values()):
+            npcs.append((npc.spec, npc.lease_epoch))
+            await slices.rest()
         return Save(
             world.world_id,
             self._memory.timeline(world.tenant, world.world_id),
@@ -296,7 +314,7 @@ class Remembering:
             world.definition,
             world.version,
             world.lease_last,
-            [(npc.spec, npc.lease_epoch) for npc in world.npcs.values()],
+            npcs,
             bonds,
         )
 
@@ -306,9 +324,10 @@ class Remembering:
         now = await asyncio.to_thread(saves.at, save, self._memory.wall_ms(), new_timeline())
         copy = saves.copy_path_of(self._folder_needed(), tenant, save.world, now.timeline)
         await _write(copy, now)
-        self._dialogue.turn_back(tenant, save.world)
+        slices = self._pace()
+        await slices.run(self._dialogue.turning_back(tenant, save.world))
         body: Body = {"checkpoint": checkpoint, "file": self._within(copy), "from": before}
-        accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body)
+        accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body, slices)
         if self._memory.keeps and not accepted:
             raise StoreFailed("restored in this process, but it could not be written to the journal")
         await self._memory.settled(1.0)
@@ -317,15 +336,7 @@ class Remembering:
 
     async def _alone(self, act: Coroutine[Any, Any, _Answer]) -> _Answer:
         """Does one thing at a time with the saves, to its end, also when who asked for it goes away."""
-
-        async def do() -> _Answer:
-            async with self._saving:
-                return await act
-
-        task = asyncio.create_task(do())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await self._changes.alone(SAVES, act)
 
     def _within(self, path: Path) -> str:
         """A file as records name it: the data folder may be elsewhere tomorrow."""
@@ -340,21 +351,21 @@ class Remembering:
         return self._folder
 
 
-async def keep_world(memory: Memory, world: World) -> bool:
+async def keep_world(memory: Memory, world: World, slices: Slices) -> bool:
     """Has a world's definition written."""
-    definition = saves.base64_of(world.definition)
+    definition = await slices.run(saves.encoding(world.definition))
     body: Body = {"definition": definition, "version": world.version, "lease_last": world.lease_last}
     return await memory.keep(Kind.WORLD, NpcKey(world.tenant, world.world_id, ""), "", body)
 
 
-async def keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str]) -> bool:
-    """Has NPCs' registrations written, some hundred in a record."""
+async def keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slices: Slices) -> bool:
+    """Has NPCs' registrations written, some in a record. Nobody else may change the world until this is over."""
     written = []
-    # All of them are in the journal's row before anything else can happen to these NPCs.
-    for at in range(0, len(npc_ids), 200):
-        npcs = [world.npcs[i] for i in npc_ids[at : at + 200] if i in world.npcs]
+    for at in range(0, len(npc_ids), NPCS_IN_A_RECORD):
+        npcs = [world.npcs[i] for i in npc_ids[at : at + NPCS_IN_A_RECORD] if i in world.npcs]
         body: Body = {"npcs": [[n.key.npc, saves.base64_of(n.spec), n.lease_epoch] for n in npcs]}
         written.append(memory.keep_soon(Kind.NPCS, NpcKey(world.tenant, world.world_id, ""), "", body))
+        await slices.rest()
     return all(await asyncio.gather(*written))
 
 

@@ -109,7 +109,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: daemon.scheduler.placer.counters() if daemon else {},
         lambda: lines.lost,
     )
-    probes = Probes(lambda: phase.name, collector, lambda: list(daemon.board.message().degraded) if daemon else [])
+    probes = Probes(lambda: phase.name, collector, lambda: daemon.board.degraded() if daemon else [])
     opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()
     try:
@@ -142,7 +142,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         tidy = Tidy(now_ns)
         tidy.start()
         tasks = [
-            asyncio.create_task(watch_lag(daemon.lag_ns, now_ns)),
+            asyncio.create_task(watch_lag(daemon.lag, now_ns)),
             asyncio.create_task(_keep_house(daemon, tidy)),
         ]
         if config.serve.hang_s:
@@ -198,5 +198,6 @@ async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
     while True:
         await asyncio.sleep(1)
         tidy.look(idle=not daemon.door.open)
-        daemon.dialogue.sweep()
-        daemon.memory.look_after()
+        slices = daemon.calls.pace()
+        await slices.run(daemon.dialogue.sweeping())
+        await slices.run(daemon.memory.looking_after())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from daemon.words import whole
 from daemon.worlds import Worlds
 from memory.memory import Memory
 from npcd.v1 import admin_pb2
-from scheduler.meter import percentile, recent
+from scheduler.meter import STEPS_WITHIN_NS, Spread
 from scheduler.scheduler import Scheduler
 from scheduler.speculation import TierSpeculation
 from scheduler.ticket import Door
@@ -39,7 +39,6 @@ FEATURES = (
     "prediction",
     "deletion",
 )
-RATE_WITHIN_NS = 5 * S
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class StatusBoard:
         dialogue: Dialogue,
         memory: Memory,
         pressure: Pressure,
-        lag_ns: deque[tuple[int, int]],
+        lag: Spread,
         degraded: Callable[[], list[str]],
         clock: Clock,
     ) -> None:
@@ -111,9 +110,13 @@ class StatusBoard:
         self._dialogue = dialogue
         self._memory = memory
         self.pressure = pressure
-        self._lag_ns = lag_ns
+        self._lag = lag
         self._degraded = degraded
         self._clock = clock
+
+    def degraded(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        return self._degraded()
 
     def message(self, tenant: str | None = None) -> admin_pb2.StatusResponse:
         """The status right now. With a tenant, what games own is counted as far as it is that tenant's: worlds, NPCs,
@@ -148,8 +151,8 @@ class StatusBoard:
     def _everybody(self) -> admin_pb2.StatusResponse:
         now_ns = self._clock()
         meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
-        steps = [(took, tokens) for at, took, tokens in tuple(meter.step_ns) if now_ns - at <= RATE_WITHIN_NS]
-        step_ns = [took for took, _ in steps]
+        step_p50_ns, step_p95_ns = meter.step.percentiles(now_ns, 0.5, 0.95)
+        (lag_ns,) = self._lag.percentiles(now_ns, 0.99)
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
         book, guesses = self._attention.book, self._look_ahead.foresight.counts
         return admin_pb2.StatusResponse(
@@ -170,9 +173,9 @@ class StatusBoard:
             turns_open=self._dialogue.open_turns,
             tiers=[self._tier(tier, now_ns) for tier in Tier],
             steps=meter.steps,
-            step_p50_ms=percentile(step_ns, 0.5) / MS,
-            step_p95_ms=percentile(step_ns, 0.95) / MS,
-            tokens_per_s=sum(tokens for _, tokens in steps) / (RATE_WITHIN_NS / S),
+            step_p50_ms=step_p50_ns / MS,
+            step_p95_ms=step_p95_ns / MS,
+            tokens_per_s=meter.step.amount(now_ns) / (STEPS_WITHIN_NS / S),
             lanes=placer.lanes.count,
             lanes_leased=placer.lanes.leased,
             residents=placer.homes.count,
@@ -184,7 +187,7 @@ class StatusBoard:
             intents_policy=counts.policy,
             intents_predicted=counts.predicted,
             turns_finished=self._dialogue.counts.finished,
-            loop_lag_p99_ms=percentile(recent(self._lag_ns, now_ns), 0.99) / MS,
+            loop_lag_p99_ms=lag_ns / MS,
             window_closed_complete=window.closed[Closed.COMPLETE],
             window_closed_full=window.closed[Closed.FULL],
             window_closed_time=window.closed[Closed.TIME],
@@ -219,8 +222,8 @@ class StatusBoard:
     def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:
         meter = self._scheduler.meter.tiers[tier]
         # A player waits for text, not for a token: Silver's first is measured where the text goes out.
-        firsts = recent(self._dialogue.counts.ttft_ns if tier is Tier.SILVER else meter.first_ns, now_ns)
-        gaps = recent(meter.gap_ns, now_ns)
+        first = self._dialogue.counts.ttft if tier is Tier.SILVER else meter.first
+        first_ns, gap_ns = (times.percentiles(now_ns, 0.5, 0.95, 0.99) for times in (first, meter.gap))
         running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
         speculation = self._scheduler.speculation
         drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
@@ -235,12 +238,12 @@ class StatusBoard:
             cancelled=meter.ended[Finish.CANCELLED],
             failed=meter.ended[Finish.FAILED],
             output_tokens=meter.output_tokens,
-            first_p50_ms=percentile(firsts, 0.5) / MS,
-            first_p95_ms=percentile(firsts, 0.95) / MS,
-            first_p99_ms=percentile(firsts, 0.99) / MS,
-            token_p50_ms=percentile(gaps, 0.5) / MS,
-            token_p95_ms=percentile(gaps, 0.95) / MS,
-            token_p99_ms=percentile(gaps, 0.99) / MS,
+            first_p50_ms=first_ns[0] / MS,
+            first_p95_ms=first_ns[1] / MS,
+            first_p99_ms=first_ns[2] / MS,
+            token_p50_ms=gap_ns[0] / MS,
+            token_p95_ms=gap_ns[1] / MS,
+            token_p99_ms=gap_ns[2] / MS,
             drafts_on=drafts.on,
             drafts_offered=drafts.offered,
             drafts_accepted=drafts.accepted,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from core.clock import MS, Clock
 from core.observation import Observation
+from core.steps import Steps, every
 from core.words import Activation, NpcKey, Source
 from daemon.minds import Intent, IntentSettings, Mind, PastIntent
 from daemon.words import activation_message, whole
@@ -51,7 +52,8 @@ class IntentCounts:
 class Subscriber:
     """One stream's view of the table: which minds changed since its last frame. Bounded by the number of NPCs."""
 
-    def __init__(self, wanted: frozenset[str]) -> None:
+    def __init__(self, wanted: frozenset[str], world: World) -> None:
+        self.world = world
         self.wanted = wanted  # empty: all of the world
         self.changed: set[Mind] = set()
         self.confirmed: set[Mind] = set()
@@ -189,10 +191,16 @@ class Table:
     # -- streams -----------------------------------------------------------------------------------------------
 
     def subscribe(self, world: World, npc_ids: Iterable[str]) -> Subscriber:
-        """A view of one world's table, with everything that stands marked for its first frame."""
-        subscriber = Subscriber(frozenset(npc_ids))
+        """A view of one world's table: what changes from now on. See marking() for what stands already."""
+        subscriber = Subscriber(frozenset(npc_ids), world)
         self._subscribers.setdefault((world.tenant, world.world_id), set()).add(subscriber)
-        for npc in world.npcs.values():
+        return subscriber
+
+    def marking(self, subscriber: Subscriber) -> Steps[None]:
+        """Marks all that stands for a view's first frame."""
+        for npc, pause in every(32, list(subscriber.world.npcs.values())):
+            if pause:
+                yield
             mind = self._minds.get(npc.key)
             if mind is None:
                 continue
@@ -200,7 +208,6 @@ class Table:
                 subscriber.note(mind, changed=True)
             if mind.activation is not Activation.AMBIENT:
                 subscriber.note_activation(mind)
-        return subscriber
 
     def unsubscribe(self, world: World, subscriber: Subscriber) -> None:
         """Ends a view."""
@@ -215,8 +222,10 @@ class Table:
             subscriber.deleted = True
             subscriber.woken.set()
 
-    def frame(self, subscriber: Subscriber, daemon_epoch: int, sequence: int) -> intents_pb2.IntentFrame:
-        """The next frame of a stream: the newest state of everything marked."""
+    def framing(self, subscriber: Subscriber, daemon_epoch: int, sequence: int) -> Steps[intents_pb2.IntentFrame]:
+        """The next frame of a stream, in steps: the newest state of everything marked. Marks that come meanwhile are
+        for the frame after it.
+        """
         now_ns = self._clock()
         changed, subscriber.changed = subscriber.changed, set()
         confirmed, subscriber.confirmed = subscriber.confirmed - changed, set()
@@ -229,14 +238,23 @@ class Table:
             observations_dropped=subscriber.dropped,
             last_frame=subscriber.last_frame,
         )
-        for mind in changed:
-            if mind.intent is not None:
+        for mind, pause in every(16, changed):
+            if pause:
+                yield
+                now_ns = self._clock()
+            if mind.intent is not None and not mind.removed:
+                # It is told as it is now, whatever was marked since this frame was begun.
+                subscriber.changed.discard(mind)
+                subscriber.confirmed.discard(mind)
                 frame.intents.append(self.message(mind, mind.intent, now_ns))
                 # A snapshot tells again what stands; how long it took was counted when it was told first.
                 if not frame.snapshot and mind.intent.source is not Source.POLICY and mind.intent.due_ns:
                     self.counts.latency_ns.append((now_ns, now_ns - mind.intent.due_ns))
-        for mind in confirmed:
-            if mind.intent is not None:
+        for mind, pause in every(16, confirmed):
+            if pause:
+                yield
+            # What has changed since then is told whole, in the next frame.
+            if mind.intent is not None and not mind.removed and mind not in subscriber.changed:
                 frame.confirmed.append(
                     intents_pb2.IntentConfirmed(
                         npc_id=mind.npc.key.npc,
@@ -247,10 +265,15 @@ class Table:
                         lease_epoch=mind.intent.seen.lease_epoch,
                     )
                 )
-        for mind in attended:
-            frame.activations.append(
-                intents_pb2.ActivationChanged(npc_id=mind.npc.key.npc, activation=activation_message(mind.activation))
-            )
+        for mind, pause in every(32, attended):
+            if pause:
+                yield
+            if not mind.removed:
+                frame.activations.append(
+                    intents_pb2.ActivationChanged(
+                        npc_id=mind.npc.key.npc, activation=activation_message(mind.activation)
+                    )
+                )
         while subscriber.errors:
             frame.errors.append(subscriber.errors.popleft())
         return frame

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TextIO, cast
 
@@ -13,9 +12,10 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from core.clock import MS, Clock
+from core.clock import Clock
 from daemon.log_lines import LogLines
 from npcd.v1 import admin_pb2
+from scheduler.meter import Spread
 from tiers.shedding import Sheddable
 
 log = structlog.get_logger("npcd")
@@ -51,13 +51,13 @@ def start_logging(level: str, as_json: bool) -> LogLines:
     return lines
 
 
-async def watch_lag(ring: deque[tuple[int, int]], clock: Clock) -> None:
-    """Measures for ever how late the event loop is, into a ring of (moment, nanoseconds)."""
+async def watch_lag(lag: Spread, clock: Clock) -> None:
+    """Measures for ever how late the event loop is."""
     while True:
         before_ns = clock()
         await asyncio.sleep(LAG_EVERY_S)
         now_ns = clock()
-        ring.append((now_ns, max(0, now_ns - before_ns - round(LAG_EVERY_S * 1e9))))
+        lag.add(now_ns, max(0, now_ns - before_ns - round(LAG_EVERY_S * 1e9)))
 
 
 class StatusCollector(Collector):
@@ -190,6 +190,3 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, value=value)
-
-
-LAG_RING_LEN = round(60_000 * MS / (LAG_EVERY_S * 1e9))

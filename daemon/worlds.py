@@ -1,6 +1,8 @@
 """Worlds and the NPCs in them: definitions checked against their caps, tokens of their trunks, leases.
 
-Owns both tables; used on the event loop only. Everything is decided at once: nothing here waits.
+Owns both tables; used on the event loop only. Nothing here waits: long work is a generator of steps (core/slices.py),
+which first makes all that is new and then puts it into the tables in one step, the last. Callers that rest between the
+steps keep other changes of the same world away meanwhile (daemon/changes.py).
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from google.protobuf.message import DecodeError
 
 from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
+from core.steps import Steps, at_once, every
 from core.words import NpcKey, TrunkKey
 from daemon.language import check_language, texts_of, warnings_of, well_formed
 from daemon.prompt import ActionWord, Layout, TooLong
+from daemon.wire import parsing, writing
 from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
@@ -25,6 +29,7 @@ from tiers.policy import PolicyRow
 from tiers.policy_table import Sections, WorldWords, compile_table, why_not
 
 PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
+HASHED_BYTES = 64 << 10  # in one step
 
 log = structlog.get_logger("npcd")
 
@@ -186,6 +191,10 @@ class Worlds:
             raise NotFound("world_id", f"no world '{world_id}' is defined; call DefineWorld first")
         return world
 
+    def find(self, tenant: str, world_id: str) -> World | None:
+        """The world, if it is defined."""
+        return self._worlds.get((tenant, world_id))
+
     def npc(self, tenant: str, world_id: str, npc_id: str) -> Npc:
         """The NPC. Raises CallerError or NotFound."""
         world = self.world(tenant, world_id)
@@ -213,31 +222,48 @@ class Worlds:
 
         Raises CallerError naming the section and its limit, Stale when expected_version is not the present one.
         """
+        return at_once(self.defining(tenant, request))
+
+    def defining(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> Steps[tuple[World, bool]]:
+        """The same in steps."""
         check_id("world_id", request.world_id)
         old = self._worlds.get((tenant, request.world_id))
         assert old is None or not old.leaving, "a world is deleted to its end before it is defined again"
-        content_hash = _content_hash(request)
+        content = yield from writing(request, leave_out="expected_version")
+        content_hash = yield from _hashing(content)
         if request.expected_version and request.expected_version != (old.version if old else 0):
             present = old.version if old else 0
             raise Stale("expected_version", f"is {request.expected_version}, the world has version {present}")
         if old is not None and old.content_hash == content_hash:
             return old, False
-        if old is None and len(self._worlds) >= self._limits.worlds_max:
-            most = self._limits.worlds_max
-            raise Overloaded(
-                f"the daemon's limit of {most} worlds (worlds.worlds_max) is reached; delete one with DeleteWorld",
-                60_000,
-            )
-        new = self._compile(tenant, request, content_hash)
+        if old is None:
+            self._check_room()
+        new = yield from self._compiling(tenant, request, content, content_hash)
         if old is not None:
             new.version = old.version + 1
             new.lease_last = old.lease_last
-            new.npcs = {npc_id: self._moved(npc, old, new) for npc_id, npc in old.npcs.items()}
+            for npc_id, npc in old.npcs.items():
+                new.npcs[npc_id] = self._moved(npc, old, new)
+                yield
         else:
+            self._check_room()  # others may have been defined meanwhile
             new.lease_last = self._first_lease()
             self.unusable.pop((tenant, request.world_id), None)
         self._worlds[tenant, request.world_id] = new
         return new, True
+
+    def _check_room(self) -> None:
+        most = self._limits.worlds_max
+        if len(self._worlds) >= most:
+            raise Overloaded(
+                f"the daemon's limit of {most} worlds (worlds.worlds_max) is reached; delete one with DeleteWorld",
+                60_000,
+            )
+
+    def _check_npcs(self, new: int) -> None:
+        most = self._limits.npcs_max  # how many others have is theirs to know
+        if self.npcs + new > most:
+            raise Overloaded(f"{new} more NPCs exceed the daemon's limit of {most} (worlds.npcs_max)", 60_000)
 
     def needs_composing(self, request: npcs_pb2.DefineWorldRequest) -> bool:
         """Whether define() would read and write files first: let compose() do it, on another thread."""
@@ -256,48 +282,43 @@ class Worlds:
         An NPC that is registered already keeps its lease, whatever its spec says now, unless take_over; with the same
         spec nothing changes.
         """
+        return at_once(self.registering(tenant, request))
+
+    def registering(self, tenant: str, request: npcs_pb2.RegisterRequest) -> Steps[tuple[World, list[Npc], list[Npc]]]:
+        """The same in steps."""
         world = self.world(tenant, request.world_id)
         limit = self._limits.npcs_per_call_max
         if not 1 <= len(request.npcs) <= limit:
             raise CallerError("npcs", f"{len(request.npcs)} NPCs, must be 1 to {limit}")
-        specs = {}
         too_long = _TooLong(self._layout.caps.persona)
-        for i, spec in enumerate(request.npcs):
-            check_id(f"npcs[{i}].npc_id", spec.npc_id)
-            if spec.npc_id in specs:
-                raise CallerError(f"npcs[{i}].npc_id", f"'{spec.npc_id}' stands twice in the request")
-            if spec.archetype_id not in world.prefixes:
-                known = ", ".join(sorted(world.prefixes))
-                raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
-            specs[spec.npc_id] = (spec, *self._persona(world, i, spec, too_long))
-        too_long.check()
-        new = sum(1 for npc_id in specs if npc_id not in world.npcs)
-        if self.npcs + new > self._limits.npcs_max:
-            most = self._limits.npcs_max  # how many others have is theirs to know
-            raise Overloaded(f"{new} more NPCs exceed the daemon's limit of {most} (worlds.npcs_max)", 60_000)
         epoch = world.lease_last + 1
         npcs: list[Npc] = []
-        changed: list[Npc] = []
-        for npc_id, (spec, name, persona) in specs.items():
-            old = world.npcs.get(npc_id)
-            prefix = world.prefixes[spec.archetype_id]
-            trunk = np.asarray(prefix + persona, np.int32)
-            adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
-            written = spec.SerializeToString()
-            if old is not None and not request.take_over and _is_same(old, written, trunk, adapter):
-                npcs.append(old)
-                continue
-            number = old.number if old else self._number()
-            lease_epoch = old.lease_epoch if old and not request.take_over else epoch
-            key = NpcKey(tenant, world.world_id, npc_id)
-            npc = Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, lease_epoch, trunk, len(prefix),
-                      written, adapter, trunk_adapter)  # fmt: skip
-            world.npcs[npc_id] = npc
-            npcs.append(npc)
-            changed.append(npc)
-        if any(npc.lease_epoch == epoch for npc in changed):
+        made: dict[str, Npc] = {}
+        named: set[str] = set()
+        new: list[Npc] = []
+        try:
+            for i, spec in enumerate(request.npcs):
+                check_id(f"npcs[{i}].npc_id", spec.npc_id)
+                if spec.npc_id in named:
+                    raise CallerError(f"npcs[{i}].npc_id", f"'{spec.npc_id}' stands twice in the request")
+                named.add(spec.npc_id)
+                old = world.npcs.get(spec.npc_id)
+                npc = self._made(world, i, spec, old, epoch, request.take_over, too_long)
+                npcs.append(npc)
+                if npc is not old:
+                    made[spec.npc_id] = npc
+                    if old is None:
+                        new.append(npc)
+                yield
+            too_long.check()
+            self._check_npcs(len(new))
+        except BaseException:
+            self._free_numbers += [npc.number for npc in new]
+            raise
+        world.npcs.update(made)
+        if any(npc.lease_epoch == epoch for npc in made.values()):
             world.lease_last = epoch
-        return world, npcs, changed
+        return world, npcs, list(made.values())
 
     def revive(
         self, tenant: str, definition: bytes, version: int, lease_last: int, npcs: Sequence[tuple[bytes, int]]
@@ -305,29 +326,41 @@ class Worlds:
         """A world and its NPCs (spec, lease epoch) as an earlier life of the daemon, or a save, had them.
 
         What is defined or registered here already stays as it is. Raises CallerError when this model or these limits
-        cannot have it.
+        cannot have it; NPCs have their leases until the daemon has as many as it may.
         """
-        request = npcs_pb2.DefineWorldRequest()
-        request.ParseFromString(definition)
+        return at_once(self.reviving(tenant, definition, version, lease_last, npcs))
+
+    def reviving(
+        self, tenant: str, definition: bytes, version: int, lease_last: int, npcs: Sequence[tuple[bytes, int]]
+    ) -> Steps[World]:
+        """The same in steps."""
+        request = yield from parsing(npcs_pb2.DefineWorldRequest, definition)
         if not well_formed(request.language):
             request.language = ""  # earlier versions took any text, and a save is not to be lost for that
         old = self._worlds.get((tenant, request.world_id))
-        world = old or self.define(tenant, request)[0]
+        world = old or (yield from self.defining(tenant, request))[0]
         if old is None:
             world.version, world.lease_last = max(version, 1), lease_last
-        last = world.lease_last
         for spec, epoch in npcs:
+            yield
             try:
                 parsed = npcs_pb2.NpcSpec.FromString(spec)
                 if parsed.npc_id in world.npcs:
                     continue
-                wanted = npcs_pb2.RegisterRequest(world_id=world.world_id, npcs=[parsed])
-                self.register(tenant, wanted)[1][0].lease_epoch = epoch
+                self._check_npcs(1)
+                check_id("npcs[0].npc_id", parsed.npc_id)
+                too_long = _TooLong(self._layout.caps.persona)
+                npc = self._made(world, 0, parsed, None, epoch, False, too_long)
+                try:
+                    too_long.check()
+                except CallerError:
+                    self._free_numbers.append(npc.number)
+                    raise
+                world.npcs[parsed.npc_id] = npc
             except (CallerError, DecodeError) as error:
                 # The world has changed since it was registered; the others are not to suffer.
                 log.warning("an NPC could not be taken up again", world=world.world_id, reason=str(error))
-            last = max(last, epoch)
-        world.lease_last = last
+            world.lease_last = max(world.lease_last, epoch)
         return world
 
     def take_out(self, world: World) -> Iterator[Npc]:
@@ -341,9 +374,15 @@ class Worlds:
 
     def remove(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> tuple[list[Npc], list[str]]:
         """(NPCs that were taken out, ids that nobody knows)."""
+        return at_once(self.removing(tenant, world_id, npc_ids))
+
+    def removing(self, tenant: str, world_id: str, npc_ids: Sequence[str]) -> Steps[tuple[list[Npc], list[str]]]:
+        """The same in steps: they are taken out one after the other."""
         world = self.world(tenant, world_id)
         removed, unknown = [], []
-        for npc_id in npc_ids:
+        for npc_id, pause in every(32, npc_ids):
+            if pause:
+                yield
             npc = world.npcs.pop(npc_id, None)
             if npc is None:
                 unknown.append(npc_id)
@@ -351,6 +390,38 @@ class Worlds:
                 removed.append(npc)
                 self._free_numbers.append(npc.number)
         return removed, unknown
+
+    def _made(
+        self,
+        world: World,
+        i: int,
+        spec: npcs_pb2.NpcSpec,
+        old: Npc | None,
+        epoch: int,
+        take_over: bool,
+        too_long: _TooLong,
+    ) -> Npc:
+        """The NPC of a spec, in no table yet: `old` itself when nothing changes. `epoch` is its lease if it is new or
+        taken over.
+
+        Raises CallerError naming the i-th NPC.
+        """
+        if spec.archetype_id not in world.prefixes:
+            known = ", ".join(sorted(world.prefixes))
+            raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
+        name, persona = self._persona(world, i, spec, too_long)
+        prefix = world.prefixes[spec.archetype_id]
+        trunk = np.asarray(prefix + persona, np.int32)
+        adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
+        written = spec.SerializeToString()
+        if old is not None and not take_over:
+            if _is_same(old, written, trunk, adapter):
+                return old
+            epoch = old.lease_epoch
+        number = old.number if old else self._number()
+        key = NpcKey(world.tenant, world.world_id, spec.npc_id)
+        return Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix),
+                   written, adapter, trunk_adapter)  # fmt: skip
 
     def _number(self) -> int:
         if self._free_numbers:
@@ -379,7 +450,9 @@ class Worlds:
             adapter=adapter, trunk_adapter=trunk_adapter,
         )  # fmt: skip
 
-    def _compile(self, tenant: str, request: npcs_pb2.DefineWorldRequest, content_hash: str) -> World:
+    def _compiling(
+        self, tenant: str, request: npcs_pb2.DefineWorldRequest, content: bytes, content_hash: str
+    ) -> Steps[World]:
         limits, layout = self._limits, self._layout
         _count("archetypes", len(request.archetypes), 1, limits.archetypes_max)
         _count("actions", len(request.actions), 1, limits.actions_max)
@@ -394,12 +467,12 @@ class Worlds:
         _unique("actions", [a.word for a in actions])
         _unique("emotions", emotions)
         _unique("archetypes", [a.archetype_id for a in request.archetypes])
-        _unique("personas", [p.persona_id for p in request.personas])
         base = layout.world(request.lore, actions, emotions)
         sections = [("lore and words", len(base) - len(layout.ends.rules), layout.caps.lore + layout.caps.words)]
         prefixes = {}
         adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
+            yield
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
             tokens = layout.archetype(a.archetype_id, a.description)
             prefixes[a.archetype_id] = base + tokens
@@ -407,12 +480,20 @@ class Worlds:
         personas = {}
         too_long = _TooLong(layout.caps.persona)
         for i, p in enumerate(request.personas):
+            yield
             check_id(f"personas[{i}].persona_id", p.persona_id)
+            if p.persona_id in personas:
+                raise CallerError("personas", f"'{p.persona_id}' stands twice")
             check_id(f"personas[{i}].name", p.name)
             tokens = too_long.persona(layout, p)
             personas[p.persona_id] = (p.name, tokens)
             sections.append((f"persona:{p.persona_id}", len(tokens), layout.caps.persona))
         too_long.check()
+        yield
+        choices = yield from layout.intents_in_steps(actions, emotions)
+        policy = yield from self._table(request, actions, emotions)
+        warnings = self._warnings(request)
+        yield
         return World(
             tenant=tenant,
             world_id=request.world_id,
@@ -424,11 +505,11 @@ class Worlds:
             emotions=emotions,
             prefixes=prefixes,
             personas=personas,
-            choices=layout.intents(actions, emotions),
-            policy=self._table(request, actions, emotions),
+            choices=choices,
+            policy=policy,
             sections=sections,
-            warnings=self._warnings(request),
-            definition=_content(request),
+            warnings=warnings,
+            definition=content,
         )
 
     def _warnings(self, request: npcs_pb2.DefineWorldRequest) -> list[str]:
@@ -446,7 +527,7 @@ class Worlds:
 
     def _table(
         self, request: npcs_pb2.DefineWorldRequest, actions: Sequence[ActionWord], emotions: Sequence[str]
-    ) -> list[PolicyRow]:
+    ) -> Steps[list[PolicyRow]]:
         words = WorldWords(
             archetypes=[a.archetype_id for a in request.archetypes],
             actions=[a.word for a in actions],
@@ -455,6 +536,7 @@ class Worlds:
         )
         own = policy_rows(request.policy)
         for i, row in enumerate(own):
+            yield
             field_name, reason = why_not(row, words)
             if reason:
                 raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
@@ -472,15 +554,12 @@ def _hashes(adapter: Adapter | None) -> tuple[str, str]:
     return ("", "") if adapter is None else (adapter.sha, adapter.trunk_sha)
 
 
-def _content(request: npcs_pb2.DefineWorldRequest) -> bytes:
-    content = npcs_pb2.DefineWorldRequest()
-    content.CopyFrom(request)
-    content.expected_version = 0
-    return content.SerializeToString(deterministic=True)
-
-
-def _content_hash(request: npcs_pb2.DefineWorldRequest) -> str:
-    return hashlib.sha256(_content(request)).hexdigest()
+def _hashing(content: bytes) -> Steps[str]:
+    sha = hashlib.sha256()
+    for at in range(0, len(content), HASHED_BYTES):
+        sha.update(content[at : at + HASHED_BYTES])
+        yield
+    return sha.hexdigest()
 
 
 def _word(field: str, value: str) -> str:

@@ -8,15 +8,17 @@ loop.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import merge
 
+from core.steps import Steps, at_once, every
 from core.words import NpcKey
 from memory.bond import Bond, apply
 from memory.records import Kind, Position, Record
 
 Pair = tuple[NpcKey, str]
+WorldKey = tuple[str, str]  # tenant and world
 ABOUT_A_PLAYER = frozenset({Kind.TURN, Kind.ENDED, Kind.SUMMARY, Kind.CARD})
 
 
@@ -30,6 +32,7 @@ class Held:
     complete: bool
     writing: int = 0
     unsaved_until: Position | None = None
+    used: int = 0  # grows with every use of any bond
 
     @property
     def unsaved(self) -> bool:
@@ -42,26 +45,34 @@ class Bonds:
 
     def __init__(self, held_max: int) -> None:
         self._held_max = held_max
-        self._held: OrderedDict[Pair, Held] = OrderedDict()
+        # By world, so that a world's can be exchanged at once; in each the one that was used last is last.
+        self._worlds: dict[WorldKey, dict[Pair, Held]] = {}
+        self._uses = 0
         self._behind: set[Held] = set()  # with something unsaved, or that was so when it was looked at last
 
     def __len__(self) -> int:
-        return len(self._held)
+        return sum(len(held) for held in self._worlds.values())
 
     def count(self, tenant: str) -> int:
         """How many are a tenant's."""
-        return sum(1 for npc, _ in self._held if npc.tenant == tenant)
+        return sum(len(held) for (owner, _), held in self._worlds.items() if owner == tenant)
 
     def find(self, npc: NpcKey, player: str) -> Held | None:
         """The bond, if it is in process."""
-        held = self._held.get((npc, player))
-        if held is not None:
-            self._held.move_to_end((npc, player))
+        world = self._worlds.get(npc[:2])
+        held = world.get((npc, player)) if world is not None else None
+        if world is not None and held is not None:
+            del world[npc, player]
+            world[npc, player] = held
+            held.used = self._use()
         return held
 
     def put(self, npc: NpcKey, player: str, bond: Bond, complete: bool) -> Held:
         """Takes a bond in that a store gave."""
-        held = self._held[npc, player] = Held(bond, complete)
+        held = Held(bond, complete, used=self._use())
+        world = self._worlds.setdefault(npc[:2], {})
+        world.pop((npc, player), None)
+        world[npc, player] = held
         return held
 
     def fold(self, record: Record, complete: bool) -> Held:
@@ -83,40 +94,74 @@ class Bonds:
 
     def forget(self, tenant: str, world: str, player: str, npc: str = "") -> int:
         """Drops a player's bonds with one NPC, or with every NPC of a world; how many there were."""
-        gone = [
-            (key, who)
-            for key, who in self._held
-            if who == player and key[:2] == (tenant, world) and npc in ("", key.npc)
-        ]
+        pairs = self.of_world(tenant, world)
+        gone = [(key, who) for key, who in pairs if who == player and npc in ("", key.npc)]
         for pair in gone:
-            del self._held[pair]
+            self._drop(pair)
         return len(gone)
 
     def of_world(self, tenant: str, world: str) -> dict[Pair, Held]:
         """The bonds of a world that are in process."""
-        return {pair: held for pair, held in self._held.items() if pair[0][:2] == (tenant, world)}
+        return dict(self._worlds.get((tenant, world), {}))
 
-    def drop_world(self, tenant: str, world: str) -> None:
-        """Drops all bonds of a world."""
-        for pair in self.of_world(tenant, world):
-            del self._held[pair]
+    def made(
+        self, tenant: str, world: str, bonds: Mapping[tuple[str, str], Bond], write: bool
+    ) -> Steps[dict[Pair, Held]]:
+        """Bonds for a world (NPC id and player), complete and in no table yet; with `write`, as after write()."""
+        out: dict[Pair, Held] = {}
+        for (npc, player), bond in bonds.items():
+            out[NpcKey(tenant, world, npc), player] = Held(bond, True, writing=int(write), used=self._use())
+            yield
+        return out
+
+    def exchange(self, tenant: str, world: str, bonds: dict[Pair, Held]) -> dict[Pair, Held]:
+        """Drops all bonds of a world and takes these in, as made() gave them; those that were dropped."""
+        dropped = self._worlds.pop((tenant, world), {})
+        if bonds:
+            self._worlds[tenant, world] = bonds
+            if next(iter(bonds.values())).writing:
+                self._behind.update(bonds.values())
+        return dropped
+
+    def drop_world(self, tenant: str, world: str) -> dict[Pair, Held]:
+        """Drops all bonds of a world; those that were dropped."""
+        return self._worlds.pop((tenant, world), {})
 
     def put_away(self, saved: Position | None) -> int:
         """Marks what the recent store has now (None: there is no such store) and makes room; how many are unsaved."""
-        for held in list(self._behind):
+        return at_once(self.putting_away(saved))
+
+    def putting_away(self, saved: Position | None) -> Steps[int]:
+        """The same in steps."""
+        for held, pause in every(64, list(self._behind)):
             if held.unsaved_until is not None and saved is not None and saved >= held.unsaved_until:
                 held.unsaved_until = None
             if not held.unsaved:
                 self._behind.discard(held)
-        if len(self._held) > self._held_max:
-            for pair in list(self._oldest(len(self._held) - self._held_max)):
-                del self._held[pair]
+            if pause:
+                yield
+        too_many = len(self) - self._held_max
+        if too_many > 0:
+            # The longest unused first, as it was when this began.
+            by_use = merge(*(list(world.items()) for world in self._worlds.values()), key=lambda item: item[1].used)
+            for (pair, held), pause in every(64, by_use):
+                present = self._worlds.get(pair[0][:2])
+                if present is not None and present.get(pair) is held and not held.unsaved:
+                    self._drop(pair)
+                    too_many -= 1
+                if not too_many:
+                    break
+                if pause:
+                    yield
         return len(self._behind)
 
-    def _oldest(self, count: int) -> Iterator[Pair]:
-        for pair, held in self._held.items():
-            if not count:
-                return
-            if not held.unsaved:
-                count -= 1
-                yield pair
+    def _use(self) -> int:
+        self._uses += 1
+        return self._uses
+
+    def _drop(self, pair: Pair) -> None:
+        key = pair[0][:2]
+        world = self._worlds[key]
+        del world[pair]
+        if not world:
+            del self._worlds[key]

@@ -94,6 +94,7 @@ class Hot:
     def __init__(self, settings: HotSettings) -> None:
         self.settings = settings
         self._sessions: OrderedDict[tuple[NpcKey, str], Session] = OrderedDict()
+        self._by_npc: dict[NpcKey, dict[str, Session]] = {}  # the same, for those that go with their NPC
         self._opened = 0
 
     def __len__(self) -> int:
@@ -117,14 +118,17 @@ class Hot:
         if session is not None and session.said < self.settings.session_turns_max:
             self._sessions.move_to_end((npc, player))
             return session, over
-        stale = self._sessions.pop((npc, player), None)
+        stale = self._take_out((npc, player))
         if stale is not None:
             over.append(stale)
         while len(self._sessions) >= self.settings.sessions_max:
-            over.append(self._sessions.popitem(last=False)[1])
+            oldest = self._take_out(next(iter(self._sessions)))
+            assert oldest is not None
+            over.append(oldest)
         self._opened += 1
         session = Session(npc, player, f"{epoch:x}-{self._opened}", last_ns=now_ns)
         self._sessions[npc, player] = session
+        self._by_npc.setdefault(npc, {})[player] = session
         return session, over
 
     def add(self, session: Session, turns: list[Turn], now_ns: int, cut_turn: str = "") -> bool:
@@ -180,11 +184,11 @@ class Hot:
 
     def end(self, npc: NpcKey, player: str) -> Session | None:
         """Ends a session; the session that was under way."""
-        return self._sessions.pop((npc, player), None)
+        return self._take_out((npc, player))
 
     def of_npc(self, npc: NpcKey) -> list[Session]:
         """All sessions of one NPC."""
-        return [s for (owner, _), s in self._sessions.items() if owner == npc]
+        return list(self._by_npc.get(npc, {}).values())
 
     def of_player(self, tenant: str, world: str, player: str) -> list[Session]:
         """All sessions of one player in a world."""
@@ -195,6 +199,23 @@ class Hot:
         return [s for (owner, _), s in self._sessions.items() if owner[:2] == (tenant, world)]
 
     def silent(self, now_ns: int) -> list[Session]:
-        """Sessions that have been silent too long, taken out."""
-        late = [k for k, s in self._sessions.items() if now_ns - s.last_ns > self.settings.idle_s * S]
-        return [self._sessions.pop(k) for k in late]
+        """Sessions that have been silent too long."""
+        return [s for s in self._sessions.values() if now_ns - s.last_ns > self.settings.idle_s * S]
+
+    def end_if_silent(self, session: Session, now_ns: int) -> bool:
+        """Takes a session out that is silent still; whether it was there, and silent."""
+        pair = (session.npc, session.player)
+        if self._sessions.get(pair) is not session or now_ns - session.last_ns <= self.settings.idle_s * S:
+            return False
+        self._take_out(pair)
+        return True
+
+    def _take_out(self, pair: tuple[NpcKey, str]) -> Session | None:
+        session = self._sessions.pop(pair, None)
+        if session is not None:
+            npc, player = pair
+            of_npc = self._by_npc[npc]
+            del of_npc[player]
+            if not of_npc:
+                del self._by_npc[npc]
+        return session

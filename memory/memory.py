@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.errors import StoreFailed
+from core.slices import Slices
+from core.steps import Steps
 from core.words import NpcKey
 from memory.bond import Bond
 from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
@@ -147,7 +149,7 @@ class Memory:
         done = await asyncio.gather(*(f.passed(until, FORGET_WITHIN_S) for f in feeders))
         return reached + [f.name for f, passed in zip(feeders, done, strict=True) if passed] + ["journal"]
 
-    async def bonds_of(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
+    async def bonds_of(self, tenant: str, world: str, slices: Slices) -> dict[tuple[str, str], Bond]:
         """All that is remembered in a world, by NPC and player. Raises StoreFailed when the recent store is away."""
         if not await self.settled(SETTLED_WITHIN_S):
             raise StoreFailed("the recent store is away or behind, so what NPCs remember cannot be told in full")
@@ -155,26 +157,38 @@ class Memory:
         for (npc, player), held in self.bonds.of_world(tenant, world).items():
             if held.complete:
                 out[npc.npc, player] = held.bond
-        return {pair: bond for pair, bond in out.items() if not bond.empty}
+            await slices.rest()
+        for pair in list(out):
+            if out[pair].empty:
+                del out[pair]
+            await slices.rest()
+        return out
 
     async def turn_back(
-        self, tenant: str, world: str, timeline: str, bonds: Mapping[tuple[str, str], Bond], body: Body
+        self,
+        tenant: str,
+        world: str,
+        timeline: str,
+        bonds: Mapping[tuple[str, str], Bond],
+        body: Body,
+        slices: Slices,
     ) -> bool:
         """A world goes on with these bonds, on another timeline; whether that stands in the journal.
 
         Everything else that its NPCs remember is gone at once, and from the recent store when it comes to this.
         """
+        made = await slices.run(self.bonds.made(tenant, world, bonds, write=self.recent_feeder is not None))
+        # From here to the record in the journal's row nobody else gets a turn.
         self.recaller.forget_world(tenant, world)
-        self.bonds.drop_world(tenant, world)
+        dropped = self.bonds.exchange(tenant, world, made)
         self.set_timeline(tenant, world, timeline)
-        held = [
-            self.bonds.put(NpcKey(tenant, world, npc), player, bond, complete=True)
-            for (npc, player), bond in bonds.items()
-        ]
         accepted = await self._undo(self._record(Kind.RESTORED, NpcKey(tenant, world, ""), "", body))
-        for one in held if self.recent_feeder is not None else ():
-            self.bonds.write(one)
-            self.bonds.written(one, self._undone[tenant, world])
+        if self.recent_feeder is not None:
+            until = self._undone.get((tenant, world), START)  # gone when the recent store has it already
+            for held in list(made.values()):
+                self.bonds.written(held, until)
+                await slices.rest()
+        await slices.let_go(list(dropped.values()))
         return accepted
 
     async def delete_world(self, tenant: str, world: str, version: int) -> bool:
@@ -187,11 +201,12 @@ class Memory:
             return True
         return await self._undo(self._record(Kind.DELETED, NpcKey(tenant, world, ""), "", {"version": version}))
 
-    def drop_world(self, tenant: str, world: str) -> None:
+    async def drop_world(self, tenant: str, world: str, slices: Slices) -> None:
         """Drops from this process what the NPCs of a deleted world remember, and its timeline."""
         self.recaller.forget_world(tenant, world)
-        self.bonds.drop_world(tenant, world)
+        dropped = self.bonds.drop_world(tenant, world)
         self._timelines.pop((tenant, world), None)
+        await slices.let_go(list(dropped.values()))
 
     async def settled(self, timeout_s: float) -> bool:
         """Whether the recent store has, within this time, all that happened before."""
@@ -201,10 +216,10 @@ class Memory:
             await asyncio.wait(self._pending)
         return await self.recent_feeder.passed(self.journal.end, timeout_s)
 
-    def look_after(self) -> int:
+    def looking_after(self) -> Steps[int]:
         """Once a second: makes room in process. How many bonds the recent store does not have in full."""
         feeder = self.recent_feeder
-        return self.bonds.put_away(feeder.position if feeder is not None else None)
+        return self.bonds.putting_away(feeder.position if feeder is not None else None)
 
     def states(self) -> list[StoreState]:
         """The stores in use, the journal first."""

@@ -29,6 +29,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from core.errors import ConfigError, StoreFailed
+from core.steps import every
 from core.words import NpcKey
 from memory.bond import Bond, within
 from memory.recent_keys import (
@@ -59,6 +60,7 @@ REST_S = 0.0002
 SLICE = 32  # commands of one MULTI beside a batch's own: about 1 ms
 INDEX_READ = 256  # entries of an index that are read at once
 BONDS_READ = 8  # bonds parsed on the event loop between two waits: about 0.5 ms
+NPCS_AT_ONCE = 1000  # put together on the event loop without a rest: about 0.5 ms
 SWEEP_EVERY, SWEEP_COUNT = 16, 128  # writes, and entries of an index looked at then: they go faster than they come
 WAITING_MAX = 512
 AGAIN_FIRST_S, AGAIN_LAST_S = 0.05, 2.0
@@ -336,7 +338,13 @@ class Recent:
                 spec, lease_epoch = json.loads(value)
                 out[text_of(npc_id)] = (spec, lease_epoch)
             if cursor == b"0":
-                return [(npc_id, *out[npc_id]) for npc_id in sorted(out)]
+                break
+        npcs = []
+        for npc_id, pause in every(NPCS_AT_ONCE, sorted(out)):
+            npcs.append((npc_id, *out[npc_id]))
+            if pause:
+                await asyncio.sleep(0)
+        return npcs
 
     async def close(self) -> None:
         """Ends the connection; whoever waits hears that it is closed."""

@@ -17,15 +17,21 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
+from core.steps import Steps
 from memory.bond import Bond, from_json, moved, to_json
 
+T = TypeVar("T")
 FORMAT = 1
+ENCODED_BYTES = 3 << 16  # in one step: groups of three bytes, or four characters, are not parted
+AT_ONCE = 16  # lines between two rests for other threads: well below 1 ms
+REST_S = 0.0002
 HEAD_BYTES_MAX, LINE_BYTES_MAX = 32 << 20, 1 << 20
 ID_BYTES_MAX = 64
 ASIDE = ".deleted"  # ids have no dot in the names of folders
@@ -47,34 +53,52 @@ class Save:
 
 
 def pack(save: Save) -> Iterator[bytes]:
-    """The file's lines, each with its line break."""
+    """The file's lines, each with its line break. Rests; never on the event loop."""
     sha = hashlib.sha256()
-    for values in _lines(save):
+    for values in _rested(_lines(save)):
         line = _line(values)
         sha.update(line)
         yield line
     yield _line(["end", sha.hexdigest()])
 
 
-def unpack(data: bytes) -> Save:
-    """The save of these bytes. Raises ValueError saying what is wrong with them."""
-    body, _, last = data.rstrip(b"\n").rpartition(b"\n")
-    if not body:
+def unpack(data: bytes | bytearray) -> Save:
+    """The save of these bytes. Raises ValueError saying what is wrong with them. Rests; never on the event loop."""
+    # Megabytes are not copied: each copy would keep the interpreter from other threads.
+    size = len(data)
+    while size and data[size - 1] == 0x0A:
+        size -= 1
+    end_at = data.rfind(b"\n", 0, size) + 1
+    if not end_at:
         raise ValueError("it is empty or cut off")
-    body += b"\n"
     try:
+        last = bytes(data[end_at:size]) if size - end_at <= LINE_BYTES_MAX else b""
         end = json.loads(last) if last.startswith(b'["end",') and last.endswith(b"]") else None
         if end is None:
             raise ValueError("its end is missing: it was cut off")
-        if end[1:] != [hashlib.sha256(body).hexdigest()]:
+        if end[1:] != [hashlib.sha256(memoryview(data)[:end_at]).hexdigest()]:
             raise ValueError("its bytes are not those that were saved")
-        first, _, rest = body.partition(b"\n")
-        if len(first) > HEAD_BYTES_MAX or any(len(line) > LINE_BYTES_MAX for line in rest.splitlines()):
+        lines = _rested(_split(data, end_at))
+        first = next(lines)
+        if len(first) > HEAD_BYTES_MAX:
             raise ValueError("it has a line that is too long")
         head = json.loads(first)
-        lines = [json.loads(line) for line in rest.splitlines()]
         if head.get("npcd_save") != FORMAT:
             raise ValueError(f"it has format {head.get('npcd_save')}, this npcd reads {FORMAT}")
+        npcs: list[tuple[bytes, int]] = []
+        bonds: dict[Pair, Bond] = {}
+        for line in lines:
+            if len(line) > LINE_BYTES_MAX:
+                raise ValueError("it has a line that is too long")
+            said = json.loads(line)
+            if not isinstance(said, list):
+                continue
+            if said[0] == "npc":
+                _, spec, epoch = said
+                npcs.append((base64.b64decode(spec, validate=True), _number(epoch)))
+            elif said[0] == "bond":
+                _, npc, player, bond = said
+                bonds[_id(npc), _id(player)] = from_json(bond)
         return Save(
             _id(head["world"]),
             _id(head["timeline"]),
@@ -82,8 +106,8 @@ def unpack(data: bytes) -> Save:
             base64.b64decode(head["definition"], validate=True),
             _number(head["version"]),
             _number(head["lease_last"]),
-            [(base64.b64decode(s, validate=True), _number(epoch)) for _, s, epoch in _of("npc", lines)],
-            {(_id(npc), _id(player)): from_json(bond) for _, npc, player, bond in _of("bond", lines)},
+            npcs,
+            bonds,
         )
     except RecursionError as error:
         raise ValueError("it is no save of npcd (nested too deep)") from error
@@ -92,9 +116,9 @@ def unpack(data: bytes) -> Save:
 
 
 def at(save: Save, now_ms: int, timeline: str) -> Save:
-    """The save as if it were made now, on another timeline: everything in it keeps its age."""
+    """The save as if it were made now, on another timeline: everything in it keeps its age. Rests."""
     later_ms = now_ms - save.at_ms
-    bonds = {pair: moved(bond, later_ms) for pair, bond in save.bonds.items()}
+    bonds = {pair: moved(bond, later_ms) for pair, bond in _rested(save.bonds.items())}
     return Save(save.world, timeline, now_ms, save.definition, save.version, save.lease_last, save.npcs, bonds)
 
 
@@ -221,6 +245,24 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def encoding(data: bytes) -> Steps[str]:
+    """The same of many bytes, in steps."""
+    out = []
+    for at in range(0, len(data), ENCODED_BYTES):
+        out.append(base64_of(data[at : at + ENCODED_BYTES]))
+        yield
+    return "".join(out)
+
+
+def decoding(text: str) -> Steps[bytes]:
+    """What base64_of() or encoding() made a text of, in steps. Raises ValueError."""
+    out = []
+    for at in range(0, len(text), ENCODED_BYTES):
+        out.append(base64.b64decode(text[at : at + ENCODED_BYTES]))
+        yield
+    return b"".join(out)
+
+
 def _lines(save: Save) -> Iterator[object]:
     yield {
         "npcd_save": FORMAT,
@@ -237,8 +279,21 @@ def _lines(save: Save) -> Iterator[object]:
         yield ["bond", npc, player, to_json(bond)]
 
 
-def _of(kind: str, lines: Iterable[object]) -> list[Any]:
-    return [line for line in lines if isinstance(line, list) and line[0] == kind]
+def _split(data: bytes | bytearray, end: int) -> Iterator[bytes]:
+    """The lines before `end`, without their line breaks."""
+    at = 0
+    while at < end:
+        stop = data.index(b"\n", at)
+        yield bytes(data[at:stop])
+        at = stop + 1
+
+
+def _rested(items: Iterable[T]) -> Iterator[T]:
+    """The items, with rests in which other threads get the interpreter."""
+    for i, item in enumerate(items, 1):
+        yield item
+        if i % AT_ONCE == 0:
+            time.sleep(REST_S)
 
 
 def _id(value: object) -> str:

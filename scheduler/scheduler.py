@@ -185,7 +185,7 @@ class Scheduler:
         assert planned.step is not None
         self.meter.steps += 1
         self.meter.busy_ns += took_ns
-        self.meter.step_ns.append((now_ns, took_ns, planned.step.tokens))
+        self.meter.step.add(now_ns, took_ns, planned.step.tokens)
         if self.speculation is not None:
             if self.speculation.measuring:
                 self._learn_drafts(self.speculation, planned, result, now_ns)
@@ -365,7 +365,6 @@ class Scheduler:
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
             runner.sampler = self.engine.add_sampler(work.sampling, self._seen(work))
-        self.meter.tiers[work.tier].queue_ns.append((now_ns, now_ns - entry.submitted_ns))
         self._out.append((entry.ticket_id, Taken(now_ns)))
         self._start(runner, now_ns)
         return True
@@ -489,12 +488,12 @@ class Scheduler:
         meter, t = self.meter.tiers[runner.work.tier], runner.timings
         if not t.first_ns:
             t.first_ns = now_ns
-            meter.first_ns.append((now_ns, now_ns - t.submitted_ns))
+            meter.first.add(now_ns, now_ns - t.submitted_ns)
         else:
             gap_ns = now_ns - runner.last_token_ns
             if gap_ns > t.gap_max_ns:
                 t.gap_max_ns = gap_ns
-            meter.gap_ns.append((now_ns, gap_ns))
+            meter.gap.add(now_ns, gap_ns)
         runner.last_token_ns = t.last_ns = now_ns
         t.output_tokens += len(chunk.tokens)
         meter.output_tokens += len(chunk.tokens)

@@ -28,14 +28,16 @@ unobserved stand above it: who was not observed for `stale_s` is ambient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
-from heapq import nsmallest
 from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
 
 from core.clock import S
 from core.errors import ConfigError
+from core.steps import Steps, at_once, every
 from core.words import Activation
 
 Who = TypeVar("Who", bound=Hashable)
@@ -120,6 +122,7 @@ class _Why(Enum):
 
 
 _NEVER_NS = -(1 << 62)
+AT_ONCE = 64  # NPCs looked at in one step: below 0.1 ms
 # Looked up once: deciding goes over everybody four times a second.
 _ACTIVE, _WARM, _AMBIENT = Activation.ACTIVE, Activation.WARM, Activation.AMBIENT
 _DISTANCE, _SPEECH, _STAY, _FLOOR, _OVERRIDE, _CAP = (
@@ -141,11 +144,16 @@ class _Interest(Generic[Who]):
     quest: bool = False
     closer_x: float = 1.0  # of quest and relationship together
     watched: bool = False  # Invariant: watched, or ambient
+    gone: bool = False
     effective_m: float = math.inf
     near: Activation = _AMBIENT
     level: Activation = _AMBIENT
     promoted_ns: int = _NEVER_NS
     why: _Why = _Why.UNOBSERVED
+
+
+# Who has a place; of the called and the qualified who has none; and the others that are left.
+_Placed = tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]
 
 
 class Attention(Generic[Who]):
@@ -194,6 +202,7 @@ class Attention(Generic[Who]):
         """It is no longer there. Not a change that anybody is told of."""
         interest = self._known.pop(who, None)
         if interest is not None:
+            interest.gone = True
             self._watched.pop(who, None)
             self.active -= interest.level is _ACTIVE
             self.warm -= interest.level is _WARM
@@ -213,6 +222,12 @@ class Attention(Generic[Who]):
 
         Takes time with the number of NPCs observed within `stale_s`, however many are known.
         """
+        return at_once(self.deciding(now_ns))
+
+    def deciding(self, now_ns: int) -> Steps[list[Change[Who]]]:
+        """The same in steps. What is seen between them counts for NPCs that were not looked at yet, and NPCs that are
+        removed meanwhile are not among the changes.
+        """
         s = self.settings
         enter_m, leave_m, warm_enter_m, warm_leave_m = s.enter_m, s.leave_m, s.warm_enter_m, s.warm_leave_m
         fresh_ns, speech_ns, stay_ns = now_ns - self._stale_ns, now_ns - self._speech_ns, now_ns - self._stay_ns
@@ -224,7 +239,9 @@ class Attention(Generic[Who]):
         others: list[_Interest[Who]] = []
         out: list[_Interest[Who]] = []  # ambient, whatever places there are
         stale: list[_Interest[Who]] = []
-        for interest in self._watched.values():
+        for interest, pause in every(AT_ONCE, list(self._watched.values())):
+            if pause:
+                yield
             if interest.seen_ns <= fresh_ns:
                 stale.append(interest)
                 continue
@@ -257,68 +274,102 @@ class Attention(Generic[Who]):
                 interest.why = _STAY
             (near if level is _ACTIVE else near_warm if level is _WARM else others).append(interest)
 
-        active, called, near, (near_warm, others) = self._place(_ACTIVE, called, near, (near_warm, others))
-        warm, called_warm, near_warm, (others,) = self._place(_WARM, called + called_warm, near + near_warm, (others,))
-        for interest in stale:
-            self._lose_sight_of(interest)
+        active, called, near, (near_warm, others) = yield from self._placing(_ACTIVE, called, near, (near_warm, others))
+        warm, called_warm, near_warm, (others,) = yield from self._placing(
+            _WARM, called + called_warm, near + near_warm, (others,)
+        )
+        ambient = [*others, *called_warm, *near_warm, *out]
+        for interest, pause in every(AT_ONCE, stale):
+            if pause:
+                yield
+            if interest.seen_ns <= fresh_ns and interest.watched:  # or it was seen since, and is decided next time
+                self._lose_sight_of(interest)
+                ambient.append(interest)
+        changes = yield from self._changing(active, warm, ambient, now_ns)
         self._decided_ns = now_ns
-        self.active, self.warm = len(active), len(warm)
-        return self._change(active, warm, [*others, *called_warm, *near_warm, *out, *stale], now_ns)
+        self.active = sum(1 for interest in active if not interest.gone)
+        self.warm = sum(1 for interest in warm if not interest.gone)
+        told = []
+        for (interest, before), pause in every(AT_ONCE, changes):
+            if pause:
+                yield
+            if not interest.gone:
+                told.append(Change(interest.who, before, interest.level, self._words(interest)))
+        return told
 
-    def _place(
+    def _placing(
         self,
         level: Activation,
         called: list[_Interest[Who]],
         qualified: list[_Interest[Who]],
         others: tuple[list[_Interest[Who]], ...],
-    ) -> tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]:
+    ) -> Steps[_Placed[Who]]:
         """Who gets the level's places, and who of the called, the qualified and the others does not."""
         s = self.settings
         most = self.active_max if level is _ACTIVE else self.warm_max
         least = min(s.active_min if level is _ACTIVE else s.warm_min, most)
         free = most - len(called) - len(qualified)
         if free < 0:
-            order = self._order(level)
-            called.sort(key=order)
-            qualified.sort(key=order)
-            room = max(0, most - len(called))
-            too_many, too_many_near = called[most:], qualified[room:]
-            for interest in (*too_many, *too_many_near):
+            placed, too_many = yield from self._best(level, called, most)
+            room = most - len(placed)
+            placed_near, too_many_near = yield from self._best(level, qualified, room)
+            for interest, pause in every(AT_ONCE, too_many + too_many_near):
+                if pause:
+                    yield
                 interest.why = _CAP
-            return called[:most] + qualified[:room], too_many, too_many_near, others
+            return placed + placed_near, too_many, too_many_near, others
         missing = least - (most - free)
         if missing <= 0:
             return called + qualified, [], [], others
-        filling = nsmallest(missing, [i for group in others for i in group], key=self._order(level))
+        filling, _ = yield from self._best(level, [i for group in others for i in group], missing)
         for interest in filling:
             interest.why = _FLOOR
         filled = set(filling)
-        rest = tuple([i for i in group if i not in filled] for group in others)
-        return called + qualified + filling, [], [], rest
+        rest = []
+        for group in others:
+            rest.append([i for i in group if i not in filled])
+            yield
+        return called + qualified + filling, [], [], tuple(rest)
 
-    def _order(self, level: Activation) -> Callable[[_Interest[Who]], tuple[float, bool, int]]:
-        """The best first, for places of this level."""
+    def _best(
+        self, level: Activation, among: list[_Interest[Who]], count: int
+    ) -> Steps[tuple[list[_Interest[Who]], list[_Interest[Who]]]]:
+        """Those `count` that have the first right to places of this level, and the others; each in no order.
+
+        Smaller distances are first, then who has such a place, then who came to be known first.
+        """
+        if len(among) <= count or not count:
+            return (among, []) if count else ([], among)
         there_x = 1.0 - self.settings.margin_share
+        distances, newcomers, numbers = [], [], []
+        for interest, pause in every(AT_ONCE, among):
+            if pause:
+                yield
+            has_place = interest.level <= level
+            distances.append(interest.effective_m * there_x if has_place else interest.effective_m)
+            newcomers.append(not has_place)
+            numbers.append(interest.number)
+        yield
+        order = np.lexsort((numbers, newcomers, distances)).tolist()  # the last key is the first to count
+        yield
+        best = [among[i] for i in order[:count]]
+        yield
+        return best, [among[i] for i in order[count:]]
 
-        def key(interest: _Interest[Who]) -> tuple[float, bool, int]:
-            if interest.level <= level:
-                return interest.effective_m * there_x, False, interest.number
-            return interest.effective_m, True, interest.number
-
-        return key
-
-    def _change(
+    def _changing(
         self,
         active: list[_Interest[Who]],
         warm: list[_Interest[Who]],
         ambient: list[_Interest[Who]],
         now_ns: int,
-    ) -> list[Change[Who]]:
-        """Everybody's level becomes what was decided."""
+    ) -> Steps[list[tuple[_Interest[Who], Activation]]]:
+        """Everybody's level becomes what was decided; who changed and what they were before, in order."""
         up: list[tuple[_Interest[Who], Activation]] = []
         down: list[tuple[_Interest[Who], Activation]] = []
         for level, members in ((_ACTIVE, active), (_WARM, warm), (_AMBIENT, ambient)):
-            for interest in members:
+            for interest, pause in every(AT_ONCE, members):
+                if pause:
+                    yield
                 before = interest.level
                 if before is not level:
                     interest.level = level
@@ -331,7 +382,7 @@ class Attention(Generic[Who]):
         self.demotions += len(down)
         up.sort(key=lambda change: (change[0].level, change[0].effective_m, change[0].number))
         down.sort(key=lambda change: (-change[0].level, -change[0].effective_m, change[0].number))
-        return [Change(i.who, before, i.level, self._words(i)) for i, before in down + up]
+        return down + up
 
     def _get_to_know(self, who: Who) -> _Interest[Who]:
         interest = self._known[who] = _Interest(who, self._next_number)

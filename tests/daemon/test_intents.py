@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from core.clock import S, now_ns
+from core.steps import at_once
 from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
@@ -292,10 +293,11 @@ async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_olde
         assert set(told) == {"npc0", "npc1"}
         assert age_ms <= told["npc0"].age_ms and age_ms <= told["npc0"].latency_ms
         subscriber = calls._table.subscribe(rig.daemon.worlds.world("", "vale"), ())
-        frame = calls._table.frame(subscriber, 1, 1)
+        at_once(calls._table.marking(subscriber))
+        frame = at_once(calls._table.framing(subscriber, 1, 1))
         assert {i.npc_id for i in frame.intents} == {"npc0", "npc1"}
         subscriber.note(mind, changed=False)
-        (confirmed,) = calls._table.frame(subscriber, 1, 2).confirmed
+        (confirmed,) = at_once(calls._table.framing(subscriber, 1, 2)).confirmed
         assert confirmed.age_ms >= age_ms
         described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", with_history=True))
         assert described.npcs[0].history[-1].latency_ms == age_ms

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from core.clock import now_ns
+from core.steps import at_once
 from core.words import NpcKey
 from daemon.build import wall_ms
 from daemon.config import Config, ServeSettings
@@ -127,7 +128,7 @@ async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
         own_redis.start()
         assert await keeping.memory.settled(PATIENCE_S)
         await until(lambda: not recent.away, "Redis is back")
-        keeping.memory.look_after()
+        at_once(keeping.memory.looking_after())
         bonds = await recent.bonds("", "vale")
         assert [f.text for f in bonds["npc0", "p1"].facts] == FACTS and bonds["npc0", "p2"].facts
         assert bonds["npc0", "p1"].session is not None and bonds["npc0", "p1"].session.count == 2

@@ -82,8 +82,8 @@ async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_new
     async with served(tmp_path, gated(), quick(Config()), npcs=40) as (rig, channel, narrow):
         intents = rig.daemon.calls._table
         built: list[Any] = []
-        frame = intents.frame
-        intents.frame = lambda *a: (built.append(a[0]), frame(*a))[1]  # type: ignore[func-returns-value, method-assign]
+        frame = intents.framing
+        intents.framing = lambda *a: (built.append(a[0]), frame(*a))[1]  # type: ignore[func-returns-value, method-assign]
         call = intents_pb2_grpc.IntentsStub(narrow).Live()
         await call.write(rig.frame(*(rig.sees(f"npc{n}", ("w", "wolf", "hostile", 5.0)) for n in range(40))))
         await until(lambda: intents.counts.model >= 40)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import EngineFailed, NotFound, Overloaded
+from core.steps import at_once
 from core.words import NpcKey, Tier
 from daemon.config import Config
 from engines.base import StepPlan, StepResult
@@ -402,7 +403,7 @@ async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_phase(
         if how == "forget":
             rig.daemon.dialogue.forget("", "vale", "p1", "")
         else:
-            rig.daemon.dialogue.turn_back("", "vale")
+            at_once(rig.daemon.dialogue.turning_back("", "vale"))
         engine.open()
         assert (await stream.ended()).finish == CANCELLED
         await settled(rig)

@@ -1,0 +1,85 @@
+"""Long work is done a little at a time, and all others get their turn between."""
+
+import asyncio
+
+import pytest
+
+from core.slices import Pace, Slices
+from core.steps import Steps, at_once, every
+from engines.sim import VirtualClock
+
+
+def counting(count: int, clock: VirtualClock | None = None, closed: list[int] | None = None) -> Steps[int]:
+    """Steps that take a millisecond each."""
+    done = 0
+    try:
+        while done < count:
+            done += 1
+            if clock is not None:
+                clock.advance(1_000_000)
+            yield
+    finally:
+        if closed is not None:
+            closed.append(done)
+    return count
+
+
+async def turns(taken: list[int]) -> None:
+    """Counts the turns that others get."""
+    while True:
+        taken[0] += 1
+        await asyncio.sleep(0)
+
+
+async def test_others_get_a_turn_after_each_slice() -> None:
+    """Of 100 steps of a millisecond, in slices of five, they get twenty."""
+    clock, taken = VirtualClock(), [0]
+    other = asyncio.create_task(turns(taken))
+    assert await Pace(5_000_000, clock)().run(counting(100, clock)) == 100
+    other.cancel()
+    assert taken[0] == 20
+
+
+async def test_work_that_ends_within_a_slice_does_not_rest() -> None:
+    """Short calls are answered in the turn in which they came."""
+    taken = [0]
+    other = asyncio.create_task(turns(taken))
+    slices = Slices(5_000_000, VirtualClock())
+    assert await slices.run(counting(100)) == 100
+    await slices.rest()
+    other.cancel()
+    assert taken == [0]
+
+
+async def test_steps_of_a_cancelled_caller_are_closed() -> None:
+    """They undo what they have begun; what they raise goes to the caller."""
+    clock, closed = VirtualClock(), list[int]()
+    task = asyncio.create_task(Slices(0, clock).run(counting(100, clock, closed)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(closed) == 1 and closed[0] < 10
+
+    def failing() -> Steps[None]:
+        yield
+        raise ValueError("as asked")
+
+    with pytest.raises(ValueError, match="as asked"):
+        await Slices(0, clock).run(failing())
+
+
+async def test_a_list_is_let_go_a_few_at_a_time() -> None:
+    """To the last."""
+    taken, last = [0], list(range(100))
+    other = asyncio.create_task(turns(taken))
+    await Slices(0, VirtualClock()).let_go(last)
+    other.cancel()
+    assert not last and taken[0] >= 5
+
+
+def test_steps_can_be_done_at_once() -> None:
+    """Without a loop."""
+    assert at_once(counting(7)) == 7
+    assert [pause for _, pause in every(3, range(7))] == [False, False, True, False, False, True, False]
