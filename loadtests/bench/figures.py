@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.bench.call_names import CALLS
 from loadtests.report import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +94,7 @@ cancel.reuse_p99_ms | ms | < 50 | client's cancel to the lane free again, beside
 cancel.reuse_p50_ms | ms | | the same, p50
 cancel.reuse_idle_p99_ms | ms | | the same with nothing else running, p99
 cancel.prefill_share | share | | cancels that came in the middle of a 1,000-token prefill
+pauses.longest_call_ms | ms | < 5 | any call's longest stretch on the event loop, 10,000 NPCs: CPU time
 pauses.gc_full_ms | ms | | a full garbage collection with 1,000 NPCs
 pauses.gc_frozen_ms | ms | | the same after gc.freeze()
 pauses.frame_1000_whole_ms | ms | | a frame of 1,000 observations taken in one piece: the event loop's longest stop
@@ -252,6 +254,9 @@ def _known() -> dict[str, Known]:
     for line in _WORDS.strip().splitlines():
         key, unit, goal, what = (part.strip() for part in line.split("|"))
         found[key] = Known(what, unit, goal)
+    for name, what in CALLS.items():
+        found[f"pauses.call_{name}_ms"] = Known(f"longest stretch, CPU: {what}", "ms")
+        found[f"pauses.call_{name}_wall_ms"] = Known(f"longest stretch, wall: {what}", "ms")
     return found
 
 

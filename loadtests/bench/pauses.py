@@ -1,7 +1,8 @@
-"""Python's own pauses: garbage collection, frames taken in slices, the switch interval, and the engine's threads.
+"""How long the event loop stands still: each call's longest stretch, and Python's own pauses.
 
-All in one process on the shipped model: a daemon with 1,000 NPCs whose engine is kept busy with Bronze work where it
-says so. What is measured is what the event loop feels: how late a callback comes that asked for now.
+Calls are measured on a daemon with 10,000 NPCs (loadtests/bench/pauses_calls.py). All else is in one process on the
+shipped model: a daemon with 1,000 NPCs whose engine is kept busy with Bronze work where it says so. Measured there is
+what the event loop feels: how late a callback comes that asked for now.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from daemon.config import Config
 from daemon.cores import keep_apart, put_together
 from daemon.status import Phase
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
+from loadtests.bench import pauses_calls
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 from npcd.v1 import intents_pb2, npcs_pb2
 from scheduler.meter import percentile
 
-PARTS = ("gc", "slices", "switch", "cores", "threads")
+PARTS = ("calls", "gc", "slices", "switch", "cores", "threads")
 NPCS = 1000
 ROUNDS = 5
 
@@ -38,6 +40,8 @@ async def run(found: Figures, options: Options) -> None:
     """Measures all parts that are wanted."""
     send_native_log_to(None)
     rounds = 2 if options.quick else ROUNDS
+    if options.wants("calls"):
+        await pauses_calls.measure(found, options)
     if options.wants("gc"):
         await _with_daemon(options, 1, lambda daemon: _collections(found, daemon, rounds))
     if options.wants("slices"):

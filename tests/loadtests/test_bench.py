@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +20,13 @@ from engines.llama import LlamaSettings, send_native_log_to
 from loadtests.bench import __main__ as command_line
 from loadtests.bench import figures, flood
 from loadtests.bench.bare import Bare
+from loadtests.bench.call_names import CALLS
 from loadtests.bench.elsewhere import Elsewhere
 from loadtests.bench.peer import INTENT_NPCS, TALK_NPCS, Prompts
 from loadtests.bench.rig import TRUNK_LEN, OpenLoop, Refill, Rig, Village
 from loadtests.bench.served import LANE
 from loadtests.bench.sights import sight
+from loadtests.bench.stretches import Stretches
 from loadtests.peers import llama_server
 from loadtests.peers.http_calls import HttpCalls, HttpError
 from loadtests.scene import load_scene
@@ -49,6 +52,31 @@ def test_a_figure_is_shown_with_its_unit_and_whether_its_goal_was_kept() -> None
     assert lines[0].split() == ["step.efficiency_32", "0.970", "x", "goal", ">=", "0.95:", "kept"]
     assert lines[1].endswith("MISSED")
     assert found.missed == ["gold.queue_p99_ms_under_prefill"]
+
+
+def test_the_longest_stretch_of_a_call_has_a_goal_and_every_call_has_words() -> None:
+    """Of each rpc that is built there is one, at least."""
+    assert figures.KNOWN["pauses.longest_call_ms"].goal == "< 5"
+    for name in CALLS:
+        for key in (f"pauses.call_{name}_ms", f"pauses.call_{name}_wall_ms"):
+            assert figures.KNOWN[key].what and figures.KNOWN[key].unit == "ms", key
+
+
+def test_a_stretch_is_what_the_loop_runs_without_a_turn_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest is kept until it is taken, with what it was."""
+    monkeypatch.setattr(asyncio.Handle, "_run", asyncio.Handle._run)
+    stretches = Stretches()
+    stretches.start()
+
+    async def works() -> None:
+        while time.thread_time_ns() < until_ns:
+            pass
+
+    until_ns = time.thread_time_ns() + 20_000_000
+    asyncio.run(works())
+    said = stretches.take()
+    assert said["cpu_ns"] >= 15_000_000 and "works" in said["what"] and said["wall_ns"] > 0
+    assert stretches.take() == {"cpu_ns": 0, "wall_ns": 0, "what": ""}
 
 
 def test_results_merge_into_one_flat_file(tmp_path: Path) -> None:
