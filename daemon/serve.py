@@ -134,13 +134,13 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
             daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
         daemon.engine_loop.start()
+        tidy = Tidy(now_ns)
+        tidy.start()
         if keeping is not None:
             await revive(keeping, daemon)
         if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
             log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
         face.calls = daemon.calls
-        tidy = Tidy(now_ns)
-        tidy.start()
         tasks = [
             asyncio.create_task(watch_lag(daemon.lag, now_ns)),
             asyncio.create_task(_keep_house(daemon, tidy)),
@@ -197,7 +197,7 @@ async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
     """
     while True:
         await asyncio.sleep(1)
-        tidy.look(idle=not daemon.door.open)
+        tidy.look(not daemon.door.open, daemon.living())
         slices = daemon.calls.pace()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())

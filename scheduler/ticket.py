@@ -24,7 +24,7 @@ DRAIN_SAMPLES = 64
 LEAVING_MAX = 16_384  # cancelled works that the engine thread has not answered yet; they hold memory and no permit
 
 
-def _nothing(_: Chunk) -> None:
+def _nothing(_: object) -> None:
     """For whoever only waits for the end."""
 
 
@@ -258,4 +258,5 @@ class Door:
         if ended.finish in (Finish.STOP, Finish.LENGTH):
             self._done_ns[ticket.work.tier].append(self._clock())
         self._one_ended.set()
-        ticket.on_end(ended)
+        on_end, ticket.on_end, ticket.on_chunk = ticket.on_end, _nothing, _nothing  # it may hold who holds it
+        on_end(ended)

@@ -1,10 +1,14 @@
 """Full collections happen when nobody waits, and not never."""
 
+import asyncio
 import gc
+from collections import Counter
 
 from core.clock import S
-from daemon.tidy import EVERY_S, Tidy
+from daemon.tidy import ASIDE_EVERY, EVERY_S, Tidy
 from engines.sim import VirtualClock
+from npcd.v1 import intents_pb2, npcs_pb2
+from tests.daemon.rig import gated, running, specs
 
 
 def test_collects_when_idle_and_due_or_long_overdue() -> None:
@@ -29,3 +33,62 @@ def test_collects_when_idle_and_due_or_long_overdue() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_what_lives_long_is_not_looked_through_again() -> None:
+    """As it becomes more it is set aside, without a collection; what comes and goes in small numbers is not."""
+    before, clock = gc.get_threshold(), VirtualClock()
+    tidy = Tidy(clock)
+    try:
+        tidy.start()
+        aside = gc.get_freeze_count()
+        living = [[i] for i in range(ASIDE_EVERY)]
+        tidy.look(idle=True, living=ASIDE_EVERY - 1)
+        assert gc.get_freeze_count() <= aside
+        tidy.look(idle=True, living=len(living))
+        assert gc.get_freeze_count() >= aside + ASIDE_EVERY and tidy.full == 0
+        aside = gc.get_freeze_count()
+        more = [[i] for i in range(ASIDE_EVERY)]
+        tidy.look(idle=True, living=len(living) + ASIDE_EVERY - 1)
+        tidy.look(idle=True, living=10)
+        assert gc.get_freeze_count() <= aside
+        tidy.look(idle=True, living=10 + len(more))
+        assert gc.get_freeze_count() >= aside + ASIDE_EVERY, "as many as went have come again"
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+async def test_turns_intents_and_calls_leave_nothing_for_the_collector() -> None:
+    """They are freed as soon as they are over: what was set aside with them in it would never be."""
+    async with running(gated()) as rig:
+
+        async def play(times: int) -> None:
+            for i in range(times):
+                await rig.daemon.calls.observe("", rig.frame(rig.sees("npc0", ("w", "wolf", "hostile", 2.0 + 9 * i))))
+                await rig.say("npc1", "What have you seen?", max_tokens=4)
+                await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", with_history=True))
+                await rig.daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(4)))
+                stream = rig.daemon.calls.watch_intents("", intents_pb2.WatchIntentsRequest(world_id="vale"))
+                await anext(stream)
+                await stream.aclose()
+            await rig.daemon.door.all_ended()
+
+        await play(2)
+        gc.collect()
+        gc.disable()
+        try:
+            await play(10)
+            await asyncio.sleep(0)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            ours = Counter(
+                f"{type(o).__module__}.{type(o).__qualname__}"
+                for o in gc.garbage
+                if type(o).__module__.partition(".")[0] in ("core", "daemon", "memory", "scheduler", "tiers")
+            )
+            assert not {name: count for name, count in ours.items() if count >= 10}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
