@@ -25,7 +25,7 @@ from engines.model_file import look
 
 MODEL_BYTES_MAX = 256 << 20  # of larger models several would not fit beside each other
 LIMIT_S = 8.0  # what it may plan to take: what was measured may be wrong by a quarter
-ROUNDS, ROUNDS_MIN = 4, 2
+ROUNDS, ROUNDS_MIN = 4, 2  # of the least amount one is enough
 GIVE_UP_X = 1.5
 MARGIN = 1.25  # steps in a measurement against what they were predicted to take
 CONVERT_TOKENS = 50  # a conversion to f16 takes about as long as so many single tokens, and
@@ -66,8 +66,9 @@ AMOUNTS = (
     Amount(64, ((4, 1, 3), (2, 12, 2), (1, 48, 1))),
     Amount(16, ((2, 1, 2), (1, 12, 1))),
 )
+ATTENTION_TRUNK = 256  # tokens, from which on attention settings can be compared
 PROBE_LEN, PROBES = 16, 3
-PROBE_MAX_NS = 2 * S  # probes of so many tokens are left out when they would take longer
+PROBE_MAX_NS = 1 * S  # a probe of so many tokens is left out when it would take longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +111,24 @@ class Pace:
         return self.open_ns + convert + round(MARGIN * steps)
 
 
-def affordable(pace: Pace, open_ones: Sequence[LlamaSettings], room_ns: int) -> tuple[Amount, int]:
-    """How much to measure, and of how many of the candidates from the first on; (any, 0) when not even two fit.
+def affordable(pace: Pace, open_ones: Sequence[LlamaSettings], room_ns: int) -> tuple[Amount, list[LlamaSettings]]:
+    """How much to measure, and of which candidates; none when not even two fit.
 
-    All candidates if there is time, and as much of each as fits; else as many as fit with the last but one amount, and
-    with the least only when those would not be two: so few tokens tell less.
+    All of them on a long trunk if there is time. On a short one attention settings cannot be told apart (what is slower
+    on 400 tokens is faster on none), so the first choice stands, and only weights and threads are compared.
     """
-    for count in range(len(open_ones), 1, -1):
-        for amount in AMOUNTS[:-1]:
-            if sum(pace.takes_ns(amount, s, ROUNDS_MIN) for s in open_ones[:count]) <= room_ns:
-                return amount, count
-    for count in range(len(open_ones), 1, -1):
-        if sum(pace.takes_ns(AMOUNTS[-1], s, ROUNDS_MIN) for s in open_ones[:count]) <= room_ns:
-            return AMOUNTS[-1], count
-    return AMOUNTS[-1], 0
+
+    def fits(amount: Amount, some: Sequence[LlamaSettings]) -> bool:
+        rounds = 1 if amount is AMOUNTS[-1] else ROUNDS_MIN
+        return len(some) > 1 and sum(pace.takes_ns(amount, s, rounds) for s in some) <= room_ns
+
+    alike = [s for s in open_ones if s.flash_attention == open_ones[0].flash_attention]
+    tries: list[tuple[Amount, Sequence[LlamaSettings]]] = [
+        *((amount, open_ones) for amount in AMOUNTS if amount.trunk >= ATTENTION_TRUNK),
+        *((amount, alike) for amount in AMOUNTS),
+        *((AMOUNTS[-1], alike[:count]) for count in range(len(alike) - 1, 1, -1)),
+    ]
+    return next(((amount, list(some)) for amount, some in tries if fits(amount, some)), (AMOUNTS[-1], []))
 
 
 def tune(
@@ -146,10 +151,10 @@ def tune(
         return open_ones[0], []
     ends_ns = clock() + round(limit_s * S)
     pace = _probe(open_ones[0], clock, opened)
-    amount, count = affordable(pace, open_ones, ends_ns - clock())
+    amount, some = affordable(pace, open_ones, ends_ns - clock())
     runs: list[_Run] = []
     try:
-        for one in open_ones[:count]:
+        for one in some:
             if clock() >= ends_ns:
                 break  # something else keeps the machine busy
             run = _Run.of(one, amount, opened)
@@ -176,8 +181,8 @@ def _probe(settings: LlamaSettings, clock: Clock, opened: Callable[[LlamaSetting
     try:
         # Of a few the fastest: others may take the processor for a moment, and the first pages memory in.
         single_ns = token_ns = min(_step_ns(engine, 0, 1, 1, clock) for _ in range(PROBES))
-        if PROBE_LEN * PROBES * single_ns <= PROBE_MAX_NS:
-            token_ns = min(_step_ns(engine, 0, 1, PROBE_LEN, clock) for _ in range(PROBES)) // PROBE_LEN
+        if PROBE_LEN * single_ns <= PROBE_MAX_NS:
+            token_ns = _step_ns(engine, 0, 1, PROBE_LEN, clock) // PROBE_LEN
     finally:
         engine.close()
     return Pace(open_ns, max(1, token_ns), max(1, single_ns))

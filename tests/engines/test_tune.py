@@ -75,6 +75,18 @@ def test_tuning_ends_within_ten_seconds_however_slow_the_model_is(token_ms: floa
         assert chosen == candidates(auto, cores_here().usable)[0]
 
 
+@pytest.mark.parametrize("token_ms", [0.05, 0.35, 2.0, 6.0, 15.0])
+def test_attention_is_compared_on_long_trunks_alone(token_ms: float) -> None:
+    """On short ones it looks better than it is: there the first choice stands, and weights are compared."""
+    machine = Machine(token_ms, 100.0)
+    chosen, tried = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
+    assert {t.weights for t in tried} == {"file", "f16"}
+    compared = {t.flash_attention for t in tried} == {"on", "off"}
+    assert compared is (token_ms < 1)
+    assert compared or chosen.flash_attention == "off"
+    assert not compared or machine.opened[-1].context_len > 256
+
+
 def test_a_fast_model_is_measured_in_full() -> None:
     """Every candidate, on the longest trunk."""
     machine = Machine(0.05, 30.0)
