@@ -340,7 +340,7 @@ def build(
     )  # fmt: skip
     changes = Changes()
     pace = Pace(slice_ns, clock)
-    remembering = Remembering(worlds, dialogue, door, memory, epoch, saves, parked, changes, pace)
+    remembering = Remembering(worlds, table, dialogue, door, memory, epoch, saves, parked, changes, pace, clock)
     deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, changes, pace)
     calls = Calls(
         worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,

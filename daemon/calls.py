@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.slices import Pace
-from core.words import NpcKey
 from daemon.attention import Attention
 from daemon.callers import Caller
 from daemon.changes import Changes
@@ -24,13 +23,12 @@ from daemon.dialogue import Dialogue
 from daemon.intents import Intents
 from daemon.minds import Game
 from daemon.npc_events import NpcEvents
-from daemon.remembering import Remembering, keep_npcs, keep_world
+from daemon.remembering import Remembering
 from daemon.status import StatusBoard
 from daemon.table import Subscriber, Table, past_message
 from daemon.words import activation_message, check_id, check_number, policy_message, pseudonym, whole
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
-from memory.records import Body, Kind
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 from scheduler.placing import Placer
 from scheduler.ticket import Door
@@ -124,13 +122,15 @@ class Calls:
                 self._intents.replaced(npc)
                 await slices.rest()
             await slices.let_go(before)
-            await keep_world(self._memory, world, slices)
+        accepted = await self.remembering.keep_defined(world, changed, slices)
         response = npcs_pb2.DefineWorldResponse(
             world_id=world.world_id,
             version=world.version,
             content_hash=world.content_hash,
             changed=changed,
             warnings=world.warnings,
+            accepted=accepted,
+            accepted_known=self._memory.keeps,
         )
         for name, tokens, most in world.sections:
             response.sections.add(section=name, tokens=tokens, tokens_max=most)
@@ -180,10 +180,15 @@ class Calls:
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if taken else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
             await slices.rest()
-        await keep_npcs(self._memory, world, [n.key.npc for n in changed], slices)
+        names = [n.key.npc for n in npcs]
+        accepted = await self.remembering.keep_registered(world, names, [n.key.npc for n in changed], slices)
         self._intents.load_ahead(changed)
         response = npcs_pb2.RegisterResponse(
-            policy=policy_message(world.policy), world_version=world.version, daemon_epoch=self.epoch
+            policy=policy_message(world.policy),
+            world_version=world.version,
+            daemon_epoch=self.epoch,
+            accepted=accepted,
+            accepted_known=self._memory.keeps,
         )
         for npc in npcs:
             response.leases.add(npc_id=npc.key.npc, lease_epoch=npc.lease_epoch)
@@ -243,12 +248,12 @@ class Calls:
                 ),
             )
             await slices.rest()
-        if removed:
-            body: Body = {"npcs": [npc.key.npc for npc in removed]}
-            await self._memory.keep(Kind.REMOVED, NpcKey(tenant, world.world_id, ""), "", body)
+        accepted = await self.remembering.keep_removed(world, request.npc_ids, [npc.key.npc for npc in removed])
         count = len(removed)
         await slices.let_go(removed)
-        return npcs_pb2.RemoveResponse(removed=count, unknown_npc_ids=unknown)
+        return npcs_pb2.RemoveResponse(
+            removed=count, unknown_npc_ids=unknown, accepted=accepted, accepted_known=self._memory.keeps
+        )
 
     # -- Intents -----------------------------------------------------------------------------------------------
 

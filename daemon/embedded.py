@@ -340,6 +340,8 @@ class _Redis(_Server):
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         with self.child.alone() as lock:
             self._socket.unlink(missing_ok=True)
+            for half in self.folder.rglob("temp-*"):  # of a file that it was writing anew when it was killed
+                half.unlink(missing_ok=True)
             self.child.start([str(program.path), *words], (lock,))
 
     def _answers(self) -> bool:

@@ -35,6 +35,7 @@ from memory.memory import Memory
 from memory.parked import Parked
 from memory.recall import Recall
 from memory.recent import Recent, RecentWriter
+from memory.rewriting import Rewriting
 from memory.state import State, WorldState
 
 OFF = "off"
@@ -54,6 +55,7 @@ class Keeping:
     recent: Recent | None
     memory: Memory
     parked: Parked | None = None
+    rewriting: Rewriting | None = None
 
     def ill(self) -> list[str]:
         """Why an embedded store is not there, a line each."""
@@ -64,6 +66,8 @@ class Keeping:
         await self.memory.close()
         if self.parked is not None:
             await asyncio.to_thread(self.parked.stop, limit_s)
+        if self.rewriting is not None:
+            await asyncio.to_thread(self.rewriting.stop, limit_s)
         if self.recent is not None:
             await self.recent.close()
         if self.embedded is not None:
@@ -84,15 +88,20 @@ async def open_keeping(
     settings = config.memory
     recent: Recent | None = None
     parked: Parked | None = None
+    rewriting: Rewriting | None = None
     feeders: list[Feeder] = []
     recent_feeder = archive_feeder = None
     if urls.redis_url:
         store = replace(settings.recent, url=urls.redis_url)
         recent = Recent(store)
         recent.start()
-        recent_feeder = Feeder(
-            RecentWriter(store, folder.journal_id, partial(load_copy, folder.saves)), journal, settings.feeder
-        )
+        own = not settings.redis
+        if own or store.rewrite_aof:
+            rewriting = Rewriting(store, folder.journal_id, folder.path / "redis" if own else None)
+            rewriting.start()
+        load, owed = partial(load_copy, folder.saves), rewriting.owed if rewriting is not None else None
+        recent_writer = RecentWriter(store, folder.journal_id, load, owed)
+        recent_feeder = Feeder(recent_writer, journal, settings.feeder, recent_writer.sweep_by_clock)
         feeders.append(recent_feeder)
         if config.scheduler.kv.redis_mib:
             parked = Parked(settings.parked, store, folder.journal_id, signer(os.urandom(SIGNATURE_BYTES)))
@@ -104,7 +113,7 @@ async def open_keeping(
         feeder.start()
     bonds = Bonds(settings.bonds_max)
     recall = Recall(bonds, recent, settings.recent.recall_ms, settings.reads_max, clock, wall_ms)
-    memory = Memory(bonds, recall, journal, recent_feeder, archive_feeder, wall_ms, recent)
+    memory = Memory(bonds, recall, journal, recent_feeder, archive_feeder, wall_ms, recent, rewriting)
     log.info(
         "memory",
         folder=str(folder.path),
@@ -113,7 +122,7 @@ async def open_keeping(
     )
     for reason in embedded.reasons if embedded is not None else ():
         log.warning("a store is not there", reason=reason)
-    return Keeping(folder, embedded, journal, recent, memory, parked)
+    return Keeping(folder, embedded, journal, recent, memory, parked, rewriting)
 
 
 def _open(config: Config, folder: DataFolder, wall_ms: Callable[[], int]) -> tuple[Embedded | None, Urls, Journal]:

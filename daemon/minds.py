@@ -165,6 +165,16 @@ class Mind:
     dropped: int = 0
     removed: bool = False
 
+    def forget(self, player: str) -> None:
+        """Takes out the past intents and answers in which somebody is named."""
+        kept = [past for past in self.history if past.target != player and not names(past.state, player)]
+        self.history = deque(kept, maxlen=HISTORY_LEN)
+        self.answers = {
+            state: answer
+            for state, answer in self.answers.items()
+            if answer.target != player and not names(state, player)
+        }
+
 
 @dataclass(slots=True, eq=False)
 class Question:
@@ -181,6 +191,11 @@ class Question:
     ticket: Ticket | None = None
     tokens: list[int] = field(default_factory=list)
     confidence: float = 0.0
+
+
+def names(state: str, entity_id: str) -> bool:
+    """Whether a state (daemon.prompt) has an entity among what is seen."""
+    return f"@{entity_id}|" in f"{state}|"
 
 
 def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:

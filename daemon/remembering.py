@@ -1,7 +1,8 @@
 """The rpcs about what NPCs remember: cards, recall, forgetting, and save games. Plain messages in and out, as calls.py.
 
 Save files are read and written on a thread. A save that is restored or imported replaces all that the world's NPCs
-remember, and begins another timeline, which every later record carries.
+remember, and begins another timeline, which every later record carries. What the journal does not take, because the
+disk is full, is owed (daemon/owed.py), and tried again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
+from core.clock import Clock
 from core.errors import CallerError, NotBuilt, NotFound, Overloaded, StoreFailed
 from core.slices import Pace, Slices
 from core.words import NpcKey
 from daemon.changes import Changes
 from daemon.dialogue import Dialogue
+from daemon.owed import Forgotten, Owed
+from daemon.table import Table
 from daemon.wire import parsing
 from daemon.words import check_id, whole
 from daemon.worlds import World, Worlds
@@ -39,7 +45,11 @@ SAVES_MAX = 64  # checkpoints of a world
 FORGOTTEN_WITHIN_S = 1.0
 NPCS_IN_A_RECORD = 100
 SAVES = "saves"  # what changes one after the other: all save games
+CARRIED_PARTS = 4  # so often in the time that the journal keeps a record
 COPIES_KEPT = 2  # of what was restored: the recent store reads them when it comes to the record
+
+
+log = structlog.get_logger("npcd")
 
 
 class Remembering:
@@ -48,6 +58,7 @@ class Remembering:
     def __init__(
         self,
         worlds: Worlds,
+        table: Table,
         dialogue: Dialogue,
         door: Door,
         memory: Memory,
@@ -56,9 +67,15 @@ class Remembering:
         parked: Parked | None,
         changes: Changes,
         pace: Pace,
+        clock: Clock,
     ) -> None:
         self._changes = changes
         self._pace = pace
+        self.owed = Owed()
+        self._table = table
+        self._clock = clock
+        self._carry_ms = 0
+        self._trying: asyncio.Task[None] | None = None
         self._worlds = worlds
         self._dialogue = dialogue
         self._door = door
@@ -117,25 +134,146 @@ class Remembering:
         return answer
 
     async def forget(self, tenant: str, request: npcs_pb2.ForgetRequest) -> npcs_pb2.ForgetResponse:
-        """Forgets a player in every store; the answer says which have by now, the others do when they are there."""
+        """Forgets a player in every store; the answer says which have by now, the others do when they are there.
+
+        Raises StoreFailed while the journal or a save cannot be written. Then it is tried again until it is done.
+        """
         self._worlds.world(tenant, request.world_id)
         player = check_id("player_id", request.player_id)
         if request.npc_id:
             check_id("npc_id", request.npc_id)
-        return await self._alone(self._forget(tenant, request, player))
+        who = Forgotten(tenant, request.world_id, request.npc_id, player)
+        return await self._alone(self._forget_or_owe(who))
 
-    async def _forget(self, tenant: str, request: npcs_pb2.ForgetRequest, player: str) -> npcs_pb2.ForgetResponse:
-        sessions, turns = self._dialogue.forget(tenant, request.world_id, player, request.npc_id)
-        stores = await self._memory.forget(NpcKey(tenant, request.world_id, request.npc_id), player)
+    async def _forget_or_owe(self, who: Forgotten) -> npcs_pb2.ForgetResponse:
+        try:
+            answer = await self._forget(who, redact=True)
+        except StoreFailed as error:
+            goes_on = "call Forget again later"
+            if self.owed.forget(who):
+                goes_on = "npcd goes on trying while it runs; call Forget again to hear that it is done"
+            else:
+                self._memory.forgotten_at_last(NpcKey(who.tenant, who.world, who.npc), who.player)
+            raise StoreFailed(f"the player is not forgotten for good: {error}; {goes_on}") from error
+        self.owed.paid(who)
+        return answer
+
+    async def _forget(self, who: Forgotten, redact: bool) -> npcs_pb2.ForgetResponse:
+        """Raises StoreFailed when it does not stand in the journal, or in a save."""
+        key = NpcKey(who.tenant, who.world, who.npc)
+        sessions, turns = self._dialogue.forget(who.tenant, who.world, who.player, who.npc)
+        written = self._memory.forget_here(key, who.player)
+        await self._pace().run(self._table.forgetting(who.tenant, who.world, who.player, who.npc))
+        parked = False
         if self._parked is not None:
             await self._door.obeyed()  # the engine thread has let go of the trunks, wherever they were
-            if await asyncio.to_thread(self._parked.settled, FORGOTTEN_WITHIN_S):
-                stores.append("parked")
+            parked = await asyncio.to_thread(self._parked.settled, FORGOTTEN_WITHIN_S)
+        stores = await self._memory.forget(key, who.player, written, redact)
+        stores += ["parked"] if parked else []
         if self._folder is not None:
-            folder = saves.folder_of(self._folder, tenant, request.world_id)
-            if await asyncio.to_thread(_forget_in, folder, player, request.npc_id):
+            folder = saves.folder_of(self._folder, who.tenant, who.world)
+            if await asyncio.to_thread(_forget_in, folder, who.player, who.npc):
                 stores.append("saves")
         return npcs_pb2.ForgetResponse(sessions=sessions, turns=turns, trunks=sessions, stores=stores)
+
+    # -- worlds and NPCs ---------------------------------------------------------------------------------------
+
+    async def keep_defined(self, world: World, changed: bool, slices: Slices) -> bool:
+        """Has a definition written if it changed; whether the journal has it. Nobody else may change the world."""
+        if changed and not await _keep_world(self._memory, world, slices):
+            self._owe(world, definition=True)
+        return self._has(world, definition=True)
+
+    async def keep_registered(
+        self, world: World, npc_ids: Sequence[str], changed: Sequence[str], slices: Slices
+    ) -> bool:
+        """Has registrations that changed written; whether the journal has all of them. Nobody else may change the
+        world.
+        """
+        if not await _keep_npcs(self._memory, world, changed, slices):
+            self._owe(world, changed)
+        return self._has(world, (*npc_ids, *changed))
+
+    async def keep_removed(self, world: World, npc_ids: Sequence[str], removed: Sequence[str]) -> bool:
+        """Has it written that NPCs were taken out; whether the journal has it of all that were ever."""
+        if removed:
+            about = NpcKey(world.tenant, world.world_id, "")
+            if not await self._memory.keep(Kind.REMOVED, about, "", {"npcs": list(removed)}):
+                self._owe(world, removed)
+        return self._has(world, (*npc_ids, *removed))
+
+    def _owe(self, world: World, npc_ids: Sequence[str] = (), definition: bool = False) -> None:
+        if self._memory.keeps:
+            self.owed.write(world.tenant, world.world_id, npc_ids, definition)
+
+    def _has(self, world: World, npc_ids: Sequence[str] = (), definition: bool = False) -> bool:
+        """Whether the journal has this of a world: nothing of it is owed."""
+        owed = self.owed.worlds.get((world.tenant, world.world_id))
+        known = owed is None or (not (definition and owed.definition) and owed.npcs.isdisjoint(npc_ids))
+        return self._memory.keeps and known
+
+    # -- what is owed ------------------------------------------------------------------------------------------
+
+    def look_after(self) -> None:
+        """Once a second: tries again what is owed, in the background, when the journal can be written."""
+        journal = self._memory.journal
+        if (journal is not None and journal.degraded) or (self._trying is not None and not self._trying.done()):
+            return
+        if self.owed.due(self._clock()):
+            self._trying = asyncio.create_task(self._try_again())
+        elif journal is not None and self._memory.recent_feeder is None and self._memory.wall_ms() >= self._carry_ms:
+            # The journal is all there is, and old segments are deleted: what must live longer is written once more.
+            self._carry_ms = self._memory.wall_ms() + journal.keep_ms // CARRIED_PARTS
+            self._trying = asyncio.create_task(self._carry_on())
+
+    async def _carry_on(self) -> None:
+        for world in list(self._worlds):
+            key = (world.tenant, world.world_id)
+            await self._changes.alone(key, self._carry_world_on(*key))
+        await self._memory.carry_on(self._is_registered)
+
+    async def _carry_world_on(self, tenant: str, world_id: str) -> None:
+        if self._worlds.has_world(tenant, world_id):
+            world, slices = self._worlds.world(tenant, world_id), self._pace()
+            await self.keep_defined(world, True, slices)
+            await self.keep_registered(world, (), list(world.npcs), slices)
+
+    def _is_registered(self, key: NpcKey) -> bool:
+        try:
+            return bool(self._worlds.npc(*key))
+        except NotFound:
+            return False
+
+    async def _try_again(self) -> None:
+        try:
+            for who in list(self.owed.forgets):
+                await self._alone(self._forget(who, redact=False))
+                self.owed.paid(who)
+                log.info("forgotten at last", world=who.world, left=len(self.owed.forgets))
+            for key in list(self.owed.worlds):
+                await self._changes.alone(key, self._write_owed(*key))
+        except StoreFailed as error:
+            log.warning("owed to the journal", reason=str(error), forgets=len(self.owed.forgets))
+            self.owed.tried(False, self._clock())
+        else:
+            self.owed.tried(True, self._clock())
+
+    async def _write_owed(self, tenant: str, world_id: str) -> None:
+        """Writes what the journal has not got of a world, as the world is now. Raises StoreFailed."""
+        owed = self.owed.worlds[tenant, world_id]
+        try:
+            world = self._worlds.world(tenant, world_id)
+        except NotFound:
+            self.owed.paid((tenant, world_id))
+            return
+        self.owed.paid((tenant, world_id))
+        removed = [npc for npc in owed.npcs if npc not in world.npcs]
+        slices = self._pace()
+        await self.keep_defined(world, owed.definition, slices)
+        await self.keep_registered(world, (), [npc for npc in owed.npcs if npc in world.npcs], slices)
+        await self.keep_removed(world, (), removed)
+        if (tenant, world_id) in self.owed.worlds:
+            raise StoreFailed("the journal cannot be written")
 
     # -- save games --------------------------------------------------------------------------------------------
 
@@ -295,8 +433,8 @@ class Remembering:
         slices = self._pace()
         steps = self._worlds.reviving(tenant, save.definition, save.version, save.lease_last, save.npcs)
         world = await slices.run(steps)
-        await keep_world(self._memory, world, slices)
-        await keep_npcs(self._memory, world, list(world.npcs), slices)
+        await self.keep_defined(world, True, slices)
+        await self.keep_registered(world, (), list(world.npcs), slices)
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
@@ -351,14 +489,14 @@ class Remembering:
         return self._folder
 
 
-async def keep_world(memory: Memory, world: World, slices: Slices) -> bool:
+async def _keep_world(memory: Memory, world: World, slices: Slices) -> bool:
     """Has a world's definition written."""
     definition = await slices.run(saves.encoding(world.definition))
     body: Body = {"definition": definition, "version": world.version, "lease_last": world.lease_last}
     return await memory.keep(Kind.WORLD, NpcKey(world.tenant, world.world_id, ""), "", body)
 
 
-async def keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slices: Slices) -> bool:
+async def _keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slices: Slices) -> bool:
     """Has NPCs' registrations written, some in a record. Nobody else may change the world until this is over."""
     written = []
     for at in range(0, len(npc_ids), NPCS_IN_A_RECORD):
@@ -377,12 +515,15 @@ async def _write(path: Path, save: Save) -> None:
 
 
 def _forget_in(folder: Path, player: str, npc: str) -> bool:
-    """Takes a player out of every save of a world; whether there were saves. One that cannot be read is removed.
+    """Takes a player out of every save of a world; whether there were saves. One that cannot be read is removed, and
+    what is left of one that was being written when npcd was killed.
 
     Raises StoreFailed when one could not be written; the others are done all the same.
     """
     found = sorted(folder.rglob("*.npcd")) if folder.is_dir() else []
     needle, failed = json.dumps(player).encode(), ""
+    for half in folder.rglob("*.new") if folder.is_dir() else ():
+        half.unlink(missing_ok=True)
     for path in found:
         try:
             data = path.read_bytes()

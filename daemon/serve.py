@@ -201,3 +201,4 @@ async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
         slices = daemon.calls.pace()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())
+        daemon.calls.remembering.look_after()

@@ -22,7 +22,7 @@ from daemon.prompt import Layout
 from daemon.text import TextAssembler
 from daemon.worlds import Npc, Worlds
 from memory import cards
-from memory.bond import Bond, Exchange, OpenSession, salient
+from memory.bond import Bond, Exchange, OpenSession, salient, within
 from memory.hot import Finished, Hot, Session, Turn
 from memory.memory import Memory
 from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, told
@@ -84,7 +84,7 @@ class Sessions:
         under_way = self.hot.find(npc.key, player, self._clock())
         recalled = REMEMBERED_AT_HAND
         self._door.load_ahead(npc.key)
-        if under_way is None or under_way.said >= self.hot.settings.session_turns_max:
+        if under_way is None or under_way.said >= self.hot.settings.session_turns_max or not under_way.recalled:
             recalled = await self._recall(npc.key, player)
         session, over = self.hot.open(npc.key, player, self._epoch, self._clock())
         for ended in over:
@@ -95,6 +95,9 @@ class Sessions:
             if kept is not None and kept.session_id not in {s.session_id for s in over}:
                 self._take_up(npc, session, kept, recalled.bond.name)
             self.tell(npc, session)
+        elif not session.recalled and not recalled.late:
+            self.tell(npc, session)  # what came late is in the trunk from now on
+        session.recalled = not recalled.late
         return session, recalled
 
     def digest(self, npc: NpcKey, player: str) -> tuple[int, ...]:
@@ -107,12 +110,13 @@ class Sessions:
 
     def tell(self, npc: Npc, session: Session) -> None:
         """Puts what is remembered now into the trunk: summaries, then cards, then the facts that have room."""
-        bond = self._memory.at_hand(npc.key, session.player) or Bond()
+        now_ms = self._memory.wall_ms()
+        bond = within(self._memory.at_hand(npc.key, session.player) or Bond(), now_ms)
         name = told(PLAYER, bond.name)
         known = cards.full(name, bond.relationship, bond.quest)
         if bond.name and not known:
             known = [f"{bond.name}."]
-        known += [told(f.text, bond.name) for f in salient(bond.facts, self._memory.wall_ms())]
+        known += [told(f.text, bond.name) for f in salient(bond.facts, now_ms)]
         kept = self._with_room(known)
         session.told = self._layout.card(" ".join(kept)).tokens if kept else ()
         past = [x for s in bond.summaries[-SUMMARIES_TOLD:] for x in sentences(told(s.text, bond.name))]
@@ -235,7 +239,8 @@ class Sessions:
         if self._recalls:
             return await self._memory.recall(npc, player)
         self._memory.near(npc, player)
-        return Recalled(self._memory.at_hand(npc, player) or Bond(), ("hot",))
+        late = not self._memory.is_whole(npc, player)
+        return Recalled(self._memory.at_hand(npc, player) or Bond(), ("hot",), late)
 
     def _take_up(self, npc: Npc, session: Session, kept: OpenSession, name: str) -> None:
         """A session that an earlier life of the daemon had: goes on when it is young, else it ends now."""

@@ -137,6 +137,15 @@ class Table:
                 subscriber.forget(mind)
         return mind
 
+    def forgetting(self, tenant: str, world_id: str, player: str, npc_id: str) -> Steps[None]:
+        """Takes a player out of what NPCs remember of their own intents; what is seen now stays until the game says
+        something else.
+        """
+        for key, mind in list(self._minds.items()):
+            if key[:2] == (tenant, world_id) and npc_id in ("", key.npc):
+                mind.forget(player)
+                yield
+
     def stand(
         self,
         mind: Mind,

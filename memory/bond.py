@@ -110,9 +110,9 @@ def apply(bond: Bond, record: Record) -> None:
 
 
 def within(bond: Bond, now_ms: int, window_ms: int = RECENT_MS) -> Bond:
-    """The bond without what is older than the window. Cards stay for as long as anything of it is within."""
+    """The bond without what is older than the window. Cards stay: they live for as long as the NPC is registered."""
     if bond.last_ms and now_ms - bond.last_ms > window_ms:
-        return Bond()
+        return cards_of(bond)
     young = now_ms - window_ms
     return Bond(
         bond.name,
@@ -123,6 +123,16 @@ def within(bond: Bond, now_ms: int, window_ms: int = RECENT_MS) -> Bond:
         [m for m in bond.moods if m.at_ms >= young],
         bond.session,
     )
+
+
+def cards_of(bond: Bond) -> Bond:
+    """The bond's cards alone."""
+    return Bond(relationship=bond.relationship, quest=bond.quest)
+
+
+def without_cards(bond: Bond) -> Bond:
+    """The bond without its cards; both share what is in them."""
+    return replace(bond, relationship=None, quest=None)
 
 
 def moved(bond: Bond, by_ms: int) -> Bond:

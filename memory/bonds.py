@@ -14,11 +14,12 @@ from heapq import merge
 
 from core.steps import Steps, at_once, every
 from core.words import NpcKey
-from memory.bond import Bond, apply
+from memory.bond import Bond, apply, cards_of, within
 from memory.records import Kind, Position, Record
 
 Pair = tuple[NpcKey, str]
 WorldKey = tuple[str, str]  # tenant and world
+AGED_AT_ONCE = 200
 ABOUT_A_PLAYER = frozenset({Kind.TURN, Kind.ENDED, Kind.SUMMARY, Kind.CARD})
 
 
@@ -47,6 +48,7 @@ class Bonds:
         self._held_max = held_max
         # By world, so that a world's can be exchanged at once; in each the one that was used last is last.
         self._worlds: dict[WorldKey, dict[Pair, Held]] = {}
+        self._to_age: list[Pair] = []
         self._uses = 0
         self._behind: set[Held] = set()  # with something unsaved, or that was so when it was looked at last
 
@@ -134,19 +136,20 @@ class Bonds:
     def putting_away(self, saved: Position | None) -> Steps[int]:
         """The same in steps."""
         for held, pause in every(64, list(self._behind)):
-            if held.unsaved_until is not None and saved is not None and saved >= held.unsaved_until:
-                held.unsaved_until = None
-            if not held.unsaved:
-                self._behind.discard(held)
+            self.saved(held, saved)
             if pause:
                 yield
         too_many = len(self) - self._held_max
-        if too_many > 0:
+        # Where no store has them, bonds with cards go last: cards live longer than talk.
+        for spares_cards in (True, False) if saved is None else (False,):
+            if too_many <= 0:
+                break
             # The longest unused first, as it was when this began.
             by_use = merge(*(list(world.items()) for world in self._worlds.values()), key=lambda item: item[1].used)
             for (pair, held), pause in every(64, by_use):
                 present = self._worlds.get(pair[0][:2])
-                if present is not None and present.get(pair) is held and not held.unsaved:
+                spared = held.unsaved or (spares_cards and not cards_of(held.bond).empty)
+                if present is not None and present.get(pair) is held and not spared:
                     self._drop(pair)
                     too_many -= 1
                 if not too_many:
@@ -154,6 +157,28 @@ class Bonds:
                 if pause:
                     yield
         return len(self._behind)
+
+    def saved(self, held: Held, saved: Position | None) -> None:
+        """Marks whether the recent store has one bond in full, when it has the journal up to here."""
+        if held.unsaved_until is not None and saved is not None and saved >= held.unsaved_until:
+            held.unsaved_until = None
+        if not held.unsaved:
+            self._behind.discard(held)
+
+    def ageing(self, now_ms: int) -> Steps[None]:
+        """Takes out of some bonds what is too old to be remembered; called again and again it comes to all of them."""
+        if not self._to_age:
+            self._to_age = [pair for world in self._worlds.values() for pair in world]
+        for _ in range(min(AGED_AT_ONCE, len(self._to_age))):
+            pair = self._to_age.pop()
+            held = self._worlds.get(pair[0][:2], {}).get(pair)
+            if held is not None:
+                held.bond = within(held.bond, now_ms)
+            yield
+
+    def pairs(self) -> list[tuple[Pair, Held]]:
+        """All bonds that are in process now."""
+        return [item for world in self._worlds.values() for item in world.items()]
 
     def _use(self) -> int:
         self._uses += 1

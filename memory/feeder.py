@@ -15,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -84,8 +84,16 @@ class FeederState(NamedTuple):
 class Feeder:
     """Feeds one store. start() once, when the journal is started; stop() ends it between two batches."""
 
-    def __init__(self, store: Store, journal: Journal, settings: FeederSettings = FeederSettings()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        settings: FeederSettings = FeederSettings(),
+        at_rest: Callable[[], None] | None = None,
+    ) -> None:
+        """`at_rest` is called on the feeder's thread whenever there is nothing to write; it may raise StoreFailed."""
         self.name = store.name
+        self._at_rest = at_rest
         # Read by anyone, written by the feeder's thread. Invariant: the store has everything before `position`.
         self.position: Position | None = None
         self.away = "not connected yet"
@@ -190,7 +198,8 @@ class Feeder:
             else:
                 self._is_well()
                 self._reached(upto)
-                self._journal.wait(upto, IDLE_S)
+                if not self._journal.wait(upto, IDLE_S) and self._at_rest is not None:
+                    self._at_rest()
 
     def _gather(self) -> tuple[list[Record], Position]:
         """The next batch and the position after it; a part of one after gather_ms."""

@@ -57,7 +57,8 @@ class Session:
     `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
     `summary` and `told` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
-    is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept.
+    is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept. While it
+    is not `recalled`, recent memory was late, and is asked again with every turn.
     """
 
     npc: NpcKey
@@ -75,6 +76,7 @@ class Session:
     told: tuple[int, ...] = ()
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
+    recalled: bool = False
     cut: set[str] = field(default_factory=set)  # what had no room in the context, until somebody is told
 
     @property

@@ -1,12 +1,13 @@
 """The journal: an append-only, checksummed local file through which everything goes that is accepted.
 
     event loop                   thread "journal"                thread "journal-disk"
-    accept(), add() ──queue──▶   encode, write, say the end ──▶  fdatasync every fsync_ms, retention
+    accept(), add() ──queue──▶   encode, write, say the end ──▶  fdatasync every fsync_ms, retention by the clock
           ▲                          │                 │
           └── one callback a batch ──┘                 └──▶ wait(), read(), seen(): each reader's own thread
 
 Written means that the kernel has it: a kill loses nothing, a power loss at most fsync_ms. Every start begins a new
-segment with its first record.
+segment with its first record. A segment that has been open for long is closed also when nothing more comes, so that
+retention reaches what stands in it.
 
     <folder>/<number as 16 digits>.journal   segments (memory/frames.py: their bytes; memory/segments.py: reading them)
              <reader>.seen                   how far a reader is: a Position and its crc-32
@@ -33,7 +34,7 @@ import structlog
 
 from core.clock import S, now_ns
 from core.errors import StoreFailed
-from memory.frames import PAYLOAD_BYTES_MAX, framed, header, name_of
+from memory.frames import HEADER_LEN, PAYLOAD_BYTES_MAX, framed, header, name_of
 from memory.records import Position, Record, make_id, to_bytes
 from memory.segments import Counts, Segments, write_all
 
@@ -46,9 +47,17 @@ REST_S = 0.0002
 PROBE_S = 0.5  # how often a disk that failed is tried when no record comes to try it
 PROBE_BYTES = 4096
 SLOW_NS = S  # a write that takes longer is told in `degraded`
+# Retention: how often it looks at the wall clock, and how long a segment with records stays open, as a part of
+# keep_hours. So a record is deleted at most that much later than keep_hours.
+CLOCK_S = 1.0
+OPEN_PART, OPEN_MS_MIN = 24, 60_000
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Answer = asyncio.Future[bool]
+
+
+class _Close:
+    """In the queue: the wish that the open segment is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Journal:
         self._segments = Segments(folder, readers)
         self.counts: Counts = self._segments.counts
         self._open = False
-        self._queue: queue.SimpleQueue[tuple[Record, Answer | None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Record, Answer | None] | _Close | None] = queue.SimpleQueue()
         self._lost_lock = threading.Lock()
 
         # The writing thread's. Invariant: whole records up to `_at` in segment `_number`; `_uncut`: and rubbish behind.
@@ -87,6 +96,7 @@ class Journal:
         self._number = 0
         self._at = 0
         self._uncut = False
+        self._last_ms = 0  # when the last record of this life was written
         self._writing_since_ns = 0
         self._failed, self._failed_since_ns = "", 0
 
@@ -221,7 +231,9 @@ class Journal:
         return self._segments.seen_by(reader)
 
     def redact(self, match: Callable[[Record], bool], containing: str = "") -> int:
-        """Overwrites what matches, in place; how many. Blocks until it is on the disk. Raises StoreFailed.
+        """Overwrites what matches, in place; how many. Takes no room on the disk.
+
+        Blocks until that, and all that was written before, is on the disk. Raises StoreFailed.
 
         `match` sees only records with the text `containing` in them, which is much quicker than all.
         """
@@ -245,7 +257,7 @@ class Journal:
         """Waits for records and writes some; False when the last ones are written."""
         payloads: list[bytes] = []
         waiting: list[Answer] = []
-        size, nobody_waits, more = 0, 0, True
+        size, nobody_waits, more, closes = 0, 0, True, False
         while len(payloads) < BATCH_RECORDS_MAX and size < BATCH_BYTES_MAX:
             try:
                 item = self._queue.get(not payloads, PROBE_S if self._failed else None)
@@ -253,6 +265,9 @@ class Journal:
                 break
             if item is None:
                 more = False
+                break
+            if isinstance(item, _Close):
+                closes = True
                 break
             record, answer = item
             payload = _encoded(record)
@@ -271,8 +286,10 @@ class Journal:
                 self._count_lost(nobody_waits)
             if waiting:
                 _answer(waiting, written)
-        elif more and self._failed:
+        elif more and self._failed and not closes:
             self._try(self._probe)
+        if closes:
+            self._try(self._close_segment)
         return more
 
     def _try(self, act: Callable[[], None]) -> bool:
@@ -316,6 +333,7 @@ class Journal:
         else:
             self._extend(data)
         self._at = at + len(data)
+        self._last_ms = self._now_ms()
         self._segments.grew(Position(number, self._at))
         self.counts.records += len(payloads)
         self.counts.bytes += len(data)
@@ -334,6 +352,17 @@ class Journal:
                 self._uncut = True
             raise
 
+    def _close_segment(self) -> None:
+        """Begins an empty segment behind one that has been open for long. Raises OSError."""
+        if not self._open_for_long:  # a record has just begun another
+            return
+        number = max(self._number + 1, self._now_ms())
+        data = bytearray(header(number))
+        self._check_room(len(data))
+        self._begin(number, data)
+        self._at = len(data)
+        self._segments.grew(Position(number, self._at))
+
     def _begin(self, number: int, data: bytearray) -> None:
         """Begins a segment with these bytes; the one before is sealed. Nothing is left of it on OSError."""
         path = self._segments.folder / name_of(number)
@@ -342,14 +371,14 @@ class Journal:
             write_all(fd, data, 0)
             if not self._settings.fsync_ms:
                 os.fdatasync(fd)
-                self._sync_folder()
+                self._segments.sync_folder()
         except OSError:
             os.close(fd)
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
         if self._fd >= 0:
-            self._segments.seal(self._number, self._at)
+            self._segments.seal(self._number, self._at, self._last_ms)
         with self._lock:
             if self._fd >= 0:
                 self._to_finish.append(self._fd)
@@ -372,7 +401,7 @@ class Journal:
     def _refuse_waiting(self) -> None:
         while not self._queue.empty():
             item = self._queue.get()
-            if item is not None:
+            if isinstance(item, tuple):
                 self._refuse(item[1])
 
     def _refuse(self, answer: Answer | None) -> None:
@@ -389,15 +418,17 @@ class Journal:
 
     def _disk_main(self) -> None:
         pause_s = max(self._settings.fsync_ms, 1) / 1000
+        tidied_ns = 0
         try:
             while True:
-                self._dirty.wait()
+                dirty = self._dirty.wait(CLOCK_S)
                 self._dirty.clear()
                 ending = self._ending.is_set()  # looked at before syncing: nothing is written after it was set
                 began_ns = now_ns()
-                is_new = self._sync()
-                if is_new:
+                is_new = self._sync() if dirty else False
+                if is_new or not dirty or began_ns - tidied_ns >= CLOCK_S * S:
                     self._tidy()
+                    tidied_ns = began_ns
                 if ending:
                     return
                 self._ending.wait(PROBE_S if self._sync_failed else max(0.0, pause_s - (now_ns() - began_ns) / S))
@@ -413,7 +444,7 @@ class Journal:
             fd, is_new, self._is_new = self._fd, self._is_new, False
         try:
             if is_new:
-                self._sync_folder()
+                self._segments.sync_folder()
             for each in (*finish, fd):
                 if each >= 0:
                     os.fdatasync(each)
@@ -433,17 +464,24 @@ class Journal:
                     os.close(each)
         return is_new
 
-    def _sync_folder(self) -> None:
-        fd = os.open(self._segments.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def _tidy(self) -> None:
-        """Retention: deletes what is old and passed by every reader."""
-        old = self._segments.older(self._now_ms() - self._settings.keep_hours * 3_600_000)
+        """Retention: deletes what is old and passed by every reader, and has a segment closed that is open for long."""
+        old = self._segments.older(self._now_ms() - self.keep_ms)
         self._segments.drop([number for number in self._segments.passed() if number in old])
+        if self._open and self._open_for_long and self._queue.empty():
+            self._queue.put(_Close())
+
+    @property
+    def keep_ms(self) -> int:
+        """How old a record becomes at least."""
+        return self._settings.keep_hours * 3_600_000
+
+    @property
+    def _open_for_long(self) -> bool:
+        """Whether the newest segment has records and was begun long ago."""
+        end = self._segments.end
+        open_ms = max(self.keep_ms // OPEN_PART, OPEN_MS_MIN)
+        return end.at > HEADER_LEN and self._now_ms() - end.segment >= open_ms
 
 
 def _encoded(record: Record) -> bytes | None:

@@ -18,8 +18,9 @@ from core.errors import StoreFailed
 from core.slices import Slices
 from core.steps import Steps
 from core.words import NpcKey
-from memory.bond import Bond
+from memory.bond import Bond, within
 from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
+from memory.cards import to_body
 from memory.feeder import Feeder
 from memory.journal import Journal
 from memory.recall import Recall, Recalled
@@ -41,6 +42,17 @@ class StoreState:
     behind_bytes: int
 
 
+class FileRewriter(Protocol):
+    """What forgetting needs of memory.rewriting.Rewriting."""
+
+    @property
+    def away(self) -> str:
+        """Why the file still has what was deleted from the store; empty when all is well."""
+
+    async def clean(self, timeout_s: float) -> bool:
+        """Whether, within this time, the file has nothing of what was deleted before."""
+
+
 class RecentReader(Protocol):
     """What save games need of memory.recent.Recent."""
 
@@ -60,8 +72,12 @@ class Memory:
         archive: Feeder | None,
         wall_ms: Callable[[], int],
         reader: RecentReader | None = None,
+        rewriting: FileRewriter | None = None,
     ) -> None:
         self.bonds = bonds
+        self._rewriting = rewriting
+        # Who is forgotten here, and not yet in the journal: the recent store's word about them does not count.
+        self._forgetting: set[tuple[NpcKey, str]] = set()
         self.recaller = recall
         self._reader = reader
         self.journal = journal
@@ -74,6 +90,8 @@ class Memory:
         recall.readable = self._readable
         # Whether there is such a world: of one that is deleted, nothing about its players is kept any more.
         self.has_world: Callable[[str, str], bool] = lambda tenant, world: True
+        recall.forgotten = self._is_forgotten
+        recall.catch_up = self._catch_up
         self._pending: set[asyncio.Future[bool]] = set()
 
     @property
@@ -96,6 +114,10 @@ class Memory:
     def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
         """The same from this process alone; None when nothing is here."""
         return self.recaller.at_hand(npc, player)
+
+    def is_whole(self, npc: NpcKey, player: str) -> bool:
+        """Whether what is in this process is all that is remembered."""
+        return self.recaller.is_whole(npc, player)
 
     def near(self, npc: NpcKey, player: str) -> None:
         """A player comes near an NPC: what is remembered will be asked for."""
@@ -123,17 +145,37 @@ class Memory:
         if self.journal is not None and self.archive_feeder is not None:
             self.journal.add(self._record(kind, npc, "", body))
 
-    async def forget(self, npc: NpcKey, player: str) -> list[str]:
-        """Forgets a player by one NPC, or by its whole world when npc.npc is empty. The stores that have by now.
-
-        The others do as soon as they are there: it stands in the journal, after all that is to be forgotten.
+    def forget_here(self, npc: NpcKey, player: str) -> asyncio.Future[bool]:
+        """Forgets a player by one NPC, or by its whole world when npc.npc is empty: in this process, at once. The wish
+        to forget has its place in the journal's row; the answer says whether it stands there. forget() does the rest.
         """
         self.recaller.forget(npc, player)
         self.bonds.forget(npc.tenant, npc.world, player, npc.npc)
+        if self.journal is None:
+            return _refused()
+        self._forgetting.add((npc, player))
+        written = self._undo_soon(self._record(Kind.FORGET, npc, player, None))
+        return written
+
+    def forgotten_at_last(self, npc: NpcKey, player: str) -> None:
+        """A forget_here() that did not get into the journal needs to be thought of no more: another one did."""
+        self._forgetting.discard((npc, player))
+
+    async def forget(self, npc: NpcKey, player: str, written: asyncio.Future[bool], redact: bool = True) -> list[str]:
+        """Forgets who was forgotten here in every store. The stores that have by now; the others do as soon as they
+        are there, because the wish stands in the journal, after all that is to be forgotten.
+
+        Raises StoreFailed when it does not. Then the journal has been overwritten all the same (which takes no room)
+        unless `redact` is false, and nothing is recalled from the recent store until forgotten_at_last().
+        """
         reached = ["hot"]
-        if self.journal is None or not await self._undo(self._record(Kind.FORGET, npc, player, None)):
+        if self.journal is None:
             return reached
-        journal, until = self.journal, self._undone.get(npc[:2], self.journal.end)
+        journal = self.journal
+        accepted = await asyncio.shield(written)
+        if not accepted and not redact:
+            raise StoreFailed(self._unwritten())
+        until = journal.end
 
         def about(record: Record) -> bool:
             return (
@@ -145,9 +187,33 @@ class Memory:
 
         # What a store has not got yet never comes to it.
         await asyncio.to_thread(journal.redact, about, player)
+        if not accepted:
+            raise StoreFailed(self._unwritten())
+        self.forgotten_at_last(npc, player)
         feeders = [f for f in (self.recent_feeder, self.archive_feeder) if f is not None]
         done = await asyncio.gather(*(f.passed(until, FORGET_WITHIN_S) for f in feeders))
-        return reached + [f.name for f, passed in zip(feeders, done, strict=True) if passed] + ["journal"]
+        have = [f.name for f, passed in zip(feeders, done, strict=True) if passed]
+        if "recent" in have and self._rewriting is not None and not await self._rewriting.clean(FORGET_WITHIN_S):
+            have.remove("recent")
+        return reached + have + ["journal"]
+
+    def _unwritten(self) -> str:
+        why = self.journal.degraded if self.journal is not None else ""
+        return f"the journal cannot be written{f' ({why})' if why else ''}"
+
+    def _is_forgotten(self, npc: NpcKey, player: str) -> bool:
+        return not self._forgetting.isdisjoint(((npc, player), (npc._replace(npc=""), player)))
+
+    async def carry_on(self, is_registered: Callable[[NpcKey], bool]) -> None:
+        """Writes the cards of registered NPCs once more: they outlive the journal's segments."""
+        for (npc, player), held in self.bonds.pairs():
+            body: Body = {}
+            if held.bond.relationship is not None:
+                body["relationship"] = to_body(held.bond.relationship)
+            if held.bond.quest is not None:
+                body["quest"] = to_body(held.bond.quest)
+            if body and is_registered(npc):
+                await self._put(self._record(Kind.CARD, npc, player, body), None)
 
     async def bonds_of(self, tenant: str, world: str, slices: Slices) -> dict[tuple[str, str], Bond]:
         """All that is remembered in a world, by NPC and player. Raises StoreFailed when the recent store is away."""
@@ -158,8 +224,10 @@ class Memory:
             if held.complete:
                 out[npc.npc, player] = held.bond
             await slices.rest()
+        now_ms = self.wall_ms()
         for pair in list(out):
-            if out[pair].empty:
+            out[pair] = within(out[pair], now_ms)
+            if out[pair].empty or self._is_forgotten(NpcKey(tenant, world, pair[0]), pair[1]):
                 del out[pair]
             await slices.rest()
         return out
@@ -218,8 +286,9 @@ class Memory:
 
     def looking_after(self) -> Steps[int]:
         """Once a second: makes room in process. How many bonds the recent store does not have in full."""
+        yield from self.bonds.ageing(self.wall_ms())
         feeder = self.recent_feeder
-        return self.bonds.putting_away(feeder.position if feeder is not None else None)
+        return (yield from self.bonds.putting_away(feeder.position if feeder is not None else None))
 
     def states(self) -> list[StoreState]:
         """The stores in use, the journal first."""
@@ -235,9 +304,12 @@ class Memory:
 
     def degraded(self) -> list[str]:
         """What is not as it should be, a line each."""
-        return [
+        away = [
             s.away if s.name == "journal" else f"{s.name} memory is away: {s.away}" for s in self.states() if s.away
         ]
+        if self._rewriting is not None and self._rewriting.away:
+            away.append(f"Redis's file still has what was forgotten: {self._rewriting.away}")
+        return away
 
     async def close(self) -> None:
         """Waits for what is under way and for the journal's last record; the feeders end where they are."""
@@ -251,9 +323,13 @@ class Memory:
             await asyncio.to_thread(self.journal.close)
 
     async def _undo(self, record: Record) -> bool:
-        """Writes a record that takes back what stands before it; the recent store is not read until it has it too."""
+        """Writes a record that takes back what stands before it; whether it stands in the journal."""
+        return await asyncio.shield(self._undo_soon(record))
+
+    def _undo_soon(self, record: Record) -> asyncio.Future[bool]:
+        """The same for a caller that does not wait. The recent store is not read until it has the record too."""
         if self.journal is None:
-            return False
+            return _refused()
         world = (record.tenant, record.world)
         before = self._undone.get(world)
         self._undone[world] = NEVER
@@ -267,7 +343,19 @@ class Memory:
                 self._undone[world] = before if before is not None else START
 
         written.add_done_callback(told)
-        return await asyncio.shield(written)
+        return written
+
+    async def _catch_up(self, held: Held) -> None:
+        """Waits until the recent store has a bond in full. Raises StoreFailed when it is away."""
+        feeder = self.recent_feeder
+        while feeder is not None and held.unsaved:
+            if feeder.away:
+                raise StoreFailed(feeder.away)
+            if held.unsaved_until is None or held.writing:
+                await (asyncio.wait(self._pending) if self._pending else asyncio.sleep(0))
+            elif not await feeder.passed(held.unsaved_until, SETTLED_WITHIN_S):
+                raise StoreFailed(feeder.away or "it is behind")
+            self.bonds.saved(held, feeder.position)
 
     def _readable(self, npc: NpcKey) -> bool:
         until = self._undone.get(npc[:2])

@@ -1,14 +1,15 @@
 """Recall: what an NPC remembers of a player, at once when it is in process, else from the recent store within a budget.
 
 Owns the reads under way: one for each bond, however many ask. A read that is late goes on without those who asked, and
-its answer is there for the next. The archive is never asked.
+its answer is there for the next. While the store has not been read, every answer says that it is late, and the next
+question reads again. The archive is never asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from memory.bond import Bond, within
 from memory.bonds import Bonds, Held, Pair
 
 PREFETCH_AGAIN_NS = 60_000 * MS  # somebody nobody knows is not asked for with every observation
+FAILED_AGAIN_NS = 1_000 * MS  # nor is a store that is away
 TRIED_MAX = 20_000
 
 
@@ -42,7 +44,9 @@ class RecallCounts:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A bond, and who gave it: `stores` as Timings name them. `late`: the recent store did not answer in time."""
+    """A bond, and who gave it: `stores` as Timings name them. `late`: the recent store has more, or may have, and did
+    not answer in time.
+    """
 
     bond: Bond
     stores: tuple[str, ...]
@@ -73,6 +77,10 @@ class Recall:
         self._clock = clock
         self._wall_ms = wall_ms
         self.readable = readable
+        # Who is forgotten in this process, and by nobody else yet: the store is not asked about them.
+        self.forgotten: Callable[[NpcKey, str], bool] = lambda *_: False
+        # Waits until the store has a bond in full, or raises StoreFailed.
+        self.catch_up: Callable[[Held], Awaitable[None]] = _never
         self._reads: dict[Pair, asyncio.Task[None]] = {}
         self._tried_ns: OrderedDict[Pair, int] = OrderedDict()
 
@@ -81,27 +89,37 @@ class Recall:
         held = self._bonds.find(npc, player)
         return held.bond if held is not None else None
 
+    def is_whole(self, npc: NpcKey, player: str) -> bool:
+        """Whether what is in process is all that there is."""
+        return not self._misses(npc, player, self._bonds.find(npc, player))
+
     async def recall(self, npc: NpcKey, player: str) -> Recalled:
         """The bond, within the budget. Never fails: without the store it is what is in process."""
         began_ns = self._clock()
         held = self._bonds.find(npc, player)
-        if not self._to_read(npc, held):
+        if not self._misses(npc, player, held):
             self.counts.hot += 1
             return self._recalled(held, ("hot",), False, began_ns)
-        reading = self._read(npc, player)
-        late = True
+        away = False
         try:
             async with asyncio.timeout(self._budget_s):
-                await asyncio.wait((reading,))
-            if not reading.cancelled():  # it was forgotten meanwhile: then there is nothing to know
-                reading.result()
-            self.counts.recent += 1
-            late = False
+                if held is not None and held.unsaved and self.readable(npc):
+                    await self.catch_up(held)
+                if self._to_read(npc, player, self._bonds.find(npc, player)):
+                    reading = self._read(npc, player)
+                    await asyncio.wait((reading,))
+                    if not reading.cancelled():  # it was forgotten meanwhile: then there is nothing to know
+                        reading.result()
         except TimeoutError:
-            self.counts.late += 1
+            pass
         except StoreFailed:
-            self.counts.away += 1
-        return self._recalled(self._bonds.find(npc, player), ("hot",) if late else ("hot", "recent"), late, began_ns)
+            away = True
+        held = self._bonds.find(npc, player)
+        late = self._misses(npc, player, held)
+        self.counts.away += late and away
+        self.counts.late += late and not away
+        self.counts.recent += not late
+        return self._recalled(held, ("hot",) if late else ("hot", "recent"), late, began_ns)
 
     def prefetch(self, npc: NpcKey, player: str) -> None:
         """A player comes near: has the bond read, if there is time for it and nobody did lately."""
@@ -110,7 +128,7 @@ class Recall:
         last_ns = self._tried_ns.get(pair)
         if last_ns is not None and now_ns - last_ns < PREFETCH_AGAIN_NS:
             return
-        if len(self._reads) >= self._reads_max or not self._to_read(npc, self._bonds.find(npc, player)):
+        if len(self._reads) >= self._reads_max or not self._to_read(npc, player, self._bonds.find(npc, player)):
             return
         self._tried_ns[pair] = now_ns
         self._tried_ns.move_to_end(pair)
@@ -134,10 +152,13 @@ class Recall:
         for pair in [p for p in self._tried_ns if p[0][:2] == (tenant, world)]:
             del self._tried_ns[pair]
 
-    def _to_read(self, npc: NpcKey, held: Held | None) -> bool:
-        """Whether the store has more than we do. What it does not have in full yet is not read back."""
-        missing = held is None or not (held.complete or held.unsaved)
-        return self._store is not None and missing and self.readable(npc)
+    def _misses(self, npc: NpcKey, player: str, held: Held | None) -> bool:
+        """Whether the store has more than we do, or may have."""
+        return self._store is not None and not (held is not None and held.complete) and not self.forgotten(npc, player)
+
+    def _to_read(self, npc: NpcKey, player: str, held: Held | None) -> bool:
+        """Whether the rest can be read from the store. A bond that it does not have in full yet is not read back."""
+        return self._misses(npc, player, held) and not (held is not None and held.unsaved) and self.readable(npc)
 
     def _read(self, npc: NpcKey, player: str) -> asyncio.Task[None]:
         pair = (npc, player)
@@ -150,17 +171,22 @@ class Recall:
     def _over(self, pair: Pair, done: asyncio.Task[None]) -> None:
         if self._reads.get(pair) is done:
             del self._reads[pair]
-        if not done.cancelled():
-            done.exception()  # whoever waited has heard of it
+        if not done.cancelled() and done.exception() is not None and pair in self._tried_ns:
+            # Whoever waited has heard of it. It is soon asked for again.
+            self._tried_ns[pair] = self._clock() - PREFETCH_AGAIN_NS + FAILED_AGAIN_NS
 
     async def _fetch(self, npc: NpcKey, player: str) -> None:
         assert self._store is not None, "asked without a store"
         bond = await self._store.recall(npc, player, self._wall_ms())
         held = self._bonds.find(npc, player)
         # What happened here while it was read is not in it: then it is read again when the store has that too.
-        if self._to_read(npc, held):
+        if self._to_read(npc, player, held):
             self._bonds.put(npc, player, bond if bond is not None else Bond(), complete=True)
 
     def _recalled(self, held: Held | None, stores: tuple[str, ...], late: bool, began_ns: int) -> Recalled:
         bond = within(held.bond, self._wall_ms()) if held is not None else Bond()
         return Recalled(bond, stores, late, self._clock() - began_ns)
+
+
+async def _never(_: Held) -> None:
+    raise StoreFailed("it is behind")

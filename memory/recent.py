@@ -6,7 +6,7 @@ RecentWriter owns a connection on a feeder's thread and alone writes; one daemon
 the event loop and only reads: all reads share it and answers come in order, so a cancelled read leaves its place, which
 is passed over, and nobody gets another's answer. A server that evicts keys without expiry would lose the position: its
 maxmemory-policy must be noeviction or volatile-*. It may fail over, but is no cluster: a MULTI has keys of all kinds.
-An ACL user needs ~npcd:* +@read +@write +@transaction +ping +select.
+An ACL user needs ~npcd:* +@read +@write +@transaction +ping +select; with rewrite_aof also +bgrewriteaof +info.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from core.errors import ConfigError, StoreFailed
 from core.steps import every
 from core.words import NpcKey
-from memory.bond import Bond, within
+from memory.bond import RECENT_MS, Bond, within
 from memory.recent_keys import (
     FIRST,
     LAST,
@@ -44,6 +44,8 @@ from memory.recent_keys import (
     bond_key,
     bond_of,
     bounds_of,
+    bytes_of,
+    cards_key,
     changes,
     ids_of,
     index_slice,
@@ -62,6 +64,7 @@ INDEX_READ = 256  # entries of an index that are read at once
 BONDS_READ = 8  # bonds parsed on the event loop between two waits: about 0.5 ms
 NPCS_AT_ONCE = 1000  # put together on the event loop without a rest: about 0.5 ms
 SWEEP_EVERY, SWEEP_COUNT = 16, 128  # writes, and entries of an index looked at then: they go faster than they come
+SWEEP_EVERY_S = 10.0  # also when nothing is written
 WAITING_MAX = 512
 AGAIN_FIRST_S, AGAIN_LAST_S = 0.05, 2.0
 REASON_LEN_MAX = 160
@@ -75,12 +78,16 @@ T = TypeVar("T")
 class RecentSettings:
     """`url` is redis://, rediss:// (TLS) or unix://; its user and password, or `user` and the line in `password_file`,
     are an ACL user's. `ca_file` is trusted besides the system's. A recall has `recall_ms`, any other request `op_s`.
+
+    With `rewrite_aof` the server is asked to write its append-only file anew after a player was forgotten: until it
+    does, what was deleted stands in that file. npcd's own server always is asked.
     """
 
     url: str = field(default="", repr=False)  # a password may stand in it
     user: str = ""
     password_file: str = ""
     ca_file: str = ""
+    rewrite_aof: bool = False
     recall_ms: float = 20.0
     connect_s: float = 1.0
     op_s: float = 1.0
@@ -98,40 +105,84 @@ class KeptWorld:
     timeline: str
 
 
-class RecentWriter:
-    """The Store of recent memory: folds records into the bonds it reads, and writes them with the position.
+class Asking:
+    """A connection whose questions block. Used by one thread at a time."""
 
-    Records follow on from what connect() gave. `load` gives the bonds in a save's file by (npc, player): none when the
-    file is gone for good; its OSError says that it may come back.
-    """
-
-    name = "recent"
-
-    def __init__(self, settings: RecentSettings, journal: str, load: Load) -> None:
+    def __init__(self, settings: RecentSettings) -> None:
         """Does not connect. Raises ConfigError when the settings do not say how to."""
         scheme, self._options = connection_options(settings)
         self._options["socket_timeout"] = settings.op_s
         self._class: Any = BLOCKING[scheme]
         self._connection: Any = None  # untyped there
         self._password: str = self._options.get("password", "")
-        self._key = key_of("at", journal)
-        self._load = load
-        self._at = START
-        self._writes = 0
-        self._swept: dict[WorldId, bytes] = {}
-        self.broken = 0  # bonds that were not ours to read: they count as none
 
-    def connect(self) -> Position:
-        """Connects anew. Up to where the store has this journal; START when it has nothing, or lost all it had."""
+    def open(self) -> None:
+        """Connects anew. Raises StoreFailed."""
         self.close()
         self._connection = self._class(**self._options)
         try:
             self._connection.connect()
         except (RedisError, OSError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
+
+    def close(self) -> None:
+        """Ends the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+    def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to commands that are sent together. After an error the connection is a new one. Raises
+        StoreFailed.
+        """
+        connection = self._connection
+        if connection is None:
+            raise StoreFailed("is not connected")
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [connection.read_response() for _ in commands]
+        except (RedisError, OSError) as error:
+            connection.disconnect()
+            raise self.failed(error) from error
+
+    def failed(self, error: Exception) -> StoreFailed:
+        """The error in a line that may be logged."""
+        return StoreFailed(reason_of(error, self._password))
+
+
+class RecentWriter:
+    """The Store of recent memory: folds records into the bonds it reads, and writes them with the position.
+
+    Records follow on from what connect() gave. `load` gives the bonds in a save's file by (npc, player): none when the
+    file is gone for good; its OSError says that it may come back. With `owes` it leaves word in the store that a player
+    was forgotten, for memory.rewriting, and calls it.
+    """
+
+    name = "recent"
+
+    def __init__(
+        self, settings: RecentSettings, journal: str, load: Load, owes: Callable[[], None] | None = None
+    ) -> None:
+        """Does not connect. Raises ConfigError when the settings do not say how to."""
+        self._asking = Asking(settings)
+        self._ask = self._asking.ask
+        self._key = key_of("at", journal)
+        self._owed_key = key_of("rewrite", journal)
+        self._load = load
+        self._owes = owes
+        self._at = START
+        self._writes = 0
+        self._swept: dict[WorldId, bytes] = {}
+        self._to_sweep: deque[WorldId] = deque()
+        self._sweep_at_s = 0.0
+        self.broken = 0  # bonds that were not ours to read: they count as none
+
+    def connect(self) -> Position:
+        """Connects anew. Up to where the store has this journal; START when it has nothing, or lost all it had."""
+        self._asking.open()
         reason = unfit(self.info())
         if reason:
-            self._connection.disconnect()
+            self._asking.close()
             raise StoreFailed(reason)
         (said,) = self._ask([("GET", self._key)])
         self._at = position_of(said)
@@ -170,33 +221,35 @@ class RecentWriter:
             self._commit(part, self._at)
             self._ask([("WATCH", self._key)])
             part = list(islice(first, SLICE))
+        owed = self._owes is not None and any(r.kind in (Kind.FORGET, Kind.DELETED) for r in records)
+        if owed:
+            part.append(("SET", self._owed_key, str(upto)))
         self._commit([*part, *_rested(made.kept(settled=False))], upto)
+        if owed and self._owes is not None:
+            self._owes()
         self._at = upto
         self._writes += 1
         if self._writes % SWEEP_EVERY == 0 and records:
             self._sweep((records[-1].tenant, records[-1].world))
+        self.sweep_by_clock()
 
     def close(self) -> None:
         """Ends the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.disconnect()
-            self._connection = None
+        self._asking.close()
 
     def _read(self, records: Sequence[Record]) -> Found:
         """All that a batch is folded into, and what it would drop."""
         pairs = list(dict.fromkeys((r.key, r.player) for r in records if r.kind in OF_A_BOND))
         worlds = list(dict.fromkeys((r.tenant, r.world) for r in records if r.kind in (Kind.WORLD, Kind.NPCS)))
         forgotten = dict.fromkeys((r.tenant, r.world, r.player) for r in records if r.kind is Kind.FORGET)
-        commands: list[Command] = [("WATCH", self._key), ("MGET", self._key, *(bond_key(*pair) for pair in pairs))]
+        keys = [key(*pair) for pair in pairs for key in (bond_key, cards_key)]
+        commands: list[Command] = [("WATCH", self._key), ("MGET", self._key, *keys)]
         commands += [("HGET", key_of("world", *world), "lease_last") for world in worlds]
-        _, (said, *bonds), *leases = self._ask(commands)
-        found = Found(position_of(said))
-        for pair, bond in _rested(zip(pairs, bonds, strict=True)):
-            try:
-                found.bonds[pair] = bond_of(bond) if bond is not None else Bond()
-            except ValueError:
-                self.broken += 1
-                found.bonds[pair] = Bond()
+        _, (position, *kept), *leases = self._ask(commands)
+        found = Found(position_of(position))
+        for pair, said, cards in _rested(zip(pairs, kept[::2], kept[1::2], strict=True)):
+            found.bonds[pair], broken = bond_of(said, cards)
+            self.broken += broken
         found.leases = {world: int(lease or 0) for world, lease in zip(worlds, leases, strict=True)}
         for tenant, world, player in forgotten:
             found.indexed.update(dict.fromkeys(self._entries((tenant, world), player)))
@@ -224,33 +277,60 @@ class RecentWriter:
             raise StoreFailed("somebody else wrote the journal's position")
         failed = next((answer for answer in done if isinstance(answer, Exception)), None)
         if failed is not None:
-            raise self._failed(failed)
+            raise self._asking.failed(failed)
+
+    def sweep_by_clock(self) -> None:
+        """Sweeps a part of the next world when it is time for that; each has its turn, also when nothing happens in it.
+        Raises StoreFailed.
+        """
+        now_s = time.monotonic()
+        if now_s < self._sweep_at_s:
+            return
+        self._sweep_at_s = now_s + SWEEP_EVERY_S
+        if not self._to_sweep:
+            (entries,) = self._ask([("SMEMBERS", key_of("worlds"))])
+            self._to_sweep = deque((tenant, world) for tenant, world in map(ids_of, sorted(entries)))
+        if self._to_sweep:
+            world = self._to_sweep.popleft()
+            self._sweep(world)
+            if self._swept[world] != FIRST:  # there is more of it
+                self._to_sweep.append(world)
 
     def _sweep(self, world: WorldId) -> None:
-        """Looks at the next few entries of an index and takes those out whose bond has expired."""
+        """Looks at the next few entries of an index and takes those out whose bond and cards have expired. Cards begin
+        to expire when their NPC is not registered any more, and stop to when it is again.
+        """
         after = self._swept.get(world, FIRST)
         _, entries = self._ask([("WATCH", self._key), index_slice(world, after, LAST, SWEEP_COUNT)])
         self._swept[world] = b"(" + entries[-1] if len(entries) == SWEEP_COUNT else FIRST
-        if entries:
-            alive = self._ask([("EXISTS", bond_key(*pair_of(world, entry))) for entry in entries])
-            gone = [entry for entry, is_there in zip(entries, alive, strict=True) if not is_there]
-            if gone:
-                self._commit([("ZREM", key_of("bonds", *world), *gone)], self._at)
+        commands: list[Command] = []
+        for entry in entries:
+            npc, player = pair_of(world, entry)
+            registered: Command = ("HEXISTS", key_of("npcs", *world), bytes_of(npc.npc))
+            commands += [("EXISTS", bond_key(npc, player)), ("PTTL", cards_key(npc, player)), registered]
+        said = self._ask(commands) if commands else []
+        changed: list[Command] = []
+        for entry, is_there, left_ms, is_registered in zip(entries, said[::3], said[1::3], said[2::3], strict=True):
+            cards = cards_key(*pair_of(world, entry))
+            if left_ms == -2 and not is_there:
+                changed.append(("ZREM", key_of("bonds", *world), entry))
+            elif left_ms == -1 and not is_registered:
+                changed.append(("PEXPIRE", cards, RECENT_MS))
+            elif left_ms >= 0 and is_registered:
+                changed.append(("PERSIST", cards))
+        if changed:
+            self._commit(changed, self._at)
 
-    def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to commands that are sent together. After an error the connection is a new one."""
-        connection = self._connection
-        if connection is None:
-            raise StoreFailed("is not connected")
-        try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [connection.read_response() for _ in commands]
-        except (RedisError, OSError) as error:
-            connection.disconnect()
-            raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> StoreFailed:
-        return StoreFailed(reason_of(error, self._password))
+@dataclass(slots=True, eq=False)
+class _Read:
+    """Commands that were sent together: who asked, when it is too late, and what was answered so far."""
+
+    answer: asyncio.Future[list[Any]]
+    late: float
+    commands: int
+    said: list[Any] = field(default_factory=list)
+    failed: StoreFailed | None = None
 
 
 class Recent:
@@ -268,7 +348,7 @@ class Recent:
         self._settings = settings
         self._away = "is not connected yet"
         self._here = asyncio.Event()
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()  # who asked, and when it is too late
+        self._waiting: deque[_Read] = deque()
         self._deadline: asyncio.Timeout | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -294,10 +374,9 @@ class Recent:
 
     async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
         """What the NPC remembers of the player by now, None when nothing. Raises StoreFailed when the store is away."""
-        bond = self._bond(await self._ask("GET", bond_key(npc, player)))
-        if bond is not None:
-            bond = within(bond, now_ms)
-        return bond if bond is not None and not bond.empty else None
+        said, cards = await self._ask_all(("GET", bond_key(npc, player)), ("GET", cards_key(npc, player)))
+        bond = within(self._bond(said, cards), now_ms)
+        return None if bond.empty else bond
 
     async def bonds(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
         """All bonds of a world by (npc, player), read in slices. Raises StoreFailed."""
@@ -309,10 +388,10 @@ class Recent:
                 return out
             after = b"(" + entries[-1]
             pairs = [pair_of((tenant, world), entry) for entry in entries]
-            found = await self._ask("MGET", *(bond_key(*pair) for pair in pairs))
-            for (npc, player), said in zip(pairs, found, strict=True):
-                bond = self._bond(said)
-                if bond is not None:
+            found = await self._ask("MGET", *(key(*pair) for pair in pairs for key in (bond_key, cards_key)))
+            for (npc, player), said, cards in zip(pairs, found[::2], found[1::2], strict=True):
+                bond = self._bond(said, cards)
+                if not bond.empty:
                     out[npc.npc, player] = bond
 
     async def worlds(self) -> list[KeptWorld]:
@@ -355,31 +434,35 @@ class Recent:
             self._task = None
         await self._lost("is closed")
 
-    def _bond(self, said: bytes | None) -> Bond | None:
-        if said is None:
-            return None
-        try:
-            return bond_of(said)
-        except ValueError:
-            self.broken += 1
-            return None
+    def _bond(self, said: bytes | None, cards: bytes | None) -> Bond:
+        bond, broken = bond_of(said, cards)
+        self.broken += broken
+        return bond
 
     async def _ask(self, *command: str | bytes | int) -> Any:
-        """The answer to one command. A caller that is cancelled leaves its place in the row, see _answers()."""
+        """The answer to one command."""
+        (answer,) = await self._ask_all(command)
+        return answer
+
+    async def _ask_all(self, *commands: Command) -> list[Any]:
+        """The answers to commands that are sent together; one that is an error is raised. A caller that is cancelled
+        leaves its places in the row, see _answers().
+        """
         if self._away or not self._connection.is_connected:
             self.start()
             raise StoreFailed(self._away or "the connection was lost")
         if len(self._waiting) >= WAITING_MAX:
             raise StoreFailed(f"{WAITING_MAX} reads are waiting")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+        answer: asyncio.Future[list[Any]] = loop.create_future()
         late = loop.time() + self._settings.op_s
         if not self._waiting and self._deadline is not None:
             self._deadline.reschedule(late)
-        self._waiting.append((answer, late))
+        self._waiting.append(_Read(answer, late, len(commands)))
+        packed = [part for command in commands for part in self._connection.pack_command(*command)]
         try:
             # It writes before it waits for the first time, so the row is in the order of the wire.
-            await self._connection.send_packed_command(self._connection.pack_command(*command), check_health=False)
+            await self._connection.send_packed_command(packed, check_health=False)
         except BaseException as error:
             answer.cancel()
             if isinstance(error, RedisError | OSError):
@@ -418,22 +501,27 @@ class Recent:
                     failed = self._failed(error)
                 if not self._waiting:
                     raise RedisConnectionError("an answer that nobody asked for")
-                answer, _ = self._waiting.popleft()
-                self._deadline.reschedule(self._waiting[0][1] if self._waiting else None)
-                if answer.done():
+                read = self._waiting[0]
+                read.said.append(said)
+                read.failed = read.failed or failed
+                if len(read.said) < read.commands:
                     continue
-                if failed is not None:
-                    answer.set_exception(failed)
+                self._waiting.popleft()
+                self._deadline.reschedule(self._waiting[0].late if self._waiting else None)
+                if read.answer.done():
+                    continue
+                if read.failed is not None:
+                    read.answer.set_exception(read.failed)
                 else:
-                    answer.set_result(said)
+                    read.answer.set_result(read.said)
 
     async def _lost(self, reason: str) -> None:
         self._away = reason
         self._here.clear()
         self._deadline = None
-        for answer, _ in self._waiting:
-            if not answer.done():
-                answer.set_exception(StoreFailed(reason))
+        for read in self._waiting:
+            if not read.answer.done():
+                read.answer.set_exception(StoreFailed(reason))
         self._waiting.clear()
         with contextlib.suppress(RedisError, OSError):
             await self._connection.disconnect(nowait=True)

@@ -2,12 +2,15 @@
 
 <w> is <tenant>:<world>. Ids are written with % as %25 and : as %3A, so that no two keys are one.
 
-    npcd:1:bond:<w>:<npc>:<player>  JSON of memory.bond.to_json(); expires RECENT_MS after the bond's last moment
+    npcd:1:bond:<w>:<npc>:<player>  JSON of memory.bond.to_json(), but for the cards; expires RECENT_MS after the bond's
+                                    last moment (an older npcd wrote cards into it as well: cards: goes before them)
+    npcd:1:cards:<w>:<npc>:<player> JSON of the cards; expires RECENT_MS after it is seen that the NPC is not registered
     npcd:1:bonds:<w>                sorted set of <player>:<npc>, every score 0: in byte order, a player's side by side
     npcd:1:worlds                   set of <w>
     npcd:1:world:<w>                hash: definition, version (JSON), lease_last (never goes back), timeline
     npcd:1:npcs:<w>                 hash: npc id -> JSON of [spec, lease_epoch]
     npcd:1:at:<journal>             the journal's position: all before it is in here, nothing after it
+    npcd:1:rewrite:<journal>        a player was forgotten at this position, and the server's file still has the text
 
 The 1 is the layout's version: another layout has other keys, and is filled from the journal anew.
 """
@@ -20,7 +23,7 @@ from dataclasses import dataclass, field
 
 from core.errors import StoreFailed
 from core.words import NpcKey
-from memory.bond import RECENT_MS, Bond, apply, from_json, to_json
+from memory.bond import RECENT_MS, Bond, apply, cards_of, from_json, to_json, without_cards
 from memory.records import START, Kind, Position, Record
 
 OF_A_BOND = frozenset({Kind.TURN, Kind.ENDED, Kind.SUMMARY, Kind.CARD})
@@ -69,16 +72,21 @@ class Changes:
             if (pair in self.settled) != settled:
                 continue
             npc, player = pair
-            key, index = bond_key(npc, player), key_of("bonds", npc.tenant, npc.world)
+            index = key_of("bonds", npc.tenant, npc.world)
             entry = _joined(player, npc.npc)
-            bond = self.bonds[pair]
+            whole = self.bonds[pair]
+            bond, cards = without_cards(whole), cards_of(whole)
             if bond.empty:
-                yield ("DEL", key)
+                yield ("DEL", bond_key(npc, player))
+            else:
+                yield ("SET", bond_key(npc, player), _said(bond), "PXAT", max(1, (bond.last_ms or at_ms) + RECENT_MS))
+            if cards.empty:
+                yield ("DEL", cards_key(npc, player))
+            else:
+                yield ("SET", cards_key(npc, player), _said(cards))
+            if whole.empty:
                 yield ("ZREM", index, entry)
             else:
-                expires_ms = max(1, (bond.last_ms or at_ms) + RECENT_MS)
-                said = json.dumps(to_json(bond), ensure_ascii=False, separators=(",", ":"))
-                yield ("SET", key, bytes_of(said), "PXAT", expires_ms)
                 yield ("ZADD", index, 0, entry)
 
 
@@ -144,6 +152,11 @@ def bond_key(npc: NpcKey, player: str) -> bytes:
     return key_of("bond", *npc, player)
 
 
+def cards_key(npc: NpcKey, player: str) -> bytes:
+    """The key of a bond's cards."""
+    return key_of("cards", *npc, player)
+
+
 def bytes_of(text: str) -> bytes:
     """Any text as it stands in the store; text_of() takes it back."""
     return text.encode("utf-8", "surrogatepass")
@@ -176,9 +189,22 @@ def ids_of(entry: bytes) -> list[str]:
     return [part.replace("%3A", ":").replace("%25", "%") for part in text_of(entry).split(":")]
 
 
-def bond_of(said: bytes) -> Bond:
-    """The bond of these bytes. Raises ValueError."""
-    return from_json(json.loads(said))
+def bond_of(said: bytes | None, cards: bytes | None) -> tuple[Bond, int]:
+    """The bond of what stands under its two keys, and how many of these were none of ours: they count as nothing."""
+    bond, broken = Bond(), 0
+    if said is not None:
+        try:
+            bond = from_json(json.loads(said))
+        except ValueError:
+            broken += 1
+    if cards is not None:
+        try:
+            kept = from_json(json.loads(cards))
+        except ValueError:
+            broken += 1
+        else:
+            bond.relationship, bond.quest = kept.relationship, kept.quest
+    return bond, broken
 
 
 def position_of(said: bytes | None) -> Position:
@@ -187,6 +213,10 @@ def position_of(said: bytes | None) -> Position:
         return Position.parse(said.decode()) if said else START
     except ValueError as error:
         raise StoreFailed(f"what it has as the journal's position is none: {error}") from error
+
+
+def _said(bond: Bond) -> bytes:
+    return bytes_of(json.dumps(to_json(bond), ensure_ascii=False, separators=(",", ":")))
 
 
 def _joined(*ids: str) -> bytes:

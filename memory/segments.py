@@ -66,6 +66,7 @@ class Segments:
         # Invariant: what is in `sealed` is whole before `end` is behind it. Replaced, never changed.
         self.sealed: Mapping[int, int] = {}
         self.end = START
+        self._last_ms: Mapping[int, int] = {}  # of this life's sealed segments; replaced, never changed
         self._grown = threading.Condition()
         self._counted: set[Position] = set()  # damage and gaps
         self._seen: Mapping[str, Position | None] = dict.fromkeys(readers)
@@ -92,10 +93,11 @@ class Segments:
             self.end = end
             self._grown.notify_all()
 
-    def seal(self, number: int, size: int) -> None:
-        """Nothing more will come to a segment."""
+    def seal(self, number: int, size: int, last_ms: int) -> None:
+        """Nothing more will come to a segment; its last record was written at `last_ms`."""
         with self._grown:
             self.sealed = {**self.sealed, number: size}
+            self._last_ms = {**self._last_ms, number: last_ms}
 
     def passed(self) -> list[int]:
         """The sealed segments that every reader has left behind, oldest first."""
@@ -104,14 +106,15 @@ class Segments:
         return [number for number in self.sealed if number < until]
 
     def older(self, at_ms: int) -> set[int]:
-        """The segments that were finished before: when the one behind them was begun."""
-        numbers = [*self.sealed, self.end.segment]
-        return {number for number, following in pairwise(numbers) if following < at_ms}
+        """The segments whose last record is older; of those of an earlier life, when the one behind them was begun."""
+        numbers, last_ms = sorted({*self.sealed, self.end.segment}), self._last_ms
+        return {number for number, following in pairwise(numbers) if last_ms.get(number, following) < at_ms}
 
     def drop(self, numbers: Sequence[int]) -> bool:
         """Deletes segments; whether there were any."""
         with self._grown:
             self.sealed = {number: size for number, size in self.sealed.items() if number not in numbers}
+            self._last_ms = {number: ms for number, ms in self._last_ms.items() if number not in numbers}
         for number in numbers:
             with contextlib.suppress(OSError):
                 (self.folder / name_of(number)).unlink()
@@ -206,7 +209,8 @@ class Segments:
         return self._seen.get(reader) or self._load(reader)
 
     def redact(self, match: Callable[[Record], bool], containing: str) -> int:
-        """Overwrites what matches, on the disk when it returns; how many. Blocks. Raises StoreFailed.
+        """Overwrites what matches; how many. All that stood before is on the disk when it returns. Blocks. Raises
+        StoreFailed.
 
         What is unreadable is overwritten too: nobody knows about whom it was.
         """
@@ -221,7 +225,19 @@ class Segments:
                     continue  # it is not kept any more, or nothing was ever written
                 except OSError as error:
                     raise StoreFailed(f"journal: {name_of(number)}: {error.strerror}") from error
+            try:
+                self.sync_folder()
+            except OSError as error:
+                raise StoreFailed(f"journal: {self.folder}: {error.strerror}") from error
         return count
+
+    def sync_folder(self) -> None:
+        """Brings the segments' names to the disk. Raises OSError."""
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     # --- inside
 
@@ -270,13 +286,12 @@ class Segments:
             return None
 
     def _redact(self, fd: int, number: int, limit: int, match: Callable[[Record], bool], needle: bytes) -> int:
-        count = wiped = 0
+        count = 0
         for n, (at, payload, after) in enumerate(self._sound(fd, number, HEADER_LEN, limit), 1):
             if n % REDACTED_AT_ONCE == 0:
                 time.sleep(REST_S)
             if not payload:
                 self._overwrite(fd, bytes(after - at), at)
-                wiped += 1
                 continue
             record = self._decoded(number, at, payload) if needle in payload else None
             if record is None or not match(record):
@@ -285,8 +300,7 @@ class Segments:
             assert len(left) <= len(payload), "a redacted record is never the longer one"
             self._overwrite(fd, framed(number, at, left.ljust(len(payload))), at)
             count += 1
-        if count or wiped:
-            os.fdatasync(fd)
+        os.fdatasync(fd)  # also without a match: the wish to forget stands here
         return count
 
     def _overwrite(self, fd: int, data: bytes, at: int) -> None:

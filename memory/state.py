@@ -52,6 +52,7 @@ class State:
         body = record.body
         if record.kind is Kind.WORLD:
             world.definition, world.version = body["definition"], body["version"]
+            world.timeline = record.timeline or world.timeline
             world.lease_last = max(world.lease_last, body["lease_last"])
         elif record.kind is Kind.NPCS:
             for npc_id, spec, epoch in body["npcs"]:

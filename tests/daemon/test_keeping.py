@@ -32,7 +32,7 @@ from npcd_client import CallerError as ClientCallerError
 from npcd_client import Client
 from npcd_client.v1 import npcs_pb2 as npcs_pb2_of_client
 from tests.daemon.rig import Rig, gated, patience, patient, running, until, world
-from tests.daemon.test_sessions import FACTS, TOLD, end, tell
+from tests.daemon.test_sessions import FACTS, TOLD, end, tell, told_in
 from tests.memory.disk_fixture import small_disk
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
 from tests.patience import PATIENCE_S
@@ -134,6 +134,38 @@ async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
         assert bonds["npc0", "p1"].session is not None and bonds["npc0", "p1"].session.count == 2
 
 
+async def test_one_late_recall_does_not_cost_the_conversation_its_memory(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    """Redis stands still while a conversation begins: that turn says that recall was late, and so does every answer
+    until Redis was read; from then on what is remembered is in the trunk.
+    """
+    memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
+    folder = tmp_path / "data"
+    async with kept(folder, **memory) as (rig, _):
+        await tell(rig)
+    impatient = replace(patient(Config().memory).recent, recall_ms=50.0)
+    async with kept(folder, npcs=0, recent=impatient, **memory) as (rig, keeping):
+        with own_redis.stopped():
+            for _ in range(2):
+                event = last(await rig.say("npc0", "Good evening.", max_tokens=3))
+                assert event.timings.recall_late and list(event.timings.stores) == ["hot"]
+                assert (await recalled(rig)).late
+            assert told_in(rig) == ()
+        assert await keeping.memory.settled(PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while (event := last(await rig.say("npc0", "Well?", max_tokens=3))).timings.recall_late:
+                pass
+        assert list(event.timings.stores) == ["hot", "recent"]
+        assert told_in(rig) != ()
+        answer = await recalled(rig)
+        assert not answer.late and [f.text for f in answer.facts] == [
+            fact.replace("{player}", "The player") for fact in FACTS
+        ]
+        event = last(await rig.say("npc0", "Well?", max_tokens=3))
+        assert not event.timings.recall_late and list(event.timings.stores) == ["hot"]
+
+
 async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
     """With another clock: after 7 days summary and facts are recalled, after 31 days nothing is."""
     folder = tmp_path / "data"
@@ -148,6 +180,71 @@ async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
     async with kept(folder, 0, lambda: now_ms + 31 * DAY_MS, **REDIS_ALONE) as (rig, _):
         answer = await recalled(rig)
         assert not answer.facts and not answer.summaries and "recent" in answer.stores
+
+
+@pytest.mark.parametrize("memory", [REDIS_ALONE, JOURNAL_ALONE], ids=["Redis", "journal"])
+async def test_cards_outlive_the_talk(tmp_path: Path, memory: dict[str, Any]) -> None:
+    """A card that was set on day 29 is there on day 31, when what was said is not; one that is set for a player who has
+    been away for longer than a month is recalled at once; and all of it also after restarts.
+    """
+    folder = tmp_path / "data"
+    day = [0]
+    began_ms = wall_ms()
+
+    def clock_ms() -> int:
+        return began_ms + day[0] * DAY_MS
+
+    async def set_card(rig: Rig, player: str, trust: float) -> None:
+        card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id=player)
+        card.relationship.trust = trust
+        assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
+
+    async with kept(folder, clock_ms=clock_ms, **memory) as (rig, _):
+        for player in ("p1", "p2"):
+            await tell(rig, player=player)
+            await rig.daemon.calls.end_session("", end(player=player))
+        await until(lambda: not rig.daemon.door.open, "the summaries")
+        day[0] = 29
+        await set_card(rig, "p1", 0.9)
+        assert len((await recalled(rig)).facts) == 2
+        day[0] = 31
+        await set_card(rig, "p2", -0.5)
+        for player, trust in (("p1", 0.9), ("p2", -0.5)):
+            answer = await recalled(rig, player=player)
+            assert answer.relationship.trust == trust and not answer.facts and not answer.summaries
+    async with kept(folder, 0, clock_ms, **memory) as (rig, _):
+        day[0] = 300
+        assert (await recalled(rig)).relationship.trust == 0.9
+        assert (await recalled(rig, player="p2")).relationship.trust == -0.5
+
+
+async def test_the_journal_alone_keeps_cards_and_worlds_longer_than_its_segments(tmp_path: Path) -> None:
+    """Without Redis, what lives longer than keep_hours is written once more before the old segments are deleted."""
+    folder = tmp_path / "data"
+    hour = [0]
+    began_ms = wall_ms()
+
+    def clock_ms() -> int:
+        return began_ms + hour[0] * DAY_MS // 24
+
+    async with kept(folder, clock_ms=clock_ms, **JOURNAL_ALONE) as (rig, keeping):
+        remembering = rig.daemon.calls.remembering
+        leases = dict(rig.leases)
+        await tell(rig)
+        card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
+        card.quest.active.append("Find the lantern.")
+        assert (await remembering.set_cards("", card)).accepted
+        first = keeping.journal.first
+        for hour[0] in range(10, 120, 10):
+            remembering.look_after()
+            await until(lambda: remembering._trying is None or remembering._trying.done(), "it is carried on")
+            assert last(await rig.say("npc1", "Hello.", max_tokens=3)).accepted
+            await until(lambda: clock_ms() - keeping.journal.end.segment < DAY_MS // 12, "a new segment")
+        await until(lambda: keeping.journal.first > first, "old segments are deleted")
+        await until(lambda: not any(b"I lost my green" in p.read_bytes() for p in (folder / "journal").iterdir()))
+    async with kept(folder, 0, clock_ms, **JOURNAL_ALONE) as (rig, _):
+        assert rig.leases == leases
+        assert list((await recalled(rig)).quest.active) == ["Find the lantern."]
 
 
 async def test_a_full_disk_takes_nothing_and_stops_nobody(small_disk: Path) -> None:

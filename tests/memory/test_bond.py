@@ -78,14 +78,14 @@ def test_what_is_no_bond_is_refused() -> None:
 
 
 def test_a_month_is_remembered_and_no_longer() -> None:
-    """Seven days later facts and summary are there, 31 days later nothing is, cards included."""
+    """Seven days later facts and summary are there, 31 days later nothing is but the cards, which the game gave."""
     bond = Bond()
     apply(bond, turn(NOW, "I lost my ring.", "Oh.", facts=[["{player} lost the ring.", 0.7]], name="Ann"))
     apply(bond, Record(Kind.SUMMARY, NOW, *NPC, "p", "", {"session": "s", "text": "They met."}))
     apply(bond, Record(Kind.CARD, NOW, *NPC, "p", "", {"relationship": cards.to_body(Relationship(trust=0.9))}))
     later = within(bond, NOW + 7 * DAY_MS)
     assert [f.text for f in later.facts] == ["{player} lost the ring."] and later.summaries and later.name == "Ann"
-    assert within(bond, NOW + 31 * DAY_MS) == Bond()
+    assert within(bond, NOW + 31 * DAY_MS) == Bond(relationship=Relationship(trust=0.9))
     apply(bond, turn(NOW + RECENT_MS, "Hello.", "Ah."))
     again = within(bond, NOW + 31 * DAY_MS)
     assert not again.facts and not again.summaries and again.relationship == Relationship(trust=0.9)

@@ -550,6 +550,31 @@ def test_retention_keeps_what_a_reader_has_not_passed(tmp_path: Path) -> None:
         assert len(read_all(journal)) > 90, "a reader that never said anything needs all"
 
 
+def test_retention_runs_on_the_clock(tmp_path: Path) -> None:
+    """What is older than keep_hours goes also when nothing more is written: of this life, and of the one before."""
+    wall = Wall()
+
+    with journal_in(tmp_path, wall, ("recent",), keep_hours=48) as journal:
+        assert asyncio.run(journal.accept(turn(1)))
+        wall.ms += HOUR_MS
+        assert asyncio.run(journal.accept(turn(2)))
+        wall.ms += 49 * HOUR_MS
+        until(lambda: journal.end.segment >= wall.ms)  # the open segment is closed, so that it can go
+        assert len(read_all(journal)) == 2, "a reader needs them still"
+        journal.seen("recent", journal.end)
+        until(lambda: len(segment_files(tmp_path)) == 1)
+        assert asyncio.run(journal.accept(turn(3)))
+        assert [r.at_ms for r in read_all(journal)] == [3]
+    with journal_in(tmp_path, wall, ("recent",), keep_hours=48) as journal:
+        wall.ms += 49 * HOUR_MS
+        until(lambda: journal.end.segment >= wall.ms)
+        journal.seen("recent", journal.end)
+        wall.ms += 49 * HOUR_MS
+        until(lambda: not read_all(journal))
+        assert asyncio.run(journal.accept(turn(4)))
+        assert [r.at_ms for r in read_all(journal)] == [4]
+
+
 def test_a_place_that_is_gone_is_a_gap(tmp_path: Path) -> None:
     """Reading goes on with the oldest record that is kept; it is counted once. The very beginning is no gap."""
     places = [write(tmp_path, [turn(n)])[0] for n in range(3)]

@@ -6,8 +6,8 @@ from core.clock import now_ns
 from core.errors import StoreFailed
 from core.words import NpcKey
 from memory.bond import Bond
-from memory.bonds import Bonds
-from memory.recall import Recall
+from memory.bonds import Bonds, Held
+from memory.recall import FAILED_AGAIN_NS, Recall
 from memory.records import Position
 from tests.memory.tales import NPC, turn
 
@@ -98,6 +98,58 @@ async def test_what_happened_meanwhile_is_not_lost_to_an_old_answer() -> None:
     bonds.put_away(Position(0, 100))
     whole = await recall.recall(MIRA, "p")
     assert whole.bond.name == "Ann" and whole.bond.facts and store.asked == 2
+
+
+async def test_until_the_store_was_read_every_answer_says_that_it_is_late() -> None:
+    """A bond that began while the store was away is late until the store has it, and is then read; not before."""
+    store, bonds = SlowStore(Bond(name="Ann")), Bonds(10)
+    recall = recall_of(store, bonds)
+    store.fails = True
+    assert (await recall.recall(MIRA, "p")).late
+    held = bonds.fold(turn(NOW_MS, "Hello.", "Yes?"), complete=False)
+    bonds.write(held)
+    bonds.written(held, Position(0, 100))
+    asked = store.asked
+    for _ in range(3):
+        again = await recall.recall(MIRA, "p")
+        assert again.late and again.stores == ("hot",) and again.bond.session is not None
+    assert not recall.is_whole(MIRA, "p") and store.asked == asked
+    store.fails = False
+    store.let.set()
+    caught_up = asyncio.Event()
+
+    async def catch_up(held: Held) -> None:
+        await caught_up.wait()
+        bonds.saved(held, Position(0, 100))
+
+    recall.catch_up = catch_up
+    asking = asyncio.create_task(recall.recall(MIRA, "p"))
+    await asyncio.sleep(0)
+    assert not asking.done()
+    caught_up.set()
+    whole = await asking
+    assert (whole.late, whole.stores, whole.bond.name) == (False, ("hot", "recent"), "Ann")
+    assert recall.is_whole(MIRA, "p") and recall.counts.away == 4
+
+
+async def test_a_store_that_failed_is_soon_read_ahead_again() -> None:
+    """A player who stays near is not left unknown for a minute because the store was away for a moment."""
+    store = SlowStore(Bond(name="Ann"))
+    store.fails = True
+    now = [0]
+    recall = Recall(Bonds(10), store, 1_000.0, 4, lambda: now[0], lambda: NOW_MS)
+    for _ in range(5):
+        recall.prefetch(MIRA, "p")
+        while recall._reads:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert store.asked == 1
+    store.fails = False
+    store.let.set()
+    now[0] += FAILED_AGAIN_NS
+    recall.prefetch(MIRA, "p")
+    while recall._reads:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert recall.is_whole(MIRA, "p")
 
 
 async def test_what_is_forgotten_while_it_is_read_stays_forgotten() -> None:

@@ -17,6 +17,7 @@ import pytest
 from core.errors import ConfigError, StoreFailed
 from core.words import NpcKey
 from memory.bond import DAY_MS, RECENT_MS, Bond, Fact, within
+from memory.cards import Relationship
 from memory.feeder import Feeder, FeederSettings
 from memory.journal import Journal, JournalSettings
 from memory.recent import SLICE, SWEEP_EVERY, WAITING_MAX, KeptWorld, Recent, RecentSettings, RecentWriter
@@ -525,7 +526,7 @@ async def test_removed_npcs_leave_their_bonds(redis_server: RedisServer) -> None
 
 
 async def test_thirty_days(redis_server: RedisServer) -> None:
-    """After seven days an NPC remembers, after thirty-one it does not; the server drops it itself, cards too."""
+    """After seven days an NPC remembers, after thirty-one it does not, and the server drops it itself; cards stay."""
     card = {"relationship": {"trust": 0.5, "affinity": 0.0, "promises": [], "betrayals": []}}
     summary = {"session": "s1", "text": "They met.", "facts": [["Ann is a smith", 0.9]], "by": "rule"}
     records = [
@@ -541,7 +542,8 @@ async def test_thirty_days(redis_server: RedisServer) -> None:
     async with reading(redis_server.url()) as recent:
         bond = await recent.recall(mira, "ann", NOW_MS + 7 * DAY_MS)
         assert bond is not None and bond.summaries and bond.facts and bond.relationship is not None
-        assert await recent.recall(mira, "ann", NOW_MS + 31 * DAY_MS) is None
+        bond = await recent.recall(mira, "ann", NOW_MS + 31 * DAY_MS)
+        assert bond == Bond(relationship=Relationship(trust=0.5))
         assert await recent.recall(mira, "eve", NOW_MS - 31 * DAY_MS) is None
         assert set(await recent.bonds("studio", "moor")) == {("mira", "ann"), ("mira", "bob")}
 
@@ -549,9 +551,48 @@ async def test_thirty_days(redis_server: RedisServer) -> None:
         return int(redis_server.execute("PTTL", f"npcd:1:bond:studio:moor:mira:{player}"))
 
     passed_ms = time.time_ns() // 1_000_000 - NOW_MS
-    for player, last_ms in ("ann", NOW_MS - 2 * DAY_MS), ("bob", NOW_MS - 3 * DAY_MS):
-        due_ms = last_ms + RECENT_MS - NOW_MS
-        assert due_ms - passed_ms - 60_000 < leaves_in_ms(player) <= due_ms
+    due_ms = RECENT_MS - 2 * DAY_MS
+    assert due_ms - passed_ms - 60_000 < leaves_in_ms("ann") <= due_ms
+    for player in ("ann", "bob"):
+        assert redis_server.execute("PTTL", f"npcd:1:cards:studio:moor:mira:{player}") == -1
+
+
+async def test_cards_live_while_the_npc_is_registered(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They expire thirty days after it was removed, not when the talk does; registered again, they stay. A world in
+    which nothing happens is swept by the clock.
+    """
+    monkeypatch.setattr("memory.recent.SWEEP_EVERY_S", 0.0)
+    card = {"relationship": {"trust": 0.5, "affinity": 0.0, "promises": [], "betrayals": []}}
+    about = ("studio", "moor", "mira", "ann")
+    mira = Record(Kind.NPCS, NOW_MS, "studio", "moor", body={"npcs": [["mira", "", 1]]})
+    writer = writer_to(redis_server.url())
+    feed(writer, [
+        Record(Kind.WORLD, NOW_MS, "studio", "moor", body={"definition": "", "version": 1, "lease_last": 0}),
+        mira,
+        Record(Kind.TURN, NOW_MS - 31 * DAY_MS, *about, body={"session": "s", "line": "x", "reply": "y"}),
+        Record(Kind.CARD, NOW_MS - 31 * DAY_MS, *about, body=card),
+    ])  # fmt: skip
+
+    def leaves_in_ms() -> int:
+        for _ in range(3):
+            writer.sweep_by_clock()
+        return int(redis_server.execute("PTTL", "npcd:1:cards:studio:moor:mira:ann"))
+
+    assert leaves_in_ms() == -1
+    writer.write([Record(Kind.REMOVED, NOW_MS, "studio", "moor", body={"npcs": ["mira"]})], at(5))
+    assert RECENT_MS - 600_000 < leaves_in_ms() <= RECENT_MS
+    assert redis_server.execute("ZCARD", "npcd:1:bonds:studio:moor") == 1
+    writer.write([mira], at(6))
+    assert leaves_in_ms() == -1
+    writer.write([Record(Kind.CARD, NOW_MS, *about, body={**card, "quest": None})], at(7))
+    async with reading(redis_server.url()) as recent:
+        assert await recent.bonds("studio", "moor") == {("mira", "ann"): Bond(relationship=Relationship(trust=0.5))}
+    redis_server.execute("DEL", "npcd:1:cards:studio:moor:mira:ann")
+    leaves_in_ms()
+    assert redis_server.execute("ZCARD", "npcd:1:bonds:studio:moor") == 0
+    writer.close()
 
 
 def test_the_index_loses_who_has_expired(redis_server: RedisServer) -> None:

@@ -296,12 +296,18 @@ class DefineWorldResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     SECTIONS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_KNOWN_FIELD_NUMBER: _builtins.int
     world_id: _builtins.str
     version: _builtins.int
     """grows by one with each changed content"""
     content_hash: _builtins.str
     """SHA-256, hex"""
     changed: _builtins.bool
+    accepted: _builtins.bool
+    """the definition stands in the journal; false on a full disk: npcd writes it as soon as there is room"""
+    accepted_known: _builtins.bool
+    """false while this daemon keeps no journal"""
     @_builtins.property
     def sections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SectionSize]: ...
     @_builtins.property
@@ -317,10 +323,12 @@ class DefineWorldResponse(_message.Message):
         changed: _builtins.bool = ...,
         sections: _abc.Iterable[Global___SectionSize] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        accepted: _builtins.bool = ...,
+        accepted_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "content_hash", b"content_hash", "sections", b"sections", "version", b"version", "warnings", b"warnings", "world_id", b"world_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known", "changed", b"changed", "content_hash", b"content_hash", "sections", b"sections", "version", b"version", "warnings", b"warnings", "world_id", b"world_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,8 +590,14 @@ class RegisterResponse(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     WORLD_VERSION_FIELD_NUMBER: _builtins.int
     DAEMON_EPOCH_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_KNOWN_FIELD_NUMBER: _builtins.int
     world_version: _builtins.int
     daemon_epoch: _builtins.int
+    accepted: _builtins.bool
+    """the registrations stand in the journal; false on a full disk: npcd writes them as soon as there is room"""
+    accepted_known: _builtins.bool
+    """false while this daemon keeps no journal"""
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___NpcLease]: ...
     @_builtins.property
@@ -597,10 +611,12 @@ class RegisterResponse(_message.Message):
         policy: Global___Policy | None = ...,
         world_version: _builtins.int = ...,
         daemon_epoch: _builtins.int = ...,
+        accepted: _builtins.bool = ...,
+        accepted_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["daemon_epoch", b"daemon_epoch", "leases", b"leases", "policy", b"policy", "world_version", b"world_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known", "daemon_epoch", b"daemon_epoch", "leases", b"leases", "policy", b"policy", "world_version", b"world_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -928,6 +944,8 @@ Global___QuestCard: _TypeAlias = QuestCard  # noqa: Y015
 
 @_typing.final
 class SetCardsRequest(_message.Message):
+    """Cards live for as long as the NPC is registered, and 30 days longer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORLD_ID_FIELD_NUMBER: _builtins.int
@@ -1118,6 +1136,10 @@ Global___RecallResponse: _TypeAlias = RecallResponse  # noqa: Y015
 
 @_typing.final
 class ForgetRequest(_message.Message):
+    """UNAVAILABLE says that it is not durable yet, because the disk is full; npcd goes on trying while it runs, and the same call
+    again tells when it is done.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORLD_ID_FIELD_NUMBER: _builtins.int
@@ -1204,7 +1226,13 @@ class RemoveResponse(_message.Message):
 
     REMOVED_FIELD_NUMBER: _builtins.int
     UNKNOWN_NPC_IDS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_KNOWN_FIELD_NUMBER: _builtins.int
     removed: _builtins.int
+    accepted: _builtins.bool
+    """the removal stands in the journal; false on a full disk: npcd writes it as soon as there is room"""
+    accepted_known: _builtins.bool
+    """false while this daemon keeps no journal"""
     @_builtins.property
     def unknown_npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1212,10 +1240,12 @@ class RemoveResponse(_message.Message):
         *,
         removed: _builtins.int = ...,
         unknown_npc_ids: _abc.Iterable[_builtins.str] | None = ...,
+        accepted: _builtins.bool = ...,
+        accepted_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "unknown_npc_ids", b"unknown_npc_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known", "removed", b"removed", "unknown_npc_ids", b"unknown_npc_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

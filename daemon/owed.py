@@ -1,0 +1,77 @@
+"""What could not be written to the journal when it was asked for, and is tried again until it stands there.
+
+A full disk refuses records. Who must be forgotten, and worlds and NPCs that were defined, registered or removed, are
+owed then: Remembering tries them again once a second, with longer pauses while it fails. Plain values: decides only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from core.clock import S
+
+FORGETS_MAX = 10_000
+WORLDS_MAX = 1_000
+PAUSE_FIRST_NS, PAUSE_MOST_NS = 1 * S, 30 * S
+
+
+class Forgotten(NamedTuple):
+    """Who is to be forgotten: a player by one NPC of a world, or by all of them when `npc` is empty."""
+
+    tenant: str
+    world: str
+    npc: str
+    player: str
+
+
+@dataclass(slots=True)
+class OwedWorld:
+    """What the journal does not have of a world: its definition, and these NPCs, registered or removed."""
+
+    definition: bool = False
+    npcs: set[str] = field(default_factory=set)
+
+
+class Owed:
+    """Owns the list. Invariant: at most FORGETS_MAX players and WORLDS_MAX worlds."""
+
+    def __init__(self) -> None:
+        self.forgets: dict[Forgotten, None] = {}
+        self.worlds: dict[tuple[str, str], OwedWorld] = {}
+        self._again_ns = 0
+        self._pause_ns = PAUSE_FIRST_NS
+
+    def __bool__(self) -> bool:
+        return bool(self.forgets or self.worlds)
+
+    def forget(self, who: Forgotten) -> bool:
+        """Notes who must be forgotten; whether there is room for it."""
+        if who not in self.forgets and len(self.forgets) >= FORGETS_MAX:
+            return False
+        self.forgets[who] = None
+        return True
+
+    def write(self, tenant: str, world: str, npcs: Iterable[str] = (), definition: bool = False) -> None:
+        """Notes what the journal did not take of a world. Of more worlds than WORLDS_MAX nothing is noted."""
+        if (tenant, world) in self.worlds or len(self.worlds) < WORLDS_MAX:
+            owed = self.worlds.setdefault((tenant, world), OwedWorld())
+            owed.definition |= definition
+            owed.npcs.update(npcs)
+
+    def paid(self, what: Forgotten | tuple[str, str]) -> None:
+        """It stands in the journal now, or nobody wants it any more."""
+        if isinstance(what, Forgotten):
+            self.forgets.pop(what, None)
+        else:
+            self.worlds.pop(what, None)
+
+    def due(self, now_ns: int) -> bool:
+        """Whether to try again now."""
+        return bool(self) and now_ns >= self._again_ns
+
+    def tried(self, well: bool, now_ns: int) -> None:
+        """A try is over: after one that failed the next pause is twice as long."""
+        self._pause_ns = PAUSE_FIRST_NS if well else min(2 * self._pause_ns, PAUSE_MOST_NS)
+        self._again_ns = now_ns + (0 if well else self._pause_ns)
