@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import tomllib
 import types
@@ -52,6 +53,8 @@ SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.g
 TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
 BLEND_MAX_MS = 60_000
 OFF = "off"
+ORIGIN_LEN_MAX = 80
+INT_MAX = 2**53
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -145,7 +148,7 @@ def load(
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: must be section.key=value")
-        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment}", given)
+        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment[:ORIGIN_LEN_MAX]}", given)
     config = with_off(config)
     check(config)
     return config
@@ -324,8 +327,16 @@ def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{name} must be a finite number, not {str(value)[:ORIGIN_LEN_MAX]}")
+        return number
+    if wanted is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT_MAX:
+        raise ConfigError(f"{name} must be a number up to {INT_MAX}")
     if wanted is Path and isinstance(value, str):
         return from_home(value, name)
     if isinstance(wanted, type) and issubclass(wanted, Enum):

@@ -55,9 +55,7 @@ class _NotWritten(Exception):
 def _run(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     if args.command == "version":
-        from npcd import __version__
-
-        _tell(f"npcd {__version__}")
+        _tell(_version())
         return 0
     if args.command == "doctor":
         return _doctor(args)
@@ -92,9 +90,28 @@ class _Parser(argparse.ArgumentParser):
         _tell(self.format_help().rstrip("\n"))
 
 
+class _Version(argparse.Action):
+    """As `npcd version`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Prints it, and the command is over."""
+        _tell(_version())
+        parser.exit()
+
+
+def _version() -> str:
+    from npcd import __version__
+
+    return f"npcd {__version__}"
+
+
 def _parser() -> argparse.ArgumentParser:
     what = "A mind for the NPCs of a game: a gRPC sidecar daemon."
     parser: argparse.ArgumentParser = _Parser(prog="npcd", description=what)
+    parser.add_argument("--version", action=_Version, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
     doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")

@@ -9,18 +9,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from loadtests.board import Board
 from loadtests.child import DaemonChild
 from loadtests.game import Game
+from loadtests.numbers import SECONDS_MAX, amount, whole
 from loadtests.player import Player
 from loadtests.report import as_text, broken_promises, report
-from loadtests.scene import load_scene
+from loadtests.scene import Scene, load_scene
 from loadtests.screen import Lines, Screen, Table
 from loadtests.slots import Slots
 from loadtests.village import Village
@@ -28,15 +32,23 @@ from npcd_client import FrameClient, LiveProblem, NpcdError, TooLate
 
 READY_TIMEOUT_S = 180.0
 STATUS_EVERY_MS = 500
+NOBODY_TIMEOUT_S = 5.0  # with --connect: a daemon that starts listens at once
 CHILD_LOOK_EVERY_S = 0.25
+NPCS_MAX = 1000  # a frame of the village's own takes a second then
+INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
     """Runs the demo; answers the exit code."""
     options = _parser().parse_args(argv)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # until now Ctrl-C ended it at once: see npcd/__main__
+        scene = _scene(options.scene)
         with _daemon(options) as (target, child):
-            return _run(options, target, child)
+            return _run(options, scene, target, child)
+    except _NoSceneError as error:
+        print(f"npcd demo: --scene {error}", file=sys.stderr)
+        return 2
     except _NoDaemonError as error:
         print(error, file=sys.stderr)
         return 1
@@ -44,16 +56,21 @@ def main(argv: list[str]) -> int:
         print(f"the daemon refused: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more it ends at once
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="npcd demo", description="A village of NPCs around a moving player.")
-    parser.add_argument("--npcs", type=_positive, default=20, help="how many (default 20)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long (default 20)")
-    parser.add_argument("--seed", type=int, default=7, help="what happens by chance (default 7)")
-    parser.add_argument("--fps", type=_positive, default=300, help="frames per second of the game loop (default 300)")
-    parser.add_argument("--rate-hz", type=float, default=10.0, help="observations per NPC and second (default 10)")
+    parser.add_argument("--npcs", type=whole(1, NPCS_MAX), default=20, help="how many (default 20)")
+    parser.add_argument("--seconds", type=amount(0.1, SECONDS_MAX), default=20.0, help="how long (default 20)")
+    parser.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=7, help="what happens by chance (default 7)")
+    parser.add_argument("--fps", type=whole(1, 1000), default=300, help="frames per second (default 300)")
+    parser.add_argument(
+        "--rate-hz", type=amount(0.1, 100), default=10.0, help="observations per NPC and second (default 10)"
+    )
     parser.add_argument("--connect", metavar="TARGET", default="", help="a running daemon: host:port or unix:///path")
     parser.add_argument("--token", default="", help="bearer token for --connect")
     parser.add_argument("--model", metavar="PATH", default="", help="model for the demo's own daemon")
@@ -64,23 +81,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
 def _new_file(text: str) -> Path:
     """A path that can be written; better found out before the run than after it."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written to")
     return path
 
 
 class _NoDaemonError(Exception):
     """There is no daemon to play against; the message says why."""
+
+
+class _NoSceneError(Exception):
+    """A file is no scene; the message says why."""
+
+
+def _scene(path: Path | None) -> Scene:
+    """The scene of a file, or the demo's. Raises _NoSceneError."""
+    if path is None:
+        return load_scene()
+    try:
+        return load_scene(path)
+    except OSError as error:
+        raise _NoSceneError(f"{path}: {error.strerror}") from error
+    except KeyError as error:
+        raise _NoSceneError(f"{path}: has no {error}; loadtests/scenes/demo.toml shows the form") from error
+    except (ValueError, TypeError) as error:
+        raise _NoSceneError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -101,7 +131,7 @@ def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> No
     """Waits until the daemon is warm, says what it waits for, and does not outwait a child that died."""
     print(f"waiting for npcd at {target} (grpc.health.v1: the model must be warm) ...", flush=True)
     deadline_s = time.monotonic() + READY_TIMEOUT_S
-    reason = ""
+    reason, nobody_s = "", time.monotonic()
     while time.monotonic() < deadline_s:
         if child and child.exit_code is not None:
             raise _NoDaemonError(f"the daemon ended with exit code {child.exit_code}:\n{child.log_tail()}")
@@ -110,13 +140,17 @@ def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> No
             return
         except TooLate as error:
             reason = str(error)
+        if "is not serving yet" in reason:
+            nobody_s = time.monotonic()
+        elif not child and time.monotonic() - nobody_s > NOBODY_TIMEOUT_S:
+            break
     raise _NoDaemonError(
-        f"no daemon at {target} within {READY_TIMEOUT_S:g} s: {reason}\n{child.log_tail() if child else ''}"
+        f"no daemon serves at {target}: {reason}\n"
+        + (child.log_tail() if child else "start one with `npcd serve`, or leave --connect out")
     )
 
 
-def _run(options: argparse.Namespace, target: str, child: DaemonChild | None) -> int:
-    scene = load_scene(options.scene) if options.scene else load_scene()
+def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonChild | None) -> int:
     village = Village(scene, options.npcs, options.seed)
     residents = scene.residents(options.npcs)
     board = Board(options.npcs, Slots(options.npcs))
@@ -155,10 +189,26 @@ def _run(options: argparse.Namespace, target: str, child: DaemonChild | None) ->
         print(f"the daemon died during the run:\n{look.last_words}", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    slow = _not_kept_up(made, options)
+    if slow:
+        print(f"not kept up: {slow}", file=sys.stderr)
     broken = broken_promises(made) if options.check else []
     for sentence in broken:
         print(f"broken promise: {sentence}", file=sys.stderr)
-    return 1 if look.died or made["errors"] or broken else 0
+    return 1 if look.died or made["errors"] or broken or slow else 0
+
+
+def _not_kept_up(made: dict[str, Any], options: argparse.Namespace) -> str:
+    """Why the run was no game, in a sentence: it had fewer frames than observations are due, or a fifth of its own at
+    most. Empty when it was one.
+    """
+    played, due = made["frames"], round(options.seconds * options.fps)
+    if played >= min(due, max(options.rate_hz * options.seconds, due / 5)):
+        return ""
+    return (
+        f"{played} of {due} frames were played; this machine does not carry {options.npcs} NPCs at {options.fps} "
+        "frames a second, so try fewer --npcs or a lower --fps"
+    )
 
 
 class _Look:

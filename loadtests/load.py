@@ -19,6 +19,7 @@ from typing import Any
 
 from loadtests.budget import BUDGET, broken_rows, load_budget
 from loadtests.child import DaemonChild
+from loadtests.numbers import SECONDS_MAX, amount, whole
 from loadtests.scene import SCENES, Plan, load_plan
 from loadtests.sync_client import SyncClient
 from npcd_client import NpcdError
@@ -83,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.load", description="A load against npcd, with locust.")
     parser.add_argument("scene", help="a name in loadtests/scenes, or a .toml file")
     parser.add_argument("--ui", action="store_true", help="locust's web UI instead of a run that ends by itself")
-    parser.add_argument("--web-port", type=int, default=8089, help="port of the web UI (default 8089)")
-    parser.add_argument("--seconds", type=float, default=0.0, help="another length than the scene's")
+    parser.add_argument("--web-port", type=whole(1, 65_535), default=8089, help="port of the web UI (default 8089)")
+    parser.add_argument("--seconds", type=amount(1, SECONDS_MAX), default=0.0, help="another length than the scene's")
     parser.add_argument("--budget", type=Path, default=BUDGET, help="another budget")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for what is written")
     parser.add_argument("--connect", metavar="TARGET", default="", help="a running daemon instead of one of its own")

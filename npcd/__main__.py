@@ -1,5 +1,6 @@
 """The way in, for `npcd` and `python -m npcd`: finds our folders and hands over to daemon.main."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ def house() -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one npcd command and gives its exit status. `argv` None means the command line."""
+    # While libraries are imported Ctrl-C ends the command without a traceback; the demo and serve then listen for it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and argv is None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     first = str(house())
     # First on the path, so that nobody else's `core` or `memory` comes before ours.
     sys.path[:] = [first, *(entry for entry in sys.path if entry != first)]

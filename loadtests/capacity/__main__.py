@@ -23,6 +23,7 @@ from loadtests.capacity.outcome import Outcome, load, outcome, save
 from loadtests.capacity.search import Found, SearchSettings, carried
 from loadtests.capacity.town import TownSettings
 from loadtests.capacity.validate import compare
+from loadtests.numbers import whole
 
 RESULTS = ROOT / "docs" / "capacity.json"
 PAGE = ROOT / "docs" / "CAPACITY.md"
@@ -80,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write instead of docs/")
     parser.add_argument("--only", default="", metavar="WORD", help="columns whose key holds this, and print the page")
     parser.add_argument("--render", action="store_true", help="write page and chart anew from docs/capacity.json")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="columns searched side by side")
+    parser.add_argument(
+        "--jobs", type=whole(1, 1024), default=os.cpu_count() or 1, help="columns searched side by side"
+    )
     return parser
 
 

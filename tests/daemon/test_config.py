@@ -6,6 +6,8 @@ import pytest
 
 from core.errors import ConfigError
 from daemon.config import Config, load
+from daemon.main import main
+from npcd import __version__
 
 
 def test_defaults_are_valid_and_point_at_the_shipped_model() -> None:
@@ -57,7 +59,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("intents.cadence.warm_hz=3", "intents.cadence.warm_hz: 3, must be 0.01 to intents.cadence.active_hz (2)"),
         ("engine.sequences=10", "must exceed"),
         ("serve.tls_key=x", "belong together"),
-        ("serve.drain_s=nan", "must be 0 to 3600 seconds"),
+        ("serve.drain_s=nan", "must be a finite number"),
+        ("serve.drain_s=-1", "must be 0 to 3600 seconds"),
         ("serve.hang_s=0.1", "must be 0.5 to 3600 seconds, or 0"),
         ("intents.ttl_ms=-1", "must be 0 to"),
         ("intents.ttl_ms=4294967296", "must be 0 to"),
@@ -89,3 +92,23 @@ def test_a_stores_url_has_one_place(section: str, name: str) -> None:
     """A URL that would have no effect is refused, with the setting that has one."""
     with pytest.raises(ConfigError, match=rf"memory\.{section}\.url: give it as memory\.{name}"):
         load(None, [f"memory.{section}.url=redis://x"], environment={})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "1" + "0" * 400])
+def test_a_number_that_is_none_is_refused(value: str) -> None:
+    """Whatever the setting: not a number, infinite, or longer than any."""
+    for setting in ("serve.drain_s", "speculation.retry_s", "scheduler.planner.gold_step_ms", "memory.recent.op_s"):
+        with pytest.raises(ConfigError, match=f"'{setting}' must be a "):
+            load(None, [f"{setting}={value}"], {})
+    with pytest.raises(ConfigError, match=r"'engine\.sequences' must be "):
+        load(None, [f"engine.sequences={value}"], {})
+
+
+def test_version_is_a_flag_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """npcd --version, as npcd version."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code in (0, None)
+    said = capsys.readouterr().out
+    assert main(["version"]) == 0
+    assert said == capsys.readouterr().out == f"npcd {__version__}\n"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import loadtests.demo
+from loadtests.demo import main
 from loadtests.report import broken_promises
 from tests.patience import PATIENCE_S
 
@@ -71,6 +75,117 @@ def test_a_daemon_that_dies_on_the_way_ends_the_run(tmp_path: Path) -> None:
     assert "died during the run" in done.stderr and "the stub serves with ['--no-supervise']" in done.stderr
     made = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert made["errors_by_kind"]["daemon"] == 1 and made["frames"] < 30 * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        *(
+            (["--seconds", text], "argument --seconds: must be a number from")
+            for text in ("nan", "inf", "0", "-1", "1e9")
+        ),
+        *(
+            (["--npcs", text], "argument --npcs: must be a whole number from 1")
+            for text in ("0", "-1", "nan", "5000", "2.5")
+        ),
+        *((["--fps", text], "argument --fps: must be a whole number") for text in ("0", "-5", "1e3", "inf")),
+        *((["--rate-hz", text], "argument --rate-hz: must be a number") for text in ("0", "-1", "nan", "inf", "")),
+        (["--seed", "1.5"], "argument --seed: must be a whole number"),
+        (["--seed", "9" * 5000], "argument --seed: must be a whole number"),
+        (["--json", "/proc/none/out.json"], "the folder /proc/none does not exist"),
+        (["--json", "/tmp"], "/tmp cannot be written to"),
+    ],
+)
+def test_numbers_that_make_no_game_are_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line below the usage, with the bounds; nothing is started."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert says in said and len(said) < 250
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"), (b"GGUF\0\0", "no TOML"), (b"a = = 1", "line 1"), (b"world_id = 'w'", "a world needs"),
+        (b"world_id='w'\nlore='l'\narchetypes=[]\nactions=[]\nemotions=[]\n", "has no 'map'"),
+    ],
+)  # fmt: skip
+def test_a_scene_that_is_none_is_told(
+    content: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its file, before a daemon is started."""
+    path = tmp_path / "scene.toml"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["--scene", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"npcd demo: --scene {path}: ") and says in said and said.count("\n") == 1
+
+
+def test_frames_that_the_machine_does_not_carry_are_told(tmp_path: Path) -> None:
+    """A thousand NPCs at a thousand frames a second; the run ends, with the report, and not with 0."""
+    done = demo(tmp_path, "--npcs", "1000", "--seconds", "1", "--fps", "1000", "--json", "out.json")
+    assert done.returncode == 1
+    made = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert made["frames"] < 200 and made["errors"] == 0
+    told = f"not kept up: {made['frames']} of 1000 frames were played; this machine does not carry 1000 NPCs"
+    assert told in done.stderr
+
+
+def test_ctrl_c_while_it_waits_ends_with_a_line(tmp_path: Path) -> None:
+    """And with 130; no traceback."""
+    command = [sys.executable, "-c", "import sys; from npcd.__main__ import main; sys.exit(main())", "demo"]
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+        where = f"127.0.0.1:{mute.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*command, "--connect", where], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stderr is not None
+        assert "waiting for npcd" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_without_a_word(tmp_path: Path) -> None:
+    """Here the client is a library that takes for ever to import."""
+    (tmp_path / "npcd_client.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    code = "import sys; from npcd.__main__ import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "demo"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
+def test_a_daemon_that_is_not_there_is_told_soon(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With --connect: one that starts would listen, so nobody is waited for."""
+    monkeypatch.setattr(loadtests.demo, "NOBODY_TIMEOUT_S", 0.1)
+    assert main(["--connect", "127.0.0.1:1"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("no daemon serves at 127.0.0.1:1: ") and "npcd serve" in said
+
+
+@pytest.mark.parametrize("example", ["ten_lines", "remembering"])
+def test_an_example_without_a_daemon_says_what_is_missing(example: str) -> None:
+    """In two lines; no traceback."""
+    program = ROOT / "clients" / "python" / "examples" / f"{example}.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("127.0.0.1:1: not ready") and "npcd serve" in second
 
 
 def kept() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from npcd_client import ActionWord, Archetype, Client, NpcSpec, Persona, QuestCard, RelationshipCard, World
+from npcd_client import ActionWord, Archetype, Client, NpcdError, NpcSpec, Persona, QuestCard, RelationshipCard, World
 
 INN = World(
     world_id="inn",
@@ -24,7 +24,7 @@ async def say(npcd: Client, line: str) -> None:
 
 async def main(target: str) -> None:
     async with Client(target) as npcd:
-        await npcd.wait_ready()
+        await npcd.wait_ready(3)
         await npcd.define_world(INN)
         await npcd.register([NpcSpec("mira-1", "villager", "mira")], take_over=True)
         quest = QuestCard(active=["Quest: find the silver key."])
@@ -39,4 +39,10 @@ async def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50061"))
+    where = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50061"
+    try:
+        asyncio.run(main(where))
+    except NpcdError as error:
+        sys.exit(f"{where}: {error}\nIs npcd serving there? Start it with `npcd serve`.")
+    except KeyboardInterrupt:
+        sys.exit(130)
