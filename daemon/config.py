@@ -194,12 +194,17 @@ def check(config: Config) -> None:
             )
     if bool(serve.tls_certificate) != bool(serve.tls_key):
         raise ConfigError("serve.tls_certificate and serve.tls_key belong together; give both or neither")
+    if serve.tls_client_ca and not serve.tls_certificate:
+        raise ConfigError(
+            "serve.tls_client_ca: client certificates need TLS; give serve.tls_certificate and serve.tls_key as well"
+        )
     if not serve.listen:
         raise ConfigError("serve.listen: give at least one address")
     for address in serve.listen:
-        _check_address("serve.listen", address, bool(serve.tokens_file))
+        # A token, or a client's certificate (mTLS), says who calls. TLS alone lets everybody in.
+        _check_address("serve.listen", address, bool(serve.tokens_file or serve.tls_client_ca))
     if serve.http:
-        _check_address("serve.http", serve.http, credentials=False)
+        _check_address("serve.http", serve.http, credentials=True)  # beyond loopback for who asks for it
 
 
 def _check_intents(i: IntentSettings) -> None:
@@ -271,13 +276,13 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
     if address.startswith("unix:"):
         raise ConfigError(f"{setting}: '{address}' must be unix:/path, unix:///path or unix:path/from/here")
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535 or "/" in host:
+    if not colon or not host or not port.isdecimal() or int(port) > 65535 or "/" in host:
         raise ConfigError(f"{setting}: '{address}' must be host:port or unix:/path")
     if not credentials and not is_loopback(host.strip("[]")):
-        what = (
-            "set serve.tokens_file" if setting == "serve.listen" else "probes stay on loopback; put a proxy before them"
+        raise ConfigError(
+            f"{setting}: {host} is reachable from elsewhere; set serve.tokens_file, or serve.tls_client_ca with "
+            "serve.tls_certificate and serve.tls_key (mTLS), or use 127.0.0.1"
         )
-        raise ConfigError(f"{setting}: {host} is reachable from elsewhere; {what}, or use 127.0.0.1")
 
 
 def is_loopback(host: str) -> bool:

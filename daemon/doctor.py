@@ -22,7 +22,7 @@ from daemon import diagnosis
 from daemon.diagnosis import Check
 
 if TYPE_CHECKING:
-    from daemon.config import Config
+    from daemon.config import Config, ServeSettings
     from daemon.prompt import Layout
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -64,10 +64,7 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
         yield diagnosis.address("serve.listen", where, *look(where, "--listen"))
     if serve.http:
         yield diagnosis.address("serve.http", serve.http, *look(serve.http, "--http"))
-    for name in ("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"):
-        path = getattr(serve, name)
-        if path:
-            yield _readable(f"serve.{name}", path)
+    yield from _credentials(serve)
 
 
 def _model(config: Config, world: Path | None) -> Iterator[Check]:
@@ -168,6 +165,24 @@ def listen_problem(where: str) -> str:
     from daemon.addresses import look
 
     return look(where).says
+
+
+def _credentials(serve: ServeSettings) -> Iterator[Check]:
+    """Each file can be read, and they are what they should be."""
+    from daemon.credentials import read_tls, read_tokens
+
+    for names, read in (
+        (("tokens_file",), read_tokens),
+        (("tls_certificate", "tls_key", "tls_client_ca"), read_tls),
+    ):
+        given = {f"serve.{name}": getattr(serve, name) for name in names if getattr(serve, name)}
+        checks = [_readable(setting, path) for setting, path in given.items()]
+        if checks and diagnosis.well(checks):
+            try:
+                read(serve)
+            except ConfigError as error:
+                checks = [diagnosis.fail(next(iter(given)), str(error), "mend the file, or leave the setting out")]
+        yield from checks
 
 
 def _readable(setting: str, path: str) -> Check:

@@ -5,9 +5,10 @@ Owns the server and the health service. A call that is cancelled on the wire clo
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
@@ -34,12 +35,12 @@ from core.errors import (
     StoreFailed,
     Unauthenticated,
 )
-from core.files import from_home, read_text
 from core.slices import Pace
 from daemon.addresses import look
-from daemon.callers import Caller, Token, caller_of, is_near, tokens_of
+from daemon.callers import Caller, Token, caller_of, is_near
 from daemon.calls import Calls
 from daemon.config import ServeSettings, unix_path
+from daemon.credentials import Credentials
 from daemon.wire import is_large, parsing, writing
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 
@@ -85,7 +86,8 @@ class GrpcFace:
     def __init__(self, settings: ServeSettings) -> None:
         self.calls: Calls | None = None
         self._settings = settings
-        self._tokens = _tokens(settings.tokens_file)
+        self.credentials = Credentials(settings)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -122,7 +124,18 @@ class GrpcFace:
         finally:
             os.umask(before)
         self._server = server
+        if s.tls_certificate or s.tokens_file:
+            self._do(self.credentials.keep_up())
         return addresses
+
+    def read_again(self) -> None:
+        """Reads certificates, client CAs and tokens again: it was asked for by SIGHUP."""
+        self._do(self.credentials.read_again())
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def report(self, serving: bool) -> None:
         """Says what health checks hear."""
@@ -133,6 +146,8 @@ class GrpcFace:
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, gives open ones `grace_s`, then ends them."""
+        for task in self._tasks:
+            task.cancel()
         if self._server is not None:
             await self._server.stop(grace_s)
         for path in filter(None, map(unix_path, self._settings.listen)):
@@ -155,12 +170,17 @@ class GrpcFace:
         return target if path else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self) -> grpc.ServerCredentials | None:
-        s = self._settings
-        if not s.tls_certificate:
+        """What TLS ports begin each connection with; None without TLS."""
+        if self.credentials.tls is None:
             return None
-        key, certificate = _read("serve.tls_key", s.tls_key), _read("serve.tls_certificate", s.tls_certificate)
-        ca = _read("serve.tls_client_ca", s.tls_client_ca) if s.tls_client_ca else None
-        return grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=ca is not None)
+        wants_client = self.credentials.tls.client_ca is not None  # for good: a port cannot change its mind
+        return grpc.dynamic_ssl_server_credentials(self._certificates(), self._certificates, wants_client)
+
+    def _certificates(self) -> grpc.ServerCertificateConfiguration:
+        """The certificates of now. gRPC asks on a thread of its own, before every handshake."""
+        tls = self.credentials.tls
+        assert tls is not None, "TLS does not end while the daemon serves"
+        return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], tls.client_ca)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         calls: dict[str, dict[str, str]] = {
@@ -271,11 +291,12 @@ class GrpcFace:
         return caller_of(self._token(metadata), is_near(context.peer(), (key for key, _ in metadata)))
 
     def _token(self, metadata: Iterable[tuple[str, str | bytes]]) -> Token | None:
-        if self._tokens is None:
+        tokens = self.credentials.tokens
+        if tokens is None:
             return None
         for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-                token = self._tokens.get(value.removeprefix("Bearer "))
+                token = tokens.get(value.removeprefix("Bearer "))
                 if token is not None:
                     return token
         raise Unauthenticated("give a known token as 'authorization: Bearer TOKEN' metadata")
@@ -310,19 +331,3 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, 
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", call=name, reason=str(error))
     await context.abort(code, str(error), trailing)
-
-
-def _tokens(path: str) -> Mapping[str, Token] | None:
-    if not path:
-        return None
-    try:
-        return tokens_of(read_text(from_home(path, "serve.tokens_file"), f"serve.tokens_file: {path}"))
-    except ValueError as error:
-        raise ConfigError(f"serve.tokens_file: {path}: {error}") from error
-
-
-def _read(setting: str, path: str) -> bytes:
-    try:
-        return from_home(path, setting).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{setting}: cannot read {path} ({error.strerror})") from error

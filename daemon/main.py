@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from core.errors import ConfigError, StoreFailed
 from core.files import from_home
 from daemon import archive_command, kv_command
 from daemon.log_lines import STDOUT, never_block, open_standard, say
-from daemon.supervise import EXIT_USAGE, Life, supervise
+from daemon.supervise import EXIT_USAGE, READ_AGAIN_SIGNAL, Life, supervise
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -69,6 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _check_policy(args)
     never_block()
     life: Life | None = None
+    signal.signal(READ_AGAIN_SIGNAL, signal.SIG_IGN)  # until the event loop takes it over
     if not args.no_supervise:
         said = supervise(_note)
         if isinstance(said, int):

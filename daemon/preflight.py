@@ -12,6 +12,7 @@ from core.files import from_home
 from daemon.addresses import check_addresses
 from daemon.build import check_context, lay_out
 from daemon.config import Config
+from daemon.credentials import read_tls, read_tokens
 from daemon.diagnosis import kv_type
 from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
 from engines.lora import check_folder
@@ -25,6 +26,8 @@ def before_start(config: Config) -> None:
     """Reads what the settings name, as far as no weights are read. Raises ConfigError, which names the setting."""
     engine, memory = config.engine, config.memory
     check_addresses(config.serve)
+    read_tls(config.serve)
+    read_tokens(config.serve)
     check_settings(engine)
     send_native_log_to(None)  # our own error says it
     said, vocab = read_file(engine.model)

@@ -20,7 +20,7 @@ import uvloop
 
 from core.clock import S, now_ns
 from daemon.build import Daemon, build, load_model
-from daemon.config import Config
+from daemon.config import Config, is_loopback
 from daemon.cores import keep_apart
 from daemon.datafolder import DataFolder
 from daemon.grpc_face import GrpcFace
@@ -96,13 +96,14 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         grace_s = wanted_s
         over.set()
 
+    face = GrpcFace(config.serve)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    loop.add_signal_handler(signal.SIGHUP, face.read_again)
     if supervised:
         loop.add_signal_handler(STOP_SIGNAL, over.set)  # the same wish may have come to us as well: see supervise
 
     began_ns = now_ns()
-    face = GrpcFace(config.serve)
     collector = StatusCollector(
         lambda: daemon.board.message() if daemon else None,
         lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
@@ -110,6 +111,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: lines.lost,
     )
     probes = Probes(lambda: phase.name, collector, lambda: daemon.board.degraded() if daemon else [])
+    if config.serve.http and not is_loopback(config.serve.http.rpartition(":")[0].strip("[]")):
+        log.warning("probes and metrics are reachable from elsewhere", http=config.serve.http, why="serve.http says so")
     opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()
     try:
@@ -129,9 +132,13 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         model = loading.result()
         keeping = await opening if opening is not None else None
         if keeping is None:
-            daemon = build(config, model, phase, on_death, drain)
+            daemon = build(config, model, phase, on_death, drain, ill=lambda: face.credentials.trouble)
         else:
-            memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
+            memory, saves, stores_ill = keeping.memory, keeping.folder.saves, keeping.ill
+
+            def ill() -> list[str]:
+                return stores_ill() + face.credentials.trouble
+
             daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
         daemon.engine_loop.start()
         tidy = Tidy(now_ns)

@@ -23,6 +23,8 @@ FINAL = frozenset({0, EXIT_USAGE})  # asked to end, or a setting is wrong: again
 # How the parent asks its child to end. Ctrl-C and systemd send their signal to both processes: were it passed on as it
 # is, the child would hear it twice, and a second signal forces.
 STOP_SIGNAL = signal.SIGUSR1
+# A hang-up, as of a terminal, never ends npcd. It asks the serving process to read its credentials again.
+READ_AGAIN_SIGNAL = signal.SIGHUP
 _STOPPED_EARLY = frozenset({-STOP_SIGNAL, -signal.SIGTERM, -signal.SIGINT})
 _PR_SET_PDEATHSIG = 1
 
@@ -74,7 +76,9 @@ def supervise(say: Callable[[str], None], patience: Patience = Patience()) -> Li
     """
     parent = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as "ignore" it would take our children away
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    heard = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, READ_AGAIN_SIGNAL}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    signal.signal(READ_AGAIN_SIGNAL, signal.SIG_DFL)  # blocked it is waited for; ignored it might not come
     deaths = Deaths(patience)
     life = Life(1)
     while True:
@@ -85,6 +89,7 @@ def supervise(say: Callable[[str], None], patience: Patience = Patience()) -> Li
         if not child:
             _end_with(parent)
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the event loop takes it over
+            signal.signal(READ_AGAIN_SIGNAL, signal.SIG_IGN)  # the same: it will read everything anyway
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return life
         code, asked = _wait(child)
@@ -122,7 +127,10 @@ def _wait(child: int) -> tuple[int, int]:
     """
     asked = 0
     while True:
-        heard = signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+        heard = signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, READ_AGAIN_SIGNAL})
+        if heard == READ_AGAIN_SIGNAL:
+            os.kill(child, READ_AGAIN_SIGNAL)
+            continue
         if heard == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:

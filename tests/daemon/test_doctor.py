@@ -151,14 +151,20 @@ def test_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_of_credentials(tmp_path: Path) -> None:
-    """One that cannot be read is named."""
+    """One that cannot be read is named, and so is one that is wrong."""
     there = tmp_path / "tokens.toml"
-    there.touch()
+    there.write_text('aaaaaaaaaaaaaaaa = "studio"\n')
     serve = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",), http="", tokens_file=str(there), tls_key="/nowhere.key")
     checks = doctor.examine(lambda: Config(serve=serve))
     assert named(checks, "serve.tokens_file")[0].outcome is OK
     (key,) = named(checks, "serve.tls_key")
     assert key.outcome is FAIL and "/nowhere.key" in key.says and key.fix
+    there.write_text("")
+    (empty,) = named(doctor.examine(lambda: Config(serve=serve)), "serve.tokens_file")
+    assert empty.outcome is FAIL and "no tokens" in empty.says
+    pair = replace(serve, tokens_file="", tls_certificate=str(there), tls_key=str(there))
+    (wrong,) = named(doctor.examine(lambda: Config(serve=pair)), "serve.tls_certificate")
+    assert wrong.outcome is FAIL and "has 0 bytes" in wrong.says
 
 
 # -- what is remembered ----------------------------------------------------------------------------------------------

@@ -119,6 +119,41 @@ def test_a_signal_to_both_at_once_is_one_wish() -> None:
     assert ended(process) == (0, f"[{int(signal.SIGUSR1)}, {int(signal.SIGTERM)}]\n", "")
 
 
+# Ignores SIGHUP as it was started; when it is told to, says how often it hears one.
+HEARS = """
+count = 0
+def heard(number, _):
+    global count
+    count += 1
+    os.write(1, b"heard %d\\n" % count)
+def hear(number, _):
+    signal.signal(signal.SIGHUP, heard)
+    os.write(1, b"hears 0\\n")
+signal.signal(signal.SIGUSR2, hear)
+signal.signal(STOP_SIGNAL, lambda *_: sys.exit(0))
+print("ready", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_hang_up_reaches_the_child_and_ends_nobody() -> None:
+    """The parent passes SIGHUP on, each time; a child that has no handler of its own yet is not killed by it."""
+    process = start(HEARS)
+    child = ready(process)
+    assert process.stdout is not None
+    for pid in (process.pid, child):
+        os.kill(pid, signal.SIGHUP)
+    os.kill(child, signal.SIGUSR2)
+    while process.stdout.readline() != "hears 0\n":
+        pass  # the parent's first one came late
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline().startswith("heard ")
+    process.terminate()
+    assert ended(process)[0] == 0
+
+
 def test_a_second_signal_forces() -> None:
     """A child that does not end is ended."""
     process = start(LIVES_ON + "print('heard', 0, flush=True)\ntime.sleep(600)")
