@@ -30,6 +30,16 @@ def from_home(path: Path | str, setting: str, helps: str = "give a path that doe
         raise ConfigError(f"{setting}: {path}: {why}; {helps}") from None
 
 
+def check_readable(path: Path, message: str) -> None:
+    """Raises ConfigError when a file cannot be read: `message`, with the file as {path} and the reason as {why}."""
+    try:
+        with open(path, "rb") as file:
+            if not path.is_fifo():
+                file.read(1)
+    except OSError as error:
+        raise ConfigError(message.format(path=path, why=error.strerror)) from error
+
+
 def read_toml(path: Path, name: str) -> dict[str, Any]:
     """The table in a TOML file, with or without a byte order mark. Raises ConfigError that begins with `name` and says
     what is wrong with the file.

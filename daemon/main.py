@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import ConfigError, StoreFailed
-from core.files import from_home
+from core.files import check_readable, from_home
 from daemon import archive_command, kv_command
 from daemon.log_lines import STDOUT, never_block, open_standard, say
 from daemon.supervise import EXIT_USAGE, READ_AGAIN_SIGNAL, Life, supervise
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXIT_NOT_WELL = 1
+MODEL_UNREAD = "model: cannot read {path} ({why}); give a GGUF file with --model"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,6 +174,11 @@ def _config(args: argparse.Namespace, origins: dict[str, str] | None = None) -> 
     """The settings of a command line; into `origins` goes who gave which (config.load). Raises ConfigError."""
     import dataclasses
 
+    # Looked at before libraries are imported, which takes a second.
+    if args.config is not None:
+        check_readable(from_home(args.config, "--config"), "--config {path}: {why}")
+    if args.model is not None:
+        check_readable(from_home(args.model, "--model"), MODEL_UNREAD)
     from daemon import config as configuration
 
     config = configuration.load(args.config, args.sets, origins=origins)

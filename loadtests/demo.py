@@ -55,6 +55,13 @@ def main(argv: list[str]) -> int:
     except NpcdError as error:
         print(f"the daemon refused: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # its reader has gone, as in `npcd demo | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:  # a full disk below standard output or --json
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"npcd demo: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -184,7 +191,7 @@ def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonCh
         board.errors.add(f"daemon: exit code {code} after SIGTERM")
 
     made = report(board, options.seconds, options.seed, options.fps, options.rate_hz)
-    print(as_text(made))
+    print(as_text(made), flush=True)
     if look.died and child:
         print(f"the daemon died during the run:\n{look.last_words}", file=sys.stderr)
     if options.json:

@@ -92,6 +92,18 @@ def test_what_is_wrong_is_said_before_anything_is_started(case: str, tmp_path: P
     assert not (tmp_path / "n.sock").exists()
 
 
+@pytest.mark.parametrize("flag", ["--model", "--config"])
+def test_a_file_of_a_flag_is_looked_at_before_libraries_are_imported(flag: str) -> None:
+    """Their import takes a second."""
+    code = (
+        f"import sys; from daemon.main import main; code = main(['serve', '--no-supervise', '{flag}', '/none/x']); "
+        "print(code, sorted({'llama_cpp', 'grpc', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n"
+    assert done.stderr.count("\n") == 1 and "/none/x" in done.stderr and "No such file" in done.stderr
+
+
 def test_an_address_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:
     """Of gRPC and of the probes."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -136,6 +136,24 @@ def test_frames_that_the_machine_does_not_carry_are_told(tmp_path: Path) -> None
     assert told in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json", "/dev/full"]])
+def test_a_report_that_cannot_be_written_is_told(arguments: list[str], tmp_path: Path) -> None:
+    """A full disk below standard output or the file: one line, no traceback, and not 0."""
+    (tmp_path / "npcd").mkdir()
+    (tmp_path / "npcd" / "__init__.py").touch()
+    (tmp_path / "npcd" / "__main__.py").write_text(STUB, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "clients" / "python")])
+    with open(os.devnull if arguments else "/dev/full", "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "loadtests.demo", "--npcs", "2", "--seconds", "1", *arguments], cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}, stdout=out, stderr=subprocess.PIPE,
+            text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("npcd demo: No space left on device") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("npcd-demo-*")), "its daemon and folder are gone"
+
+
 def test_ctrl_c_while_it_waits_ends_with_a_line(tmp_path: Path) -> None:
     """And with 130; no traceback."""
     command = [sys.executable, "-c", "import sys; from npcd.__main__ import main; sys.exit(main())", "demo"]
