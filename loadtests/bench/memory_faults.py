@@ -80,7 +80,7 @@ async def postgres(figures: Figures, model: Path, quick: bool) -> None:
                 began_s = time.monotonic()
                 await stores.caught_up(client, CAUGHT_UP_S)
                 figures.note(f"   the archive had caught up {time.monotonic() - began_s:.1f} s after the last run")
-                await _compare(figures, data, turns)
+                await _compare(figures, client, data, turns)
     _judge(figures, runs)
 
 
@@ -122,12 +122,14 @@ def _judge(figures: Figures, runs: list[_Run]) -> None:
     figures.note(f"   {sum(run.seen.steps for run in runs) / seconds:.0f} steps of memory/ a second on the event loop")
 
 
-async def _compare(figures: Figures, data: Path, turns: list[Turn]) -> None:
+async def _compare(figures: Figures, client: Client, data: Path, turns: list[Turn]) -> None:
     """The journal against what clients were told, and the archive against the journal."""
     scene = load_scene()
-    records = await asyncio.to_thread(stores.journal, data)
     npcs = [resident.npc_id for resident in scene.residents(NPCS)]
-    found = await asyncio.to_thread(stores.archive_ids, stores.owner_url(data), scene.world.world_id, npcs)
+    asked = (stores.owner_url(data), scene.world.world_id, npcs)
+    records, found = await stores.at_rest(
+        data, client, lambda: asyncio.to_thread(stores.archive_ids, *asked), CAUGHT_UP_S
+    )
     said = stores.turn_ids(records)
     missing = sum(not found[record.id] for record in records)
     unwritten = sum(turn.accepted and not said[turn.turn_id] for turn in turns)
@@ -170,9 +172,11 @@ async def redis(figures: Figures, model: Path, quick: bool) -> None:
                 back_s = time.monotonic()
                 await stores.caught_up(client, CAUGHT_UP_S)
                 figures.note(f"   Redis had caught up {time.monotonic() - back_s:.1f} s after the load")
-                records = await asyncio.to_thread(stores.journal, data)
                 world = load_scene().world.world_id
-                bonds, folded = await stores.recent_bonds(data, world), stores.folded_bonds(records, world)
+                records, bonds = await stores.at_rest(
+                    data, client, lambda: stores.recent_bonds(data, world), CAUGHT_UP_S
+                )
+                folded = stores.folded_bonds(records, world)
     turns = load.turns + greeted.turns
     began = [t for t in turns if t.first and moments[0] + MARGIN_S < t.sent_s < moments[1] - MARGIN_S]
     well = [t for t in turns if t.first and t.sent_s < moments[0] - MARGIN_S]

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from loadtests.bench.figures import Figures
 from loadtests.bench.memory_facts import Told, told
 from loadtests.patter import Patter
 from loadtests.scene import load_scene
+from memory.bond import Bond
 from npcd_client import Client, NpcdError, Said, TalkFinish, new_turn_id
 
 KILLS = 5
@@ -87,8 +89,7 @@ async def run(figures: Figures, model: Path, kills: int) -> None:
                 done = await asyncio.gather(*talkers, return_exceptions=True)
             if broken := [error for error in done if isinstance(error, BaseException)]:
                 raise broken[0]
-            await stores.caught_up(client, CAUGHT_UP_S)
-            lost = await _lost(figures, data, ledger)
+            lost = await _lost(figures, client, data, ledger)
             parents = daemon.parents
     figures.note(
         f"   {len(ledger.accepted)} turns accepted, {ledger.broken_off} broken off; serving again after "
@@ -247,17 +248,21 @@ async def _say(
     return said
 
 
-async def _lost(figures: Figures, data: Path, ledger: _Ledger) -> int:
+async def _lost(figures: Figures, client: Client, data: Path, ledger: _Ledger) -> int:
     """What was accepted and is not everywhere once: turns in the journal, records in the archive, bonds in Redis."""
     scene = load_scene()
     world = scene.world.world_id
     npcs = [resident.npc_id for resident in scene.residents(NPCS)]
-    records = await asyncio.to_thread(stores.journal, data)
-    archived = await asyncio.to_thread(stores.archive_ids, stores.owner_url(data), world, npcs)
+
+    async def read() -> tuple[Counter[str], dict[tuple[str, str], Bond]]:
+        archived = await asyncio.to_thread(stores.archive_ids, stores.owner_url(data), world, npcs)
+        return archived, await stores.recent_bonds(data, world)
+
+    records, (archived, recent) = await stores.at_rest(data, client, read, CAUGHT_UP_S)
     said = stores.turn_ids(records)
     unwritten = [turn for turn in ledger.accepted if said[turn] != 1]
     unarchived = [record for record in records if archived[record.id] != 1]
-    bonds = stores.different(await stores.recent_bonds(data, world), stores.folded_bonds(records, world))
+    bonds = stores.different(recent, stores.folded_bonds(records, world))
     figures.note(
         f"   of {len(ledger.accepted)} accepted turns {len(unwritten)} are not in the journal once; of {len(records)} "
         f"records {len(unarchived)} are not in the archive once; {len(bonds)} bonds differ in Redis"

@@ -15,8 +15,9 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from core.words import NpcKey
@@ -33,6 +34,7 @@ OWNER, DATABASE, PORT = "npcd_owner", "npcd", 5432
 READ_AT_ONCE, READ_BYTES = 1_000, 16 << 20
 EVENTS_MAX = 10_000_000
 LOOK_S = 0.1
+T = TypeVar("T")
 TENANT = ""  # of a daemon without a tokens file
 
 
@@ -95,6 +97,25 @@ def journal(data: Path) -> list[Record]:
         return records
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+async def at_rest(
+    data: Path, client: Client, read: Callable[[], Awaitable[T]], timeout_s: float
+) -> tuple[list[Record], T]:
+    """The journal, and what `read` gives of a store, of one and the same moment: nothing was written between. What is
+    still under way when the load has ended (a summary, on a slow machine) would else stand in one and not in the other.
+    Raises NpcdError when the journal goes on growing.
+    """
+    until_s = time.monotonic() + timeout_s
+    while True:
+        before = await asyncio.to_thread(journal, data)
+        await caught_up(client, timeout_s)
+        found = await read()
+        after = await asyncio.to_thread(journal, data)
+        if [record.id for record in before] == [record.id for record in after]:
+            return after, found
+        if time.monotonic() > until_s:
+            raise NpcdError(f"the journal still grows {timeout_s:g} s after the load")
 
 
 def owner_url(data: Path) -> str:

@@ -29,7 +29,7 @@ from memory.archive import ArchiveSettings, ArchiveWriter
 from memory.bond import Bond, Fact
 from memory.journal import Journal, JournalSettings
 from memory.records import Kind, Position, Record, make_id
-from npcd_client import TalkEvent, TalkEventKind, Timings
+from npcd_client import Client, TalkEvent, TalkEventKind, Timings
 from tests.memory.postgres_fixture import Database, archive_database, postgres
 
 __all__ = ["archive_database", "postgres"]
@@ -224,6 +224,33 @@ async def test_the_journal_is_read_beside_its_owner(tmp_path: Path) -> None:
     bonds = memory_stores.folded_bonds(records, "w")
     assert [fact.text for fact in bonds["mira", "player-1"].facts] == ["{player} comes from it."]
     assert memory_stores.folded_bonds(records, "other") == {}
+
+
+async def test_what_is_compared_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A summary that is finished after the journal was read, and stands in the store that is read next, is no event of
+    a stranger: journal and store are read again until nothing came between.
+    """
+
+    async def caught_up(client: Client, timeout_s: float) -> None:
+        """The store is the journal itself here."""
+
+    monkeypatch.setattr(memory_stores, "caught_up", caught_up)
+    journal = Journal(tmp_path / "journal", JournalSettings(accept_ms=60_000), lambda: 1_760_000_000_000)
+    journal.start()
+    late = [turn("late")]
+
+    async def read() -> set[str]:
+        if late:
+            assert await journal.accept(late.pop())
+        return {record.id for record in memory_stores.journal(tmp_path)}
+
+    try:
+        assert await journal.accept(turn("t0"))
+        records, found = await memory_stores.at_rest(tmp_path, Client("unix:/nowhere"), read, 60.0)
+    finally:
+        journal.close()
+    assert {record.id for record in records} == found
+    assert [record.body["turn_id"] for record in records] == ["t0", "late"]
 
 
 def test_bonds_that_differ_are_found() -> None:
