@@ -204,13 +204,9 @@ class Intents:
         while self._resumed and count < RULED_MAX:
             due, put_off = self._resumed[0]
             if due:
-                mind = due.pop()
-                if mind.due_ns and not mind.removed:
-                    self._schedule(mind)
+                self._on_with(due.pop(), was_due=True)
             elif put_off:
-                mind = put_off.pop()
-                if not mind.removed and not self._stands(mind):
-                    self._set_due(mind)
+                self._on_with(put_off.pop(), was_due=False)
             else:
                 self._resumed.popleft()
                 continue
@@ -218,6 +214,17 @@ class Intents:
         if self._resumed:
             self._pump_soon()
         return count
+
+    def _on_with(self, mind: Mind, was_due: bool) -> None:
+        """Moves the due moment of a mind whose game runs at another pace now, or was paused."""
+        if mind.removed:
+            return
+        if mind.game.time.paused:  # again, before its turn came
+            (mind.game.due if was_due else mind.game.put_off).add(mind)
+        elif mind.due_ns:
+            self._schedule(mind)
+        elif not was_due and not self._stands(mind):
+            self._set_due(mind)
 
     def ended(self, game: Game) -> None:
         """A stream is over, and with it what it said of time: nobody waits for a game that is gone."""
@@ -273,6 +280,10 @@ class Intents:
             if late:
                 ruled += self._rule_if_late(mind, late, now_ns)
             elif mind.due_ns and mind.due_ns <= now_ns and not mind.removed:
+                if mind.due_game_ns > mind.game.time.at(now_ns) and not mind.game.time.paused:
+                    self._schedule(mind)  # set at another pace
+                    if mind.due_ns > now_ns:
+                        continue
                 self._line_up(mind)
                 ruled += 1
         self._ask(now_ns)

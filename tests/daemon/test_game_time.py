@@ -222,3 +222,25 @@ async def test_onlookers_and_frames_in_a_row_change_nothing() -> None:
         game = mind_of(rig, "npc0").game
         now_ns = rig.daemon.clock()
         assert game.time.at(now_ns) == now_ns
+
+
+async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
+    """Those whose turn had not come are put off as before, and go on with the next frame that plays."""
+    async with running(gated(), only_distance()) as rig:
+        calls, npcs = rig.daemon.calls, [f"npc{n}" for n in range(200)]
+        leases = await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(200), take_over=True))
+        rig.leases = {lease.npc_id: lease.lease_epoch for lease in leases.leases}
+        await calls.observe("", rig.frame(*(rig.sees(npc_id, near(3.0)) for npc_id in npcs)))
+        await until(lambda: all(mind_of(rig, npc_id).intent for npc_id in npcs))
+        await calls.observe("", rig.frame(*(rig.sees(npc_id, WOLF) for npc_id in npcs), paused=True))
+        world, intents = rig.daemon.worlds.world("", "vale"), calls._intents
+        games = intents.callers(world, ())
+        for paused in (False, True, False, True):
+            intents.tell_time(games, 1.0, paused)
+            intents.pump()
+        await calls.observe("", rig.frame())
+        minds = [mind_of(rig, npc_id) for npc_id in npcs]
+        await until(
+            lambda: all(m.intent is not None and m.intent.state == m.state for m in minds), "everybody's answer"
+        )
+        assert not games[0].put_off

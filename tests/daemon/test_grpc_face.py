@@ -320,12 +320,12 @@ async def test_the_python_client_follows_a_new_lease_and_its_pause(unix: ServeSe
             for tick in (1, 2, 3):
                 live.observe(Observation("npc0", tick, percepts=wolf))
                 held = await latest(live, tick)
-                assert (held.version, held.lease_epoch) == (first.version, lease)
+                assert (held.action, held.lease_epoch) == (first.action, lease)
                 assert held.agreed_ns > first.agreed_ns
             live.tell_time(5_000, paused=True)
             live.observe(Observation("npc0", 4, percepts=(Percept("p1", "player", "friendly", 3.0),)))
             await until(lambda: rig.daemon.calls._table.counts.observations == 5)
-            assert (await latest(live, 3)).version == first.version
+            assert (await latest(live, 3)).action == first.action
             live.tell_time(5_000)
             live.observe(Observation("npc0", 5, percepts=(Percept("p1", "player", "friendly", 3.0),)))
             assert (await latest(live, 5)).version > first.version

@@ -18,6 +18,8 @@ from tests.patience import PATIENCE_S
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
 POLICY = intents_pb2.INTENT_SOURCE_POLICY
+# A bark is a version of its own, at some time after the intent's.
+SILENT = replace(UNHURRIED, intents=replace(UNHURRIED.intents, bark_every_ms=0))
 WOLF = ("w1", "wolf", "hostile", 6.0)
 FRIEND = ("p1", "player", "friendly", 3.0)
 
@@ -239,7 +241,7 @@ async def test_a_game_server_that_starts_again_takes_over_and_its_ticks_begin_an
 
 async def test_a_confirmation_says_which_lease_its_tick_is_of_and_how_old_it_is() -> None:
     """After take_over ticks begin anew: a lower tick of the newer lease confirms the same version."""
-    async with running(gated()) as rig:
+    async with running(gated(), SILENT) as rig:
         calls = rig.daemon.calls
         rig.tick = 500
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
@@ -274,7 +276,7 @@ async def test_versions_grow_also_for_an_npc_that_was_removed_and_comes_again() 
 @pytest.mark.parametrize("days", [49, 50, 20_000, 10**9])
 async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_older(days: int) -> None:
     """Ages and latencies that no field can carry are the most that it can; the world's other NPCs are told as well."""
-    async with running(gated()) as rig:
+    async with running(gated(), SILENT) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), rig.sees("npc1", FRIEND)))
         await rig.intent("npc0", lambda i: True)
