@@ -7,9 +7,10 @@ ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
@@ -194,6 +195,10 @@ class Calls:
             response.leases.add(npc_id=npc.key.npc, lease_epoch=npc.lease_epoch)
             await slices.rest()
         return response
+
+    async def alone(self, world: tuple[str, str], act: Coroutine[Any, Any, None]) -> None:
+        """Does something to a world (tenant and id) while nobody else changes it."""
+        await self._changes.alone(world, act)
 
     async def revived(self, world: World) -> None:
         """A world is there again from an earlier life of the daemon; its NPCs' trunks are brought in."""

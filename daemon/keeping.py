@@ -40,6 +40,7 @@ from memory.state import State, WorldState
 
 OFF = "off"
 CAUGHT_UP_WITHIN_S = 5.0  # that the recent store has what an earlier life of the daemon wrote last
+LATE_WITHIN_S, LATE_AGAIN_S = 60.0, 1.0  # the same for one that is late: in each try, and between two
 READ_BACK_BYTES = 256 << 20  # of the journal, when there is no recent store to say how things stood
 
 log = structlog.get_logger("npcd")
@@ -56,6 +57,7 @@ class Keeping:
     memory: Memory
     parked: Parked | None = None
     rewriting: Rewriting | None = None
+    late: asyncio.Task[None] | None = None  # takes up the worlds of a recent store that was late
 
     def ill(self) -> list[str]:
         """Why an embedded store is not there, a line each."""
@@ -63,6 +65,8 @@ class Keeping:
 
     async def stop(self, limit_s: float) -> None:
         """Writes what waits, ends feeders, journal and servers, gives the folder free."""
+        if self.late is not None:
+            self.late.cancel()
         await self.memory.close()
         if self.parked is not None:
             await asyncio.to_thread(self.parked.stop, limit_s)
@@ -155,12 +159,13 @@ def _open(config: Config, folder: DataFolder, wall_ms: Callable[[], int]) -> tup
 async def revive(keeping: Keeping, daemon: Daemon) -> None:
     """Gives the daemon the worlds and NPCs that an earlier life of it had; bonds come back when they are asked for.
 
-    Without the recent store it is what the newest part of the journal says, bonds included.
+    Without the recent store it is what the newest part of the journal says, bonds included. When that store is only
+    late, worlds that the journal does not have any more are taken up as soon as it is there.
     """
     began_ns = daemon.clock()
     source = "recent"
     slices = daemon.calls.pace()
-    worlds = await _from_recent(keeping, slices)
+    worlds = await _from_recent(keeping, slices, CAUGHT_UP_WITHIN_S)
     if worlds is None:
         source = "journal"
         state = await asyncio.to_thread(_from_journal, keeping.journal, keeping.folder.saves)
@@ -171,38 +176,58 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
             if keeping.recent is not None:
                 keeping.memory.bonds.write(held)
                 keeping.memory.bonds.written(held, keeping.journal.end)
-    npcs = 0
+        if keeping.recent is not None:
+            keeping.late = asyncio.create_task(_revive_later(keeping, daemon))
     for (tenant, world_id), kept in worlds.items():
-        if kept.timeline:
-            keeping.memory.set_timeline(tenant, world_id, kept.timeline)
-        if not kept.definition:
-            continue
-        specs = []
-        for spec, epoch in kept.npcs.values():
-            specs.append((base64.b64decode(spec), epoch))
-            await slices.rest()
-        try:
-            definition = await slices.run(saves.decoding(kept.definition))
-            steps = daemon.worlds.reviving(tenant, definition, kept.version, kept.lease_last, specs)
-            world = await slices.run(steps)
-        except NpcdError as error:
-            # Another model, or tighter limits than before: the game will define its world anew, or delete it.
-            daemon.worlds.unusable[tenant, world_id] = str(error)
-            log.warning("a world could not be taken up again", world=world_id, reason=str(error))
-            continue
-        npcs += len(world.npcs)
-        await daemon.calls.revived(world)
+        await _take_up(keeping, daemon, tenant, world_id, kept, slices)
     if worlds:
         took_s = round((daemon.clock() - began_ns) / S, 2)
-        log.info("taken up again", worlds=len(worlds), npcs=npcs, source=source, seconds=took_s)
+        log.info("taken up again", worlds=len(worlds), npcs=daemon.worlds.npcs, source=source, seconds=took_s)
 
 
-async def _from_recent(keeping: Keeping, slices: Slices) -> dict[tuple[str, str], WorldState] | None:
+async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
+    """Waits for the recent store, however long, and takes up the worlds of it that nobody has defined meanwhile."""
+    while (worlds := await _from_recent(keeping, daemon.calls.pace(), LATE_WITHIN_S)) is None:  # noqa: ASYNC110 - a server comes when it comes
+        await asyncio.sleep(LATE_AGAIN_S)
+
+    async def take_up(tenant: str, world_id: str, kept: WorldState) -> None:
+        if daemon.worlds.find(tenant, world_id) is None:
+            await _take_up(keeping, daemon, tenant, world_id, kept, daemon.calls.pace())
+            log.info("taken up late", world=world_id, npcs=len(kept.npcs))
+
+    for key, kept in worlds.items():
+        await daemon.calls.alone(key, take_up(*key, kept))
+
+
+async def _take_up(
+    keeping: Keeping, daemon: Daemon, tenant: str, world_id: str, kept: WorldState, slices: Slices
+) -> None:
+    if kept.timeline:
+        keeping.memory.set_timeline(tenant, world_id, kept.timeline)
+    if not kept.definition:
+        return
+    specs = []
+    for spec, epoch in kept.npcs.values():
+        specs.append((base64.b64decode(spec), epoch))
+        await slices.rest()
+    try:
+        definition = await slices.run(saves.decoding(kept.definition))
+        steps = daemon.worlds.reviving(tenant, definition, kept.version, kept.lease_last, specs)
+        world = await slices.run(steps)
+    except NpcdError as error:
+        # Another model, or tighter limits than before: the game will define its world anew, or delete it.
+        daemon.worlds.unusable[tenant, world_id] = str(error)
+        log.warning("a world could not be taken up again", world=world_id, reason=str(error))
+        return
+    await daemon.calls.revived(world)
+
+
+async def _from_recent(keeping: Keeping, slices: Slices, within_s: float) -> dict[tuple[str, str], WorldState] | None:
     recent, feeder = keeping.recent, keeping.memory.recent_feeder
     if recent is None or feeder is None:
         return None
-    there = await recent.wait(CAUGHT_UP_WITHIN_S)
-    if not there or not await feeder.passed(keeping.journal.end, CAUGHT_UP_WITHIN_S):
+    there = await recent.wait(within_s)
+    if not there or not await feeder.passed(keeping.journal.end, within_s):
         log.warning("the recent store is not there yet", reason=recent.away or feeder.away or "it is behind")
         return None
     try:

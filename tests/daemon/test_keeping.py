@@ -166,6 +166,30 @@ async def test_one_late_recall_does_not_cost_the_conversation_its_memory(
         assert not event.timings.recall_late and list(event.timings.stores) == ["hot"]
 
 
+async def test_worlds_come_back_when_redis_is_late(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is not there when the daemon starts, and the journal does not go back so far: the worlds and NPCs are taken
+    up when Redis comes, with their leases and what is remembered.
+    """
+    memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
+    folder = tmp_path / "data"
+    async with kept(folder, **memory) as (rig, keeping):
+        await tell(rig)
+        leases = dict(rig.leases)
+        assert await keeping.memory.settled(PATIENCE_S)
+    own_redis.kill()
+    for segment in (folder / "journal").glob("*.journal"):
+        segment.unlink()
+    monkeypatch.setattr("daemon.keeping.CAUGHT_UP_WITHIN_S", 0.1)
+    async with kept(folder, npcs=0, **memory) as (rig, _):
+        assert not rig.leases
+        own_redis.start()
+        await until(lambda: rig.daemon.worlds.npcs == len(leases), "the NPCs are there")
+        assert {n.key.npc: n.lease_epoch for w in rig.daemon.worlds for n in w.npcs.values()} == leases
+        assert len((await recalled(rig)).facts) == 2
+
+
 async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
     """With another clock: after 7 days summary and facts are recalled, after 31 days nothing is."""
     folder = tmp_path / "data"
