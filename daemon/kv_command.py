@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     from npcd.v1 import npcs_pb2, npcs_pb2_grpc
 
+    _check_target(args.target)
     request = npcs_pb2.DescribeRequest(world_id=args.world, npc_ids=args.npcs)
     token: tuple[tuple[str, str | bytes], ...] = ()
     if args.token_file:
@@ -86,6 +87,13 @@ def as_json(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
                     "hits": t.hits, "idle_ms": t.idle_ms,
                 }
             )  # fmt: skip
+
+
+def _check_target(target: str) -> None:
+    """Raises ConfigError for what gRPC would read as something else: it takes port 99999 for another one."""
+    host, _, port = target.rpartition(":")
+    if not target.startswith("unix:") and not (host and port.isdecimal() and 1 <= int(port) <= 65_535):
+        raise ConfigError(f"--target: '{target}' must be host:port or unix:/path")
 
 
 def _direct(target: str) -> list[tuple[str, int]]:

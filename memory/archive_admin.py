@@ -26,6 +26,8 @@ from memory.records import make_id
 MIGRATIONS = Path(__file__).with_name("migrations")
 SERVING_ROLE = "npcd_serving"
 MONTHS_AHEAD, MONTHS_AHEAD_MAX = 24, 240
+MONTHS_KEPT_MAX = 12_000  # a thousand years
+EVENTS_SHOWN_MAX = 1_000_000
 CONNECT_S = 10
 LOCK_S = 30  # the daemon's batches are over sooner
 _PARTITION = re.compile(r"events_(\d{4})_(\d{2})")
@@ -133,8 +135,8 @@ def migrate(
 
 def show(url: str, npc: str, world: str | None = None, tenant: str | None = None, limit: int = 100) -> list[Event]:
     """The newest `limit` events of an NPC, in the order of time. No world, no tenant: of all that have such an NPC."""
-    if limit < 1:
-        raise ConfigError(f"limit: {limit}, must be 1 or more")
+    if not 1 <= limit <= EVENTS_SHOWN_MAX:
+        raise ConfigError(f"limit: {limit}, must be 1 to {EVENTS_SHOWN_MAX}")
     with _owner(url) as connection:
         connection.execute("SET default_transaction_read_only = on")
         wanted = {"npc": npc, "world": world, "tenant": tenant, "limit": limit}
@@ -159,8 +161,8 @@ def forget(url: str, tenant: str, world: str, player: str, npc: str = "") -> int
 
 def compact(url: str, keep_months: int, *, now: datetime | None = None) -> list[str]:
     """Deletes the months before the last `keep_months` for good, with all that happened in them; a line each."""
-    if keep_months < 1:
-        raise ConfigError(f"months to keep: {keep_months}, must be 1 or more")
+    if not 1 <= keep_months <= MONTHS_KEPT_MAX:
+        raise ConfigError(f"months to keep: {keep_months}, must be 1 to {MONTHS_KEPT_MAX}")
     first = _month(now).later(-keep_months)
     done = []
     with _owner(url) as connection:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.clock import S, now_ns
-from core.errors import StoreFailed
+from core.errors import ConfigError, StoreFailed
 from core.words import NpcKey, TrunkKey
 from daemon import kv_command
 from daemon.build import Model
@@ -197,3 +197,11 @@ async def test_npcd_kv_shows_every_trunk(
         with pytest.raises(StoreFailed, match="nowhere"):
             await asyncio.to_thread(lambda: lines(world="nowhere"))
         await face.stop(0)
+
+
+@pytest.mark.parametrize("target", ["", "nonsense", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:x", ":50061"])
+def test_a_target_that_is_none_is_refused(target: str) -> None:
+    """gRPC would take port 99999 for another one."""
+    asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
+    with pytest.raises(ConfigError, match=r"^--target: '.*' must be host:port or unix:/path$"):
+        list(kv_command.run(asked))

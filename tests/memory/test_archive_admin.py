@@ -213,6 +213,10 @@ def test_months_that_make_no_sense() -> None:
             migrate("postgresql:///none", months)
     with pytest.raises(ConfigError, match="months to keep"):
         compact("postgresql:///none", 0)
+    with pytest.raises(ConfigError, match="months to keep: 99999999999, must be 1 to 12000"):
+        compact("postgresql:///none", 99_999_999_999)
+    with pytest.raises(ConfigError, match=r"limit: .*, must be 1 to 1000000"):
+        show("postgresql:///none", "greta", limit=10**24)
 
 
 # -- the serving role --------------------------------------------------------------------------------------------------
