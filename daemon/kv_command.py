@@ -31,6 +31,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     kv.add_argument("--token-file", type=Path, metavar="FILE", help="whose first line is the game server's token")
     kv.add_argument("--ca", type=Path, metavar="FILE.pem", help="use TLS, and trust this")
+    kv.add_argument("--cert", type=Path, metavar="FILE.pem", help="a client's certificate, with --key and --ca (mTLS)")
+    kv.add_argument("--key", type=Path, metavar="FILE.pem", help="its key")
     kv.add_argument("--json", action="store_true", help="for programs: a trunk a line")
 
 
@@ -45,8 +47,12 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     token: tuple[tuple[str, str | bytes], ...] = ()
     if args.token_file:
         token = (("authorization", f"Bearer {_read(args.token_file, '--token-file').strip()}"),)
+    cert, key = getattr(args, "cert", None), getattr(args, "key", None)
+    if bool(cert) != bool(key) or (cert and not args.ca):
+        raise ConfigError("--cert, --key and --ca belong together; give all of them, or --ca alone")
     if args.ca:
-        trusted = grpc.ssl_channel_credentials(_read(args.ca, "--ca").encode())
+        pair = (_read(key, "--key").encode(), _read(cert, "--cert").encode()) if cert and key else (None, None)
+        trusted = grpc.ssl_channel_credentials(_read(args.ca, "--ca").encode(), *pair)
         channel = grpc.secure_channel(args.target, trusted, _direct(args.target))
     else:
         channel = grpc.insecure_channel(args.target, _direct(args.target))

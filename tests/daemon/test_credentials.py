@@ -20,6 +20,7 @@ from core.errors import ConfigError
 from daemon.config import Config, ServeSettings, check
 from daemon.credentials import Credentials, read_tls
 from daemon.grpc_face import GrpcFace
+from daemon.main import main
 from npcd.v1 import npcs_pb2, npcs_pb2_grpc
 from npcd_client import Client, NpcdError
 from tests.daemon.rig import Rig, gated, running, until
@@ -151,6 +152,18 @@ async def test_mtls_lets_in_who_has_a_certificate(one: Authority, other: Authori
         assert await greeted(address, one, one) == "ok"
         assert await greeted(address, one, None) == "UNAVAILABLE"
         assert await greeted(address, one, other) == "UNAVAILABLE"
+
+
+async def test_npcd_kv_has_a_certificate_of_its_own(one: Authority, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an operator asks on the command line reaches a daemon that wants client certificates."""
+    async with serving(mtls(one)) as (_, _, address):
+        trusts = ["kv", "vale", "--target", address, "--ca", one.path("ca.pem")]
+        pair = ["--cert", one.path("client.pem"), "--key", one.path("client.key")]
+        assert await asyncio.to_thread(main, trusts) == 1
+        assert await asyncio.to_thread(main, [*trusts, *pair]) == 0
+        assert await asyncio.to_thread(main, [*trusts, *pair[:2]]) == 2
+    told = capsys.readouterr()
+    assert "npc0" in told.out and "--cert, --key and --ca belong together" in told.err
 
 
 async def test_every_port_has_the_certificates_of_now(one: Authority, other: Authority) -> None:
