@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import CallerError
+from core.steps import at_once
 from core.words import NpcKey
 from memory import cards
 from memory.bond import (
@@ -220,3 +221,29 @@ def test_bonds_that_the_store_does_not_have_are_not_put_away() -> None:
     bonds.put(keys[2], "p", Bond(), complete=True)
     assert bonds.put_away(Position(1, 50)) == 0 and len(bonds) == 2
     assert bonds.forget("", "w", "p", "n2") == 1 and bonds.forget("", "w", "p") == 1
+
+
+def test_bonds_in_process_lose_what_is_too_old() -> None:
+    """Also those that nobody asks for; cards stay."""
+    bonds = Bonds(10_000)
+    for n in range(1_000):
+        held = bonds.fold(turn(NOW, "I lost my ring.", "Oh.", facts=[["a fact", 0.7]], player=f"p{n}"), complete=True)
+        if n % 2:
+            held.bond.relationship = Relationship(trust=0.5)
+    for _ in range(10):
+        at_once(bonds.ageing(NOW + 31 * DAY_MS))
+    left = [held.bond for _, held in bonds.pairs()]
+    assert [bond.empty for bond in left] == [True, False] * 500
+    assert not any(bond.facts or bond.session for bond in left)
+
+
+def test_bonds_with_cards_are_put_away_last_where_nobody_else_has_them() -> None:
+    """Without a recent store, talk makes room before cards do; with one, the longest unused goes."""
+    for saved, left in ((None, {"p0", "p3"}), (Position(9, 9), {"p2", "p3"})):
+        bonds = Bonds(2)
+        for n in range(4):
+            held = bonds.fold(turn(NOW, "Hello.", "Yes?", player=f"p{n}"), complete=True)
+            if n == 0:
+                held.bond.relationship = Relationship(trust=0.5)
+        bonds.put_away(saved)
+        assert {player for (_, player), _ in bonds.pairs()} == left
