@@ -90,6 +90,8 @@ def _told(number: int, host: str, port: int, flag: str) -> Problem:
 
 def _look_at_socket(path: Path, flag: str) -> Problem:
     if not os.access(path.parent, os.W_OK | os.X_OK):
+        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            return Problem(f"{path.parent} is on a read-only file system", f"choose another {flag}, as below /run")
         return Problem(
             f"the folder {path.parent} cannot be written to by npcd's user (number {os.geteuid()})",
             f"give the folder to it, or choose another {flag}",

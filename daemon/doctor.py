@@ -187,7 +187,7 @@ def _credentials(serve: ServeSettings) -> Iterator[Check]:
 
 def _readable(setting: str, path: str) -> Check:
     try:
-        with open(path, "rb") as file:
+        with open(from_home(path, setting), "rb") as file:
             file.read(1)
     except OSError as error:
         return diagnosis.fail(setting, f"{path}: {error.strerror}", "give a file that npcd's user can read")
