@@ -87,7 +87,7 @@ class Model:
 
 @dataclass(slots=True)
 class Daemon:
-    """The parts that main starts and stops. `living` counts what lives long: NPCs, minds, sessions, bonds."""
+    """The parts that main starts and stops."""
 
     calls: Calls
     dialogue: Dialogue
@@ -98,7 +98,6 @@ class Daemon:
     scheduler: Scheduler
     board: StatusBoard
     lag: Spread
-    living: Callable[[], int]
     clock: Clock
 
 
@@ -346,8 +345,4 @@ def build(
         worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
         deleting, config.calls, drain, changes, pace, clock,
     )  # fmt: skip
-
-    def living() -> int:
-        return worlds.npcs + len(table) + len(sessions.hot) + len(memory.bonds)
-
-    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag, living, clock)
+    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag, clock)

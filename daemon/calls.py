@@ -115,7 +115,7 @@ class Calls:
     async def _define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
         slices = self.pace()
         old = self._worlds.find(tenant, request.world_id)
-        before = list(old.npcs.values()) if old is not None else []
+        before: list[object] = [*old.npcs.values(), *old.personas.values()] if old is not None else []
         world, changed = await slices.run(self._worlds.defining(tenant, request))
         del old
         if changed:
@@ -183,7 +183,7 @@ class Calls:
             await slices.rest()
         names = [n.key.npc for n in npcs]
         accepted = await self.remembering.keep_registered(world, names, [n.key.npc for n in changed], slices)
-        self._intents.load_ahead(changed)
+        await slices.run(self._intents.loading_ahead(changed))
         response = npcs_pb2.RegisterResponse(
             policy=policy_message(world.policy),
             world_version=world.version,
@@ -207,7 +207,7 @@ class Calls:
         for npc in npcs:
             self._intents.replaced(npc)
             await slices.rest()
-        self._intents.load_ahead(npcs)
+        await slices.run(self._intents.loading_ahead(npcs))
 
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """Tells what is known about NPCs right now."""

@@ -153,4 +153,7 @@ class Deleting:
             self._intents.remove(npc)
             await slices.rest()
         self._intents.end_world(*key)
+        personas = list(world.personas.values())
+        world.personas.clear()
+        await slices.let_go(personas)
         await self._memory.drop_world(*key, slices)

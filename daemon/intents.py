@@ -290,17 +290,23 @@ class Intents:
         self._look_ahead.think(now_ns)
         self._set_timer()
 
-    def load_ahead(self, npcs: Iterable[Npc]) -> None:
+    def loading_ahead(self, npcs: Iterable[Npc]) -> Steps[None]:
         """Brings trunks into place in the background, before anybody is asked, a few at a time while there is room."""
         self._to_load.extend(npcs)
         for _ in range(LOADS_MAX - self._loads):
             self._load_next()
+            yield
 
     def _load_next(self) -> None:
+        passed_over = 0
         while self._to_load and self._roomy():
             npc = self._to_load.popleft()
             if not self._worlds.has(npc):
-                continue
+                passed_over += 1
+                if passed_over < POPPED_MAX:
+                    continue
+                asyncio.get_running_loop().call_soon(self._load_next)  # many were removed: others have their turn
+                return
             try:
                 self._load(npc, self._loaded_ahead)
             except (Overloaded, Draining):

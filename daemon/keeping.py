@@ -192,8 +192,9 @@ async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
 
     async def take_up(tenant: str, world_id: str, kept: WorldState) -> None:
         if daemon.worlds.find(tenant, world_id) is None:
+            npcs = len(kept.npcs)
             await _take_up(keeping, daemon, tenant, world_id, kept, daemon.calls.pace())
-            log.info("taken up late", world=world_id, npcs=len(kept.npcs))
+            log.info("taken up late", world=world_id, npcs=npcs)
 
     for key, kept in worlds.items():
         await daemon.calls.alone(key, take_up(*key, kept))
@@ -206,14 +207,18 @@ async def _take_up(
         keeping.memory.set_timeline(tenant, world_id, kept.timeline)
     if not kept.definition:
         return
+    said = list(kept.npcs.values())
+    kept.npcs.clear()
     specs = []
-    for spec, epoch in kept.npcs.values():
+    for spec, epoch in said:
         specs.append((base64.b64decode(spec), epoch))
         await slices.rest()
+    await slices.let_go(said)
     try:
         definition = await slices.run(saves.decoding(kept.definition))
         steps = daemon.worlds.reviving(tenant, definition, kept.version, kept.lease_last, specs)
         world = await slices.run(steps)
+        await slices.let_go(specs)
     except NpcdError as error:
         # Another model, or tighter limits than before: the game will define its world anew, or delete it.
         daemon.worlds.unusable[tenant, world_id] = str(error)

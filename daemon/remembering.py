@@ -292,6 +292,7 @@ class Remembering:
         self._worlds.world(world.tenant, world.world_id)  # while this waited for its turn it may have been deleted
         save = await self._save(world)
         await _write(path, save)
+        await _let_go(save, self._pace())
         body: Body = {"checkpoint": checkpoint, "file": self._within(path)}
         await self._memory.keep(Kind.CHECKPOINT, NpcKey(world.tenant, world.world_id, ""), "", body)
         return npcs_pb2.CheckpointResponse(timeline_id=save.timeline)
@@ -381,6 +382,7 @@ class Remembering:
         """A world's memory as the bytes of a save file."""
         save = await self._save(self._worlds.world(tenant, request.world_id))
         data = await asyncio.to_thread(lambda: b"".join(saves.pack(save)))
+        await _let_go(save, self._pace())
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
             last = at + CHUNK_BYTES >= len(data)
@@ -422,8 +424,9 @@ class Remembering:
             raise CallerError("content", str(error)) from error
         if (save.world, defined) != (world_id, world_id):
             raise CallerError("world_id", f"is '{world_id}', the export is of world '{save.world}'")
+        npcs = len(save.npcs)
         timeline = await self._alone(self._import(tenant, save))
-        return npcs_pb2.ImportResponse(npcs=len(save.npcs), bytes=len(data), timeline_id=timeline)
+        return npcs_pb2.ImportResponse(npcs=npcs, bytes=len(data), timeline_id=timeline)
 
     async def _import(self, tenant: str, save: Save) -> str:
         await self._changes.alone((tenant, save.world), self._take_up(tenant, save))
@@ -466,6 +469,8 @@ class Remembering:
         await slices.run(self._dialogue.turning_back(tenant, save.world))
         body: Body = {"checkpoint": checkpoint, "file": self._within(copy), "from": before}
         accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body, slices)
+        await _let_go(now, slices)
+        await _let_go(save, slices)
         if self._memory.keeps and not accepted:
             raise StoreFailed("restored in this process, but it could not be written to the journal")
         await self._memory.settled(1.0)
@@ -505,6 +510,14 @@ async def _keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slice
         written.append(memory.keep_soon(Kind.NPCS, NpcKey(world.tenant, world.world_id, ""), "", body))
         await slices.rest()
     return all(await asyncio.gather(*written))
+
+
+async def _let_go(save: Save, slices: Slices) -> None:
+    """Empties a save that nobody needs any more, in slices: to free it takes as long as to read it."""
+    last: list[object] = [*save.npcs, *save.bonds.values()]
+    save.npcs.clear()
+    save.bonds.clear()
+    await slices.let_go(last)
 
 
 async def _write(path: Path, save: Save) -> None:

@@ -204,7 +204,7 @@ async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
     """
     while True:
         await asyncio.sleep(1)
-        tidy.look(not daemon.door.open, daemon.living())
+        tidy.look(idle=not daemon.door.open)
         slices = daemon.calls.pace()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())

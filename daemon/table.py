@@ -111,10 +111,6 @@ class Table:
 
     # -- minds -------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        """How many NPCs were observed."""
-        return len(self._minds)
-
     def mind(self, key: NpcKey) -> Mind | None:
         """What is known of an NPC; None before its first observation."""
         return self._minds.get(key)

@@ -26,7 +26,7 @@ from daemon.words import check_id, policy_rows
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
 from tiers.policy import PolicyRow
-from tiers.policy_table import Sections, WorldWords, compile_table, why_not
+from tiers.policy_table import Sections, WorldWords, compiling_table, why_not
 
 PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
 HASHED_BYTES = 64 << 10  # in one step
@@ -492,8 +492,7 @@ class Worlds:
         yield
         choices = yield from layout.intents_in_steps(actions, emotions)
         policy = yield from self._table(request, actions, emotions)
-        warnings = self._warnings(request)
-        yield
+        warnings = yield from self._warnings(request)
         return World(
             tenant=tenant,
             world_id=request.world_id,
@@ -512,11 +511,16 @@ class Worlds:
             definition=content,
         )
 
-    def _warnings(self, request: npcs_pb2.DefineWorldRequest) -> list[str]:
+    def _warnings(self, request: npcs_pb2.DefineWorldRequest) -> Steps[list[str]]:
         if not self._layout.native:
             return []  # nobody knows what words another model was trained on
         texts = texts_of(request.lore, (a.description for a in request.archetypes), (p.text for p in request.personas))
-        return warnings_of(self._layout.knows, [a.word for a in request.actions], request.emotions, texts)
+        knows = self._layout.knows
+        out = warnings_of(knows, [a.word for a in request.actions], request.emotions, {})
+        for what, text in texts.items():
+            yield
+            out += warnings_of(knows, (), (), {what: text})
+        return out
 
     def _adapter(self, i: int, archetype: npcs_pb2.Archetype) -> Adapter | None:
         if not archetype.adapter:
@@ -535,12 +539,13 @@ class Worlds:
             emotions=emotions,
         )
         own = policy_rows(request.policy)
+        yield
         for i, row in enumerate(own):
             yield
             field_name, reason = why_not(row, words)
             if reason:
                 raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
-        return compile_table(own, self._policy, words).rows
+        return (yield from compiling_table(own, self._policy, words)).rows
 
 
 def _is_same(npc: Npc, spec: bytes, trunk: Tokens, adapter: str) -> bool:

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -48,8 +48,8 @@ class Save:
     definition: bytes
     version: int
     lease_last: int
-    npcs: Sequence[tuple[bytes, int]] = ()
-    bonds: Mapping[Pair, Bond] = field(default_factory=dict)
+    npcs: list[tuple[bytes, int]] = field(default_factory=list)
+    bonds: dict[Pair, Bond] = field(default_factory=dict)
 
 
 def pack(save: Save) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from core.errors import ConfigError
+from core.steps import Steps, at_once
 from tiers.policy import PolicyRow
 
 DEFAULT = "default"
@@ -139,12 +140,19 @@ def why_not(row: PolicyRow, words: WorldWords) -> tuple[str, str]:
 
 def compile_table(own: Sequence[PolicyRow], sections: Sections, words: WorldWords) -> PolicyTable:
     """A world's table: its own rows (which it has the words for), then what they leave open."""
+    return at_once(compiling_table(own, sections, words))
+
+
+def compiling_table(own: Sequence[PolicyRow], sections: Sections, words: WorldWords) -> Steps[PolicyTable]:
+    """The same in steps."""
     table = PolicyTable()
     closed: dict[str, str] = {}  # the place of a row that holds always, by archetype; "" closes all
     for i, row in enumerate(own):
         _add(table, closed, row, f"world row {i + 1}")
+        yield
     answered = {row.archetype_id for row in own if row.archetype_id}
     for place, row in _below(sections):
+        yield
         archetype_id, (_, reason) = row.archetype_id, why_not(row, words)
         if archetype_id and archetype_id not in words.archetypes:
             table.left_out.append(Left(place, f"the world has no archetype '{archetype_id}'", False))

@@ -21,7 +21,7 @@ CALLS: Mapping[str, str] = {
     "get_ids": "Intents.Get of 1,000 named NPCs",
     "describe": "Describe of the whole world with history",
     "describe_unknown": "Describe of 10,000 ids that nobody knows",
-    "set_cards": "SetCards for 2,000 pairs, one call after the other",
+    "set_cards": "SetCards for 10,000 pairs, 20 at once",
     "talk": "Talk: 40 turns, one after the other",
     "recall": "Recall of a pair in process",
     "end_session": "EndSession of these conversations",

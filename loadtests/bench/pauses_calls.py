@@ -28,7 +28,8 @@ from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2
 from npcd_client import connection
 
 NPCS = 10_000
-PLAYERS = 2_000  # who have spoken to an NPC: bonds in process
+BONDS = 10_000  # of an NPC with a player, in process
+AT_ONCE = 20
 TALKED = 40
 FRAME_NPCS = 1_000
 SETTLE_S = 0.4  # in which the aftermath of a call comes
@@ -305,10 +306,14 @@ async def _live_start_and_end(
 
 
 async def _cards(game: _Game) -> None:
-    for i in range(PLAYERS):
-        card = npcs_pb2.RelationshipCard(trust=0.3, affinity=0.4, promises=["to bring the bread to the mill"] * 3)
+    card = npcs_pb2.RelationshipCard(trust=0.3, affinity=0.4, promises=["to bring the bread to the mill"] * 3)
+
+    async def one(i: int) -> None:
         request = npcs_pb2.SetCardsRequest(world_id="w", npc_id=f"n{i}", player_id=f"p{i % 50}", relationship=card)
         await game.ask("Npcs/SetCards", request, npcs_pb2.SetCardsResponse)
+
+    for first in range(0, BONDS, AT_ONCE):
+        await asyncio.gather(*(one(i) for i in range(first, first + AT_ONCE)))
 
 
 async def _talk(game: _Game) -> None:

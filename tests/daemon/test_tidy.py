@@ -5,7 +5,7 @@ import gc
 from collections import Counter
 
 from core.clock import S
-from daemon.tidy import ASIDE_EVERY, EVERY_S, Tidy
+from daemon.tidy import EVERY_S, GROWN_MAX, Tidy
 from engines.sim import VirtualClock
 from npcd.v1 import intents_pb2, npcs_pb2
 from tests.daemon.rig import gated, running, specs
@@ -35,25 +35,24 @@ def test_collects_when_idle_and_due_or_long_overdue() -> None:
         gc.set_threshold(*before)
 
 
-def test_what_lives_long_is_not_looked_through_again() -> None:
-    """As it becomes more it is set aside, without a collection; what comes and goes in small numbers is not."""
+def test_what_has_grown_old_in_large_numbers_is_not_looked_through() -> None:
+    """It is set aside within a second, without a collection; what is little is collected when it is due."""
     before, clock = gc.get_threshold(), VirtualClock()
     tidy = Tidy(clock)
     try:
         tidy.start()
+        young, middle, _ = gc.get_threshold()
+        grown = young * middle * GROWN_MAX
         aside = gc.get_freeze_count()
-        living = [[i] for i in range(ASIDE_EVERY)]
-        tidy.look(idle=True, living=ASIDE_EVERY - 1)
-        assert gc.get_freeze_count() <= aside
-        tidy.look(idle=True, living=len(living))
-        assert gc.get_freeze_count() >= aside + ASIDE_EVERY and tidy.full == 0
+        tidy.look(idle=True)
+        assert gc.get_freeze_count() <= aside, "nothing has grown old"
+        living = [[i] for i in range(3 * grown)]
+        tidy.look(idle=True)
+        assert gc.get_freeze_count() >= aside + grown and tidy.full == 0
         aside = gc.get_freeze_count()
-        more = [[i] for i in range(ASIDE_EVERY)]
-        tidy.look(idle=True, living=len(living) + ASIDE_EVERY - 1)
-        tidy.look(idle=True, living=10)
-        assert gc.get_freeze_count() <= aside
-        tidy.look(idle=True, living=10 + len(more))
-        assert gc.get_freeze_count() >= aside + ASIDE_EVERY, "as many as went have come again"
+        clock.advance((EVERY_S + 1) * S)
+        tidy.look(idle=True)
+        assert gc.get_freeze_count() <= aside and tidy.full == 1 and len(living) == 3 * grown
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
