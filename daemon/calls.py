@@ -27,7 +27,7 @@ from daemon.npc_events import NpcEvents
 from daemon.remembering import Remembering
 from daemon.status import StatusBoard
 from daemon.table import Subscriber, Table, past_message
-from daemon.words import activation_message, check_id, check_number, policy_message, pseudonym, whole
+from daemon.words import activation_message, check_id, check_number, pseudonym, row_message, whole
 from daemon.worlds import Npc, World, Worlds
 from memory.memory import Memory
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
@@ -185,12 +185,15 @@ class Calls:
         accepted = await self.remembering.keep_registered(world, names, [n.key.npc for n in changed], slices)
         await slices.run(self._intents.loading_ahead(changed))
         response = npcs_pb2.RegisterResponse(
-            policy=policy_message(world.policy),
+            policy=npcs_pb2.Policy(),
             world_version=world.version,
             daemon_epoch=self.epoch,
             accepted=accepted,
             accepted_known=self._memory.keeps,
         )
+        for row in world.policy:
+            response.policy.rows.append(row_message(row))
+            await slices.rest()
         for npc in npcs:
             response.leases.add(npc_id=npc.key.npc, lease_epoch=npc.lease_epoch)
             await slices.rest()

@@ -41,6 +41,7 @@ from tiers.share import Share
 
 ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
 CROWD = 16  # so many NPCs that get attention at the same moment are asked one after the other
+LOADED_AT_ONCE = 16
 LOADS_MAX = 64  # trunks on their way into place before anybody is asked
 STALL_LOOK_NS = 10 * MS  # how often it is looked whether the engine stands still, for those that wait
 SWEEP_EVERY_NS = 100 * MS
@@ -118,6 +119,7 @@ class Intents:
         self._soon = False
         self._to_load: deque[Npc] = deque()
         self._loads = 0
+        self._loading = False  # _load_on() will be called
 
     # -- in ----------------------------------------------------------------------------------------------------
 
@@ -293,31 +295,39 @@ class Intents:
     def loading_ahead(self, npcs: Iterable[Npc]) -> Steps[None]:
         """Brings trunks into place in the background, before anybody is asked, a few at a time while there is room."""
         self._to_load.extend(npcs)
-        for _ in range(LOADS_MAX - self._loads):
-            self._load_next()
+        while self._load_some():
             yield
 
-    def _load_next(self) -> None:
-        passed_over = 0
-        while self._to_load and self._roomy():
+    def _load_some(self) -> bool:
+        """Begins to load a few; whether there may be more to begin now."""
+        for _ in range(LOADED_AT_ONCE):
+            if not self._to_load or self._loads >= LOADS_MAX:
+                return False
+            if not self._roomy():
+                self._to_load.clear()
+                return False
             npc = self._to_load.popleft()
             if not self._worlds.has(npc):
-                passed_over += 1
-                if passed_over < POPPED_MAX:
-                    continue
-                asyncio.get_running_loop().call_soon(self._load_next)  # many were removed: others have their turn
-                return
+                continue  # it was removed meanwhile
             try:
                 self._load(npc, self._loaded_ahead)
             except (Overloaded, Draining):
-                break
+                self._to_load.clear()
+                return False
             self._loads += 1
-            return
-        self._to_load.clear()
+        return True
 
     def _loaded_ahead(self, _: Ended) -> None:
         self._loads -= 1
-        self._load_next()
+        if not self._loading:
+            self._loading = True
+            asyncio.get_running_loop().call_soon(self._load_on)
+
+    def _load_on(self) -> None:
+        """Once for all loads that a step has ended; others have their turn between."""
+        self._loading = self._load_some()
+        if self._loading:
+            asyncio.get_running_loop().call_soon(self._load_on)
 
     def _load(self, npc: Npc, on_end: Callable[[Ended], None]) -> None:
         now_ns = self._clock()

@@ -514,7 +514,7 @@ async def _keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slice
 
 async def _let_go(save: Save, slices: Slices) -> None:
     """Empties a save that nobody needs any more, in slices: to free it takes as long as to read it."""
-    last: list[object] = [*save.npcs, *save.bonds.values()]
+    last: list[object] = [*save.npcs, *save.bonds.items()]
     save.npcs.clear()
     save.bonds.clear()
     await slices.let_go(last)

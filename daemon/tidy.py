@@ -29,7 +29,6 @@ class Tidy:
         self.pause_ns = 0
         self._clock = clock
         self._last_ns = clock()
-        self._middle = 0
 
     def start(self) -> None:
         """Call once everything that lives long is there: it is no longer looked through at all."""
@@ -37,15 +36,12 @@ class Tidy:
         gc.freeze()
         young, _, _ = gc.get_threshold()
         gc.set_threshold(young, MIDDLE, NEVER)
-        self._middle = gc.get_count()[2]
         self._last_ns = self._clock()
 
     def look(self, idle: bool) -> None:
         """Sets aside what has grown old if it is much, and collects when idle and due, or when overdue by ten times."""
-        middle = gc.get_count()[2]
-        if middle - self._middle > GROWN_MAX:
-            gc.freeze()  # takes no time with the number of objects
-            self._middle = middle
+        if gc.get_count()[2] > GROWN_MAX:
+            gc.freeze()  # takes no time with the number of objects; counting begins anew
         waited_ns = self._clock() - self._last_ns
         if waited_ns < EVERY_S * S or (not idle and waited_ns < 10 * EVERY_S * S):
             return
@@ -55,4 +51,3 @@ class Tidy:
         self.full += 1
         self.pause_ns = ended_ns - began_ns
         self._last_ns = ended_ns
-        self._middle = gc.get_count()[2]

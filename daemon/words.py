@@ -161,20 +161,20 @@ def policy_rows(policy: npcs_pb2.Policy) -> list[PolicyRow]:
 
 def policy_message(rows: Iterable[PolicyRow]) -> npcs_pb2.Policy:
     """A policy message of these rows."""
-    return npcs_pb2.Policy(
-        rows=[
-            npcs_pb2.PolicyRow(
-                archetype_id=r.archetype_id,
-                percept_kind=r.percept_kind,
-                percept_stance=r.percept_stance,
-                distance_max_m=r.distance_max_m,
-                event=r.event,
-                health_max=r.health_max,
-                time_of_day=r.time_of_day,
-                action=r.action,
-                emotion=r.emotion,
-                bark=r.bark,
-            )
-            for r in rows
-        ]
+    return npcs_pb2.Policy(rows=[row_message(row) for row in rows])
+
+
+def row_message(row: PolicyRow) -> npcs_pb2.PolicyRow:
+    """One row as the contract has it."""
+    return npcs_pb2.PolicyRow(
+        archetype_id=row.archetype_id,
+        percept_kind=row.percept_kind,
+        percept_stance=row.percept_stance,
+        distance_max_m=row.distance_max_m,
+        event=row.event,
+        health_max=row.health_max,
+        time_of_day=row.time_of_day,
+        action=row.action,
+        emotion=row.emotion,
+        bark=row.bark,
     )

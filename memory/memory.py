@@ -19,7 +19,7 @@ from core.slices import Slices
 from core.steps import Steps
 from core.words import NpcKey
 from memory.bond import Bond, within
-from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
+from memory.bonds import ABOUT_A_PLAYER, Bonds, Held, Pair
 from memory.cards import to_body
 from memory.feeder import Feeder
 from memory.journal import Journal
@@ -256,7 +256,7 @@ class Memory:
             for held in list(made.values()):
                 self.bonds.written(held, until)
                 await slices.rest()
-        await slices.let_go(list(dropped.values()))
+        await _let_go(dropped, slices)
         return accepted
 
     async def delete_world(self, tenant: str, world: str, version: int) -> bool:
@@ -274,7 +274,7 @@ class Memory:
         self.recaller.forget_world(tenant, world)
         dropped = self.bonds.drop_world(tenant, world)
         self._timelines.pop((tenant, world), None)
-        await slices.let_go(list(dropped.values()))
+        await _let_go(dropped, slices)
 
     async def settled(self, timeout_s: float) -> bool:
         """Whether the recent store has, within this time, all that happened before."""
@@ -389,6 +389,12 @@ def _refused() -> asyncio.Future[bool]:
     answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     answer.set_result(False)
     return answer
+
+
+async def _let_go(dropped: dict[Pair, Held], slices: Slices) -> None:
+    last = list(dropped.items())
+    dropped.clear()  # the list has them all: nothing is freed here
+    await slices.let_go(last)
 
 
 def new_timeline() -> str:

@@ -46,13 +46,15 @@ def test_what_has_grown_old_in_large_numbers_is_not_looked_through() -> None:
         aside = gc.get_freeze_count()
         tidy.look(idle=True)
         assert gc.get_freeze_count() <= aside, "nothing has grown old"
-        living = [[i] for i in range(3 * grown)]
-        tidy.look(idle=True)
-        assert gc.get_freeze_count() >= aside + grown and tidy.full == 0
+        living = []
+        for times in range(1, 4):
+            living += [[i] for i in range(3 * grown)]
+            tidy.look(idle=True)
+            assert gc.get_freeze_count() >= aside + times * 2 * grown and tidy.full == 0
         aside = gc.get_freeze_count()
         clock.advance((EVERY_S + 1) * S)
         tidy.look(idle=True)
-        assert gc.get_freeze_count() <= aside and tidy.full == 1 and len(living) == 3 * grown
+        assert gc.get_freeze_count() <= aside and tidy.full == 1 and len(living) == 9 * grown
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
