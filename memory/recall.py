@@ -22,7 +22,6 @@ from memory.bonds import Bonds, Held, Pair
 PREFETCH_AGAIN_NS = 60_000 * MS  # somebody nobody knows is not asked for with every observation
 FAILED_AGAIN_NS = 1_000 * MS  # nor is a store that is away
 TRIED_MAX = 20_000
-WORLDS_KEPT = 256  # that went back, or were deleted
 
 
 class RecentStore(Protocol):
@@ -84,7 +83,6 @@ class Recall:
         self.catch_up: Callable[[Held], Awaitable[None]] = _never
         self._reads: dict[Pair, asyncio.Task[None]] = {}
         self._tried_ns: OrderedDict[Pair, int] = OrderedDict()
-        self._tried_from_ns: dict[tuple[str, str], int] = {}  # by world
 
     def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
         """What is in process, without asking anybody; None when nothing is."""
@@ -128,11 +126,7 @@ class Recall:
         pair = (npc, player)
         now_ns = self._clock()
         last_ns = self._tried_ns.get(pair)
-        if (
-            last_ns is not None
-            and now_ns - last_ns < PREFETCH_AGAIN_NS
-            and last_ns > self._tried_from_ns.get(npc[:2], -1)
-        ):
+        if last_ns is not None and now_ns - last_ns < PREFETCH_AGAIN_NS:
             return
         if len(self._reads) >= self._reads_max or not self._to_read(npc, player, self._bonds.find(npc, player)):
             return
@@ -155,11 +149,8 @@ class Recall:
         """The same for every bond of a world: it went back to an earlier time, or is deleted. Others go on."""
         for pair in [p for p in self._reads if p[0][:2] == (tenant, world)]:
             self._reads.pop(pair).cancel()
-        now_ns = self._clock()
-        self._tried_from_ns[tenant, world] = now_ns  # what was tried before does not count
-        if len(self._tried_from_ns) > WORLDS_KEPT:
-            kept = {w: at_ns for w, at_ns in self._tried_from_ns.items() if now_ns - at_ns < PREFETCH_AGAIN_NS}
-            self._tried_from_ns = kept
+        for pair in [p for p in self._tried_ns if p[0][:2] == (tenant, world)]:
+            del self._tried_ns[pair]
 
     def _misses(self, npc: NpcKey, player: str, held: Held | None) -> bool:
         """Whether the store has more than we do, or may have."""
