@@ -17,6 +17,8 @@ from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import unquote
 
+from core.texts import line_fault
+
 TOKEN_LEN_MIN = 16
 TENANT_BYTES_MAX = 64
 TOKEN_KEYS = frozenset({"tenant", "role"})
@@ -105,6 +107,8 @@ def _token(number: int, token: str, said: object) -> Token:
 def _tenant(where: str, said: object) -> str:
     if not isinstance(said, str):
         raise ValueError(f"{where} has no tenant; a tenant is a text")
-    if len(said.encode("utf-8", "replace")) > TENANT_BYTES_MAX or not said.isprintable():
-        raise ValueError(f"{where}: a tenant has at most {TENANT_BYTES_MAX} bytes, all of them printable")
+    if len(said.encode("utf-8", "replace")) > TENANT_BYTES_MAX:
+        raise ValueError(f"{where}: a tenant has at most {TENANT_BYTES_MAX} bytes")
+    if fault := line_fault(said):
+        raise ValueError(f"{where}: the tenant {fault}")
     return said

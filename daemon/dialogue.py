@@ -21,6 +21,7 @@ import numpy as np
 from core.clock import US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.steps import Steps
+from core.texts import check_name, check_prose
 from core.words import Finish, NpcKey, Tier
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.prompt import Layout, Perception
@@ -576,12 +577,13 @@ class Dialogue:
         if request.turn_id:
             check_id("turn_id", request.turn_id)
         if request.player_name:
-            check_id("player_name", request.player_name)
+            check_name("player_name", request.player_name)
         size = len(request.text.encode("utf-8", "replace"))
         if not request.text.strip():
             raise CallerError("text", "is empty")
         if size > TEXT_BYTES_MAX:
             raise CallerError("text", f"{size} bytes, the limit is {TEXT_BYTES_MAX}")
+        check_prose("text", request.text)
         if request.max_tokens > self._route.output_max:
             raise CallerError("max_tokens", f"is {request.max_tokens}, the limit is {self._route.output_max}")
         if request.has_temperature:

@@ -9,11 +9,12 @@ from hashlib import blake2b
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
+from core.texts import NAME_BYTES_MAX, check_line
 from core.words import Activation
 from npcd.v1 import intents_pb2, npcs_pb2, words_pb2
 from tiers.policy import PolicyRow
 
-ID_BYTES_MAX = 64
+ID_BYTES_MAX = NAME_BYTES_MAX
 PERCEPTS_MAX = 64
 EVENTS_MAX = 8
 WORD_BYTES_MAX = 64
@@ -28,15 +29,13 @@ _PSEUDONYM_KEY = secrets.token_bytes(16)
 
 
 def check_id(field: str, value: str) -> str:
-    """The value, when it can name something: 1 to 64 bytes without control characters. Raises CallerError."""
+    """The value, when it can be an id: one line of 1 to 64 bytes (core/texts.py). Raises CallerError."""
     if not value:
         raise CallerError(field, "is empty")
     size = len(value.encode("utf-8", "replace"))
     if size > ID_BYTES_MAX:
         raise CallerError(field, f"{size} bytes, the limit is {ID_BYTES_MAX}")
-    if not value.isprintable():
-        raise CallerError(field, "has characters that cannot be printed")
-    return value
+    return check_line(field, value)
 
 
 def pseudonym(player_id: str) -> str:
@@ -86,6 +85,8 @@ def observation(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) ->
             and entity_id.isprintable()
             and 0 < len(kind) <= WORD_BYTES_MAX
             and len(stance) <= WORD_BYTES_MAX
+            and (kind + stance).isascii()
+            and (kind + stance).isprintable()
             and 0.0 <= distance_m <= far
         ):
             _check_percept(len(percepts), percept)
@@ -128,7 +129,7 @@ def _check_percept(number: int, said: intents_pb2.Percept) -> None:
 def _short(field: str, value: str) -> str:
     if len(value) > WORD_BYTES_MAX:
         raise CallerError(field, f"{len(value)} characters, the limit is {WORD_BYTES_MAX}")
-    return value
+    return value if value.isascii() and value.isprintable() else check_line(field, value)
 
 
 def activation_message(activation: Activation) -> words_pb2.Activation.ValueType:
@@ -142,6 +143,8 @@ def policy_rows(policy: npcs_pb2.Policy) -> list[PolicyRow]:
     for i, r in enumerate(policy.rows):
         check_number(f"policy.rows[{i}].distance_max_m", r.distance_max_m, 0.0, COORDINATE_MAX_M)
         check_number(f"policy.rows[{i}].health_max", r.health_max, 0.0, 1.0)
+        for name in ("percept_kind", "percept_stance", "event", "time_of_day", "bark"):
+            check_line(f"policy.rows[{i}].{name}", getattr(r, name))
         rows.append(
             PolicyRow(
                 r.archetype_id,

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from core.choice import Node, Tokens
 from core.errors import CallerError, NotFound, Overloaded, Stale
 from core.steps import Steps, at_once, every
+from core.texts import check_name, check_prose, cleaned, cleaned_line, cleaned_name, line_fault, name_fault
 from core.words import NpcKey, TrunkKey
 from daemon.language import check_language, texts_of, warnings_of, well_formed
 from daemon.prompt import ActionWord, Layout, TooLong
@@ -337,6 +338,7 @@ class Worlds:
         request = yield from parsing(npcs_pb2.DefineWorldRequest, definition)
         if not well_formed(request.language):
             request.language = ""  # earlier versions took any text, and a save is not to be lost for that
+        yield from _cleaning(request)
         old = self._worlds.get((tenant, request.world_id))
         world = old or (yield from self.defining(tenant, request))[0]
         if old is None:
@@ -347,6 +349,7 @@ class Worlds:
                 parsed = npcs_pb2.NpcSpec.FromString(spec)
                 if parsed.npc_id in world.npcs:
                     continue
+                _clean_persona(parsed.persona)
                 self._check_npcs(1)
                 check_id("npcs[0].npc_id", parsed.npc_id)
                 too_long = _TooLong(self._layout.caps.persona)
@@ -436,6 +439,8 @@ class Worlds:
             return world.personas[spec.persona_id]
         if not spec.persona.name:
             raise CallerError(f"npcs[{i}].persona.name", "is empty; give persona_id or an inline persona")
+        check_name(f"npcs[{i}].persona.name", spec.persona.name)
+        check_prose(f"npcs[{i}].persona.text", spec.persona.text)
         return spec.persona.name, too_long.persona(self._layout, spec.persona)
 
     def _moved(self, npc: Npc, old: World, new: World) -> Npc:
@@ -467,14 +472,14 @@ class Worlds:
         _unique("actions", [a.word for a in actions])
         _unique("emotions", emotions)
         _unique("archetypes", [a.archetype_id for a in request.archetypes])
-        base = layout.world(request.lore, actions, emotions)
+        base = layout.world(check_prose("lore", request.lore), actions, emotions)
         sections = [("lore and words", len(base) - len(layout.ends.rules), layout.caps.lore + layout.caps.words)]
         prefixes = {}
         adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
             yield
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
-            tokens = layout.archetype(a.archetype_id, a.description)
+            tokens = layout.archetype(a.archetype_id, check_prose(f"archetypes[{i}].description", a.description))
             prefixes[a.archetype_id] = base + tokens
             sections.append((f"archetype:{a.archetype_id}", len(tokens), layout.caps.archetype))
         personas = {}
@@ -484,7 +489,8 @@ class Worlds:
             check_id(f"personas[{i}].persona_id", p.persona_id)
             if p.persona_id in personas:
                 raise CallerError("personas", f"'{p.persona_id}' stands twice")
-            check_id(f"personas[{i}].name", p.name)
+            check_name(f"personas[{i}].name", p.name)
+            check_prose(f"personas[{i}].text", p.text)
             tokens = too_long.persona(layout, p)
             personas[p.persona_id] = (p.name, tokens)
             sections.append((f"persona:{p.persona_id}", len(tokens), layout.caps.persona))
@@ -567,8 +573,28 @@ def _hashing(content: bytes) -> Steps[str]:
     return sha.hexdigest()
 
 
+def _cleaning(request: npcs_pb2.DefineWorldRequest) -> Steps[None]:
+    """Takes out what earlier versions took as text: a save, or a world of an earlier life, is not to be lost for it."""
+    request.lore = cleaned(request.lore)
+    for archetype in request.archetypes:
+        archetype.description = cleaned(archetype.description)
+    for persona in request.personas:
+        yield
+        _clean_persona(persona)
+    for row in request.policy.rows:
+        for name in ("percept_kind", "percept_stance", "event", "time_of_day", "bark"):
+            if line_fault(getattr(row, name)):
+                setattr(row, name, cleaned_line(getattr(row, name)))
+
+
+def _clean_persona(persona: npcs_pb2.Persona) -> None:
+    if name_fault(persona.name):
+        persona.name = cleaned_name(persona.name)
+    persona.text = cleaned(persona.text)
+
+
 def _word(field: str, value: str) -> str:
-    check_id(field, value)
+    check_name(field, value)
     if value != " ".join(value.split()) or len(value.split()) > 3:
         raise CallerError(field, f"'{value}' must be one to three words with single spaces")
     return value

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import CallerError
+from core.texts import check_prose
 
 CARD_BYTES_MAX = 2048
 ITEMS_MAX = 16
@@ -56,8 +57,9 @@ def check(field: str, card: Card) -> None:
             size = len(item.encode("utf-8", "replace"))
             if size > ITEM_BYTES_MAX:
                 raise CallerError(f"{field}.{name}[{i}]", f"{size} bytes, the limit is {ITEM_BYTES_MAX}")
-            if not item.strip() or not " ".join(item.split()).isprintable():
+            if not item.strip():
                 raise CallerError(f"{field}.{name}[{i}]", "must be a line of text")
+            check_prose(f"{field}.{name}[{i}]", item)
         size = sum(len(item.encode("utf-8", "replace")) for item in items)
         if size > most:
             longest, most = name, size

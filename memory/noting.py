@@ -3,7 +3,8 @@
 A fact is a sentence about the player in the third person, with PLAYER where the name stands: it may become known
 later. The first rules are those sentences that the shipped model was trained to remember (models/corpus/memories.py);
 any other short statement about oneself is kept too, and weighs less. English only: elsewhere the summary is all there
-is. Plain values.
+is. Names may be of any script, and spelling is taken as people type it: curly apostrophes, none at all, no capitals.
+Plain values.
 """
 
 from __future__ import annotations
@@ -23,21 +24,41 @@ BORNE_OUT_MIN = 0.75  # of what a sentence of a summary says, names aside, must 
 
 Noted = tuple[str, float]
 
-_NAME = r"[A-Z][\w'-]+(?: [A-Z][\w'-]+)?"
-_THING = r"([\w'-]+(?: [\w'-]+){0,3}?)"
+# All that people type for an apostrophe. One character each, so that places in the text stay the same.
+_PLAIN = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u2032\uff07\u00b4\u0060\u201b", "'"))
+# A word is all between spaces and punctuation: letters of some scripts carry marks and joiners that are not \w.
+_WORD = (
+    r"[^\s.,;:!?\u2026\"“”„«»()\[\]{}<>/\\|*~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f\u0589\u060c\u061b\u061f\u0964]+"
+)
+_THING = rf"({_WORD}(?: {_WORD}){{0,3}}?)"
 _KIN = (
     "(sister|brother|mother|father|daughter|son|cousin|wife|husband|horse|friend|uncle|aunt|dog|cat|child|master|lord)"
 )
 _THE = r"(?:the |an? |my )?"
 _AT = rf"(at|near|in|by) {_THE}{_THING}"
-_TAKEN = r"(?:i(?: have|'ve)? lost|i miss|(?:somebody|someone|a thief|they) (?:stole|took)) my"
-_FROM = r"(?:i come from|i am from|i'm from|my home is|i was born in|my hometown is)"
-_SEEK = r"(?:i am looking for|i'm looking for|i seek|i search for|i must find|i am here to find|i want to find)"
+_TAKEN = r"(?:i(?: have|'?ve)? lost|i miss|(?:somebody|someone|a thief|they) (?:stole|took)) my"
+_FROM = r"(?:i come from|i am from|i'?m from|my home is|i was born in|my hometown is)"
+_SEEK = r"(?:i am looking for|i'?m looking for|i seek|i search for|i must find|i am here to find|i want to find)"
 _BRING = r"(?:i promise to bring you|i will bring you|i'll bring you|i swear to bring you|next time i bring you)"
-_COINS = r"([\w-]+ (?:coins?|gold|silver|gold coins|silver coins))"
+_COINS = r"([^\W_][\w-]* (?:coins?|gold|silver|gold coins|silver coins))"
 _END = r"(?: (?:please|now|again|today|then|too))?(?:,.*)?$"
 
-_NAMED = re.compile(rf"\b(?:[Mm]y name is|[Ii] am called|[Cc]all me|[Tt]hey call me|[Ii]'m called) ({_NAME})")
+_NAMED = re.compile(
+    r"\b(?:my (?:full |first |real )?name(?: is|'?s)|the name(?: is|'s)|i am (?:called|named)|i'?m (?:called|named)"
+    rf"|(?:they |people |you (?:can |may ))?call me)[\s:]+({_WORD})(?:([ \u00a0\u3000])({_WORD}))?",
+    re.IGNORECASE,
+)
+# Words that follow "my name is" or "call me", and are no names; without a capital one of these is not taken for one.
+_NO_NAMES = frozenset(
+    "a about after again all already also always an and any anything anytime as at away back because before "
+    "between but by called crazy cursed dead don't early even ever everywhere evil feared for forgotten from gone "
+    "good great hated he her here hers his home how i if important in into irrelevant is it its just known later "
+    "lost loud mad maybe me mean mine my names never new no nobody none not nothing now of off often old on once "
+    "one only or our ours out over please private rarely round sacred secret she should sir so some sometimes "
+    "soon still stupid such tainted that the their theirs them then there these they this those to today tomorrow "
+    "tonight too unimportant unknown unspoken until up us very was we well what whatever when whenever where "
+    "which while who whom whose why will with without wrong yesterday yet you your yours".split()
+)
 # (what the player says, what is noted with the groups in their places, importance); the first that fits counts.
 _RULES = tuple(
     (re.compile(said + _END, re.IGNORECASE), note, importance)
@@ -54,22 +75,22 @@ _RULES = tuple(
         (rf"{_BRING} {_THE}{_THING}", "{player} promised {npc} the {0}.", 0.9),
         (r"i (?:promise|swear)(?: you)? to ([^,]+)", "{player} promised to {0}.", 0.9),
         (rf"(?:i was|they) (robbed|attacked)(?: me)? {_AT}", "{player} was {0} {1} the {2}.", 0.7),
-        (rf"[\w ]+ (?:attacked|bit|hunted) me {_AT}", "{player} was attacked {0} the {1}.", 0.7),
+        (rf"{_WORD}(?: {_WORD})* (?:attacked|bit|hunted) me {_AT}", "{player} was attacked {0} the {1}.", 0.7),
     )
 )
 
 _VERBS = (
-    (re.compile(r"i(?: am|'m) ", re.IGNORECASE), "is "),
-    (re.compile(r"i(?: have|'ve) ", re.IGNORECASE), "has "),
+    (re.compile(r"i(?: am|'?m) ", re.IGNORECASE), "is "),
+    (re.compile(r"i(?: have|'?ve) ", re.IGNORECASE), "has "),
     (re.compile(r"i(?: will|'ll) ", re.IGNORECASE), "will "),
     (re.compile(r"i (was|had|can|cannot|must|could|would|should) ", re.IGNORECASE), r"\1 "),
     (re.compile(r"i do not ", re.IGNORECASE), "does not "),
-    (re.compile(r"i don't ", re.IGNORECASE), "does not "),
+    (re.compile(r"i don'?t ", re.IGNORECASE), "does not "),
 )
 # Statements that say something about oneself, and not only about this moment.
 _LASTING = re.compile(
-    r"i(?: am|'m) (?:an?|the|your) |i (?:love|like|hate|fear|know|serve|hunt|live|own|work|need|want|killed|saved|trust"
-    r"|believe|remember|promise|swear|have|had|was|never|always) ",
+    r"i(?: am|'?m) (?:an?|the|your) |i (?:love|like|hate|fear|know|serve|hunt|live|own|work|need|want|killed|saved"
+    r"|trust|believe|remember|promise|swear|have|had|was|never|always) ",
     re.IGNORECASE,
 )
 _THEIRS = tuple(
@@ -77,7 +98,8 @@ _THEIRS = tuple(
     for mine, theirs in (("my", "their"), ("myself", "themself"), ("i", "they"), ("me", "them"))
 )
 _YOU = re.compile(r"\byou\b", re.IGNORECASE)
-_SENTENCES = re.compile(r"(?<=[.!?;])\s+|\n+")
+_SENTENCES = re.compile(r"(?<=[.!?;])\s+|(?<=[\u3002\uff01\uff1f\u061f\u0964])\s*|\n+")
+_QUESTIONS = ("?", "\uff1f", "\u061f", "\u037e")
 _WORDS = re.compile(r"[\w'-]+")
 _COMMON = frozenset(
     "about after again also asked back been came come could from have into more name named said some spoke than that "
@@ -86,18 +108,29 @@ _COMMON = frozenset(
 
 
 def name_of(line: str) -> str:
-    """The player's name, when the line tells it; else empty."""
-    found = _NAMED.search(line)
-    return found[1] if found and len(found[1]) <= NAME_LEN_MAX else ""
+    """The player's name, when the line tells it; else empty. A name that was typed without capitals gets them."""
+    for found in _NAMED.finditer(line.translate(_PLAIN)):
+        first, gap, second = (line[slice(*found.span(i))] for i in (1, 2, 3))
+        shouted = found[0].isupper()
+        if not _may_be_name(first, shouted):
+            continue
+        lower = first.islower()
+        more = second and (_is_name(second, shouted) or (lower and second.islower() and _ends(line, found.end())))
+        if more and _may_be_name(second, shouted):
+            first += gap + second
+        name = _with_capitals(first) if lower or (shouted and first.isupper()) else first
+        if len(name) <= NAME_LEN_MAX:
+            return name
+    return ""
 
 
 def facts_of(line: str, npc_name: str) -> list[Noted]:
     """What a player's line tells about the player: (sentence, importance), the most important FACTS_PER_LINE_MAX."""
     out: list[Noted] = []
     for sentence in sentences(line):
-        if sentence.endswith("?") or len(sentence) > FACT_LEN_MAX:
+        if sentence.endswith(_QUESTIONS) or len(sentence) > FACT_LEN_MAX:
             continue
-        noted = _fact(" ".join(sentence.rstrip(".!;, ").split()), npc_name)
+        noted = _fact(" ".join(sentence.translate(_PLAIN).rstrip(".!;, \u3002\uff01\u0964").split()), npc_name)
         if noted is not None and len(noted[0]) <= FACT_LEN_MAX and noted not in out:
             out.append(noted)
     return sorted(out, key=lambda n: -n[1])[:FACTS_PER_LINE_MAX]
@@ -124,8 +157,8 @@ def believed(said: str, exchanges: Iterable[Exchange], names: Sequence[str]) -> 
 
     `names` (NPC, player) may always be used. Models invent, and what an NPC remembers it will repeat for thirty days.
     """
-    heard = {_stem(w) for e in exchanges for w in _WORDS.findall(f"{e.line} {e.reply}")}
-    named = {_stem(w) for name in names for w in _WORDS.findall(name)}
+    heard = {_stem(w) for e in exchanges for w in _words(f"{e.line} {e.reply}")}
+    named = {_stem(w) for name in names for w in _words(name)}
     out: list[str] = []
     for sentence in sentences(" ".join(said.split())):
         if sentence in out or sum(map(len, out)) + len(sentence) > SUMMARY_LEN_MAX:
@@ -137,8 +170,38 @@ def believed(said: str, exchanges: Iterable[Exchange], names: Sequence[str]) -> 
 
 def covered(sentence: str, facts: Iterable[str]) -> bool:
     """Whether one of the facts says the same, maybe in other words."""
-    words = {_stem(w) for w in _WORDS.findall(sentence) if len(w) >= 4}
-    return any(words <= {_stem(w) for w in _WORDS.findall(fact)} for fact in facts)
+    words = {_stem(w) for w in _words(sentence) if len(w) >= 4}
+    return any(words <= {_stem(w) for w in _words(fact)} for fact in facts)
+
+
+def _may_be_name(word: str, shouted: bool) -> bool:
+    """Whether a word can be a name or a part of one. Where all is shouted or nothing has capitals, some are none."""
+    bare = word.strip("'-")
+    if not bare or not bare[0].isalpha():
+        return False
+    if bare[0].islower() or shouted:
+        return len(bare) > 1 and bare.translate(_PLAIN).casefold() not in _NO_NAMES
+    return len(bare) > 1 or not bare[0].isupper()  # "I" is nobody's name; one sign may be
+
+
+def _is_name(word: str, shouted: bool) -> bool:
+    """Whether a word after a name is its second part by its looks: a capital, or a script without them."""
+    return not shouted and word[0].isalpha() and not word[0].islower()
+
+
+def _ends(line: str, at: int) -> bool:
+    """Whether a sentence, or a part of it, ends here."""
+    rest = line[at:].lstrip()
+    return not rest or not rest[0].isalnum()
+
+
+def _with_capitals(name: str) -> str:
+    """ "corvessa hale" as "Corvessa Hale"."""
+    return "".join(c.upper() if i == 0 or name[i - 1].isspace() else c.lower() for i, c in enumerate(name))
+
+
+def _words(text: str) -> list[str]:
+    return _WORDS.findall(text.translate(_PLAIN))
 
 
 def _fact(sentence: str, npc_name: str) -> Noted | None:
@@ -177,7 +240,7 @@ def _with_s(verb: str) -> str:
 
 
 def _borne_out(sentence: str, heard: set[str], named: set[str]) -> bool:
-    words = _WORDS.findall(sentence)
+    words = _words(sentence)
     if not words or not sentence.endswith((".", "!")):
         return False
     if any(w[0].isupper() or w[0].isdigit() for w in words[1:] if _stem(w) not in heard | named):

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from core.errors import ConfigError
 from core.steps import Steps, at_once
+from core.texts import line_fault
 from tiers.policy import PolicyRow
 
 DEFAULT = "default"
@@ -114,6 +115,8 @@ def read_row(given: Any, place: str, archetype_id: str) -> PolicyRow:
         if most is None:
             if not isinstance(value, str):
                 raise ConfigError(f"{place}: {key} must be a word in quotes, not {value!r}")
+            if fault := line_fault(value):
+                raise ConfigError(f"{place}: {key} {fault}")
         elif (
             isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf
         ):

@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
+from core.texts import check_line
 from core.words import Activation
 from daemon.prompt import PERCEPT_WORD_LEN_MAX, TARGETS_MAX, distance_word, health_word, state_of
 from daemon.words import (
@@ -27,7 +28,8 @@ from npcd.v1 import intents_pb2, words_pb2
 
 TEXTS = (
     "wolf", "player", "market stall", "old_mill", "", "_", " ", "  ", "x" * 64, "x" * 65, "é" * 32, "é" * 40,
-    "hostile", "friendly", "neutral", "a\nb", "\x7f", "very_long_words_of_more_than_any_letters", "player-1",
+    "hostile", "friendly", "neutral", "a\nb", "\x7f", "山　小屋", "\u202egnp",
+    "very_long_words_of_more_than_any_letters", "player-1",
 )  # fmt: skip
 NUMBERS = (0.0, 1.0, -1.0, 1.999, 2.0, 7.5, 8.0, 20.0, 35.5, -0.0, 1e9, 1e10, -1e10, math.nan, math.inf, -math.inf)
 WELL = (0.0, 0.25, 0.7, 1.0, 1.5, 3.0, 9.0, 25.0)
@@ -39,7 +41,7 @@ def plain(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) -> Obser
     def short(field: str, value: str) -> str:
         if len(value) > WORD_BYTES_MAX:
             raise CallerError(field, f"{len(value)} characters, the limit is {WORD_BYTES_MAX}")
-        return value
+        return check_line(field, value)
 
     def percept(number: int, p: intents_pb2.Percept) -> Percept:
         field = f"percepts[{number}]"

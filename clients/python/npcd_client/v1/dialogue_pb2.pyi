@@ -117,7 +117,7 @@ class TalkRequest(_message.Message):
     """used when has_temperature; 0 is greedy, at most 2"""
     has_temperature: _builtins.bool
     player_name: _builtins.str
-    """how the NPC may address the player; may be empty"""
+    """how the NPC may address the player; one line of at most 64 bytes, may be empty"""
     def __init__(
         self,
         *,
