@@ -246,7 +246,10 @@ async def test_game_time_may_go_back_because_ticks_alone_say_what_is_newest(tmp_
         ({"text": " \n\t"}, "text: is empty"),
         ({"text": "x" * 102_400}, "text: 102400 bytes, the limit is 2048"),
         ({"player": "p" * 65}, "player_id: 65 bytes, the limit is 64"),
-        ({"player_name": "a\nb"}, "player_name: has characters that cannot be printed"),
+        (
+            {"player_name": "a\nb"},
+            "player_name: has U+000A (a control character), which cannot stand in it; leave it out",
+        ),
         ({"max_tokens": 513}, "max_tokens: is 513, the limit is 512"),
         ({"temperature": float("inf"), "has_temperature": True}, "temperature: is inf, must be a finite number"),
         ({"world_id": "elsewhere"}, "world_id: no world 'elsewhere' is defined; call DefineWorld first"),

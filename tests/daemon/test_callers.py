@@ -34,7 +34,7 @@ def test_a_token_is_a_game_servers_unless_it_says_more() -> None:
         (f"{A} = {{ tenant = 'x', role = ['operator'] }}", "must be game or operator"),
         (f"{A} = {{ tenant = 'x', rolle = 'operator' }}", "unknown key 'rolle'; there are: role, tenant"),
         (f'{A} = "{"x" * 65}"', "at most 64 bytes"),
-        (f'{A} = "a\\nb"', "all of them printable"),
+        (f'{A} = "a\\nb"', "the tenant has U\\+000A"),
         ("[", "Invalid"),
     ],
 )
