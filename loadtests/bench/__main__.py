@@ -23,7 +23,7 @@ from loadtests.bench.elsewhere import Elsewhere
 from loadtests.bench.options import Options
 from npcd_client import NpcdError as ClientError
 
-AREAS = ("scheduler", "pauses", "peer", "memory", "kv", "kv_peer", "attention")
+AREAS = ("scheduler", "pauses", "overload", "peer", "memory", "kv", "kv_peer", "attention")
 AREA_S_MAX = 480
 
 

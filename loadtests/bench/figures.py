@@ -107,6 +107,15 @@ pauses.threads_1_lag_p99_ms | ms | | event loop's lag p99, engine saturated, one
 pauses.threads_2_lag_p99_ms | ms | | the same with two, which is every core of this machine
 pauses.threads_1_tokens_per_s | tokens/s | | tokens of 16 Bronze works meanwhile, one thread
 pauses.threads_2_tokens_per_s | tokens/s | | the same, two threads
+overload.first_p95_ms_worst | ms | < 250 | npcd at 120 % of what it carries: line due to first text p95, the worst round
+overload.first_p95_ms | ms | | the same, median of the rounds
+overload.first_p50_ms | ms | | the same, p50, median of the rounds
+overload.gold_p95_ms_worst | ms | | the same: intent due to answered p95, worst of the rounds
+overload.gold_p95_ms | ms | | the same, median of the rounds
+overload.intents_per_s | intents/s | | what npcd carries here, by callers who never pause: the load is 1.2 times that
+overload.done_share | share | | the same: of what was due, intents answered and turns spoken to their end
+overload.refused | lines | | the same: lines that were refused and said again; their time counts from when they were due
+overload.failed | | <= 0 | the same: intents and lines that failed
 peer.llama_server.gold_x | x | >= 5 | llama-server's intent latency p95 over npcd's, at 60 % load
 peer.llama_server.ttft_x | x | >= 3 | llama-server's first dialogue token p95 over npcd's, at 60 % load
 peer.npcd.gold_p95_ms | ms | | npcd: intent latency p95 at 60 % load

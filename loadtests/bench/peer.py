@@ -45,7 +45,18 @@ from loadtests.peers import llama_server
 from loadtests.peers.http_calls import HttpCalls, HttpError
 from loadtests.peers.llama_server import PeerSettings
 from loadtests.scene import Scene, load_scene
-from npcd_client import Client, Intent, IntentSource, Live, NpcdError, NpcSpec, Observation, Persona, TalkEventKind
+from npcd_client import (
+    Client,
+    Intent,
+    IntentSource,
+    Live,
+    NpcdError,
+    NpcSpec,
+    Observation,
+    Overloaded,
+    Persona,
+    TalkEventKind,
+)
 from scheduler.meter import percentile
 
 PARTS = ("llama_server",)
@@ -80,6 +91,8 @@ class Tally:
     computed_tokens: int = 0
     failed: int = 0
     cut_ns: list[int] = field(default_factory=list)  # how old intents without an answer were when the round was cut
+    cut_first_ns: list[int] = field(default_factory=list)  # the same of lines without a first text
+    refused: int = 0  # lines that were refused and said again
     late_ns: list[int] = field(default_factory=list)  # the caller's own lateness
 
     @property
@@ -94,8 +107,8 @@ class Tally:
 
     @property
     def ttft_p95_ms(self) -> float:
-        """Line due -> first text."""
-        return percentile(self.first_ns, 0.95) / MS
+        """Line due -> first text; one without a text counts with its age."""
+        return percentile(self.first_ns + self.cut_first_ns, 0.95) / MS
 
 
 class Side(Protocol):
@@ -274,11 +287,14 @@ class PeerSide:
 
 
 class Caller:
-    """Plays the work on one side."""
+    """Plays the work on one side. `patient`: a line that is refused is said again after the retry time, and its latency
+    goes on from when it was due.
+    """
 
-    def __init__(self, side: Side, lines: Sequence[str]) -> None:
+    def __init__(self, side: Side, lines: Sequence[str], patient: bool = False) -> None:
         self.side = side
         self._lines = lines
+        self._patient = patient
         self._ticks = [0] * INTENT_NPCS
         self._next_npc = 0
         self._turns = [0] * TALK_NPCS
@@ -359,21 +375,41 @@ class Caller:
 
     async def _turn(self, tally: Tally, due_ns: int) -> None:
         which, self._next_talk = self._next_talk, (self._next_talk + 1) % TALK_NPCS
+        heard = False
 
         def on_first() -> None:
+            nonlocal heard
+            heard = True
             tally.first_ns.append(now_ns() - due_ns)
 
-        async with self._floors[which]:
-            turn, self._turns[which] = self._turns[which], self._turns[which] + 1
-            line = self._lines[(which + turn) % len(self._lines)]
-            try:
-                text, said = await self.side.say(INTENT_NPCS + which, line, turn % TURNS_PER_TALK == 0, on_first)
-            except (NpcdError, HttpError):
-                tally.failed += 1
-                return
+        try:
+            async with self._floors[which]:
+                turn, self._turns[which] = self._turns[which], self._turns[which] + 1
+                line = self._lines[(which + turn) % len(self._lines)]
+                text, said = await self._say(tally, which, line, turn % TURNS_PER_TALK == 0, on_first)
+        except (NpcdError, HttpError):
+            tally.failed += 1
+            return
+        except asyncio.CancelledError:
+            if not heard:
+                tally.cut_first_ns.append(now_ns() - due_ns)
+            raise
         tally.turns += 1
         tally.reply_tokens += said
         tally.replies[which, turn] = text.strip()
+
+    async def _say(
+        self, tally: Tally, which: int, line: str, fresh: bool, on_first: Callable[[], None]
+    ) -> tuple[str, int]:
+        while True:
+            try:
+                return await self.side.say(INTENT_NPCS + which, line, fresh, on_first)
+            except Overloaded as error:
+                if not self._patient:
+                    raise
+                tally.refused += 1
+                fresh = False  # the conversation has begun already
+                await asyncio.sleep(error.retry_ms / 1000)
 
 
 @asynccontextmanager
@@ -383,6 +419,7 @@ async def npcd_side(
     """A daemon of our own with the village registered."""
     command = [
         *(sys.executable, "-m", "npcd", "serve", "--listen", "unix:{folder}/npcd.sock", "--http", ""),
+        *("--data", "{folder}/data"),
         *(
             "--no-supervise",
             "--model",
@@ -499,7 +536,7 @@ async def _rounds(figures: Figures, us: Caller, them: Caller, rate: float, suffi
         for caller, into in order[:: -1 if turn % 2 else 1]:
             tally = await caller.play(rate, seconds, turn + (100 if suffix else 0))
             into.append(tally)
-            figures.note(f"   round {turn + 1}, {caller.side.name}: {_words(tally)}")
+            figures.note(f"   round {turn + 1}, {caller.side.name}: {words(tally)}")
     pairs = list(zip(ours, theirs, strict=True))
     figures.add(f"peer.llama_server.gold_x{suffix}", median(t.gold_p95_ms / o.gold_p95_ms for o, t in pairs))
     figures.add(f"peer.llama_server.ttft_x{suffix}", median(t.ttft_p95_ms / o.ttft_p95_ms for o, t in pairs))
@@ -518,7 +555,8 @@ async def _rounds(figures: Figures, us: Caller, them: Caller, rate: float, suffi
         figures.note(f"   tokens of replies, llama-server's over npcd's: {tokens:.3f}")
 
 
-def _words(tally: Tally) -> str:
+def words(tally: Tally) -> str:
+    """One round for a reader."""
     gold = "/".join(f"{percentile(tally.intents_ns + tally.cut_ns, p) / MS:.1f}" for p in (0.5, 0.95, 0.99))
     first = "/".join(f"{percentile(tally.first_ns, p) / MS:.1f}" for p in (0.5, 0.95, 0.99))
     each = tally.computed_tokens / max(1, tally.done)
