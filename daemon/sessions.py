@@ -2,8 +2,8 @@
 
 Owns memory.hot; on the event loop. What an NPC remembers of a player (memory.bond) stands in the trunk between persona
 and turns, as of the session's beginning or its last rebuild. When a session is over the model sums it up as Bronze
-work, in nobody's way; what it says is believed as far as the conversation bears it out, else rules do it
-(memory.noting).
+work on a fork of the trunk, in nobody's way; what it says is believed as far as the conversation bears it out, else
+rules do it (memory.noting).
 """
 
 from __future__ import annotations
@@ -179,6 +179,8 @@ class Sessions:
         words_max = self._route.output_max
         text = TextAssembler(self._layout.stop_text)
         tickets: list[Ticket] = []
+        # On a trunk of its own: the player's next conversation may begin before this one is summed up.
+        key = npc.trunk_key(session.player)._replace(fork=f"summary/{session.session_id}")
 
         def on_chunk(chunk: Chunk) -> None:
             for token in chunk.tokens:
@@ -189,13 +191,14 @@ class Sessions:
         def on_end(ended: Ended) -> None:
             text.end()
             self._ending.discard(session)
+            self._door.forget(key)
             well = text.stopped or ended.finish in (Finish.STOP, Finish.LENGTH)
             self._remember(session, text.said if well else "")
 
         now_ns = self._clock()
         work = Work(
             tier=self._route.tier,
-            key=npc.trunk_key(session.player),
+            key=key,
             trunk=self.trunk(npc, session, len(tail) + words_max, self._context_len),
             shared=npc.shared,
             tail=np.asarray(tail, np.int32),
