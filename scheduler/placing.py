@@ -115,6 +115,11 @@ class Place:
         return len(self.work.trunk) + self.branch_len if self.phase is Phase.BRANCH else self.trunk.held
 
     @property
+    def stands(self) -> bool:
+        """Whether it has its trunk to itself: no other work can stand on that meanwhile."""
+        return self.phase is not Phase.BRANCH or self.lane < 0 or self.work.keep
+
+    @property
     def adapter(self) -> str:
         """What the next tokens are computed with."""
         on = self.phase is Phase.BRANCH and self.branch_len >= self.adapter_from
@@ -168,7 +173,7 @@ class Placer:
         if trunk.users or not self._is_here(trunk, work, now_ns):
             return None
         lane = -1
-        if work.tier is not Tier.GOLD and work.max_tokens:
+        if self.needs_lane(work):
             leased = self.lanes.lease()
             if leased is None:
                 return None
@@ -189,6 +194,11 @@ class Placer:
         self.tokens.add(place)
         self.advance(place)
         return place
+
+    @staticmethod
+    def needs_lane(work: Work) -> bool:
+        """Whether a work's branch is on a lane."""
+        return work.tier is not Tier.GOLD and work.max_tokens > 0
 
     def counters(self) -> dict[str, dict[str, float]]:
         """All that is counted here and of the engine's adapters, by family and name. Any thread may ask."""
@@ -271,16 +281,13 @@ class Placer:
         if place.prefix is not None:
             self.prefixes.give_back(place.prefix)
             place.prefix = None
+        trunk.users -= place.stands
         if place.lane >= 0:
             self._engine.trim(place.lane, 0)
             self.lanes.give_back(place.lane)
-            if place.phase is not Phase.BRANCH or place.work.keep:
-                trunk.users -= 1
-        else:
-            if place.phase is Phase.BRANCH:
-                self._engine.trim(trunk.seq, trunk.held)
-                trunk.branched = False
-            trunk.users -= 1
+        elif place.phase is Phase.BRANCH:
+            self._engine.trim(trunk.seq, trunk.held)
+            trunk.branched = False
         trunk.used_ns = max(trunk.used_ns, now_ns)
 
     def forget(self, key: TrunkKey) -> bool:

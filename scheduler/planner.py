@@ -4,8 +4,11 @@ Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earlies
 prefill keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all
 fit. Gold needs several steps in a row, so Bronze joins those only where it is nearly free, and Gold that has just come
 lets Gold that is under way go ahead. Of each tier the overdue work that is due longest counts as one tier higher: one
-at a time, or a long queue of Bronze would stand before all Silver. And who had no step for its tier's wait_max_ms goes
-first, one in each step, so nothing waits for ever.
+at a time, or a long queue of Bronze would stand before all Silver. And a work that had no step for its tier's
+wait_max_ms goes first, so nothing waits for ever.
+
+What goes first may leave no room for the rest: it has another adapter, or needs the whole budget. When that left out
+the highest tier, the next step is the highest tier's: nobody waits for a lower tier longer than one step.
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ from scheduler.costs import Costs
 class PlannerSettings:
     """`gold_step_ms` is a step's budget while Gold waits, runs or came within `gold_recent_ms`, `step_ms` otherwise.
 
-    `silver_share` of a step is kept for Silver's prefill; Bronze may make a step with Gold longer by `bronze_share` of
-    it. Gold's prefills let Gold that decodes go ahead for `yield_ms` if they would make its step longer by more than
-    `yield_share` of it (docs/decisions/0006). A prefill is not cut below `chunk_min` tokens. Gold and Silver whose
-    adapter the steps did not have for `adapter_turn_ms` have the next one. Where whoever is first overruns the budget
-    alone, others may make the step longer by `overrun_share` of that: on a GPU a step reads the weights of a large
-    model once, for one sequence or for fifty.
+    `silver_share` of a step is kept for Silver's prefill, also from what decodes when its first token is due within
+    `silver_soon_ms`, and as much for Silver's decodes. Silver that is due soon, or speaks, and had no step for
+    `silver_turn_ms` goes first in the next one: a step may have no room for two. Bronze may make a step with Gold
+    longer by `bronze_share` of it. Gold's prefills let Gold that decodes go ahead for `yield_ms` if they would make its
+    step longer by more than `yield_share` of it (docs/decisions/0006). A prefill is not cut below `chunk_min` tokens.
+    Gold and Silver whose adapter the steps did not have for `adapter_turn_ms` have the next one. Where a work that is
+    first overruns the budget alone, others may make the step longer by `overrun_share` of that: on a GPU a step reads
+    the weights of a large model once, for one sequence or for fifty.
     """
 
     gold_step_ms: float = 5.0
     step_ms: float = 20.0
     gold_recent_ms: int = 500
     silver_share: float = 0.3
+    silver_soon_ms: float = 250.0
+    silver_turn_ms: float = 10.0
     bronze_share: float = 0.05
     yield_ms: float = 2.0
     yield_share: float = 1.0
@@ -75,11 +82,14 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The shares of one step, sorted by sequence, the budget it was composed for, and the adapter of all of them."""
+    """The shares of one step, sorted by sequence, the budget it was composed for, and the adapter of all of them.
+    `passed_over`: nothing of the highest tier is in the step, or a lower one went first and left out what starves.
+    """
 
     shares: list[Share]
     budget_ns: int
     adapter: str = ""
+    passed_over: bool = False
 
 
 # By tier: the rank of its prefill, and of its decode.
@@ -104,9 +114,12 @@ def compose(
     batch_len: int,
     adapter_before: str = "",
     spent_ns: int = 0,
+    passed_over_before: bool = False,
 ) -> Composed:
     """The next step, after one that had `adapter_before`. Empty only when there are no candidates; the first one always
     gets something. `spent_ns` of the budget are gone already.
+
+    Law: of two steps in a row one has something of the highest tier in it, if that could use both.
 
     Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens; then predicted
     cost <= what that takes and `overrun_share` of it.
@@ -123,25 +136,52 @@ def compose(
     for group in ranked:
         if len(group) > 1:
             group.sort(key=_turn)
-    first = _first(candidates, ranked, settings, now_ns, adapter_before)
+    highest = min(c.tier for c in candidates)
+    if passed_over_before:
+        # The ranks put Silver's decodes before Gold's prefills.
+        those = [[c for c in group if c.tier is highest] for group in ranked]
+        first = _first([c for group in those for c in group], those, settings, now_ns, adapter_before)
+    else:
+        first = _first(candidates, ranked, settings, now_ns, adapter_before)
     if any(c.adapter != first.adapter for c in candidates):
         ranked = [[c for c in group if c.adapter == first.adapter] for group in ranked]
     step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
-    keep_ns = step.share_ns(ranked[3][0], settings.silver_share) if ranked[2] and ranked[3] else 0.0
-    step.add(first, keep_ns if any(c is first for c in ranked[2]) else 0.0)
+    keep_ns = late_ns = 0.0
+    if ranked[3]:
+        keep_ns = step.share_ns(ranked[3][0], settings.silver_share)
+        if _talks(ranked[3][0], settings, now_ns):
+            late_ns = keep_ns  # the share is kept from what decodes, too
+    spoken_ns = min(step.cost_ns(ranked[1]), settings.silver_share * step.whole_ns)
+    if first.decode:
+        step.add(first, late_ns)
+    elif not any(c is first for c in ranked[3]):
+        step.add(first, keep_ns)
+    else:
+        step.add(first, step.whole_ns - keep_ns if ranked[0] or ranked[2] else spoken_ns)
+        keep_ns = late_ns = 0.0
     step.overrun(settings.overrun_share)
-    for c in (*ranked[0], *ranked[1]):
-        step.add(c)
+    left_over: list[Candidate] = []
+    if first.tier is Tier.SILVER:  # it is Silver's turn
+        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
+    left_over += [c for c in ranked[0] if not step.add(c, late_ns + spoken_ns)]
+    if first.tier is not Tier.SILVER:
+        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
     if not (step.shares and _yields(step, ranked, settings, now_ns)):
-        left_over = [c for c in ranked[2] if not step.add(c, keep_ns)]
-        for c in (*ranked[3], *left_over):
-            step.add(c)
+        left_over += [c for c in ranked[2] if not step.add(c, keep_ns)]
+        left_over = [*ranked[3], *left_over]
+    for c in left_over:
+        step.add(c)
     golden = [step.has(c) for c in candidates if c.tier is Tier.GOLD and c.adapter == first.adapter]
     if any(golden):
         step.lengthen(settings.bronze_share if all(golden) else 0.0)
     for c in (*ranked[4], *ranked[5]):
         step.add(c)
-    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter)
+    above = [c for c in candidates if c.tier is highest]
+    left_out = [c for c in above if c.adapter != first.adapter or not step.has(c)]
+    passed_over = len(left_out) == len(above)
+    if first.tier is not highest and not passed_over:
+        passed_over = any(now_ns >= c.starved_ns for c in left_out)
+    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter, passed_over)
 
 
 def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
@@ -172,13 +212,30 @@ def _first(
 ) -> Candidate:
     """Who is served before all others in this step, and whose adapter it therefore has."""
     starved = [c for c in candidates if now_ns >= c.starved_ns]
+    # Under overload some Gold always is; the others are few.
+    lower = [c for c in starved if c.tier is not Tier.GOLD]
+    if lower:
+        return min(lower, key=_last_step)
     first = min(starved, key=_last_step) if starved else next(group[0] for group in ranked if group)
+    late_ns = now_ns - round(settings.silver_turn_ms * MS)
+    those = (c for group in ranked[:4] for c in group if c.tier is not Tier.GOLD and c.last_step_ns <= late_ns)
+    talks = (c for c in those if _talks(c, settings, now_ns))
+    # Where a step has room for one or two, a share of it is nothing: Silver's share is one of the steps, then.
+    talk = min((c for c in talks if c.adapter == first.adapter), key=_last_step, default=None)
+    first = talk or first
     if first.adapter == adapter_before:
         # Else Gold, which has something in almost every step, would keep its adapter for ever.
         before_ns = now_ns - round(settings.adapter_turn_ms * MS)
         others = [c for group in ranked[:4] for c in group if c.adapter != adapter_before]
-        first = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=first)
+        other = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=None)
+        if other is not None and (talk is None or _last_step(other) < _last_step(talk)):
+            first = other
     return first
+
+
+def _talks(c: Candidate, settings: PlannerSettings, now_ns: int) -> bool:
+    """Whether somebody waits for the next token of what counts as Silver."""
+    return c.decode or c.deadline_ns < now_ns + round(settings.silver_soon_ms * MS)
 
 
 def _last_step(c: Candidate) -> tuple[int, int]:
@@ -205,6 +262,11 @@ class _Step:
     def has(self, c: Candidate) -> bool:
         """Whether a candidate has a part in the step."""
         return c.seq in self._lengths
+
+    @property
+    def whole_ns(self) -> float:
+        """What the step may take."""
+        return self._whole_ns
 
     @property
     def spent_ns(self) -> float:

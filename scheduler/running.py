@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from core.choice import Node, Tokens
-from core.words import Finish
+from core.words import Finish, Tier
 from core.work import Chunk, Timings, Work
 from engines.base import GREEDY_PICK, Pick, tokens_of
 from kvcache.homes import NO_TOKENS
@@ -18,7 +18,8 @@ from scheduler.placing import Phase, Place
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A placed work. `feed` is what the branch still has to take in before the next token can be picked.
+    """A placed work. `feed` is what the branch still has to take in before the next token can be picked. While a work
+    of a higher tier waits for what this one holds, it is `hurried`: it runs at that tier, by that deadline.
 
     Invariant: `made` are exactly the tokens that were handed out, in order.
     """
@@ -35,7 +36,13 @@ class Running:
     last_token_ns: int = 0
     last_step_ns: int = 0
     retried: bool = False
+    hurried: Work | None = None
     text: Text | None = None  # for drafts; made when the first is asked for
+
+    @property
+    def tier(self) -> Tier:
+        """The tier that it runs at."""
+        return self.work.tier if self.hurried is None else min(self.work.tier, self.hurried.tier)
 
     @property
     def decoding(self) -> bool:

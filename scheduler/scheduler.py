@@ -21,11 +21,12 @@ from engines.base import Slice, StepEngine, StepPlan, StepResult, tokens_of
 from scheduler.costs import Costs, CostSettings, Features, features
 from scheduler.meter import Meter
 from scheduler.parking import Fetched
-from scheduler.placing import KvSettings, Phase, Placer
+from scheduler.placing import KvSettings, Phase, Place, Placer
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queues, Waiting
 from scheduler.running import Running
 from scheduler.speculation import Speculation
+from scheduler.way import make_way
 from scheduler.window import Closed, Window, WindowSettings
 from tiers.promises import Promises
 
@@ -68,6 +69,7 @@ class Planned:
     """
     again: int = 0
     picked: Tokens | None = None  # what everybody got, when everybody just decoded
+    passed_over: bool = False  # nothing of the highest tier is in it
     plain_ns: float = 0.0  # with drafts: what the step would take without them
 
 
@@ -95,10 +97,18 @@ class Scheduler:
         self._applied_ns = 0  # when the last step was taken in
         self.running: dict[int, Running] = {}
         self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
+        self.running_max = {tier: promises.of(tier).running_max for tier in Tier}
+        # Gold without end would keep all others out of the sequences.
+        residents = self.placer.homes.count
+        self.running_max[Tier.GOLD] = min(self.running_max[Tier.GOLD], residents - residents // 8)
         self._gold_ns: int | None = None
         self._changes = 0
         self._last = Planned(None)
         self.retrying: list[Running] = []
+        self.put_back = dict.fromkeys(Tier, 0)  # works that gave way to a higher tier, by their own
+        self.hurried = 0  # plans in which a work ran at a higher tier for one that waited
+        self._risen: Work | None = None  # the Bronze that counts as Silver now
+        self._hurried: list[Running] = []
         self._out: list[Delivery] = []
         self._forget: set[TrunkKey] = set()
         self._commit: set[TrunkKey] = set()
@@ -275,52 +285,66 @@ class Scheduler:
 
     def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
         """Lets waiting works start when the window says so; when to look again, if it does not."""
-        risen = self._risen_bronze(now_ns)
-        silver = len(self.queues.of[Tier.SILVER]) > 0
-        for runner in list(self.retrying):
-            if runner.work.tier is not Tier.BRONZE or runner.work is risen or not silver:
-                self._go_on(runner, now_ns)
+        for runner in self._hurried:
+            runner.hurried = None
+        self._hurried.clear()
+        self._go_on(Tier.GOLD, now_ns)
         waiting = len(self.queues)
-        if not waiting:
-            return None
-        oldest_ns = min(q.oldest_ns for q in self.queues.of.values() if q.oldest_ns is not None)
-        rule, again_ns = self.window.close(now_ns, waiting, oldest_ns, bool(self.running), next_due_ns)
+        rule, again_ns = None, 0
+        if waiting:
+            oldest_ns = min(q.oldest_ns for q in self.queues.of.values() if q.oldest_ns is not None)
+            rule, again_ns = self.window.close(now_ns, waiting, oldest_ns, bool(self.running), next_due_ns)
         if rule is None:
-            return again_ns
-        room = {tier: self.promises.of(tier).running_max for tier in Tier}
-        for runner in (*self.running.values(), *self.retrying):
-            room[runner.work.tier] -= 1
-        self._let_in(Tier.GOLD, room[Tier.GOLD], rule, now_ns)
+            self._risen = self._risen_bronze(now_ns)
+            self._go_on(Tier.SILVER, now_ns)
+            if not len(self.queues.of[Tier.SILVER]):
+                self._go_on(Tier.BRONZE, now_ns)
+            return again_ns if waiting else None
+        self._let_in(Tier.GOLD, rule, now_ns)
+        self._risen = risen = self._risen_bronze(now_ns)  # of those whose trunk Gold has left free
         if risen is not None and not any(r.work is risen for r in (*self.running.values(), *self.retrying)):
-            room[Tier.BRONZE] -= self._let_in(Tier.BRONZE, min(1, room[Tier.BRONZE]), rule, now_ns)
-        self._let_in(Tier.SILVER, room[Tier.SILVER], rule, now_ns)
-        for runner in list(self.retrying):
-            self._go_on(runner, now_ns)  # what was parked has what Silver left, before new Bronze starts
-        self._let_in(Tier.BRONZE, room[Tier.BRONZE], rule, now_ns)
+            self._let_in(Tier.BRONZE, rule, now_ns, risen)
+        self._go_on(Tier.SILVER, now_ns)
+        self._let_in(Tier.SILVER, rule, now_ns)
+        self._go_on(Tier.BRONZE, now_ns)  # what was put back has what is left, before new Bronze starts
+        self._let_in(Tier.BRONZE, rule, now_ns)
         return None
 
-    def _go_on(self, runner: Running, now_ns: int) -> None:
-        """Places a parked work, or one that is tried again; nothing happens when there is no place."""
-        place = self.placer.place(runner.work, now_ns)
-        if place is not None:
-            self.retrying.remove(runner)
-            runner.restart(place)
-            self._start(runner, now_ns)
+    def _counts_as(self, work: Work) -> Tier:
+        """The tier that a work counts as where something is to be had."""
+        return Tier.SILVER if work is self._risen else work.tier
 
-    def _let_in(self, tier: Tier, room: int, rule: Closed, now_ns: int) -> int:
-        """Starts waiting works of a tier, earliest deadline first, while there is room and a lane; how many."""
-        started = 0
+    def _runs_as(self, runner: Running) -> Tier:
+        return min(runner.tier, self._counts_as(runner.work))
+
+    def _go_on(self, tier: Tier, now_ns: int) -> None:
+        """Places what was put back or is tried again, of those that count as `tier`; what is due longest is first."""
+        those = [r for r in self.retrying if self._counts_as(r.work) is tier]
+        for runner in sorted(those, key=lambda r: r.work.due_ns):
+            place = self._place(runner.work, now_ns)
+            if place is not None:
+                self.retrying.remove(runner)
+                runner.restart(place)
+                self._start(runner, now_ns)
+
+    def _let_in(self, tier: Tier, rule: Closed, now_ns: int, only: Work | None = None) -> None:
+        """Starts waiting works of a tier (or `only` that one), earliest deadline first, while there is room."""
+        room = self._room(tier)
         for entry in self.queues.of[tier].in_order():
-            if started >= room:
+            if room <= 0:
                 break
-            if tier is not Tier.GOLD and entry.work.max_tokens and not self.placer.lanes.free:
-                if tier is Tier.SILVER and not self.placer.could_stand(entry.work.key):
-                    continue
-                # Silver does not wait for a lane that Bronze has.
-                if tier is Tier.BRONZE or not self._park_bronze(now_ns):
-                    break
-            started += self._take(entry, rule, now_ns)
-        return started
+            if only is not None and entry.work is not only:
+                continue
+            takes_nothing = tier is Tier.BRONZE and entry.work is not self._risen
+            if takes_nothing and entry.work.max_tokens and not self.placer.lanes.free:
+                break  # it has nobody's lane, and there may be a thousand of them
+            if self._take(entry, rule, now_ns):
+                room = self._room(tier)  # it may have ended already, or another one for it
+
+    def _room(self, tier: Tier) -> int:
+        """How many more works of a tier may run."""
+        there = sum(r.work.tier is tier for r in (*self.running.values(), *self.retrying))
+        return self.running_max[tier] - there
 
     def _risen_bronze(self, now_ns: int) -> Work | None:
         """The Bronze that is due longest, when it is overdue: it counts as Silver, also for a lane.
@@ -336,26 +360,37 @@ class Scheduler:
         overdue = longest is not None and now_ns >= self.promises.overdue_ns(Tier.BRONZE, longest.due_ns)
         return longest if overdue else None
 
-    def _park_bronze(self, now_ns: int) -> bool:
-        """Takes the lane of the Bronze that is due last, and not risen; it goes on when no Silver waits. Whether there
-        was one.
-        """
-        risen = self._risen_bronze(now_ns)
-        held = [r for r in self.running.values() if r.work.tier is Tier.BRONZE and r.place.lane >= 0]
-        last = max((r for r in held if r.work is not risen), key=lambda r: r.work.due_ns, default=None)
-        if last is None:
-            return False
+    def _place(self, work: Work, now_ns: int) -> Place | None:
+        """A place for a work; works of lower tiers that are in its way are put back, or hurry. None: it must wait."""
+        place = self.placer.place(work, now_ns)
+        if place is not None:
+            return place
+        if work.max_tokens and self._overtake(work, now_ns):
+            place = self.placer.place(work, now_ns)
+            if place is not None:
+                return place
+        way = make_way(work, self._counts_as(work), self.running.values(), self._runs_as, self.placer)
+        if way is None:
+            return None
+        for runner in way.hurried:
+            runner.hurried = work
+            self.hurried += 1
+            self._hurried.append(runner)
+        for runner in way.put_back:
+            self._put_back(runner, now_ns)
+        return self.placer.place(work, now_ns) if way.put_back else None
+
+    def _put_back(self, runner: Running, now_ns: int) -> None:
+        """Takes a running work's place; it goes on when there is one again."""
+        self.put_back[runner.work.tier] += 1
         self._changes += 1
-        del self.running[last.ticket_id]
-        self.placer.release(last.place, now_ns)
-        self.retrying.append(last)
-        return True
+        del self.running[runner.ticket_id]
+        self.placer.release(runner.place, now_ns)
+        self.retrying.append(runner)
 
     def _take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
         work = entry.work
-        place = self.placer.place(work, now_ns)
-        if place is None and work.max_tokens and self._overtake(work, now_ns):
-            place = self.placer.place(work, now_ns)
+        place = self._place(work, now_ns)
         if place is None:
             return False
         self.queues.of[work.tier].take(entry)
@@ -370,13 +405,12 @@ class Scheduler:
         return True
 
     def _overtake(self, work: Work, now_ns: int) -> bool:
-        """Ends a work that only brings this work's trunk into place; what it has computed stays. Whether there was one.
-
-        Else Gold would wait for Bronze, which waits for everybody.
+        """Ends a work of the same or a lower tier that only brings this work's trunk into place; what it has computed
+        stays. Whether there was one.
         """
-        trunk = self.placer.homes.get(work.key)
+        trunk, tier = self.placer.homes.get(work.key), self._counts_as(work)
         for runner in self.running.values():
-            if runner.place.trunk is trunk and not runner.work.max_tokens:
+            if runner.place.trunk is trunk and not runner.work.max_tokens and self._runs_as(runner) >= tier:
                 self._end(runner, Finish.CANCELLED, now_ns)
                 return True
         return False
@@ -424,15 +458,16 @@ class Scheduler:
             assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
             guessed = len(drafts[number]) if number in drafts else 0
             wait_ns = self._wait_max_ns[work.tier]
+            deadline_ns = work.deadline_ns if r.hurried is None else min(work.deadline_ns, r.hurried.deadline_ns)
             candidates.append(
                 Candidate(
                     number,
-                    work.tier,
+                    r.tier,
                     r.decoding,
                     place.seq,
                     place.pos,
                     wanted + guessed,
-                    work.deadline_ns,
+                    deadline_ns,
                     work.due_ns + wait_ns,
                     r.last_step_ns,
                     r.last_step_ns + wait_ns,
@@ -444,7 +479,15 @@ class Scheduler:
         adapter_before = self._last.step.adapter if self._last.step is not None else ""
         draft_ns = self.speculation.spent_ns if self.speculation is not None and self.speculation.measuring else 0
         composed = compose(
-            candidates, self.costs, self.settings.planner, now_ns, gold, geometry.batch_len, adapter_before, draft_ns
+            candidates,
+            self.costs,
+            self.settings.planner,
+            now_ns,
+            gold,
+            geometry.batch_len,
+            adapter_before,
+            draft_ns,
+            self._last.passed_over,
         )
         if not composed.shares:
             return Planned(None)
@@ -462,6 +505,7 @@ class Scheduler:
             step.slices.append(Slice(share.seq, pos, wanted_tokens, r.pick(share.tokens), guessed))
             chosen.append(r)
         planned = Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len), gold)
+        planned.passed_over = composed.passed_over
         if drafts:
             plain = [Slice(s.seq, s.pos, s.tokens[: len(s.tokens) - s.drafts]) for s in step.slices]
             planned.plain_ns = self.costs.predict_ns(features(plain, geometry.micro_len))

@@ -104,7 +104,8 @@ class Speculation:
         if not self.measuring or self._since_plain >= (PLAIN_EVERY_IN_TRIAL if trial else PLAIN_EVERY):
             return {}
         numbers, asked = [], []
-        for number, r in enumerate(runners):
+        # Higher tiers first: a drafter may have time and sequences for some of them only.
+        for number, r in sorted(enumerate(runners), key=lambda each: each[1].tier):
             # The step may give one token more than there are drafts.
             count = min(self.settings.tokens_max, r.work.max_tokens - len(r.made) - 1)
             if count > 0 and r.node is None and self.tiers[r.work.tier].on:

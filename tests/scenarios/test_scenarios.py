@@ -20,11 +20,13 @@ import pytest
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Work
 from scheduler.costs import Costs, CostSettings
+from scheduler.placing import KvSettings
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
 from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
 from tests.scenarios.prediction import PredictionScenario
+from tests.scheduler.simulated import Sim, words
 from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
 
 HERE = Path(__file__).parent
@@ -128,6 +130,60 @@ class PlannerScenario:
         return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.shares])
 
 
+class WayScenario:
+    """engine sequences=N lanes=N ; submit NAME TIER on=TRUNK [trunk=N] [tokens=N] [keep=yes] [late=S] ; steps N ;
+    until NAME speaks|ends: who has a place, who was put back and who waits
+    """
+
+    def __init__(self) -> None:
+        self.sim = Sim()
+        self.names: dict[str, int] = {}
+
+    def run(self, lines: list[str]) -> str:
+        """Each work that has not ended, in the order in which they came."""
+        (verb, *rest), given = arguments(lines[0])
+        if verb == "engine":
+            kv = KvSettings(prefixes=1, lanes=int(given["lanes"]), ram_mib=1)
+            self.sim = Sim(sequences=int(given["sequences"]), context_len=2048, kv=kv)
+            self.names = {}
+            return "made"
+        if verb == "submit":
+            self.names[rest[0]] = self.sim.submit(self._work(Tier[rest[1].upper()], given))
+        elif verb == "steps":
+            for _ in range(int(rest[0])):
+                self.sim.step()
+        else:
+            ticket = self.names[rest[0]]
+            told: Callable[[], bool] = {
+                "speaks": lambda: bool(self.sim.chunks[ticket]),
+                "ends": lambda: ticket in self.sim.ended,
+            }[rest[1]]
+            self.sim.run(until=told)
+        return self._told()
+
+    def _work(self, tier: Tier, given: dict[str, str]) -> Work:
+        tokens, late_ns = int(given.get("tokens", 5)), int(given.get("late", 0)) * 1000 * MS
+        due_ns = self.sim.clock() - late_ns
+        deadline_ns = self.sim.promises.deadline_ns(tier, due_ns)
+        key = TrunkKey(NpcKey("", "w", given["on"]), "")
+        trunk, tail = words(*range(int(given.get("trunk", 900)))), words(1, 2) if tokens else words()
+        keep = given.get("keep") == "yes"
+        return Work(tier, key, trunk, tail, tokens, due_ns=due_ns, deadline_ns=deadline_ns, keep=keep)
+
+    def _told(self) -> str:
+        scheduler = self.sim.scheduler
+        back = {r.ticket_id for r in scheduler.retrying}
+        said = []
+        for name, ticket in self.names.items():
+            if ticket in scheduler.running:
+                runner = scheduler.running[ticket]
+                hurries = f", as {runner.tier.name.lower()}" if runner.hurried else ""
+                said.append(f"{name}: {runner.place.phase.value}{hurries}")
+            elif ticket not in self.sim.ended:
+                said.append(f"{name}: {'was put back' if ticket in back else 'waits'}")
+        return "\n".join(said) or "nobody is left"
+
+
 class SheddingScenario:
     """look now=MS [gold=N:MS] [silver=N:MS] [bronze=N:MS] [retry=MS] [put_off=N] [still=MS] [step=MS] [draining=yes]"""
 
@@ -170,6 +226,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "window": WindowScenario,
     "queues": QueuesScenario,
     "planner": PlannerScenario,
+    "way": WayScenario,
     "shedding": SheddingScenario,
     "activation": ActivationScenario,
     "share": ShareScenario,

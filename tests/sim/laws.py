@@ -14,6 +14,9 @@ gold       Gold whose trunk is free, with a sequence and a place among the runni
            when the window closes: it waits for at most one step and the window
 rotation   a decode of Gold or Silver gets a token every 2 x R steps at least, R being how many works may run
 progress   no running work goes without a step for longer than its tier's wait_max_ms and 2 x R steps
+way        after a plan nobody waits for what a running work of a lower tier holds (trunk, lane, sequence), unless that
+           one runs at its tier now: it waits for a lower tier for the step in which it came, at most
+turns      of two steps in a row one has a part for the highest tier, if that runs in both
 bronze     while Bronze waits, the one that is due longest and overdue gets the next lane, before any Silver; so
            Bronze as a whole is never without a token for longer than wait_max_ms and BRONZE_LANE_NS
 """
@@ -29,6 +32,8 @@ from core.work import Chunk, Ended, Work
 from engines.sim import SimEngine
 from kvcache.homes import Homes
 from scheduler.meter import percentile
+from scheduler.placing import Phase
+from scheduler.running import Running
 from scheduler.scheduler import Delivery, Planned, Scheduler, Taken
 from tests.scheduler.simulated import alone, check_book, check_tokens
 
@@ -59,6 +64,8 @@ class Laws:
         promises = scheduler.promises
         self.rotation_steps = 2 * sum(promises.of(tier).running_max for tier in Tier)
         self._running_max = {tier: promises.of(tier).running_max for tier in Tier}
+        residents = scheduler.placer.homes.count
+        self._running_max[Tier.GOLD] = min(self._running_max[Tier.GOLD], residents - residents // 8)
         self._wait_max_ns = {tier: promises.of(tier).wait_max_ms * MS for tier in Tier}
         self._window_ns = scheduler.settings.window.window_ms * MS
         self._open: dict[int, tuple[Work, int, list[int]]] = {}  # work, arrival, what was said
@@ -69,6 +76,7 @@ class Laws:
         self._step_ns = 0  # the last step's time
         self._before_ns = 0  # the time of the step before the last plan
         self._step_ns_max = 0
+        self._passed_over: set[int] = set()  # tickets of the highest tier of which nothing was in the last step
         self._bronze_ns: int | None = None  # when Bronze, which is there, had a token last
         self._hash = blake2b(digest_size=16)
 
@@ -107,6 +115,10 @@ class Laws:
         for runner in planned.runners:
             if runner.place.adapter != step_adapter:
                 raise Broken(f"adapters: ticket {runner.ticket_id} is in a step of adapter '{step_adapter}'")
+        if planned.step is not None:
+            self._in_turn(planned)
+            for tier in (Tier.GOLD, Tier.SILVER):
+                self._way_is_made(tier, now_ns)
         if len(scheduler.queues.of[Tier.GOLD]):
             self._gold_waits(planned, now_ns)
         if len(scheduler.queues.of[Tier.BRONZE]):
@@ -210,11 +222,61 @@ class Laws:
                 raise Broken(f"gold: ticket {w.ticket_id} waits and nothing is in its way")
             self._held_up.add(w.ticket_id)
 
+    def _way_is_made(self, tier: Tier, now_ns: int) -> None:
+        """What would have a place without the works of lower tiers that run has one with them."""
+        scheduler, placer = self._scheduler, self._scheduler.placer
+        waiting = [(r.ticket_id, r.work) for r in scheduler.retrying if r.work.tier is tier]
+        started = sum(r.work.tier is tier for r in (*scheduler.running.values(), *scheduler.retrying))
+        if started < self._running_max[tier]:
+            waiting += [(w.ticket_id, w.work) for w in scheduler.queues.of[tier]]
+        if not waiting:
+            return
+        running = list(scheduler.running.values())
+        stories = [r for r in (*running, *scheduler.retrying) if r.work.tier is Tier.BRONZE]
+        oldest_ns = min((r.work.due_ns for r in stories), default=0)
+        overdue = now_ns >= scheduler.promises.overdue_ns(Tier.BRONZE, oldest_ns)
+
+        def counts(r: Running) -> Tier:
+            risen = overdue and r.work.tier is Tier.BRONZE and r.work.due_ns == oldest_ns
+            return min(r.tier, Tier.SILVER) if risen else r.tier
+
+        lower = [r for r in running if counts(r) > tier]
+        stands = [r for r in running if r.place.phase is not Phase.BRANCH or r.place.lane < 0 or r.work.keep]
+        resident = placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)
+        for ticket, work in waiting:
+            trunk = placer.homes.find(work.key)
+            if trunk is not None and trunk.fetching_ns:
+                continue
+            lacks = []
+            if trunk is not None and trunk.users:
+                lacks.append(("trunk", [r for r in stands if r.place.trunk is trunk]))
+            if tier is not Tier.GOLD and work.max_tokens and not placer.lanes.free:
+                lacks.append(("lane", [r for r in running if r.place.lane >= 0]))
+            if not resident and (trunk is None or trunk.seq < 0):
+                lacks.append(("sequence", stands))
+            if lacks and all(any(r in lower for r in holders) for _, holders in lacks):
+                for_what = ", ".join(what for what, _ in lacks)
+                raise Broken(f"way: ticket {ticket} ({tier.name}) waits for {for_what} that lower tiers hold")
+
+    def _in_turn(self, planned: Planned) -> None:
+        """Nobody of the highest tier is passed over twice for a lower one."""
+        running = self._scheduler.running.values()
+        highest = min(r.tier for r in running)
+        those = [r for r in running if r.tier == highest]
+        assert planned.step is not None
+        seqs = {s.seq for s in planned.step.slices}  # several may wait for the same prefix
+        over = set() if any(r.place.seq in seqs for r in those) else {r.ticket_id for r in those}
+        if over & self._passed_over:
+            raise Broken(f"turns: two steps in a row have nothing of {highest.name}, which is there")
+        self._passed_over = over
+
     def _bronze_waits(self, now_ns: int) -> None:
         """The overdue Bronze that is due longest waits only while there is no lane for anybody."""
         scheduler, placer = self._scheduler, self._scheduler.placer
         queue = scheduler.queues.of[Tier.BRONZE]
         free = [w for w in queue if not _in_use(placer.homes, w.work.key)]
+        if not (placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)):
+            free = [w for w in free if (t := placer.homes.find(w.work.key)) is not None and t.seq >= 0]
         started = [r for r in (*scheduler.running.values(), *scheduler.retrying) if r.work.tier is Tier.BRONZE]
         if not free or len(started) >= self._running_max[Tier.BRONZE]:
             return
@@ -222,6 +284,9 @@ class Laws:
         due_ns = head.work.due_ns
         if now_ns < scheduler.promises.overdue_ns(Tier.BRONZE, due_ns) or any(r.work.due_ns <= due_ns for r in started):
             return
+        now_taken = [self._open[ticket][0] for ticket, what in scheduler._out if isinstance(what, Taken)]
+        if any(work.tier is Tier.BRONZE and work.due_ns <= due_ns for work in now_taken):
+            return  # it was another one's turn, and that needed no step
         took = [r for r in scheduler.running.values() if r.place.lane >= 0 and r.timings.taken_ns == now_ns]
         if placer.lanes.free or took:
             raise Broken(f"bronze: ticket {head.ticket_id} is overdue, and others got the lane")

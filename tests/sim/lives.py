@@ -24,6 +24,28 @@ HARD_TIMES = WorldSettings(
     lull_every_s=0.0,
     promises=replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=1500)),
 )
+# Everybody wants what others have: few lanes and sequences, conversations that end and begin again, guesses on the
+# trunks of intents, forks that Gold asks about while they speak, and failures after which works begin anew.
+SCARCE = WorldSettings(
+    seconds=12.0,
+    npcs=120,
+    active=32,
+    dialogues=16,
+    stories_waiting=8,
+    storm_every_s=0.0,
+    overfill_every_s=0.0,
+    lull_every_s=5.0,
+    lull_s=1.0,
+    forget_every_s=0.5,
+    wonder_every_s=0.1,
+    foresee_every_s=0.1,
+    part_share=0.5,
+    failures=40,
+    sequences=44,
+    prefixes=4,
+    lanes=8,
+    promises=replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=3000)),
+)
 
 
 def lived(seed: int, settings: WorldSettings) -> tuple[World, Laws]:

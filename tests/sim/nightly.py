@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from tests.daemon.fuzz import troubled
 from tests.daemon.test_fuzz import HANDFUL, SLOWLY
-from tests.sim.lives import HARD_TIMES, TEN_MINUTES, check_that_everything_happened, lived
+from tests.sim.lives import HARD_TIMES, SCARCE, TEN_MINUTES, check_that_everything_happened, lived
 
 
 @pytest.mark.parametrize("seed", range(2, 12))
@@ -20,6 +20,12 @@ def test_ten_minutes_of_other_worlds(seed: int) -> None:
 def test_other_hard_times(seed: int) -> None:
     """With other seeds, and for longer, the laws hold under overload."""
     lived(seed, replace(HARD_TIMES, seconds=60.0))
+
+
+@pytest.mark.parametrize("seed", range(4, 24))
+def test_other_scarce_times(seed: int) -> None:
+    """With other seeds, and for longer, nobody waits for what a lower tier holds."""
+    lived(seed, replace(SCARCE, seconds=60.0))
 
 
 def test_100_000_messages_break_nothing() -> None:

@@ -21,7 +21,7 @@ from scheduler.planner import Candidate, Composed, compose
 from scheduler.running import Running
 from scheduler.window import Closed, Window
 from tests.sim.laws import Broken
-from tests.sim.lives import HARD_TIMES, PROMISES
+from tests.sim.lives import HARD_TIMES, PROMISES, SCARCE
 from tests.sim.world import World, WorldSettings
 
 SHORT = WorldSettings(seconds=20.0, active=32, storm_every_s=4.0, overfill_every_s=3.0, lull_every_s=9.0)
@@ -212,6 +212,7 @@ def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
 def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
     """Who has just been served is served again."""
     patch.setattr(planner, "_turn", lambda c: (-c.last_step_ns, c.number))
+    patch.setattr(planner, "_talks", lambda *_: False)
 
 
 def knows_no_hunger(world: World, patch: pytest.MonkeyPatch) -> None:
@@ -228,6 +229,20 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world.scheduler, "_risen_bronze", lambda now_ns: None)
 
 
+def gives_no_way(world: World, patch: pytest.MonkeyPatch) -> None:
+    """What a lower tier holds is waited for."""
+    patch.setattr(composing, "make_way", lambda *_: None)
+
+
+def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Lower tiers go first as often as they like."""
+
+    def greedy(*all_but_the_last: Any) -> Composed:
+        return compose(*all_but_the_last[:-1])
+
+    patch.setattr(composing, "compose", greedy)
+
+
 @pytest.mark.parametrize(
     ("fault", "law", "settings"),
     [
@@ -236,7 +251,7 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (loses_lanes, "lanes", SHORT),
         (loses_sequences, "residents", SHORT),
         (hoards, "ram", SHORT),
-        (keeps_stale_copies, "copies", SHORT),
+        (keeps_stale_copies, "copies", replace(SHORT, seconds=60.0)),
         (leaves_branches, "residents", SHORT),
         (keeps_forks, "forks", SHORT),
         (keeps_too_much, "residents", SHORT),
@@ -251,6 +266,8 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
         (does_not_rotate, "rotation", SLOW),
         (knows_no_hunger, "progress", replace(HARD_TIMES, promises=PROMISES)),
         (lets_silver_have_all_lanes, "bronze", CROWDED),
+        (gives_no_way, "way", SCARCE),
+        (passes_over, "turns", SCARCE),
     ],
 )
 def test_a_broken_scheduler_is_caught_by_its_law(
@@ -263,7 +280,9 @@ def test_a_broken_scheduler_is_caught_by_its_law(
         world.run()
 
 
-@pytest.mark.parametrize("settings", [SHORT, QUIET, SLOW, CROWDED], ids=["short", "quiet", "slow", "crowded"])
+@pytest.mark.parametrize(
+    "settings", [SHORT, QUIET, SLOW, CROWDED, SCARCE], ids=str.split("short quiet slow crowded scarce")
+)
 def test_without_a_fault_these_worlds_keep_every_law(settings: WorldSettings) -> None:
     """So it is the fault that breaks them."""
     World(1, settings).run()

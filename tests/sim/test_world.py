@@ -4,11 +4,12 @@ More seeds and longer times: tests/sim/nightly.py, by `make nightly`.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from core.words import Tier
-from tests.sim.lives import HARD_TIMES, TEN_MINUTES, check_that_everything_happened, lived
+from tests.sim.lives import HARD_TIMES, SCARCE, TEN_MINUTES, check_that_everything_happened, lived
 
 
 def test_ten_minutes_of_a_thousand_npcs() -> None:
@@ -22,6 +23,18 @@ def test_hard_times(seed: int) -> None:
     world, laws = lived(seed, HARD_TIMES)
     assert laws.gold_held_up > 1000
     assert world.scheduler.meter.tiers[Tier.BRONZE].output_tokens > 50
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"sequences": 20}, {"lanes": 3, "sequences": 60}, {"dialogues": 40, "part_share": 0.9, "sequences": 100}],
+    ids=["", "sequences", "lanes", "talks"],
+)
+def test_nobody_waits_for_what_a_lower_tier_holds(seed: int, other: dict[str, Any]) -> None:
+    """Trunks, lanes and sequences are scarce: lower tiers give way at once, or hurry, and the laws hold."""
+    world, _ = lived(seed, replace(SCARCE, **other))
+    assert world.scheduler.put_back[Tier.BRONZE] > 10
 
 
 def test_same_seed_same_trace() -> None:

@@ -34,7 +34,11 @@ SPEAKS = 3  # the first so many actions are spoken
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """How much goes on. `active` NPCs are asked at the cadence's rate; the `_every_s` are means, 0 is never."""
+    """How much goes on. `active` NPCs are asked at the cadence's rate; the `_every_s` are means, 0 is never.
+
+    After `part_share` of the turns player and NPC part: the conversation is summed up, and the player comes back at
+    once. Of `sequences`, `prefixes` and `lanes` are for these; trunks have the rest.
+    """
 
     seconds: float = 120.0
     npcs: int = 1000
@@ -49,10 +53,15 @@ class WorldSettings:
     overfill_every_s: float = 55.0
     forget_every_s: float = 1.5
     wonder_every_s: float = 0.7
+    foresee_every_s: float = 0.0
+    part_share: float = 0.0
     lull_every_s: float = 40.0
     lull_s: float = 4.0
     failures: int = 12
     ram_kib: int = 256
+    sequences: int = 256
+    prefixes: int = 8
+    lanes: int = 24
     promises: Promises = Promises()
     cost: SimCost = SimCost(step_us=300.0, micro_us=350.0, token_us=70.0)
 
@@ -125,7 +134,7 @@ class World:
         fail_at = {rng.randrange(steps) for _ in range(settings.failures)}
         fail_at |= {step + 1 for step in fail_at if step % 2}  # the step after a failure is where works fail twice
         self.engine = SimEngine(
-            Geometry(256, 2048, 2048, 512, vocab.size),
+            Geometry(settings.sequences, 2048, 2048, 512, vocab.size),
             vocab,
             self.clock,
             settings.cost,
@@ -133,7 +142,7 @@ class World:
             fail_at=frozenset(fail_at),
         )
         self.promises = settings.promises
-        kv = KvSettings(prefixes=8, lanes=24, ram_mib=1, redis_mib=1)
+        kv = KvSettings(settings.prefixes, settings.lanes, ram_mib=1, redis_mib=1)
         self.scheduler = make(self.engine, self.promises, SchedulerSettings(kv=kv))
         self.scheduler.placer.homes.ram_bytes_max = settings.ram_kib << 10
         self.store = SlowStore(self)
@@ -314,6 +323,7 @@ class World:
         self._again(settings.overfill_every_s, self._overfill)
         self._again(settings.forget_every_s, self._forget)
         self._again(settings.wonder_every_s, self._wonder)
+        self._again(settings.foresee_every_s, self._foresee)
         self._again(settings.lull_every_s, self._lull)
 
     def _wake(self, group: int) -> None:
@@ -375,6 +385,9 @@ class World:
                 self._after(400, lambda: self._say(number, talk))
                 return
             talk.tokens += line + said
+            if self.settings.part_share and self._rng.random() < self.settings.part_share:
+                self._part(number, talk)
+                return
             if len(talk.tokens) > self.settings.trunk_len_max - 250:
                 if self._rng.random() < 0.5:
                     self.scheduler.forget(TrunkKey(NpcKey("", "world", f"npc{talk.npc}"), talk.player))
@@ -410,6 +423,21 @@ class World:
         if self._rng.random() < 0.1:  # the player interrupts
             self._after(self._rng.uniform(0, 500), lambda: self._cancel(ticket))
 
+    def _part(self, number: int, talk: Talk) -> None:
+        """A conversation is over and is summed up on its own trunk, and the next one begins there at once."""
+        tail = self._text(6)
+        summary = self._work(Tier.BRONZE, talk.npc, talk.player, tail, 40, more=talk.tokens, adapter=talk.adapter)
+        self._submit(summary)
+        again = Talk(talk.npc, talk.player, self._text(self._rng.randrange(100)), talk.adapter)
+        self._after(self._rng.uniform(0, 30), lambda: self._say(number, again))
+
+    def _foresee(self) -> None:
+        """What will an NPC do, if? Bronze asks on the trunk of its intents, many at a time."""
+        for npc in self._rng.sample(range(self.settings.npcs), 8):
+            tier = Tier.SILVER if self._rng.random() < 0.2 else Tier.BRONZE
+            tail = self._text(self._rng.randrange(12, 32))
+            self._submit(self._work(tier, npc, "", tail, 8, choice=self._choice))
+
     def _stories(self) -> None:
         """Bronze always waits."""
         if self._at_ns >= self._lull_until_ns:
@@ -432,7 +460,10 @@ class World:
 
     def _try(self, npc: int, fork: str, more: list[int], left: int) -> None:
         tail = self._text(self._rng.randrange(5, 40))
-        work = self._work(Tier.BRONZE, npc, "wonder", tail, self._rng.randrange(10, 60), more=more, fork=fork)
+        tier = Tier.SILVER if self.settings.part_share and self._rng.random() < 0.3 else Tier.BRONZE
+        work = self._work(tier, npc, "wonder", tail, self._rng.randrange(10, 60), more=more, fork=fork)
+        if tier is Tier.SILVER and self._rng.random() < 0.5:  # while it speaks, others want its trunk
+            self._after(self._rng.uniform(0, 200), lambda: self._look(work))
 
         def answered(ended: Ended, said: list[int]) -> None:
             if ended.finish in (Finish.STOP, Finish.LENGTH) and left > 1:
@@ -444,6 +475,14 @@ class World:
                 self.scheduler.forget(work.key)
 
         self._submit(work, answered)
+
+    def _look(self, at: Work) -> None:
+        """Gold on the trunk of another work, while that is there."""
+        if any(work is at for work, _, _ in self._open.values()):
+            now_ns = self._at_ns
+            deadline_ns = self.promises.deadline_ns(Tier.GOLD, now_ns)
+            tail = np.asarray(self._text(8), np.int32)
+            self._submit(Work(Tier.GOLD, at.key, at.trunk, tail, 2, at.shared, due_ns=now_ns, deadline_ns=deadline_ns))
 
     # -- faults ------------------------------------------------------------------------------------------------
 
