@@ -419,8 +419,8 @@ async def test_a_million_ids_in_one_call_are_refused(tmp_path: Path) -> None:
     [
         (None, "cannot read"),
         (b"", "is not a GGUF file"),
-        (b"<!DOCTYPE html><p>404", "is not a GGUF file (it starts with b'<!DO')"),
-        (b"GGUF\x03\x00\x00\x00", "may be cut off"),
+        (b"<!DOCTYPE html><p>404", "is not a GGUF file: it is a web page"),
+        (b"GGUF\x03\x00\x00\x00", "is cut off"),
     ],
 )
 def test_a_model_that_is_none_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
