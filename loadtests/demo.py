@@ -196,7 +196,7 @@ def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonCh
         print(f"the daemon died during the run:\n{look.last_words}", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    slow = _not_kept_up(made, options)
+    slow = "" if look.died else _not_kept_up(made, options)
     if slow:
         print(f"not kept up: {slow}", file=sys.stderr)
     broken = broken_promises(made) if options.check else []
@@ -206,11 +206,11 @@ def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonCh
 
 
 def _not_kept_up(made: dict[str, Any], options: argparse.Namespace) -> str:
-    """Why the run was no game, in a sentence: it had fewer frames than observations are due, or a fifth of its own at
-    most. Empty when it was one.
+    """Why the run was no game, in a sentence: it had fewer frames than observations of an NPC are due (or nine tenths
+    of all frames), or less than a fifth of them. Empty when it was one.
     """
     played, due = made["frames"], round(options.seconds * options.fps)
-    if played >= min(due, max(options.rate_hz * options.seconds, due / 5)):
+    if played >= min(0.9 * due, max(options.rate_hz * options.seconds, due / 5)):
         return ""
     return (
         f"{played} of {due} frames were played; this machine does not carry {options.npcs} NPCs at {options.fps} "
