@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import CallerError, NotFound
+from core.words import Tier, TrunkKey
 from daemon.config import Config
 from memory.bond import Bond, Exchange, OpenSession
 from memory.noting import PLAYER
@@ -83,6 +84,26 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
         assert not any("lantern" in t.text for t in session.turns if t.by_player)  # an NPC may say anything
         layout = rig.daemon.dialogue._layout
         assert session.told == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
+
+
+async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:
+    """The next conversation begins on a trunk that no summary holds; when it is summed up, the summary's is gone."""
+    async with running(gated()) as rig:
+        door, homes = rig.daemon.door, rig.daemon.scheduler.placer.homes
+        keys: list[TrunkKey] = []
+        submit_group = door.submit_group
+
+        def noting(group):  # type: ignore[no-untyped-def]
+            keys.extend(work.key for work, _, _ in group if work.max_tokens and work.tier is Tier.BRONZE)
+            return submit_group(group)
+
+        door.submit_group = noting  # type: ignore[method-assign]
+        await tell(rig)
+        await rig.daemon.calls.end_session("", end())
+        await until(lambda: bool(bond_of(rig).summaries), "the summary")
+        (key,) = keys
+        assert key.fork and key.origin.partner == "p1"
+        await until(lambda: not homes.forks, "the summary's trunk to go")
 
 
 async def test_what_is_forgotten_is_forgotten_also_while_it_is_summed_up(tmp_path: Path) -> None:
