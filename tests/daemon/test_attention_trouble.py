@@ -3,8 +3,10 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
 import uvloop
 
+from core.clock import S
 from core.words import Activation, Finish
 from daemon.config import Config
 from npcd.v1 import npcs_pb2
@@ -195,18 +197,24 @@ async def test_a_frame_whose_sender_goes_away_is_thought_about() -> None:
         await until(lambda: all(m.intent is not None for m in minds), "an intent for each")
 
 
-async def test_who_saw_another_thing_before_its_first_decision_is_answered_about_it() -> None:
+async def test_who_saw_another_thing_before_its_first_decision_is_answered_about_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Asked at once as it was attacked; what it saw next came before anybody decided about its attention."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
-        await calls.observe("", rig.frame(rig.sees("npc1", WOLF)))  # a decision: the next is 20 ms away
-        await calls.observe("", rig.frame(rig.sees("npc0", WOLF, events=["attacked"])))
-        mind = mind_of(rig, "npc0")
-        await until(lambda: mind.intent is not None)
-        assert not mind.decided
-        await calls.observe("", rig.frame(rig.sees("npc0", WOLF, BEAR)))
-        assert not mind.decided
+        await calls.observe("", rig.frame(rig.sees("npc1", WOLF)))  # a decision
+        with monkeypatch.context() as patch:
+            patch.setattr("daemon.attention.NEWCOMERS_WITHIN_NS", 600 * S)  # nobody decides meanwhile
+            await calls.observe("", rig.frame(rig.sees("npc0", WOLF, events=["attacked"])))
+            mind = mind_of(rig, "npc0")
+            await until(lambda: mind.intent is not None)
+            assert not mind.decided
+            await calls.observe("", rig.frame(rig.sees("npc0", WOLF, BEAR)))
+            assert not mind.decided
+        await calls.observe("", rig.frame(rig.sees("npc2", WOLF)))
         await answered(rig, "npc0")
+        await until(lambda: mind.decided)
 
 
 async def test_what_happened_before_an_npc_became_ambient_is_asked_about() -> None:
