@@ -224,7 +224,12 @@ class Fuzz:
             for name in ("calm", "vale"):  # an earlier handful may have changed or emptied it
                 await self.rig.daemon.calls.define_world("", world(world_id=name))
                 await self.rig.daemon.calls.register("", npcs_pb2.RegisterRequest(world_id=name, npcs=specs(3)))
-            await asyncio.gather(*(self._call(method, sent) for method, sent in script))
+            # All of them come to their end, also when one has failed: one that is left over would change worlds while
+            # the next handful is played, and that would fail for another reason.
+            ended = await asyncio.gather(*(self._call(method, sent) for method, sent in script), return_exceptions=True)
+            for failed in ended:
+                if failed is not None:
+                    raise failed
             await self._look()
 
     async def _call(self, method: MethodDescriptor, sent: list[bytes]) -> None:
@@ -337,7 +342,8 @@ def troubled(model: Model | None = None) -> Iterator[tuple[Fuzz, asyncio.Runner]
     cadence = CadenceSettings(active_hz=20.0, warm_hz=10.0)
     intents = replace(config.intents, activation=activation, cadence=cadence, warm_look_ms=20, ambient_look_ms=40)
     config = replace(config, intents=intents)
-    with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
+    # The folder is the last to go: until the runner is closed a thread of it may write a save.
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
         saves = Path(folder) / "saves"
 

@@ -24,8 +24,10 @@ from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 from tests.patience import PATIENCE_S
 
-# The policy leaves the model all the time that it takes: what a test says of the model is so on a busy machine too.
-UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms=round(PATIENCE_S * 1000)))
+# The policy leaves the model all the time that it takes, also when the engine's thread gets no turn for a while: what a
+# test says of the model is so on a busy machine too.
+_PATIENCE_MS = round(PATIENCE_S * 1000)
+UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms=_PATIENCE_MS, stall_ms=_PATIENCE_MS))
 
 
 class GatedEngine(SimEngine):

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from daemon.calls import Calls
 from daemon.table import Table
-from npcd.v1 import dialogue_pb2
+from npcd.v1 import dialogue_pb2, npcs_pb2
 from tests.daemon.fuzz import METHODS, Fuzz, calls, troubled
+from tests.daemon.rig import until
 
 HANDFUL = st.lists(calls(), min_size=1, max_size=10)
 SLOWLY = settings(suppress_health_check=list(HealthCheck), database=None, deadline=None, derandomize=True)
@@ -63,3 +64,23 @@ def test_the_fuzz_finds_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tests.daemon.rig.PATIENCE_S", 3.0)
     with pytest.raises(AssertionError, match="subscribers"):
         trouble(300, UNSHRUNK)
+
+
+def test_a_handful_that_fails_leaves_no_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls beside the one that fails come to their end first: none of them reaches into the next handful."""
+    methods = {method.full_name: method for method in METHODS}
+    failed, slow = methods["npcd.v1.Dialogue.Cancel"], methods["npcd.v1.Npcs.ListWorlds"]
+    with troubled() as (fuzz, runner):
+
+        async def planted(*_: object) -> dialogue_pb2.CancelTurnResponse:
+            raise ValueError("planted")
+
+        async def late(*_: object) -> npcs_pb2.ListWorldsResponse:
+            await until(lambda: f"{failed.full_name} UNKNOWN" in fuzz.statuses, "the other call has failed")
+            return npcs_pb2.ListWorldsResponse()
+
+        monkeypatch.setattr(Calls, "cancel_turn", planted)
+        monkeypatch.setattr(Calls, "list_worlds", late)
+        with pytest.raises(AssertionError, match="planted"):
+            runner.run(fuzz.play([(failed, [b""]), (slow, [b""])]))
+        assert f"{slow.full_name} OK" in fuzz.statuses

@@ -156,7 +156,8 @@ async def test_a_pause_ends_with_its_stream() -> None:
 
 async def test_who_stands_in_line_when_the_game_pauses_is_not_asked() -> None:
     """Also not when a place gets free; it is asked when the game goes on."""
-    config = only_distance(share=ShareSettings(under_way_max=1), answer_within_ms=60_000)
+    # The closed gate is an engine that stands still: after `stall_ms` the rules would answer for those in line.
+    config = only_distance(share=ShareSettings(under_way_max=1), answer_within_ms=60_000, stall_ms=60_000)
     npcs = ("npc0", "npc1", "npc2")
     model = gated()
     assert isinstance(model.engine, GatedEngine)
