@@ -510,7 +510,7 @@ class Calls:
             sequence += 1
             last_ns = self._clock()
             yield await self.pace().run(self._table.framing(subscriber, self.epoch, sequence))
-            if over():
+            if over() or subscriber.deleted:  # may have been told before this frame was made, which took it for its own
                 subscriber.woken.set()
 
     def _description(self, npc: Npc, with_history: bool) -> npcs_pb2.NpcDescription:

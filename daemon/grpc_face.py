@@ -72,6 +72,7 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED),
 )
 RETRY_KEY = "retry-after-ms"
+EPOCH_KEY = "daemon-epoch"  # with NOT_FOUND: whether it is a daemon that knew the name once, or one that lost its state
 PING_MIN_MS = 1_000  # what README promises
 PING_STRIKES = 4  # pings that come sooner, before the connection is ended; data between them makes up for them
 
@@ -255,7 +256,7 @@ class GrpcFace:
                 caller = who(context)
                 return await _written(calls, await method(caller, await read(calls, request)))
             except NpcdError as error:
-                await _abort(context, error, name)
+                await self._abort(context, error, name)
                 raise AssertionError("abort raises") from error
 
         return call
@@ -272,9 +273,20 @@ class GrpcFace:
                     async for answer in answers:
                         yield await _written(calls, answer)
             except NpcdError as error:
-                await _abort(context, error, name)
+                await self._abort(context, error, name)
 
         return call
+
+    async def _abort(self, context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:
+        trailing: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, Overloaded):
+            trailing = ((RETRY_KEY, str(error.retry_ms)),)
+        elif isinstance(error, NotFound) and self.calls is not None:
+            trailing = ((EPOCH_KEY, str(self.calls.epoch)),)
+        code = next((code for kind, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+        if code is grpc.StatusCode.INTERNAL:
+            log.error("call failed", call=name, reason=str(error))
+        await context.abort(code, str(error), trailing)
 
     def _ready(self) -> Calls:
         if self.calls is None:
@@ -323,11 +335,3 @@ class _Requests:
 async def _written(calls: Calls, answer: Message) -> bytes:
     """An answer's bytes; a large one is written in slices."""
     return await calls.pace().run(writing(answer)) if is_large(answer) else answer.SerializeToString()
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:
-    trailing = ((RETRY_KEY, str(error.retry_ms)),) if isinstance(error, Overloaded) else ()
-    code = next((code for kind, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-    if code is grpc.StatusCode.INTERNAL:
-        log.error("call failed", call=name, reason=str(error))
-    await context.abort(code, str(error), trailing)

@@ -47,7 +47,7 @@ WORLD = World(
 
 
 async def test_a_world_arrives_as_it_was_written() -> None:
-    async with serving() as (daemon, target), Client(target, token="secret") as npcd:
+    async with serving() as (daemon, target), Client(target, token="secret", timeout_s=PATIENCE_S) as npcd:
         answer = await npcd.define_world(WORLD)
         assert answer.changed
         sent = daemon.worlds["hollow"]
@@ -62,7 +62,7 @@ async def test_a_world_arrives_as_it_was_written() -> None:
 
 
 async def test_the_client_remembers_leases_and_policy() -> None:
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         registration = await npcd.register(
             [NpcSpec("a", "vampire", "mirela"), NpcSpec("b", "villager", persona=Persona("", "Bo", "Digs."))]
@@ -78,7 +78,7 @@ async def test_the_client_remembers_leases_and_policy() -> None:
 
 
 async def test_talk_streams_text_and_ends_with_timings() -> None:
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register([NpcSpec("a", "vampire", "mirela")])
         said = Said()
@@ -97,7 +97,7 @@ async def test_talk_streams_text_and_ends_with_timings() -> None:
 
 
 async def test_leaving_a_turn_cancels_it_on_the_daemon() -> None:
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register([NpcSpec("a", "vampire", "mirela")])
         events = npcd.talk("a", "p1", "hold")
@@ -109,7 +109,7 @@ async def test_leaving_a_turn_cancels_it_on_the_daemon() -> None:
 
 
 async def test_a_conversation_takes_turns_interrupts_and_ends() -> None:
-    async with serving() as (_, target), Client(target) as npcd:
+    async with serving() as (_, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         async with npcd.converse("a", "p1") as conversation:
             turn_id = await conversation.say("Hello.")
@@ -124,7 +124,7 @@ async def test_a_conversation_takes_turns_interrupts_and_ends() -> None:
 
 
 async def test_statuses_become_typed_errors() -> None:
-    async with serving() as (_, target), Client(target) as npcd:
+    async with serving() as (_, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         with pytest.raises(CallerError, match="archetypes") as wrong:
             await npcd.define_world(World("w", "", (), (), ()))
         assert wrong.value.code == "INVALID_ARGUMENT"
@@ -150,7 +150,7 @@ async def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_wait_ready_waits_for_the_model() -> None:
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         daemon.serving = False
         with pytest.raises(TooLate, match=r"npcd\.v1\.Npcs is not serving yet"):
             await npcd.wait_ready(0.2)
@@ -162,7 +162,7 @@ async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
     """A game server may be up first: wait_ready finds the daemon when it comes."""
 
     target = f"unix://{tmp_path}/late.sock"
-    async with Client(target) as npcd:
+    async with Client(target, timeout_s=PATIENCE_S) as npcd:
         waiting = asyncio.create_task(npcd.wait_ready(PATIENCE_S))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.2)
@@ -173,7 +173,7 @@ async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
 
 
 async def test_status_is_streamed() -> None:
-    async with serving() as (_, target), Client(target) as npcd:
+    async with serving() as (_, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         seen = []
         async for status in npcd.watch_status(100):
             seen.append(status.version)

@@ -60,7 +60,7 @@ async def test_the_python_client_asks_no_proxy_for_this_machine(monkeypatch: pyt
     async with fake() as target:
         with proxied(monkeypatch):
             for here in (target, target.replace("127.0.0.1", "localhost"), f"dns:///{target}", f"ipv4:{target}"):
-                async with Client(here) as npcd:
+                async with Client(here, timeout_s=PATIENCE_S) as npcd:
                     await npcd.wait_ready(PATIENCE_S)
 
 

@@ -67,7 +67,7 @@ async def playing(
     on_intent: Callable[[Intent], None] | None = None, on_problem: Callable[[LiveProblem], None] | None = None
 ) -> AsyncIterator[tuple[FakeDaemon, Client, Live]]:
     """A fake daemon, a client with three NPCs, and their open stream."""
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=FAST, on_intent=on_intent, on_problem=on_problem) as live:
@@ -144,7 +144,7 @@ async def test_observe_and_latest_work_from_many_threads_at_once() -> None:
 
 async def test_after_a_pause_the_next_observation_wakes_the_loop() -> None:
     """The loop stops looking when nothing comes; an observation that meets that moment is not lost."""
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=LiveSettings(flush_ms=1, idle_ms=2)) as live:
@@ -199,7 +199,7 @@ async def test_a_daemon_that_lost_everything_is_told_again(tmp_path: Path) -> No
     target = f"unix://{tmp_path}/d.sock"
     first = FakeDaemon(1)
     await first.start(target)
-    async with Client(target) as npcd:
+    async with Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         async with npcd.live(settings=FAST) as live:
@@ -248,7 +248,7 @@ async def test_a_listener_that_fails_does_not_end_the_stream() -> None:
 async def test_a_slow_daemon_gets_the_newest_observation_and_never_a_backlog() -> None:
     """While a write waits for the daemon, observations replace each other instead of queueing."""
 
-    async with serving() as (daemon, target), Client(target) as npcd:
+    async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
         release = asyncio.Event()
@@ -321,3 +321,20 @@ async def test_leases_that_the_client_took_by_itself_carry_what_waits() -> None:
                     if (seen.npc_id, seen.tick) == ("a", 9):
                         assert live.counters.observations_outdated == 0
                         return
+
+
+async def test_what_is_heard_late_of_a_deleted_world_leaves_the_next_one_alone() -> None:
+    """The game deleted its world and made another of that name before the stream of the first said its last word."""
+    async with playing() as (daemon, npcd, live):
+        daemon.worlds.clear()
+        daemon.leases.clear()
+        daemon.daemon_epoch = 7  # the new world's leases are others
+        await npcd.define_world(WORLD)
+        leases = (await npcd.register(NPCS)).lease_epochs
+        daemon.push(intents_pb2.IntentFrame(world_deleted=True))
+        await until(lambda: any(problem.code == "WORLD_DELETED" for problem in live.problems))
+        assert live._lease_epochs == leases and set(leases) == {"a", "b", "c"}
+        daemon.worlds.clear()
+        daemon.daemon_epoch = 8  # it lost its state: the new world is told again
+        daemon.end_streams()
+        await until(lambda: "hollow" in daemon.worlds and live.connected)

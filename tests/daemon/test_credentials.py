@@ -261,7 +261,7 @@ async def test_tokens_are_read_again(tmp_path: Path) -> None:
     async with serving(settings) as (_, face, address):
 
         async def known(letter: str) -> bool:
-            async with Client(address, token=letter * 16) as npcd:
+            async with Client(address, token=letter * 16, timeout_s=PATIENCE_S) as npcd:
                 try:
                     await npcd.list_worlds()
                 except NpcdError as error:

@@ -359,7 +359,9 @@ async def test_a_game_deletes_through_its_client_and_the_client_does_not_bring_i
         (address,) = await face.start()
         face.calls = rig.daemon.calls
         await face.report(serving=True)
-        async with Client(address) as npcd, Client(address, world_id="hill") as admin, asyncio.timeout(PATIENCE_S):
+        npcd = Client(address, timeout_s=PATIENCE_S)
+        admin = Client(address, world_id="hill", timeout_s=PATIENCE_S)
+        async with npcd, admin, asyncio.timeout(PATIENCE_S):
             await npcd.define_world(replace(SERVED, world_id="hill"))
             await npcd.register([NpcSpec("a", "villager", "mira")])
             await npcd.checkpoint("one")
@@ -377,3 +379,47 @@ async def test_a_game_deletes_through_its_client_and_the_client_does_not_bring_i
                 await until(lambda: live.connected, "it is there again")
             await npcd.delete_world()
         await face.stop(0)
+
+
+async def test_a_client_that_was_away_does_not_bring_a_deleted_world_back(tmp_path: Path) -> None:
+    """The daemon that had the world does not know it any more: the game is told, as if its stream had been there."""
+    settings = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",))
+    async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _), asyncio.timeout(PATIENCE_S):
+        face = GrpcFace(settings)
+        (address,) = await face.start()
+        face.calls = rig.daemon.calls
+        async with Client(address, timeout_s=PATIENCE_S) as npcd:
+            await npcd.define_world(replace(SERVED, world_id="hill"))
+            await npcd.register([NpcSpec("a", "villager", "mira")])
+            async with npcd.live() as live:
+                await live.wait_connected(PATIENCE_S)
+                await face.stop(0)
+                await rig.daemon.calls.delete_world("", npcs_pb2.DeleteWorldRequest(world_id="hill"))
+                face = GrpcFace(settings)
+                await face.start()
+                face.calls = rig.daemon.calls
+                await until(lambda: any(p.code == "NOT_FOUND" for p in live.problems), "it comes back")
+                connects = live.counters.connects
+                await until(lambda: live.counters.connects > connects + 1, "it looks again")
+                assert await named(rig) == ["vale"]
+                assert [p.code for p in live.problems].count("WORLD_DELETED") == 1
+                await npcd.define_world(replace(SERVED, world_id="hill"))
+                await npcd.register([NpcSpec("a", "villager", "mira")])
+                await until(lambda: live.connected, "it is there again")
+                assert await named(rig) == ["hill", "vale"]
+        await face.stop(0)
+
+
+async def test_a_stream_hears_of_a_deletion_while_its_frame_is_made() -> None:
+    """Its snapshot is made in slices of the loop's time; what wakes it meanwhile is not taken for a part of that."""
+    config = replace(UNHURRIED, calls=replace(UNHURRIED.calls, slice_ms=0.0))
+    async with running(gated(), config, npcs=100) as rig, asyncio.timeout(PATIENCE_S):
+        calls = rig.daemon.calls
+        watched = calls.watch_intents("", intents_pb2.WatchIntentsRequest(world_id="vale"))
+        first = asyncio.ensure_future(anext(watched))
+        while not calls._table._subscribers:  # noqa: ASYNC110 - to the turn of the loop in which it is there
+            await asyncio.sleep(0)
+        assert not first.done(), "it is being made"
+        calls._table.end_world("", "vale")
+        frames = [await first, *[frame async for frame in watched]]
+        assert [(frame.snapshot, frame.world_deleted) for frame in frames] == [(True, False), (False, True)]

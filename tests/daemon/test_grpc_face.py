@@ -308,7 +308,7 @@ async def latest(live: Live, tick: int) -> Intent:
 
 async def test_the_python_client_follows_a_new_lease_and_its_pause(unix: ServeSettings) -> None:
     """Ticks begin anew after take_over: confirmations keep the intent young. In a pause nothing is thought about."""
-    async with served(gated(), unix) as (rig, _, _), Client(unix.listen[0]) as npcd:
+    async with served(gated(), unix) as (rig, _, _), Client(unix.listen[0], timeout_s=PATIENCE_S) as npcd:
         npcs = [NpcSpec("npc0", "villager", "mira")]
         wolf = (Percept("w1", "wolf", "hostile", 6.0),)
         await npcd.register(npcs, take_over=True, world_id="vale")

@@ -338,7 +338,7 @@ async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:
         face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",)))
         (address,) = await face.start()
         face.calls = rig.daemon.calls
-        async with Client(address) as npcd:
+        async with Client(address, timeout_s=PATIENCE_S) as npcd:
             npcd.world_id = "vale"
             said = [e async for e in npcd.talk("npc0", "p1", TOLD[0], max_tokens=3)]
             assert said[-1].accepted

@@ -127,7 +127,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @asynccontextmanager
 async def playing(one: Served) -> AsyncIterator[Client]:
     """A game with its NPCs in place."""
-    async with Client(one.target) as npcd:
+    async with Client(one.target, timeout_s=PATIENCE_S) as npcd:
         try:
             await npcd.wait_ready(PATIENCE_S)
         except TooLate as error:

@@ -57,6 +57,7 @@ class _Known:
     lease_epochs: dict[str, int] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     daemon_epoch: int = 0
+    number: int = 0  # grows when the world is deleted, and when it is defined where there was none
 
 
 class Client:
@@ -112,7 +113,9 @@ class Client:
         with _sendable():
             request = wire.define_world(world, expected_version)
         answer = await self._unary(stub.DefineWorld(request, timeout=self.timeout_s, metadata=self._metadata))
-        self._knows(world.world_id).world = world
+        known = self._knows(world.world_id)
+        known.world = world
+        known.number += answer.changed and answer.version == 1
         self.world_id = self.world_id or world.world_id
         return answer
 
@@ -131,8 +134,9 @@ class Client:
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         request = npcs_pb2.DeleteWorldRequest(world_id=world_id, expected_version=expected_version)
+        number = self._knows(world_id).number
         answer = await self._unary(stub.DeleteWorld(request, timeout=self.timeout_s, metadata=self._metadata))
-        self._forget_world(world_id)
+        self._forget_world(world_id, number)
         return answer
 
     async def register(self, npcs: Iterable[NpcSpec], *, take_over: bool = False, world_id: str = "") -> Registration:
@@ -286,6 +290,7 @@ class Client:
         """
         world_id = self._world(world_id)
         stub = intents_pb2_grpc.IntentsStub(self._open())
+        known = self._knows(world_id)
 
         async def announce(daemon_epoch: int) -> None:
             await self._announce(world_id, daemon_epoch)
@@ -293,12 +298,14 @@ class Client:
         return Live(
             world_id,
             lambda: stub.Live(metadata=self._metadata),
-            self._knows(world_id).lease_epochs,
+            known.lease_epochs,
             announce,
             settings,
             on_intent,
             on_problem,
-            lambda: self._forget_world(world_id),
+            lambda: known.daemon_epoch,
+            lambda: known.number,
+            lambda number: self._forget_world(world_id, number),
         )
 
     async def observe(
@@ -451,9 +458,15 @@ class Client:
     def _knows(self, world_id: str) -> _Known:
         return self._known.setdefault(world_id, _Known())
 
-    def _forget_world(self, world_id: str) -> None:
-        """A world was deleted: nothing of it is told again to a daemon that does not know it."""
+    def _forget_world(self, world_id: str, number: int) -> None:
+        """A world was deleted: nothing of it is told again to a daemon that does not know it. The world that was
+        defined after it, before this was heard of, stays known.
+        """
         known = self._knows(world_id)
+        if known.number != number:
+            return
+        known.number += 1
+        known.daemon_epoch = 0
         known.world = None
         known.npcs.clear()
         known.lease_epochs.clear()  # a Live stream looks into this very table

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import grpc
 
-RETRY_KEY = "retry-after-ms"  # trailing metadata of RESOURCE_EXHAUSTED
+# Trailing metadata of RESOURCE_EXHAUSTED, and of NOT_FOUND.
+RETRY_KEY = "retry-after-ms"
+EPOCH_KEY = "daemon-epoch"
 
 
 class NpcdError(Exception):
@@ -60,13 +62,18 @@ def from_rpc(error: grpc.aio.AioRpcError) -> NpcdError:
     code = error.code()
     message = error.details() or code.name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(message, code.name, _retry_ms(error))
+        return Overloaded(message, code.name, _number(error, RETRY_KEY))
     return _BY_CODE.get(code, DaemonFailed)(message, code.name)
 
 
-def _retry_ms(error: grpc.aio.AioRpcError) -> int:
+def daemon_epoch(error: grpc.aio.AioRpcError) -> int:
+    """The epoch of the daemon that answered NOT_FOUND; 0 when it did not say."""
+    return _number(error, EPOCH_KEY)
+
+
+def _number(error: grpc.aio.AioRpcError, wanted: str) -> int:
     for key, value in error.trailing_metadata() or ():
-        if key == RETRY_KEY:
+        if key == wanted:
             try:
                 return max(0, int(value))
             except ValueError:

@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 import grpc
 
 from npcd_client import wire
-from npcd_client.errors import NpcdError, TooLate
+from npcd_client.errors import NpcdError, TooLate, daemon_epoch
 from npcd_client.perception import Activation, GameClock, Intent, Observation
 from npcd_client.table import IntentTable
 from npcd_client.v1 import intents_pb2
@@ -96,7 +96,9 @@ class Live:
         settings: LiveSettings,
         on_intent: Callable[[Intent], None] | None,
         on_problem: Callable[[LiveProblem], None] | None,
-        on_deleted: Callable[[], None] = lambda: None,
+        known_by: Callable[[], int] = lambda: 0,
+        world_number: Callable[[], int] = lambda: 0,
+        on_deleted: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.world_id = world_id
         self.clock = GameClock()
@@ -109,7 +111,11 @@ class Live:
         self._settings = settings
         self._on_intent = on_intent
         self._on_problem = on_problem
+        self._known_by = known_by
+        self._world_number = world_number
         self._on_deleted = on_deleted
+        self._number = 0  # of the world that the present stream is about: one that is defined anew has another
+        self._was_with = 0  # the epoch of the daemon that had this world last
         self._table = IntentTable(self.clock)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[_Waiting] = deque(maxlen=settings.inbox_max)
@@ -240,7 +246,7 @@ class Live:
             except grpc.aio.AioRpcError as error:
                 self._problem(LiveProblem("", error.code().name, "", error.details() or error.code().name))
                 if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
-                    await self._announce_again(0)
+                    await self._not_found(daemon_epoch(error))
             self._connected.clear()
             if self.counters.frames_received > frames_before:
                 backoff_ms = self._settings.backoff_min_ms
@@ -248,8 +254,24 @@ class Live:
             await asyncio.sleep(backoff_ms * random.uniform(0.5, 1.0) / 1000)
             backoff_ms = min(backoff_ms * 2, self._settings.backoff_max_ms)
 
+    async def _not_found(self, daemon_epoch: int) -> None:
+        """A daemon does not know our world: it was deleted while we were away, or this daemon never had it."""
+        if self._number != self._world_number():
+            return  # it was defined meanwhile
+        if daemon_epoch and daemon_epoch in (self._was_with, self._known_by()):
+            self._deleted()
+        else:
+            await self._announce_again(daemon_epoch)
+
+    def _deleted(self) -> None:
+        # The stream comes again by itself when somebody defines the world anew.
+        self._was_with = 0
+        self._on_deleted(self._number)
+        self._problem(LiveProblem("", "WORLD_DELETED", "world_id", f"world '{self.world_id}' was deleted"))
+
     async def _stream(self) -> None:
         """One connection, from the hello to its end. Raises AioRpcError when the daemon or the network ends it."""
+        self._number = self._world_number()
         call = self._open_call()
         self.counters.connects += 1
         writer = self._loop.create_task(self._write(call))
@@ -313,14 +335,12 @@ class Live:
         counters.confirmations_received += len(frame.confirmed)
         counters.observations_dropped = frame.observations_dropped
         counters.sequence, counters.last_frame = frame.sequence, frame.last_frame
-        self.daemon_epoch = frame.daemon_epoch
+        self.daemon_epoch = self._was_with = frame.daemon_epoch
         fresh = self._table.apply(frame, time.monotonic_ns())
         if frame.snapshot:
             self._connected.set()
         if frame.world_deleted:
-            # The stream ends, and comes again by itself when somebody defines the world anew.
-            self._on_deleted()
-            self._problem(LiveProblem("", "WORLD_DELETED", "world_id", f"world '{self.world_id}' was deleted"))
+            self._deleted()
         if self._on_intent:
             for intent in fresh:
                 self._tell(self._on_intent, intent)
