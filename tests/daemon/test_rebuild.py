@@ -24,6 +24,7 @@ from memory.hot import Session
 from npcd.v1 import dialogue_pb2
 from scheduler.ticket import Ticket
 from tests.daemon.rig import Rig, running, until
+from tests.patience import PATIENCE_S
 
 CHUNK = 16
 LINES = [f"Tell me about day number {n} at the mill." for n in range(10)]
@@ -86,7 +87,7 @@ async def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
         def stepped(plan: StepPlan) -> StepResult:
             if w.gated:
-                assert w.gate.acquire(timeout=20), "nobody opened the gate"
+                assert w.gate.acquire(timeout=PATIENCE_S), "nobody opened the gate"
             result = step(plan)
             w.steps.append(plan)
             return result
