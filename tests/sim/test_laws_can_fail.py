@@ -260,7 +260,7 @@ def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
         (copies_from_any_adapter, "tokens", replace(SHORT, npcs=96)),
         (leaks_samplers, "samplers", SHORT),
         (takes_everybody, "queues", SHORT),
-        (reuses_too_much, "tokens", SHORT),
+        (reuses_too_much, "tokens", replace(SHORT, seconds=60.0)),
         (waits_while_busy, "gold", SHORT),
         (waits_too_long, "gold", QUIET),
         (does_not_rotate, "rotation", SLOW),
