@@ -7,7 +7,7 @@ ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.slices import Pace
+from core.steps import Steps, every
 from daemon.attention import Attention
 from daemon.callers import Caller
 from daemon.changes import Changes
@@ -181,8 +182,9 @@ class Calls:
             kind = npcs_pb2.NPC_EVENT_KIND_LEASE_TAKEN if taken else npcs_pb2.NPC_EVENT_KIND_REGISTERED
             self.npc_events.tell(npc.key, npcs_pb2.NpcEvent(kind=kind, npc_id=npc.key.npc, lease_epoch=npc.lease_epoch))
             await slices.rest()
-        names = [n.key.npc for n in npcs]
-        accepted = await self.remembering.keep_registered(world, names, [n.key.npc for n in changed], slices)
+        await slices.let_go(leases)
+        names = await slices.run(_ids(npcs))
+        accepted = await self.remembering.keep_registered(world, names, await slices.run(_ids(changed)), slices)
         await slices.run(self._intents.loading_ahead(changed))
         response = npcs_pb2.RegisterResponse(
             policy=npcs_pb2.Policy(),
@@ -546,6 +548,16 @@ class Calls:
                 )
             )
         return described
+
+
+def _ids(npcs: Sequence[Npc]) -> Steps[list[str]]:
+    """The NPCs' ids."""
+    out = []
+    for npc, pause in every(64, npcs):
+        out.append(npc.key.npc)
+        if pause:
+            yield
+    return out
 
 
 def _whole_frame(error: CallerError) -> intents_pb2.NpcError:

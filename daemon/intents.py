@@ -19,6 +19,7 @@ import numpy as np
 from core.clock import MS, Clock, S
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
+from core.slices import collect_young
 from core.steps import Steps
 from core.words import Activation, Finish, NpcKey, Source, TrunkKey
 from core.work import Ended, Work
@@ -476,6 +477,7 @@ class Intents:
             self._deciding = None
             self._pump_soon()
         else:
+            collect_young()
             asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn first
 
     def _attending(self, now_ns: int) -> Steps[None]:

@@ -207,13 +207,11 @@ async def _take_up(
         keeping.memory.set_timeline(tenant, world_id, kept.timeline)
     if not kept.definition:
         return
-    said = list(kept.npcs.values())
-    kept.npcs.clear()
     specs = []
-    for spec, epoch in said:
+    for spec, epoch in kept.npcs.values():
         specs.append((base64.b64decode(spec), epoch))
         await slices.rest()
-    await slices.let_go(said)
+    await slices.let_go(kept.npcs)
     try:
         definition = await slices.run(saves.decoding(kept.definition))
         steps = daemon.worlds.reviving(tenant, definition, kept.version, kept.lease_last, specs)
@@ -238,10 +236,11 @@ async def _from_recent(keeping: Keeping, slices: Slices, within_s: float) -> dic
     try:
         out = {}
         for w in await recent.worlds():
-            npcs = {}
-            for npc_id, spec, epoch in await recent.npcs(w.tenant, w.world):
+            npcs, said = {}, await recent.npcs(w.tenant, w.world)
+            for npc_id, spec, epoch in said:
                 npcs[npc_id] = (spec, epoch)
                 await slices.rest()
+            await slices.let_go(said)
             out[w.tenant, w.world] = WorldState(w.definition, w.version, w.lease_last, w.timeline, npcs)
         return out
     except StoreFailed as error:

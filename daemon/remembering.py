@@ -192,7 +192,7 @@ class Remembering:
         """
         if not await _keep_npcs(self._memory, world, changed, slices):
             self._owe(world, changed)
-        return self._has(world, (*npc_ids, *changed))
+        return self._has(world, npc_ids, changed)
 
     async def keep_removed(self, world: World, npc_ids: Sequence[str], removed: Sequence[str]) -> bool:
         """Has it written that NPCs were taken out; whether the journal has it of all that were ever."""
@@ -200,16 +200,16 @@ class Remembering:
             about = NpcKey(world.tenant, world.world_id, "")
             if not await self._memory.keep(Kind.REMOVED, about, "", {"npcs": list(removed)}):
                 self._owe(world, removed)
-        return self._has(world, (*npc_ids, *removed))
+        return self._has(world, npc_ids, removed)
 
     def _owe(self, world: World, npc_ids: Sequence[str] = (), definition: bool = False) -> None:
         if self._memory.keeps:
             self.owed.write(world.tenant, world.world_id, npc_ids, definition)
 
-    def _has(self, world: World, npc_ids: Sequence[str] = (), definition: bool = False) -> bool:
+    def _has(self, world: World, *npc_ids: Sequence[str], definition: bool = False) -> bool:
         """Whether the journal has this of a world: nothing of it is owed."""
         owed = self.owed.worlds.get((world.tenant, world.world_id))
-        known = owed is None or (not (definition and owed.definition) and owed.npcs.isdisjoint(npc_ids))
+        known = owed is None or (not (definition and owed.definition) and all(map(owed.npcs.isdisjoint, npc_ids)))
         return self._memory.keeps and known
 
     # -- what is owed ------------------------------------------------------------------------------------------
@@ -514,10 +514,8 @@ async def _keep_npcs(memory: Memory, world: World, npc_ids: Sequence[str], slice
 
 async def _let_go(save: Save, slices: Slices) -> None:
     """Empties a save that nobody needs any more, in slices: to free it takes as long as to read it."""
-    last: list[object] = [*save.npcs, *save.bonds.items()]
-    save.npcs.clear()
-    save.bonds.clear()
-    await slices.let_go(last)
+    await slices.let_go(save.npcs)
+    await slices.let_go(save.bonds)
 
 
 async def _write(path: Path, save: Save) -> None:

@@ -31,7 +31,7 @@ from daemon.probes import Probes
 from daemon.status import Phase
 from daemon.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
 from daemon.telemetry import StatusCollector, start_logging, watch_lag
-from daemon.tidy import Tidy
+from daemon.tidy import LOOK_S, Tidy
 from daemon.watchdog import watch
 from scheduler.costs import FEATURES
 
@@ -150,7 +150,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         face.calls = daemon.calls
         tasks = [
             asyncio.create_task(watch_lag(daemon.lag, now_ns)),
-            asyncio.create_task(_keep_house(daemon, tidy)),
+            asyncio.create_task(_keep_tidy(daemon, tidy)),
+            asyncio.create_task(_keep_house(daemon)),
         ]
         if config.serve.hang_s:
             tasks.append(asyncio.create_task(watch(daemon.engine_loop, config.serve.hang_s, on_hang, now_ns)))
@@ -198,13 +199,17 @@ async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
     return daemon.door.open
 
 
-async def _keep_house(daemon: Daemon, tidy: Tidy) -> None:
-    """Once a second, for ever: collects garbage when nothing is under way, ends sessions that have been silent too
-    long.
-    """
+async def _keep_tidy(daemon: Daemon, tidy: Tidy) -> None:
+    """For ever: sets old objects aside, and collects garbage when nothing is under way."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        tidy.look(idle=not daemon.door.open)
+
+
+async def _keep_house(daemon: Daemon) -> None:
+    """Once a second, for ever: ends sessions that have been silent too long, makes room."""
     while True:
         await asyncio.sleep(1)
-        tidy.look(idle=not daemon.door.open)
         slices = daemon.calls.pace()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())

@@ -137,10 +137,11 @@ class Table:
         """Takes a player out of what NPCs remember of their own intents; what is seen now stays until the game says
         something else.
         """
-        for key, mind in list(self._minds.items()):
-            if key[:2] == (tenant, world_id) and npc_id in ("", key.npc):
+        for key in list(self._minds):  # the keys alone: nothing is made
+            mind = self._minds.get(key)
+            if mind is not None and key[:2] == (tenant, world_id) and npc_id in ("", key.npc):
                 mind.forget(player)
-                yield
+            yield
 
     def stand(
         self,

@@ -1,10 +1,10 @@
 """Garbage collection when nobody waits: Python's full collections stop every thread, so they are ours to time.
 
-Owns the collector's settings of this process. Young objects are collected as ever (microseconds); the oldest
-generation only here, when the daemon is idle, or when it has not been idle for too long. A collection takes as long as
-there are objects to look through, so what has grown old in large numbers (NPCs, what they see, memories) is set aside
-instead: it is freed when nobody has it any more, as everything is, and only a cycle would stay. Our own calls leave
-none.
+Owns the collector's settings of this process. Young objects are collected as ever (microseconds), and after each slice
+of long work (core/slices.py); the oldest generation only here, when the daemon is idle, or when it has not been idle
+for too long. A collection takes as long as there are objects to look through, so what has grown old in large numbers
+(NPCs, what they see, memories) is set aside instead: it is freed when nobody has it any more, as everything is, and
+only a cycle would stay. Our own calls leave none.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from __future__ import annotations
 import gc
 
 from core.clock import Clock, S
+from core.slices import collect_young
 
 EVERY_S = 60
+LOOK_S = 0.1  # so that little has grown old since
 MIDDLE = 3  # young collections between two that look through what outlived them as well: those take below 1 ms
-GROWN_MAX = 4  # such collections since the last freeze: some 10,000 objects at most, which take 2 ms to look through
+GROWN_MAX = 10_000  # objects that have grown old since the last freeze: to look through them takes 1 to 2 ms
+BUSY = 50  # collections of what is not old, since the last freeze: to count what grew old then would take too long
+OLD = 2  # the oldest generation; what is frozen is in none
 NEVER = 1_000_000_000  # second-generation collections between two automatic full ones
 
 
@@ -39,9 +43,13 @@ class Tidy:
         self._last_ns = self._clock()
 
     def look(self, idle: bool) -> None:
-        """Sets aside what has grown old if it is much, and collects when idle and due, or when overdue by ten times."""
-        if gc.get_count()[2] > GROWN_MAX:
-            gc.freeze()  # takes no time with the number of objects; counting begins anew
+        """Sets aside what has grown old if it is much, and collects when idle and due, or when overdue by ten times.
+
+        Call it each LOOK_S.
+        """
+        collect_young()
+        if gc.get_count()[OLD] > BUSY or len(gc.get_objects(OLD)) > GROWN_MAX:
+            gc.freeze()  # takes no time with the number of objects
         waited_ns = self._clock() - self._last_ns
         if waited_ns < EVERY_S * S or (not idle and waited_ns < 10 * EVERY_S * S):
             return

@@ -9,6 +9,7 @@ from hashlib import blake2b
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
+from core.steps import Steps
 from core.texts import NAME_BYTES_MAX, check_line
 from core.words import Activation
 from npcd.v1 import intents_pb2, npcs_pb2, words_pb2
@@ -137,10 +138,11 @@ def activation_message(activation: Activation) -> words_pb2.Activation.ValueType
     return _ACTIVATIONS[activation]
 
 
-def policy_rows(policy: npcs_pb2.Policy) -> list[PolicyRow]:
-    """The rows of a policy message, each number checked. Raises CallerError naming the row."""
+def policy_rows(policy: npcs_pb2.Policy) -> Steps[list[PolicyRow]]:
+    """The rows of a policy message, each number checked, in steps. Raises CallerError naming the row."""
     rows = []
     for i, r in enumerate(policy.rows):
+        yield
         check_number(f"policy.rows[{i}].distance_max_m", r.distance_max_m, 0.0, COORDINATE_MAX_M)
         check_number(f"policy.rows[{i}].health_max", r.health_max, 0.0, 1.0)
         for name in ("percept_kind", "percept_stance", "event", "time_of_day", "bark"):

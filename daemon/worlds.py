@@ -31,6 +31,7 @@ from tiers.policy_table import Sections, WorldWords, compiling_table, why_not
 
 PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
 HASHED_BYTES = 64 << 10  # in one step
+AT_ONCE = 256  # NPCs that are put into a table in one step
 
 log = structlog.get_logger("npcd")
 
@@ -294,9 +295,10 @@ class Worlds:
         too_long = _TooLong(self._layout.caps.persona)
         epoch = world.lease_last + 1
         npcs: list[Npc] = []
-        made: dict[str, Npc] = {}
         named: set[str] = set()
+        changed: list[Npc] = []
         new: list[Npc] = []
+        leased = False
         try:
             for i, spec in enumerate(request.npcs):
                 check_id(f"npcs[{i}].npc_id", spec.npc_id)
@@ -307,19 +309,31 @@ class Worlds:
                 npc = self._made(world, i, spec, old, epoch, request.take_over, too_long)
                 npcs.append(npc)
                 if npc is not old:
-                    made[spec.npc_id] = npc
+                    changed.append(npc)
+                    leased = leased or npc.lease_epoch == epoch
                     if old is None:
                         new.append(npc)
                 yield
             too_long.check()
+            while named:
+                named.pop()
+                yield
+            # Many are put into another table, which then takes the place of the present one.
+            table = (yield from _table_with(world.npcs, changed)) if len(changed) > AT_ONCE else None
             self._check_npcs(len(new))
         except BaseException:
             self._free_numbers += [npc.number for npc in new]
             raise
-        world.npcs.update(made)
-        if any(npc.lease_epoch == epoch for npc in made.values()):
+        if leased:
             world.lease_last = epoch
-        return world, npcs, list(made.values())
+        if table is None:
+            world.npcs.update((npc.key.npc, npc) for npc in changed)
+        else:
+            before, world.npcs = world.npcs, table
+            while before:
+                before.popitem()
+                yield
+        return world, npcs, changed
 
     def revive(
         self, tenant: str, definition: bytes, version: int, lease_last: int, npcs: Sequence[tuple[bytes, int]]
@@ -544,14 +558,27 @@ class Worlds:
             targeted=[a.word for a in actions if a.needs_target],
             emotions=emotions,
         )
-        own = policy_rows(request.policy)
-        yield
+        own = yield from policy_rows(request.policy)
         for i, row in enumerate(own):
             yield
             field_name, reason = why_not(row, words)
             if reason:
                 raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
         return (yield from compiling_table(own, self._policy, words)).rows
+
+
+def _table_with(npcs: dict[str, Npc], changed: Sequence[Npc]) -> Steps[dict[str, Npc]]:
+    """A world's NPCs with those that changed, as another table."""
+    table: dict[str, Npc] = {}
+    for (npc_id, npc), pause in every(64, npcs.items()):
+        table[npc_id] = npc
+        if pause:
+            yield
+    for npc, pause in every(64, changed):
+        table[npc.key.npc] = npc
+        if pause:
+            yield
+    return table
 
 
 def _is_same(npc: Npc, spec: bytes, trunk: Tokens, adapter: str) -> bool:

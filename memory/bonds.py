@@ -8,7 +8,7 @@ loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
 
@@ -20,6 +20,7 @@ from memory.records import Kind, Position, Record
 Pair = tuple[NpcKey, str]
 WorldKey = tuple[str, str]  # tenant and world
 AGED_AT_ONCE = 200
+FREED_AT_ONCE = 16
 ABOUT_A_PLAYER = frozenset({Kind.TURN, Kind.ENDED, Kind.SUMMARY, Kind.CARD})
 
 
@@ -51,6 +52,7 @@ class Bonds:
         self._to_age: list[Pair] = []
         self._uses = 0
         self._behind: set[Held] = set()  # with something unsaved, or that was so when it was looked at last
+        self._gone: list[Held] = []  # nobody finds them any more; to free many takes time, see freeing()
 
     def __len__(self) -> int:
         return sum(len(held) for held in self._worlds.values())
@@ -95,12 +97,23 @@ class Bonds:
         self._behind.add(held)
 
     def forget(self, tenant: str, world: str, player: str, npc: str = "") -> int:
-        """Drops a player's bonds with one NPC, or with every NPC of a world; how many there were."""
-        pairs = self.of_world(tenant, world)
-        gone = [(key, who) for key, who in pairs if who == player and npc in ("", key.npc)]
-        for pair in gone:
-            self._drop(pair)
+        """Drops a player's bonds with one NPC, or with every NPC of a world, at once; how many there were."""
+        there = self._worlds.get((tenant, world), {})
+        if npc:
+            pair = (NpcKey(tenant, world, npc), player)
+            gone = [pair] if pair in there else []
+        else:
+            gone = [pair for pair in there if pair[1] == player]
+        self._gone += map(there.pop, gone)
+        if not there:
+            self._worlds.pop((tenant, world), None)
         return len(gone)
+
+    def freeing(self) -> Steps[None]:
+        """Frees the bonds that forget() dropped, a few in each step."""
+        while self._gone:
+            del self._gone[-FREED_AT_ONCE:]
+            yield
 
     def of_world(self, tenant: str, world: str) -> dict[Pair, Held]:
         """The bonds of a world that are in process."""
@@ -109,10 +122,12 @@ class Bonds:
     def made(
         self, tenant: str, world: str, bonds: Mapping[tuple[str, str], Bond], write: bool
     ) -> Steps[dict[Pair, Held]]:
-        """Bonds for a world (NPC id and player), complete and in no table yet; with `write`, as after write()."""
+        """Bonds for a world (NPC id and player), complete and not to be found yet; with `write`, as after write()."""
         out: dict[Pair, Held] = {}
         for (npc, player), bond in bonds.items():
-            out[NpcKey(tenant, world, npc), player] = Held(bond, True, writing=int(write), used=self._use())
+            held = out[NpcKey(tenant, world, npc), player] = Held(bond, True, writing=int(write), used=self._use())
+            if write:
+                self._behind.add(held)
             yield
         return out
 
@@ -121,8 +136,6 @@ class Bonds:
         dropped = self._worlds.pop((tenant, world), {})
         if bonds:
             self._worlds[tenant, world] = bonds
-            if next(iter(bonds.values())).writing:
-                self._behind.update(bonds.values())
         return dropped
 
     def drop_world(self, tenant: str, world: str) -> dict[Pair, Held]:
@@ -144,18 +157,20 @@ class Bonds:
         for spares_cards in (True, False) if saved is None else (False,):
             if too_many <= 0:
                 break
-            # The longest unused first, as it was when this began.
-            by_use = merge(*(list(world.items()) for world in self._worlds.values()), key=lambda item: item[1].used)
-            for (pair, held), pause in every(64, by_use):
-                present = self._worlds.get(pair[0][:2])
-                spared = held.unsaved or (spares_cards and not cards_of(held.bond).empty)
-                if present is not None and present.get(pair) is held and not spared:
+            # The longest unused first, as it was when this began: what was used since is the newest of its world.
+            began = self._uses
+            by_use = merge(*(self._in_use(list(world)) for world in self._worlds.values()))
+            for (used, pair), pause in every(64, by_use):
+                if pause:
+                    yield
+                there = self._worlds.get(pair[0][:2], {}).get(pair)
+                if there is None or not there.used == used <= began:
+                    continue
+                if not there.unsaved and not (spares_cards and not cards_of(there.bond).empty):
                     self._drop(pair)
                     too_many -= 1
                 if not too_many:
                     break
-                if pause:
-                    yield
         return len(self._behind)
 
     def saved(self, held: Held, saved: Position | None) -> None:
@@ -179,6 +194,13 @@ class Bonds:
     def pairs(self) -> list[tuple[Pair, Held]]:
         """All bonds that are in process now."""
         return [item for world in self._worlds.values() for item in world.items()]
+
+    def _in_use(self, pairs: list[Pair]) -> Iterator[tuple[int, Pair]]:
+        """Those of the pairs that are in process when it is their turn, each with its last use."""
+        for pair in pairs:
+            held = self._worlds.get(pair[0][:2], {}).get(pair)
+            if held is not None:
+                yield held.used, pair
 
     def _use(self) -> int:
         self._uses += 1

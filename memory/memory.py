@@ -19,7 +19,7 @@ from core.slices import Slices
 from core.steps import Steps
 from core.words import NpcKey
 from memory.bond import Bond, within
-from memory.bonds import ABOUT_A_PLAYER, Bonds, Held, Pair
+from memory.bonds import ABOUT_A_PLAYER, Bonds, Held
 from memory.cards import to_body
 from memory.feeder import Feeder
 from memory.journal import Journal
@@ -150,7 +150,7 @@ class Memory:
         to forget has its place in the journal's row; the answer says whether it stands there. forget() does the rest.
         """
         self.recaller.forget(npc, player)
-        self.bonds.forget(npc.tenant, npc.world, player, npc.npc)
+        self.bonds.forget(npc.tenant, npc.world, player, npc.npc)  # freed by looking_after()
         if self.journal is None:
             return _refused()
         self._forgetting.add((npc, player))
@@ -256,7 +256,7 @@ class Memory:
             for held in list(made.values()):
                 self.bonds.written(held, until)
                 await slices.rest()
-        await _let_go(dropped, slices)
+        await slices.let_go(dropped)
         return accepted
 
     async def delete_world(self, tenant: str, world: str, version: int) -> bool:
@@ -274,7 +274,7 @@ class Memory:
         self.recaller.forget_world(tenant, world)
         dropped = self.bonds.drop_world(tenant, world)
         self._timelines.pop((tenant, world), None)
-        await _let_go(dropped, slices)
+        await slices.let_go(dropped)
 
     async def settled(self, timeout_s: float) -> bool:
         """Whether the recent store has, within this time, all that happened before."""
@@ -286,6 +286,7 @@ class Memory:
 
     def looking_after(self) -> Steps[int]:
         """Once a second: makes room in process. How many bonds the recent store does not have in full."""
+        yield from self.bonds.freeing()
         yield from self.bonds.ageing(self.wall_ms())
         feeder = self.recent_feeder
         return (yield from self.bonds.putting_away(feeder.position if feeder is not None else None))
@@ -389,12 +390,6 @@ def _refused() -> asyncio.Future[bool]:
     answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     answer.set_result(False)
     return answer
-
-
-async def _let_go(dropped: dict[Pair, Held], slices: Slices) -> None:
-    last = list(dropped.items())
-    dropped.clear()  # the list has them all: nothing is freed here
-    await slices.let_go(last)
 
 
 def new_timeline() -> str:

@@ -17,7 +17,7 @@ from core.clock import MS, Clock
 from core.errors import StoreFailed
 from core.words import NpcKey
 from memory.bond import Bond, within
-from memory.bonds import Bonds, Held, Pair
+from memory.bonds import Bonds, Held, Pair, WorldKey
 
 PREFETCH_AGAIN_NS = 60_000 * MS  # somebody nobody knows is not asked for with every observation
 FAILED_AGAIN_NS = 1_000 * MS  # nor is a store that is away
@@ -82,7 +82,10 @@ class Recall:
         # Waits until the store has a bond in full, or raises StoreFailed.
         self.catch_up: Callable[[Held], Awaitable[None]] = _never
         self._reads: dict[Pair, asyncio.Task[None]] = {}
-        self._tried_ns: OrderedDict[Pair, int] = OrderedDict()
+        # When somebody was asked for last, and with which mark of the world: what was tried before the world went back
+        # has an old mark, and counts no more.
+        self._tried: OrderedDict[Pair, tuple[object, int]] = OrderedDict()
+        self._marks: dict[WorldKey, object] = {}
 
     def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
         """What is in process, without asking anybody; None when nothing is."""
@@ -125,15 +128,18 @@ class Recall:
         """A player comes near: has the bond read, if there is time for it and nobody did lately."""
         pair = (npc, player)
         now_ns = self._clock()
-        last_ns = self._tried_ns.get(pair)
-        if last_ns is not None and now_ns - last_ns < PREFETCH_AGAIN_NS:
+        mark = self._marks.get(npc[:2])
+        last = self._tried.get(pair)
+        if last is not None and last[0] is mark and now_ns - last[1] < PREFETCH_AGAIN_NS:
             return
         if len(self._reads) >= self._reads_max or not self._to_read(npc, player, self._bonds.find(npc, player)):
             return
-        self._tried_ns[pair] = now_ns
-        self._tried_ns.move_to_end(pair)
-        if len(self._tried_ns) > TRIED_MAX:
-            self._tried_ns.popitem(last=False)
+        if mark is None:
+            mark = self._marks[npc[:2]] = object()
+        self._tried[pair] = (mark, now_ns)
+        self._tried.move_to_end(pair)
+        if len(self._tried) > TRIED_MAX:
+            self._tried.popitem(last=False)
         self.counts.prefetched += 1
         self._read(npc, player)
 
@@ -149,8 +155,7 @@ class Recall:
         """The same for every bond of a world: it went back to an earlier time, or is deleted. Others go on."""
         for pair in [p for p in self._reads if p[0][:2] == (tenant, world)]:
             self._reads.pop(pair).cancel()
-        for pair in [p for p in self._tried_ns if p[0][:2] == (tenant, world)]:
-            del self._tried_ns[pair]
+        self._marks.pop((tenant, world), None)
 
     def _misses(self, npc: NpcKey, player: str, held: Held | None) -> bool:
         """Whether the store has more than we do, or may have."""
@@ -171,9 +176,9 @@ class Recall:
     def _over(self, pair: Pair, done: asyncio.Task[None]) -> None:
         if self._reads.get(pair) is done:
             del self._reads[pair]
-        if not done.cancelled() and done.exception() is not None and pair in self._tried_ns:
+        if not done.cancelled() and done.exception() is not None and pair in self._tried:
             # Whoever waited has heard of it. It is soon asked for again.
-            self._tried_ns[pair] = self._clock() - PREFETCH_AGAIN_NS + FAILED_AGAIN_NS
+            self._tried[pair] = (self._tried[pair][0], self._clock() - PREFETCH_AGAIN_NS + FAILED_AGAIN_NS)
 
     async def _fetch(self, npc: NpcKey, player: str) -> None:
         assert self._store is not None, "asked without a store"

@@ -70,9 +70,10 @@ async def test_steps_of_a_cancelled_caller_are_closed() -> None:
         await Slices(0, clock).run(failing())
 
 
-async def test_a_list_is_let_go_a_few_at_a_time() -> None:
+@pytest.mark.parametrize("last", [list(range(100)), dict.fromkeys(range(100))], ids=["list", "dict"])
+async def test_a_list_or_dict_is_let_go_a_few_at_a_time(last: list[int] | dict[int, None]) -> None:
     """To the last."""
-    taken, last = [0], list(range(100))
+    taken = [0]
     other = asyncio.create_task(turns(taken))
     await Slices(0, VirtualClock()).let_go(last)
     other.cancel()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from daemon.tidy import OLD, Tidy
+from engines.sim import VirtualClock
 
 
 class Counted:
@@ -48,9 +52,31 @@ def counted() -> Iterator[Counted]:
         setattr(asyncio.Handle, "_run", run)  # noqa: B010
 
 
+@contextmanager
+def largest_collection() -> Iterator[list[int]]:
+    """How many objects each collection of young ones looks through, as Tidy has set the collector, until the block
+    ends.
+    """
+    before, found = gc.get_threshold(), [0]
+
+    def begins(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] < OLD:
+            found.append(sum(len(gc.get_objects(generation)) for generation in range(info["generation"] + 1)))
+
+    Tidy(VirtualClock()).start()
+    gc.callbacks.append(begins)
+    try:
+        yield found
+    finally:
+        gc.callbacks.remove(begins)
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
 async def longest(act: Awaitable[object]) -> int:
     """The longest stretch until it is done: of it, and of all that happens meanwhile."""
     await asyncio.sleep(0)
+    gc.collect()  # what another daemon of this process left is not of this call
     with counted() as found:
         await asyncio.sleep(0)  # this step was begun before
         await act

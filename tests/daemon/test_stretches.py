@@ -13,9 +13,10 @@ import pytest
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
 from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, gated, running, world
-from tests.daemon.stretches import longest
+from tests.daemon.stretches import largest_collection, longest
 
 FEW, MANY = 300, 1200
+FEW_OBJECTS = 2 * 700  # Python itself collects young ones when there are 700 more than before
 SAME = 1500  # calls of functions: what may come together in one turn besides, which has bounds of its own
 CONFIG: Config = replace(UNHURRIED, calls=replace(UNHURRIED.calls, slice_ms=0.0))
 
@@ -48,6 +49,12 @@ async def define(rig: Rig, count: int) -> None:
     """The world with other lore, and personas of its own."""
     personas = [npcs_pb2.Persona(persona_id=f"p{i}", name=f"Mira {i}", text="Bakes.") for i in range(count)]
     await rig.daemon.calls.define_world("", world(lore=" It rains.", personas=personas))
+
+
+async def define_rows(rig: Rig, count: int) -> None:
+    """The world with a table of rules that is as long as it may be with the most NPCs."""
+    rows = [npcs_pb2.PolicyRow(action="idle", emotion="calm", percept_kind="wolf")] * (512 * count // MANY)
+    await rig.daemon.calls.define_world("", world(lore=" It rains.", policy=npcs_pb2.Policy(rows=rows)))
 
 
 async def describe(rig: Rig, count: int) -> None:
@@ -114,6 +121,14 @@ async def import_new(rig: Rig, count: int) -> None:
     assert answer.npcs >= count
 
 
+async def observe_all(rig: Rig, count: int) -> None:
+    """All NPCs see something else, some times."""
+    for distance_m in (5.0, 15.0, 25.0, 35.0):
+        for first in range(0, count, 300):
+            seen = [rig.sees(f"npc{first + i}", ("w", "wolf", "hostile", distance_m)) for i in range(300)]
+            await rig.daemon.calls.observe("", rig.frame(*seen))
+
+
 async def prepared(rig: Rig, count: int) -> None:
     """All NPCs have an intent, a bond with a player, and a session that is saved under a name."""
     await register(rig, count)
@@ -149,6 +164,7 @@ async def stretch(act: Act, count: int, folder: Path, bare: bool) -> int:
         (take_over, False),
         (define, True),
         (define, False),
+        (define_rows, True),
         (describe, False),
         (describe_unknown, True),
         (get, False),
@@ -166,3 +182,17 @@ async def test_a_call_gives_others_a_turn_however_many_npcs_it_is_about(act: Act
     few = await stretch(act, FEW, tmp_path / "few", bare)
     many = await stretch(act, MANY, tmp_path / "many", bare)
     assert many <= few + SAME, f"{few} calls of functions in one stretch with {FEW} NPCs, {many} with {MANY}"
+
+
+@pytest.mark.parametrize("act", [checkpoint, export, observe_all], ids=lambda act: act.__name__)
+async def test_collections_stay_small_while_new_objects_take_the_place_of_old_ones(act: Act, tmp_path: Path) -> None:
+    """Python counts what is made less what is freed, so such work could leave all its objects to one collection."""
+    model = gated()
+    assert isinstance(model.engine, GatedEngine)
+    async with running(model, CONFIG, npcs=1, saves=tmp_path) as rig:
+        await prepared(rig, MANY)
+        model.engine.gated = True
+        with largest_collection() as looked_through:
+            await act(rig, MANY)
+    assert len(looked_through) > 10, "nothing was collected"
+    assert max(looked_through) < FEW_OBJECTS, f"a collection looked through {max(looked_through)} objects"

@@ -247,3 +247,16 @@ def test_bonds_with_cards_are_put_away_last_where_nobody_else_has_them() -> None
                 held.bond.relationship = Relationship(trust=0.5)
         bonds.put_away(saved)
         assert {player for (_, player), _ in bonds.pairs()} == left
+
+
+def test_who_is_forgotten_by_many_is_found_by_none_and_freed_a_few_at_a_time() -> None:
+    """To free many bonds takes as long as to make them."""
+    bonds = Bonds(10_000)
+    for n in range(100):
+        for player in ("p", "q"):
+            bonds.put(NpcKey("", "vale", f"n{n}"), player, Bond(name=player), complete=True)
+    assert bonds.forget("", "vale", "p", "n7") == 1 and bonds.forget("", "vale", "p") == 99
+    assert len(bonds) == 100 and bonds.find(NpcKey("", "vale", "n3"), "p") is None
+    assert bonds.find(NpcKey("", "vale", "n3"), "q") is not None
+    assert sum(1 for _ in bonds.freeing()) >= 5 and not list(bonds.freeing())
+    assert bonds.forget("", "vale", "q") == 100 and bonds.forget("", "vale", "q") == 0 and len(bonds) == 0

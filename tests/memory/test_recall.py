@@ -1,6 +1,9 @@
 """Recall asks the recent store within its budget, once for everybody, and never takes an old answer for a new one."""
 
 import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
 
 from core.clock import now_ns
 from core.errors import StoreFailed
@@ -36,6 +39,23 @@ class SlowStore:
 def recall_of(store: SlowStore, bonds: Bonds, budget_ms: float = 5_000.0) -> Recall:
     """Recall before a store."""
     return Recall(bonds, store, budget_ms, 4, now_ns, lambda: NOW_MS)
+
+
+def lines_of(act: Callable[[], None]) -> int:
+    """How many lines of Python are gone through."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_frame: object, event: str, _arg: object) -> Callable[..., Any]:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count
 
 
 async def test_many_ask_and_the_store_is_asked_once() -> None:
@@ -203,3 +223,38 @@ async def test_a_world_that_is_set_back_does_not_cost_another_tenant_its_recall(
     store.let.set()
     assert (await others).bond.name == "Ann"
     assert (await own).bond == Bond()
+
+
+async def test_near_players_are_read_ahead_again_when_their_world_was_set_back() -> None:
+    """At once, however many were asked for lately; those of another world are not asked for again."""
+    store = SlowStore(None)
+    store.let.set()
+    recall = Recall(Bonds(100), store, 5_000.0, 100, now_ns, lambda: NOW_MS)
+    other = MIRA._replace(world="hill")
+
+    async def near() -> int:
+        asked = store.asked
+        for n in range(10):
+            recall.prefetch(MIRA, f"p{n}")
+            recall.prefetch(other, f"p{n}")
+        while recall._reads:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return store.asked - asked
+
+    assert await near() == 20
+    recall._bonds.drop_world(MIRA.tenant, MIRA.world)
+    assert await near() == 0
+    recall.forget_world(MIRA.tenant, MIRA.world)
+    assert await near() == 10
+    assert await near() == 0
+
+
+def test_a_world_is_set_back_in_a_step_however_many_were_asked_for() -> None:
+    """Nobody else has a turn then, so what was asked for lately is not gone through."""
+    recall = Recall(Bonds(100), SlowStore(None), 5_000.0, 0, now_ns, lambda: NOW_MS)
+    lines = []
+    for count in (10, 1000):
+        for n in range(count):
+            recall._tried[MIRA, f"p{n}"] = (recall._marks.setdefault(MIRA[:2], object()), n)
+        lines.append(lines_of(lambda: recall.forget_world(MIRA.tenant, MIRA.world)))
+    assert lines[0] == lines[1]
