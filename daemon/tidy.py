@@ -18,7 +18,7 @@ EVERY_S = 60
 LOOK_S = 0.1  # so that little has grown old since
 MIDDLE = 3  # young collections between two that look through what outlived them as well: those take below 1 ms
 GROWN_MAX = 10_000  # objects that have grown old since the last freeze: to look through them takes 1 to 2 ms
-BUSY = 50  # collections of what is not old, since the last freeze: to count what grew old then would take too long
+BUSY = 10  # collections of what is not old, since the last look: to count what grew old meanwhile would take too long
 OLD = 2  # the oldest generation; what is frozen is in none
 NEVER = 1_000_000_000  # second-generation collections between two automatic full ones
 
@@ -33,6 +33,7 @@ class Tidy:
         self.pause_ns = 0
         self._clock = clock
         self._last_ns = clock()
+        self._collections = 0  # of what is not old, as Python counted them at the last look
 
     def start(self) -> None:
         """Call once everything that lives long is there: it is no longer looked through at all."""
@@ -48,8 +49,10 @@ class Tidy:
         Call it each LOOK_S.
         """
         collect_young()
-        if gc.get_count()[OLD] > BUSY or len(gc.get_objects(OLD)) > GROWN_MAX:
+        busy = gc.get_count()[OLD] - self._collections > BUSY
+        if busy or len(gc.get_objects(OLD)) > GROWN_MAX:
             gc.freeze()  # takes no time with the number of objects
+        self._collections = gc.get_count()[OLD]
         waited_ns = self._clock() - self._last_ns
         if waited_ns < EVERY_S * S or (not idle and waited_ns < 10 * EVERY_S * S):
             return

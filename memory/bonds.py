@@ -21,6 +21,7 @@ Pair = tuple[NpcKey, str]
 WorldKey = tuple[str, str]  # tenant and world
 AGED_AT_ONCE = 200
 FREED_AT_ONCE = 16
+LOOKED_AT_ONCE = 32
 ABOUT_A_PLAYER = frozenset({Kind.TURN, Kind.ENDED, Kind.SUMMARY, Kind.CARD})
 
 
@@ -148,10 +149,12 @@ class Bonds:
 
     def putting_away(self, saved: Position | None) -> Steps[int]:
         """The same in steps."""
-        for held, pause in every(64, list(self._behind)):
-            self.saved(held, saved)
-            if pause:
-                yield
+        behind = list(self._behind)
+        while behind:  # one after the other: of a world that was dropped nobody else has them
+            for held in behind[-LOOKED_AT_ONCE:]:
+                self.saved(held, saved)
+            del behind[-LOOKED_AT_ONCE:], held
+            yield
         too_many = len(self) - self._held_max
         # Where no store has them, bonds with cards go last: cards live longer than talk.
         for spares_cards in (True, False) if saved is None else (False,):

@@ -61,10 +61,13 @@ def _what(handle: Any) -> str:
     task = getattr(handle._callback, "__self__", None)
     if not isinstance(task, asyncio.Task):
         return repr(handle._callback)[:200]
-    stack = task.get_stack()
-    at = f" {stack[-1].f_code.co_filename.rpartition('/')[2]}:{stack[-1].f_lineno}" if stack else " (over)"
+    at = ""
+    inner: Any = task.get_coro()
+    while (frame := getattr(inner, "cr_frame", None)) is not None:
+        at = f" {frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        inner = getattr(inner, "cr_await", None)
     coroutine = task.get_coro()
-    return getattr(coroutine, "__qualname__", repr(coroutine))[:200] + at
+    return getattr(coroutine, "__qualname__", repr(coroutine))[:200] + (at or " (over)")
 
 
 stretches = Stretches()
