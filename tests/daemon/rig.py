@@ -30,6 +30,17 @@ _PATIENCE_MS = round(PATIENCE_S * 1000)
 UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms=_PATIENCE_MS, stall_ms=_PATIENCE_MS))
 
 
+class Standing:
+    """A clock that stands still once a test says where."""
+
+    def __init__(self) -> None:
+        self.at_ns = 0
+
+    def __call__(self) -> int:
+        """Nanoseconds, as the daemon reads them."""
+        return self.at_ns or now_ns()
+
+
 class GatedEngine(SimEngine):
     """A simulated engine whose steps wait at a gate: as slow as a test wants, without a clock."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import pytest
 
-from core.clock import S, now_ns
+from core.clock import S
 from daemon.config import Config
 from daemon.minds import Mind
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, gated, running, specs, until
+from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, Standing, gated, running, specs, until
 from tests.daemon.test_attention import MODEL, WOLF, live, mind_of, near, only_distance
 from tiers.cadence import CadenceSettings
 from tiers.share import ShareSettings
@@ -38,17 +37,6 @@ async def own_leases(rig: Rig, *npc_ids: str) -> None:
             request = npcs_pb2.RegisterRequest(world_id="vale", npcs=[spec], take_over=True)
             (lease,) = (await rig.daemon.calls.register("", request)).leases
             rig.leases[lease.npc_id] = lease.lease_epoch
-
-
-class Standing:
-    """A clock that stands still once a test says where."""
-
-    def __init__(self) -> None:
-        self.at_ns = 0
-
-    def __call__(self) -> int:
-        """Nanoseconds, as the daemon reads them."""
-        return self.at_ns or now_ns()
 
 
 async def answered(rig: Rig, npc_id: str, tick: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, gated, running, world
+from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, Standing, gated, running, world
 from tests.daemon.stretches import largest_collection, longest
 
 FEW, MANY = 300, 1200
@@ -147,12 +147,13 @@ async def prepared(rig: Rig, count: int) -> None:
 
 async def stretch(act: Act, count: int, folder: Path, bare: bool) -> int:
     """The longest stretch of a call with so many NPCs."""
-    model = gated()
+    model, standing = gated(), Standing()
     assert isinstance(model.engine, GatedEngine)
-    async with running(model, CONFIG, npcs=1, saves=folder) as rig:
+    async with running(model, CONFIG, npcs=1, saves=folder, clock=standing) as rig:
         if not bare:
             await prepared(rig, count)
         model.engine.gated = True  # what the engine makes known comes in portions of its own
+        standing.at_ns = rig.daemon.clock()  # and so do NPCs whose moment comes meanwhile
         return await longest(act(rig, count))
 
 
