@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 
 NOTED_NS = 1_000_000  # shorter stretches are not looked at closer
+INNERMOST = 4  # calls that are told of a coroutine that waits
 
 
 class Stretches:
@@ -57,17 +58,18 @@ class Stretches:
 
 
 def _what(handle: Any) -> str:
-    """The callback, or the innermost line at which the coroutine that was stepped waits now."""
+    """The callback, or the innermost lines at which the coroutine that was stepped waits now."""
     task = getattr(handle._callback, "__self__", None)
     if not isinstance(task, asyncio.Task):
         return repr(handle._callback)[:200]
-    at = ""
+    lines = []
     inner: Any = task.get_coro()
     while (frame := getattr(inner, "cr_frame", None)) is not None:
-        at = f" {frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        lines.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}")
         inner = getattr(inner, "cr_await", None)
     coroutine = task.get_coro()
-    return getattr(coroutine, "__qualname__", repr(coroutine))[:200] + (at or " (over)")
+    at = " > ".join(lines[-INNERMOST:]) or "(over)"
+    return f"{getattr(coroutine, '__qualname__', repr(coroutine))[:200]} {at}"
 
 
 stretches = Stretches()
