@@ -109,7 +109,7 @@ class TalkRequest(_message.Message):
     text: _builtins.str
     """the player's line, 1 byte to 2 KiB"""
     max_tokens: _builtins.int
-    """0: the tier's own limit; at most 512"""
+    """0: the daemon's setting dialogue.max_tokens (96 as shipped); at most 512"""
     seed: _builtins.int
     """used when has_seed"""
     has_seed: _builtins.bool
