@@ -225,7 +225,7 @@ class Intents:
         if mind.game.time.paused:  # again, before its turn came
             (mind.game.due if was_due else mind.game.put_off).add(mind)
         elif mind.due_ns:
-            self._schedule(mind)
+            self._schedule_anew(mind)
         elif not was_due and not self._stands(mind):
             self._set_due(mind)
 
@@ -261,7 +261,7 @@ class Intents:
                 mind.due_ns = 0
                 game.put_off.add(mind)
             else:
-                self._schedule(mind)
+                self._schedule_anew(mind)
 
     # -- the rhythm --------------------------------------------------------------------------------------------
 
@@ -588,6 +588,12 @@ class Intents:
         if at_ns not in mind.moments:
             mind.moments.add(at_ns)
             self._push(at_ns, mind, 0)
+
+    def _schedule_anew(self, mind: Mind) -> None:
+        """The same at another pace, at which a slot has another length: none is further away than a slot of now."""
+        latest_ns = mind.game.time.at(self._clock()) + self._slot_of(mind)
+        mind.due_game_ns = min(mind.due_game_ns, latest_ns)
+        self._schedule(mind)
 
     def _line_up(self, mind: Mind) -> None:
         """A mind is due: it gets into line, and the policy looks whether it is answered in time."""

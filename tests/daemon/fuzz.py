@@ -318,7 +318,11 @@ class Fuzz:
             return mind.intent.state not in (mind.state, OUTDATED)
 
         minds = calls._table._minds
-        await until(lambda: not any(waits(mind) for mind in minds.values()), "answers to what NPCs see")
+        try:
+            await until(lambda: not any(waits(mind) for mind in minds.values()), "answers to what NPCs see")
+        except AssertionError as error:
+            waiting = [mind for mind in minds.values() if waits(mind)]
+            raise AssertionError(f"{error}: {waiting}; in line {len(intents.share)}, {intents._heap}") from None
         await until(lambda: not self.rig.daemon.door.open and not intents.share.under_way, "places of questions")
         await until(lambda: not calls._attention._newcomers, "newcomers who are not decided about")
         assert set(calls._attention.book._known) <= set(minds.values()), "attention for NPCs that are gone"

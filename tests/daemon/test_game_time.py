@@ -246,3 +246,25 @@ async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
             lambda: all(m.intent is not None and m.intent.state == m.state for m in minds), "everybody's answer"
         )
         assert not games[0].put_off
+
+
+@pytest.mark.parametrize("ends", ["another frame", "the stream's end"])
+async def test_a_game_that_ran_very_fast_leaves_nobody_due_in_hours(ends: str) -> None:
+    """At a million times the pace a slot has 14 hours of game time; back at the usual pace a slot is a slot again."""
+    clock = Standing()
+    async with running(gated(), UNHURRIED, clock=clock) as rig:
+        async with live(rig) as (mine, _):
+            mine.put_nowait(at_scale(rig.frame(rig.sees("npc0", near(3.0))), 1e6))
+            await answered(rig, "npc0", 1)
+            clock.at_ns = clock()
+            seen = rig.sees("npc0", near(3.0), WOLF)
+            mine.put_nowait(at_scale(rig.frame(seen), 1e6))
+            mind = mind_of(rig, "npc0")
+            await until(lambda: mind.tick == seen.tick and mind.due_ns > 0, "the NPC is due in its slot")
+            if ends == "another frame":
+                mine.put_nowait(at_scale(rig.frame(), 1.0))
+                await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
+        await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
+        assert mind.due_ns - clock() <= S / UNHURRIED.intents.cadence.active_hz
+        clock.at_ns = 0
+        await answered(rig, "npc0", seen.tick)
