@@ -11,14 +11,15 @@ from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemon import kv_command
 from loadtests.sync_client import SyncClient
-from npcd_client import Client
+from npcd_client import ActionWord, Archetype, CallerError, Client, FrameClient, World
 from npcd_client.connection import is_here
-from tests.clients.fake_daemon import FakeDaemon
+from tests.clients.fake_daemon import FakeDaemon, serving
 from tests.clients.test_cpp import CAN_BUILD, built
 from tests.patience import PATIENCE_S
 from tools import dockerfile
@@ -123,3 +124,60 @@ def test_the_images_health_check_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) 
 def test_what_this_machine_is(target: str, here: bool) -> None:
     """Targets as gRPC takes them; for others the environment's proxies are asked as ever."""
     assert is_here(target) is here
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:99999", "127.0.0.1:65536", "127.0.0.1:0", "127.0.0.1", "127.0.0.1:", ":50061", "localhost", "",
+        "localhost:http", "localhost:-1", "localhost:+1", "localhost:5e1", "localhost:50061 ", " localhost:50061",
+        "localhost:50061\n", "localhost:\u0665\u0660", "http://127.0.0.1:50061", "https://npcd.example",
+        "127.0.0.1:50061/", "::1", "::1:50061", "[::1]", "[::1]:0", "[::1]:70000", "[::1", "[]:1",
+        "dns:///localhost", "dns:///localhost:99999", "dns:localhost", "ipv4:127.0.0.1", "ipv4:127.0.0.1:99999",
+        "ipv4:127.0.0.1:1,127.0.0.1", "ipv6:[::1]", "ipv6:::1", "unix:", "unix://", "unix:///", "unix://run/x.sock",
+        "unix:/run/\0x", "localhost\ud800:1", None, 50061, b"localhost:50061", Path("/run/x.sock"),
+    ],
+)  # fmt: skip
+def test_an_address_that_would_lead_elsewhere_is_refused(target: Any) -> None:
+    """At construction, before anything is connected."""
+    for make in (Client, FrameClient.start):
+        with pytest.raises(CallerError, match="must be host:port with a port of 1 to 65535, or unix:/path") as caught:
+            make(target)
+        assert str(caught.value).startswith("target: ") and caught.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:1", "127.0.0.1:65535", "localhost:50061", "npcd.example:443", "my_npcd:50061", "[::1]:50061",
+        "[fe80::1%eth0]:1", "dns:///npcd:1", "dns:npcd:1", "dns://8.8.8.8/npcd:1", "ipv4:127.0.0.1:1",
+        "ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:1", "unix:run/x.sock", "unix:/run/x.sock", "unix:///run/x.sock",
+        "unix:///home/J\u00f6rg/x.sock", "unix-abstract:x",
+    ],
+)  # fmt: skip
+def test_an_address_that_leads_somewhere_is_taken(target: str) -> None:
+    """All the forms in which gRPC takes a host with its port, or a Unix socket."""
+    assert Client(target).target == target
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["\u041a\u043b\u044e\u0447", "secret\n", "se\ncret", "se\r\ncret", "se\0cret", "se\tcret", "\x7f", "caf\u00e9",
+     "\ud800", " secret", "secret ", b"secret", 5],
+)  # fmt: skip
+def test_a_token_that_no_call_can_carry_is_refused(token: Any) -> None:
+    """At construction, by a message that names it and does not show it."""
+    for make in (Client, FrameClient.start):
+        with pytest.raises(CallerError, match=r"^token: ") as caught:
+            make("127.0.0.1:50061", token=token)
+        assert "secret" not in str(caught.value)
+
+
+async def test_every_token_that_is_taken_arrives_as_it_is() -> None:
+    """All of printable ASCII."""
+    token = "a" + "".join(map(chr, range(0x20, 0x7F)))
+    async with serving() as (daemon, target), Client(target, token=token, timeout_s=PATIENCE_S) as npcd:
+        await npcd.define_world(
+            World("w", "Lore.", (Archetype("vampire", "Thirsts."),), (ActionWord("idle"),), ("calm",))
+        )
+        assert daemon.metadata[-1]["authorization"] == f"Bearer {token}"

@@ -64,7 +64,8 @@ class Client:
     """A connection to one npcd. Use it in `async with`; all calls belong to that event loop.
 
     `target` is "host:port" or "unix:///path". Any certificate means TLS; `token` is sent as a bearer token. Calls
-    without a `world_id` are about the world that was defined or named first. Errors are those of npcd_client.errors.
+    without a `world_id` are about the world that was defined or named first. Errors are those of npcd_client.errors; a
+    `target` or a `token` that cannot be used is refused here.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Client:
         private_key: bytes | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
+        connection.check_target(target)
+        connection.check_token(token or "")
         self.target = target
         self.world_id = world_id
         self.timeout_s = timeout_s

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 
 import grpc
 
-from npcd_client.errors import NpcdError, TooLate, Unavailable, from_rpc
+from npcd_client.errors import CallerError, NpcdError, TooLate, Unavailable, from_rpc
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 HEALTH_POLL_S = 0.05
 HEALTH_CALL_S = 2.0
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_SERVING = 1
+PORT_MAX = 65535
+
+# An IPv6 address stands in brackets: its colons are not the port's.
+_HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%[^\]\s]+)?\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -40,6 +45,49 @@ def open_channel(
         return grpc.aio.insecure_channel(target, options=options)
     credentials = grpc.ssl_channel_credentials(root_certificates, private_key, certificate_chain)
     return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def check_target(target: str) -> None:
+    """Raises CallerError for an address that gRPC would take for another one: without a port it asks port 443, and of
+    a port above 65535 it keeps the lower 16 bits.
+    """
+    if not (isinstance(target, str) and _is_address(target)):
+        raise CallerError(
+            f"target: is {target!r}, must be host:port with a port of 1 to 65535, or unix:/path", "INVALID_ARGUMENT"
+        )
+
+
+def check_token(token: str) -> None:
+    """Raises CallerError for a token that no gRPC metadata can carry. Never shows the token."""
+    if not isinstance(token, str):
+        raise CallerError(f"token: is of type {type(token).__name__}, must be a text", "INVALID_ARGUMENT")
+    if token != token.strip(" ") or not all(" " <= letter <= "~" for letter in token):
+        raise CallerError(
+            "token: has a letter outside of ASCII, a control character such as a line break, or a space at an end; "
+            "must be printable ASCII",
+            "INVALID_ARGUMENT",
+        )
+
+
+def _is_address(target: str) -> bool:
+    scheme, colon, rest = target.partition(":")
+    scheme = scheme.lower() if colon else ""
+    if "\0" in target or not target.isprintable():
+        return False  # half a surrogate pair is not printable either
+    if scheme == "unix":
+        return bool(rest) and (not rest.startswith("//") or (len(rest) > 3 and rest[2] == "/"))
+    if scheme in ("unix-abstract", "vsock", "xds"):
+        return bool(rest)
+    if scheme == "dns":
+        return _has_port(rest.rpartition("/")[2] if rest.startswith("/") else rest)
+    if scheme in ("ipv4", "ipv6"):
+        return all(_has_port(each) for each in rest.removeprefix("///").removeprefix("/").split(","))
+    return _has_port(target)
+
+
+def _has_port(target: str) -> bool:
+    found = _HOST_PORT.fullmatch(target)
+    return found is not None and 1 <= int(found["port"]) <= PORT_MAX
 
 
 def direct(target: str) -> tuple[tuple[str, int], ...]:
