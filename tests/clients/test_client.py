@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +139,17 @@ async def test_statuses_become_typed_errors() -> None:
         with pytest.raises(CallerError, match="no NPC"):
             async for _event in npcd.talk("nobody", "p1", "hi", world_id="hollow"):
                 pass
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"percepts": ("kim",)}, {"position_m": (10**400, 0, 0)}, {"activation": 99}, {"tick": None}, {"events": (1,)}],
+)
+async def test_an_observation_that_no_message_can_carry_is_a_callers_error(bad: dict[str, Any]) -> None:
+    """Whatever Python error it raises inside, the call raises one of the package."""
+    async with serving() as (_, target), Client(target, world_id="hollow", timeout_s=PATIENCE_S) as npcd:
+        with pytest.raises(CallerError, match="cannot be sent: "):
+            await npcd.observe([replace(Observation("a", 1), **bad)])
 
 
 async def test_nobody_there_is_unavailable(tmp_path: Path) -> None:

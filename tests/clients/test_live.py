@@ -6,15 +6,21 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from npcd_client import (
     ActionWord,
+    Activation,
     Archetype,
+    CallerError,
     Client,
+    FrameClient,
     Intent,
     IntentSource,
     Live,
@@ -230,6 +236,119 @@ async def test_an_error_about_one_npc_is_told_and_the_stream_goes_on() -> None:
         frame = await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)
         assert [o.npc_id for o in frame.observations] == ["b"]
         assert (told[-1].npc_id, told[-1].code) == ("a", "INVALID_FIELD")
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"percepts": ("kim",)}, {"percepts": None}, {"percepts": (Percept("x", "wolf", distance_m="far"),)},  # type: ignore[arg-type]
+    {"tick": -1}, {"tick": 2**70},
+    {"activation": 99}, {"activation": "active"}, {"activation": []},
+    {"position_m": (1, 2)}, {"position_m": None}, {"velocity_mps": (10**400, 0, 0)},
+    {"health": "low"}, {"health": 10**400}, {"time_of_day": 5}, {"place": "\ud800"},
+    {"events": (1,)}, {"events": "attacked"}, {"npc_id": "\ud800"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_FIELDS, ids=lambda bad: f"{next(iter(bad))}={next(iter(bad.values()))!r}"[:30])
+async def test_an_observation_that_cannot_be_sent_is_its_npcs_problem_alone(bad: dict[str, Any]) -> None:
+    """Whatever Python error it raises, the problem names the NPC and the field, and the others' go out."""
+    async with playing() as (daemon, _, live):
+        live.observe(replace(Observation("a", 2), **bad))
+        live.observe(Observation("b", 2))
+        assert [o.npc_id for o in (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations] == ["b"]
+        (problem,) = live.problems
+        (field,) = bad
+        assert (problem.npc_id, problem.code, problem.field) == (bad.get("npc_id", "a"), "INVALID_FIELD", field)
+        assert problem.message.startswith(f"cannot be sent: {field}: ")
+        live.observe(Observation("a", 3))
+        assert [o.npc_id for o in (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations] == ["a"]
+        assert live.counters.connects == 1
+
+
+@pytest.mark.parametrize("number", Activation)
+async def test_the_number_of_an_activation_is_as_good_as_its_name(number: Activation) -> None:
+    """An activation is an IntEnum: a plain int says the same."""
+    async with playing() as (daemon, _, live):
+        live.observe(Observation("a", 2, activation=int(number)))  # type: ignore[arg-type]
+        (sent,) = (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations
+        assert sent.has_activation and Activation(sent.activation) is number
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (Observation("a", None), "tick"), (Observation("a", 2.5), "tick"), (Observation("a", "2"), "tick"),  # type: ignore[arg-type]
+        (Observation("a", np.array([1, 2])), "tick"),  # type: ignore[arg-type]
+        (Observation(7, 1), "npc_id"), (Observation(None, 1), "npc_id"), (Observation([], 1), "npc_id"),  # type: ignore[arg-type]
+        (None, "observation"), ({"npc_id": "a", "tick": 1}, "observation"),
+    ],
+)  # fmt: skip
+async def test_an_observation_that_cannot_be_told_apart_is_refused_at_once(bad: Any, field: str) -> None:
+    """observe() names the field; the stream goes on, also for two observations of one NPC."""
+    async with playing() as (daemon, _, live):
+        live.observe(Observation("a", 1))
+        with pytest.raises(CallerError, match=f"^{field}: is of type "):
+            live.observe(bad)
+        live.observe(Observation("a", 2))
+        assert [(o.npc_id, o.tick) for o in (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations] == [
+            ("a", 2)
+        ]
+        assert not live.problems
+
+
+async def test_a_frame_client_goes_on_after_an_observation_that_cannot_be_sent() -> None:
+    """The game's thread hears of it as a problem; the other NPCs' observations arrive."""
+    async with serving() as (daemon, target):
+
+        def play(game: FrameClient) -> Live:
+            game.wait(game.npcd.define_world(WORLD))
+            game.wait(game.npcd.register(NPCS))
+            live = game.open_live(timeout_s=PATIENCE_S)
+            game.observe(Observation("a", 2, percepts=("kim",)))  # type: ignore[arg-type]
+            game.observe(Observation("b", 2, activation=1))  # type: ignore[arg-type]
+            return live
+
+        game = FrameClient.start(target, timeout_s=PATIENCE_S)
+        try:
+            live = await asyncio.to_thread(play, game)
+            async with asyncio.timeout(PATIENCE_S):
+                while not (frame := await daemon.frames.get()).observations:
+                    pass  # the hello
+            assert [o.npc_id for o in frame.observations] == ["b"]
+            (problem,) = live.problems
+            assert (problem.npc_id, problem.field) == ("a", "percepts")
+        finally:
+            await asyncio.to_thread(game.close)
+
+
+async def test_a_tick_of_another_kind_of_whole_number_is_a_tick() -> None:
+    """Two such observations of one NPC are put in order as any others."""
+    async with playing() as (daemon, _, live):
+        for tick in (2, 3, 1):
+            live.observe(Observation("a", np.int64(tick)))  # type: ignore[arg-type]
+        assert [o.tick for o in (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations] == [3]
+        assert not live.problems
+
+
+@pytest.mark.parametrize("paused", ["", 0, None, 1, "yes"])
+async def test_a_pause_that_is_not_a_bool_is_told_as_one(paused: Any) -> None:
+    """Its truth goes out, and the stream goes on."""
+    async with playing() as (daemon, _, live):
+        live.tell_time(Decimal(5), 1, paused)  # type: ignore[arg-type]
+        live.observe(Observation("a", 1))
+        assert (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).paused is bool(paused)
+        assert not live.problems
+
+
+async def test_a_stream_that_cannot_be_begun_says_why_and_is_tried_again() -> None:
+    """A world id of another type: the stream has a problem of its own, and close() still returns."""
+    async with serving() as (_, target), Client(target, timeout_s=PATIENCE_S) as npcd:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with npcd.live(5, settings=FAST) as live:  # type: ignore[arg-type]
+            await until(lambda: live.counters.connects > 1)
+            assert (live.problems[0].npc_id, live.problems[0].code) == ("", "CLIENT_FAILED")
+            assert live.problems[0].message.startswith("TypeError: ")
+            assert not live.connected and isinstance(told[0]["exception"], TypeError)
 
 
 async def test_a_listener_that_fails_does_not_end_the_stream() -> None:

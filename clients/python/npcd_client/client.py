@@ -14,7 +14,7 @@ import grpc
 
 from npcd_client import connection, wire
 from npcd_client.conversation import Conversation
-from npcd_client.errors import CallerError, from_rpc
+from npcd_client.errors import CallerError, NpcdError, from_rpc
 from npcd_client.live import LIVE_DEFAULTS, Live, LiveProblem, LiveSettings
 from npcd_client.perception import GameClock, Intent, Observation
 from npcd_client.policy import PolicyAnswer, evaluate
@@ -496,8 +496,10 @@ def _sendable() -> Iterator[None]:
     """Turns what no message can carry (half a surrogate pair, a text for a number) into a typed error."""
     try:
         yield
-    except (TypeError, ValueError) as error:
-        raise CallerError(f"cannot be sent: {error}", "INVALID_ARGUMENT") from None
+    except NpcdError:
+        raise
+    except Exception as error:  # whatever a value of another type raises: AttributeError, OverflowError and so on
+        raise CallerError(f"cannot be sent: {wire.reason(error)}", "INVALID_ARGUMENT") from None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Self
 import grpc
 
 from npcd_client import wire
-from npcd_client.errors import CallerError, Unavailable, from_rpc
+from npcd_client.errors import CallerError, NpcdError, Unavailable, from_rpc
 from npcd_client.talking import TalkEvent
 from npcd_client.v1 import dialogue_pb2
 
@@ -49,8 +49,10 @@ class Conversation:
         turn_id = turn_id or uuid.uuid4().hex
         try:
             talk = wire.talk(self._first, text, turn_id, max_tokens, seed, temperature)
-        except (TypeError, ValueError) as error:
-            raise CallerError(f"cannot be sent: {error}", "INVALID_ARGUMENT") from None
+        except NpcdError:
+            raise
+        except Exception as error:  # as _sendable() of the client
+            raise CallerError(f"cannot be sent: {wire.reason(error)}", "INVALID_ARGUMENT") from None
         await self._write(dialogue_pb2.ConverseRequest(talk=talk))
         return talk.turn_id
 

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
 
 from npcd_client import wire
-from npcd_client.errors import NpcdError, TooLate, daemon_epoch
+from npcd_client.errors import CallerError, NpcdError, TooLate, daemon_epoch
 from npcd_client.perception import Activation, GameClock, Intent, Observation
 from npcd_client.table import IntentTable
 from npcd_client.v1 import intents_pb2
 
 OBSERVATIONS_PER_FRAME_MAX = 1000  # the contract's limit
 
+_INVALID = "INVALID_ARGUMENT"
 _Waiting = tuple[Observation, int, int]  # when it was handed in, and the NPC's lease then
 
 LiveCall = grpc.aio.StreamStreamCall[intents_pb2.ObservationFrame, intents_pb2.IntentFrame]
@@ -133,7 +135,17 @@ class Live:
     # -- for frame loops: any thread, no lock, no wait ---------------------------------------------------------
 
     def observe(self, observation: Observation) -> None:
-        """Hands in what an NPC sees now. Any thread; costs an append, and a wake of the client's loop after a pause."""
+        """Hands in what an NPC sees now. Any thread; costs an append, and a wake of the client's loop after a pause.
+
+        Raises CallerError for an `npc_id` or a `tick` of another type. Any other field that cannot be sent becomes a
+        LiveProblem of this NPC, and the stream goes on.
+        """
+        if (
+            type(observation) is not Observation
+            or type(observation.npc_id) is not str
+            or type(observation.tick) is not int
+        ):
+            observation = _told_apart(observation)
         inbox = self._inbox
         if len(inbox) == inbox.maxlen:
             self.counters.observations_overrun += 1
@@ -247,6 +259,12 @@ class Live:
                 self._problem(LiveProblem("", error.code().name, "", error.details() or error.code().name))
                 if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                     await self._not_found(daemon_epoch(error))
+            except Exception as error:
+                # A bug of ours. The game hears of it, and its other NPCs go on over a new connection.
+                if self._closed:
+                    return  # close() waits for this task
+                self._problem(LiveProblem("", "CLIENT_FAILED", "", f"{type(error).__name__}: {error}"))
+                self._loop.call_exception_handler({"message": "npcd_client: the stream failed", "exception": error})
             self._connected.clear()
             if self.counters.frames_received > frames_before:
                 backoff_ms = self._settings.backoff_min_ms
@@ -314,11 +332,15 @@ class Live:
             npc_id = observation.npc_id
             lease_epoch = self._lease_epochs.get(npc_id, 0)
             try:
-                observations.append(wire.observation(observation, lease_epoch))
-            except (TypeError, ValueError) as error:
-                self._problem(LiveProblem(npc_id, "INVALID_FIELD", "", f"cannot be sent: {error}"))
+                message = wire.observation(observation, lease_epoch)
+                self._table.sent(npc_id, observation.tick, at_ns, lease_epoch)
+            except Exception as error:
+                # Whatever is wrong with the observation of one NPC, those of the others go out.
+                field, why = wire.fault(observation)
+                said = f"cannot be sent: {field}: {why}" if field else f"cannot be sent: {wire.reason(error)}"
+                self._problem(LiveProblem(npc_id, "INVALID_FIELD", field, said))
                 continue
-            self._table.sent(npc_id, observation.tick, at_ns, lease_epoch)
+            observations.append(message)
         return intents_pb2.ObservationFrame(
             world_id=self.world_id,
             frame=self._frame,
@@ -374,3 +396,16 @@ class Live:
             listener(value)
         except Exception as error:
             self._loop.call_exception_handler({"message": "npcd_client: a listener failed", "exception": error})
+
+
+def _told_apart(observation: Observation) -> Observation:
+    """The observation with a plain int for its tick. Raises CallerError for what cannot be told apart and ordered."""
+    if not isinstance(observation, Observation):
+        raise CallerError(f"observation: is of type {type(observation).__name__}, must be an Observation", _INVALID)
+    if not isinstance(observation.npc_id, str):
+        raise CallerError(f"npc_id: is of type {type(observation.npc_id).__name__}, must be a text", _INVALID)
+    try:
+        return replace(observation, tick=operator.index(observation.tick))
+    except TypeError:
+        said = f"tick: is of type {type(observation.tick).__name__}, must be a whole number"
+        raise CallerError(said, _INVALID) from None

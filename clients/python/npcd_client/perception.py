@@ -74,7 +74,7 @@ class GameClock:
             raise ValueError(f"game_time_ms is {game_time_ms}, must be a finite number")
         if not 0.0 <= time_scale <= TIME_SCALE_MAX:
             raise ValueError(f"time_scale is {time_scale}, must be 0 to {TIME_SCALE_MAX:g}; use paused to stop time")
-        self._told = (time.monotonic_ns(), game_time_ms, time_scale, paused)
+        self._told = (time.monotonic_ns(), float(game_time_ms), float(time_scale), bool(paused))
 
     def game_time_ms(self, now_ns: int | None = None) -> float:
         """Game time at `now_ns` (time.monotonic_ns()), extrapolated from the last `tell`; never below 0."""

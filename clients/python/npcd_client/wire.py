@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import fields, replace
+
 from npcd_client import perception, talking, world
 from npcd_client.errors import CallerError
 from npcd_client.v1 import dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
@@ -85,13 +88,15 @@ def policy(message: npcs_pb2.Policy) -> world.Policy:
 
 
 def observation(given: perception.Observation, lease_epoch: int) -> intents_pb2.Observation:
-    """An observation under its lease."""
+    """An observation under its lease. A value of another type raises any Python error; fault() names its field."""
+    if isinstance(given.events, str):
+        raise TypeError("is one text, must be a tuple of texts")  # else each of its letters would be an event
     x_m, y_m, z_m = given.position_m
     vx_mps, vy_mps, vz_mps = given.velocity_mps
     return intents_pb2.Observation(
         npc_id=given.npc_id,
         lease_epoch=lease_epoch,
-        tick=given.tick,
+        tick=operator.index(given.tick),
         x_m=x_m,
         y_m=y_m,
         z_m=z_m,
@@ -110,13 +115,29 @@ def observation(given: perception.Observation, lease_epoch: int) -> intents_pb2.
         ],
         events=given.events,
         has_activation=given.activation is not None,
-        activation=activation(given.activation or perception.Activation.UNSPECIFIED),
+        activation=activation(perception.Activation.UNSPECIFIED if given.activation is None else given.activation),
     )
 
 
+def fault(given: perception.Observation) -> tuple[str, str]:
+    """The first field of an observation that observation() cannot take, and why; empty texts when it takes them all."""
+    blank = perception.Observation("", 0)
+    for field in fields(perception.Observation):
+        try:
+            observation(replace(blank, **{field.name: getattr(given, field.name)}), 0)
+        except Exception as error:
+            return field.name, reason(error)
+    return "", ""
+
+
+def reason(error: Exception) -> str:
+    """What a Python error says; its type where it says nothing."""
+    return str(error) or type(error).__name__
+
+
 def activation(given: perception.Activation) -> words_pb2.Activation.ValueType:
-    """An activation, to the wire."""
-    return words_pb2.Activation.ValueType(given.value)
+    """An activation, or its plain number, to the wire. Raises ValueError for one that is not in the contract."""
+    return words_pb2.Activation.ValueType(perception.Activation(given).value)
 
 
 def activation_of(number: int) -> perception.Activation:
