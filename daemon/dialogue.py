@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from core.clock import US, Clock
+from core.clock import MS, US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
 from core.steps import Steps
 from core.texts import check_name, check_prose
@@ -38,10 +38,11 @@ from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
 from scheduler.meter import Spread
 from scheduler.ticket import Door
-from tiers.promises import Promises
+from tiers.promises import RETRY_MAX_NS, Promises
 from tiers.routing import Routes, WorkKind
 
 TEXT_BYTES_MAX = 2048
+TURNS_TIMED = 16  # the last turns tell how long a turn takes now
 # Any other end of a work that was not stopped here is the engine's failure.
 FINISHES = {Finish.STOP: dialogue_pb2.TALK_FINISH_STOP, Finish.LENGTH: dialogue_pb2.TALK_FINISH_LENGTH}
 # How the journal names turns that a retry makes again.
@@ -120,6 +121,7 @@ class Dialogue:
         self._spoke = spoke
         self._clock = clock
         self._floors: dict[NpcKey, Floor] = {}
+        self._turns_ns: deque[int] = deque(maxlen=TURNS_TIMED)  # how long the last turns kept an NPC
 
     @property
     def open_turns(self) -> int:
@@ -311,7 +313,7 @@ class Dialogue:
         """A new turn, in the line for its NPC. Raises Overloaded."""
         floor = self._floors.setdefault(npc, Floor())
         if floor.waiting >= self._settings.waiting_max:
-            raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", self._wait_ms())
+            raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", self._line_ms(floor))
         turn = Turn(tenant, request, floor, received_ns, TextAssembler(self._layout.stop_text))
         floor.ask(turn)
         turn.task = asyncio.create_task(self._admit(turn))
@@ -322,6 +324,7 @@ class Dialogue:
         request = turn.request
         try:
             await turn.called.wait()
+            turn.called_ns = self._clock()
             turn.phase = Phase.RECALLS
             npc = self._check(turn.tenant, request)  # while it waited, the NPC may have been removed or changed
             session, recalled = await self.sessions.open(npc, request.player_id)
@@ -494,6 +497,8 @@ class Dialogue:
             self._leave(turn)
 
     def _leave(self, turn: Turn) -> None:
+        if turn is turn.floor.speaker and turn.ticket is not None:  # others say nothing about how long turns take
+            self._turns_ns.append(self._clock() - turn.called_ns)
         turn.floor.leave(turn)
         npc = self._key(turn)
         if turn.floor.speaker is None and self._floors.get(npc) is turn.floor:
@@ -607,6 +612,19 @@ class Dialogue:
 
     def _key(self, turn: Turn) -> NpcKey:
         return NpcKey(turn.tenant, turn.request.world_id, turn.request.npc_id)
+
+    def _line_ms(self, floor: Floor) -> int:
+        """When a turn that a full line refused should come again: when half the line has had its turn, each as long as
+        the last turns of all NPCs. A present turn that has taken longer already counts as one of them.
+        """
+        turns_ns, speaker = list(self._turns_ns), floor.speaker
+        present_ns = self._clock() - speaker.called_ns if speaker is not None and speaker.called_ns else 0
+        if not turns_ns:
+            turns_ns = [self._promises.of(self._route.tier).first_ms * MS]
+        if present_ns * len(turns_ns) > sum(turns_ns):
+            turns_ns.append(present_ns)
+        half_ns = floor.waiting / 2 * sum(turns_ns) / len(turns_ns)
+        return max(1, round(min(half_ns, RETRY_MAX_NS) / MS))
 
     def _wait_ms(self) -> int:
         return self._door.retry_ms(self._route.tier, self._clock())

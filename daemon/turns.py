@@ -85,6 +85,7 @@ class Turn:
     text: TextAssembler
     phase: Phase = Phase.WAITS
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    called_ns: int = 0  # when it had the floor
     task: asyncio.Task[None] | None = None
     readers: set[Reader] = field(default_factory=set)
     chunks: int = 0

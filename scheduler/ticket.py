@@ -8,7 +8,6 @@ has left its queue before a later one comes to it, and the permit is free at onc
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
+from scheduler.drain import Drain
 from scheduler.parking import Fetched
 from scheduler.scheduler import Delivery, Taken
 from tiers.promises import RETRY_MAX_NS, Promises
 
-DRAIN_SAMPLES = 64
 LEAVING_MAX = 16_384  # cancelled works that the engine thread has not answered yet; they hold memory and no permit
 
 
@@ -31,7 +30,7 @@ def _nothing(_: object) -> None:
 class Ticket:
     """One submitted work. `ended` is None until it is over."""
 
-    __slots__ = ("_cancel", "cancelled", "ended", "id", "on_chunk", "on_end", "submitted_ns", "waits", "work")
+    __slots__ = ("_cancel", "cancelled", "ended", "id", "on_chunk", "on_end", "submitted_ns", "taken", "waits", "work")
 
     def __init__(
         self,
@@ -46,6 +45,7 @@ class Ticket:
         self.work = work
         self.submitted_ns = submitted_ns
         self.waits = True  # holds a permit
+        self.taken = False
         self.cancelled = False
         self.ended: Ended | None = None
         self.on_chunk = on_chunk
@@ -104,7 +104,7 @@ class Door:
         self._next_id = 1
         self._waiting: dict[Tier, dict[int, Ticket]] = {tier: {} for tier in Tier}  # oldest first
         self._leaving = 0  # cancelled, and not ended
-        self._done_ns: dict[Tier, deque[int]] = {tier: deque(maxlen=DRAIN_SAMPLES) for tier in Tier}
+        self._drains = {tier: Drain() for tier in Tier}
         self.refused = dict.fromkeys(Tier, 0)
         self.draining = False
         self._one_ended = asyncio.Event()
@@ -144,6 +144,7 @@ class Door:
             self._next_id += 1
             self._open[ticket.id] = ticket
             self._waiting[work.tier][ticket.id] = ticket
+            self._drains[work.tier].submitted(now_ns)
             tickets.append(ticket)
             commands.append((ticket.id, work, now_ns))
         self._send(commands)
@@ -189,6 +190,9 @@ class Door:
                 ticket.on_chunk(what)
             elif isinstance(what, Taken):
                 self._leave_queue(ticket)
+                if not ticket.taken:
+                    ticket.taken = True
+                    self._drains[ticket.work.tier].taken(self._clock())
             else:
                 self._end(ticket, what)
 
@@ -218,13 +222,12 @@ class Door:
         return len(self._open)
 
     def retry_ms(self, tier: Tier, now_ns: int) -> int:
-        """When a refused work should come again: half the queue's length at the measured drain rate."""
-        done = self._done_ns[tier]
-        half = self._promises.of(tier).waiting_max / 2
-        if len(done) < 2:
+        """When a refused work should come again: half the queue's length at the drain rate while there was work."""
+        each_ns = self._drains[tier].each_ns(now_ns)
+        if each_ns is None:
             return self._promises.of(tier).first_ms
-        each_ns = max(now_ns - done[0], MS) / len(done)
-        return round(min(half * each_ns, RETRY_MAX_NS) / MS)
+        half = self._promises.of(tier).waiting_max / 2
+        return max(1, round(min(half * each_ns, RETRY_MAX_NS) / MS))
 
     def _has_room(self, tier: Tier, count: int, wanted: bool) -> bool:
         """Whether so many more may wait. Works that only make KV give way to `wanted` ones, the newest first."""
@@ -255,8 +258,8 @@ class Door:
         del self._open[ticket.id]
         self._leaving -= ticket.cancelled
         self._leave_queue(ticket)
-        if ended.finish in (Finish.STOP, Finish.LENGTH):
-            self._done_ns[ticket.work.tier].append(self._clock())
+        finished = ticket.taken or ended.finish in (Finish.STOP, Finish.LENGTH)
+        self._drains[ticket.work.tier].ended(ticket.taken, finished, self._clock())
         self._one_ended.set()
         on_end, ticket.on_end, ticket.on_chunk = ticket.on_end, _nothing, _nothing  # it may hold who holds it
         on_end(ended)

@@ -67,6 +67,12 @@ class GatedEngine(SimEngine):
         for _ in range(10):
             await asyncio.sleep(0)
 
+    def close(self) -> None:
+        """Lets no step begin any more."""
+        while self.gate.acquire(blocking=False):
+            pass
+        self.gated = True
+
     def open(self) -> None:
         """Lets every step pass from now on."""
         self.gated = False

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.clock import MS, S
 from core.errors import CallerError, Draining, NotFound, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Ended, Timings
@@ -14,6 +15,7 @@ from daemon.build import Model
 from daemon.config import Config
 from daemon.dialogue import timings_message
 from engines.base import StepPlan, StepResult
+from engines.sim import VirtualClock
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from tests.daemon.rig import GatedEngine, Rig, gated, running, until
 from tests.patience import PATIENCE_S
@@ -242,6 +244,32 @@ async def test_a_second_player_waits_in_order_and_the_ninth_is_refused() -> None
         engine.open()
         await asyncio.gather(*tasks)
         assert order == [f"p{n}" for n in range(9)]
+
+
+async def test_the_retry_time_of_a_full_line_follows_how_long_turns_take_not_how_long_nobody_came() -> None:
+    """Turns took a fifth of a second and then nobody came for half a minute: players whom a full line of eight refuses
+    come again after about the time of four turns.
+    """
+    model, clock = gated(), VirtualClock(10**9)
+    engine = engine_of(model)
+    async with running(model, clock=clock) as rig:
+        for n in range(4):
+            engine.close()
+            turn = asyncio.create_task(rig.say("npc0", "hello", f"early{n}", max_tokens=2))
+            await until(lambda: any(f.speaker and f.speaker.ticket for f in rig.daemon.dialogue._floors.values()))
+            clock.advance(200 * MS)
+            engine.open()
+            await turn
+            await until(lambda: not rig.daemon.dialogue._floors)
+            await rig.daemon.door.all_ended()
+        clock.advance(30 * S)
+        engine.close()
+        turns = [asyncio.create_task(rig.say("npc0", "hello", f"p{n}", max_tokens=2)) for n in range(20)]
+        await until(lambda: sum(turn.done() for turn in turns) == 11, "eleven are refused")
+        engine.open()
+        said = await asyncio.gather(*turns, return_exceptions=True)
+        refused = [error for error in said if isinstance(error, Overloaded)]
+        assert len(refused) == 11 and all(400 <= error.retry_ms <= 1_600 for error in refused)
 
 
 async def test_a_full_silver_queue_refuses_before_the_first_event() -> None:

@@ -157,6 +157,48 @@ def test_retry_time_follows_the_measured_drain_rate() -> None:
     assert 50 <= sent.door.retry_ms(Tier.SILVER, sent.clock()) <= 200
 
 
+def test_retry_time_does_not_count_time_in_which_nothing_happened() -> None:
+    """After an hour in which nobody came, the retry time is what it was before."""
+    sent = Sent(waiting_max=64)
+    for _ in range(20):
+        ticket = sent.submit()
+        sent.clock.advance(100_000_000)
+        sent.door.deliver([(ticket, Ended(Finish.STOP, Timings()))])
+    before_ms = sent.door.retry_ms(Tier.SILVER, sent.clock())
+    assert 2_500 <= before_ms <= 3_500
+    sent.clock.advance(3600 * 10**9)
+    assert sent.door.retry_ms(Tier.SILVER, sent.clock()) == before_ms
+
+
+def test_retry_time_knows_how_many_works_run_at_once() -> None:
+    """One work at a time took 100 ms each: when ten run at once and take as long, the queue drains ten times faster."""
+    sent = Sent(waiting_max=64)
+    for _ in range(20):
+        ticket = sent.submit()
+        sent.door.deliver([(ticket, Taken(1))])
+        sent.clock.advance(100_000_000)
+        sent.door.deliver([(ticket, Ended(Finish.STOP, Timings()))])
+    for _ in range(10):
+        sent.door.deliver([(sent.submit(), Taken(1))])
+    assert 250 <= sent.door.retry_ms(Tier.SILVER, sent.clock()) <= 350
+
+
+def test_retry_time_grows_while_works_run_and_none_ends() -> None:
+    """An engine that stands still is not an idle one: the retry time goes up to its limit of 30 seconds."""
+    sent = Sent(waiting_max=64)
+    for _ in range(20):
+        ticket = sent.submit()
+        sent.door.deliver([(ticket, Taken(1))])
+        sent.clock.advance(1_000_000)
+        sent.door.deliver([(ticket, Ended(Finish.STOP, Timings()))])
+    sent.door.deliver([(sent.submit(), Taken(1))])
+    before_ms = sent.door.retry_ms(Tier.SILVER, sent.clock())
+    sent.clock.advance(5 * 10**9)
+    assert 1 <= before_ms < 100 < 5_000 < sent.door.retry_ms(Tier.SILVER, sent.clock())
+    sent.clock.advance(3600 * 10**9)
+    assert sent.door.retry_ms(Tier.SILVER, sent.clock()) == 30_000
+
+
 def test_draining_refuses_and_stopping_ends_all() -> None:
     """Nothing new; what is open ends as cancelled."""
     sent = Sent()
