@@ -281,15 +281,16 @@ class Remembering:
         """Marks what a world's NPCs remember now under a name."""
         world = self._worlds.world(tenant, request.world_id)
         path = self._path(tenant, request.world_id, request.checkpoint_id)
-        if not path.exists() and len(list(path.parent.glob("*.npcd"))) >= SAVES_MAX:
-            raise Overloaded(
-                f"world '{world.world_id}' has {SAVES_MAX} checkpoints; use one of their names again, or delete one",
-                0,
-            )
         return await self._alone(self._checkpoint(world, path, request.checkpoint_id))
 
     async def _checkpoint(self, world: World, path: Path, checkpoint: str) -> npcs_pb2.CheckpointResponse:
         self._worlds.world(world.tenant, world.world_id)  # while this waited for its turn it may have been deleted
+        # Looked at in the turn that writes: of calls that come together, each finds what those before it have written.
+        if not await asyncio.to_thread(_has_room, path):
+            raise Overloaded(
+                f"world '{world.world_id}' has {SAVES_MAX} checkpoints; use one of their names again, or delete one",
+                0,
+            )
         save = await self._save(world)
         await _write(path, save)
         await _let_go(save, self._pace())
@@ -523,6 +524,11 @@ async def _write(path: Path, save: Save) -> None:
         await asyncio.to_thread(saves.write, path, save)
     except OSError as error:
         raise StoreFailed(f"the save cannot be written: {error.strerror}") from error
+
+
+def _has_room(path: Path) -> bool:
+    """Whether a world may have this checkpoint: it has it already, or has not as many as it may."""
+    return path.exists() or sum(1 for _ in path.parent.glob("*.npcd")) < SAVES_MAX
 
 
 def _forget_in(folder: Path, player: str, npc: str) -> bool:

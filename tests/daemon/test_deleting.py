@@ -92,6 +92,25 @@ async def test_a_deleted_world_makes_room_for_another() -> None:
         assert rig.daemon.worlds.npcs == 0
 
 
+async def test_checkpoints_that_come_at_the_same_time_keep_to_their_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for five, five of eight at once are made; a name that is there may be used again, and the place of one
+    that is deleted is free for whoever comes after.
+    """
+    monkeypatch.setattr("daemon.remembering.SAVES_MAX", 5)
+    async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
+        remembering = rig.daemon.calls.remembering
+        said = await asyncio.gather(*(save(rig, f"c{n}") for n in range(8)), return_exceptions=True)
+        assert [isinstance(answer, Overloaded) for answer in said] == [False] * 5 + [True] * 3
+        request = npcs_pb2.DeleteCheckpointRequest(world_id="vale", checkpoint_id="c0")
+        tries = [save(rig, "c1"), remembering.delete_checkpoint("", request), save(rig, "new"), save(rig, "newer")]
+        done = await asyncio.gather(*tries, return_exceptions=True)
+        assert [isinstance(answer, Overloaded) for answer in done] == [False, False, False, True]
+        listed = await remembering.list_checkpoints("", npcs_pb2.ListCheckpointsRequest(world_id="vale"))
+        assert {c.checkpoint_id for c in listed.checkpoints} == {"c1", "c2", "c3", "c4", "new"}
+
+
 @pytest.mark.parametrize("memory", [{}, REDIS_ALONE, JOURNAL_ALONE], ids=["own servers", "Redis", "journal"])
 async def test_a_deleted_world_stays_deleted_over_restarts(tmp_path: Path, memory: dict[str, Any]) -> None:
     """With every store; and one that is defined again under its name remembers nothing, also after a restart."""
