@@ -130,7 +130,7 @@ class Calls:
             version=world.version,
             content_hash=world.content_hash,
             changed=changed,
-            warnings=world.warnings,
+            warnings=[*world.warnings, *await slices.run(self._worlds.left_out(world))],
             accepted=accepted,
             accepted_known=self._memory.keeps,
         )

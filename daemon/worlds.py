@@ -29,6 +29,7 @@ from npcd.v1 import npcs_pb2
 from tiers.policy import PolicyRow
 from tiers.policy_table import Sections, WorldWords, compiling_table, why_not
 
+NPCS_TOLD = 5  # in a warning
 PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
 HASHED_BYTES = 64 << 10  # in one step
 AT_ONCE = 256  # NPCs that are put into a table in one step
@@ -74,6 +75,8 @@ class World:
     policy: list[PolicyRow]
     sections: list[tuple[str, int, int]]
     definition: bytes
+    # What the definition names; `prefixes` also has the archetypes that only registered NPCs still have.
+    archetypes: frozenset[str]
     npcs: dict[str, Npc] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)  # what the model was not trained on
     lease_last: int = 0
@@ -254,6 +257,21 @@ class Worlds:
         self._worlds[tenant, request.world_id] = new
         return new, True
 
+    def left_out(self, world: World) -> Steps[list[str]]:
+        """A warning each when registered NPCs have an archetype, or a persona by its id, that the world's definition
+        does not have any more. They go on until the daemon starts again; then they cannot be taken up.
+        """
+        archetypes, personas = [], []
+        for npc, pause in every(64, list(world.npcs.values())):
+            if pause:
+                yield
+            if npc.archetype_id not in world.archetypes:
+                archetypes.append(npc.key.npc)
+            if npc.persona_id and npc.persona_id not in world.personas:
+                personas.append(npc.key.npc)
+        found = (("archetypes", "an archetype", archetypes), ("personas", "a persona", personas))
+        return [_left_out(section, what, npc_ids) for section, what, npc_ids in found if npc_ids]
+
     def _check_room(self) -> None:
         most = self._limits.worlds_max
         if len(self._worlds) >= most:
@@ -359,8 +377,10 @@ class Worlds:
             world.version, world.lease_last = max(version, 1), lease_last
         for spec, epoch in npcs:
             yield
+            npc_id = ""
             try:
                 parsed = npcs_pb2.NpcSpec.FromString(spec)
+                npc_id = parsed.npc_id
                 if parsed.npc_id in world.npcs:
                     continue
                 _clean_persona(parsed.persona)
@@ -376,7 +396,8 @@ class Worlds:
                 world.npcs[parsed.npc_id] = npc
             except (CallerError, DecodeError) as error:
                 # The world has changed since it was registered; the others are not to suffer.
-                log.warning("an NPC could not be taken up again", world=world.world_id, reason=str(error))
+                why = str(error)
+                log.warning("an NPC could not be taken up again", world=world.world_id, npc=npc_id, reason=why)
             world.lease_last = max(world.lease_last, epoch)
         return world
 
@@ -529,6 +550,7 @@ class Worlds:
             sections=sections,
             warnings=warnings,
             definition=content,
+            archetypes=frozenset(a.archetype_id for a in request.archetypes),
         )
 
     def _warnings(self, request: npcs_pb2.DefineWorldRequest) -> Steps[list[str]]:
@@ -565,6 +587,18 @@ class Worlds:
             if reason:
                 raise CallerError(f"policy.rows[{i}]" + (f".{field_name}" if field_name else ""), reason)
         return (yield from compiling_table(own, self._policy, words)).rows
+
+
+def _left_out(section: str, what: str, npc_ids: Sequence[str]) -> str:
+    """The warning about registered NPCs that have what a section does not define any more."""
+    count, told = len(npc_ids), ", ".join(sorted(npc_ids)[:NPCS_TOLD])
+    more = f" and {count - NPCS_TOLD} more" if count > NPCS_TOLD else ""
+    npcs, have, them = ("NPC", "has", "it") if count == 1 else ("NPCs", "have", "them")
+    return (
+        f"{section}: {count} registered {npcs} {have} {what} that this definition leaves out: {told}{more}; "
+        f"npcd keeps {them} until it restarts, and cannot take {them} up again then; "
+        f"define it again, or register {them} with another one"
+    )
 
 
 def _table_with(npcs: dict[str, Npc], changed: Sequence[Npc]) -> Steps[dict[str, Npc]]:

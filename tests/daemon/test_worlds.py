@@ -1,8 +1,12 @@
 """Definitions are checked whole, change nothing when refused, and keep leases honest."""
 
+from typing import Any
+
 import pytest
+from structlog.testing import capture_logs
 
 from core.errors import CallerError, NotFound, Overloaded, Stale
+from core.steps import Steps, at_once
 from daemon.policy_file import load_policy
 from daemon.prompt import MARKS, Layout
 from daemon.worlds import WorldLimits, Worlds
@@ -164,6 +168,65 @@ def test_limits_are_kept() -> None:
     table.register("", register(specs(2)))
     with pytest.raises(Overloaded):
         table.register("", register(specs(4)[2:]))
+
+
+def refused(many: list[Steps[Any]]) -> int:
+    """Goes through many changes at the same time, a step of each in turn; how many were refused as too many."""
+    count = 0
+    while many:
+        for steps in list(many):
+            try:
+                next(steps)
+            except Overloaded:
+                count += 1
+            except StopIteration:
+                pass
+            else:
+                continue
+            many.remove(steps)
+    return count
+
+
+def test_worlds_and_npcs_that_come_at_the_same_time_keep_to_their_limits() -> None:
+    """Of twenty worlds as many are defined as there is room for; of twenty registrations as many are taken as fit."""
+    table = worlds(WorldLimits(worlds_max=5, npcs_max=9))
+    assert refused([table.defining("", world(world_id=f"w{n}")) for n in range(20)]) == 15
+    assert len(table) == 5
+    there = [w.world_id for w in table]
+    requests = [npcs_pb2.RegisterRequest(world_id=there[n % 5], npcs=[spec]) for n, spec in enumerate(specs(20))]
+    assert refused([table.registering("", request) for request in requests]) == 11
+    assert table.npcs == 9
+
+
+@pytest.mark.parametrize("gone", ["archetypes", "personas"])
+def test_npcs_whose_archetype_or_persona_a_definition_leaves_out_are_told(gone: str) -> None:
+    """They are counted, and the first five are named; told again as long as it is so, and no longer."""
+    table = worlds()
+    first, _ = table.define("", world())
+    table.register("", register(specs(16)))
+    assert at_once(table.left_out(first)) == []
+    less = world()
+    del getattr(less, gone)[1]
+    for lore in ("", "It rains."):
+        less.lore += lore
+        (said,) = at_once(table.left_out(table.define("", less)[0]))
+        assert said.startswith(f"{gone}: 8 registered NPCs ") and "npc1, npc11, npc13, npc15, npc3 and 3 more" in said
+    table.remove("", "vale", [f"npc{n}" for n in range(3, 16)])
+    (said,) = at_once(table.left_out(table.world("", "vale")))
+    assert said.startswith(f"{gone}: 1 registered NPC ") and "npc1;" in said
+    assert at_once(table.left_out(table.define("", world())[0])) == []
+
+
+def test_an_npc_that_cannot_be_taken_up_again_is_named_in_the_log() -> None:
+    """Its world has changed since it was registered; the others are taken up."""
+    less = world()
+    del less.archetypes[1]
+    kept = [(spec.SerializeToString(), 1) for spec in specs(2)]
+    with capture_logs() as lines:
+        revived = worlds().revive("", less.SerializeToString(), 1, 1, [*kept, (b"\xff", 1)])
+    assert list(revived.npcs) == ["npc0"]
+    lost = [line["npc"] for line in lines if line["event"] == "an NPC could not be taken up again"]
+    assert lost == ["npc1", ""]
 
 
 def test_a_changed_world_changes_the_trunks_of_its_npcs() -> None:

@@ -315,7 +315,9 @@ class DefineWorldResponse(_message.Message):
     def sections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SectionSize]: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """what this model was not trained on, a sentence each: "actions: the model was not trained on ..." """
+        """A sentence each: what this model was not trained on ("actions: the model was not trained on ..."), and registered NPCs whose
+        archetype or persona this definition leaves out ("archetypes: 2 registered NPCs have ..."): npcd loses them when it restarts.
+        """
 
     def __init__(
         self,
