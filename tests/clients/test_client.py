@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,42 @@ async def test_an_observation_that_no_message_can_carry_is_a_callers_error(bad: 
     async with serving() as (_, target), Client(target, world_id="hollow", timeout_s=PATIENCE_S) as npcd:
         with pytest.raises(CallerError, match="cannot be sent: "):
             await npcd.observe([replace(Observation("a", 1), **bad)])
+
+
+def calls_with(npcd: Client, name: Any) -> list[Callable[[], Awaitable[object]]]:
+    """Each call with one name that it sends."""
+    return [
+        lambda: npcd.delete_world(world_id=name),
+        lambda: npcd.remove([name]),
+        lambda: npcd.describe([name]),
+        lambda: npcd.forget(name),
+        lambda: npcd.set_cards(name, "p"),
+        lambda: npcd.recall(name, "p"),
+        lambda: npcd.checkpoint(name),
+        lambda: npcd.restore(name),
+        lambda: npcd.list_checkpoints(world_id=name),
+        lambda: npcd.delete_checkpoint(name),
+        lambda: npcd.export_world(world_id=name),
+        lambda: npcd.import_world(b"x", world_id=name),
+        lambda: npcd.get_intents([name]),
+        lambda: anext(npcd.watch_intents([name])),
+        lambda: anext(npcd.talk(name, "p", "Hi.")),
+        lambda: npcd.cancel(name, "p"),
+        lambda: npcd.end_session(name, "p"),
+    ]
+
+
+async def test_a_name_that_no_message_can_carry_is_a_callers_error_in_every_call() -> None:
+    """A number, or half a surrogate pair, where the contract has a text; a text where it has a number."""
+    async with serving() as (_, target), Client(target, world_id="hollow", timeout_s=PATIENCE_S) as npcd:
+        words: Any = "soon"
+        calls = [*calls_with(npcd, 5), *calls_with(npcd, "\ud800")]
+        calls += [lambda: npcd.drain(words), lambda: anext(npcd.watch_status(words))]
+        for call in calls:
+            with pytest.raises(CallerError, match="cannot be sent: "):
+                await call()
+        with pytest.raises(CallerError, match="cannot be sent: "):
+            npcd.converse("\ud800", "p")
 
 
 async def test_nobody_there_is_unavailable(tmp_path: Path) -> None:

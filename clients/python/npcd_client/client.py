@@ -136,7 +136,8 @@ class Client:
         """
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.DeleteWorldRequest(world_id=world_id, expected_version=expected_version)
+        with _sendable():
+            request = npcs_pb2.DeleteWorldRequest(world_id=world_id, expected_version=expected_version)
         number = self._knows(world_id).number
         answer = await self._unary(stub.DeleteWorld(request, timeout=self.timeout_s, metadata=self._metadata))
         self._forget_world(world_id, number)
@@ -164,7 +165,8 @@ class Client:
         gone = list(npc_ids)
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.RemoveRequest(world_id=world_id, npc_ids=gone)
+        with _sendable():
+            request = npcs_pb2.RemoveRequest(world_id=world_id, npc_ids=gone)
         answer = await self._unary(stub.Remove(request, timeout=self.timeout_s, metadata=self._metadata))
         known = self._knows(world_id)
         for npc_id in gone:
@@ -177,13 +179,17 @@ class Client:
     ) -> npcs_pb2.DescribeResponse:
         """What npcd knows about NPCs right now, with their newest intents if asked for; no ids: all of the world."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.DescribeRequest(world_id=self._world(world_id), npc_ids=npc_ids, with_history=with_history)
+        with _sendable():
+            request = npcs_pb2.DescribeRequest(
+                world_id=self._world(world_id), npc_ids=npc_ids, with_history=with_history
+            )
         return await self._unary(stub.Describe(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def forget(self, player_id: str, npc_id: str = "", *, world_id: str = "") -> npcs_pb2.ForgetResponse:
         """Forgets everything about a player, towards one NPC or all, in every store."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.ForgetRequest(world_id=self._world(world_id), player_id=player_id, npc_id=npc_id)
+        with _sendable():
+            request = npcs_pb2.ForgetRequest(world_id=self._world(world_id), player_id=player_id, npc_id=npc_id)
         return await self._unary(stub.Forget(request, timeout=self.timeout_s, metadata=self._metadata))
 
     # -- memory ------------------------------------------------------------------------------------------------
@@ -212,37 +218,44 @@ class Client:
     async def recall(self, npc_id: str, player_id: str, *, world_id: str = "") -> npcs_pb2.RecallResponse:
         """What an NPC remembers of a player: cards, facts, summaries, mood."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.RecallRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
+        with _sendable():
+            request = npcs_pb2.RecallRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
         return await self._unary(stub.Recall(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.CheckpointResponse:
         """Marks what the world's NPCs remember now, for a save game on this daemon."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.CheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        with _sendable():
+            request = npcs_pb2.CheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.Checkpoint(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def restore(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.RestoreResponse:
         """Goes back to a checkpoint; what was said since is not remembered."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.RestoreRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        with _sendable():
+            request = npcs_pb2.RestoreRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.Restore(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def list_checkpoints(self, *, world_id: str = "") -> npcs_pb2.ListCheckpointsResponse:
         """The world's checkpoints, the newest last."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.ListCheckpointsRequest(world_id=self._world(world_id))
+        with _sendable():
+            request = npcs_pb2.ListCheckpointsRequest(world_id=self._world(world_id))
         return await self._unary(stub.ListCheckpoints(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def delete_checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.DeleteCheckpointResponse:
         """Deletes a checkpoint; what NPCs remember now stays as it is."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        request = npcs_pb2.DeleteCheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
+        with _sendable():
+            request = npcs_pb2.DeleteCheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.DeleteCheckpoint(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def export_world(self, *, world_id: str = "") -> bytes:
         """The world's memory as the bytes of a save file. Raises ValueError when they are not those that were sent."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
-        call = stub.Export(npcs_pb2.ExportRequest(world_id=self._world(world_id)), metadata=self._metadata)
+        with _sendable():
+            request = npcs_pb2.ExportRequest(world_id=self._world(world_id))
+        call = stub.Export(request, metadata=self._metadata)
         content, digest = bytearray(), ""
         with _typed_errors(call):
             async for chunk in call:
@@ -257,16 +270,17 @@ class Client:
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         parts = [content[at : at + _CHUNK_BYTES] for at in range(0, len(content), _CHUNK_BYTES)] or [b""]
         digest = hashlib.sha256(content).hexdigest()
-        chunks = [
-            npcs_pb2.ImportChunk(
-                world_id=self._world(world_id) if number == 0 else "",
-                sequence=number,
-                content=part,
-                last=number == len(parts) - 1,
-                content_hash=digest if number == len(parts) - 1 else "",
-            )
-            for number, part in enumerate(parts)
-        ]
+        with _sendable():
+            chunks = [
+                npcs_pb2.ImportChunk(
+                    world_id=self._world(world_id) if number == 0 else "",
+                    sequence=number,
+                    content=part,
+                    last=number == len(parts) - 1,
+                    content_hash=digest if number == len(parts) - 1 else "",
+                )
+                for number, part in enumerate(parts)
+            ]
         return await self._unary(stub.Import(iter(chunks), metadata=self._metadata))
 
     async def watch_npcs(self, *, world_id: str = "") -> AsyncGenerator[npcs_pb2.NpcEvent, None]:
@@ -343,7 +357,8 @@ class Client:
     ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
         """Intents of some NPCs as they change, for onlookers; no ids: of the whole world. A snapshot comes first."""
         stub = intents_pb2_grpc.IntentsStub(self._open())
-        request = intents_pb2.WatchIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        with _sendable():
+            request = intents_pb2.WatchIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
         call = stub.Watch(request, metadata=self._metadata)
         with _typed_errors(call):
             async for frame in call:
@@ -352,7 +367,8 @@ class Client:
     async def get_intents(self, npc_ids: Iterable[str] = (), *, world_id: str = "") -> intents_pb2.GetIntentsResponse:
         """The newest intents, at once; no ids: of the whole world."""
         stub = intents_pb2_grpc.IntentsStub(self._open())
-        request = intents_pb2.GetIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
+        with _sendable():
+            request = intents_pb2.GetIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
         return await self._unary(stub.Get(request, timeout=self.timeout_s, metadata=self._metadata))
 
     def policy_answer(self, observation: Observation, *, world_id: str = "") -> PolicyAnswer | None:
@@ -401,24 +417,27 @@ class Client:
     def converse(self, npc_id: str, player_id: str, *, player_name: str = "", world_id: str = "") -> Conversation:
         """A conversation on one stream, in which the player may interrupt; use it in `async with`."""
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
-        first = dialogue_pb2.TalkRequest(
-            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, player_name=player_name
-        )
+        with _sendable():
+            first = dialogue_pb2.TalkRequest(
+                world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, player_name=player_name
+            )
         return Conversation(lambda: stub.Converse(metadata=self._metadata), first)
 
     async def cancel(self, npc_id: str, player_id: str, turn_id: str = "", *, world_id: str = "") -> bool:
         """Stops a turn, or whatever turn is under way; False when there was none."""
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
-        request = dialogue_pb2.CancelTurnRequest(
-            world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, turn_id=turn_id
-        )
+        with _sendable():
+            request = dialogue_pb2.CancelTurnRequest(
+                world_id=self._world(world_id), npc_id=npc_id, player_id=player_id, turn_id=turn_id
+            )
         answer = await self._unary(stub.Cancel(request, timeout=self.timeout_s, metadata=self._metadata))
         return answer.cancelled
 
     async def end_session(self, npc_id: str, player_id: str, *, world_id: str = "") -> dialogue_pb2.EndSessionResponse:
         """Ends a conversation; what was said is summarised in the background."""
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
-        request = dialogue_pb2.EndSessionRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
+        with _sendable():
+            request = dialogue_pb2.EndSessionRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
         return await self._unary(stub.EndSession(request, timeout=self.timeout_s, metadata=self._metadata))
 
     # -- the daemon --------------------------------------------------------------------------------------------
@@ -433,13 +452,15 @@ class Client:
     async def drain(self, grace_ms: int = 0) -> admin_pb2.DrainResponse:
         """Ends the daemon: it takes no new work, and cancels what still runs after `grace_ms` (0: the daemon's own)."""
         stub = admin_pb2_grpc.AdminStub(self._open())
-        request = admin_pb2.DrainRequest(grace_ms=wire.whole("grace_ms", grace_ms, 32))
+        with _sendable():
+            request = admin_pb2.DrainRequest(grace_ms=wire.whole("grace_ms", grace_ms, 32))
         return await self._unary(stub.Drain(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def watch_status(self, interval_ms: int = 1000) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
         """Status at a steady interval, until the iteration is left."""
         stub = admin_pb2_grpc.AdminStub(self._open())
-        request = admin_pb2.WatchStatusRequest(interval_ms=wire.whole("interval_ms", interval_ms, 32))
+        with _sendable():
+            request = admin_pb2.WatchStatusRequest(interval_ms=wire.whole("interval_ms", interval_ms, 32))
         call = stub.Watch(request, metadata=self._metadata)
         with _typed_errors(call):
             async for status in call:
