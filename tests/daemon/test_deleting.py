@@ -442,3 +442,16 @@ async def test_a_stream_hears_of_a_deletion_while_its_frame_is_made() -> None:
         calls._table.end_world("", "vale")
         frames = [await first, *[frame async for frame in watched]]
         assert [(frame.snapshot, frame.world_deleted) for frame in frames] == [(True, False), (False, True)]
+
+
+async def test_a_definition_without_an_archetype_warns_of_the_npcs_that_a_restart_loses(tmp_path: Path) -> None:
+    """The answer names them, also when the same definition comes again; and they are those that are lost."""
+    less = world()
+    del less.archetypes[1]
+    async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
+        for changed in (True, False):
+            answer = await rig.daemon.calls.define_world("", less)
+            (said,) = answer.warnings
+            assert answer.changed is changed and said.startswith("archetypes: 1 registered NPC ") and "npc1;" in said
+    async with kept(tmp_path / "data", npcs=0, **JOURNAL_ALONE) as (rig, _):
+        assert list(rig.daemon.worlds.world("", "vale").npcs) == ["npc0"]
