@@ -32,7 +32,7 @@ from npcd_client import Client, NpcdError
 
 OWNER, DATABASE, PORT = "npcd_owner", "npcd", 5432
 READ_AT_ONCE, READ_BYTES = 1_000, 16 << 20
-EVENTS_MAX = 10_000_000
+EVENTS_MAX = 1_000_000  # as many as `npcd archive show` prints; a run has some ten thousand
 LOOK_S = 0.1
 T = TypeVar("T")
 TENANT = ""  # of a daemon without a tokens file

@@ -145,7 +145,9 @@ def test_a_report_that_cannot_be_written_is_told(arguments: list[str], tmp_path:
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "clients" / "python")])
     with open(os.devnull if arguments else "/dev/full", "w") as out:
         done = subprocess.run(
-            [sys.executable, "-m", "loadtests.demo", "--npcs", "2", "--seconds", "1", *arguments], cwd=tmp_path,
+            # So few frames that no machine is told that it is too slow for them.
+            [sys.executable, "-m", "loadtests.demo", *"--npcs 2 --seconds 1 --fps 30 --rate-hz 1".split(), *arguments],
+            cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}, stdout=out, stderr=subprocess.PIPE,
             text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
