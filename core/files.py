@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tomllib
 from pathlib import Path
@@ -12,6 +13,17 @@ from core.errors import ConfigError
 TOML_BYTES_MAX = 16 << 20
 UTF8_MARK = b"\xef\xbb\xbf"  # Windows editors put it before UTF-8
 SAVE_AS_UTF8 = "save it as UTF-8 (Notepad: Save as, Encoding: UTF-8; PowerShell: Out-File -Encoding utf8)"
+
+GIVE_A_PATH = "give a path, or leave it out"
+
+
+def named_path(text: str) -> Path:
+    """The path that a flag of a command line names. Raises ArgumentTypeError for an empty one, as an unset variable
+    gives it: Path("") would be the folder where the command was started.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError(f"is empty; {GIVE_A_PATH}")
+    return Path(text)
 
 
 def from_home(path: Path | str, setting: str, helps: str = "give a path that does not begin with ~") -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError
-from core.files import from_home
+from core.files import from_home, named_path
 
 if TYPE_CHECKING:
     from memory.archive_admin import Event
@@ -28,7 +28,10 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--serving-role", metavar="NAME", default="npcd_serving", help="whom npcd serve connects as; made if missing"
     )
     migrate.add_argument(
-        "--serving-password-file", type=Path, metavar="FILE", help="sets that role's password; left out, it has none"
+        "--serving-password-file",
+        type=named_path,
+        metavar="FILE",
+        help="sets that role's password; left out, it has none",
     )
     migrate.add_argument("--months", type=int, metavar="N", default=24, help="of partitions, ahead (%(default)s)")
     archive = commands.add_parser("archive", help="look at the archive, or delete from it")
@@ -48,7 +51,10 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
             help="as the database's owner; the password may come from PGPASSWORD or ~/.pgpass. Left out: npcd's own",
         )  # fmt: skip
         command.add_argument(
-            "--data", type=Path, metavar="FOLDER", help="the data folder of a running npcd with a PostgreSQL of its own"
+            "--data",
+            type=named_path,
+            metavar="FOLDER",
+            help="the data folder of a running npcd with a PostgreSQL of its own",
         )
     show.add_argument("--world", metavar="WORLD", help="only in this world")
     forget.add_argument("--world", metavar="WORLD", required=True)
@@ -70,7 +76,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield from (as_json(event) for event in events) if args.json else as_text(events, args.npc)
     elif args.act == "forget":
         deleted = admin.forget(args.postgres, args.tenant, args.world, args.player, args.npc)
-        yield f"{deleted} events deleted"
+        yield f"{deleted} events deleted" if deleted else _nothing_of(args)
     else:
         yield from admin.compact(args.postgres, args.keep_months) or ["nothing is that old"]
 
@@ -90,6 +96,15 @@ def _own_url(data: Path | None) -> str:
         raise ConfigError(
             f"--postgres: give a URL, or with --data the folder of a running npcd that has its own; {data} has none"
         ) from None
+
+
+def _nothing_of(args: argparse.Namespace) -> str:
+    """A forget that found nothing."""
+    with_npc = f" with {args.npc}" if args.npc else ""
+    return _plain(
+        f"nothing deleted: no events of {args.player}{with_npc} in {args.world}; npcd archive show NPC prints each "
+        "player's pseudonym"
+    )
 
 
 def as_json(event: Event) -> str:

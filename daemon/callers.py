@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import unquote
@@ -43,19 +43,22 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One call's caller. `sees_all`: counts are everybody's, not only the tenant's. `may_drain`: ends the daemon."""
+    """One call's caller. `sees_all`: counts are everybody's, not only the tenant's. `may_drain`: ends the daemon.
+    `is_near`: it calls from this machine.
+    """
 
     tenant: str
     sees_all: bool = False
     may_drain: bool = False
+    is_near: bool = field(default=False, compare=False)  # for the log: it gives no rights beyond these
 
 
 def caller_of(token: Token | None, is_near: bool) -> Caller:
     """The caller with a token, or (None) of a daemon that has no tokens file, where everybody is the one tenant."""
     if token is None:
-        return Caller("", sees_all=True, may_drain=is_near)
+        return Caller("", sees_all=True, may_drain=is_near, is_near=is_near)
     operator = token.role is Role.OPERATOR
-    return Caller(token.tenant, sees_all=operator, may_drain=operator or is_near)
+    return Caller(token.tenant, sees_all=operator, may_drain=operator or is_near, is_near=is_near)
 
 
 def is_near(peer: str, metadata: Iterable[str] = ()) -> bool:

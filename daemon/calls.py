@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.slices import Pace
@@ -35,6 +37,9 @@ from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 from scheduler.placing import Placer
 from scheduler.ticket import Door
 
+log = structlog.get_logger("npcd")
+
+GRACE_MS = 5_000  # for a Drain that says none
 GRACE_MAX_MS = 600_000
 TIME_SCALE_MAX = 1e6
 
@@ -389,7 +394,14 @@ class Calls:
             raise CallerError("grace_ms", f"is {request.grace_ms}, the limit is {GRACE_MAX_MS}")
         works = self._door.open
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain_soon((request.grace_ms or 5000) / 1000))
+            log.info(
+                "drain asked for",
+                by="this machine" if caller.is_near else "an operator",
+                tenant=caller.tenant,
+                grace_ms=request.grace_ms or GRACE_MS,
+                works=works,
+            )
+            self._draining = asyncio.create_task(self._drain_soon((request.grace_ms or GRACE_MS) / 1000))
         return admin_pb2.DrainResponse(works_running=works)
 
     # -- in the contract, not built yet ------------------------------------------------------------------------

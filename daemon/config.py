@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
-from core.files import from_home, read_toml
+from core.files import GIVE_A_PATH, from_home, read_toml
 from core.words import Tier
 from daemon.calls import CallSettings
 from daemon.dialogue import DialogueSettings
@@ -62,10 +62,10 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 class ServeSettings:
     """Where the daemon listens, how it runs, and how it ends.
 
-    `listen` are "host:port" (port 0: any) or "unix:/path". `tokens_file` is TOML, a token a line (daemon/callers.py).
-    Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s` ends the process with
-    status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores to itself and the rest of the
-    daemon keeps to the others.
+    `listen` are "host:port" (port 0: any) or "unix:/path"; `http` is one such. `tokens_file` is TOML, a token a line
+    (daemon/callers.py). Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s`
+    ends the process with status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores to itself
+    and the rest of the daemon keeps to the others.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)
@@ -265,6 +265,8 @@ def unix_path(address: str) -> str:
 
 
 def _check_address(setting: str, address: str, credentials: bool) -> None:
+    if "\0" in address:
+        raise ConfigError(f"{setting}: {address!r} has a zero byte; give an address without one")
     path = unix_path(address)
     if path:
         if len(path.encode()) > UNIX_PATH_BYTES_MAX:
@@ -283,6 +285,11 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
             f"{setting}: {host} is reachable from elsewhere; set serve.tokens_file, or serve.tls_client_ca with "
             "serve.tls_certificate and serve.tls_key (mTLS), or use 127.0.0.1"
         )
+
+
+def is_local(address: str) -> bool:
+    """Whether an address to listen at, "host:port" or "unix:/path", is one that no other machine reaches."""
+    return bool(unix_path(address)) or is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 def is_loopback(host: str) -> bool:
@@ -343,6 +350,8 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     if wanted is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT_MAX:
         raise ConfigError(f"{name} must be a number up to {INT_MAX}")
     if wanted is Path and isinstance(value, str):
+        if not value:
+            raise ConfigError(f"{name} is empty; {GIVE_A_PATH}")
         return from_home(value, name)
     if isinstance(wanted, type) and issubclass(wanted, Enum):
         if isinstance(value, str) and value.upper() in wanted.__members__:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
+from core.files import named_path
 
 if TYPE_CHECKING:
     from npcd.v1 import npcs_pb2
@@ -29,10 +30,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     kv.add_argument(
         "--target", metavar="ADDRESS", default="127.0.0.1:50061", help="host:port or unix:/path (%(default)s)"
     )
-    kv.add_argument("--token-file", type=Path, metavar="FILE", help="whose first line is the game server's token")
-    kv.add_argument("--ca", type=Path, metavar="FILE.pem", help="use TLS, and trust this")
-    kv.add_argument("--cert", type=Path, metavar="FILE.pem", help="a client's certificate, with --key and --ca (mTLS)")
-    kv.add_argument("--key", type=Path, metavar="FILE.pem", help="its key")
+    kv.add_argument("--token-file", type=named_path, metavar="FILE", help="whose first line is the game server's token")
+    kv.add_argument("--ca", type=named_path, metavar="FILE.pem", help="use TLS, and trust this")
+    kv.add_argument(
+        "--cert", type=named_path, metavar="FILE.pem", help="a client's certificate, with --key and --ca (mTLS)"
+    )
+    kv.add_argument("--key", type=named_path, metavar="FILE.pem", help="its key")
     kv.add_argument("--json", action="store_true", help="for programs: a trunk a line")
 
 

@@ -12,11 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import ConfigError, StoreFailed
-from core.files import check_readable, from_home
+from core.files import check_readable, from_home, named_path
 from daemon import archive_command, kv_command
 from daemon.log_lines import STDOUT, never_block, open_standard, say
 from daemon.supervise import EXIT_USAGE, READ_AGAIN_SIGNAL, Life, supervise
@@ -124,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
-    doctor.add_argument("--world", type=Path, metavar="WORLD.toml", help="look at this world's words and language, too")
+    doctor.add_argument(
+        "--world", type=named_path, metavar="WORLD.toml", help="look at this world's words and language, too"
+    )
     kv_command.add_to(commands)
     archive_command.add_to(commands)
     commands.add_parser("demo", help="run a small game against a daemon; see npcd demo --help")
@@ -149,22 +150,28 @@ def _add_policy(commands: Commands) -> argparse.ArgumentParser:
     check = policy.add_subparsers(dest="verb", required=True).add_parser(
         "check", help="read a rule policy, say what is wrong with it, and print the table that comes out"
     )
-    check.add_argument("file", metavar="FILE.toml", type=Path, nargs="?", help="worlds.policy_file if left out")
-    check.add_argument("--world", type=Path, metavar="WORLD.toml", help="for this world: its words, and its own rows")
+    check.add_argument("file", metavar="FILE.toml", type=named_path, nargs="?", help="worlds.policy_file if left out")
+    check.add_argument(
+        "--world", type=named_path, metavar="WORLD.toml", help="for this world: its words, and its own rows"
+    )
     check.add_argument("--json", action="store_true", help="for programs")
     return check
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    command.add_argument("--config", type=named_path, metavar="FILE", help="TOML file with settings")
     command.add_argument(
         "--listen", action="append", default=[], metavar="ADDRESS", help="host:port or unix:/path; may be repeated"
     )
-    command.add_argument("--http", metavar="HOST:PORT", help="probes and metrics; off for none")
-    command.add_argument("--data", type=Path, metavar="FOLDER", help="the data folder: journal, saves, own servers")
+    command.add_argument("--http", metavar="ADDRESS", help="probes and metrics: host:port or unix:/path; off for none")
+    command.add_argument(
+        "--data", type=named_path, metavar="FOLDER", help="the data folder: journal, saves, own servers"
+    )
     command.add_argument("--redis", metavar="URL", help="recent memory; npcd's own if left out, off for none")
     command.add_argument("--postgres", metavar="URL", help="the archive; npcd's own if left out, off for none")
-    command.add_argument("--model", type=Path, metavar="FILE.gguf", help="any GGUF model; the shipped one if left out")
+    command.add_argument(
+        "--model", type=named_path, metavar="FILE.gguf", help="any GGUF model; the shipped one if left out"
+    )
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any setting, as section.key=value"
     )

@@ -20,7 +20,7 @@ import uvloop
 
 from core.clock import S, now_ns
 from daemon.build import Daemon, build, load_model
-from daemon.config import Config, is_loopback
+from daemon.config import Config, is_local
 from daemon.cores import keep_apart
 from daemon.datafolder import DataFolder
 from daemon.grpc_face import GrpcFace
@@ -111,7 +111,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: lines.lost,
     )
     probes = Probes(lambda: phase.name, collector, lambda: daemon.board.degraded() if daemon else [])
-    if config.serve.http and not is_loopback(config.serve.http.rpartition(":")[0].strip("[]")):
+    if config.serve.http and not is_local(config.serve.http):
         log.warning("probes and metrics are reachable from elsewhere", http=config.serve.http, why="serve.http says so")
     opening: asyncio.Task[Keeping] | None = None
     addresses = await face.start()

@@ -28,6 +28,7 @@ SERVING_ROLE = "npcd_serving"
 MONTHS_AHEAD, MONTHS_AHEAD_MAX = 24, 240
 MONTHS_KEPT_MAX = 12_000  # a thousand years
 EVENTS_SHOWN_MAX = 1_000_000
+SHOWN_LEN_MAX = 80  # of what somebody typed, in an error
 CONNECT_S = 10
 LOCK_S = 30  # the daemon's batches are over sooner
 _PARTITION = re.compile(r"events_(\d{4})_(\d{2})")
@@ -53,6 +54,12 @@ _MAY = f"""
         WHERE oid = 'public.events'::regclass AND pg_has_role(%(role)s::name, relowner, 'MEMBER')
 """
 _SHOULD = {("events", "INSERT"), ("npcd_forget", "EXECUTE"), ("schema public", "USAGE")}
+_PSEUDONYM = re.compile(r"[0-9a-fA-F]{16}")
+# A forget that deleted nothing does not make a world known.
+_WORLD_KNOWN = """
+    SELECT 1 FROM public.events
+    WHERE tenant = %s AND world = %s AND (kind <> 9 OR body->>'deleted' <> '0') LIMIT 1
+"""
 _SHOW = """
     SELECT * FROM (
         SELECT event_time, event_id, kind, tenant, world, npc, player, timeline, body FROM public.events
@@ -147,12 +154,23 @@ def forget(url: str, tenant: str, world: str, player: str, npc: str = "") -> int
     """Deletes a player's events with one NPC, or with all of a world; how many. A row is left that says so.
 
     `player` is the pseudonym that show() gives. What other stores know stays there: the daemon's Forget reaches all.
+    Raises ConfigError for what is no pseudonym, and StoreFailed when the archive knows no such world.
     """
-    if not player:
-        raise ConfigError("which player? Give the pseudonym that npcd archive show prints")
+    if not _PSEUDONYM.fullmatch(player):
+        raise ConfigError(
+            f"which player? {player[:SHOWN_LEN_MAX]!r} is no pseudonym: give its 16 hex digits, which npcd archive "
+            "show NPC prints with each player's events (a player's own id does not stand in the archive)"
+        )
+    player = player.lower()
     now = datetime.now(UTC)
     event_id = UUID(hex=make_id(int(now.timestamp() * 1000)))
     with _owner(url) as connection:
+        if connection.execute(_WORLD_KNOWN, [tenant, world]).fetchone() is None:
+            of = f" of the tenant {tenant!r}" if tenant else ""
+            raise StoreFailed(
+                f"--world: the archive has no events of a world {world[:SHOWN_LEN_MAX]!r}{of}; npcd archive show NPC "
+                "prints the world and the tenant of each event"
+            )
         said = (now, event_id, tenant, world, npc, player, "")
         row = connection.execute("SELECT public.npcd_forget(%s, %s, %s, %s, %s, %s, %s)", said).fetchone()
     assert row is not None

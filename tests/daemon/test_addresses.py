@@ -87,6 +87,14 @@ def test_an_address_that_is_given_twice_is_not_another_npcd() -> None:
     check_addresses(ServeSettings(listen=("127.0.0.1:0", "127.0.0.1:0"), http="127.0.0.1:0"))
 
 
+@pytest.mark.parametrize("setting", ["serve.listen", "serve.http"])
+def test_a_zero_byte_in_an_address_is_said(setting: str) -> None:
+    """No socket's path and no host has one."""
+    for where in ("unix:/tmp/a\\u0000b", "a\\u0000b:1"):
+        with pytest.raises(ConfigError, match=rf"{setting}: .* has a zero byte"):
+            load(None, [f'{setting}="{where}"'], {})
+
+
 @pytest.mark.parametrize("said", ["off", "Off", ""])
 def test_probes_are_switched_off_as_stores_are(said: str) -> None:
     """--http off, as --redis off."""

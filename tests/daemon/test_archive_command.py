@@ -136,6 +136,38 @@ def test_forget_and_compact(npcd: Npcd, told: Database) -> None:
     assert npcd(*keep_all) == (0, "nothing is that old\n", "")
 
 
+@pytest.mark.parametrize(
+    "player", ["kim", "p-77", "", "0123456789abcde", "0123456789abcdefa", "0123456789abcdeg", " " * 16]
+)
+def test_forget_takes_pseudonyms_alone(npcd: Npcd, told: Database, player: str) -> None:
+    """Another word is refused in one line that says where the pseudonym stands; the archive stays as it is."""
+    before = told.execute("SELECT count(*) FROM events")
+    status, out, err = npcd("archive", "forget", player, "--world", "vale", "--postgres", told.url)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "16 hex digits" in err and "npcd archive show NPC" in err
+    assert told.execute("SELECT count(*) FROM events") == before
+
+
+def test_a_forget_that_finds_nothing_says_so(npcd: Npcd, told: Database) -> None:
+    """A pseudonym that nobody has, and an NPC that the player never met; letters may be large."""
+    where = ("--world", "vale", "--postgres", told.url)
+    status, out, err = npcd("archive", "forget", "0123456789abcdef", *where)
+    assert (status, err) == (0, "") and out.startswith("nothing deleted: no events of 0123456789abcdef in vale; ")
+    out = npcd("archive", "forget", KAEL, "--npc", "olaf", *where)[1]
+    assert out.startswith(f"nothing deleted: no events of {KAEL} with olaf in vale; ")
+    assert npcd("archive", "forget", KAEL.upper(), *where) == (0, "5 events deleted\n", "")
+
+
+@pytest.mark.parametrize("place", [("--world", "moor"), ("--world", "vale", "--tenant", "studio"), ("--world", "")])
+def test_a_forget_in_a_world_that_is_unknown_fails(npcd: Npcd, told: Database, place: tuple[str, ...]) -> None:
+    """Also the second time: it leaves no row that would make the world known. A world is known to its tenant alone."""
+    for _ in range(2):
+        status, out, err = npcd("archive", "forget", KAEL, *place, "--postgres", told.url)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "the archive has no events of a world" in err and repr(place[1]) in err
+    assert told.execute("SELECT count(*) FROM events") == [(len(CONVERSATION),)]
+
+
 @pytest.mark.parametrize("command", [("migrate",), ("archive", "show", "greta")])
 def test_what_is_wrong_is_one_line(npcd: Npcd, archive_database: Database, command: tuple[str, ...]) -> None:
     """A server that is not there: 1. A URL that is none: 2. Without the password, and with what helps."""

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 
 from core.errors import ConfigError
 from daemon.build import Model
@@ -247,6 +248,32 @@ async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_
             await asyncio.wait_for(drained.wait(), PATIENCE_S)
             await admin.Drain(request, metadata=bearer("b"))
         await face.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("letter", "metadata", "by"), [("o", (FAR,), "an operator"), ("a", (), "this machine"), ("", (), "this machine")]
+)
+async def test_a_drain_is_told_in_the_log(
+    letter: str, metadata: tuple[tuple[str, str], ...], by: str, unix: ServeSettings, tmp_path: Path
+) -> None:
+    """One line says that it was asked for, from where and by which tenant, and has no token; more calls add none."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKENS)
+    async with running(gated()) as rig:
+        face = GrpcFace(replace(unix, tokens_file=str(tokens) if letter else ""))
+        (address,) = await face.start()
+        face.calls = rig.daemon.calls
+        with capture_logs() as logs:
+            async with grpc.aio.insecure_channel(address) as channel:
+                for _ in range(2):
+                    await admin_pb2_grpc.AdminStub(channel).Drain(
+                        admin_pb2.DrainRequest(grace_ms=7), metadata=bearer(letter, *metadata) if letter else metadata
+                    )
+        await face.stop(0)
+    (line,) = [line for line in logs if line["event"] == "drain asked for"]
+    assert (line["by"], line["grace_ms"]) == (by, 7)
+    assert bool(line["tenant"]) is bool(letter)
+    assert letter * 16 not in str(line) or not letter
 
 
 async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ConfigError
+from daemon.config import load
 from daemon.datafolder import DataFolder
+from daemon.main import main
 from tests.engines.shapes import Shape, byte_level, write
 from tests.patience import PATIENCE_S
 
@@ -102,6 +105,34 @@ def test_a_file_of_a_flag_is_looked_at_before_libraries_are_imported(flag: str) 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "2 []\n"
     assert done.stderr.count("\n") == 1 and "/none/x" in done.stderr and "No such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["serve", "--data", ""], "--data"),
+        (["serve", "--model="], "--model"),
+        (["doctor", "--config", ""], "--config"),
+        (["archive", "show", "x", "--data", ""], "--data"),
+        (["migrate", "--serving-password-file", ""], "--serving-password-file"),
+        (["policy", "check", ""], "FILE.toml"),
+    ],
+)
+def test_an_empty_path_of_a_flag_is_refused(command: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script whose variable is not set gives it; no default and no present folder is taken in its place."""
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {names}: is empty; give a path" in said
+
+
+def test_an_empty_path_of_a_setting_is_refused() -> None:
+    """By --set and from the environment."""
+    with pytest.raises(ConfigError, match=r"'memory\.folder' is empty; give a path"):
+        load(None, ["memory.folder="], {})
+    with pytest.raises(ConfigError, match=r"NPCD_ENGINE__MODEL: 'engine\.model' is empty"):
+        load(None, [], {"NPCD_ENGINE__MODEL": ""})
 
 
 def test_an_address_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import aiohttp
 import pytest
 
 from daemon.children import eldest, holders
@@ -63,12 +65,12 @@ NPCS = ("a", "b", "c", "d")
 class Served:
     """A daemon's process and where it is."""
 
-    def __init__(self, folder: Path, *sets: str) -> None:
+    def __init__(self, folder: Path, *sets: str, http: str = "") -> None:
         self.folder = folder
         self.target = f"unix:{folder}/n.sock"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.http = f"127.0.0.1:{free.getsockname()[1]}"
+            self.http = http or f"127.0.0.1:{free.getsockname()[1]}"
         named = [part for one in (*SETS, *sets) for part in ("--set", one)]
         command = [sys.executable, str(PROGRAM), str(folder), "--listen", self.target, "--http", self.http, *named]
         self.process = self.start(command)
@@ -135,6 +137,32 @@ async def playing(one: Served) -> AsyncIterator[Client]:
         await npcd.define_world(VALE)
         await npcd.register([NpcSpec(npc, "villager", "mira") for npc in NPCS])
         yield npcd
+
+
+async def test_the_probes_of_a_daemon_may_be_on_a_unix_socket(tmp_path: Path) -> None:
+    """/readyz answers there, for the daemon's own user, and takes the place of a socket that a killed daemon left. No
+    warning says that other machines reach it. The socket goes with the daemon.
+    """
+    path = tmp_path / "probes.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    one = Served(tmp_path, "memory.keep=false", http=f"unix:{path}")
+    try:
+        async with playing(one):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+            session.get("http://npcd/readyz") as answer,
+        ):
+            assert (answer.status, await answer.text()) == (200, "serving\n")
+        one.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(one.process.wait, PATIENCE_S) == 0
+    finally:
+        one.process.kill()
+        one.process.wait()
+    assert [line["http"] for line in one.events("serving")] == [f"unix:{path}"]
+    assert not one.events("probes and metrics are reachable from elsewhere")
+    assert not path.exists()
 
 
 async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on(served: Served) -> None:
