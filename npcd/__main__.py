@@ -1,5 +1,6 @@
 """The way in, for `npcd` and `python -m npcd`: finds our folders and hands over to daemon.main."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # While libraries are imported Ctrl-C ends the command without a traceback; the demo and serve then listen for it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler and argv is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # gRPC prints "Got goaway" where a daemon goes away, before our own line; read by gRPC when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     first = str(house())
     # First on the path, so that nobody else's `core` or `memory` comes before ours.
     sys.path[:] = [first, *(entry for entry in sys.path if entry != first)]
