@@ -27,6 +27,7 @@ COPY npcd ./npcd
 COPY core ./core
 COPY tiers ./tiers
 COPY engines ./engines
+COPY prompts ./prompts
 COPY kvcache ./kvcache
 COPY scheduler ./scheduler
 COPY memory ./memory

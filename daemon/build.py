@@ -16,25 +16,23 @@ from core.errors import ConfigError
 from core.files import from_home
 from core.slices import Pace
 from core.words import NpcKey, Tier
-from daemon.attention import Attention
-from daemon.barks import Barks
-from daemon.calls import Calls
-from daemon.changes import Changes
 from daemon.config import Config
-from daemon.deleting import Deleting
-from daemon.dialogue import Dialogue
-from daemon.intents import Intents
-from daemon.look_ahead import LookAhead
-from daemon.npc_events import NpcEvents
-from daemon.policy_file import load_policy
-from daemon.pressure import Pressure
-from daemon.prompt import Caps, Layout, Perception
-from daemon.remembering import Remembering
-from daemon.sessions import Sessions
-from daemon.status import About, Phase, StatusBoard
-from daemon.table import Table
-from daemon.templates import find_markup, unmarked
-from daemon.worlds import Npc, Worlds
+from daemon.minds.attention import Attention
+from daemon.minds.barks import Barks
+from daemon.minds.intents import Intents
+from daemon.minds.look_ahead import LookAhead
+from daemon.minds.npc_events import NpcEvents
+from daemon.minds.pressure import Pressure
+from daemon.minds.table import Table
+from daemon.rpc.calls import Calls
+from daemon.rpc.changes import Changes
+from daemon.rpc.deleting import Deleting
+from daemon.rpc.remembering import Remembering
+from daemon.rpc.status import About, Phase, StatusBoard
+from daemon.talk.dialogue import Dialogue
+from daemon.talk.sessions import Sessions
+from daemon.worlds.policy_file import load_policy
+from daemon.worlds.worlds import Npc, Worlds
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
@@ -46,6 +44,8 @@ from memory.memory import Memory
 from memory.parked import Parked
 from memory.recall import Recall
 from npcd import __version__
+from prompts.layout import Caps, Layout, Perception
+from prompts.templates import find_markup, unmarked
 from scheduler.drafts import Ngrams
 from scheduler.loop import EngineLoop
 from scheduler.meter import Spread

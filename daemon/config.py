@@ -24,12 +24,11 @@ from typing import Any
 from core.errors import ConfigError
 from core.files import GIVE_A_PATH, from_home, read_toml
 from core.words import Tier
-from daemon.calls import CallSettings
-from daemon.dialogue import DialogueSettings
-from daemon.minds import IntentSettings
-from daemon.policy_file import load_policy
-from daemon.prompt import Caps
-from daemon.worlds import WorldLimits
+from daemon.minds.mind import IntentSettings
+from daemon.rpc.calls import CallSettings
+from daemon.talk.dialogue import DialogueSettings
+from daemon.worlds.policy_file import load_policy
+from daemon.worlds.worlds import WorldLimits
 from engines.llama import LlamaSettings
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
@@ -38,6 +37,7 @@ from memory.hot import HotSettings
 from memory.journal import JournalSettings
 from memory.parked import ParkedSettings
 from memory.recent import RecentSettings
+from prompts.layout import Caps
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers.activation import check_activation
@@ -63,9 +63,9 @@ class ServeSettings:
     """Where the daemon listens, how it runs, and how it ends.
 
     `listen` are "host:port" (port 0: any) or "unix:/path"; `http` is one such. `tokens_file` is TOML, a token a line
-    (daemon/callers.py). Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for `hang_s`
-    ends the process with status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores to itself
-    and the rest of the daemon keeps to the others.
+    (daemon/rpc/callers.py). Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for
+    `hang_s` ends the process with status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores
+    to itself and the rest of the daemon keeps to the others.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)

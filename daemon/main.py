@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import ConfigError, StoreFailed
 from core.files import check_readable, from_home, named_path
-from daemon import archive_command, kv_command
-from daemon.log_lines import STDOUT, never_block, open_standard, say
-from daemon.supervise import EXIT_USAGE, READ_AGAIN_SIGNAL, Life, supervise
+from daemon.commands import archive as archive_command
+from daemon.commands import kv as kv_command
+from daemon.process.log_lines import STDOUT, never_block, open_standard, say
+from daemon.process.supervise import EXIT_USAGE, READ_AGAIN_SIGNAL, Life, supervise
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -78,7 +79,7 @@ def _run(arguments: Sequence[str]) -> int:
         life = said
     try:
         config = _config(args)
-        from daemon.serve import serve
+        from daemon.process.serve import serve
 
         return serve(config, life)
     except ConfigError as error:
@@ -206,7 +207,8 @@ def _config(args: argparse.Namespace, origins: dict[str, str] | None = None) -> 
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from daemon import diagnosis, doctor
+    from daemon.commands import doctor
+    from daemon.process import diagnosis
 
     checks = doctor.examine(lambda: _config(args), args.world)
     _tell(diagnosis.as_json(checks) if args.json else diagnosis.as_text(checks))
@@ -214,14 +216,14 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> Iterator[str]:
-    from daemon.route_command import explain
+    from daemon.commands.route import explain
 
     origins: dict[str, str] = {}
     return explain(_config(args, origins), origins, args.kind, args.json)
 
 
 def _check_policy(args: argparse.Namespace) -> int:
-    from daemon import policy_command
+    from daemon.commands import policy as policy_command
 
     try:
         checked = policy_command.check(args.file, args.world, _config(args).worlds.policy_file)

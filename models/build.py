@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from daemon.prompt import Layout
 from models.curve import svg
 from models.export_gguf import export
 from models.net import Net, Shape
@@ -21,6 +20,7 @@ from models.play import SHIPPED, Played
 from models.tokenizer import Bpe, train_tokenizer
 from models.train import Recipe, train
 from models.verify import verify
+from prompts.layout import Layout
 
 WORK = Path(__file__).parent / "work"  # checkpoints and what is needed to go on from them; never committed
 DRAFT_SHAPE = Shape(hidden=64, layers=3, heads=2, kv_heads=1, head_len=32, inner=160)

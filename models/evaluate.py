@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.prompt import Caps
 from models.corpus import words
 from models.exam import draft as exam_draft
 from models.exam import facts as exam_facts
@@ -25,6 +24,7 @@ from models.exam.facts import Answered, by, rate
 from models.exam.speaker import Speaker
 from models.exam.voice import Voice, generated
 from models.play import SHIPPED
+from prompts.layout import Caps
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import os
 import gguf
 import numpy as np
 
-from daemon.prompt import MARKS
 from models.net import Net
 from models.tokenizer import Bpe
+from prompts.layout import MARKS
 
 NAME = "npcd demonstration model"
 

@@ -17,8 +17,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.prompt import MARKS
 from models.play import SHIPPED, Played
+from prompts.layout import MARKS
 
 Array = NDArray[np.float32]
 _BLOCK = {

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from daemon.prompt import MARKS
 from models.corpus import words
 from models.corpus.render import texts
+from prompts.layout import MARKS
 
 VOCAB_LEN = 2048
 _TEXT_TREES = 3000

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daemon.prompt import Layout
 from models.batches import Batch, make_batch
 from models.corpus.recall import make_recall
 from models.corpus.render import make_tree, rng_of
 from models.corpus.tree import CLASSES, Tree
 from models.net import Net, Shape
+from prompts.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from random import Random
 
 import torch
 
-from daemon.prompt import MARKS, Layout
 from models.corpus import words
 from models.corpus.render import make_tree, rng_of, texts
 from models.net import Net, plain
 from models.play import Played
 from models.tokenizer import Bpe
+from prompts.layout import MARKS, Layout
 
 
 @dataclass(frozen=True, slots=True)

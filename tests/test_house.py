@@ -14,33 +14,47 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+BELOW_DAEMON = (
+    "core", "tiers", "prompts", "engines", "kvcache", "scheduler", "memory", "npcd.v1", "npcd.__version__",
+)  # fmt: skip
 # What each folder may import of ours, beside itself. An entry names a module and everything in it.
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "core": (),
     "tiers": ("core",),
-    "engines": ("core",),
+    "prompts": ("core",),
+    "engines": ("core", "prompts"),
     "memory": ("core",),
     "kvcache": ("core", "engines.base"),
     "scheduler": ("core", "tiers", "engines.base", "kvcache"),
-    "daemon": (
-        "core", "tiers", "engines", "kvcache", "scheduler", "memory", "npcd.v1", "npcd.__version__",
+    # main, build and config put the rooms together; words and wire, the contract's messages, serve all of them.
+    "daemon": BELOW_DAEMON,
+    "daemon/worlds": (*BELOW_DAEMON, "daemon.words", "daemon.wire"),
+    "daemon/talk": (*BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.worlds"),
+    "daemon/minds": (*BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.worlds", "daemon.talk"),
+    "daemon/rpc": (
+        *BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.config", "daemon.worlds", "daemon.talk", "daemon.minds",
+    ),
+    "daemon/process": (*BELOW_DAEMON, "daemon.config", "daemon.build", "daemon.rpc"),
+    "daemon/commands": (
+        *BELOW_DAEMON, "daemon.config", "daemon.build", "daemon.worlds", "daemon.rpc", "daemon.process",
     ),
     # The way in hands over to the daemon, or to the demo, which is a client and nothing of the daemon's.
     "npcd": ("daemon.main", "loadtests.demo", "npcd_client"),
     # docs/decisions/0002: the trainer renders its corpus with the daemon's layout.
-    "models": ("core", "daemon.prompt"),
+    "models": ("core", "prompts"),
     # The examination plays the files as the daemon would: its engine, its sampling.
-    "models/exam": ("models", "core", "daemon.prompt", "daemon.templates", "daemon.dialogue", "engines"),
+    "models/exam": ("models", "core", "prompts", "daemon.talk.dialogue", "engines"),
     "clients": ("npcd_client",),
     "loadtests": ("npcd.v1", "npcd_client"),
     "loadtests/bench": (
-        "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "engines", "kvcache", "scheduler", "memory", "daemon",
+        "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "prompts", "engines", "kvcache", "scheduler", "memory",
+        "daemon",
         "models.corpus",  # facts that players tell, as the shipped model learned them
     ),
     # It simulates what the daemon does, by what decides in it; from bench it takes the rig and the figures.
     "loadtests/capacity": (
-        "loadtests", "core", "tiers", "engines", "kvcache", "scheduler",
-        "daemon.calls", "daemon.minds", "daemon.prompt",
+        "loadtests", "core", "tiers", "prompts", "engines", "kvcache", "scheduler",
+        "daemon.rpc.calls", "daemon.minds.mind",
     ),
     "tools": (),
 }  # fmt: skip
@@ -48,7 +62,7 @@ OURS = frozenset(folder for folder in MAY_IMPORT if "/" not in folder) | {"npcd_
 
 # The only files that may import a library, by the library's top-level name.
 DOORS: Mapping[str, tuple[str, ...]] = {
-    "grpc*": ("daemon/*", "clients/*", "loadtests/*"),
+    "grpc*": ("daemon/rpc/grpc_face.py", "daemon/commands/kv.py", "clients/*", "loadtests/*"),
     "redis": ("memory/recent.py", "memory/parked.py", "memory/jobs.py"),
     "psycopg*": ("memory/archive.py", "memory/archive_admin.py"),
     "llama_cpp": ("engines/llama.py", "models/play.py"),  # the second by decision 0002
@@ -58,10 +72,10 @@ DOORS: Mapping[str, tuple[str, ...]] = {
 # The same for modules of our own.
 INNER_DOORS: Mapping[str, tuple[str, ...]] = {
     "memory.archive": (
-        "memory/journal.py", "memory/archive_admin.py", "daemon/build.py", "daemon/keeping.py", "daemon/config.py",
-        "daemon/doctor.py", "daemon/preflight.py",
+        "memory/journal.py", "memory/archive_admin.py", "daemon/build.py", "daemon/config.py",
+        "daemon/process/keeping.py", "daemon/commands/doctor.py", "daemon/process/preflight.py",
     ),
-    "memory.archive_admin": ("daemon/archive_command.py",),
+    "memory.archive_admin": ("daemon/commands/archive.py",),
 }  # fmt: skip
 
 DECIDING = (
@@ -74,11 +88,11 @@ DECIDING = (
     "scheduler/drafts.py",
     "scheduler/speculation.py",
     "scheduler/loads.py",
-    "daemon/prompt.py",
-    "daemon/templates.py",
-    "daemon/callers.py",
-    "daemon/diagnosis.py",
-    "daemon/language.py",
+    "prompts/layout.py",
+    "prompts/templates.py",
+    "daemon/rpc/callers.py",
+    "daemon/process/diagnosis.py",
+    "daemon/worlds/language.py",
     "core/choice.py",
     "memory/bond.py",
     "memory/bonds.py",
@@ -95,7 +109,8 @@ MAY_PRINT = (
     "loadtests/*", "tools/*", "models/*", "daemon/main.py", "npcd/__main__.py",
     "clients/*/examples/*", "clients/conformance/*",
 )  # fmt: skip
-MAY_READ_ENVIRONMENT = ("daemon/config.py", "tools/*")
+# The last two set what gRPC reads when it is imported.
+MAY_READ_ENVIRONMENT = ("daemon/config.py", "tools/*", "npcd/__main__.py", "loadtests/__init__.py")
 
 # Generated by `make proto`; it keeps its own rules.
 GENERATED = ("npcd/v1/*", "clients/python/npcd_client/v1/*")
@@ -320,7 +335,7 @@ def test_every_test_folder_mirrors_a_folder() -> None:
         (one_door_each, "daemon/build.py", "from memory.archive_admin import migrate"),
         (deciding_files_only_decide, "tiers/route.py", "async def f(): pass"),
         (deciding_files_only_decide, "scheduler/planner.py", "import time"),
-        (deciding_files_only_decide, "daemon/prompt.py", "from logging import getLogger"),
+        (deciding_files_only_decide, "prompts/layout.py", "from logging import getLogger"),
         (deciding_files_only_decide, "kvcache/homes.py", "def f():\n    import grpc.aio"),
         (deciding_files_only_decide, "core/choice.py", "async def f(x):\n    return [i async for i in x]"),
         (no_print, "scheduler/loop.py", "print('x')"),
@@ -341,8 +356,8 @@ def test_a_rule_finds_what_it_forbids(rule: Rule, path: str, source: str) -> Non
     [
         ("scheduler/loop.py", "import time, threading\nfrom engines.base import StepPlan\nimport kvcache.homes"),
         ("kvcache/homes.py", "from engines import base\nfrom core.work import Work\nimport numpy"),
-        ("models/train.py", "from daemon.prompt import Layout\nfrom daemon import prompt\nprint(1)"),
-        ("daemon/grpc_face.py", "import grpc\nfrom npcd.v1 import npcs_pb2\nfrom npcd import __version__"),
+        ("models/train.py", "from prompts.layout import Layout\nfrom prompts import layout\nprint(1)"),
+        ("daemon/rpc/grpc_face.py", "import grpc\nfrom npcd.v1 import npcs_pb2\nfrom npcd import __version__"),
         ("daemon/build.py", "import memory.archive\nfrom engines.llama import Llama"),
         ("memory/archive_admin.py", "import psycopg"),
         ("loadtests/bench/steps.py", "from scheduler.loop import Loop\nfrom loadtests.report import table"),

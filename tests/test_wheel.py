@@ -10,7 +10,7 @@ import pytest
 from npcd import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("core", "tiers", "engines", "kvcache", "scheduler", "memory", "daemon", "loadtests", "models")
+FOLDERS = ("core", "tiers", "prompts", "engines", "kvcache", "scheduler", "memory", "daemon", "loadtests", "models")
 
 
 @pytest.fixture(scope="module")

@@ -428,7 +428,7 @@ def _turned(before: Observation, seen: Observation) -> bool:
 
 
 def _rank(p: Percept) -> tuple[bool, bool, float, str]:
-    """As daemon/prompt.py: hostile, in sight, nearest first."""
+    """As prompts/layout.py: hostile, in sight, nearest first."""
     return (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id)
 
 

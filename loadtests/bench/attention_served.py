@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field, fields
 import grpc
 
 import daemon.build
-import daemon.grpc_face
-from daemon.grpc_face import GrpcFace
+import daemon.rpc.grpc_face
 from daemon.main import main
+from daemon.rpc.grpc_face import GrpcFace
 from engines.base import StepPlan, StepResult
 from engines.llama import LlamaEngine
 
@@ -100,6 +100,6 @@ class Face(GrpcFace):
 
 if __name__ == "__main__":
     # The daemon is built as ever, from these two instead of its own.
-    for module, name, ours in ((daemon.grpc_face, "GrpcFace", Face), (daemon.build, "LlamaEngine", StoppableEngine)):
-        setattr(module, name, ours)
+    setattr(daemon.rpc.grpc_face, "GrpcFace", Face)  # noqa: B010
+    setattr(daemon.build, "LlamaEngine", StoppableEngine)  # noqa: B010
     sys.exit(main(["serve", "--no-supervise", *sys.argv[1:]]))

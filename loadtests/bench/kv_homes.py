@@ -19,8 +19,8 @@ from core.clock import MS, S, now_ns
 from core.errors import NpcdError
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
-from daemon.datafolder import DataFolder
-from daemon.embedded import Embedded
+from daemon.process.datafolder import DataFolder
+from daemon.process.embedded import Embedded
 from engines.base import tokens_of
 from kvcache.verify import SIGNATURE_BYTES, signer
 from loadtests.bench.figures import Figures

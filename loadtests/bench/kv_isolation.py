@@ -17,7 +17,6 @@ from core.choice import Tokens
 from core.clock import MS, S, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Work
-from daemon.prompt import ActionWord, Layout
 from engines.base import tokens_of
 from engines.llama import LlamaSettings, send_native_log_to
 from kvcache.homes import Trunk
@@ -27,6 +26,7 @@ from loadtests.bench.kv_homes import with_store
 from loadtests.bench.rig import Rig
 from loadtests.scene import load_scene
 from models.corpus.names import person_name
+from prompts.layout import ActionWord, Layout
 
 NPCS = 400
 REPLIES = 10_000

@@ -19,7 +19,7 @@ import uvloop
 from core.clock import MS, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
-from daemon.tidy import Tidy
+from daemon.process.tidy import Tidy
 from engines.base import tokens_of
 from loadtests.bench.kv_homes import with_store
 from loadtests.bench.rig import Rig, tuned

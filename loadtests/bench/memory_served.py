@@ -87,10 +87,10 @@ def serve(arguments: list[str]) -> int:
     note_reads()
     time_all(steps)
     # Only now: these take functions of memory/ by name.
-    import daemon.grpc_face
+    import daemon.rpc.grpc_face
     from daemon.main import main
 
-    class Face(daemon.grpc_face.GrpcFace):
+    class Face(daemon.rpc.grpc_face.GrpcFace):
         """The daemon's face with the call above."""
 
         def _add_services(self, server: grpc.aio.Server) -> None:
@@ -114,7 +114,7 @@ def serve(arguments: list[str]) -> int:
             stops.clear()
             return answer
 
-    setattr(daemon.grpc_face, "GrpcFace", Face)  # noqa: B010  # mypy knows it as a class
+    setattr(daemon.rpc.grpc_face, "GrpcFace", Face)  # noqa: B010  # mypy knows it as a class
     return main(["serve", "--no-supervise", *arguments])
 
 

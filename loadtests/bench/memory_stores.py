@@ -21,8 +21,8 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from core.words import NpcKey
-from daemon import archive_command
-from daemon.children import eldest, holders
+from daemon.commands import archive as archive_command
+from daemon.process.children import eldest, holders
 from memory.bond import Bond
 from memory.recent import Recent, RecentSettings
 from memory.records import Kind, Record

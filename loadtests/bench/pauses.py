@@ -22,8 +22,8 @@ from core.words import NpcKey, Tier, TrunkKey
 from core.work import Ended, Work
 from daemon.build import Daemon, Model, build
 from daemon.config import Config
-from daemon.cores import keep_apart, put_together
-from daemon.status import Phase
+from daemon.process.cores import keep_apart, put_together
+from daemon.rpc.status import Phase
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from loadtests.bench import pauses_calls
 from loadtests.bench.figures import Figures

@@ -34,7 +34,6 @@ from typing import Protocol
 from core.clock import MS, S, now_ns
 from core.observation import Observation as Seen
 from core.observation import Percept as SeenPercept
-from daemon.prompt import ActionWord, Layout
 from engines.llama import load_vocab, send_native_log_to
 from loadtests.bench.children import Child
 from loadtests.bench.figures import Figures
@@ -57,6 +56,7 @@ from npcd_client import (
     Persona,
     TalkEventKind,
 )
+from prompts.layout import ActionWord, Layout
 from scheduler.meter import percentile
 
 PARTS = ("llama_server",)

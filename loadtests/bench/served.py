@@ -15,15 +15,15 @@ from typing import Any
 import grpc
 import numpy as np
 
-import daemon.grpc_face
+import daemon.rpc.grpc_face
 import engines.llama
 import scheduler.scheduler
 from core.clock import S
 from core.clock import now_ns as monotonic_ns
 from core.words import Tier, TrunkKey
 from core.work import Ended, Work
-from daemon.grpc_face import GrpcFace
 from daemon.main import main
+from daemon.rpc.grpc_face import GrpcFace
 from engines.llama import LlamaVocab
 from scheduler.placing import Place, Placer
 
@@ -127,7 +127,7 @@ def _note(place: Place, branch_len: int) -> None:
 if __name__ == "__main__":
     # The daemon is built as ever, from these two instead of its own.
     for module, name, ours in (
-        (daemon.grpc_face, "GrpcFace", Face),
+        (daemon.rpc.grpc_face, "GrpcFace", Face),
         (scheduler.scheduler, "Placer", NotingPlacer),
         (engines.llama, "LlamaVocab", EndlessVocab),
     ):

@@ -13,9 +13,9 @@ import daemon.build
 from daemon.build import Model
 from daemon.config import Config
 from daemon.main import main
-from daemon.prompt import MARKS
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from prompts.layout import MARKS
 
 # A step takes equally long whatever is in it, so everything that waits goes into one; and nobody gives up waiting.
 SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")

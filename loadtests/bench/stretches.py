@@ -77,12 +77,12 @@ stretches = Stretches()
 
 def serve(arguments: list[str]) -> int:
     """Serves as ever, on a loop that is timed, with the calls above."""
-    import daemon.grpc_face
-    import daemon.serve
-    import daemon.tidy
+    import daemon.process.serve
+    import daemon.process.tidy
+    import daemon.rpc.grpc_face
     from daemon.main import main
 
-    class Face(daemon.grpc_face.GrpcFace):
+    class Face(daemon.rpc.grpc_face.GrpcFace):
         """The daemon's face with the calls above."""
 
         def _add_services(self, server: grpc.aio.Server) -> None:
@@ -97,10 +97,10 @@ def serve(arguments: list[str]) -> int:
             return json.dumps(stretches.take()).encode()
 
         async def _tidy(self, _request: bytes, _context: object) -> bytes:
-            every_s = daemon.tidy.EVERY_S
-            daemon.tidy.EVERY_S = 1
+            every_s = daemon.process.tidy.EVERY_S
+            daemon.process.tidy.EVERY_S = 1
             await asyncio.sleep(3)
-            daemon.tidy.EVERY_S = every_s
+            daemon.process.tidy.EVERY_S = every_s
             return b""
 
     class Loops:
@@ -111,7 +111,7 @@ def serve(arguments: list[str]) -> int:
             """As asyncio's."""
             return asyncio.run(main)
 
-    revive = getattr(daemon.serve, "revive")  # noqa: B009  # mypy wants it to be exported
+    revive = getattr(daemon.process.serve, "revive")  # noqa: B009  # mypy wants it to be exported
 
     async def noted_revive(*args: Any) -> None:
         await asyncio.sleep(0)
@@ -119,7 +119,7 @@ def serve(arguments: list[str]) -> int:
         await revive(*args)
 
     for name, ours in (("GrpcFace", Face), ("uvloop", Loops), ("revive", noted_revive)):
-        setattr(daemon.serve, name, ours)
+        setattr(daemon.process.serve, name, ours)
     stretches.start()
     return main(["serve", "--no-supervise", *arguments])
 

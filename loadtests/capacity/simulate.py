@@ -18,13 +18,13 @@ from core.choice import Tokens
 from core.clock import MS, S
 from core.words import Activation, Finish, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
-from daemon.calls import CallSettings
-from daemon.minds import IntentSettings
-from daemon.prompt import MARKS, Caps
+from daemon.minds.mind import IntentSettings
+from daemon.rpc.calls import CallSettings
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from loadtests.capacity.costs import Column, Daemon
 from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people, seen_ns
+from prompts.layout import MARKS, Caps
 from scheduler.meter import percentile
 from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings

@@ -16,7 +16,7 @@ import numpy as np
 from core.choice import END, Node, Tokens, stage
 from core.clock import S
 from core.words import Activation, NpcKey
-from daemon.prompt import MARKS, TARGETS_MAX
+from prompts.layout import MARKS, TARGETS_MAX
 
 ACTIONS, SPEAKS, EMOTIONS = 18, 7, 8  # of the demo's world: so many actions, of which so many speak; emotions
 

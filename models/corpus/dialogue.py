@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 from core.observation import Observation
-from daemon.prompt import Layout, Perception, distance_word, health_word
 from models.corpus import memories, speech
 from models.corpus.intents import make_observation
 from models.corpus.names import item_name, person_name
 from models.corpus.spin import pick, slots_of
 from models.corpus.worlds import HAPPENINGS, Npc, World
+from prompts.layout import Layout, Perception, distance_word, health_word
 
 # How often each topic comes up in a conversation.
 _WEIGHTS: dict[str, int] = {

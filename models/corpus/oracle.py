@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.observation import Percept
-from daemon.prompt import ActionWord, distance_word
 from models.corpus import words
+from prompts.layout import ActionWord, distance_word
 
 NOBODY = -1
 _LAST_RESORTS = ("guard", "hide", "wander", "rest", "idle")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from random import Random
 
-from daemon.prompt import Layout
 from models.corpus.tree import RECALL, Tree
+from prompts.layout import Layout
 
 
 def make_recall(rng: Random, layout: Layout, length_max: int) -> Tree:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from daemon.prompt import MARKS, Caps, Layout, percept_words, situation_words
 from models.corpus import words
 from models.corpus.dialogue import (
     QUESTIONS,
@@ -32,6 +31,7 @@ from models.corpus.dialogue import (
 from models.corpus.intents import Sample, make_sample
 from models.corpus.tree import BARK, CHOICE, FOUND, REPLY, TEXT, TOLD, Tree
 from models.corpus.worlds import Npc, World, make_npc, make_world
+from prompts.layout import MARKS, Caps, Layout, percept_words, situation_words
 
 _SKIP_MAX = 500
 _ROOMY = Caps(9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 99, 5)

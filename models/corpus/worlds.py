@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from daemon.prompt import ActionWord
 from models.corpus import words
 from models.corpus.names import drawn, home_name, item_name, person_name, town_name
 from models.corpus.spin import pick, spin
+from prompts.layout import ActionWord
 
 HAPPENINGS = (
     "great flood", "long winter", "red plague", "mill fire", "siege", "night of wolves", "hunger", "war of brothers",

@@ -10,11 +10,11 @@ from typing import Self
 
 from core.choice import Node
 from core.work import Sampling
-from daemon.dialogue import DialogueSettings
-from daemon.prompt import Caps, Layout
-from daemon.templates import find_markup
+from daemon.talk.dialogue import DialogueSettings
 from engines.base import Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
+from prompts.layout import Caps, Layout
+from prompts.templates import find_markup
 
 TEMPERATURE = DialogueSettings().temperature  # what a user gets who asks for nothing else
 UNREPEAT = DialogueSettings().unrepeat

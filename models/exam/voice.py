@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.prompt import Layout
 from models.corpus import words
 from models.corpus.dialogue import make_talk
 from models.corpus.render import rng_of
 from models.corpus.worlds import make_npc, make_world
+from prompts.layout import Layout
 
 _TOKEN = re.compile(r"[a-z']+|\.\.\.|[!?,;:]")
 

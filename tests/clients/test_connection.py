@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from daemon import kv_command
+from daemon.commands import kv as kv_command
 from loadtests.sync_client import SyncClient
 from npcd_client import ActionWord, Archetype, CallerError, Client, FrameClient, World
 from npcd_client.connection import is_here

@@ -9,8 +9,8 @@ import pytest
 from core.errors import ConfigError
 from core.files import TOML_BYTES_MAX, read_text, read_toml
 from daemon.config import ServeSettings, load
-from daemon.grpc_face import GrpcFace
-from daemon.policy_file import load_policy, load_world
+from daemon.rpc.grpc_face import GrpcFace
+from daemon.worlds.policy_file import load_policy, load_world
 from loadtests import budget, scene
 from loadtests.capacity import costs
 from npcd_client import load_world as clients_load_world

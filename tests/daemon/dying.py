@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import daemon.main
-import daemon.supervise
-from daemon.supervise import Life
+import daemon.process.supervise
+from daemon.process.supervise import Life
 
 FOLDER = Path(sys.argv[1])
 
@@ -53,7 +53,7 @@ def _said(word: str) -> bool:
 
 
 if __name__ == "__main__":
-    supervised = daemon.supervise.supervise
+    supervised = daemon.process.supervise.supervise
 
     def supervise(*arguments: object) -> Life | int:
         """As ever; who comes out of it to serve gets the other engine."""

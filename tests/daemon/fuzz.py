@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from daemon.build import Model
 from daemon.config import Config, ServeSettings
-from daemon.grpc_face import GrpcFace
-from daemon.intents import OUTDATED
-from daemon.minds import Mind
-from daemon.prompt import MARKS
+from daemon.minds.intents import OUTDATED
+from daemon.minds.mind import Mind
+from daemon.rpc.grpc_face import GrpcFace
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
+from prompts.layout import MARKS
 from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
 from tests.patience import PATIENCE_S
 from tiers.activation import ActivationSettings

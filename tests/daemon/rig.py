@@ -16,12 +16,12 @@ import pytest
 from core.clock import Clock, now_ns
 from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
-from daemon.keeping import Keeping, revive
-from daemon.prompt import MARKS
-from daemon.status import Phase
+from daemon.process.keeping import Keeping, revive
+from daemon.rpc.status import Phase
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
+from prompts.layout import MARKS
 from tests.patience import PATIENCE_S
 
 # The policy leaves the model all the time that it takes, also when the engine's thread gets no turn for a while: what a
@@ -234,9 +234,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for what waits a fixed time for stores."""
     monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("memory.memory.SETTLED_WITHIN_S", PATIENCE_S)
-    monkeypatch.setattr("daemon.embedded.READY_S", PATIENCE_S)
-    monkeypatch.setattr("daemon.keeping.CAUGHT_UP_WITHIN_S", PATIENCE_S)
-    monkeypatch.setattr("daemon.remembering.FORGOTTEN_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.process.embedded.READY_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.process.keeping.CAUGHT_UP_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.rpc.remembering.FORGOTTEN_WITHIN_S", PATIENCE_S)
 
 
 def quick(config: Config) -> Config:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from daemon.tidy import OLD, Tidy
+from daemon.process.tidy import OLD, Tidy
 from engines.sim import VirtualClock
 
 

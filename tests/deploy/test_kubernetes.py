@@ -12,7 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from daemon.config import Config, ServeSettings, check, load
 from daemon.main import _config, _parser
-from daemon.probes import Probes
+from daemon.process.probes import Probes
 from tests.deploy.test_image import IMAGE
 from tools import dockerfile
 

@@ -10,9 +10,9 @@ import pytest
 from core.errors import ConfigError
 from core.work import Sampling
 from daemon.config import SHIPPED_MODEL
-from daemon.prompt import MARKS
 from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, likeliest, load_vocab
+from prompts.layout import MARKS
 
 PROMPT = "The village of Ravenmere lies by the old road. Mayor Greta rules here, and strangers are watched."
 

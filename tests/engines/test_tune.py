@@ -10,12 +10,12 @@ import pytest
 from core.clock import MS, S
 from core.errors import ConfigError
 from daemon.config import SHIPPED_MODEL
-from daemon.prompt import MARKS
 from engines.base import GREEDY_PICK, Geometry, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings
 from engines.machine import cores_here
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from engines.tune import candidates, tune
+from prompts.layout import MARKS
 
 
 def test_only_what_is_open_is_tried() -> None:

@@ -13,9 +13,8 @@ import core.observation
 from core.choice import Node
 from core.clock import MS, now_ns
 from core.words import Finish, Tier
-from daemon.prompt import ActionWord, Caps, Layout, state_of
 from daemon.words import observation
-from daemon.worlds import WorldLimits, Worlds
+from daemon.worlds.worlds import WorldLimits, Worlds
 from engines.llama import LlamaSettings, send_native_log_to
 from loadtests.bench import __main__ as command_line
 from loadtests.bench import figures, flood
@@ -32,6 +31,7 @@ from loadtests.peers.http_calls import HttpCalls, HttpError
 from loadtests.scene import load_scene
 from npcd.v1 import intents_pb2, npcs_pb2
 from npcd_client import Observation, wire
+from prompts.layout import ActionWord, Caps, Layout, state_of
 
 MODEL = figures.ROOT / "models" / "npcd-demo.gguf"
 SMALL = LlamaSettings(

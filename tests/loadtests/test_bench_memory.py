@@ -154,7 +154,7 @@ note_reads()
 assert time_all(steps) > 150
 from daemon.build import hot_only
 from daemon.config import Config
-from daemon.sessions import facts_of
+from daemon.talk.sessions import facts_of
 from core.clock import now_ns
 from core.words import NpcKey
 from memory.records import Kind

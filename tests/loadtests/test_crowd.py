@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from daemon.prompt import state_of
 from daemon.words import observation
 from loadtests.board import Board
 from loadtests.crowd import PLAYER_SEEN_M, record_crowd
@@ -19,6 +18,7 @@ from loadtests.village import Village
 from npcd.v1 import intents_pb2 as daemon_pb2
 from npcd_client import IntentSource
 from npcd_client.v1 import intents_pb2, words_pb2
+from prompts.layout import state_of
 
 NPCS = 60
 SECONDS = 12.0

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from daemon.children import launch, run
-from daemon.embedded import find_postgres
+from daemon.process.children import launch, run
+from daemon.process.embedded import find_postgres
 from memory.archive_admin import migrate
 from tests.patience import PATIENCE_S
 

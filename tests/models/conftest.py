@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.prompt import Layout
 from models.play import SHIPPED, Played
+from prompts.layout import Layout
 
 
 @pytest.fixture(scope="session")

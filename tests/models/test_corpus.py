@@ -7,7 +7,6 @@ from random import Random
 import pytest
 
 from core.observation import Percept
-from daemon.prompt import MARKS, Layout
 from models.corpus import memories, names, speech, words
 from models.corpus.dialogue import make_memory, make_talk, sentences
 from models.corpus.intents import make_observation, make_sample, scene_of
@@ -18,6 +17,7 @@ from models.corpus.spin import spin
 from models.corpus.tree import FOUND, RECALL, REPLY
 from models.corpus.worlds import make_npc, make_world
 from models.play import Played
+from prompts.layout import MARKS, Layout
 
 
 def test_same_seed_same_trees(layout: Layout) -> None:

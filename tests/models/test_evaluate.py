@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from daemon.prompt import Caps, Layout
 from models.corpus import memories, words
 from models.corpus.render import rng_of
 from models.curve import svg
@@ -18,6 +17,7 @@ from models.exam.intents import Asked, scores
 from models.exam.talk import repeats
 from models.exam.voice import Voice, generated
 from models.play import SHIPPED
+from prompts.layout import Caps, Layout
 from tests.engines.shapes import FAMILIES
 
 # In the tokens of a small vocabulary texts are long.

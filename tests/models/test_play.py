@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.prompt import MARKS, Layout
 from models.corpus import words
 from models.play import DRAFT, SHIPPED, Played
+from prompts.layout import MARKS, Layout
 
 
 def test_files_are_small() -> None:

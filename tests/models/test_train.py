@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.prompt import Layout
+from prompts.layout import Layout
 
 torch = pytest.importorskip("torch", reason="the trainer was not tested: torch is not installed (make trainer)")
 

@@ -12,9 +12,9 @@ import numpy as np
 from core.choice import Node, Tokens
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
-from daemon.prompt import MARKS
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, computed, next_token
+from prompts.layout import MARKS
 from scheduler.placing import KvSettings, Phase
 from scheduler.scheduler import Scheduler, SchedulerSettings, Taken
 from tiers.promises import Promises

@@ -3,9 +3,9 @@
 import pytest
 
 from core.clock import US, S
-from daemon.prompt import MARKS
 from engines.base import Geometry, Slice, tokens_of
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from prompts.layout import MARKS
 from scheduler.costs import Costs, features
 from scheduler.warmup import ALWAYS, SHAPES, Swept, sweep
 

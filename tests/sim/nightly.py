@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.daemon.fuzz import troubled
-from tests.daemon.test_fuzz import HANDFUL, SLOWLY
+from tests.daemon.rpc.test_fuzz import HANDFUL, SLOWLY
 from tests.sim.lives import HARD_TIMES, SCARCE, TEN_MINUTES, check_that_everything_happened, lived
 
 

@@ -18,9 +18,9 @@ from core.clock import MS, S
 from core.errors import EngineFailed
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
-from daemon.prompt import MARKS
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
+from prompts.layout import MARKS
 from scheduler.parking import Fetched
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Planned, Scheduler, SchedulerSettings

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.observation import Observation, Percept
-from daemon.prompt import distance_word, health_word, state_of
+from prompts.layout import distance_word, health_word, state_of
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
 
 EDGES = Edges((2.0, 8.0, 20.0), (0.25, 0.7))
-WORDS = Edges(EDGES.distances_m, EDGES.health, ordered=False)  # as daemon/prompt.py has states
+WORDS = Edges(EDGES.distances_m, EDGES.health, ordered=False)  # as prompts/layout.py has states
 SETTINGS = PredictionSettings(on=True)
 HORIZON_MS = round(SETTINGS.horizon_s * 1000)
 

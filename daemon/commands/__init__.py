@@ -1,0 +1,1 @@
+"""What the command line does beside serving. Each gives lines to print."""

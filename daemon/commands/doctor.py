@@ -1,0 +1,235 @@
+"""`npcd doctor`: looks at what serve would meet on this machine. daemon/process/diagnosis.py says what it means.
+
+It starts nothing, changes nothing, and reads of the model only what comes before the weights. What cannot be imported
+is a finding: our own modules that need libraries are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError, StoreFailed
+from core.files import from_home
+from daemon.process import diagnosis
+from daemon.process.diagnosis import Check
+
+if TYPE_CHECKING:
+    from daemon.config import Config, ServeSettings
+    from prompts.layout import Layout
+
+CPUINFO = Path("/proc/cpuinfo")
+COMPILERS = ("c++", "g++", "clang++")
+OFF = "off"
+
+
+def examine(settings: Callable[[], Config], world: Path | None = None) -> list[Check]:
+    """Every check, in the order in which things would fail. `settings` may raise ConfigError. `world` is a world's TOML
+    that is looked at as well.
+    """
+    checks = [diagnosis.python(sys.version_info[:2]), *_libraries()]
+    engine_there = importlib.util.find_spec("llama_cpp") is not None
+    checks.append(diagnosis.compiler(next(filter(None, map(shutil.which, COMPILERS)), ""), engine_there))
+    try:
+        config = settings()
+        checks += _of(config, world)
+    except ConfigError as error:
+        checks.append(diagnosis.fail("settings", "npcd would refuse them", str(error)))
+    except (ImportError, OSError, RuntimeError) as error:
+        checks.append(diagnosis.fail("libraries", f"{type(error).__name__}: {error}", "make setup, or pip install ."))
+    return checks
+
+
+def _of(config: Config, world: Path | None) -> Iterator[Check]:
+    """What depends on the settings."""
+    from daemon.rpc.addresses import look
+    from engines.llama import built_with
+    from engines.machine import cores_here
+
+    cores = cores_here()
+    limit = f"of {cores.machine} cores may be used (by {cores.why})" if cores.why else ""
+    yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), cores.usable, config.engine.threads, limit)
+    yield from _model(config, world)
+    yield from _adapters(config)
+    yield from _remembered(config)
+    serve = config.serve
+    for where in serve.listen:
+        yield diagnosis.address("serve.listen", where, *look(where, "--listen"))
+    if serve.http:
+        yield diagnosis.address("serve.http", serve.http, *look(serve.http, "--http"))
+    yield from _credentials(serve)
+
+
+def _model(config: Config, world: Path | None) -> Iterator[Check]:
+    from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
+    from engines.base import PAD_LEN
+    from engines.llama import read_file, send_native_log_to
+    from engines.machine import own_groups
+    from engines.model_file import look
+    from engines.room import groups_free, machine_free, memory_free
+    from prompts.templates import unmarked
+
+    engine, kv = config.engine, config.scheduler.kv
+    send_native_log_to(None)
+    try:
+        said, vocab = read_file(engine.model)
+    except ConfigError as error:
+        yield diagnosis.no_model(str(error))
+        return
+    size = look(engine.model).size
+    yield diagnosis.model(str(engine.model), size, said)
+    layout, why = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
+    template = said.get("tokenizer.chat_template", "")
+    yield diagnosis.template(layout.kind, why, [] if layout.native else unmarked(template, vocab))
+    yield from diagnosis.kv_type(engine.kv_type, said)
+    if world is not None:
+        yield _world(world, layout)
+    trained = said.get(f"{said.get('general.architecture')}.context_length", "")
+    yield diagnosis.context(
+        engine.context_len,
+        context_min(layout, config.caps),
+        int(trained) if trained.isdigit() else 0,
+        layout.sight_room,
+        SIGHT_LEN_MIN,
+    )
+    padded = -(-engine.context_len // PAD_LEN) * PAD_LEN
+    room = diagnosis.Room(
+        engine.sequences, kv.prefixes, kv.lanes, padded,
+        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
+        machine_free() or 0, groups_free(own_groups()),
+    )  # fmt: skip
+    yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
+
+
+def _world(path: Path, layout: Layout) -> Check:
+    from daemon.worlds.language import warnings_of, well_formed
+    from daemon.worlds.policy_file import load_world
+
+    try:
+        told = load_world(path)
+    except ConfigError as error:
+        return diagnosis.fail("world", "DefineWorld would refuse it", str(error))
+    warnings = warnings_of(layout.knows, told.words.actions, told.words.emotions, told.texts) if layout.native else []
+    bad = told.language if told.language and not well_formed(told.language) else ""
+    return diagnosis.world(told.world_id, layout.native, bad, warnings)
+
+
+def _adapters(config: Config) -> Iterator[Check]:
+    from engines.lora import Adapters
+
+    if config.adapters.folder:
+        try:
+            adapters = Adapters(config.adapters, config.engine.model)
+        except ConfigError as error:
+            yield diagnosis.fail(
+                "adapters", str(error), "take the file out of adapters.folder, or make it for this model"
+            )
+        else:
+            yield diagnosis.adapters(adapters.names, config.adapters.loaded_max)
+
+
+def _libraries() -> list[Check]:
+    installed = {}
+    try:
+        required = metadata.requires("npcd") or []
+    except metadata.PackageNotFoundError:
+        required = []
+    for line in required:
+        name = line.partition("==")[0]
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return diagnosis.libraries(required, installed)
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What the kernel says that the processor has; empty when it says nothing."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    said = (line.partition(":") for line in lines)
+    return frozenset(next((rest.split() for key, _, rest in said if key.strip() in ("flags", "Features")), ()))
+
+
+def listen_problem(where: str) -> str:
+    """Why nobody could listen at a "host:port" or "unix:/path"; empty when one can."""
+    from daemon.rpc.addresses import look
+
+    return look(where).says
+
+
+def _credentials(serve: ServeSettings) -> Iterator[Check]:
+    """Each file can be read, and they are what they should be."""
+    from daemon.rpc.credentials import read_tls, read_tokens
+
+    for names, read in (
+        (("tokens_file",), read_tokens),
+        (("tls_certificate", "tls_key", "tls_client_ca"), read_tls),
+    ):
+        given = {f"serve.{name}": getattr(serve, name) for name in names if getattr(serve, name)}
+        checks = [_readable(setting, path) for setting, path in given.items()]
+        if checks and diagnosis.well(checks):
+            try:
+                read(serve)
+            except ConfigError as error:
+                checks = [diagnosis.fail(next(iter(given)), str(error), "mend the file, or leave the setting out")]
+        yield from checks
+
+
+def _readable(setting: str, path: str) -> Check:
+    try:
+        with open(from_home(path, setting), "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return diagnosis.fail(setting, f"{path}: {error.strerror}", "give a file that npcd's user can read")
+    return diagnosis.ok(setting, f"{path} can be read")
+
+
+def _remembered(config: Config) -> Iterator[Check]:
+    """The data folder and the stores. Of a server by URL it asks, and writes nothing."""
+    from daemon.process.datafolder import HELP_FOR_HOME, free_bytes, trouble
+    from daemon.process.embedded import own_postgres, own_redis
+
+    memory = config.memory
+    if not memory.keep:
+        yield diagnosis.ok("memory.folder", "memory.keep is off: nothing outlives the process")
+        return
+    folder = from_home(memory.folder, "memory.folder", HELP_FOR_HOME)
+    yield diagnosis.data_folder(str(folder), *trouble(folder), free_bytes(folder))
+    stores = (("redis", memory.redis, _redis, own_redis), ("postgres", memory.postgres, _postgres, own_postgres))
+    for store, url, by_url, own in stores:
+        if url == OFF:
+            yield diagnosis.no_store(store)
+        elif url:
+            try:
+                yield by_url(config)
+            except ConfigError as error:
+                yield diagnosis.wrong_url(store, str(error))
+            except StoreFailed as error:
+                yield diagnosis.away(store, str(error))
+        else:
+            program, missing = own(folder / store)
+            yield diagnosis.own_server(store, f"{program.path}, version {program.version}" if program else "", missing)
+
+
+def _redis(config: Config) -> Check:
+    """Raises ConfigError and StoreFailed."""
+    from memory.recent import look
+
+    return diagnosis.redis(*look(replace(config.memory.recent, url=config.memory.redis)))
+
+
+def _postgres(config: Config) -> Check:
+    """Raises ConfigError and StoreFailed."""
+    from memory.archive import look
+
+    return diagnosis.postgres(*look(replace(config.memory.archive, url=config.memory.postgres)))

@@ -1,0 +1,1 @@
+"""What NPCs see and intend: attention, questions, the table of intents."""

@@ -1,0 +1,227 @@
+"""What is known of each NPC's mind: what it saw last, what it is asked, what it is about to do. Plain values."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from core.observation import Observation
+from core.words import Activation, Source
+from core.work import Chunk, Ended
+from daemon.worlds.worlds import Npc, World
+from npcd.v1 import intents_pb2
+from prompts.layout import Perception
+from scheduler.ticket import Ticket
+from tiers.activation import ActivationSettings
+from tiers.cadence import CadenceSettings
+from tiers.carrying import CarrySettings
+from tiers.game_time import GameTime
+from tiers.prediction import Motion, PredictionSettings
+from tiers.share import ShareSettings
+
+HISTORY_LEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class IntentSettings:
+    """`answer_within_ms`: later than this after the due moment, the rule policy answers; after `stall_ms` already when
+    the engine stands still. `ttl_ms` is game time.
+
+    Of a warm or ambient NPC only one observation in `warm_look_ms` or `ambient_look_ms` is looked at, the newest,
+    unless it tells of an event; of active ones together `looks_per_s`. The answers to the last `remember` states of an
+    NPC are kept for `remember_s`: the same question is not asked again (0: it is). Without `change_driven` an NPC is
+    asked in every slot, also when nothing changed. `bark_every_ms`: an NPC shouts at most this often; 0 switches barks
+    off.
+    """
+
+    answer_within_ms: int = 100
+    stall_ms: int = 20
+    ttl_ms: int = 4_000
+    blend_ms: int = 200
+    looks_per_s: int = 1_000
+    warm_look_ms: int = 500
+    ambient_look_ms: int = 1_000
+    remember: int = 8
+    remember_s: float = 30.0
+    change_driven: bool = True
+    bark_every_ms: int = 6_000
+    bark_temperature: float = 0.7
+    cadence: CadenceSettings = field(default_factory=CadenceSettings)
+    activation: ActivationSettings = field(default_factory=ActivationSettings)
+    carry: CarrySettings = field(default_factory=CarrySettings)
+    share: ShareSettings = field(default_factory=ShareSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+
+
+@dataclass(slots=True, eq=False)
+class Intent:
+    """What one NPC is about to do. `state` is the quantised observation that it answers, `seen` the newest that
+    agrees.
+    """
+
+    version: int
+    action: str
+    target: str
+    emotion: str
+    bark: str
+    source: Source
+    state: str
+    seen: Observation
+    due_ns: int
+    previous_action: str
+    confidence: float
+
+
+class PastIntent(NamedTuple):
+    """What is kept of an intent for whoever wants to know later why."""
+
+    version: int
+    action: str
+    target: str
+    emotion: str
+    source: Source
+    tick: int
+    state: str
+    made_ns: int
+    latency_ns: int
+
+
+class Answer(NamedTuple):
+    """What the model said to a question: asked again with the same tail, it would say it again. `foreseen`: it was
+    asked before the state came true. `tokens` are the answer's, `bark` what was made ahead to go with it.
+    """
+
+    tail: tuple[int, ...]
+    tokens: tuple[int, ...]
+    action: str
+    target: str
+    emotion: str
+    bark: str
+    confidence: float
+    speaks: bool
+    at_ns: int
+    foreseen: bool = False
+
+
+Complain = Callable[[intents_pb2.NpcError], None]
+
+
+class Glimpse(NamedTuple):
+    """An observation that nobody looked at yet; who sent it hears what is wrong with it."""
+
+    said: intents_pb2.Observation
+    game_time_ms: int
+    at_ns: int
+    complain: Complain | None
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Game:
+    """A game server that observes NPCs, as a stream or by calls: its time, and its NPCs whose moments hang on it."""
+
+    time: GameTime
+    due: set[Mind] = field(default_factory=set)  # and some that are due no longer
+    put_off: set[Mind] = field(default_factory=set)  # became due while it was paused
+
+
+NOBODY = Game(GameTime(0))  # observes an NPC that nobody observed yet; it never pauses
+
+
+@dataclass(slots=True, eq=False)
+class Mind:
+    """One NPC's newest observation, the work that asks about it, and the intent that stands."""
+
+    npc: Npc
+    game: Game = NOBODY  # whose newest observation it is
+    tick: int = -1  # the newest of the present lease
+    seen: Observation | None = None
+    state: str = ""
+    changed_ns: int = 0  # when it was first seen in that state
+    glimpse: Glimpse | None = None  # newer than `seen`
+    look_ns: int = 0  # from when on an observation is looked at
+    urgent: bool = False  # something happened to it that it was not asked about
+    activation: Activation = Activation.AMBIENT
+    decided: bool = False  # whether its activation was ever decided
+    intent: Intent | None = None
+    version: int = 0
+    stood_ns: int = 0  # when its intent came about, in game time
+    due_ns: int = 0  # 0: nothing to ask
+    due_game_ns: int = 0  # the same moment in game time
+    moments: set[int] = field(default_factory=set)  # that stand in the heap for it
+    waiting_ns: int = 0  # since when it is due and waits to be asked; 0: it does not
+    loading_ns: int = 0  # since when its KV is brought into place, so that it can be asked; 0: it is not
+    late: int = 0  # grows with each answer: who waits for the one before is not late any more
+    asked_ns: int | None = None  # in game time
+    asking: Question | None = None
+    barking: Ticket | None = None
+    barked_ns: int = 0
+    motion: Motion | None = None  # for looking ahead; ambient minds have none
+    ahead_ns: int = 0  # from when on it is looked ahead for again
+    answers: dict[str, Answer] = field(default_factory=dict)  # by state, the newest last
+    history: deque[PastIntent] = field(default_factory=lambda: deque(maxlen=HISTORY_LEN))
+    observations: int = 0
+    dropped: int = 0
+    removed: bool = False
+
+    def forget(self, player: str) -> None:
+        """Takes out the past intents and answers in which somebody is named."""
+        kept = [past for past in self.history if past.target != player and not names(past.state, player)]
+        self.history = deque(kept, maxlen=HISTORY_LEN)
+        self.answers = {
+            state: answer
+            for state, answer in self.answers.items()
+            if answer.target != player and not names(state, player)
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A work under way for one mind: Gold when it is asked what it does, Bronze when it is asked ahead."""
+
+    mind: Mind
+    npc: Npc  # as it was when it was asked
+    world: World
+    seen: Observation
+    state: str
+    perception: Perception
+    tail: tuple[int, ...]
+    due_ns: int
+    ticket: Ticket | None = None
+    tokens: list[int] = field(default_factory=list)
+    confidence: float = 0.0
+
+
+def names(state: str, entity_id: str) -> bool:
+    """Whether a state (daemon.prompt) has an entity among what is seen."""
+    return f"@{entity_id}|" in f"{state}|"
+
+
+def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:
+    """What was chosen, in the world's words."""
+    choice = dict(ended.labels)
+    action, target = q.world.actions[choice["actions"]], choice["targets"]
+    return Answer(
+        tail=q.tail,
+        tokens=tuple(q.tokens),
+        action=action.word,
+        target=q.perception.percepts[target - 1].entity_id if target else "",
+        emotion=q.world.emotions[choice["emotions"]],
+        bark="",
+        confidence=q.confidence,
+        speaks=action.speaks,
+        at_ns=now_ns,
+        foreseen=foreseen,
+    )
+
+
+def taker(q: Question) -> Callable[[Chunk], None]:
+    """Takes in what the model says to a question."""
+
+    def take(chunk: Chunk) -> None:
+        if not q.tokens:
+            q.confidence = chunk.confidence
+        q.tokens.extend(chunk.tokens)
+
+    return take

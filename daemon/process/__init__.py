@@ -1,0 +1,1 @@
+"""The process and what it starts: serving, probes, logs, children, the data folder."""

@@ -1,0 +1,50 @@
+"""What can be found wrong before anything is started: no server, no thread and no weights are there yet.
+
+`npcd serve` looks at all of it in a moment and ends with status 2, instead of starting Redis and PostgreSQL first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.errors import ConfigError
+from core.files import from_home
+from daemon.build import check_context, lay_out
+from daemon.config import Config
+from daemon.process.diagnosis import kv_type
+from daemon.rpc.addresses import check_addresses
+from daemon.rpc.credentials import read_tls, read_tokens
+from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
+from engines.lora import check_folder
+from memory.archive import check_url
+from memory.recent import connection_options
+
+OFF = "off"
+
+
+def before_start(config: Config) -> None:
+    """Reads what the settings name, as far as no weights are read. Raises ConfigError, which names the setting."""
+    engine, memory = config.engine, config.memory
+    check_addresses(config.serve)
+    read_tls(config.serve)
+    read_tokens(config.serve)
+    check_settings(engine)
+    send_native_log_to(None)  # our own error says it
+    said, vocab = read_file(engine.model)
+    for wrong in kv_type(engine.kv_type, said):
+        raise ConfigError(f"{wrong.name}: {wrong.says}; {wrong.fix}")
+    layout, _ = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
+    check_context(config, layout, engine.context_len)
+    if config.speculation.drafts == "model":
+        draft = from_home(config.speculation.draft_model, "speculation.draft_model")
+        try:
+            _, theirs = read_file(draft)
+        except ConfigError as error:
+            raise ConfigError(f"speculation.draft_model: {error}") from error
+        check_vocabulary(draft, theirs, engine.model, vocab)
+    if config.adapters.folder:
+        check_folder(config.adapters)
+    if memory.keep and memory.redis not in ("", OFF):
+        connection_options(replace(memory.recent, url=memory.redis))
+    if memory.keep and memory.postgres not in ("", OFF):
+        check_url("memory.postgres", memory.postgres)

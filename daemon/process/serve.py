@@ -1,0 +1,216 @@
+"""The process that serves: listens (and says NOT_SERVING), loads the model, serves, and when asked to end drains and
+ends.
+
+Owns the event loop. Asked once (SIGTERM, SIGINT, or the parent's signal) it lets what runs finish for a while; asked
+twice it ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+from typing import Any
+
+import structlog
+import uvloop
+
+from core.clock import S, now_ns
+from daemon.build import Daemon, build, load_model
+from daemon.config import Config, is_local
+from daemon.process.cores import keep_apart
+from daemon.process.datafolder import DataFolder
+from daemon.process.keeping import Keeping, open_keeping, revive
+from daemon.process.log_lines import STDERR, LogLines
+from daemon.process.preflight import before_start
+from daemon.process.probes import Probes
+from daemon.process.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
+from daemon.process.telemetry import StatusCollector, start_logging, watch_lag
+from daemon.process.tidy import LOOK_S, Tidy
+from daemon.process.watchdog import watch
+from daemon.rpc.grpc_face import GrpcFace
+from daemon.rpc.status import Phase
+from scheduler.costs import FEATURES
+
+# Of serve.drain_s: that the last events leave, streams end, the engine's last step is over; and our own servers end.
+ENDING_S = 1.0
+LAST_EVENTS_S = 0.5
+ENGINE_END_S = 0.5
+SERVERS_END_S = 1.0
+
+log = structlog.get_logger("npcd")
+
+
+def serve(config: Config, life: Life | None) -> int:
+    """Serves until asked to end; the exit status. `life` is None for a process without a parent that restarts it.
+
+    Raises ConfigError.
+    """
+    stderr, lines = sys.stderr, start_logging(config.serve.log_level, config.serve.log_json)
+    try:
+        faulthandler.enable(STDERR)  # a native crash says where Python was
+        if life is not None and life.number > 1:
+            log.warning("started again", life=life.number, why=life.last_end)
+        before_start(config)
+        with contextlib.ExitStack() as afterwards:
+            return uvloop.run(_serve(config, life is not None, afterwards, lines))
+    finally:
+        sys.stderr = stderr
+        lines.end()
+
+
+async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitStack, lines: LogLines) -> int:
+    loop = asyncio.get_running_loop()
+    phase = Phase()
+    over = asyncio.Event()
+    ending_s = ENDING_S + (SERVERS_END_S if config.memory.keep else 0.0)
+    grace_s = max(config.serve.drain_s - ending_s, 0.0)
+    daemon: Daemon | None = None
+    keeping: Keeping | None = None
+
+    def stop(signal_name: str) -> None:
+        if over.is_set():
+            log.warning("stopping at once", signal=signal_name)
+            lines.drain()
+            os._exit(EXIT_FORCED)
+        log.info("stopping", signal=signal_name)
+        over.set()
+
+    def on_death(error: BaseException) -> None:
+        # On the engine thread. Nothing can be served without it: a parent or an orchestrator starts us again.
+        log.critical("the engine thread died", exc_info=error)
+        lines.drain()
+        os._exit(EXIT_ENGINE_DEAD)
+
+    def on_hang(still_s: float) -> None:
+        log.critical("the engine hangs", seconds=round(still_s, 1))
+        lines.drain()
+        faulthandler.dump_traceback(STDERR)
+        os._exit(EXIT_ENGINE_DEAD)
+
+    async def drain(wanted_s: float) -> None:
+        nonlocal grace_s
+        grace_s = wanted_s
+        over.set()
+
+    face = GrpcFace(config.serve)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    loop.add_signal_handler(signal.SIGHUP, face.read_again)
+    if supervised:
+        loop.add_signal_handler(STOP_SIGNAL, over.set)  # the same wish may have come to us as well: see supervise
+
+    began_ns = now_ns()
+    collector = StatusCollector(
+        lambda: daemon.board.message() if daemon else None,
+        lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
+        lambda: daemon.scheduler.placer.counters() if daemon else {},
+        lambda: lines.lost,
+    )
+    probes = Probes(lambda: phase.name, collector, lambda: daemon.board.degraded() if daemon else [])
+    if config.serve.http and not is_local(config.serve.http):
+        log.warning("probes and metrics are reachable from elsewhere", http=config.serve.http, why="serve.http says so")
+    opening: asyncio.Task[Keeping] | None = None
+    addresses = await face.start()
+    try:
+        http = await probes.start(config.serve.http) if config.serve.http else ""
+        # Locked before anything is started: another daemon on it is found out at once.
+        folder = await asyncio.to_thread(DataFolder, config.memory.folder) if config.memory.keep else None
+        loading = loop.run_in_executor(None, load_model, config)
+        opening = asyncio.create_task(open_keeping(config, now_ns, folder=folder)) if folder is not None else None
+        asked = asyncio.create_task(over.wait())
+        either: list[asyncio.Future[Any]] = [loading, asked]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            log.info("stopped", why="before the model was loaded")
+            await face.stop(0)
+            lines.drain()
+            os._exit(0)  # a native load cannot be interrupted
+        model = loading.result()
+        keeping = await opening if opening is not None else None
+        if keeping is None:
+            daemon = build(config, model, phase, on_death, drain, ill=lambda: face.credentials.trouble)
+        else:
+            memory, saves, stores_ill = keeping.memory, keeping.folder.saves, keeping.ill
+
+            def ill() -> list[str]:
+                return stores_ill() + face.credentials.trouble
+
+            daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
+        daemon.engine_loop.start()
+        tidy = Tidy(now_ns)
+        tidy.start()
+        if keeping is not None:
+            await revive(keeping, daemon)
+        if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
+            log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
+        face.calls = daemon.calls
+        tasks = [
+            asyncio.create_task(watch_lag(daemon.lag, now_ns)),
+            asyncio.create_task(_keep_tidy(daemon, tidy)),
+            asyncio.create_task(_keep_house(daemon)),
+        ]
+        if config.serve.hang_s:
+            tasks.append(asyncio.create_task(watch(daemon.engine_loop, config.serve.hang_s, on_hang, now_ns)))
+        if not over.is_set():
+            phase.name = "serving"
+            await face.report(serving=True)
+            log.info(
+                "serving",
+                listen=addresses,
+                http=http,
+                model=model.name,
+                engine=model.engine.name,
+                ready_after_s=round((now_ns() - began_ns) / S, 2),
+            )
+        await over.wait()
+        phase.name = "draining"
+        daemon.door.draining = True
+        await face.report(serving=False)
+        cut = await _wait_for_works(daemon, grace_s)
+        await face.stop(LAST_EVENTS_S)
+        for task in tasks:
+            task.cancel()
+        stopped = daemon.engine_loop.stop(ENGINE_END_S)
+        daemon.door.end_all("the daemon has stopped")
+        if stopped:
+            # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
+            afterwards.callback(model.close)
+        log.info("stopped", works_cut=cut)
+    finally:
+        await face.stop(0)
+        await probes.stop()
+        if keeping is None and opening is not None:
+            (opened,) = await asyncio.gather(opening, return_exceptions=True)
+            keeping = opened if isinstance(opened, Keeping) else None
+        if keeping is not None:
+            await keeping.stop(SERVERS_END_S)
+    return 0
+
+
+async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
+    """Waits until what runs has finished, for `grace_s` at most; how many works had not."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await daemon.door.all_ended()
+    return daemon.door.open
+
+
+async def _keep_tidy(daemon: Daemon, tidy: Tidy) -> None:
+    """For ever: sets old objects aside, and collects garbage when nothing is under way."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        tidy.look(idle=not daemon.door.open)
+
+
+async def _keep_house(daemon: Daemon) -> None:
+    """Once a second, for ever: ends sessions that have been silent too long, makes room."""
+    while True:
+        await asyncio.sleep(1)
+        slices = daemon.calls.pace()
+        await slices.run(daemon.dialogue.sweeping())
+        await slices.run(daemon.memory.looking_after())
+        daemon.calls.remembering.look_after()

@@ -1,0 +1,192 @@
+"""Logs (structlog), metrics (Prometheus) and the lag of the event loop. Player text is in none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import TextIO, cast
+
+import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from core.clock import Clock
+from daemon.process.log_lines import LogLines
+from npcd.v1 import admin_pb2
+from scheduler.meter import Spread
+from tiers.shedding import Sheddable
+
+log = structlog.get_logger("npcd")
+
+LAG_EVERY_S = 0.05
+# Of scheduler.Placer.counters(): the family, what its label says, and what it counts.
+KV_COUNTERS = (
+    ("trunk_tokens", "source", "Trunk tokens by how they came to where works needed them"),
+    ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
+    ("refused", "reason", "Loads that were not made because the bytes were not what they should be"),
+)
+
+
+def start_logging(level: str, as_json: bool) -> LogLines:
+    """Configures structlog to write lines to standard error, and sends there what Python writes to sys.stderr. A full
+    pipe, a full disk or a closed descriptor costs lines, which are counted; nobody waits for it.
+    """
+    lines = LogLines(lambda lost: log.warning("log lines were lost", lines=lost, why="standard error took no more"))
+    sys.stderr = lines
+    last = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=lines.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
+        cache_logger_on_first_use=True,
+    )
+    return lines
+
+
+async def watch_lag(lag: Spread, clock: Clock) -> None:
+    """Measures for ever how late the event loop is."""
+    while True:
+        before_ns = clock()
+        await asyncio.sleep(LAG_EVERY_S)
+        now_ns = clock()
+        lag.add(now_ns, max(0, now_ns - before_ns - round(LAG_EVERY_S * 1e9)))
+
+
+class StatusCollector(Collector):
+    """The status as Prometheus metrics, read when it is scraped: nothing is spent on the hot path."""
+
+    def __init__(
+        self,
+        status: Callable[[], admin_pb2.StatusResponse | None],
+        costs: Callable[[], dict[str, float]],
+        kv: Callable[[], dict[str, dict[str, float]]],
+        log_lines_lost: Callable[[], int] = int,
+    ) -> None:
+        self._log_lines_lost = log_lines_lost
+        self._status = status
+        self._costs = costs
+        self._kv = kv
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families."""
+        s = self._status()
+        yield _gauge("npcd_up", "1 while the daemon serves", 1.0 if s is not None and s.phase == "serving" else 0.0)
+        yield _counter(
+            "npcd_log_lines_lost", "Log lines that standard error did not take", float(self._log_lines_lost())
+        )
+        if s is None:
+            return
+        works = CounterMetricFamily("npcd_works", "Works that ended", labels=["tier", "finish"])
+        tokens = CounterMetricFamily("npcd_output_tokens", "Tokens made", labels=["tier"])
+        waiting = GaugeMetricFamily("npcd_works_waiting", "Works in the queue", labels=["tier"])
+        running = GaugeMetricFamily("npcd_works_running", "Works that run", labels=["tier"])
+        first = GaugeMetricFamily(
+            "npcd_first_token_ms",
+            "Submitted to first token over the last minute (silver: to first text out)",
+            labels=["tier", "quantile"],
+        )
+        gap = GaugeMetricFamily(
+            "npcd_token_ms",
+            "Gap between consecutive tokens of one work over the last minute",
+            labels=["tier", "quantile"],
+        )
+        drafts = CounterMetricFamily("npcd_drafts", "Tokens that were guessed, by what became", labels=["tier", "was"])
+        gain = GaugeMetricFamily("npcd_drafts_gain_x", "Tokens per second with drafts against without", labels=["tier"])
+        drafts_on = GaugeMetricFamily("npcd_drafts_on", "1 while a tier has drafts", labels=["tier"])
+        for t in s.tiers:
+            drafts.add_metric([t.tier, "right"], t.drafts_accepted)
+            drafts.add_metric([t.tier, "wrong"], t.drafts_offered - t.drafts_accepted)
+            gain.add_metric([t.tier], t.drafts_gain_x)
+            drafts_on.add_metric([t.tier], float(t.drafts_on))
+            for finish in ("finished", "superseded", "refused", "cancelled", "failed"):
+                works.add_metric([t.tier, finish], getattr(t, finish))
+            tokens.add_metric([t.tier], t.output_tokens)
+            waiting.add_metric([t.tier], t.waiting)
+            running.add_metric([t.tier], t.running)
+            for quantile, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99")):
+                first.add_metric([t.tier, quantile], getattr(t, f"first_{name}_ms"))
+                gap.add_metric([t.tier, quantile], getattr(t, f"token_{name}_ms"))
+        yield from (works, tokens, waiting, running, first, gap, drafts, gain, drafts_on)
+        intents = CounterMetricFamily("npcd_intents", "Intents by who answered", labels=["source"])
+        for source in ("model", "policy", "predicted"):
+            intents.add_metric([source], getattr(s, f"intents_{source}"))
+        yield intents
+        gone = {shed.work for shed in s.shedding}
+        shedding = GaugeMetricFamily("npcd_shedding", "1 while work is put off or refused", labels=["work"])
+        for work in Sheddable:
+            shedding.add_metric([work.value], float(work.value in gone))
+        yield shedding
+        windows = CounterMetricFamily("npcd_windows", "Gathering windows by the rule that closed them", labels=["rule"])
+        for rule in ("complete", "full", "time"):
+            windows.add_metric([rule], getattr(s, f"window_closed_{rule}"))
+        yield windows
+        prompt = CounterMetricFamily("npcd_prompt_tokens", "Prompt tokens by where their KV came from", labels=["kv"])
+        prompt.add_metric(["cached"], s.cached_tokens)
+        prompt.add_metric(["prefilled"], s.prefilled_tokens)
+        yield prompt
+        recalls = CounterMetricFamily("npcd_recalls", "Recalls by what answered", labels=["store"])
+        for store in ("hot", "recent", "late"):
+            recalls.add_metric([store], getattr(s, f"recalls_{store}"))
+        yield recalls
+        summaries = CounterMetricFamily("npcd_summaries", "Sessions that were summed up", labels=["by"])
+        for by in ("model", "rule"):
+            summaries.add_metric([by], getattr(s, f"summaries_{by}"))
+        yield summaries
+        there = GaugeMetricFamily("npcd_store_up", "1 while a store takes what is written", labels=["store"])
+        behind = GaugeMetricFamily("npcd_store_behind_bytes", "Of the journal, not in the store yet", labels=["store"])
+        records = CounterMetricFamily("npcd_store_records", "Records written to a store", labels=["store"])
+        for store_state in s.stores:
+            there.add_metric([store_state.store], 0.0 if store_state.away else 1.0)
+            behind.add_metric([store_state.store], store_state.behind_bytes)
+            records.add_metric([store_state.store], store_state.written)
+        yield from (there, behind, records)
+        yield _counter("npcd_turns", "Dialogue turns finished", s.turns_finished)
+        yield _counter("npcd_steps", "Steps of the engine", s.steps)
+        for name, text, value in (
+            ("npcd_npcs", "Registered NPCs", s.npcs),
+            ("npcd_live_streams", "Open Live streams", s.live_streams),
+            ("npcd_turns_open", "Dialogue turns under way", s.turns_open),
+            ("npcd_tokens_per_second", "All tokens through the engine over the last seconds", s.tokens_per_s),
+            ("npcd_step_p95_ms", "A step of the engine over the last seconds", s.step_p95_ms),
+            ("npcd_lanes_leased", "Lanes in use", s.lanes_leased),
+            ("npcd_residents_used", "Resident sequences in use", s.residents_used),
+            ("npcd_ram_bytes", "KV of trunks in host RAM", s.ram_bytes),
+            ("npcd_bonds", "Pairs of NPC and player in process", s.bonds),
+            ("npcd_degraded", "Things that are not as they should be", len(s.degraded)),
+            ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
+        ):
+            yield _gauge(name, text, float(value))
+        kv = self._kv()
+        for family, label, text in KV_COUNTERS:
+            counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label])
+            for name, value in kv.get(family, {}).items():
+                counter.add_metric([name], value)
+            yield counter
+        adapters = dict(kv.get("adapters", {}))
+        if adapters:
+            resident = adapters.pop("resident")
+            yield _gauge("npcd_adapters_resident", "Adapters in the model's memory", resident)
+            switched = CounterMetricFamily("npcd_adapters", "Adapters loaded, dropped, switched to", labels=["what"])
+            for name, value in adapters.items():
+                switched.add_metric([name], value)
+            yield switched
+        costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
+        for feature, weight_ns in self._costs().items():
+            costs.add_metric([feature], weight_ns)
+        yield costs
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)

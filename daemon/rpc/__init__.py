@@ -1,0 +1,1 @@
+"""The rpcs, and the faces that carry them."""

@@ -1,0 +1,251 @@
+"""What this daemon is and how it does, as one message. Reads counters of every part; changes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from core.clock import MS, Clock, S
+from core.words import Activation, Finish, Source, Tier
+from daemon.minds.attention import Attention
+from daemon.minds.intents import Intents
+from daemon.minds.look_ahead import LookAhead
+from daemon.minds.pressure import Pressure
+from daemon.minds.table import Table
+from daemon.talk.dialogue import Dialogue
+from daemon.words import whole
+from daemon.worlds.worlds import Worlds
+from memory.memory import Memory
+from npcd.v1 import admin_pb2
+from scheduler.meter import STEPS_WITHIN_NS, Spread
+from scheduler.scheduler import Scheduler
+from scheduler.speculation import TierSpeculation
+from scheduler.ticket import Door
+from scheduler.window import Closed
+
+CONTRACT = (1, 3)
+FEATURES = (
+    "intents",
+    "barks",
+    "dialogue",
+    "barge_in",
+    "policy",
+    "watch",
+    "drain",
+    "memory",
+    "saves",
+    "activation",
+    "prediction",
+    "deletion",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What does not change while the daemon lives. `layout`: how prompts are laid out for this model, and why so."""
+
+    version: str
+    model_name: str
+    model_sha256: str
+    engine: str
+    layout: str
+    epoch: int
+    started_ns: int
+
+
+@dataclass(slots=True)
+class Phase:
+    """Where the daemon is in its life: "starting", "serving", "draining"; and its open Live streams by tenant."""
+
+    name: str = "starting"
+    streams_of: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def streams(self) -> int:
+        """Everybody's open Live streams."""
+        return self.streams_of.total()
+
+    def begin(self, tenant: str) -> None:
+        """A Live stream of a tenant begins."""
+        self.streams_of[tenant] += 1
+
+    def end(self, tenant: str) -> None:
+        """One of them ends."""
+        self.streams_of[tenant] -= 1
+        if not self.streams_of[tenant]:
+            del self.streams_of[tenant]
+
+
+class StatusBoard:
+    """Builds StatusResponse."""
+
+    def __init__(
+        self,
+        about: About,
+        phase: Phase,
+        scheduler: Scheduler,
+        door: Door,
+        worlds: Worlds,
+        table: Table,
+        intents: Intents,
+        attention: Attention,
+        look_ahead: LookAhead,
+        dialogue: Dialogue,
+        memory: Memory,
+        pressure: Pressure,
+        lag: Spread,
+        degraded: Callable[[], list[str]],
+        clock: Clock,
+    ) -> None:
+        self.about = about
+        self.phase = phase
+        self._scheduler = scheduler
+        self._door = door
+        self._worlds = worlds
+        self._table = table
+        self._intents = intents
+        self._attention = attention
+        self._look_ahead = look_ahead
+        self._dialogue = dialogue
+        self._memory = memory
+        self.pressure = pressure
+        self._lag = lag
+        self._degraded = degraded
+        self._clock = clock
+
+    def degraded(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        return self._degraded()
+
+    def message(self, tenant: str | None = None) -> admin_pb2.StatusResponse:
+        """The status right now. With a tenant, what games own is counted as far as it is that tenant's: worlds, NPCs,
+        streams, turns, intents, bonds. Engine, queues and stores are one for all.
+        """
+        status = self._everybody()
+        for name, count in self._own(tenant).items() if tenant is not None else ():
+            setattr(status, name, count)
+        return status
+
+    def _own(self, tenant: str) -> dict[str, int]:
+        """A tenant's own counts, by the field of StatusResponse."""
+        worlds = self._worlds.of(tenant)
+        intents, attention = self._table.counts.by_tenant, self._attention.counts
+        return {
+            "worlds": len(worlds),
+            "npcs": sum(len(world.npcs) for world in worlds),
+            "live_streams": self.phase.streams_of[tenant],
+            "turns_open": self._dialogue.open_turns_of(tenant),
+            "turns_finished": self._dialogue.counts.finished_of[tenant],
+            "intents_model": intents[tenant, Source.MODEL],
+            "intents_policy": intents[tenant, Source.POLICY],
+            "intents_predicted": intents[tenant, Source.PREDICTED],
+            "intents_put_off": sum(1 for mind in self._intents.share if mind.npc.key.tenant == tenant),
+            "npcs_active": attention[tenant].levels[Activation.ACTIVE],
+            "npcs_warm": attention[tenant].levels[Activation.WARM],
+            "promotions": attention[tenant].promotions,
+            "demotions": attention[tenant].demotions,
+            "bonds": self._memory.bonds.count(tenant),
+        }
+
+    def _everybody(self) -> admin_pb2.StatusResponse:
+        now_ns = self._clock()
+        meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
+        step_p50_ns, step_p95_ns = meter.step.percentiles(now_ns, 0.5, 0.95)
+        (lag_ns,) = self._lag.percentiles(now_ns, 0.99)
+        counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
+        book, guesses = self._attention.book, self._look_ahead.foresight.counts
+        return admin_pb2.StatusResponse(
+            version=self.about.version,
+            contract_major=CONTRACT[0],
+            contract_minor=CONTRACT[1],
+            features=FEATURES,
+            daemon_epoch=self.about.epoch,
+            uptime_ms=whole((now_ns - self.about.started_ns) // MS, 64),
+            phase=self.phase.name,
+            degraded=self._degraded(),
+            model_name=self.about.model_name,
+            model_hash=self.about.model_sha256,
+            engine=self.about.engine,
+            worlds=len(self._worlds),
+            npcs=self._worlds.npcs,
+            live_streams=self.phase.streams,
+            turns_open=self._dialogue.open_turns,
+            tiers=[self._tier(tier, now_ns) for tier in Tier],
+            steps=meter.steps,
+            step_p50_ms=step_p50_ns / MS,
+            step_p95_ms=step_p95_ns / MS,
+            tokens_per_s=meter.step.amount(now_ns) / (STEPS_WITHIN_NS / S),
+            lanes=placer.lanes.count,
+            lanes_leased=placer.lanes.leased,
+            residents=placer.homes.count,
+            residents_used=placer.homes.count - placer.homes.free,
+            ram_bytes=placer.homes.ram_bytes,
+            cached_tokens=meter.cached_tokens,
+            prefilled_tokens=meter.prefilled_tokens,
+            intents_model=counts.model,
+            intents_policy=counts.policy,
+            intents_predicted=counts.predicted,
+            turns_finished=self._dialogue.counts.finished,
+            loop_lag_p99_ms=lag_ns / MS,
+            window_closed_complete=window.closed[Closed.COMPLETE],
+            window_closed_full=window.closed[Closed.FULL],
+            window_closed_time=window.closed[Closed.TIME],
+            stores=[
+                admin_pb2.StoreState(
+                    store=s.name, away=s.away, written=s.written, behind_bytes=whole(s.behind_bytes, 64)
+                )
+                for s in self._memory.states()
+            ],
+            recalls_hot=recalls.hot,
+            recalls_recent=recalls.recent,
+            recalls_late=recalls.late + recalls.away,
+            bonds=len(self._memory.bonds),
+            summaries_model=sessions.summaries_model,
+            summaries_rule=sessions.summaries_rule,
+            shedding=[
+                admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=whole(s.retry_ms))
+                for s in self.pressure.shed()
+            ],
+            npcs_active=book.active,
+            npcs_warm=book.warm,
+            promotions=book.promotions,
+            demotions=book.demotions,
+            intents_put_off=len(self._intents.share),
+            predictions=guesses.predictions,
+            predictions_hit=guesses.hits,
+            predicted_tokens=guesses.tokens,
+            predicted_wasted_tokens=guesses.wasted_tokens,
+            predicted_saved_ms=whole(guesses.saved_ns // MS, 64),
+        )
+
+    def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:
+        meter = self._scheduler.meter.tiers[tier]
+        # A player waits for text, not for a token: Silver's first is measured where the text goes out.
+        first = self._dialogue.counts.ttft if tier is Tier.SILVER else meter.first
+        first_ns, gap_ns = (times.percentiles(now_ns, 0.5, 0.95, 0.99) for times in (first, meter.gap))
+        running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
+        speculation = self._scheduler.speculation
+        drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
+        return admin_pb2.TierLoad(
+            tier=tier.name.lower(),
+            waiting=whole(self._door.waiting(tier)),
+            waiting_max=whole(self._scheduler.promises.of(tier).waiting_max),
+            running=len(running),
+            finished=meter.ended[Finish.STOP] + meter.ended[Finish.LENGTH],
+            superseded=meter.ended[Finish.SUPERSEDED],
+            refused=meter.ended[Finish.REFUSED] + self._door.refused[tier],
+            cancelled=meter.ended[Finish.CANCELLED],
+            failed=meter.ended[Finish.FAILED],
+            output_tokens=meter.output_tokens,
+            first_p50_ms=first_ns[0] / MS,
+            first_p95_ms=first_ns[1] / MS,
+            first_p99_ms=first_ns[2] / MS,
+            token_p50_ms=gap_ns[0] / MS,
+            token_p95_ms=gap_ns[1] / MS,
+            token_p99_ms=gap_ns[2] / MS,
+            drafts_on=drafts.on,
+            drafts_offered=drafts.offered,
+            drafts_accepted=drafts.accepted,
+            drafts_gain_x=drafts.gain,
+        )

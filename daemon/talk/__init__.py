@@ -1,0 +1,1 @@
+"""Conversations: sessions, turns, the text that players read."""

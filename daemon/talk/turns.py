@@ -1,0 +1,159 @@
+"""Turns under way, who reads them, and who may speak with an NPC. Plain state on the event loop; nothing here waits
+long or knows a clock.
+
+A turn belongs to no stream. Each stream that wants it is a Reader with its own place in the text, so a retry reads the
+running turn from the beginning. daemon/talk/dialogue.py moves a turn through its phases:
+
+    WAITS ──▶ RECALLS ──▶ SPEAKS ──▶ ENDS ──▶ OVER
+    for the    what is     the work   `finish` is decided and the text stands;
+    floor      remembered  runs       the engine and the journal still have to answer
+
+A stop leads from the first three to ENDS or OVER at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from core.work import Ended
+from daemon.talk.text import TextAssembler
+from daemon.worlds.worlds import Npc
+from memory import hot
+from memory.hot import Session
+from memory.recall import Recalled
+from npcd.v1 import dialogue_pb2
+from prompts.layout import Cut
+from scheduler.ticket import Ticket
+
+WELL = (dialogue_pb2.TALK_FINISH_STOP, dialogue_pb2.TALK_FINISH_LENGTH)
+GOOD_ENDS = (*WELL, dialogue_pb2.TALK_FINISH_REPEATED)
+
+
+class Phase(Enum):
+    """How far a turn is."""
+
+    WAITS = "waits"
+    RECALLS = "recalls"
+    SPEAKS = "speaks"
+    ENDS = "ends"
+    OVER = "over"
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """One stream that reads a turn: it has had `taken` characters, and all of the first `chunks` chunks.
+
+    `writing`: an event is with the stream; `patience` runs while that holds others up. `ended`: it has had END.
+    """
+
+    taken: int = 0
+    chunks: int = 0
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    writing: bool = False
+    patience: asyncio.TimerHandle | None = None
+    too_slow: bool = False
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Speech:
+    """What a turn has from the moment that it is admitted."""
+
+    npc: Npc
+    session: Session
+    recalled: Recalled
+    line: Cut
+    replaced: list[hot.Turn]  # the same turn as an earlier try left it
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One turn under way. Its text is `text.said`, of which readers have had at most `heard` characters.
+
+    `finish` is decided once, on the event loop; from then on the text does not grow, whatever the engine still makes.
+    Invariant: OVER means that `end` or `error` is set.
+    """
+
+    tenant: str
+    request: dialogue_pb2.TalkRequest
+    floor: Floor
+    received_ns: int
+    text: TextAssembler
+    phase: Phase = Phase.WAITS
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+    called_ns: int = 0  # when it had the floor
+    task: asyncio.Task[None] | None = None
+    readers: set[Reader] = field(default_factory=set)
+    chunks: int = 0
+    heard: int = 0
+    session_id: str = ""
+    speech: Speech | None = None
+    ticket: Ticket | None = None
+    ended: Ended | None = None
+    kept: asyncio.Future[bool] | None = None
+    finish: dialogue_pb2.TalkFinish.ValueType = dialogue_pb2.TALK_FINISH_UNSPECIFIED
+    end: dialogue_pb2.TalkEvent | None = None
+    error: Exception | None = None
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether a stop would change how it ends."""
+        return not self.finish and self.error is None
+
+    @property
+    def may_be_joined(self) -> bool:
+        """Whether a retry gets this turn: it is not cut off."""
+        return self.error is None and self.finish in (dialogue_pb2.TALK_FINISH_UNSPECIFIED, *GOOD_ENDS)
+
+    @property
+    def said(self) -> str:
+        """What the NPC has said: when nobody listened to the end, what was heard."""
+        return self.text.said if self.readers or self.finish in WELL else self.text.said[: self.heard]
+
+    def wake(self) -> None:
+        """Lets every reader look again."""
+        for reader in self.readers:
+            reader.woken.set()
+
+
+class Floor:
+    """Who may speak with one NPC now, and the line of turns that wait for it, in order.
+
+    Invariant: somebody waits only while somebody speaks.
+    """
+
+    def __init__(self) -> None:
+        self.speaker: Turn | None = None
+        self._line: deque[Turn] = deque()
+
+    def __iter__(self) -> Iterator[Turn]:
+        """All turns with this NPC, the speaker's first."""
+        if self.speaker is not None:
+            yield self.speaker
+        yield from self._line
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
+    def ask(self, turn: Turn) -> None:
+        """Puts a turn in the line; its `called` is set when it has the floor."""
+        if self.speaker is None:
+            self.speaker = turn
+            turn.called.set()
+        else:
+            self._line.append(turn)
+
+    def leave(self, turn: Turn) -> None:
+        """Takes a turn out; the floor goes to the next. Nothing happens when it is out already."""
+        if turn is self.speaker:
+            self.speaker = self._line.popleft() if self._line else None
+            if self.speaker is not None:
+                self.speaker.called.set()
+        elif turn in self._line:
+            self._line.remove(turn)

@@ -1,0 +1,1 @@
+"""Worlds and the NPCs in them, as game servers define them."""

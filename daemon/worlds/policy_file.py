@@ -1,0 +1,91 @@
+"""Reads rule policies: the one that comes with npcd, the operator's, and a world's TOML as designers have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError
+from core.files import from_home, read_toml
+from daemon.worlds.language import texts_of
+from tiers.policy import PolicyRow
+from tiers.policy_table import DEFAULT, Section, Sections, WorldWords, read_row, read_sections
+
+BUILT_IN = Path(__file__).with_name("policy.toml")
+BUILT_IN_NAME = "built in"
+
+
+@dataclass(frozen=True, slots=True)
+class WorldFile:
+    """What the daemon's commands need to know of a world's TOML. `texts` are its prose, by what it is."""
+
+    world_id: str
+    words: WorldWords
+    rows: tuple[PolicyRow, ...]
+    language: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_policy(file: str = "") -> Sections:
+    """The sections that hold for all worlds: npcd's own, and over them those of `file`. Raises ConfigError."""
+    sections = read_sections(_read(BUILT_IN), BUILT_IN_NAME)
+    if file:
+        try:
+            sections |= load_sections(from_home(file, "the file"))
+        except ConfigError as error:
+            raise ConfigError(f"worlds.policy_file: {error}") from error
+    return sections
+
+
+def load_sections(path: Path) -> dict[str, Section]:
+    """The sections of one file. Raises ConfigError."""
+    return read_sections(_read(path), str(path))
+
+
+def load_world(path: Path) -> WorldFile:
+    """A world as the Python client's world_from_toml takes it. Raises ConfigError naming what is wrong."""
+    content = _read(path)
+    try:
+        actions = [str(a["word"]) for a in content["actions"]]
+        words = WorldWords(
+            archetypes=[str(a["archetype_id"]) for a in content["archetypes"]],
+            actions=actions,
+            targeted=[str(a["word"]) for a in content["actions"] if a.get("needs_target")],
+            emotions=[str(e) for e in content["emotions"]],
+        )
+        world_id = str(content["world_id"])
+        descriptions = [str(a.get("description", "")) for a in content["archetypes"]]
+        texts = texts_of(
+            str(content.get("lore", "")), descriptions, [str(p.get("text", "")) for p in content.get("personas", ())]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: a world has world_id, archetypes, actions and emotions ({error})") from error
+    if not words.emotions or set(words.actions) <= set(words.targeted):
+        raise ConfigError(f"{path}: a world has an emotion, and an action that does without a target")
+    rows = _own_rows(content.get("policy", []), str(path))
+    return WorldFile(world_id, words, rows, str(content.get("language", "")), texts)
+
+
+def _own_rows(given: Any, origin: str) -> tuple[PolicyRow, ...]:
+    """[[policy]] rows that name their archetype, or [policy.villager] sections."""
+    if isinstance(given, Mapping):
+        sections = read_sections(given, origin)
+        default = sections.pop("", None)
+        rows = [row for section in sections.values() for row in section.rows]
+        return (*rows, *(default.rows if default else ()))
+    if not isinstance(given, list):
+        raise ConfigError(f"{origin}: policy must be [[policy]] rows, or sections like [policy.{DEFAULT}]")
+    out = []
+    for i, row in enumerate(given, 1):
+        place = f"{origin}: [[policy]] number {i}"
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{place}: must be a table")
+        plain = {key: value for key, value in row.items() if key != "archetype_id"}
+        out.append(read_row(plain, place, str(row.get("archetype_id", ""))))
+    return tuple(out)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_toml(path, str(path))

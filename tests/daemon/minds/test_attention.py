@@ -1,0 +1,322 @@
+"""Attention, shares, memory of answers and looking ahead, through a whole daemon."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from core.errors import ConfigError
+from core.words import NpcKey
+from daemon.build import Model
+from daemon.config import Config, check
+from daemon.minds.mind import IntentSettings, Mind
+from daemon.rpc.callers import Caller
+from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
+from tests.daemon.rig import GatedEngine, Rig, gated, quick, running, until, world
+from tiers.activation import ActivationSettings
+from tiers.share import ShareSettings
+
+MODEL = intents_pb2.INTENT_SOURCE_MODEL
+POLICY = intents_pb2.INTENT_SOURCE_POLICY
+PREDICTED = intents_pb2.INTENT_SOURCE_PREDICTED
+ACTIVE, WARM, AMBIENT = words_pb2.ACTIVATION_ACTIVE, words_pb2.ACTIVATION_WARM, words_pb2.ACTIVATION_AMBIENT
+WOLF = ("w1", "wolf", "hostile", 6.0)
+
+
+def near(distance_m: float) -> tuple[str, str, str, float]:
+    """A player at a distance."""
+    return ("p1", "player", "neutral", distance_m)
+
+
+def only_distance(**more: object) -> Config:
+    """Nobody is active or warm only because there is room; decided often, and at once."""
+    activation = ActivationSettings(active_min=0, warm_min=0, every_ms=50, stay_s=0.0)
+    config = quick(Config())
+    return replace(config, intents=replace(config.intents, activation=activation, **more))  # type: ignore[arg-type]
+
+
+def mind_of(rig: Rig, npc_id: str) -> Mind:
+    """What the daemon keeps of an NPC."""
+    mind = rig.daemon.calls._table.mind(NpcKey("", "vale", npc_id))
+    assert mind is not None
+    return mind
+
+
+@asynccontextmanager
+async def live(
+    rig: Rig,
+) -> AsyncIterator[tuple[asyncio.Queue[intents_pb2.ObservationFrame], list[intents_pb2.IntentFrame]]]:
+    """A Live stream: a queue of frames to send, and the list of those that came back."""
+    sent: asyncio.Queue[intents_pb2.ObservationFrame] = asyncio.Queue()
+    got: list[intents_pb2.IntentFrame] = []
+
+    async def frames() -> AsyncIterator[intents_pb2.ObservationFrame]:
+        while True:
+            yield await sent.get()
+
+    async def read() -> None:
+        async for frame in rig.daemon.calls.live("", frames()):
+            got.append(frame)
+
+    reading = asyncio.create_task(read())
+    try:
+        yield sent, got
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_who_is_far_from_every_player_is_the_policys_until_one_comes_near() -> None:
+    """Ambient: no question. Near: promoted, asked, told in the stream and to whoever watches, with the reason."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        events: list[npcs_pb2.NpcEvent] = []
+
+        async def watch() -> None:
+            async for event in calls.watch_npcs("", npcs_pb2.WatchNpcsRequest(world_id="vale")):
+                events.append(event)
+
+        watching = asyncio.create_task(watch())
+        async with live(rig) as (sent, got):
+            sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
+            assert (await rig.intent("npc0", lambda i: True)).source == POLICY
+            mind = mind_of(rig, "npc0")
+            assert mind.asking is None and not mind.waiting_ns and not mind.due_ns
+            seen = rig.sees("npc0", WOLF, near(12.0))
+            sent.put_nowait(rig.frame(seen))
+            promoted = await rig.intent("npc0", lambda i: i.source == MODEL)
+            assert (promoted.observed_tick, promoted.activation) == (seen.tick, ACTIVE)
+            await until(lambda: any(f.activations for f in got) and len(events) > 0)
+        watching.cancel()
+        assert [(a.npc_id, a.activation) for f in got for a in f.activations] == [("npc0", ACTIVE)]
+        assert [(e.kind, e.activation, e.reason) for e in events] == [
+            (npcs_pb2.NPC_EVENT_KIND_PROMOTED, ACTIVE, "player at 12.0 m")
+        ]
+        described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0", "npc1"]))
+        assert [(n.activation, n.activation_reason) for n in described.npcs] == [
+            (ACTIVE, "player at 12.0 m"),
+            (AMBIENT, "never observed"),
+        ]
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        assert (status.npcs_active, status.npcs_warm, status.promotions) == (1, 0, 1)
+
+
+async def test_a_stream_that_begins_hears_of_all_who_are_not_ambient() -> None:
+    """The snapshot has activations; later frames have changes."""
+    async with running(gated(), only_distance()) as rig:
+        frame = rig.frame(rig.sees("npc0", near(5.0)), rig.sees("npc1", near(50.0)), rig.sees("npc2", WOLF))
+        await rig.daemon.calls.observe("", frame)
+        async with live(rig) as (sent, got):
+            sent.put_nowait(rig.frame())
+            await until(lambda: bool(got))
+        assert got[0].snapshot
+        assert {a.npc_id: a.activation for a in got[0].activations} == {"npc0": ACTIVE, "npc1": WARM}
+
+
+async def test_what_happens_to_an_ambient_npc_is_asked_about_at_once() -> None:
+    """The fast lane: attacked, so the model answers, though the NPC stays ambient."""
+    async with running(gated(), only_distance()) as rig:
+        await rig.daemon.calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
+        assert (await rig.intent("npc0", lambda i: True)).source == POLICY
+        hit = rig.sees("npc0", WOLF, events=["attacked"])
+        await rig.daemon.calls.observe("", rig.frame(hit))
+        intent = await rig.intent("npc0", lambda i: i.source == MODEL)
+        assert (intent.observed_tick, intent.activation) == (hit.tick, AMBIENT)
+
+
+async def test_the_game_has_the_last_word_on_activation() -> None:
+    """An override beats the distance, both ways; a wrong one is an error that names the field."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        far = rig.sees("npc0", WOLF, has_activation=True, activation=ACTIVE)
+        close = rig.sees("npc1", WOLF, near(3.0), has_activation=True, activation=AMBIENT)
+        await calls.observe("", rig.frame(far, close))
+        assert (await rig.intent("npc0", lambda i: True)).source == MODEL
+        assert (await rig.intent("npc1", lambda i: True)).source == POLICY
+        wrong = rig.sees("npc2", WOLF, has_activation=True)
+        errors = (await calls.observe("", rig.frame(wrong))).errors
+        assert [(e.npc_id, e.code, e.field) for e in errors] == [("npc2", "INVALID_FIELD", "activation")]
+
+
+async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_its_errors_are_told() -> None:
+    """Of a stream's many observations of it a few are looked at; what is wrong with the newest comes back."""
+    config = only_distance(ambient_look_ms=1_000)
+    async with running(gated(), config) as rig, live(rig) as (sent, got):
+        sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
+        await until(lambda: any(f.intents for f in got))
+        looked = 0
+        before = mind_of(rig, "npc0").seen
+        for n in range(50):
+            last = rig.sees("npc0", ("w1", "wolf", "hostile", 1.0 + n))
+            sent.put_nowait(rig.frame(last))
+            await asyncio.sleep(0.002)
+            looked += mind_of(rig, "npc0").seen is not before
+            before = mind_of(rig, "npc0").seen
+        assert looked < 25, "each second one"
+        await until(lambda: (mind_of(rig, "npc0").seen or last).tick == last.tick, "the newest")
+        wrong = rig.sees("npc0", WOLF, health=2.0, has_health=True)
+        sent.put_nowait(rig.frame(wrong))
+        await until(lambda: any(f.errors for f in got), "the error")
+        assert [(e.npc_id, e.field) for f in got for e in f.errors] == [("npc0", "health")]
+
+
+async def test_who_is_not_asked_yet_has_the_policys_answer_and_is_asked_about_the_newest_later() -> None:
+    """One question at a time for four NPCs: three wait, with what the rules say, and keep up with what they see."""
+    model = gated()
+    engine = model.engine
+    assert isinstance(engine, GatedEngine)
+    share = ShareSettings(under_way_max=1, reserve_share=0.0)
+    async with running(model, only_distance(share=share, answer_within_ms=40)) as rig:
+        calls = rig.daemon.calls
+        engine.gated = True
+        await calls.observe("", rig.frame(*(rig.sees(f"npc{n}", near(3.0)) for n in range(4))))
+        for n in range(4):
+            assert (await rig.intent(f"npc{n}", lambda i: True)).source == POLICY
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        assert status.intents_put_off == 3
+        newest = [rig.sees(f"npc{n}", near(10.0), WOLF) for n in range(4)]
+        await calls.observe("", rig.frame(*newest))
+        waits = next(f"npc{n}" for n in range(4) if mind_of(rig, f"npc{n}").waiting_ns)
+        tick = next(o.tick for o in newest if o.npc_id == waits)
+        kept_up = await rig.intent(waits, lambda i: i.observed_tick == tick)
+        assert kept_up.source == POLICY
+        engine.open()
+        for o in newest:
+            answer = await rig.intent(o.npc_id, lambda i, tick=o.tick: i.source == MODEL and i.observed_tick == tick)  # type: ignore[misc]
+            assert answer.observed_tick == o.tick
+        assert calls._table.counts.model <= 5, "those that waited were asked about the newest alone"
+
+
+async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy_soon() -> None:
+    """Long before answer_within_ms; nothing else changes, and when it goes on the model answers again."""
+    model = gated()
+    engine = model.engine
+    assert isinstance(engine, GatedEngine)
+    config = only_distance(answer_within_ms=10_000, stall_ms=30)
+    async with running(model, config) as rig:
+        calls = rig.daemon.calls
+        engine.gated = True
+        for n in range(4):
+            seen = rig.sees(f"npc{n}", near(3.0), WOLF)
+            await calls.observe("", rig.frame(seen))
+            answer = await rig.intent(f"npc{n}", lambda i: True)
+            assert (answer.source, answer.observed_tick) == (POLICY, seen.tick)
+        got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
+        assert len(got.intents) == 4
+        engine.open()
+        for n in range(4):
+            assert (await rig.intent(f"npc{n}", lambda i: i.source == MODEL)).confidence > 0
+
+
+async def test_the_same_question_is_not_asked_twice() -> None:
+    """Back in a state it was in before, the NPC does what the model said then, at once and for nothing."""
+    async with running(gated(), only_distance()) as rig:
+        calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
+        first = rig.sees("npc0", near(3.0))
+        await calls.observe("", rig.frame(first))
+        said = await rig.intent("npc0", lambda i: i.source == MODEL)
+        away = rig.sees("npc0", near(10.0))
+        await calls.observe("", rig.frame(away))
+        await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == away.tick)
+        finished = rig.daemon.scheduler.meter.tiers[0].output_tokens
+        back = rig.sees("npc0", near(3.5))
+        await calls.observe("", rig.frame(back))
+        again = await rig.intent("npc0", lambda i: i.observed_tick == back.tick)
+        assert (again.action, again.target_entity_id, again.emotion) == (
+            said.action,
+            said.target_entity_id,
+            said.emotion,
+        )
+        assert (again.source, counts.remembered) == (MODEL, 1)
+        assert rig.daemon.scheduler.meter.tiers[0].output_tokens == finished
+
+
+async def test_a_world_that_changes_forgets_what_was_answered() -> None:
+    """Another lore is another question."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
+        await rig.intent("npc0", lambda i: i.source == MODEL)
+        assert mind_of(rig, "npc0").answers
+        await calls.define_world("", world(language="de"))
+        assert not mind_of(rig, "npc0").answers
+
+
+async def test_without_change_driven_every_slot_asks() -> None:
+    """Fixed cadence: the same state is asked about again and again, as long as it is observed."""
+    async with running(gated(), only_distance(change_driven=False)) as rig:
+        calls = rig.daemon.calls
+        while calls._table.counts.model < 3:  # or the test's own time is over
+            await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
+            await asyncio.sleep(0.06)  # the cadence, not luck: a slot of 50 ms passes
+        assert calls._table.counts.remembered == 0
+
+
+async def test_history_tells_what_stood_before() -> None:
+    """The newest last, with state, source and tick; only when asked for."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        ticks = []
+        for distance_m in (3.0, 10.0, 30.0):
+            seen = rig.sees("npc0", near(distance_m))
+            ticks.append(seen.tick)
+            await calls.observe("", rig.frame(seen))
+            await rig.intent("npc0", lambda i, tick=seen.tick: i.observed_tick == tick and i.source == MODEL)  # type: ignore[misc]
+        request = npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0"])
+        assert not (await calls.describe("", request)).npcs[0].history
+        request.with_history = True
+        history = (await calls.describe("", request)).npcs[0].history
+        answered = [past for past in history if past.source == "model"]
+        assert [past.observed_tick for past in answered] == ticks
+        assert "player neutral close" not in answered[0].state and "player neutral near" in answered[0].state
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_what_a_player_who_walks_up_will_be_like_is_asked_ahead(real: Model, on: bool) -> None:
+    """On the shipped model: when the expected state comes true its answer stands at once, source predicted, and equals
+    what the model says when it is asked then.
+    """
+    config = only_distance()
+    prediction = replace(config.intents.prediction, on=on, states_max=1, wasted_max=0.95)
+    config = replace(config, intents=replace(config.intents, prediction=prediction, remember=0))
+    async with running(real, config) as rig:
+        calls = rig.daemon.calls
+        game_ms, foreseen = 1000, None
+        for walk in range(20 if on else 2):
+            for n in range(80):  # from 12 m to 4 m at 2 m/s: at 8 m "away" becomes "near"
+                player = (f"p{walk}", "player", "neutral", 12.0 - 0.1 * n)
+                frame = rig.frame(rig.sees("npc0", player, time_of_day="day", place="market"))
+                frame.game_time_ms = game_ms = game_ms + 50
+                await calls.observe("", frame)
+                await asyncio.sleep(0.01)
+                got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale", npc_ids=["npc0"]))
+                foreseen = next((i for i in got.intents if i.source == PREDICTED), foreseen)
+            if foreseen is not None:
+                break
+        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        assert (foreseen is not None) is on
+        assert bool(status.predictions_hit) is on and bool(status.intents_predicted) is on
+        assert bool(status.predicted_tokens) is on
+        if foreseen is not None:
+            twin = rig.sees("npc2", near(7.5), time_of_day="day", place="market")
+            await calls.observe("", rig.frame(twin))
+            asked = await rig.intent("npc2", lambda i: i.source == MODEL)
+            assert (asked.action, asked.emotion) == (foreseen.action, foreseen.emotion)
+            await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0", "npc2"]))
+            assert rig.daemon.calls._intents._look_ahead.foresight._books == {}
+
+
+def test_settings_that_do_not_fit_together_are_refused() -> None:
+    """Each names the setting."""
+    for intents, said in (
+        (IntentSettings(stall_ms=0), "intents.stall_ms"),
+        (IntentSettings(stall_ms=200, answer_within_ms=100), "intents.stall_ms"),
+        (IntentSettings(warm_look_ms=-1), "intents.warm_look_ms"),
+        (IntentSettings(remember=1000), "intents.remember"),
+        (IntentSettings(activation=ActivationSettings(enter_m=50.0)), "intents.activation.leave_m"),
+        (IntentSettings(share=ShareSettings(under_way_max=0)), "intents.share.under_way_max"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check(replace(Config(), intents=intents))

@@ -1,0 +1,270 @@
+"""Pauses and paces: each holds for the NPCs of the game server that says it, and for nobody else's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from core.clock import S
+from daemon.config import Config
+from daemon.minds.mind import Mind
+from npcd.v1 import intents_pb2, npcs_pb2
+from tests.daemon.minds.test_attention import MODEL, WOLF, live, mind_of, near, only_distance
+from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, Standing, gated, running, specs, until
+from tiers.cadence import CadenceSettings
+from tiers.share import ShareSettings
+
+Frame = intents_pb2.ObservationFrame
+
+
+def slow_slots(slot_s: float) -> Config:
+    """So long a slot that none ends by itself while a test runs."""
+    cadence = CadenceSettings(active_hz=1 / slot_s, warm_hz=0.01)
+    return replace(UNHURRIED, intents=replace(UNHURRIED.intents, cadence=cadence))
+
+
+def at_scale(frame: Frame, time_scale: float) -> Frame:
+    """The frame of a game that runs at another pace."""
+    frame.time_scale = time_scale
+    return frame
+
+
+async def own_leases(rig: Rig, *npc_ids: str) -> None:
+    """Each of these NPCs is registered by a game server of its own."""
+    for spec in specs(4):
+        if spec.npc_id in npc_ids:
+            request = npcs_pb2.RegisterRequest(world_id="vale", npcs=[spec], take_over=True)
+            (lease,) = (await rig.daemon.calls.register("", request)).leases
+            rig.leases[lease.npc_id] = lease.lease_epoch
+
+
+async def answered(rig: Rig, npc_id: str, tick: int) -> None:
+    """Waits until the model has answered to that observation."""
+    await rig.intent(npc_id, lambda i: i.observed_tick == tick and i.source == MODEL)
+
+
+def not_asked(mind: Mind) -> bool:
+    """Whether the mind is put off: it is neither asked nor in line, and has no moment."""
+    return mind.asking is None and not mind.waiting_ns and not mind.due_ns and mind in mind.game.put_off
+
+
+async def test_a_streams_pause_holds_for_its_own_npcs() -> None:
+    """Another game server in the same world plays on, its frames end nobody's pause, and its end does not either."""
+    async with running(gated(), only_distance()) as rig, live(rig) as (mine, _):
+        mine.put_nowait(rig.frame(rig.sees("npc0", near(3.0))))
+        await answered(rig, "npc0", 1)
+        async with live(rig) as (other, _):
+            other.put_nowait(rig.frame(rig.sees("npc1", near(3.0))))
+            await answered(rig, "npc1", 2)
+            seen = rig.sees("npc0", near(3.0), WOLF)
+            mine.put_nowait(rig.frame(seen, paused=True))
+            await until(lambda: mind_of(rig, "npc0").game.time.paused)
+            for distance_m in (30.0, 15.0, 1.0):
+                later = rig.sees("npc1", near(distance_m), events=["heard_noise"])
+                other.put_nowait(rig.frame(later))
+                await answered(rig, "npc1", later.tick)
+            assert not_asked(mind_of(rig, "npc0"))
+        await rig.daemon.calls.observe("", rig.frame())
+        assert not_asked(mind_of(rig, "npc0"))
+        mine.put_nowait(rig.frame())
+        await answered(rig, "npc0", seen.tick)
+
+
+async def test_a_paused_frame_without_observations_pauses_what_the_stream_observed() -> None:
+    """The usual pause menu: nothing moves, so nothing is observed. Who was due before it is put off as well."""
+    async with running(gated(), slow_slots(600.0)) as rig, live(rig) as (sent, _):
+        sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
+        await answered(rig, "npc0", 1)
+        sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0))))
+        await until(lambda: bool(mind_of(rig, "npc0").due_ns))
+        mind, clock = mind_of(rig, "npc0"), rig.daemon.clock
+        left_ns = mind.due_game_ns - mind.game.time.at(clock())
+        sent.put_nowait(rig.frame(paused=True))
+        await until(lambda: mind.game.time.paused)
+        stands_ns = mind.game.time.at(clock())
+        sent.put_nowait(rig.frame())
+        await until(lambda: not mind.game.time.paused)
+        # What was left of the slot is left still.
+        assert mind.due_ns - clock() <= left_ns and mind.due_game_ns - stands_ns <= left_ns
+
+
+async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
+    """A frame about one game server's NPCs pauses none of another's; one without observations is about all."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        await own_leases(rig, "npc0", "npc1")
+        for npc_id in ("npc0", "npc1"):
+            seen = rig.sees(npc_id, near(3.0))
+            await calls.observe("", rig.frame(seen))
+            await answered(rig, npc_id, seen.tick)
+        put_off = rig.sees("npc0", near(3.0), WOLF)
+        await calls.observe("", rig.frame(put_off, paused=True))
+        seen = rig.sees("npc1", near(3.0), WOLF)
+        await calls.observe("", rig.frame(seen))
+        await answered(rig, "npc1", seen.tick)
+        assert not_asked(mind_of(rig, "npc0"))
+        await calls.observe("", rig.frame(paused=True))
+        both = rig.sees("npc1", near(30.0))
+        await calls.observe("", rig.frame(rig.sees("npc2", near(3.0))))  # of a third lease: ends nobody's pause
+        await calls.observe("", rig.frame(both, paused=True))
+        assert not_asked(mind_of(rig, "npc0")) and not_asked(mind_of(rig, "npc1"))
+        await calls.observe("", rig.frame())
+        await answered(rig, "npc0", put_off.tick)
+        await answered(rig, "npc1", both.tick)
+
+
+async def test_a_refused_observation_pauses_nobody() -> None:
+    """A game server that lost its lease has no say in the NPC's time any more."""
+    async with running(gated(), only_distance()) as rig:
+        calls = rig.daemon.calls
+        await own_leases(rig, "npc0")
+        await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
+        await answered(rig, "npc0", 1)
+        stale = rig.sees("npc0", near(3.0))
+        stale.lease_epoch -= 1
+        assert (await calls.observe("", rig.frame(stale, rig.sees("npc1", near(3.0)), paused=True))).errors
+        assert not mind_of(rig, "npc0").game.time.paused and mind_of(rig, "npc1").game.time.paused
+        seen = rig.sees("npc0", near(3.0), WOLF)
+        await calls.observe("", rig.frame(seen))
+        await answered(rig, "npc0", seen.tick)
+
+
+async def test_an_npc_that_is_taken_over_is_of_the_new_game_servers_time() -> None:
+    """The one before goes on pausing; its pause is not the NPC's any more."""
+    async with running(gated(), only_distance()) as rig, live(rig) as (before, _), live(rig) as (after, _):
+        before.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
+        await until(lambda: rig.daemon.calls._table.counts.observations == 1)
+        assert mind_of(rig, "npc0").game.time.paused
+        await own_leases(rig, "npc0")
+        seen = rig.sees("npc0", near(3.0), WOLF)
+        after.put_nowait(rig.frame(seen))
+        await answered(rig, "npc0", seen.tick)
+
+
+async def test_a_pause_ends_with_its_stream() -> None:
+    """A game that goes away while it is paused leaves nobody put off for ever."""
+    async with running(gated(), only_distance()) as rig:
+        async with live(rig) as (sent, _):
+            sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
+            await until(lambda: rig.daemon.calls._table.counts.observations == 1)
+            await until(lambda: mind_of(rig, "npc0").decided)
+            assert mind_of(rig, "npc0").asking is None
+        await answered(rig, "npc0", 1)
+
+
+async def test_who_stands_in_line_when_the_game_pauses_is_not_asked() -> None:
+    """Also not when a place gets free; it is asked when the game goes on."""
+    # The closed gate is an engine that stands still: after `stall_ms` the rules would answer for those in line.
+    config = only_distance(share=ShareSettings(under_way_max=1), answer_within_ms=60_000, stall_ms=60_000)
+    npcs = ("npc0", "npc1", "npc2")
+    model = gated()
+    assert isinstance(model.engine, GatedEngine)
+    async with running(model, config) as rig, live(rig) as (sent, _):
+        sent.put_nowait(rig.frame(*(rig.sees(npc_id, near(3.0)) for npc_id in npcs)))
+        for number, npc_id in enumerate(npcs, 1):
+            await answered(rig, npc_id, number)
+        minds = [mind_of(rig, npc_id) for npc_id in npcs]
+        model.engine.gated = True
+        sent.put_nowait(rig.frame(*(rig.sees(npc_id, near(3.0), WOLF) for npc_id in npcs)))
+        await until(lambda: len(rig.daemon.calls._intents.share) == 2, "two in line")
+        sent.put_nowait(rig.frame(paused=True))
+        await until(lambda: minds[0].game.time.paused)
+        model.engine.open()
+        await until(lambda: not any(mind.asking or mind.waiting_ns for mind in minds), "the line is empty")
+        assert len(minds[0].game.put_off) == 2
+        assert sum(mind.intent is not None and mind.intent.seen.tick > 3 for mind in minds) == 1, "the one under way"
+        sent.put_nowait(rig.frame())
+        for number, npc_id in enumerate(npcs, 4):
+            await answered(rig, npc_id, number)
+
+
+@pytest.mark.parametrize(("time_scale", "slots_s"), [(0.0, 1.0), (1.0, 1.0), (0.01, 100.0), (5.0, 0.2), (1e6, 0.005)])
+async def test_the_cadence_runs_on_game_time(time_scale: float, slots_s: float) -> None:
+    """A slot of ten game seconds lasts as long as those do, but 50 ms at least."""
+    standing = Standing()  # between the two observations no slot ends, however busy the machine is
+    async with running(gated(), slow_slots(10.0), clock=standing) as rig:
+        calls, clock = rig.daemon.calls, rig.daemon.clock
+        standing.at_ns = clock()
+        await calls.observe("", at_scale(rig.frame(rig.sees("npc0", WOLF)), time_scale))
+        await answered(rig, "npc0", 1)
+        mind = mind_of(rig, "npc0")
+        await calls.observe("", at_scale(rig.frame(rig.sees("npc0", near(3.0))), time_scale))
+        assert mind.asked_ns is not None
+        passed_ns = mind.due_game_ns - mind.asked_ns  # half a slot at least, one and a half at most
+        slot_ns = round(10 * S * max(1.0, time_scale * 0.005))
+        assert slot_ns // 2 <= passed_ns <= slot_ns * 3 // 2 + 2_000_000
+        if slots_s >= 1.0:
+            assert 0 < mind.due_ns - clock() <= slots_s * 15 * S + 2_000_000
+
+
+async def test_a_game_that_speeds_up_is_asked_sooner_and_one_that_slows_down_later() -> None:
+    """Moments that were set at another pace move with it, also of NPCs that are not observed again."""
+    async with running(gated(), slow_slots(600.0)) as rig, live(rig) as (sent, _):
+        sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
+        await answered(rig, "npc0", 1)
+        seen = rig.sees("npc0", near(3.0))
+        sent.put_nowait(rig.frame(seen))
+        await until(lambda: bool(mind_of(rig, "npc0").due_ns))
+        mind = mind_of(rig, "npc0")
+        first_ns = mind.due_ns
+        sent.put_nowait(at_scale(rig.frame(), 1e-6))
+        await until(lambda: mind.game.time.scale == 1e-6)
+        assert mind.due_ns > first_ns + 3600 * S
+        sent.put_nowait(at_scale(rig.frame(), 1e4))
+        await answered(rig, "npc0", seen.tick)
+
+
+async def test_onlookers_and_frames_in_a_row_change_nothing() -> None:
+    """The same pace again is no change, and 0 is 1."""
+    async with running(gated()) as rig, live(rig) as (sent, _):
+        for scale in (0.0, 1.0, 0.0):
+            sent.put_nowait(at_scale(rig.frame(rig.sees("npc0", WOLF)), scale))
+        await rig.intent("npc0", lambda i: i.observed_tick == 3)
+        game = mind_of(rig, "npc0").game
+        present_ns = rig.daemon.clock()
+        assert game.time.at(present_ns) == present_ns
+
+
+async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
+    """Those whose turn had not come are put off as before, and go on with the next frame that plays."""
+    async with running(gated(), only_distance()) as rig:
+        calls, npcs = rig.daemon.calls, [f"npc{n}" for n in range(200)]
+        leases = await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(200), take_over=True))
+        rig.leases = {lease.npc_id: lease.lease_epoch for lease in leases.leases}
+        await calls.observe("", rig.frame(*(rig.sees(npc_id, near(3.0)) for npc_id in npcs)))
+        await until(lambda: all(mind_of(rig, npc_id).intent for npc_id in npcs))
+        await calls.observe("", rig.frame(*(rig.sees(npc_id, WOLF) for npc_id in npcs), paused=True))
+        world, intents = rig.daemon.worlds.world("", "vale"), calls._intents
+        games = intents.callers(world, ())
+        for paused in (False, True, False, True):
+            intents.tell_time(games, 1.0, paused)
+            intents.pump()
+        await calls.observe("", rig.frame())
+        minds = [mind_of(rig, npc_id) for npc_id in npcs]
+        await until(
+            lambda: all(m.intent is not None and m.intent.state == m.state for m in minds), "everybody's answer"
+        )
+        assert not games[0].put_off
+
+
+@pytest.mark.parametrize("ends", ["another frame", "the stream's end"])
+async def test_a_game_that_ran_very_fast_leaves_nobody_due_in_hours(ends: str) -> None:
+    """At a million times the pace a slot has 14 hours of game time; back at the usual pace a slot is a slot again."""
+    clock = Standing()
+    async with running(gated(), UNHURRIED, clock=clock) as rig:
+        async with live(rig) as (mine, _):
+            mine.put_nowait(at_scale(rig.frame(rig.sees("npc0", near(3.0))), 1e6))
+            await answered(rig, "npc0", 1)
+            clock.at_ns = clock()
+            seen = rig.sees("npc0", near(3.0), WOLF)
+            mine.put_nowait(at_scale(rig.frame(seen), 1e6))
+            mind = mind_of(rig, "npc0")
+            await until(lambda: mind.tick == seen.tick and mind.due_ns > 0, "the NPC is due in its slot")
+            if ends == "another frame":
+                mine.put_nowait(at_scale(rig.frame(), 1.0))
+                await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
+        await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
+        assert mind.due_ns - clock() <= S / UNHURRIED.intents.cadence.active_hz
+        clock.at_ns = 0
+        await answered(rig, "npc0", seen.tick)

@@ -1,0 +1,72 @@
+"""An engine that hangs is found, one that is slow is not, nor is a machine that slept."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from core.clock import MS, S
+from daemon.process.watchdog import Hang, watch
+from engines.base import StepPlan, StepResult
+from engines.sim import SimEngine
+from scheduler.loop import EngineLoop
+from tests.patience import PATIENCE_S
+from tests.scheduler.simulated import Sim
+from tests.scheduler.test_loop import work
+
+EVERY = 100 * MS
+
+
+def looks(hang: Hang, count: int, beat_ns: int, expected_ns: int = 0, begin_ns: int = 0) -> list[bool]:
+    """The answers of looks at a beat that stands still."""
+    return [hang.look(begin_ns + n * EVERY, beat_ns, expected_ns) for n in range(count)]
+
+
+def test_a_beat_that_stands_still_for_two_seconds_is_a_hang() -> None:
+    """And not a moment before."""
+    assert looks(Hang(2 * S, EVERY), 22, beat_ns=5) == [False] * 21 + [True]
+
+
+def test_a_beat_that_moves_is_none() -> None:
+    """However slowly."""
+    hang = Hang(2 * S, EVERY)
+    assert not any(hang.look(n * EVERY, n // 15, 0) for n in range(1000))
+
+
+def test_a_step_that_should_take_long_may() -> None:
+    """A large model on a small machine: half a second a step is its way, 20 times that is not."""
+    answers = looks(Hang(2 * S, EVERY), 120, beat_ns=5, expected_ns=S // 2)
+    assert answers.index(True) == 101
+
+
+def test_a_machine_that_slept_has_not_hung() -> None:
+    """A gap between two looks counts as two at most."""
+    hang = Hang(2 * S, EVERY)
+    assert not any(looks(hang, 5, beat_ns=5))
+    assert not any(looks(hang, 5, beat_ns=5, begin_ns=3600 * S))
+
+
+async def test_the_engine_thread_is_watched() -> None:
+    """A step that does not come back is told, with how long it stood; an idle thread beats by itself."""
+    gate, inside = threading.Event(), threading.Event()
+
+    class Stuck(SimEngine):
+        def step(self, plan: StepPlan) -> StepResult:
+            inside.set()
+            assert gate.wait(PATIENCE_S)
+            return super().step(plan)
+
+    sim = Sim()
+    sim.engine.__class__ = Stuck
+    loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
+    loop.start()
+    told: asyncio.Queue[float] = asyncio.Queue()
+    times = iter(range(0, 10_000 * S, S // 5))
+    watching = asyncio.create_task(watch(loop, 0.5, told.put_nowait, lambda: next(times)))
+    loop.send([(1, work(1), 0)])
+    assert await asyncio.to_thread(inside.wait, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        assert 0.5 < await told.get() < 1.0
+    watching.cancel()
+    gate.set()
+    assert loop.stop(PATIENCE_S)

@@ -1,0 +1,62 @@
+"""A daemon with drafts says what it says without, and tells how the drafts do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError
+from daemon.build import Model, open_drafter
+from daemon.config import SHIPPED_MODEL, Config
+from daemon.process.telemetry import StatusCollector
+from engines.draft import ModelDrafts
+from engines.llama import LlamaEngine
+from npcd.v1 import dialogue_pb2
+from scheduler.drafts import Ngrams
+from scheduler.speculation import SpeculationSettings
+from tests.daemon.rig import running
+
+NGRAM = SpeculationSettings(drafts="ngram", match_min=1, trial_steps=10**9)
+DRAFT = SHIPPED_MODEL.with_name("npcd-demo-draft.gguf")
+
+
+async def reply(model: Model, config: Config) -> tuple[str, int, int]:
+    """What an NPC answers, greedily, and how many tokens were guessed for Silver, and rightly so."""
+    async with running(model, config, npcs=1) as rig:
+        events = await rig.say("npc0", "What do you think of the old mill?", temperature=0.0, has_temperature=True)
+        text = "".join(e.text for e in events if e.kind == dialogue_pb2.TALK_EVENT_KIND_TEXT)
+        board = rig.daemon.board.message()
+        silver = next(t for t in board.tiers if t.tier == "silver")
+        metrics = {m.name: m for m in StatusCollector(lambda: board, dict, dict).collect()}
+        shown = {(s.labels["tier"], s.labels["was"]): s.value for s in metrics["npcd_drafts"].samples}
+        assert shown["silver", "right"] == silver.drafts_accepted
+        assert silver.drafts_on == (config.speculation.drafts != "off")
+        return text, silver.drafts_offered, silver.drafts_accepted
+
+
+@pytest.mark.parametrize("settings", [NGRAM, replace(NGRAM, drafts="model", draft_model=str(DRAFT))])
+async def test_a_reply_is_the_same_with_drafts(real: Model, settings: SpeculationSettings) -> None:
+    """Through the whole daemon, n-grams and draft model; status and metrics say what was guessed."""
+    assert isinstance(real.engine, LlamaEngine)
+    text, offered, _ = await reply(real, Config())
+    assert text and not offered
+    drafted = replace(real, drafter=open_drafter(settings, real.engine))
+    planner = replace(Config().scheduler.planner, step_ms=10_000.0, gold_recent_ms=0)
+    scheduler = replace(Config().scheduler, planner=planner)
+    real.engine.rebuild()
+    again, offered, accepted = await reply(drafted, replace(Config(), speculation=settings, scheduler=scheduler))
+    assert again == text
+    assert offered >= accepted
+    assert offered > 0
+    if isinstance(drafted.drafter, ModelDrafts):
+        drafted.drafter.close()
+
+
+def test_drafters_by_their_settings(real: Model, tmp_path: Path) -> None:
+    """Off has none; a draft that is no file is refused by its name."""
+    assert isinstance(real.engine, LlamaEngine)
+    assert open_drafter(SpeculationSettings(), real.engine) is None
+    assert isinstance(open_drafter(NGRAM, real.engine), Ngrams)
+    missing = replace(NGRAM, drafts="model", draft_model=str(tmp_path / "none.gguf"))
+    with pytest.raises(ConfigError, match=r"none\.gguf"):
+        open_drafter(missing, real.engine)
