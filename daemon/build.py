@@ -28,7 +28,7 @@ from daemon.rpc.calls import Calls
 from daemon.rpc.changes import Changes
 from daemon.rpc.deleting import Deleting
 from daemon.rpc.remembering import Remembering
-from daemon.rpc.status import About, Phase, StatusBoard
+from daemon.rpc.status import About, Lifecycle, StatusBoard
 from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
@@ -208,7 +208,7 @@ def hot_only(config: Config, clock: Clock) -> Memory:
 def build(
     config: Config,
     model: Model,
-    phase: Phase,
+    lifecycle: Lifecycle,
     on_death: Callable[[BaseException], None],
     drain: Callable[[float], Awaitable[None]],
     clock: Clock = now_ns,
@@ -334,7 +334,7 @@ def build(
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(
-        about, phase, scheduler, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
+        about, lifecycle, scheduler, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
         lag, degraded, clock,
     )  # fmt: skip
     changes = Changes()

@@ -194,7 +194,7 @@ def _parts(path: Path, head: GgufFile) -> tuple[Path, ...]:
         double = names_seen.intersection(other.tensors)
         if said != (i, count, total) or double:
             why = (
-                f"it says that it is {_told(*said)}, the first part says {count} parts with {total}"
+                f"it says that it is {_in_words(*said)}, the first part says {count} parts with {total}"
                 if said != (i, count, total)
                 else f"'{min(double)}' is in an earlier part too"
             )
@@ -211,7 +211,7 @@ def _parts(path: Path, head: GgufFile) -> tuple[Path, ...]:
     return parts
 
 
-def _told(number: int, count: int, tensors: int) -> str:
+def _in_words(number: int, count: int, tensors: int) -> str:
     return f"part {number + 1} of {count} with {tensors} tensors in all" if count > 1 else "a whole model"
 
 

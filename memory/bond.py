@@ -200,8 +200,8 @@ def from_json(said: Body) -> Bond:
             session_id, last_ms, count, exchanges = said["session"]
             if len(exchanges) > EXCHANGES_KEPT:
                 raise ValueError(f"{len(exchanges)} exchanges, at most {EXCHANGES_KEPT}")
-            told = [Exchange(*(_text(part, LINE_LEN_MAX) for part in e)) for e in exchanges]
-            bond.session = OpenSession(_text(session_id, NAME_LEN_MAX), _time(last_ms), told, _time(count))
+            newest = [Exchange(*(_text(part, LINE_LEN_MAX) for part in e)) for e in exchanges]
+            bond.session = OpenSession(_text(session_id, NAME_LEN_MAX), _time(last_ms), newest, _time(count))
     except (AttributeError, KeyError, TypeError, CallerError) as error:
         raise ValueError(f"not a bond: {error}") from error
     return bond

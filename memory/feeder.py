@@ -165,12 +165,12 @@ class Feeder:
                     self._went_away(str(error))
                 except Exception as error:
                     # A bug, but not a record's: it stands in `away`, and is come by ever more slowly.
-                    self._went_away(_told(error))
+                    self._went_away(_reason_of(error))
         finally:
             try:
                 self._store.close()
             except Exception as error:
-                log.warning("a store did not close well", store=self.name, reason=_told(error))
+                log.warning("a store did not close well", store=self.name, reason=_reason_of(error))
             self._tell_waiting(over=True)
 
     def _connect(self) -> None:
@@ -230,12 +230,12 @@ class Feeder:
             log.error(
                 "a store fails on records",
                 store=self.name,
-                reason=_told(error),
+                reason=_reason_of(error),
                 first=records[0].id,
                 last=records[-1].id,
             )
         if self._failures < self._settings.tries_max:
-            raise StoreFailed(_told(error)) from error
+            raise StoreFailed(_reason_of(error)) from error
         self._one_by_one(upto, alone=len(records) == 1)
 
     def _one_by_one(self, upto: Position, alone: bool) -> None:
@@ -277,8 +277,8 @@ class Feeder:
         except Exception as error:
             position = self._store.connect()
             if position is not None and self._journal.standing(position) != self.position:
-                raise StoreFailed(f"{_told(error)}, and it is elsewhere than it was") from error
-            return _told(error)
+                raise StoreFailed(f"{_reason_of(error)}, and it is elsewhere than it was") from error
+            return _reason_of(error)
         return ""
 
     def _put_aside(self, failed: Sequence[tuple[Record, str]], upto: Position) -> None:
@@ -340,7 +340,7 @@ def _tell(answer: asyncio.Future[bool], passed: bool) -> None:
         answer.set_result(passed)
 
 
-def _told(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """What a bug was and where. Not in its own words: what players said may stand in them."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -56,7 +56,7 @@ class Session:
 
     `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
-    `summary` and `told` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
+    `summary` and `known` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
     is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept. While it
     is not `recalled`, recent memory was late, and is asked again with every turn.
     """
@@ -73,7 +73,7 @@ class Session:
     rebuilds: int = 0
     spoken: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
     summary: tuple[int, ...] | None = None
-    told: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
     recalled: bool = False
@@ -87,7 +87,7 @@ class Session:
     @property
     def tokens(self) -> tuple[int, ...]:
         """What is remembered, and all kept turns, as they stand in the trunk."""
-        return (self.summary or ()) + self.told + tuple(t for turn in self.turns for t in turn.tokens)
+        return (self.summary or ()) + self.known + tuple(t for turn in self.turns for t in turn.tokens)
 
 
 class Hot:
@@ -149,8 +149,8 @@ class Hot:
 
     def make_room(self, session: Session) -> bool:
         """Makes room in the context: facts go first, then the summary, then two turns at a time; whether there were."""
-        if session.told:
-            session.told = ()
+        if session.known:
+            session.known = ()
             session.cut.add("facts")
         elif session.summary:
             session.summary = ()

@@ -154,12 +154,12 @@ class Journal:
         else:
             answer.set_result(False)
 
-        def told(done: Answer) -> None:
+        def answered(done: Answer) -> None:
             if timer is not None:
                 timer.cancel()
             self.counts.refused += done.cancelled() or not done.result()
 
-        answer.add_done_callback(told)
+        answer.add_done_callback(answered)
         return answer
 
     def add(self, record: Record) -> None:

@@ -336,14 +336,14 @@ class Memory:
         self._undone[world] = NEVER
         written = self._put(record, None)
 
-        def told(done: asyncio.Future[bool]) -> None:
+        def answered(done: asyncio.Future[bool]) -> None:
             assert self.journal is not None
             if not done.cancelled() and done.result():
                 self._undone[world] = self.journal.end
             elif record.kind is not Kind.RESTORED:  # who asked hears of it: of the stores, none has it
                 self._undone[world] = before if before is not None else START
 
-        written.add_done_callback(told)
+        written.add_done_callback(answered)
         return written
 
     async def _catch_up(self, held: Held) -> None:

@@ -141,7 +141,7 @@ def sentences(text: str) -> list[str]:
     return [s.strip() for s in _SENTENCES.split(text) if s.strip()]
 
 
-def told(text: str, player_name: str) -> str:
+def with_name(text: str, player_name: str) -> str:
     """A fact or summary with the player's name in its place."""
     return text.replace(PLAYER, player_name or UNNAMED)
 

@@ -3,7 +3,7 @@
 Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the
 engine's.
 
-A place goes through phases, and in each of them the next tokens belong to one sequence:
+A place computes its parts one after another. The next tokens of each part belong to one sequence:
 
     PREFIX  the shared beginning is computed in the prefix's own sequence (any work that waits for it may carry it)
     TRUNK   the rest of the trunk is computed in the trunk's resident sequence
@@ -54,8 +54,8 @@ class KvSettings:
     forks_max: int = 64
 
 
-class Phase(Enum):
-    """Where a work's next tokens go."""
+class Part(Enum):
+    """The part of a work that is computed now: where its next tokens go."""
 
     PREFIX = "prefix"
     TRUNK = "trunk"
@@ -88,7 +88,7 @@ class Place:
 
     work: Work
     trunk: Trunk
-    phase: Phase
+    part: Part
     prefix: Prefix | None = None
     lane: int = -1
     branch_len: int = 0
@@ -100,29 +100,29 @@ class Place:
     @property
     def seq(self) -> int:
         """The sequence that takes the next tokens."""
-        if self.phase is Phase.PREFIX:
+        if self.part is Part.PREFIX:
             assert self.prefix is not None
             return self.prefix.seq
-        return self.lane if self.phase is Phase.BRANCH and self.lane >= 0 else self.trunk.seq
+        return self.lane if self.part is Part.BRANCH and self.lane >= 0 else self.trunk.seq
 
     @property
     def pos(self) -> int:
         """How many tokens that sequence holds."""
-        if self.phase is Phase.PREFIX:
+        if self.part is Part.PREFIX:
             assert self.prefix is not None
             return self.prefix.held
         # A trunk that was copied to a lane may grow meanwhile; the branch stands on the length it had then.
-        return len(self.work.trunk) + self.branch_len if self.phase is Phase.BRANCH else self.trunk.held
+        return len(self.work.trunk) + self.branch_len if self.part is Part.BRANCH else self.trunk.held
 
     @property
     def stands(self) -> bool:
         """Whether it has its trunk to itself: no other work can stand on that meanwhile."""
-        return self.phase is not Phase.BRANCH or self.lane < 0 or self.work.keep
+        return self.part is not Part.BRANCH or self.lane < 0 or self.work.keep
 
     @property
     def adapter(self) -> str:
         """What the next tokens are computed with."""
-        on = self.phase is Phase.BRANCH and self.branch_len >= self.adapter_from
+        on = self.part is Part.BRANCH and self.branch_len >= self.adapter_from
         return self.work.adapter if on else self.work.key.adapter
 
     @property
@@ -134,10 +134,10 @@ class Place:
     @property
     def missing(self) -> Tokens:
         """What prefix or trunk still lack; empty in BRANCH."""
-        if self.phase is Phase.PREFIX:
+        if self.part is Part.PREFIX:
             assert self.prefix is not None
             return self.prefix.tokens[self.prefix.held :]
-        return self.work.trunk[self.trunk.held :] if self.phase is Phase.TRUNK else NO_TOKENS
+        return self.work.trunk[self.trunk.held :] if self.part is Part.TRUNK else NO_TOKENS
 
 
 class Placer:
@@ -184,7 +184,7 @@ class Placer:
             return None
         trunk.users += 1
         trunk.used_ns, trunk.tier = now_ns, work.tier
-        place = Place(work, trunk, Phase.TRUNK, lane=lane)
+        place = Place(work, trunk, Part.TRUNK, lane=lane)
         if work.adapter != work.key.adapter:
             place.adapter_from = self._engine.adapter_from(work.adapter, work.tail)
         place.loaded = self._load(trunk, work.trunk, work.shared)
@@ -230,8 +230,8 @@ class Placer:
         return homes.free > 0 or any(not t.users for t in homes.residents)
 
     def advance(self, place: Place) -> None:
-        """Goes on to the next phase while the present one lacks nothing."""
-        if place.phase is Phase.PREFIX:
+        """Goes on to the next part while the present one lacks nothing."""
+        if place.part is Part.PREFIX:
             prefix = place.prefix
             assert prefix is not None
             if not prefix.ready:
@@ -240,9 +240,9 @@ class Placer:
             self.homes.holds(place.trunk, place.work.trunk, len(prefix.tokens))
             self.prefixes.give_back(prefix)
             place.prefix = None
-            place.phase = Phase.TRUNK
-        if place.phase is Phase.TRUNK and place.trunk.held == len(place.work.trunk):
-            place.phase = Phase.BRANCH
+            place.part = Part.TRUNK
+        if place.part is Part.TRUNK and place.trunk.held == len(place.work.trunk):
+            place.part = Part.BRANCH
             if place.lane >= 0:
                 self._engine.copy(place.trunk.seq, place.lane)
                 if not place.work.keep:
@@ -252,11 +252,11 @@ class Placer:
 
     def grown(self, place: Place, count: int) -> None:
         """`count` tokens were added where the place stands."""
-        if place.phase is Phase.BRANCH:
+        if place.part is Part.BRANCH:
             place.branch_len += count
             return
         self.tokens.computed += count
-        if place.phase is Phase.TRUNK:
+        if place.part is Part.TRUNK:
             self.homes.holds(place.trunk, place.trunk.tokens, place.trunk.held + count)
         else:
             assert place.prefix is not None
@@ -265,7 +265,7 @@ class Placer:
     def keep(self, place: Place, made: Sequence[int]) -> None:
         """Makes the branch of a `keep` work part of its trunk, as far as it is computed; release() it then."""
         trunk, work = place.trunk, place.work
-        if place.phase is not Phase.BRANCH:
+        if place.part is not Part.BRANCH:
             return  # its choice was forced to its end before anything was computed
         tokens = np.concatenate([work.trunk, work.tail, np.asarray(made, np.int32)])
         if place.lane >= 0:
@@ -276,7 +276,7 @@ class Placer:
         self._engine.trim(trunk.seq, held)
 
     def release(self, place: Place, now_ns: int) -> None:
-        """Ends a place in whatever phase it is."""
+        """Ends a place, whichever part it computes."""
         trunk = place.trunk
         if place.prefix is not None:
             self.prefixes.give_back(place.prefix)
@@ -285,7 +285,7 @@ class Placer:
         if place.lane >= 0:
             self._engine.trim(place.lane, 0)
             self.lanes.give_back(place.lane)
-        elif place.phase is Phase.BRANCH:
+        elif place.part is Part.BRANCH:
             self._engine.trim(trunk.seq, trunk.held)
             trunk.branched = False
         trunk.used_ns = max(trunk.used_ns, now_ns)
@@ -344,7 +344,7 @@ class Placer:
                 self._engine.trim(trunk.seq, 0)
                 # What a ready prefix holds is there already, so it counts as held (and cached) from here on.
                 self.homes.holds(trunk, work.trunk, 0)
-                place.phase = Phase.PREFIX
+                place.part = Part.PREFIX
                 self.advance(place)
                 place.copied = trunk.held
                 return

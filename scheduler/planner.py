@@ -72,7 +72,7 @@ class Candidate:
     drafts: int = 0
 
 
-class Share(NamedTuple):
+class Portion(NamedTuple):
     """What one candidate gets."""
 
     number: int
@@ -82,11 +82,11 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """The shares of one step, sorted by sequence, the budget it was composed for, and the adapter of all of them.
+    """The portions of one step, sorted by sequence, the budget it was composed for, and the adapter of all of them.
     `passed_over`: nothing of the highest tier is in the step, or a lower one went first and left out what starves.
     """
 
-    shares: list[Share]
+    portions: list[Portion]
     budget_ns: int
     adapter: str = ""
     passed_over: bool = False
@@ -166,7 +166,7 @@ def compose(
     left_over += [c for c in ranked[0] if not step.add(c, late_ns + spoken_ns)]
     if first.tier is not Tier.SILVER:
         left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
-    if not (step.shares and _yields(step, ranked, settings, now_ns)):
+    if not (step.portions and _yields(step, ranked, settings, now_ns)):
         left_over += [c for c in ranked[2] if not step.add(c, keep_ns)]
         left_over = [*ranked[3], *left_over]
     for c in left_over:
@@ -181,7 +181,7 @@ def compose(
     passed_over = len(left_out) == len(above)
     if first.tier is not highest and not passed_over:
         passed_over = any(now_ns >= c.starved_ns for c in left_out)
-    return Composed(sorted(step.shares, key=lambda s: s.seq), budget_ns, first.adapter, passed_over)
+    return Composed(sorted(step.portions, key=lambda s: s.seq), budget_ns, first.adapter, passed_over)
 
 
 def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
@@ -251,7 +251,7 @@ class _Step:
     """A step being filled."""
 
     def __init__(self, costs: Costs, settings: PlannerSettings, batch_len: int, room_ns: float) -> None:
-        self.shares: list[Share] = []
+        self.portions: list[Portion] = []
         self._costs = costs
         self._chunk_min = settings.chunk_min
         self._tokens_left = batch_len
@@ -311,10 +311,10 @@ class _Step:
             beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
             tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
         if tokens < wanted and tokens < self._chunk_min:
-            if self.shares:
+            if self.portions:
                 return False
             tokens = min(wanted, self._chunk_min)
-        self.shares.append(Share(c.number, c.seq, tokens))
+        self.portions.append(Portion(c.number, c.seq, tokens))
         lengths[c.seq] = tokens
         self._tokens_left -= tokens
         self._room_ns -= fixed_ns + tokens * each_ns

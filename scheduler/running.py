@@ -13,7 +13,7 @@ from core.work import Chunk, Timings, Work
 from engines.base import GREEDY_PICK, Pick, tokens_of
 from kvcache.homes import NO_TOKENS
 from scheduler.drafts import Text
-from scheduler.placing import Phase, Place
+from scheduler.placing import Part, Place
 
 
 @dataclass(slots=True, eq=False)
@@ -47,16 +47,16 @@ class Running:
     @property
     def decoding(self) -> bool:
         """Whether the first token is out."""
-        return bool(self.made) and self.place.phase is Phase.BRANCH
+        return bool(self.made) and self.place.part is Part.BRANCH
 
     def wanted(self) -> Tokens:
         """The tokens that it would take in next, as far as one adapter computes them."""
         place = self.place
-        return self.feed[: place.alike_len] if place.phase is Phase.BRANCH else place.missing
+        return self.feed[: place.alike_len] if place.part is Part.BRANCH else place.missing
 
     def pick(self, count: int) -> Pick | None:
         """How to pick after `count` of the wanted tokens; None while some are missing."""
-        if self.place.phase is not Phase.BRANCH or count < len(self.feed) or not self.work.max_tokens:
+        if self.place.part is not Part.BRANCH or count < len(self.feed) or not self.work.max_tokens:
             return None
         if self.node is not None:
             return Pick(allowed=self.node.ids)
@@ -65,7 +65,7 @@ class Running:
     def begin(self) -> Finish | None:
         """Walks what is forced from the start; the finish when nothing is left to choose."""
         if not self.work.max_tokens:
-            return Finish.STOP if self.place.phase is Phase.BRANCH else None
+            return Finish.STOP if self.place.part is Part.BRANCH else None
         if self.node is not None:
             forced = self._walk([])
             if forced:
@@ -77,7 +77,7 @@ class Running:
 
     def took_in(self, count: int) -> None:
         """`count` of the wanted tokens are in the sequence (the place was told already)."""
-        if self.place.phase is Phase.BRANCH:
+        if self.place.part is Part.BRANCH:
             self.feed = self.feed[count:] if count < len(self.feed) else NO_TOKENS
             if self.made:
                 return

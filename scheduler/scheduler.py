@@ -21,7 +21,7 @@ from engines.base import Slice, StepEngine, StepPlan, StepResult, tokens_of
 from scheduler.costs import Costs, CostSettings, Features, features
 from scheduler.meter import Meter
 from scheduler.parking import Fetched
-from scheduler.placing import KvSettings, Phase, Place, Placer
+from scheduler.placing import KvSettings, Part, Place, Placer
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queues, Waiting
 from scheduler.running import Running
@@ -227,7 +227,7 @@ class Scheduler:
                 self._end(runner, finish, now_ns)
         for runner in list(self.running.values()):
             self.placer.advance(runner.place)
-            if not runner.work.max_tokens and runner.place.phase is Phase.BRANCH:
+            if not runner.work.max_tokens and runner.place.part is Part.BRANCH:
                 self._end(runner, Finish.STOP, now_ns)
 
     def _learn_drafts(self, speculation: Speculation, planned: Planned, result: StepResult, now_ns: int) -> None:
@@ -489,20 +489,20 @@ class Scheduler:
             draft_ns,
             self._last.passed_over,
         )
-        if not composed.shares:
+        if not composed.portions:
             return Planned(None)
         step = StepPlan(adapter=composed.adapter)
         chosen: list[Running] = []
-        for share in composed.shares:
-            r = runners[share.number]
+        for portion in composed.portions:
+            r = runners[portion.number]
             wanted_tokens = r.wanted()
-            guessed = max(0, share.tokens - len(wanted_tokens))
+            guessed = max(0, portion.tokens - len(wanted_tokens))
             if guessed:
-                wanted_tokens = np.concatenate([wanted_tokens, drafts[share.number]])
-            elif share.tokens < len(wanted_tokens):
-                wanted_tokens = wanted_tokens[: share.tokens]
-            pos = candidates[share.number].pos
-            step.slices.append(Slice(share.seq, pos, wanted_tokens, r.pick(share.tokens), guessed))
+                wanted_tokens = np.concatenate([wanted_tokens, drafts[portion.number]])
+            elif portion.tokens < len(wanted_tokens):
+                wanted_tokens = wanted_tokens[: portion.tokens]
+            pos = candidates[portion.number].pos
+            step.slices.append(Slice(portion.seq, pos, wanted_tokens, r.pick(portion.tokens), guessed))
             chosen.append(r)
         planned = Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len), gold)
         planned.passed_over = composed.passed_over

@@ -4,7 +4,7 @@ The score is an **effective distance** in metres, smaller is better: the distanc
 infinite), more when the player is out of sight, less with a quest or a bond between them, and 0 for a while after a
 conversation.
 
-`Attention.decide` gives places in this order, first those of the active level, then the warm ones among all who are
+`Activations.decide` gives places in this order, first those of the active level, then the warm ones among all who are
 left. Up to the cap (`active_max`, `warm_max`):
 
 1. **called**: the game's override names the level.
@@ -156,7 +156,7 @@ class _Interest(Generic[Who]):
 _Placed = tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]
 
 
-class Attention(Generic[Who]):
+class Activations(Generic[Who]):
     """Gives each NPC its level. `active` and `warm` say how many there are; `promotions` and `demotions` only grow."""
 
     def __init__(self, settings: ActivationSettings = ActivationSettings()) -> None:
@@ -289,13 +289,13 @@ class Attention(Generic[Who]):
         self._decided_ns = now_ns
         self.active = sum(1 for interest in active if not interest.gone)
         self.warm = sum(1 for interest in warm if not interest.gone)
-        told = []
+        made = []
         for (interest, before), pause in every(AT_ONCE, changes):
             if pause:
                 yield
             if not interest.gone:
-                told.append(Change(interest.who, before, interest.level, self._words(interest)))
-        return told
+                made.append(Change(interest.who, before, interest.level, self._words(interest)))
+        return made
 
     def _placing(
         self,

@@ -112,13 +112,13 @@ def as_json(event: Event) -> str:
     from memory.records import Kind
 
     kind = Kind(event.kind).name.lower() if event.kind in set(Kind) else str(event.kind)
-    told = {
+    fields = {
         **event._asdict(),
         "event_time": event.event_time.isoformat(),
         "event_id": str(event.event_id),
         "kind": kind,
     }
-    return json.dumps(told, ensure_ascii=False)
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def as_text(events: Sequence[Event], npc: str) -> Iterator[str]:

@@ -113,12 +113,16 @@ def _world(path: Path, layout: Layout) -> Check:
     from daemon.worlds.policy_file import load_world
 
     try:
-        told = load_world(path)
+        definition = load_world(path)
     except ConfigError as error:
         return diagnosis.fail("world", "DefineWorld would refuse it", str(error))
-    warnings = warnings_of(layout.knows, told.words.actions, told.words.emotions, told.texts) if layout.native else []
-    bad = told.language if told.language and not well_formed(told.language) else ""
-    return diagnosis.world(told.world_id, layout.native, bad, warnings)
+    warnings = (
+        warnings_of(layout.knows, definition.words.actions, definition.words.emotions, definition.texts)
+        if layout.native
+        else []
+    )
+    bad = definition.language if definition.language and not well_formed(definition.language) else ""
+    return diagnosis.world(definition.world_id, layout.native, bad, warnings)
 
 
 def _adapters(config: Config) -> Iterator[Check]:

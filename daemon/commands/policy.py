@@ -33,12 +33,12 @@ def check(file: Path | None, world: Path | None, policy_file: str) -> Checked:
     if world is None:
         count = sum(len(s.rows) for s in own.values()) or len(whole(sections))
         return Checked(f"{name}: {count} rows; no world was given", _as_written(sections), [], [])
-    told = load_world(world)
-    table = compile_table(told.rows, sections, told.words)
+    definition = load_world(world)
+    table = compile_table(definition.rows, sections, definition.words)
     given = {section.origin for section in own.values()}
     left_out = [left for left in table.left_out if left.place.startswith("world row") or _of(left, given)]
-    wrong = [left for left in left_out if left.unknown_words] + list(_strangers(told))
-    return Checked(f"world '{told.world_id}' with {name}: {len(table.rows)} rows", table, left_out, wrong)
+    wrong = [left for left in left_out if left.unknown_words] + list(_strangers(definition))
+    return Checked(f"world '{definition.world_id}' with {name}: {len(table.rows)} rows", table, left_out, wrong)
 
 
 def as_text(checked: Checked) -> Iterator[str]:

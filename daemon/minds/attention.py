@@ -24,8 +24,7 @@ from daemon.words import activation_message
 from memory.memory import Memory
 from npcd.v1 import npcs_pb2
 from scheduler.ticket import Door
-from tiers.activation import ActivationSettings, Change
-from tiers.activation import Attention as Book
+from tiers.activation import Activations, ActivationSettings, Change
 from tiers.carrying import Carrying, CarrySettings
 
 PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
@@ -57,7 +56,7 @@ class Attention:
         comes_near: Callable[[NpcKey], None],
         clock: Clock,
     ) -> None:
-        self.book: Book[Mind] = Book(settings)
+        self.activations: Activations[Mind] = Activations(settings)
         self.carrying = Carrying(carry)
         self.counts: defaultdict[str, AttentionCounts] = defaultdict(AttentionCounts)  # by tenant
         self._settings = settings
@@ -79,7 +78,7 @@ class Attention:
             if percept.kind == PLAYER_KIND and percept.distance_m < distance_m:
                 player, distance_m, in_sight = percept.entity_id, percept.distance_m, percept.in_sight
         self._news = True
-        self.book.saw(mind, distance_m, in_sight, seen.override, seen.at_ns)
+        self.activations.saw(mind, distance_m, in_sight, seen.override, seen.at_ns)
         if player and distance_m * self._settings.quest_x <= self._settings.warm_leave_m:
             key = mind.npc.key
             self._memory.near(key, player)
@@ -87,7 +86,7 @@ class Attention:
             bond = self._memory.at_hand(key, player)
             quest = bond is not None and bond.quest is not None and bool(bond.quest.active)
             card = bond.relationship if bond is not None else None
-            self.book.knows(mind, quest, max(abs(card.trust), abs(card.affinity)) if card is not None else 0.0)
+            self.activations.knows(mind, quest, max(abs(card.trust), abs(card.affinity)) if card is not None else 0.0)
         if not mind.decided:
             self._newcomers[mind] = None
 
@@ -95,18 +94,18 @@ class Attention:
         """Somebody talks with the NPC, or just did."""
         mind = self._table.mind(npc)
         if mind is not None:
-            self.book.spoke(mind, self._clock())
+            self.activations.spoke(mind, self._clock())
 
     def remove(self, mind: Mind) -> None:
         """The NPC is gone."""
         self.counts[mind.npc.key.tenant].levels[mind.activation] -= 1
-        self.book.remove(mind)
+        self.activations.remove(mind)
 
     def due_ns(self) -> int | None:
         """When to decide next; None while there is nobody to decide about."""
         if self._newcomers:
             return self._decided_ns + NEWCOMERS_WITHIN_NS
-        if self.book.active or self.book.warm or self._news:
+        if self.activations.active or self.activations.warm or self._news:
             return self._decided_ns + self._settings.every_ms * MS
         return None
 
@@ -119,19 +118,21 @@ class Attention:
         waiting, self._newcomers = self._newcomers, {}
         s = self._settings
         self.carrying.decide(overdue, now_ns)
-        self.book.active_max, self.book.warm_max = self.carrying.caps(s.active_min, s.active_max, s.warm_max)
-        changes = yield from self.book.deciding(now_ns)
+        self.activations.active_max, self.activations.warm_max = self.carrying.caps(
+            s.active_min, s.active_max, s.warm_max
+        )
+        changes = yield from self.activations.deciding(now_ns)
         newcomers = [m for m in waiting if not m.removed]
         for mind in newcomers:
             mind.decided = True
-        told = []
+        announced = []
         for change, pause in every(AT_ONCE, changes):
             if pause:
                 yield
             mind = change.who
             if mind.removed:
                 continue
-            told.append(change)
+            announced.append(change)
             mind.activation = change.now
             promoted = change.now < change.before
             self._count(change, promoted)
@@ -147,7 +148,7 @@ class Attention:
             )
             self._events.tell(mind.npc.key, event)
             self._table.attend(mind)
-        return told, newcomers
+        return announced, newcomers
 
     def _count(self, change: Change[Mind], promoted: bool) -> None:
         counts = self.counts[change.who.npc.key.tenant]

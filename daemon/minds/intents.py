@@ -484,7 +484,7 @@ class Intents:
         """Has it decided who gets how much attention, and what follows for those whose attention changed."""
         overdue, self._overdue = self._overdue, 0
         changes, newcomers = yield from self._attention.deciding(overdue, now_ns)
-        active = self._attention.book.active
+        active = self._attention.activations.active
         self._look_ns[Activation.ACTIVE] = min(active * S // self._settings.looks_per_s, ACTIVE_LOOK_MAX_NS)
         for change in changes:
             yield

@@ -120,8 +120,8 @@ async def open_keeping(
     log.info(
         "memory",
         folder=str(folder.path),
-        recent=_told(settings.redis, urls.redis_url),
-        archive=_told(settings.postgres, urls.postgres_url),
+        recent=_how_given(settings.redis, urls.redis_url),
+        archive=_how_given(settings.postgres, urls.postgres_url),
     )
     for reason in embedded.reasons if embedded is not None else ():
         log.warning("a store is not there", reason=reason)
@@ -266,7 +266,7 @@ def _url(setting: str, embedded: str) -> str:
     return "" if setting == OFF else setting or embedded
 
 
-def _told(setting: str, url: str) -> str:
+def _how_given(setting: str, url: str) -> str:
     if not url:
         return "off" if setting == OFF else "none"
     return "own" if not setting else "by URL"

@@ -86,7 +86,7 @@ class LogLines(io.TextIOBase):
         # put() may be called by a finaliser in the middle of another put() of the same thread: no plain lock.
         self._lock = threading.RLock()
         self._partial = ""
-        self._handed = self._done = self._told = 0
+        self._handed = self._done = self._reported = 0
         self._mid_line = False
         self._over = False
         self._thread = threading.Thread(target=self._own, name="log", daemon=True)
@@ -139,8 +139,10 @@ class LogLines(io.TextIOBase):
             with self._lock:
                 self._done += 1
                 self.lost += not written
-                news = self.lost - self._told if written and self._handed - self._done <= self._lines_max // 2 else 0
-                self._told += news
+                news = (
+                    self.lost - self._reported if written and self._handed - self._done <= self._lines_max // 2 else 0
+                )
+                self._reported += news
             if news:
                 self._on_flow(news)
 

@@ -23,7 +23,7 @@ from daemon.config import unix_path
 from daemon.rpc.addresses import look
 
 SLICE_NS = MS
-TELL_AGAIN_NS = 600 * S  # a client that tries again and again costs a log line in ten minutes
+LOG_AGAIN_NS = 600 * S  # a client that tries again and again costs a log line in ten minutes
 
 log = structlog.get_logger("npcd")
 
@@ -120,15 +120,15 @@ class _Lines(logging.Handler):
     def __init__(self, clock: Clock = now_ns) -> None:
         super().__init__()
         self._clock = clock
-        self._told_ns: int | None = None
+        self._logged_ns: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record as a line of the daemon's, or leaves it out."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             now = self._clock()
-            if self._told_ns is None or now - self._told_ns >= TELL_AGAIN_NS:
-                self._told_ns = now
+            if self._logged_ns is None or now - self._logged_ns >= LOG_AGAIN_NS:
+                self._logged_ns = now
                 peer = record.args[0] if isinstance(record.args, tuple) and record.args else None
                 log.warning(
                     "probes: a call was not understood",

@@ -32,7 +32,7 @@ from daemon.process.telemetry import StatusCollector, start_logging, watch_lag
 from daemon.process.tidy import LOOK_S, Tidy
 from daemon.process.watchdog import watch
 from daemon.rpc.grpc_face import GrpcFace
-from daemon.rpc.status import Phase
+from daemon.rpc.status import Lifecycle
 from scheduler.costs import FEATURES
 
 # Of serve.drain_s: that the last events leave, streams end, the engine's last step is over; and our own servers end.
@@ -64,7 +64,7 @@ def serve(config: Config, life: Life | None) -> int:
 
 async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitStack, lines: LogLines) -> int:
     loop = asyncio.get_running_loop()
-    phase = Phase()
+    lifecycle = Lifecycle()
     over = asyncio.Event()
     ending_s = ENDING_S + (SERVERS_END_S if config.memory.keep else 0.0)
     grace_s = max(config.serve.drain_s - ending_s, 0.0)
@@ -110,7 +110,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: daemon.scheduler.placer.counters() if daemon else {},
         lambda: lines.lost,
     )
-    probes = Probes(lambda: phase.name, collector, lambda: daemon.board.degraded() if daemon else [])
+    probes = Probes(lambda: lifecycle.phase, collector, lambda: daemon.board.degraded() if daemon else [])
     if config.serve.http and not is_local(config.serve.http):
         log.warning("probes and metrics are reachable from elsewhere", http=config.serve.http, why="serve.http says so")
     opening: asyncio.Task[Keeping] | None = None
@@ -132,14 +132,14 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         model = loading.result()
         keeping = await opening if opening is not None else None
         if keeping is None:
-            daemon = build(config, model, phase, on_death, drain, ill=lambda: face.credentials.trouble)
+            daemon = build(config, model, lifecycle, on_death, drain, ill=lambda: face.credentials.trouble)
         else:
             memory, saves, stores_ill = keeping.memory, keeping.folder.saves, keeping.ill
 
             def ill() -> list[str]:
                 return stores_ill() + face.credentials.trouble
 
-            daemon = build(config, model, phase, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
+            daemon = build(config, model, lifecycle, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
         daemon.engine_loop.start()
         tidy = Tidy(now_ns)
         tidy.start()
@@ -156,7 +156,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         if config.serve.hang_s:
             tasks.append(asyncio.create_task(watch(daemon.engine_loop, config.serve.hang_s, on_hang, now_ns)))
         if not over.is_set():
-            phase.name = "serving"
+            lifecycle.phase = "serving"
             await face.report(serving=True)
             log.info(
                 "serving",
@@ -167,7 +167,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 ready_after_s=round((now_ns() - began_ns) / S, 2),
             )
         await over.wait()
-        phase.name = "draining"
+        lifecycle.phase = "draining"
         daemon.door.draining = True
         await face.report(serving=False)
         cut = await _wait_for_works(daemon, grace_s)

@@ -99,7 +99,7 @@ def supervise(say: Callable[[str], None], patience: Patience = Patience()) -> Li
         pause_s = deaths.pause_s(code, lived_s)
         if code in FINAL:
             return code
-        end = f"{told(code)} after {lived_s:.1f} s"
+        end = f"{how_it_ended(code)} after {lived_s:.1f} s"
         if pause_s is None:
             say(f"the serving process {end}; {deaths.in_a_row} times in a row is too often, see its log")
             return _status(code)
@@ -109,7 +109,7 @@ def supervise(say: Callable[[str], None], patience: Patience = Patience()) -> Li
             return 0
 
 
-def told(code: int) -> str:
+def how_it_ended(code: int) -> str:
     """How a process ended, in words."""
     if code == EXIT_ENGINE_DEAD:
         return f"ended because its engine died (exit status {code})"

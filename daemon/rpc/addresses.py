@@ -53,8 +53,8 @@ def look(where: str, flag: str = "--listen") -> Problem:
     errors = [_error(family, kind, at) for family, kind, _, _, at in found]
     # A name such as localhost may have addresses that this machine does not have; one that is taken counts always.
     if errno.EADDRINUSE in errors:
-        return _told(errno.EADDRINUSE, host, int(port), flag)
-    return Problem() if 0 in errors else _told(errors[0], host, int(port), flag)
+        return _problem(errno.EADDRINUSE, host, int(port), flag)
+    return Problem() if 0 in errors else _problem(errors[0], host, int(port), flag)
 
 
 def _error(family: int, kind: int, at: Sequence[object]) -> int:
@@ -69,7 +69,7 @@ def _error(family: int, kind: int, at: Sequence[object]) -> int:
     return 0
 
 
-def _told(number: int, host: str, port: int, flag: str) -> Problem:
+def _problem(number: int, host: str, port: int, flag: str) -> Problem:
     match number:
         case errno.EADDRINUSE:
             return Problem(
@@ -111,4 +111,4 @@ def _look_at_socket(path: Path, flag: str) -> Problem:
             return Problem(f"{path} belongs to another user", f"remove it, or choose another {flag}")
         except OSError:
             pass  # it has a listener that does not take us now
-    return _told(errno.EADDRINUSE, "", 0, flag)
+    return _problem(errno.EADDRINUSE, "", 0, flag)

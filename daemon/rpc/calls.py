@@ -283,7 +283,7 @@ class Calls:
         subscriber, game = self._table.subscribe(world, ()), self._intents.begin()
         reader = asyncio.create_task(self._read(tenant, first, frames, subscriber, game))
         reader.add_done_callback(lambda _: subscriber.woken.set())
-        self._board.phase.begin(tenant)
+        self._board.lifecycle.begin(tenant)
         try:
             async with aclosing(self._frames(subscriber, reader.done)) as out:
                 async for frame in out:
@@ -291,7 +291,7 @@ class Calls:
             if reader.done() and not reader.cancelled() and reader.exception() is not None:
                 raise reader.exception() or AssertionError("unreachable")
         finally:
-            self._board.phase.end(tenant)
+            self._board.lifecycle.end(tenant)
             reader.cancel()
             self._intents.ended(game)
             self._table.unsubscribe(world, subscriber)
@@ -540,7 +540,7 @@ class Calls:
         )
         if mind is not None:
             described.activation = activation_message(mind.activation)
-            described.activation_reason = self._attention.book.reason(mind)
+            described.activation_reason = self._attention.activations.reason(mind)
             described.observed_tick = mind.seen.tick if mind.seen else 0
             described.observations = mind.observations
             described.observations_dropped = mind.dropped

@@ -31,7 +31,7 @@ from memory import cards, saves
 from memory.bond import Bond, mood
 from memory.cards import Card, Quest, Relationship
 from memory.memory import Memory, new_timeline
-from memory.noting import told
+from memory.noting import with_name
 from memory.parked import Parked
 from memory.records import Body, Kind
 from memory.saves import Save
@@ -112,11 +112,13 @@ class Remembering:
         answer = npcs_pb2.RecallResponse(
             player_name=bond.name,
             facts=[
-                npcs_pb2.Fact(text=told(f.text, bond.name), importance=f.importance, age_ms=whole(now_ms - f.at_ms, 64))
+                npcs_pb2.Fact(
+                    text=with_name(f.text, bond.name), importance=f.importance, age_ms=whole(now_ms - f.at_ms, 64)
+                )
                 for f in bond.facts
             ],
             summaries=[
-                npcs_pb2.SessionSummary(text=told(s.text, bond.name), age_ms=whole(now_ms - s.at_ms, 64))
+                npcs_pb2.SessionSummary(text=with_name(s.text, bond.name), age_ms=whole(now_ms - s.at_ms, 64))
                 for s in bond.summaries
             ],
             mood=mood(bond.moods, now_ms),

@@ -55,10 +55,10 @@ class About:
 
 
 @dataclass(slots=True)
-class Phase:
-    """Where the daemon is in its life: "starting", "serving", "draining"; and its open Live streams by tenant."""
+class Lifecycle:
+    """The daemon's `phase`: "starting", "serving", "draining"; and its open Live streams by tenant."""
 
-    name: str = "starting"
+    phase: str = "starting"
     streams_of: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -83,7 +83,7 @@ class StatusBoard:
     def __init__(
         self,
         about: About,
-        phase: Phase,
+        lifecycle: Lifecycle,
         scheduler: Scheduler,
         door: Door,
         worlds: Worlds,
@@ -99,7 +99,7 @@ class StatusBoard:
         clock: Clock,
     ) -> None:
         self.about = about
-        self.phase = phase
+        self.lifecycle = lifecycle
         self._scheduler = scheduler
         self._door = door
         self._worlds = worlds
@@ -134,7 +134,7 @@ class StatusBoard:
         return {
             "worlds": len(worlds),
             "npcs": sum(len(world.npcs) for world in worlds),
-            "live_streams": self.phase.streams_of[tenant],
+            "live_streams": self.lifecycle.streams_of[tenant],
             "turns_open": self._dialogue.open_turns_of(tenant),
             "turns_finished": self._dialogue.counts.finished_of[tenant],
             "intents_model": intents[tenant, Source.MODEL],
@@ -154,7 +154,7 @@ class StatusBoard:
         step_p50_ns, step_p95_ns = meter.step.percentiles(now_ns, 0.5, 0.95)
         (lag_ns,) = self._lag.percentiles(now_ns, 0.99)
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
-        book, guesses = self._attention.book, self._look_ahead.foresight.counts
+        levels, guesses = self._attention.activations, self._look_ahead.foresight.counts
         return admin_pb2.StatusResponse(
             version=self.about.version,
             contract_major=CONTRACT[0],
@@ -162,14 +162,14 @@ class StatusBoard:
             features=FEATURES,
             daemon_epoch=self.about.epoch,
             uptime_ms=whole((now_ns - self.about.started_ns) // MS, 64),
-            phase=self.phase.name,
+            phase=self.lifecycle.phase,
             degraded=self._degraded(),
             model_name=self.about.model_name,
             model_hash=self.about.model_sha256,
             engine=self.about.engine,
             worlds=len(self._worlds),
             npcs=self._worlds.npcs,
-            live_streams=self.phase.streams,
+            live_streams=self.lifecycle.streams,
             turns_open=self._dialogue.open_turns,
             tiers=[self._tier(tier, now_ns) for tier in Tier],
             steps=meter.steps,
@@ -207,10 +207,10 @@ class StatusBoard:
                 admin_pb2.Shed(work=s.work.value, reason=s.reason, retry_ms=whole(s.retry_ms))
                 for s in self.pressure.shed()
             ],
-            npcs_active=book.active,
-            npcs_warm=book.warm,
-            promotions=book.promotions,
-            demotions=book.demotions,
+            npcs_active=levels.active,
+            npcs_warm=levels.warm,
+            promotions=levels.promotions,
+            demotions=levels.demotions,
             intents_put_off=len(self._intents.share),
             predictions=guesses.predictions,
             predictions_hit=guesses.hits,

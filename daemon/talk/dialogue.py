@@ -26,7 +26,7 @@ from core.words import Finish, NpcKey, Tier
 from core.work import Chunk, Ended, Sampling, Work
 from daemon.talk.sessions import Sessions
 from daemon.talk.text import TextAssembler
-from daemon.talk.turns import GOOD_ENDS, WELL, Floor, Phase, Reader, Speech, Turn
+from daemon.talk.turns import GOOD_ENDS, WELL, Floor, Reader, Speech, Stage, Turn
 from daemon.words import check_id, check_number, whole
 from daemon.worlds.worlds import Npc, Worlds
 from memory import hot
@@ -126,11 +126,11 @@ class Dialogue:
     @property
     def open_turns(self) -> int:
         """Turns that an NPC speaks in now."""
-        return sum(turn.phase is Phase.SPEAKS for floor in self._floors.values() for turn in floor)
+        return sum(turn.stage is Stage.SPEAKS for floor in self._floors.values() for turn in floor)
 
     def open_turns_of(self, tenant: str) -> int:
         """Those with a tenant's NPCs."""
-        return sum(turn.phase is Phase.SPEAKS for turn in self._of(tenant))
+        return sum(turn.stage is Stage.SPEAKS for turn in self._of(tenant))
 
     @property
     def keeps(self) -> bool:
@@ -196,22 +196,22 @@ class Dialogue:
     def removing(self, npc: NpcKey) -> Steps[None]:
         """Ends every session of an NPC that was taken out. Turns that wait for it find that it is gone."""
         for session in self.hot.of_npc(npc):
-            self._stop_all([t for t in self._turns(npc, session.player) if t.phase is Phase.SPEAKS], goes_on=False)
+            self._stop_all([t for t in self._turns(npc, session.player) if t.stage is Stage.SPEAKS], goes_on=False)
             self.hot.end(npc, session.player)
             self.sessions.close(session)
             yield
 
     def turning_back(self, tenant: str, world_id: str) -> Steps[None]:
         """Drops every session and turn of a world: it goes on from an earlier time."""
-        return self._dropping_world(tenant, world_id, tuple(Phase))
+        return self._dropping_world(tenant, world_id, tuple(Stage))
 
     def ending_world(self, tenant: str, world_id: str) -> Steps[None]:
         """The same for a world that is deleted: turns that wait find that it is gone."""
-        return self._dropping_world(tenant, world_id, (Phase.SPEAKS,))
+        return self._dropping_world(tenant, world_id, (Stage.SPEAKS,))
 
-    def _dropping_world(self, tenant: str, world_id: str, phases: Sequence[Phase]) -> Steps[None]:
+    def _dropping_world(self, tenant: str, world_id: str, stages: Sequence[Stage]) -> Steps[None]:
         for npc in self._speaking_in(tenant, world_id):
-            self._stop_all([t for t in self._turns(npc) if t.phase in phases], keep=False)
+            self._stop_all([t for t in self._turns(npc) if t.stage in stages], keep=False)
             yield
         for session in self.hot.of_world(tenant, world_id):
             self.hot.end(session.npc, session.player)
@@ -286,7 +286,7 @@ class Dialogue:
     def _hang_up(self, turn: Turn, reader: Reader) -> None:
         """A reader is gone. A turn that nobody listens to is stopped: what was heard stays said."""
         turn.readers.discard(reader)
-        if turn.phase is Phase.OVER:
+        if turn.stage is Stage.OVER:
             if reader.ended or not turn.readers:
                 self._leave(turn)
         elif not turn.readers:
@@ -325,7 +325,7 @@ class Dialogue:
         try:
             await turn.called.wait()
             turn.called_ns = self._clock()
-            turn.phase = Phase.RECALLS
+            turn.stage = Stage.RECALLS
             npc = self._check(turn.tenant, request)  # while it waited, the NPC may have been removed or changed
             session, recalled = await self.sessions.open(npc, request.player_id)
             npc = self._check(turn.tenant, request)
@@ -357,7 +357,7 @@ class Dialogue:
         turn.ticket = self._door.submit(
             work, lambda ended: self._work_ended(turn, ended), lambda chunk: self._take(turn, chunk)
         )
-        turn.phase, turn.session_id = Phase.SPEAKS, session.session_id
+        turn.stage, turn.session_id = Stage.SPEAKS, session.session_id
         self.counts.started += 1
         turn.wake()
 
@@ -395,7 +395,7 @@ class Dialogue:
         if not turn.stoppable:
             return False
         self.counts.cancelled += 1
-        if turn.phase is Phase.SPEAKS:
+        if turn.stage is Stage.SPEAKS:
             assert turn.ticket is not None
             turn.ticket.cancel()
             self._decide(turn, dialogue_pb2.TALK_FINISH_CANCELLED, keep, goes_on)
@@ -416,7 +416,7 @@ class Dialogue:
         """The turn's end is known: its text stands and is kept. END leaves when engine and journal have answered."""
         assert turn.speech is not None and not turn.finish
         turn.text.end()
-        turn.phase, turn.finish = Phase.ENDS, finish
+        turn.stage, turn.finish = Stage.ENDS, finish
         session = turn.speech.session
         if self.hot.holds(session):
             if keep and (finish in WELL or turn.said):
@@ -448,7 +448,7 @@ class Dialogue:
 
     def _over_if_all_is_known(self, turn: Turn) -> None:
         kept, speech = turn.kept, turn.speech
-        if turn.phase is not Phase.ENDS or turn.ended is None or (kept is not None and not kept.done()):
+        if turn.stage is not Stage.ENDS or turn.ended is None or (kept is not None and not kept.done()):
             return
         assert speech is not None
         event = self._last(turn, turn.ended, speech)
@@ -480,7 +480,7 @@ class Dialogue:
         self._over(turn)
 
     def _over(self, turn: Turn) -> None:
-        turn.phase = Phase.OVER
+        turn.stage = Stage.OVER
         if turn.end is None and turn.error is None:
             turn.end = _event(turn, dialogue_pb2.TALK_EVENT_KIND_END)
         if turn.end is not None:
@@ -600,7 +600,7 @@ class Dialogue:
         return self.hot.end(npc, player)
 
     def _turns(self, npc: NpcKey, player: str | None = None) -> list[Turn]:
-        """All turns with an NPC, or those of one player, in whatever phase; the one that has the floor comes first."""
+        """All turns with an NPC, or those of one player, in whatever stage; the one that has the floor comes first."""
         floor = self._floors.get(npc, ())
         return [t for t in floor if player is None or t.request.player_id == player]
 

@@ -24,7 +24,7 @@ from memory import cards
 from memory.bond import Bond, Exchange, OpenSession, salient, within
 from memory.hot import Finished, Hot, Session, Turn
 from memory.memory import Memory
-from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, told
+from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, with_name
 from memory.recall import Recalled
 from memory.records import Body, Kind
 from prompts.layout import Layout
@@ -105,21 +105,21 @@ class Sessions:
         bond = self._memory.at_hand(npc, player)
         if bond is None:
             return ()
-        name = told(PLAYER, bond.name)
+        name = with_name(PLAYER, bond.name)
         return self._layout.digest(cards.digest(name, bond.relationship, bond.quest))
 
     def tell(self, npc: Npc, session: Session) -> None:
         """Puts what is remembered now into the trunk: summaries, then cards, then the facts that have room."""
         now_ms = self._memory.wall_ms()
         bond = within(self._memory.at_hand(npc.key, session.player) or Bond(), now_ms)
-        name = told(PLAYER, bond.name)
+        name = with_name(PLAYER, bond.name)
         known = cards.full(name, bond.relationship, bond.quest)
         if bond.name and not known:
             known = [f"{bond.name}."]
-        known += [told(f.text, bond.name) for f in salient(bond.facts, now_ms)]
+        known += [with_name(f.text, bond.name) for f in salient(bond.facts, now_ms)]
         kept = self._with_room(known)
-        session.told = self._layout.card(" ".join(kept)).tokens if kept else ()
-        past = [x for s in bond.summaries[-SUMMARIES_TOLD:] for x in sentences(told(s.text, bond.name))]
+        session.known = self._layout.card(" ".join(kept)).tokens if kept else ()
+        past = [x for s in bond.summaries[-SUMMARIES_TOLD:] for x in sentences(with_name(s.text, bond.name))]
         news = [x for i, x in enumerate(past) if x not in kept and x not in past[:i]]
         session.summary = self._layout.summary(" ".join(news)).tokens if news else ()
 
@@ -224,7 +224,7 @@ class Sessions:
             body: Body = {"session": session.session_id, "text": text, "by": "model"}
             if text:
                 self.counts.summaries_model += 1
-                heard = [told(t, bond.name) for t, _ in session.noted]
+                heard = [with_name(t, bond.name) for t, _ in session.noted]
                 news = [s for s in sentences(text)[1:] if not covered(s, heard)]
                 if news:
                     body["facts"] = [[s, SUMMED_UP_IMPORTANCE] for s in news]

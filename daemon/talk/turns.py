@@ -2,7 +2,7 @@
 long or knows a clock.
 
 A turn belongs to no stream. Each stream that wants it is a Reader with its own place in the text, so a retry reads the
-running turn from the beginning. daemon/talk/dialogue.py moves a turn through its phases:
+running turn from the beginning. daemon/talk/dialogue.py moves a turn through its stages:
 
     WAITS ──▶ RECALLS ──▶ SPEAKS ──▶ ENDS ──▶ OVER
     for the    what is     the work   `finish` is decided and the text stands;
@@ -33,7 +33,7 @@ WELL = (dialogue_pb2.TALK_FINISH_STOP, dialogue_pb2.TALK_FINISH_LENGTH)
 GOOD_ENDS = (*WELL, dialogue_pb2.TALK_FINISH_REPEATED)
 
 
-class Phase(Enum):
+class Stage(Enum):
     """How far a turn is."""
 
     WAITS = "waits"
@@ -83,7 +83,7 @@ class Turn:
     floor: Floor
     received_ns: int
     text: TextAssembler
-    phase: Phase = Phase.WAITS
+    stage: Stage = Stage.WAITS
     called: asyncio.Event = field(default_factory=asyncio.Event)
     called_ns: int = 0  # when it had the floor
     task: asyncio.Task[None] | None = None

@@ -129,16 +129,16 @@ class _TooLong:
             return
         if len(self._found) == 1:
             raise self._found[0][1]
-        told, room = [], PERSONAS_TOLD_LEN
+        named, room = [], PERSONAS_TOLD_LEN
         for name, error in self._found:
-            told.append(f"{name} ({error.size})")
-            room -= len(told[-1]) + 2
+            named.append(f"{name} ({error.size})")
+            room -= len(named[-1]) + 2
             if room < 0:
-                told.pop()
+                named.pop()
                 break
-        more = f" and {len(self._found) - len(told)} more" if len(told) < len(self._found) else ""
+        more = f" and {len(self._found) - len(named)} more" if len(named) < len(self._found) else ""
         raise CallerError(
-            "personas", f"the limit is {self._cap} tokens (caps.persona); shorten {', '.join(told)}{more}"
+            "personas", f"the limit is {self._cap} tokens (caps.persona); shorten {', '.join(named)}{more}"
         )
 
 
@@ -591,11 +591,11 @@ class Worlds:
 
 def _left_out(section: str, what: str, npc_ids: Sequence[str]) -> str:
     """The warning about registered NPCs that have what a section does not define any more."""
-    count, told = len(npc_ids), ", ".join(sorted(npc_ids)[:NPCS_TOLD])
+    count, named = len(npc_ids), ", ".join(sorted(npc_ids)[:NPCS_TOLD])
     more = f" and {count - NPCS_TOLD} more" if count > NPCS_TOLD else ""
     npcs, have, them = ("NPC", "has", "it") if count == 1 else ("NPCs", "have", "them")
     return (
-        f"{section}: {count} registered {npcs} {have} {what} that this definition leaves out: {told}{more}; "
+        f"{section}: {count} registered {npcs} {have} {what} that this definition leaves out: {named}{more}; "
         f"npcd keeps {them} until it restarts, and cannot take {them} up again then; "
         f"define it again, or register {them} with another one"
     )

@@ -73,7 +73,7 @@ async def prediction(figures: Figures, model: Path, quick: bool) -> None:
             for name, side in turns if pair % 2 == 0 else reversed(turns):
                 played = await side.play(seconds)
                 ages[name].append(played.age_ms["p95"])
-                figures.note(f"   {name:<3} age p95 {ages[name][-1]:.0f} ms, {_told(played)}")
+                figures.note(f"   {name:<3} age p95 {ages[name][-1]:.0f} ms, {_in_words(played)}")
         after = await on.status()
     spent = after.predicted_tokens - before.predicted_tokens
     wasted = after.predicted_wasted_tokens - before.predicted_wasted_tokens
@@ -99,7 +99,7 @@ async def _full(figures: Figures, model: Path, quick: bool) -> None:
             await asyncio.sleep(1.0)
             statuses.append(await side.status())
         played = await playing
-    figures.note(f"   {_told(played)}")
+    figures.note(f"   {_in_words(played)}")
     figures.add("attention.full_load_put_off", median(status.intents_put_off for status in statuses), 0)
     figures.add("attention.predicted_full_load_tokens", statuses[-1].predicted_tokens - statuses[0].predicted_tokens, 0)
 
@@ -119,7 +119,7 @@ async def stall(figures: Figures, model: Path, quick: bool) -> None:
             await side.stop_engine(STOP_MS)
             stopped.append((began_ns, began_ns + STOP_MS * 1_000_000))
         played, log = await playing
-    figures.note(f"   {_told(played)}")
+    figures.note(f"   {_in_words(played)}")
     rules = [ms for at_ns, source, ms, _ in log.intents if source == "policy" and _within(at_ns, stopped)]
     back = [
         min((at_ns for at_ns, source, _, _ in log.intents if source == "model" and at_ns > end_ns), default=0) - end_ns
@@ -155,7 +155,7 @@ def _share(before: admin_pb2.StatusResponse, after: admin_pb2.StatusResponse) ->
     return (after.predictions_hit - before.predictions_hit) / made if made else 0.0
 
 
-def _told(played: Played) -> str:
+def _in_words(played: Played) -> str:
     return (
         f"{played.active:.0f} active, {played.due} due, answered {played.by_source}, versions {played.versions}, "
         f"{played.frames_late} frames late, errors {played.errors}"

@@ -146,17 +146,17 @@ def _shipped(figures: Figures, model: Path, quick: bool) -> None:
             works = prompts(engine, 30, tier, length, sampling)
             gain, spoken = speakers.ratio(works, NGRAM, rounds)
             figures.add(name, gain)
-            figures.note(f"   {_told(spoken, tier)}")
+            figures.note(f"   {_in_words(spoken, tier)}")
             gain, spoken = speakers.ratio(works, NEVER_OFF, rounds)
             figures.add(name.replace("_x", "_forced_x"), gain)
-            figures.note(f"   {_told(spoken, tier)}")
+            figures.note(f"   {_in_words(spoken, tier)}")
         _off_cost(figures, speakers, 5 if quick else 21)
         draft = model.with_name(f"{model.stem}-draft.gguf")
         if draft.exists():
             on = replace(NEVER_OFF, drafts="model", draft_model=str(draft))
             gain, spoken = speakers.ratio(prompts(engine, 10, Tier.SILVER, REPLY_LEN, GREEDY), on, rounds)
             figures.add("spec.gain_draft_model_x", gain)
-            figures.note(f"   {_told(spoken, Tier.SILVER)}")
+            figures.note(f"   {_in_words(spoken, Tier.SILVER)}")
     finally:
         engine.close()
 
@@ -173,7 +173,7 @@ def _large(figures: Figures, model: Path, folder: Path, quick: bool) -> None:
         on = replace(NEVER_OFF, drafts="model", draft_model=str(draft))
         gain, spoken = speakers.ratio(works, on, 3 if quick else 5)
         figures.add("spec.gain_large_x", gain)
-        figures.note(f"   {_told(spoken, Tier.SILVER)}")
+        figures.note(f"   {_in_words(spoken, Tier.SILVER)}")
         plain = speakers.speak(works, None)
         same = sum(plain.made[n] == spoken.made[n] for n in plain.made)
         figures.add("spec.identical_large_share", same / len(works))
@@ -228,7 +228,7 @@ def _same_text(figures: Figures, speakers: Speakers, count: int) -> None:
         far += _gap(speakers.engine, [*work.trunk.tolist(), *work.tail.tolist(), *plain.made[n][:first]]) > NEAR_TIE
     figures.add("spec.identical_share", same / count)
     figures.add("spec.not_near_ties", far, 0)
-    figures.note(f"   {count} prompts: {_told(drafted, Tier.SILVER)}; {plain.steps} steps without")
+    figures.note(f"   {count} prompts: {_in_words(drafted, Tier.SILVER)}; {plain.steps} steps without")
 
 
 def _gap(engine: LlamaEngine, tokens: Sequence[int]) -> float:
@@ -293,7 +293,7 @@ def _off_cost(figures: Figures, speakers: Speakers, rounds: int) -> None:
     figures.add("spec.off_cost_share", max(costs))
 
 
-def _told(spoken: Spoken, tier: Tier) -> str:
+def _in_words(spoken: Spoken, tier: Tier) -> str:
     assert spoken.speculation is not None
     t = spoken.speculation.tiers[tier]
     share = t.accepted / t.offered if t.offered else 0.0

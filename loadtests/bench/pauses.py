@@ -23,7 +23,7 @@ from core.work import Ended, Work
 from daemon.build import Daemon, Model, build
 from daemon.config import Config
 from daemon.process.cores import keep_apart, put_together
-from daemon.rpc.status import Phase
+from daemon.rpc.status import Lifecycle
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from loadtests.bench import pauses_calls
 from loadtests.bench.figures import Figures
@@ -67,7 +67,7 @@ async def _with_daemon(options: Options, threads: int, part: Callable[[Daemon], 
     def died(error: BaseException) -> None:
         raise SystemExit(f"the engine thread died: {error}")
 
-    daemon = build(config, Model(engine, "", ""), Phase(), died, drain)
+    daemon = build(config, Model(engine, "", ""), Lifecycle(), died, drain)
     daemon.engine_loop.start()
     await daemon.calls.define_world("", _world())
     specs = [npcs_pb2.NpcSpec(npc_id=f"n{i}", archetype_id="villager", persona_id="p") for i in range(NPCS)]

@@ -30,7 +30,7 @@ from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
 from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
 from scheduler.warmup import sweep
-from tiers.activation import Attention
+from tiers.activation import Activations
 from tiers.cadence import due_ns
 from tiers.promises import Promises
 from tiers.routing import Routes
@@ -173,7 +173,7 @@ class Simulation:
         attention = replace(
             attention, active_max=max(attention.active_max, npcs), warm_max=max(attention.warm_max, npcs)
         )
-        self.attention: Attention[Mind] = Attention(attention)
+        self.attention: Activations[Mind] = Activations(attention)
         self.share: Share[Mind] = Share(self.intents.share)
         self.shedding = Shedding(ShedSettings())
         self._tokens_each = Caps().intent_tail + ROUTES.intent.output_max

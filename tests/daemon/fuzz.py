@@ -297,7 +297,7 @@ class Fuzz:
         await until(lambda: not daemon.calls._table._subscribers, "subscribers")
         await until(lambda: not daemon.dialogue._floors, "turns and floors")
         await until(lambda: not any(daemon.calls.npc_events._watchers.values()), "watchers")
-        await until(lambda: not daemon.board.phase.streams, "streams")
+        await until(lambda: not daemon.board.lifecycle.streams, "streams")
         await until(lambda: not daemon.door.open, "tickets")
         await until(lambda: not daemon.scheduler.placer.lanes.leased, "lanes")
         await self._nobody_waits()
@@ -325,7 +325,7 @@ class Fuzz:
             raise AssertionError(f"{error}: {waiting}; in line {len(intents.share)}, {intents._heap}") from None
         await until(lambda: not self.rig.daemon.door.open and not intents.share.under_way, "places of questions")
         await until(lambda: not calls._attention._newcomers, "newcomers who are not decided about")
-        assert set(calls._attention.book._known) <= set(minds.values()), "attention for NPCs that are gone"
+        assert set(calls._attention.activations._known) <= set(minds.values()), "attention for NPCs that are gone"
         assert intents._glimpsed <= set(minds.values()), "glimpses of NPCs that are gone"
         assert set(intents._look_ahead._candidates) <= set(minds.values()), "looking ahead for NPCs that are gone"
         assert set(intents._look_ahead.foresight._books) <= set(minds.values()), "books of NPCs that are gone"

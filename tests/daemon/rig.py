@@ -17,7 +17,7 @@ from core.clock import Clock, now_ns
 from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
 from daemon.process.keeping import Keeping, revive
-from daemon.rpc.status import Phase
+from daemon.rpc.status import Lifecycle
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
@@ -190,14 +190,14 @@ async def running(
     With `npcs` 0 nothing is defined: the daemon has what it takes up from `keeping`.
     """
     died: list[BaseException] = []
-    phase = Phase()
+    lifecycle = Lifecycle()
     if keeping is None:
-        daemon = build(config, model, phase, died.append, drain, clock, saves=saves)
+        daemon = build(config, model, lifecycle, died.append, drain, clock, saves=saves)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
-        daemon = build(config, model, phase, died.append, drain, clock, memory, saves, ill, keeping.parked)
+        daemon = build(config, model, lifecycle, died.append, drain, clock, memory, saves, ill, keeping.parked)
     daemon.engine_loop.start()
-    phase.name = "serving"
+    lifecycle.phase = "serving"
     try:
         if keeping is not None:
             await revive(keeping, daemon)

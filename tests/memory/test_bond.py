@@ -28,7 +28,7 @@ from memory.bond import (
 )
 from memory.bonds import Bonds
 from memory.cards import Quest, Relationship
-from memory.noting import believed, covered, facts_of, name_of, summary_by_rule, told
+from memory.noting import believed, covered, facts_of, name_of, summary_by_rule, with_name
 from memory.records import Body, Kind, Position, Record, from_bytes, make_id, to_bytes
 from models.corpus import memories
 from tests.memory.tales import NPC, record_of, turn
@@ -176,7 +176,7 @@ def test_noting_leaves_questions_and_small_talk() -> None:
     ]  # fmt: skip
     assert name_of("Good evening, my name is Corvessa Vale.") == "Corvessa Vale" and name_of("I am tired") == ""
     assert facts_of("I owe you seven coins", "{0} {player}") == [("{player} owes {0} {player} seven coins.", 0.9)]
-    assert told("{player} lost it.", "") == "The player lost it."
+    assert with_name("{player} lost it.", "") == "The player lost it."
 
 
 @given(st.text(max_size=300))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from core.words import Activation
-from tiers.activation import ActivationSettings, Attention, Change
+from tiers.activation import Activations, ActivationSettings, Change
 from tiers.share import Share, ShareSettings
 
 S = 1_000_000_000
@@ -52,7 +52,7 @@ class ActivationScenario:
 
     def begin(self, settings: ActivationSettings) -> None:
         """An empty road."""
-        self.attention: Attention[str] = Attention(settings)
+        self.attention: Activations[str] = Activations(settings)
         self.villagers: dict[str, Villager] = {}
         self.player_m = math.inf
         self.now_ns = 0

@@ -127,7 +127,7 @@ class PlannerScenario:
         now_ns = int(given["now"]) * MS
         made = compose(candidates, self.costs, PlannerSettings(), now_ns, gold_waits, 2048, given.get("before", ""))
         out = [f"budget {made.budget_ns // MS} ms" + (f", adapter {made.adapter}" if made.adapter else "")]
-        return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.shares])
+        return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.portions])
 
 
 class WayScenario:
@@ -178,7 +178,7 @@ class WayScenario:
             if ticket in scheduler.running:
                 runner = scheduler.running[ticket]
                 hurries = f", as {runner.tier.name.lower()}" if runner.hurried else ""
-                said.append(f"{name}: {runner.place.phase.value}{hurries}")
+                said.append(f"{name}: {runner.place.part.value}{hurries}")
             elif ticket not in self.sim.ended:
                 said.append(f"{name}: {'was put back' if ticket in back else 'waits'}")
         return "\n".join(said) or "nobody is left"

@@ -15,7 +15,7 @@ from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, computed, next_token
 from prompts.layout import MARKS
-from scheduler.placing import KvSettings, Phase
+from scheduler.placing import KvSettings, Part
 from scheduler.scheduler import Scheduler, SchedulerSettings, Taken
 from tiers.promises import Promises
 
@@ -144,7 +144,7 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
     for r in running:
         samplers += r.sampler >= 0
         place = r.place
-        if place.phase is not Phase.BRANCH:
+        if place.part is not Part.BRANCH:
             assert place.lane < 0 or not engine.length(place.lane), f"residents: lane {place.lane} should be empty"
         elif place.lane < 0:
             above[place.trunk.seq] = place.branch_len

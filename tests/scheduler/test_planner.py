@@ -18,10 +18,10 @@ def candidate(number: int, tier: Tier, *, decode: bool = False, seq: int | None 
     return Candidate(number, tier, decode, number * 2 if seq is None else seq, 100, wanted, number, FAR, number, FAR)
 
 
-def shares(candidates: list[Candidate], now_ns: int = 0, gold_waits: bool = False) -> dict[int, int]:
+def portions(candidates: list[Candidate], now_ns: int = 0, gold_waits: bool = False) -> dict[int, int]:
     """Tokens by candidate number."""
     composed = compose(candidates, Costs(COSTS), SETTINGS, now_ns, gold_waits, 2048)
-    return {s.number: s.tokens for s in composed.shares}
+    return {s.number: s.tokens for s in composed.portions}
 
 
 def test_decodes_come_before_prefills_and_gold_before_silver() -> None:
@@ -32,7 +32,7 @@ def test_decodes_come_before_prefills_and_gold_before_silver() -> None:
         candidate(2, Tier.GOLD, decode=True),
         candidate(3, Tier.BRONZE, wanted=500),
     ]
-    got = shares(few)
+    got = portions(few)
     assert got[1] == got[2] == 1
     assert 16 <= got[0] < 500
     assert 3 not in got
@@ -41,7 +41,7 @@ def test_decodes_come_before_prefills_and_gold_before_silver() -> None:
 def test_silver_prefill_keeps_its_share_against_gold() -> None:
     """However much Gold wants, Silver's prefill moves in every step."""
     many = [candidate(n, Tier.GOLD, wanted=24) for n in range(40)] + [candidate(90, Tier.SILVER, wanted=1000)]
-    got = shares(many)
+    got = portions(many)
     assert got[90] >= 16
     assert sum(1 for n in got if n < 40) >= 1
 
@@ -50,7 +50,7 @@ def test_the_first_candidate_always_gets_something() -> None:
     """Also when the budget is smaller than a step costs."""
     dear = Costs(replace(COSTS, prior_ns=(50e6, 0.0, 1e6, 0.0, 0.0)))
     composed = compose([candidate(0, Tier.BRONZE, wanted=900)], dear, SETTINGS, 0, False, 2048)
-    assert [s.tokens for s in composed.shares] == [SETTINGS.chunk_min]
+    assert [s.tokens for s in composed.portions] == [SETTINGS.chunk_min]
 
 
 def test_a_step_that_is_over_its_budget_takes_along_whom_it_hardly_notices() -> None:
@@ -58,12 +58,12 @@ def test_a_step_that_is_over_its_budget_takes_along_whom_it_hardly_notices() -> 
     free = Costs(replace(COSTS, prior_ns=(26e6, 0.0, 100_000.0, 0.0, 0.0)))
     many = [candidate(n, Tier.GOLD, decode=True) for n in range(20)] + [candidate(50, Tier.SILVER, wanted=100)]
     composed = compose(many, free, SETTINGS, 0, False, 2048)
-    assert {s.number for s in composed.shares} == {*range(20), 50}
+    assert {s.number for s in composed.portions} == {*range(20), 50}
     # 15 % of 26.1 ms are 39 tokens beside the first one.
-    assert sum(s.tokens for s in composed.shares) == 1 + 39
+    assert sum(s.tokens for s in composed.portions) == 1 + 39
     # Where each sequence costs a pass of its own, there is nothing to take along.
     dear = Costs(replace(COSTS, prior_ns=(0.0, 26e6, 100_000.0, 0.0, 0.0)))
-    assert [s.number for s in compose(many, dear, SETTINGS, 0, False, 2048).shares] == [0]
+    assert [s.number for s in compose(many, dear, SETTINGS, 0, False, 2048).portions] == [0]
 
 
 def test_overdue_work_counts_one_tier_higher() -> None:
@@ -79,8 +79,8 @@ def test_a_step_has_one_adapter_and_decodes_of_both_take_turns() -> None:
     many = [replace(candidate(n, Tier.SILVER, decode=True), adapter="ab"[n % 2], last_step_ns=n) for n in range(10)]
     first = compose(many, Costs(COSTS), SETTINGS, 0, False, 512)
     assert first.adapter == "a"
-    assert {many[s.number].adapter for s in first.shares} == {"a"}
-    served = {s.number for s in first.shares}
+    assert {many[s.number].adapter for s in first.portions} == {"a"}
+    served = {s.number for s in first.portions}
     later = [replace(c, last_step_ns=100) if c.number in served else c for c in many]
     assert compose(later, Costs(COSTS), SETTINGS, 0, False, 512).adapter == "b"
 
@@ -98,11 +98,11 @@ def test_laws_on_random_candidates() -> None:
             many.append(replace(c, pos=rng.randrange(1000), last_step_ns=rng.randrange(100)))
         costs = Costs(COSTS)
         composed = compose(many, costs, SETTINGS, 0, False, 512)
-        numbers = [s.seq for s in composed.shares]
+        numbers = [s.seq for s in composed.portions]
         assert numbers == sorted(set(numbers))
-        assert 0 < sum(s.tokens for s in composed.shares) <= 512
+        assert 0 < sum(s.tokens for s in composed.portions) <= 512
         slices = []
-        for s in composed.shares:
+        for s in composed.portions:
             assert 0 < s.tokens <= many[s.number].wanted
             slices.append(Slice(s.seq, many[s.number].pos, tokens_of([0] * s.tokens)))
         first = min(many, key=lambda c: (rank(c, 0), c.last_step_ns if c.decode else c.deadline_ns, c.number))

@@ -10,7 +10,7 @@ from core.clock import MS, S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Sampling, Work
 from engines.sim import ForcedDrafts, SimCost
-from scheduler.placing import Phase
+from scheduler.placing import Part
 from scheduler.speculation import PLAIN_EVERY, Speculation, SpeculationSettings
 from tests.scheduler.simulated import FIRST_WORD, Sim, npc, random_work, words
 
@@ -136,7 +136,7 @@ def test_a_cancel_in_the_middle_of_a_drafted_step_leaves_nothing_behind() -> Non
     sim.cancel(ticket)  # checks the book
     assert sim.ended[ticket].finish is Finish.CANCELLED
     assert sim.scheduler.placer.lanes.leased == 0
-    assert all(r.place.phase is Phase.BRANCH for r in sim.scheduler.running.values())
+    assert all(r.place.part is Part.BRANCH for r in sim.scheduler.running.values())
 
 
 def test_guesses_count_in_the_budget() -> None:

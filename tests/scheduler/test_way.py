@@ -7,7 +7,7 @@ import pytest
 from core.clock import S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Work
-from scheduler.placing import KvSettings, Phase
+from scheduler.placing import KvSettings, Part
 from tests.scheduler.simulated import Sim, npc, words
 from tests.scheduler.test_fairness import PROMISES, gold, other
 
@@ -39,13 +39,13 @@ def check_all_said_their_own(sim: Sim) -> None:
 )
 @pytest.mark.parametrize("max_tokens", [0, 4], ids=["trunk only", "speaks"])
 def test_a_trunk_is_had_from_a_lower_tier_that_computes_it(lower: Tier, higher: Tier, max_tokens: int) -> None:
-    """A work in its trunk's phase gives the trunk to a higher tier in the step after that came."""
+    """A work that computes its trunk gives the trunk to a higher tier in the step after that came."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p")
     first = sim.submit(on(key, lower, sim))
     for _ in range(2):
         sim.step()
-    assert sim.scheduler.running[first].place.phase is Phase.TRUNK
+    assert sim.scheduler.running[first].place.part is Part.TRUNK
     second = sim.submit(on(key, higher, sim, max_tokens))
     sim.step()
     assert second in sim.taken

@@ -32,7 +32,7 @@ from core.work import Chunk, Ended, Work
 from engines.sim import SimEngine
 from kvcache.homes import Homes
 from scheduler.meter import percentile
-from scheduler.placing import Phase
+from scheduler.placing import Part
 from scheduler.running import Running
 from scheduler.scheduler import Delivery, Planned, Scheduler, Taken
 from tests.scheduler.simulated import alone, check_book, check_tokens
@@ -241,7 +241,7 @@ class Laws:
             return min(r.tier, Tier.SILVER) if risen else r.tier
 
         lower = [r for r in running if counts(r) > tier]
-        stands = [r for r in running if r.place.phase is not Phase.BRANCH or r.place.lane < 0 or r.work.keep]
+        stands = [r for r in running if r.place.part is not Part.BRANCH or r.place.lane < 0 or r.work.keep]
         resident = placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)
         for ticket, work in waiting:
             trunk = placer.homes.find(work.key)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from core.words import Activation
-from tiers.activation import ActivationSettings, Attention, Change, check_activation
+from tiers.activation import Activations, ActivationSettings, Change, check_activation
 
 ACTIVE, WARM, AMBIENT = Activation.ACTIVE, Activation.WARM, Activation.AMBIENT
 S = 1_000_000_000
@@ -124,7 +124,7 @@ SETTINGS = st.builds(
 )
 
 
-def check_laws(attention: Attention[int], slow: SlowAttention, changes: Sequence[Change[int]], now_ns: int) -> None:
+def check_laws(attention: Activations[int], slow: SlowAttention, changes: Sequence[Change[int]], now_ns: int) -> None:
     """What holds after every decision."""
     s = attention.settings
     levels = {who: attention.of(who) for who in slow.known}
@@ -150,7 +150,7 @@ def check_laws(attention: Attention[int], slow: SlowAttention, changes: Sequence
 @example(SMALL, [[("saw", n, 20.0, True, None)] for n in range(4)])
 def test_decides_as_the_slow_version(settings: ActivationSettings, moments: list[list[tuple[object, ...]]]) -> None:
     """Whatever is seen, known, said, and whenever: the same levels, and the laws hold."""
-    attention: Attention[int] = Attention(settings)
+    attention: Activations[int] = Activations(settings)
     slow = SlowAttention(settings)
     told: dict[int, Activation] = {}
     now_ns = promotions = demotions = 0
@@ -198,7 +198,7 @@ def test_decides_as_the_slow_version(settings: ActivationSettings, moments: list
 def walk(seed: int, npcs: int, settings: ActivationSettings, steps: int = 400) -> list[list[Change[int]]]:
     """A player's walk among NPCs that walk as well: the changes of every step."""
     dice = random.Random(seed)
-    attention: Attention[int] = Attention(settings)
+    attention: Activations[int] = Activations(settings)
     at = [(dice.uniform(-150, 150), dice.uniform(-150, 150)) for _ in range(npcs + 1)]
     out = []
     for step in range(steps):
@@ -230,7 +230,7 @@ def test_a_walk_keeps_the_minimum_stay(seed: int) -> None:
 @given(st.lists(st.floats(25.1, 34.9), max_size=40), st.sampled_from([20.0, 50.0]))
 def test_between_the_borders_nothing_changes(distances: list[float], first: float) -> None:
     """From inside it stays active, from outside it stays warm, however long and wherever between 25 and 35 m."""
-    attention: Attention[str] = Attention(FREE)
+    attention: Activations[str] = Activations(FREE)
     for step, distance_m in enumerate([first, *distances]):
         attention.saw("npc", distance_m, True, None, step * 2 * S)
         changes = attention.decide(step * 2 * S)
@@ -242,7 +242,7 @@ def test_between_the_borders_nothing_changes(distances: list[float], first: floa
 def test_a_full_level_does_not_churn(seed: int) -> None:
     """Twenty at nearly the same distance, eight places: whoever got one keeps it while all jitter by less than 5 %."""
     dice = random.Random(seed)
-    attention: Attention[int] = Attention(replace(FREE, active_max=8))
+    attention: Activations[int] = Activations(replace(FREE, active_max=8))
     for step in range(30):
         for who in range(20):
             attention.saw(who, 20.0 * dice.uniform(0.953, 1.0), True, None, step * STEP_NS)
@@ -254,7 +254,7 @@ def test_a_full_level_does_not_churn(seed: int) -> None:
 
 def test_reasons_are_for_people() -> None:
     """Each says what decided."""
-    attention: Attention[str] = Attention(SMALL)
+    attention: Activations[str] = Activations(SMALL)
     assert attention.reason("nobody") == "never observed"
     attention.spoke("far", -100 * S)
     assert attention.reason("far") == "never observed"
@@ -282,7 +282,7 @@ def test_reasons_are_for_people() -> None:
 
 def test_reasons_name_what_the_distance_counts_as() -> None:
     """A wall, a quest, and the minimum stay."""
-    attention: Attention[str] = Attention(FREE)
+    attention: Activations[str] = Activations(FREE)
     attention.saw("npc", 40.0, False, None, 0)
     attention.decide(0)
     assert attention.reason("npc") == "player at 40.0 m out of sight, counts as 60.0 m"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.process.supervise import EXIT_ENGINE_DEAD, EXIT_USAGE, Deaths, Patience, told
+from daemon.process.supervise import EXIT_ENGINE_DEAD, EXIT_USAGE, Deaths, Patience, how_it_ended
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,9 +78,9 @@ def test_an_end_that_was_meant_is_the_end(code: int) -> None:
 
 def test_an_end_is_told_in_words() -> None:
     """For the log."""
-    assert told(-signal.SIGABRT) == "was killed by SIGABRT"
-    assert told(EXIT_ENGINE_DEAD) == "ended because its engine died (exit status 70)"
-    assert told(1) == "ended with exit status 1"
+    assert how_it_ended(-signal.SIGABRT) == "was killed by SIGABRT"
+    assert how_it_ended(EXIT_ENGINE_DEAD) == "ended because its engine died (exit status 70)"
+    assert how_it_ended(1) == "ended with exit status 1"
 
 
 def test_a_child_that_aborts_is_started_again_and_knows_why() -> None:

@@ -206,7 +206,7 @@ async def test_a_frame_of_10_mb_ends_its_own_call_only(tmp_path: Path) -> None:
         await stream.write(huge)
         error = await failed(stream)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        await until(lambda: rig.daemon.board.phase.streams == 1)
+        await until(lambda: rig.daemon.board.lifecycle.streams == 1)
         later = rig.sees("npc1", ("w2", "bat", "hostile", 1.0))
         await other.write(rig.frame(later))
         async with asyncio.timeout(PATIENCE_S):

@@ -244,7 +244,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND, caught.value
             await rig.daemon.door.all_ended()
             assert rig.daemon.dialogue.open_turns == 0 and not rig.daemon.calls._deleting._listening
-            await until(lambda: rig.daemon.board.phase.streams == 0)
+            await until(lambda: rig.daemon.board.lifecycle.streams == 0)
             assert not other.done()
             # The same name again: streams of the new world are the new world's.
             await npcs.DefineWorld(world())

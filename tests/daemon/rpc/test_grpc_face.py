@@ -135,9 +135,9 @@ async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeS
                 frame = await call.read()
                 assert isinstance(frame, intents_pb2.IntentFrame)
                 answered |= {i.npc_id for i in frame.intents if i.source == intents_pb2.INTENT_SOURCE_MODEL}
-        assert rig.daemon.board.phase.streams == 1
+        assert rig.daemon.board.lifecycle.streams == 1
         await call.done_writing()
-        await until(lambda: rig.daemon.board.phase.streams == 0)
+        await until(lambda: rig.daemon.board.lifecycle.streams == 0)
 
 
 async def test_until_the_model_is_warm_calls_wait_outside(unix: ServeSettings) -> None:
@@ -316,7 +316,7 @@ async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_pa
         assert engine == rig.daemon.board.message().steps, "the engine is one for all"
         await live.done_writing()
         await npcs.Remove(npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]), metadata=bearer("a"))
-        await until(lambda: rig.daemon.board.phase.streams == 0)
+        await until(lambda: rig.daemon.board.lifecycle.streams == 0)
         assert (await counts("a"))[1:6] == [2, 0, 0, 1, 1]
 
 

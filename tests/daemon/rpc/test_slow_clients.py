@@ -71,7 +71,7 @@ def nothing_held(rig: Rig) -> bool:
         daemon.door.open
         or daemon.dialogue._floors
         or daemon.calls._table._subscribers
-        or daemon.board.phase.streams
+        or daemon.board.lifecycle.streams
         or daemon.scheduler.placer.lanes.leased
         or daemon.scheduler.running
     )
@@ -204,7 +204,7 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
                         call.cancel()
             for call in calls:
                 call.cancel()
-            await until(lambda: not rig.daemon.dialogue._floors and not rig.daemon.board.phase.streams)
+            await until(lambda: not rig.daemon.dialogue._floors and not rig.daemon.board.lifecycle.streams)
             steps = engine.steps
             engine.open()
             await until(lambda: not rig.daemon.scheduler.running)

@@ -25,7 +25,7 @@ def bond_of(rig: Rig, npc: str = "npc0", player: str = "p1") -> Bond:
 def told_in(rig: Rig, npc: str = "npc0", player: str = "p1") -> tuple[int, ...]:
     """The tokens of cards and facts in the conversation under way."""
     (session,) = rig.daemon.dialogue.hot.of_player("", "vale", player)
-    return session.told
+    return session.known
 
 
 def end(npc: str = "npc0", player: str = "p1") -> dialogue_pb2.EndSessionRequest:
@@ -83,7 +83,7 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
         assert session.rebuilds == 1
         assert not any("lantern" in t.text for t in session.turns if t.by_player)  # an NPC may say anything
         layout = rig.daemon.dialogue._layout
-        assert session.told == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
+        assert session.known == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
 
 
 async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:

@@ -1,4 +1,4 @@
-"""A turn belongs to no stream: retries read it from its beginning, and a stop reaches it in every phase."""
+"""A turn belongs to no stream: retries read it from its beginning, and a stop reaches it in every stage."""
 
 import asyncio
 import time
@@ -294,17 +294,17 @@ async def test_a_first_client_that_does_not_read_holds_nobody_up() -> None:
 
 # -- stops -----------------------------------------------------------------------------------------------------------
 
-PHASES = ("floor", "recall", "queue", "prefill", "words")
+STAGES = ("floor", "recall", "queue", "prefill", "words")
 
 
 @asynccontextmanager
-async def in_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Rig, GatedEngine, Stream]]:
-    """A turn of p1 that has come to a phase and stays there until the engine is let go."""
+async def in_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Rig, GatedEngine, Stream]]:
+    """A turn of p1 that has come to a stage and stays there until the engine is let go."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
         dialogue, door = rig.daemon.dialogue, rig.daemon.door
-        if phase == "recall":
+        if stage == "recall":
             recall = rig.daemon.memory.recall
             let_go = asyncio.Event()
 
@@ -321,22 +321,22 @@ async def in_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
             monkeypatch.setattr(engine, "open", let_all_go)
         engine.gated = True
-        if phase == "floor":
+        if stage == "floor":
             other = talks(rig, "p0", "other", 3)
             await until(lambda: bool(other.events), "the other has the floor")
         stream = talks(rig)
-        if phase == "floor":
+        if stage == "floor":
             await until(lambda: any(f.waiting for f in dialogue._floors.values()), "it waits")
-        elif phase == "recall":
-            await until(lambda: any(t.phase.value == "recalls" for t in dialogue._turns(NPC)), "it waits")
-        elif phase == "queue":
+        elif stage == "recall":
+            await until(lambda: any(t.stage.value == "recalls" for t in dialogue._turns(NPC)), "it waits")
+        elif stage == "queue":
             await until(lambda: door.waiting(Tier.SILVER) == 1, "it waits")
-        elif phase == "prefill":
+        elif stage == "prefill":
             await until(lambda: bool(rig.daemon.scheduler.running), "it is taken")
         else:
             engine.gate.release(6)
             await until(lambda: bool(stream.text), "the first words")
-        if phase != "recall":
+        if stage != "recall":
             await engine.stand_still()
         try:
             yield rig, engine, stream
@@ -344,11 +344,11 @@ async def in_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             engine.open()
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("turn_id", ["", "t1"])
-async def test_cancel_reaches_a_turn_in_every_phase(phase: str, turn_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancel_reaches_a_turn_in_every_stage(stage: str, turn_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so, the turn ends CANCELLED with nothing more said, and a second cancel finds nothing."""
-    async with in_phase(phase, monkeypatch) as (rig, engine, stream):
+    async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         calls = rig.daemon.calls
         assert not (await calls.cancel_turn("", cancel("another"))).cancelled
         assert not (await calls.cancel_turn("", cancel(player="p2"))).cancelled
@@ -360,30 +360,30 @@ async def test_cancel_reaches_a_turn_in_every_phase(phase: str, turn_id: str, mo
         assert stream.text == before and heard(rig) == ([LINE, before] if before else [])
         await settled(rig)
         assert not rig.daemon.scheduler.placer.lanes.leased
-        if phase in ("floor", "recall"):
+        if stage in ("floor", "recall"):
             assert len(stream.events) == 1, "it was never admitted"
         await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
 
 
-@pytest.mark.parametrize("phase", PHASES)
-async def test_the_end_of_a_session_reaches_a_turn_in_every_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+async def test_the_end_of_a_session_reaches_a_turn_in_every_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The turn ends CANCELLED; words that were said are part of the session that is summed up."""
-    async with in_phase(phase, monkeypatch) as (rig, engine, stream):
+    async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         ended = await rig.daemon.calls.end_session("", end())
-        assert ended.turns == (2 if phase == "words" else 0)
+        assert ended.turns == (2 if stage == "words" else 0)
         engine.open()
         assert (await stream.ended()).finish == CANCELLED
         await settled(rig)
         assert heard(rig) == []
-        assert bool(bond_of(rig).summaries) is (phase == "words")
+        assert bool(bond_of(rig).summaries) is (stage == "words")
 
 
-@pytest.mark.parametrize("phase", PHASES)
-async def test_a_client_that_hangs_up_stops_its_turn_in_every_phase(
-    phase: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_client_that_hangs_up_stops_its_turn_in_every_stage(
+    stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lane and floor are free, and what was not heard was not said."""
-    async with in_phase(phase, monkeypatch) as (rig, engine, stream):
+    async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         await stream.hang_up()
         assert rig.daemon.dialogue.counts.cancelled == 1
         assert not rig.daemon.dialogue._turns(NPC, "p1")
@@ -393,13 +393,13 @@ async def test_a_client_that_hangs_up_stops_its_turn_in_every_phase(
         assert heard(rig) == ([LINE, stream.text] if stream.text else [])
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("how", ["forget", "restore"])
-async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_phase(
-    phase: str, how: str, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_stage(
+    stage: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of a line that was under way comes into the memory that follows."""
-    async with in_phase(phase, monkeypatch) as (rig, engine, stream):
+    async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         if how == "forget":
             rig.daemon.dialogue.forget("", "vale", "p1", "")
         else:
@@ -410,15 +410,15 @@ async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_phase(
         assert heard(rig) == [] and bond_of(rig).session is None
 
 
-@pytest.mark.parametrize("phase", PHASES)
-async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_phase(
-    phase: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_stage(
+    stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CANCELLED when the NPC speaks, NOT_FOUND when it was still waited for."""
-    async with in_phase(phase, monkeypatch) as (rig, engine, stream):
+    async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         await rig.daemon.calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
         engine.open()
-        if phase in ("floor", "recall"):
+        if stage in ("floor", "recall"):
             with pytest.raises(NotFound):
                 await stream.ended()
         else:
