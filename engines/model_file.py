@@ -1,5 +1,6 @@
-"""What a model's file is and of which parts it is made, found out before llama.cpp reads it: in words, and with what to
-do. What only llama.cpp knows (architectures) it is asked for in engines/llama.py, and `refused` says it in words.
+"""What a model's file is and of which parts it is made, found out before llama.cpp reads it, in words and with what to
+do. Only llama.cpp knows which architectures it runs: engines/llama/loading.py asks it, and `refused` says its answer in
+words.
 
 Large models come in parts, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split cuts them: the first one is
 given, and names the others.
@@ -22,7 +23,7 @@ PIECE = re.compile(r"part[-_.]?\d+[-_.]?of[-_.]?\d+|-split-[a-z]{1,2}$", re.IGNO
 PARTS_MAX = 1000
 GIVE = "give a GGUF file with --model"
 CONVERT = "convert it with llama.cpp's convert_hf_to_gguf.py, or download the model as GGUF"
-# What files begin with that people take for GGUF files, what they are, and what to do.
+# Files that people take for GGUF files: how they begin, what they are, and what to do.
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "is a Git LFS pointer and not the file itself", "fetch it with: git lfs pull"),
     (b"PK\x03\x04", "is a zip archive, as PyTorch checkpoints are", CONVERT),
@@ -33,7 +34,7 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     *((magic, "is a GGML file from before GGUF", CONVERT) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),
 )
 _SAFETENSORS = re.compile(rb'^.{8}\{\s*"', re.DOTALL)
-# Families that read a whole text at once and write none; those that say so in the file need not be here.
+# Families that read a whole text at once and write none. Families whose files say so need not be listed here.
 ENCODERS = frozenset(
     "bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert t5encoder gemma-embedding "
     "llama-embed wavtokenizer-dec dream llada llada-moe rnd1".split()

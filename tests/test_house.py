@@ -65,7 +65,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "grpc*": ("daemon/rpc/grpc_face.py", "daemon/commands/kv.py", "clients/*", "loadtests/*"),
     "redis": ("memory/recent.py", "memory/parked.py", "memory/jobs.py"),
     "psycopg*": ("memory/archive.py", "memory/archive_admin.py"),
-    "llama_cpp": ("engines/llama.py", "models/play.py"),  # the second by decision 0002
+    "llama_cpp": ("engines/llama/*", "models/play.py"),  # the second by decision 0002
     "vllm": ("engines/vllm.py",),
     "tensorrt_llm": ("engines/tensorrt.py",),
 }
@@ -339,7 +339,7 @@ def test_every_test_folder_mirrors_a_folder() -> None:
         (deciding_files_only_decide, "kvcache/homes.py", "def f():\n    import grpc.aio"),
         (deciding_files_only_decide, "core/choice.py", "async def f(x):\n    return [i async for i in x]"),
         (no_print, "scheduler/loop.py", "print('x')"),
-        (environment_in_config_only, "engines/llama.py", "import os\nos.environ['A']"),
+        (environment_in_config_only, "engines/llama/engine.py", "import os\nos.environ['A']"),
         (environment_in_config_only, "daemon/main.py", "import os\nos.getenv('A')"),
         (environment_in_config_only, "loadtests/demo.py", "from os import environ"),
     ],

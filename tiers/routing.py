@@ -10,7 +10,7 @@ from core.errors import ConfigError
 from core.words import Tier
 from tiers.promises import Promises
 
-LLAMA = "llama"  # engines/llama.py, in this process
+LLAMA = "llama"  # engines/llama/, in this process
 ENGINES = (LLAMA,)
 
 

@@ -1,6 +1,6 @@
 """The floor: llama_decode and a numpy argmax on sequences 0, 1, 2, ..., with nothing around them.
 
-Uses the batch arrays and the context of a LlamaEngine of its own, and goes past everything else in it.
+It uses the batch arrays and the context of a LlamaEngine of its own, and none of the engine's other code.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from core.choice import Tokens
 from core.clock import now_ns
-from engines import llama
 from engines.base import Slice, StepPlan
-from engines.llama import LlamaEngine, LlamaSettings
+from engines.llama import LlamaEngine, LlamaSettings, native
 
-_native: Any = llama  # what it imports of the library is its own affair, and the only door to it
+_library: Any = native  # llama_cpp itself, too: benches have no other door to it
 
 
 class Bare:
@@ -41,26 +40,26 @@ class Bare:
 
         All tails have the same length. The sequences are cut back to `start` afterwards.
         """
-        engine, count, tail_len = self.engine, self.count, len(tails[0])
+        engine, batch, count, tail_len = self.engine, self.engine.steps.batch, self.count, len(tails[0])
         self.decode_ns.clear()
         self.argmax_ns.clear()
         began = now_ns()
         n = count * tail_len
-        engine._token[:n] = np.concatenate(tails)
-        engine._pos[:n] = np.tile(np.arange(start, start + tail_len, dtype=np.int32), count)
-        engine._seq[:n] = np.repeat(np.arange(count, dtype=np.int32), tail_len)
-        engine._wanted[:n] = 0
-        engine._wanted[tail_len - 1 : n : tail_len] = 1
+        batch.token[:n] = np.concatenate(tails)
+        batch.pos[:n] = np.tile(np.arange(start, start + tail_len, dtype=np.int32), count)
+        batch.seq[:n] = np.repeat(np.arange(count, dtype=np.int32), tail_len)
+        batch.wanted[:n] = 0
+        batch.wanted[tail_len - 1 : n : tail_len] = 1
         token = self._decode(n)
-        engine._seq[:count] = np.arange(count, dtype=np.int32)
-        engine._pos[:count] = start + tail_len
-        engine._wanted[:count] = 1
+        batch.seq[:count] = np.arange(count, dtype=np.int32)
+        batch.pos[:count] = start + tail_len
+        batch.wanted[:count] = 1
         for _ in range(steps - 1):
-            engine._token[:count] = token
+            batch.token[:count] = token
             token = self._decode(count)
-            engine._pos[:count] += 1
+            batch.pos[:count] += 1
         took = now_ns() - began
-        engine._book[:count] = start + tail_len + steps - 1
+        engine.state.book[:count] = start + tail_len + steps - 1
         for seq in range(count):
             engine.trim(seq, start)
         return took
@@ -71,10 +70,11 @@ class Bare:
 
     def _decode(self, n: int) -> NDArray[np.int64]:
         engine = self.engine
-        engine._batch.n_tokens = n
+        context, batch = engine.state.context, engine.steps.batch.native
+        batch.n_tokens = n
         began = now_ns()
-        code = _native.llama_cpp.llama_decode(engine._context, engine._batch)
-        address = _native._get_logits(engine._context)  # waits for the decode
+        code = _library.llama_cpp.llama_decode(context, batch)
+        address = _library.get_logits(context)  # waits for the decode
         decoded = now_ns()
         assert code == 0 and address, f"llama_decode answered {code}"
         floats: Any = (ctypes.c_float * (self.count * engine.vocab.size)).from_address(address)
@@ -86,7 +86,4 @@ class Bare:
 
 def logits_of_last_step(engine: LlamaEngine, rows: int) -> NDArray[np.float32]:
     """A copy of the logits that the engine's last step asked for, `rows` of them."""
-    address = _native._get_logits(engine._context)
-    assert address, "no logits after a decode"
-    floats: Any = (ctypes.c_float * (rows * engine.vocab.size)).from_address(address)
-    return np.frombuffer(floats, np.float32).reshape(rows, -1).copy()
+    return engine.state.logits(rows).copy()

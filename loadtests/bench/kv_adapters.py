@@ -124,9 +124,9 @@ def _swapped(figures: Figures, engine: LlamaEngine, many: Sequence[Adapter], rou
     assert len(many) == LOADED_MAX + 1, "in this order each of them was dropped for the one before"
     for adapter in many:
         _step_ns(engine, adapter)
-    loads = engine.adapters_loaded
+    loads = engine.adapter_counts()["loaded"]
     taken = [_step_ns(engine, adapter) for _ in range(rounds) for adapter in many]
-    assert engine.adapters_loaded - loads == len(taken), "every step had to load"
+    assert engine.adapter_counts()["loaded"] - loads == len(taken), "every step had to load"
     figures.add("adapter.swap_p95_ms", percentile(taken, 0.95) / MS)
     figures.add("adapter.swap_p50_ms", percentile(taken, 0.5) / MS)
 

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 
 import daemon.rpc.grpc_face
-import engines.llama
+import engines.llama.engine
 import scheduler.scheduler
 from core.clock import S
 from core.clock import now_ns as monotonic_ns
@@ -129,7 +129,7 @@ if __name__ == "__main__":
     for module, name, ours in (
         (daemon.rpc.grpc_face, "GrpcFace", Face),
         (scheduler.scheduler, "Placer", NotingPlacer),
-        (engines.llama, "LlamaVocab", EndlessVocab),
+        (engines.llama.engine, "LlamaVocab", EndlessVocab),
     ):
         setattr(module, name, ours)
     sys.exit(main(["serve", "--no-supervise", *sys.argv[1:]]))

@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
 from engines.base import GREEDY_PICK, Slice, StepPlan, tokens_of
-from engines.llama import LlamaEngine, LlamaSettings, _get_logits, load_vocab
+from engines.llama import LlamaEngine, LlamaSettings, load_vocab
 from engines.lora import Adapter, Adapters, AdapterSettings
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
@@ -57,8 +56,8 @@ def told(engine: LlamaEngine, tokens: Sequence[int], sha: str = "", seq: int = 0
 
 def logits(engine: LlamaEngine) -> NDArray[np.float32]:
     """Those of the one token that picked in the last step."""
-    floats: Any = (ctypes.c_float * engine.vocab.size).from_address(_get_logits(engine._context))
-    return np.array(floats, np.float32)
+    row: NDArray[np.float32] = engine.state.logits(1)[0].copy()
+    return row
 
 
 def test_an_adapter_that_changes_nothing_changes_not_a_bit(engine: LlamaEngine, adapters: Adapters) -> None:
@@ -75,12 +74,12 @@ def test_a_composed_stack_is_what_all_do_together(engine: LlamaEngine, adapters:
     """llama.cpp's own sum of adapters that are set at once, within the rounding of f16."""
     story = engine.vocab.encode(STORY)
     composed = told(engine, story, adapters.find("old+angry+poet").sha)
-    three = [engine._hold(adapters.find(name).sha) for name in ("old", "angry", "poet")]
+    three = [engine.loras.hold(adapters.find(name).sha) for name in ("old", "angry", "poet")]
     told(engine, story)
     pointers = (llama_cpp.llama_adapter_lora_p_ctypes * 3)(*three)
-    llama_cpp.llama_set_adapters_lora(engine._context, pointers, 3, (ctypes.c_float * 3)(1.0, 1.0, 1.0))
+    llama_cpp.llama_set_adapters_lora(engine.state.context, pointers, 3, (ctypes.c_float * 3)(1.0, 1.0, 1.0))
     together = told(engine, story)
-    llama_cpp.llama_set_adapters_lora(engine._context, None, 0, None)
+    llama_cpp.llama_set_adapters_lora(engine.state.context, None, 0, None)
     assert np.abs(composed - together).max() < 0.02 * np.abs(together).max()
     assert not np.allclose(composed, told(engine, story, adapters.find("old").sha), atol=0.1)
 
@@ -91,11 +90,11 @@ def test_more_adapters_than_may_be_in_memory_take_turns(engine: LlamaEngine, ada
     names = [*NAMES, "old+sad", "loud+poet", ""]
     shas = {name: adapters.find(name).sha if name else "" for name in names}
     first = {name: told(engine, story, sha) for name, sha in shas.items()}
-    dropped = engine.adapters_dropped
+    dropped = engine.adapter_counts()["dropped"]
     for name in names * 2:
         assert np.array_equal(told(engine, story, shas[name]), first[name])
-        assert len(engine._loras) <= adapters.settings.loaded_max
-    assert engine.adapters_dropped > dropped + 10
+        assert engine.adapter_counts()["resident"] <= adapters.settings.loaded_max
+    assert engine.adapter_counts()["dropped"] > dropped + 10
     assert len({logits.tobytes() for logits in first.values()}) == len(names)
 
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from core.choice import Tokens
 from core.work import Sampling
-from engines import llama
 from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
-from engines.llama import LlamaEngine, LlamaSettings
+from engines.llama import LlamaEngine, LlamaSettings, step
 from models.play import Played
 from tests.engines.conftest import MODEL
 
@@ -202,7 +201,7 @@ def test_a_biased_verification_is_found(engine: LlamaEngine, monkeypatch: pytest
     """The distribution test can fail: guesses that get a second chance come too often."""
     prompt = engine.vocab.markup(PROMPT)
     drafts = guesses(prompt, 0)
-    monkeypatch.setattr(llama, "verify", accept_likely)
+    monkeypatch.setattr(step, "verify", accept_likely)
     found, bound = chi_square(draw(engine, prompt, drafts), expected(prompt, drafts))
     assert found > bound
 

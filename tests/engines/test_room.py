@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from engines import llama
-from engines.llama import LlamaEngine, LlamaSettings
+from engines.llama import LlamaEngine, LlamaSettings, model
 from engines.room import GIB, check_room, memory_free
 from tests.engines.shapes import qwen2_like
 
 
 def test_what_is_free_is_the_least_of_what_machine_and_container_say(tmp_path: Path) -> None:
-    """A container's limit counts, where there is one; whoever says nothing does not."""
+    """A container's limit counts where there is one; a file that says nothing does not count."""
     meminfo, group = tmp_path / "meminfo", tmp_path / "group"
     assert memory_free(meminfo, group) == 0
     meminfo.write_text("MemTotal:  9 kB\nMemAvailable:    2048 kB\n")
@@ -41,8 +40,8 @@ def test_a_token_is_measured_on_the_model(tmp_path: Path, monkeypatch: pytest.Mo
     """Two layers, two heads of 16 for keys and as many for values, f16: 256 bytes a token and a few for its place."""
     path = qwen2_like(tmp_path / "m.gguf")
     asked: list[tuple[int, int, int, int]] = []
-    monkeypatch.setattr(llama, "memory_free", lambda: 1000)
-    monkeypatch.setattr(llama, "check_room", lambda *numbers: asked.append(numbers))
+    monkeypatch.setattr(model, "memory_free", lambda: 1000)
+    monkeypatch.setattr(model, "check_room", lambda *numbers: asked.append(numbers))
     LlamaEngine(LlamaSettings(path, sequences=4, context_len=256)).close()
     [(sequences, context_len, token_bytes, free)] = asked
     assert (sequences, context_len, free) == (5, 256, 1000)

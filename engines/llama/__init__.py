@@ -1,0 +1,24 @@
+"""llama.cpp as an engine, through llama-cpp-python's low-level API. Only this folder imports llama_cpp."""
+
+from engines.llama.engine import LlamaEngine, open_draft
+from engines.llama.loading import load_vocab, read_file
+from engines.llama.native import built_with, send_native_log_to
+from engines.llama.settings import SEQUENCES_MAX, LlamaSettings, check_settings, default_threads
+from engines.llama.step import likeliest
+from engines.llama.vocabulary import LlamaVocab, check_vocabulary
+
+__all__ = [
+    "SEQUENCES_MAX",
+    "LlamaEngine",
+    "LlamaSettings",
+    "LlamaVocab",
+    "built_with",
+    "check_settings",
+    "check_vocabulary",
+    "default_threads",
+    "likeliest",
+    "load_vocab",
+    "open_draft",
+    "read_file",
+    "send_native_log_to",
+]

@@ -1,0 +1,120 @@
+"""Facts of a loaded model: its card, its shape, and whether npcd can run it here."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from core.errors import ConfigError
+from engines.base import PAD_LEN, KvKind
+from engines.llama import native
+from engines.llama.settings import KV_TYPES, LlamaSettings, flash
+from engines.model_file import ModelFile, not_causal, recurrent
+from engines.room import check_room, memory_free
+
+KV_BLOCK = 32  # values of q8_0 share a scale, so a head must be made of whole blocks
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a GGUF file says of itself. `sha256` is of the whole file; `license` may be empty."""
+
+    name: str
+    sha256: str
+    architecture: str
+    license: str
+    context_trained: int
+    parameters: int
+    chat_template: str
+
+
+def card_of(model: Any, file: ModelFile) -> ModelCard:
+    """The card of a loaded model. Reads the whole file, for its hash."""
+    return ModelCard(
+        name=_meta(model, "general.name") or file.parts[0].stem,
+        sha256=file.sha256(),
+        architecture=_meta(model, "general.architecture"),
+        license=_meta(model, "general.license"),
+        context_trained=int(llama_cpp.llama_model_n_ctx_train(model)),
+        parameters=int(llama_cpp.llama_model_n_params(model)),
+        chat_template=_meta(model, "tokenizer.chat_template"),
+    )
+
+
+def kv_kind(model: Any, sha256: str, settings: LlamaSettings) -> KvKind:
+    """What stored KV bytes of this model depend on, with these settings, as this llama.cpp writes them."""
+    shape = (
+        f"{llama_cpp.llama_model_n_layer(model)} layers, {llama_cpp.llama_model_n_embd(model)} wide, "
+        f"{llama_cpp.llama_model_n_head_kv(model)} heads of {_head_lens(model)}, "
+        f"llama-cpp-python {llama_cpp.__version__}"
+    )
+    attention = "flash" if flash(settings) else "plain"
+    return KvKind(f"{sha256} {settings.weights}", settings.kv_type, attention, shape)
+
+
+def check_kind(model: Any, path: Path) -> None:
+    """Raises ConfigError for models whose sequences cannot be cut back to an earlier length, or that do not write."""
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        raise recurrent(path)
+    if llama_cpp.llama_model_is_diffusion(model):
+        raise not_causal(path)
+    if llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model)) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        raise ConfigError(f"model: {path} has no tokenizer in it; take a file that was converted with one")
+    if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
+        raise ConfigError(f"model: {path} is no text generator (it has an encoder, or no decoder); take a chat model")
+
+
+def check_kv_type(model: Any, settings: LlamaSettings) -> None:
+    """Raises ConfigError for a KV type whose blocks do not fit the model's heads: llama.cpp would abort."""
+    wrong = [length for length in _head_lens(model) if length % KV_BLOCK]
+    if settings.kv_type != "f16" and wrong:
+        raise ConfigError(
+            f"engine.kv_type: {settings.kv_type} needs heads of a multiple of {KV_BLOCK} values, those of "
+            f"{settings.model.name} have {wrong[0]}; take f16"
+        )
+
+
+def check_kv_room(model: Any, settings: LlamaSettings, streams: int) -> None:
+    """Raises ConfigError when the KV would not fit the memory. On a device llama.cpp itself says so."""
+    free = memory_free()
+    heads = max(llama_cpp.llama_model_n_head(model), llama_cpp.llama_model_n_head_kv(model))
+    most = 4 * llama_cpp.llama_model_n_layer(model) * heads * sum(_head_lens(model)[:2])
+    if settings.gpu_layers or not free or streams * settings.context_len * most <= free:
+        return  # by far
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = PAD_LEN, 1, 2, 2
+    params.flash_attn_type = int(flash(settings))
+    params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        return  # opening the real one will say what is wrong
+    sizes = []
+    for _ in range(2):
+        token = (ctypes.c_int32 * 1)(0)
+        code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1))
+        sizes.append(int(llama_cpp.llama_state_seq_get_size(context, 0)) if code == 0 else 0)
+    llama_cpp.llama_free(context)
+    check_room(streams, settings.context_len, sizes[1] - sizes[0], free)
+
+
+def _meta(model: Any, key: str) -> str:
+    """The value that the file has under a key; empty when it has none."""
+    return native.written_text(partial(llama_cpp.llama_model_meta_val_str, model, key.encode()))
+
+
+def _head_lens(model: Any) -> tuple[int, ...]:
+    """How many values a key's head and a value's head have, then the same of layers with a window where they differ."""
+    arch, usual = _meta(model, "general.architecture"), _usual_head_len(model)
+    said = [_meta(model, f"{arch}.attention.{of}_length{where}") for where in ("", "_swa") for of in ("key", "value")]
+    return tuple(int(text) if text.isdigit() else usual for text in said[:2]) + tuple(
+        int(text) for text in said[2:] if text.isdigit()
+    )
+
+
+def _usual_head_len(model: Any) -> int:
+    return int(llama_cpp.llama_model_n_embd(model)) // max(1, int(llama_cpp.llama_model_n_head(model)))
