@@ -33,6 +33,7 @@ from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.worlds import Npc, Worlds
+from engines.backend import Delivery
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
@@ -50,7 +51,7 @@ from scheduler.drafts import Ngrams
 from scheduler.loop import EngineLoop
 from scheduler.meter import Spread
 from scheduler.parking import Fetched
-from scheduler.scheduler import Delivery, Scheduler
+from scheduler.scheduler import Scheduler
 from scheduler.speculation import Speculation, SpeculationSettings
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
@@ -264,7 +265,7 @@ def build(
             door.load_ahead(npc)
 
     if parked is not None:
-        scheduler.placer.parking.store = parked
+        scheduler.placer.moves.parking.store = parked
         parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
 
     slice_ns = round(config.calls.slice_ms * MS)

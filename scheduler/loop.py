@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from core.clock import Clock, S, now_ns
 from core.errors import EngineFailed
 from core.words import TrunkKey
+from engines.backend import Delivery
 from scheduler.parking import Fetched
-from scheduler.scheduler import Delivery, Scheduler
+from scheduler.scheduler import Scheduler
 from scheduler.ticket import Command, Commit, Fence, LoadAhead, MoveOut
 
 REBUILD_NS = 2 * S  # a new context for a large model's KV

@@ -3,12 +3,6 @@
 Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the
 engine's.
 
-A place computes its parts one after another. The next tokens of each part belong to one sequence:
-
-    PREFIX  the shared beginning is computed in the prefix's own sequence (any work that waits for it may carry it)
-    TRUNK   the rest of the trunk is computed in the trunk's resident sequence
-    BRANCH  the tail and what is generated: Gold on the trunk's own sequence, the others on a lane (a copy)
-
 On cancel the branch is cut off or its lane given back; what was computed of prefix and trunk stays, it is valid.
 
 A fork is a trunk of its own that begins as a copy of its origin. Works run on it as on any other; commit() then makes
@@ -19,22 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
 from core.choice import Tokens
-from core.words import NpcKey, Tier, TrunkKey
+from core.words import Tier, TrunkKey
 from core.work import Work
-from engines.base import NEVER, Geometry, StepEngine
-from kvcache import victims
-from kvcache.homes import NO_TOKENS, Homes, Trunk, common_len
+from engines.base import Geometry, StepEngine
+from kvcache.homes import Homes, Trunk, common_len
 from kvcache.lanes import Lanes
-from kvcache.prefix import Prefix, Prefixes
-from kvcache.verify import REASONS, Verifier
+from kvcache.prefix import Prefixes
 from scheduler.costs import Costs
-from scheduler.loads import LoadCosts, recompute_ns
-from scheduler.parking import Fetched, Parking
+from scheduler.moving import Moves
+from scheduler.place import Part, Place, TrunkTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,92 +45,6 @@ class KvSettings:
     forks_max: int = 64
 
 
-class Part(Enum):
-    """The part of a work that is computed now: where its next tokens go."""
-
-    PREFIX = "prefix"
-    TRUNK = "trunk"
-    BRANCH = "branch"
-
-
-@dataclass(slots=True)
-class TrunkTokens:
-    """How trunk tokens came to where works needed them: they were in the sequence, were loaded from another home,
-    copied from a prefix or a sibling, or computed.
-    """
-
-    resident: int = 0
-    loaded: int = 0
-    copied: int = 0
-    computed: int = 0
-
-    def add(self, place: Place) -> None:
-        """Counts what a place begins with."""
-        self.loaded += place.loaded
-        self.copied += place.copied
-        self.resident += place.cached - place.loaded - place.copied
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """Where one running work stands. `cached` counts trunk tokens that were there already: `loaded` of them from
-    another home, `copied` from a prefix or a sibling. The branch is computed as the trunk is up to `adapter_from`.
-    """
-
-    work: Work
-    trunk: Trunk
-    part: Part
-    prefix: Prefix | None = None
-    lane: int = -1
-    branch_len: int = 0
-    cached: int = 0
-    loaded: int = 0
-    copied: int = 0
-    adapter_from: int = 0
-
-    @property
-    def seq(self) -> int:
-        """The sequence that takes the next tokens."""
-        if self.part is Part.PREFIX:
-            assert self.prefix is not None
-            return self.prefix.seq
-        return self.lane if self.part is Part.BRANCH and self.lane >= 0 else self.trunk.seq
-
-    @property
-    def pos(self) -> int:
-        """How many tokens that sequence holds."""
-        if self.part is Part.PREFIX:
-            assert self.prefix is not None
-            return self.prefix.held
-        # A trunk that was copied to a lane may grow meanwhile; the branch stands on the length it had then.
-        return len(self.work.trunk) + self.branch_len if self.part is Part.BRANCH else self.trunk.held
-
-    @property
-    def stands(self) -> bool:
-        """Whether it has its trunk to itself: no other work can stand on that meanwhile."""
-        return self.part is not Part.BRANCH or self.lane < 0 or self.work.keep
-
-    @property
-    def adapter(self) -> str:
-        """What the next tokens are computed with."""
-        on = self.part is Part.BRANCH and self.branch_len >= self.adapter_from
-        return self.work.adapter if on else self.work.key.adapter
-
-    @property
-    def alike_len(self) -> int:
-        """So many of the branch's next tokens are computed with the same adapter."""
-        off = self.adapter_from - self.branch_len
-        return off if off > 0 else NEVER
-
-    @property
-    def missing(self) -> Tokens:
-        """What prefix or trunk still lack; empty in BRANCH."""
-        if self.part is Part.PREFIX:
-            assert self.prefix is not None
-            return self.prefix.tokens[self.prefix.held :]
-        return self.work.trunk[self.trunk.held :] if self.part is Part.TRUNK else NO_TOKENS
-
-
 class Placer:
     """Places works on one engine. Invariants: those of Homes, Lanes and Prefixes; one work per trunk until it is on a
     lane.
@@ -150,19 +55,10 @@ class Placer:
         self.prefixes = Prefixes(prefixes_first, settings.prefixes)
         self.lanes = Lanes(lanes_first, settings.lanes)
         self.homes = Homes(residents_first, residents, settings.ram_mib << 20, settings.redis_mib << 20)
-        self.parking = Parking(self.homes, settings.fetch_wait_ms)
-        self.moved_out = 0
-        self.moved_clean = 0  # of these: without storing anything
-        self.token_bytes = 0.0  # of KV, as it was when a trunk was moved out last
-        self.loaded = 0
+        self.moves = Moves(engine, self.homes, costs, settings.fetch_wait_ms)
         self.forks_dropped = 0
         self._forks_max = settings.forks_max
-        self.turned_down = 0  # loads that would have taken longer than computing anew
-        self.refused = dict.fromkeys(REASONS, 0)  # bytes that were not what they should be
         self.tokens = TrunkTokens()
-        self.verifier = Verifier(engine.kv_kind)
-        self.loads = LoadCosts()
-        self._costs = costs
         self._engine = engine
 
     def place(self, work: Work, now_ns: int) -> Place | None:
@@ -170,7 +66,7 @@ class Placer:
         if work.key.fork and work.key not in self.homes.forks:
             self._bound_forks()
         trunk = self.homes.get(work.key)
-        if trunk.users or not self._is_here(trunk, work, now_ns):
+        if trunk.users or not self.moves.is_here(trunk, work, now_ns):
             return None
         lane = -1
         if self.needs_lane(work):
@@ -178,7 +74,7 @@ class Placer:
             if leased is None:
                 return None
             lane = leased
-        if not self._make_resident(trunk, work.near, now_ns):
+        if not self.moves.make_resident(trunk, work.near, now_ns):
             if lane >= 0:
                 self.lanes.give_back(lane)
             return None
@@ -187,7 +83,7 @@ class Placer:
         place = Place(work, trunk, Part.TRUNK, lane=lane)
         if work.adapter != work.key.adapter:
             place.adapter_from = self._engine.adapter_from(work.adapter, work.tail)
-        place.loaded = self._load(trunk, work.trunk, work.shared)
+        place.loaded = self.moves.load(trunk, work.trunk, work.shared)
         self._begin(place, now_ns)
         place.cached = trunk.held
         trunk.hits += place.cached > 0
@@ -202,22 +98,12 @@ class Placer:
 
     def counters(self) -> dict[str, dict[str, float]]:
         """All that is counted here and of the engine's adapters, by family and name. Any thread may ask."""
-        t, p = self.tokens, self.parking
-        moves = {
-            "moved_out": self.moved_out, "moved_clean": self.moved_clean, "loaded": self.loaded, "parked": p.parked,
-            "fetched": p.fetched, "lost": p.lost, "given_up": p.given_up,
-            "turned_down": self.turned_down + p.turned_down, "left_ram": self.homes.ram_dropped,
-        }  # fmt: skip
+        t = self.tokens
         tokens = {"resident": t.resident, "loaded": t.loaded, "copied": t.copied, "computed": t.computed}
         return {
-            "trunk_tokens": dict(tokens), "moves": dict(moves), "refused": dict(self.refused),
+            "trunk_tokens": dict(tokens), "moves": self.moves.counters(), "refused": dict(self.moves.refused),
             "adapters": dict(self._engine.adapter_counts()),
         }  # fmt: skip
-
-    @property
-    def loads_refused(self) -> int:
-        """Loads that were not made, because the bytes were not what they should be."""
-        return sum(self.refused.values())
 
     def could_stand(self, key: TrunkKey) -> bool:
         """Whether a work could stand on that trunk now: no other does, and there is a sequence for it."""
@@ -296,7 +182,7 @@ class Placer:
         if trunk is not None and trunk.users:
             return False
         if trunk is not None:
-            self.parking.forget(trunk)
+            self.moves.parking.forget(trunk)
         seq = self.homes.remove(key)
         if seq >= 0:
             self._engine.trim(seq, 0)
@@ -310,7 +196,7 @@ class Placer:
         if fork.users or (origin is not None and origin.users):
             return False
         if origin is not None:
-            self.parking.forget(origin)
+            self.moves.parking.forget(origin)
         seq = self.homes.commit(fork)
         if seq >= 0:
             self._engine.trim(seq, 0)
@@ -319,7 +205,7 @@ class Placer:
     def engine_rebuilt(self) -> None:
         """Every sequence is empty: corrects the book. Places must be released and made anew."""
         self.prefixes.forget_all()
-        self.parking.put_away(self.homes.forget_sequences())
+        self.moves.parking.put_away(self.homes.forget_sequences())
 
     def _begin(self, place: Place, now_ns: int) -> None:
         """Finds the cheapest beginning: what the trunk holds, a sibling's trunk, the shared prefix."""
@@ -356,9 +242,9 @@ class Placer:
         origin = self.homes.find(trunk.key.origin)
         if origin is None or common_len(origin.tokens[: origin.held], wanted) <= keep:
             return False
-        if origin.parked or not self._make_resident(origin, -1, now_ns):
+        if origin.parked or not self.moves.make_resident(origin, -1, now_ns):
             return False
-        self._load(origin, wanted, 0)
+        self.moves.load(origin, wanted, 0)
         shared = common_len(origin.tokens[: origin.held], wanted)  # its bytes may have been refused
         if shared <= keep:
             return False
@@ -387,85 +273,6 @@ class Placer:
             if shared > best_len:
                 best, best_len = other, shared
         return best, best_len
-
-    def _make_resident(self, trunk: Trunk, near: int, now_ns: int) -> bool:
-        if trunk.seq >= 0:
-            return True
-        if not self.homes.settle(trunk, near):
-            found = victims.choose(self.homes.residents, now_ns)
-            if found is None:
-                return False
-            self.homes.touch(trunk)  # or it might have to leave RAM for whom it drives out of a sequence
-            self.move_out(found[0])
-            self.parking.forget(trunk)
-            settled = self.homes.settle(trunk)
-            assert settled, "a sequence was just made free"
-        return True
-
-    def _load(self, trunk: Trunk, wanted: Tokens, shared: int) -> int:
-        """Loads what RAM has of a resident trunk, when it is what it should be and faster than computing it anew; how
-        many of the `wanted` tokens came so. What was loaded stays as the clean copy. The trunk holds nothing otherwise.
-        """
-        sealed = trunk.blob
-        if sealed is None:
-            return 0
-        useful = common_len(trunk.tokens[: trunk.held], wanted)
-        anew_ns = recompute_ns(self._costs, min(shared, useful), useful, self._engine.geometry.micro_len)
-        if useful <= shared or not self.loads.pays(len(sealed), 0, anew_ns):
-            self.turned_down += 1
-        else:
-            began_ns = self._engine.clock()
-            fault = self.verifier.fault(sealed, trunk.tokens[: trunk.held], trunk.key.adapter)
-            if not fault and self._engine.load(trunk.seq, sealed.payload):
-                if self._engine.length(trunk.seq) == trunk.held:
-                    self.loads.add(len(sealed), self._engine.clock() - began_ns)
-                    self.loaded += 1
-                    self.homes.loaded(trunk)
-                    return useful
-                self._engine.trim(trunk.seq, 0)
-            self.refused[fault or "engine"] += 1
-        self.homes.take_blob(trunk)
-        self.homes.lose(trunk)
-        return 0
-
-    def move_out(self, trunk: Trunk) -> None:
-        """Moves an unused resident trunk to host RAM; nothing is stored when a clean copy of it is there."""
-        seq = trunk.seq
-        sealed = self.homes.take_copy(trunk)
-        if sealed is not None:
-            self.moved_clean += 1
-        elif trunk.held:
-            payload = self._engine.store(seq)
-            self.token_bytes = len(payload) / trunk.held
-            sealed = self.verifier.seal(payload, trunk.tokens[: trunk.held], trunk.key.adapter)
-        evicted = self.homes.vacate(trunk, sealed)
-        self._engine.trim(seq, 0)
-        self.moved_out += 1
-        self.parking.put_away(evicted)
-
-    def move_out_npc(self, npc: NpcKey) -> None:
-        """Moves an NPC's trunks to host RAM, except those that works stand on."""
-        for trunk in self.homes.of_npc(npc):
-            if trunk.seq >= 0 and not trunk.users:
-                self.move_out(trunk)
-
-    def load_ahead(self, npc: NpcKey, now_ns: int) -> None:
-        """Begins to bring an NPC's trunks back from the store: somebody will need them soon."""
-        for trunk in self.homes.of_npc(npc):
-            self.parking.fetch(trunk, now_ns)
-
-    def arrived(self, what: Fetched) -> None:
-        """Takes in what the store gave."""
-        if self.parking.arrived(what) == "signature":
-            self.refused["signature"] += 1
-
-    def _is_here(self, trunk: Trunk, work: Work, now_ns: int) -> bool:
-        """Whether the work need not wait for a fetch of its trunk, which it may begin."""
-        if not trunk.parked:
-            return True
-        useful = common_len(trunk.tokens[: trunk.held], work.trunk)
-        anew_ns = recompute_ns(self._costs, min(work.shared, useful), useful, self._engine.geometry.micro_len)
-        return self.parking.is_here(trunk, work, anew_ns - self.loads.predict_ns(trunk.parked_bytes), now_ns)
 
 
 def divide(geometry: Geometry, settings: KvSettings) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from core.work import Chunk, Timings, Work
 from engines.base import GREEDY_PICK, Pick, tokens_of
 from kvcache.homes import NO_TOKENS
 from scheduler.drafts import Text
-from scheduler.placing import Part, Place
+from scheduler.place import Part, Place
 
 
 @dataclass(slots=True, eq=False)

@@ -1,33 +1,33 @@
 """The scheduler: submitted works in, one step at a time out, what became known back.
 
 Everything here runs on one thread (the engine thread, or a test's), synchronously; time comes in as `now_ns`. Owns
-queues, window, planner, costs and running works. A driver calls plan(), lets the engine step, and calls apply() or
+admission, composer, costs and running works. A driver calls plan(), lets the engine step, and calls apply() or
 failed(). On cancel a work leaves as if it had never come, within the step that runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-import numpy as np
-
-from core.choice import Tokens
 from core.clock import MS
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
-from engines.base import Slice, StepEngine, StepPlan, StepResult, tokens_of
-from scheduler.costs import Costs, CostSettings, Features, features
+from engines.backend import Delivery, Taken
+from engines.base import StepEngine, StepResult, tokens_of
+from scheduler.admission import Admission, Left
+from scheduler.composing import Composer, Planned
+from scheduler.costs import Costs, CostSettings
 from scheduler.meter import Meter
 from scheduler.parking import Fetched
-from scheduler.placing import KvSettings, Part, Place, Placer
-from scheduler.planner import Candidate, PlannerSettings, compose
-from scheduler.queues import Queues, Waiting
+from scheduler.place import Part, Place
+from scheduler.placing import KvSettings, Placer
+from scheduler.planner import PlannerSettings
+from scheduler.queues import Waiting
 from scheduler.running import Running
 from scheduler.speculation import Speculation
 from scheduler.way import make_way
-from scheduler.window import Closed, Window, WindowSettings
+from scheduler.window import Closed, WindowSettings
 from tiers.promises import Promises
 
 
@@ -41,41 +41,9 @@ class SchedulerSettings:
     costs: CostSettings = field(default_factory=CostSettings)
 
 
-SAME_STEPS_MAX = 16  # then it is looked at anew: budgets, ages and trust have moved
-
-
-class Taken(NamedTuple):
-    """A work left its queue and runs."""
-
-    at_ns: int
-
-
-Delivery = tuple[int, Chunk | Ended | Taken]  # by ticket id
-
-
-@dataclass(slots=True)
-class Planned:
-    """One step to run, who gets what of it, and what it should take. `wake_ns`: with no step, when to plan again."""
-
-    step: StepPlan | None
-    wake_ns: int | None = None
-    runners: list[Running] = field(default_factory=list)
-    budget_ns: int = 0
-    features: Features = (0.0, 0.0, 0.0, 0.0, 0.0)
-    gold: bool = False
-    changes: int = -1
-    """With `changes` >= 0 everybody who ran then got one token: the same step again is the right one while the
-    scheduler's count is still that, which starts and ends of works move.
-    """
-    again: int = 0
-    picked: Tokens | None = None  # what everybody got, when everybody just decoded
-    passed_over: bool = False  # nothing of the highest tier is in it
-    plain_ns: float = 0.0  # with drafts: what the step would take without them
-
-
 class Scheduler:
     """Laws: a ticket ends exactly once; a queue is never over its bound; free + leased == all for lanes and
-    residents.
+    residents. Of admission it is the seats.
     """
 
     def __init__(
@@ -88,26 +56,22 @@ class Scheduler:
         self.engine = engine
         self.promises = promises
         self.settings = settings
-        self.queues = Queues({tier: promises.of(tier).waiting_max for tier in Tier})
-        self.window = Window(settings.window)
         self.costs = Costs(settings.costs)
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter()
-        self.speculation = speculation
         self._applied_ns = 0  # when the last step was taken in
         self.running: dict[int, Running] = {}
-        self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
-        self.running_max = {tier: promises.of(tier).running_max for tier in Tier}
+        running_max = {tier: promises.of(tier).running_max for tier in Tier}
         # Gold without end would keep all others out of the sequences.
         residents = self.placer.homes.count
-        self.running_max[Tier.GOLD] = min(self.running_max[Tier.GOLD], residents - residents // 8)
+        running_max[Tier.GOLD] = min(running_max[Tier.GOLD], residents - residents // 8)
+        self.admission = Admission(promises, settings.window, running_max)
+        self.composer = Composer(engine, self.costs, promises, settings.planner, speculation)
         self._gold_ns: int | None = None
         self._changes = 0
-        self._last = Planned(None)
         self.retrying: list[Running] = []
         self.put_back = dict.fromkeys(Tier, 0)  # works that gave way to a higher tier, by their own
         self.hurried = 0  # plans in which a work ran at a higher tier for one that waited
-        self._risen: Work | None = None  # the Bronze that counts as Silver now
         self._hurried: list[Running] = []
         self._out: list[Delivery] = []
         self._forget: set[TrunkKey] = set()
@@ -120,17 +84,13 @@ class Scheduler:
         self._forget.discard(work.key)
         if work.tier is Tier.GOLD:
             self._gold_ns = now_ns
-        taken_in, superseded = self.queues.of[work.tier].add(ticket_id, work, now_ns)
-        if superseded is not None:
-            self._end_waiting(superseded, Finish.SUPERSEDED, "a newer observation took its place")
-        if not taken_in:
-            self._end_waiting(Waiting(ticket_id, work, now_ns, work.deadline_ns), Finish.REFUSED, "the queue is full")
+        self._end_waiting(self.admission.submit(ticket_id, work, now_ns))
 
     def cancel(self, ticket_id: int, now_ns: int) -> None:
         """Ends a work wherever it is; nothing happens when it has ended already."""
-        waiting = self.queues.cancel(ticket_id)
-        if waiting is not None:
-            self._end_waiting(waiting, Finish.CANCELLED, "")
+        left = self.admission.cancel(ticket_id)
+        if left:
+            self._end_waiting(left)
             return
         running = self.running.get(ticket_id)
         if running is not None:
@@ -146,10 +106,9 @@ class Scheduler:
         """Forgets a trunk's KV (of a plain key: with all adapters and forks), at once or when the work on it ends;
         works that would only bring it into place end too.
         """
-        for queue in self.queues.of.values():
-            for waiting in [w for w in queue if key.covers(w.work.key) and not w.work.max_tokens]:
-                queue.take(waiting)
-                self._end_waiting(waiting, Finish.CANCELLED, "the trunk was forgotten")
+        self._end_waiting(
+            self.admission.drop(lambda w: key.covers(w.key) and not w.max_tokens, "the trunk was forgotten")
+        )
         keys = {t.key for t in self.placer.homes.of_npc(key.npc)} | {w.key for w in self._works()}
         for one in sorted(k for k in keys if key.covers(k)):
             self._commit.discard(one)
@@ -158,15 +117,15 @@ class Scheduler:
 
     def load_ahead(self, npc: NpcKey, now_ns: int) -> None:
         """Begins to bring back what an NPC has in the store beyond RAM."""
-        self.placer.load_ahead(npc, now_ns)
+        self.placer.moves.load_ahead(npc, now_ns)
 
     def move_out(self, npc: NpcKey) -> None:
         """Moves an NPC's trunks out of their sequences, except those in use."""
-        self.placer.move_out_npc(npc)
+        self.placer.moves.move_out_npc(npc)
 
     def arrived(self, what: Fetched) -> None:
         """Takes in what the store beyond RAM gave."""
-        self.placer.arrived(what)
+        self.placer.moves.arrived(what)
 
     def commit(self, key: TrunkKey) -> None:
         """Makes what a fork holds its origin's KV, at once or when the works on both allow it, and ends the fork."""
@@ -179,14 +138,20 @@ class Scheduler:
     def plan(self, now_ns: int, next_due_ns: int | None = None) -> Planned:
         """The next step, or none and when to ask again (None: when something new comes)."""
         changes = self._changes
-        wake_ns = self._admit(now_ns, next_due_ns)
-        planned = self._compose(now_ns)
+        for runner in self._hurried:
+            runner.hurried = None
+        self._hurried.clear()
+        wake_ns = self.admission.admit(self, now_ns, next_due_ns)
+        recent_ns = self.settings.planner.gold_recent_ms * MS
+        recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
+        gold = recently or len(self.admission.queues.of[Tier.GOLD]) > 0
+        planned = self.composer.compose(self.running, gold, self._changes, now_ns)
         if planned.step is None and wake_ns is None and not self.idle:
             # Works whose choice was forced to its end left without a step, and others wait for what they held.
             wake_ns = now_ns
-            if changes == self._changes and self.placer.parking.coming:
+            if changes == self._changes and self.placer.moves.parking.coming:
                 # All that waits waits for its trunk, which is on its way.
-                wake_ns = self.placer.parking.look_again_ns(now_ns)
+                wake_ns = self.placer.moves.parking.look_again_ns(now_ns)
         planned.wake_ns = wake_ns
         return planned
 
@@ -196,9 +161,9 @@ class Scheduler:
         self.meter.steps += 1
         self.meter.busy_ns += took_ns
         self.meter.step.add(now_ns, took_ns, planned.step.tokens)
-        if self.speculation is not None:
-            if self.speculation.measuring:
-                self._learn_drafts(self.speculation, planned, result, now_ns)
+        if self.composer.speculation is not None:
+            if self.composer.speculation.measuring:
+                self._learn_drafts(self.composer.speculation, planned, result, now_ns)
             self._applied_ns = now_ns
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         if planned.changes == self._changes:
@@ -279,47 +244,29 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        return not self.running and not self.retrying and not len(self.queues)
+        return not self.running and not self.retrying and not len(self.admission.queues)
 
-    # -- pieces ------------------------------------------------------------------------------------------------
+    # -- seats -------------------------------------------------------------------------------------------------
 
-    def _admit(self, now_ns: int, next_due_ns: int | None) -> int | None:
-        """Lets waiting works start when the window says so; when to look again, if it does not."""
-        for runner in self._hurried:
-            runner.hurried = None
-        self._hurried.clear()
-        self._go_on(Tier.GOLD, now_ns)
-        waiting = len(self.queues)
-        rule, again_ns = None, 0
-        if waiting:
-            oldest_ns = min(q.oldest_ns for q in self.queues.of.values() if q.oldest_ns is not None)
-            rule, again_ns = self.window.close(now_ns, waiting, oldest_ns, bool(self.running), next_due_ns)
-        if rule is None:
-            self._risen = self._risen_bronze(now_ns)
-            self._go_on(Tier.SILVER, now_ns)
-            if not len(self.queues.of[Tier.SILVER]):
-                self._go_on(Tier.BRONZE, now_ns)
-            return again_ns if waiting else None
-        self._let_in(Tier.GOLD, rule, now_ns)
-        self._risen = risen = self._risen_bronze(now_ns)  # of those whose trunk Gold has left free
-        if risen is not None and not any(r.work is risen for r in (*self.running.values(), *self.retrying)):
-            self._let_in(Tier.BRONZE, rule, now_ns, risen)
-        self._go_on(Tier.SILVER, now_ns)
-        self._let_in(Tier.SILVER, rule, now_ns)
-        self._go_on(Tier.BRONZE, now_ns)  # what was put back has what is left, before new Bronze starts
-        self._let_in(Tier.BRONZE, rule, now_ns)
-        return None
+    def works(self) -> Iterator[Work]:
+        """Every work that was taken and has not ended."""
+        return (r.work for r in (*self.running.values(), *self.retrying))
 
-    def _counts_as(self, work: Work) -> Tier:
-        """The tier that a work counts as where something is to be had."""
-        return Tier.SILVER if work is self._risen else work.tier
+    def busy(self) -> bool:
+        """Whether works run now."""
+        return bool(self.running)
 
-    def _runs_as(self, runner: Running) -> Tier:
-        return min(runner.tier, self._counts_as(runner.work))
+    def could_stand(self, work: Work) -> bool:
+        """Whether a work could stand on its trunk now."""
+        return self.placer.could_stand(work.key)
 
-    def _go_on(self, tier: Tier, now_ns: int) -> None:
+    def all_taken(self, work: Work) -> bool:
+        """Whether the work needs a lane and none is free."""
+        return work.max_tokens > 0 and not self.placer.lanes.free
+
+    def go_on(self, tier: Tier, now_ns: int) -> None:
         """Places what was put back or is tried again, of those that count as `tier`; what is due longest is first."""
-        those = [r for r in self.retrying if self._counts_as(r.work) is tier]
+        those = [r for r in self.retrying if self.admission.counts_as(r.work) is tier]
         for runner in sorted(those, key=lambda r: r.work.due_ns):
             place = self._place(runner.work, now_ns)
             if place is not None:
@@ -327,38 +274,8 @@ class Scheduler:
                 runner.restart(place)
                 self._start(runner, now_ns)
 
-    def _let_in(self, tier: Tier, rule: Closed, now_ns: int, only: Work | None = None) -> None:
-        """Starts waiting works of a tier (or `only` that one), earliest deadline first, while there is room."""
-        room = self._room(tier)
-        for entry in self.queues.of[tier].in_order():
-            if room <= 0:
-                break
-            if only is not None and entry.work is not only:
-                continue
-            takes_nothing = tier is Tier.BRONZE and entry.work is not self._risen
-            if takes_nothing and entry.work.max_tokens and not self.placer.lanes.free:
-                break  # it has nobody's lane, and there may be a thousand of them
-            if self._take(entry, rule, now_ns):
-                room = self._room(tier)  # it may have ended already, or another one for it
-
-    def _room(self, tier: Tier) -> int:
-        """How many more works of a tier may run."""
-        there = sum(r.work.tier is tier for r in (*self.running.values(), *self.retrying))
-        return self.running_max[tier] - there
-
-    def _risen_bronze(self, now_ns: int) -> Work | None:
-        """The Bronze that is due longest, when it is overdue: it counts as Silver, also for a lane.
-
-        Else Silver that never stops waiting would have all lanes for ever. What waits for its trunk is passed over.
-        """
-        works = [r.work for r in (*self.running.values(), *self.retrying) if r.work.tier is Tier.BRONZE]
-        for waiting in self.queues.of[Tier.BRONZE].in_order():
-            if self.placer.could_stand(waiting.work.key):
-                works.append(waiting.work)
-                break
-        longest = min(works, key=lambda work: work.due_ns, default=None)
-        overdue = longest is not None and now_ns >= self.promises.overdue_ns(Tier.BRONZE, longest.due_ns)
-        return longest if overdue else None
+    def _runs_as(self, runner: Running) -> Tier:
+        return min(runner.tier, self.admission.counts_as(runner.work))
 
     def _place(self, work: Work, now_ns: int) -> Place | None:
         """A place for a work; works of lower tiers that are in its way are put back, or hurry. None: it must wait."""
@@ -369,7 +286,7 @@ class Scheduler:
             place = self.placer.place(work, now_ns)
             if place is not None:
                 return place
-        way = make_way(work, self._counts_as(work), self.running.values(), self._runs_as, self.placer)
+        way = make_way(work, self.admission.counts_as(work), self.running.values(), self._runs_as, self.placer)
         if way is None:
             return None
         for runner in way.hurried:
@@ -388,12 +305,13 @@ class Scheduler:
         self.placer.release(runner.place, now_ns)
         self.retrying.append(runner)
 
-    def _take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
+    def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
+        """Starts a waiting work; False when it has no place."""
         work = entry.work
         place = self._place(work, now_ns)
         if place is None:
             return False
-        self.queues.of[work.tier].take(entry)
+        self.admission.queues.of[work.tier].take(entry)
         timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns, cached_tokens=place.cached)
         timings.loaded_tokens, timings.copied_tokens = place.loaded, place.copied
         timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
@@ -408,7 +326,7 @@ class Scheduler:
         """Ends a work of the same or a lower tier that only brings this work's trunk into place; what it has computed
         stays. Whether there was one.
         """
-        trunk, tier = self.placer.homes.get(work.key), self._counts_as(work)
+        trunk, tier = self.placer.homes.get(work.key), self.admission.counts_as(work)
         for runner in self.running.values():
             if runner.place.trunk is trunk and not runner.work.max_tokens and self._runs_as(runner) >= tier:
                 self._end(runner, Finish.CANCELLED, now_ns)
@@ -430,103 +348,6 @@ class Scheduler:
             self._hand_out(runner, Chunk(tuple(runner.made), now_ns, 1.0, tuple(runner.labels)), now_ns)
         if finish is not None:
             self._end(runner, finish, now_ns)
-
-    def _compose(self, now_ns: int) -> Planned:
-        recent_ns = self.settings.planner.gold_recent_ms * MS
-        recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
-        gold = recently or len(self.queues.of[Tier.GOLD]) > 0
-        speculation = self.speculation
-        drafts: dict[int, Tokens] = {}
-        if speculation is not None and now_ns >= speculation.sleeps_until_ns:
-            speculation.measuring = False
-            if 0 < len(self.running) <= speculation.settings.works_max:
-                planner = self.settings.planner
-                room_ns = 0.5 * MS * (planner.gold_step_ms if gold else planner.step_ms)
-                drafts = speculation.drafts(list(self.running.values()), room_ns, now_ns)
-        if drafts:
-            self._last = self._compose_anew(now_ns, gold, drafts)
-        else:
-            self._last = self._same_again(self._last, gold) or self._compose_anew(now_ns, gold, drafts)
-        return self._last
-
-    def _compose_anew(self, now_ns: int, gold: bool, drafts: dict[int, Tokens]) -> Planned:
-        runners = list(self.running.values())
-        candidates = []
-        for number, r in enumerate(runners):
-            work, place = r.work, r.place
-            wanted = len(r.wanted())
-            assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
-            guessed = len(drafts[number]) if number in drafts else 0
-            wait_ns = self._wait_max_ns[work.tier]
-            deadline_ns = work.deadline_ns if r.hurried is None else min(work.deadline_ns, r.hurried.deadline_ns)
-            candidates.append(
-                Candidate(
-                    number,
-                    r.tier,
-                    r.decoding,
-                    place.seq,
-                    place.pos,
-                    wanted + guessed,
-                    deadline_ns,
-                    work.due_ns + wait_ns,
-                    r.last_step_ns,
-                    r.last_step_ns + wait_ns,
-                    place.adapter,
-                    guessed,
-                )
-            )
-        geometry = self.engine.geometry
-        adapter_before = self._last.step.adapter if self._last.step is not None else ""
-        draft_ns = self.speculation.spent_ns if self.speculation is not None and self.speculation.measuring else 0
-        composed = compose(
-            candidates,
-            self.costs,
-            self.settings.planner,
-            now_ns,
-            gold,
-            geometry.batch_len,
-            adapter_before,
-            draft_ns,
-            self._last.passed_over,
-        )
-        if not composed.portions:
-            return Planned(None)
-        step = StepPlan(adapter=composed.adapter)
-        chosen: list[Running] = []
-        for portion in composed.portions:
-            r = runners[portion.number]
-            wanted_tokens = r.wanted()
-            guessed = max(0, portion.tokens - len(wanted_tokens))
-            if guessed:
-                wanted_tokens = np.concatenate([wanted_tokens, drafts[portion.number]])
-            elif portion.tokens < len(wanted_tokens):
-                wanted_tokens = wanted_tokens[: portion.tokens]
-            pos = candidates[portion.number].pos
-            step.slices.append(Slice(portion.seq, pos, wanted_tokens, r.pick(portion.tokens), guessed))
-            chosen.append(r)
-        planned = Planned(step, None, chosen, composed.budget_ns, features(step.slices, geometry.micro_len), gold)
-        planned.passed_over = composed.passed_over
-        if drafts:
-            plain = [Slice(s.seq, s.pos, s.tokens[: len(s.tokens) - s.drafts]) for s in step.slices]
-            planned.plain_ns = self.costs.predict_ns(features(plain, geometry.micro_len))
-        if len(chosen) == len(runners) == step.tokens and all(r.decoding and r.node is None for r in chosen):
-            planned.changes = self._changes
-        return planned
-
-    def _same_again(self, last: Planned, gold: bool) -> Planned | None:
-        """The step after `last` when all that ran in it just decodes on; None when it must be composed anew."""
-        if last.changes != self._changes or last.gold != gold or last.again >= SAME_STEPS_MAX:
-            return None
-        assert last.step is not None and last.picked is not None
-        slices, picked = last.step.slices, last.picked
-        for i, s in enumerate(slices):
-            s.pos += 1
-            s.tokens = picked[i : i + 1]
-        x = features(slices, self.engine.geometry.micro_len)
-        if self.costs.predict_ns(x) > last.budget_ns * self.costs.trust:
-            return None
-        step = StepPlan(slices, last.step.adapter, picked)
-        return Planned(step, None, last.runners, last.budget_ns, x, gold, self._changes, last.again + 1)
 
     def _hand_out(self, runner: Running, chunk: Chunk, now_ns: int) -> None:
         meter, t = self.meter.tiers[runner.work.tier], runner.timings
@@ -561,11 +382,12 @@ class Scheduler:
         self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
         self._forget_again(runner.work.key)
 
-    def _end_waiting(self, waiting: Waiting, finish: Finish, reason: str) -> None:
-        self.meter.tiers[waiting.work.tier].ended[finish] += 1
-        timings = Timings(submitted_ns=waiting.submitted_ns)
-        self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))
-        self._forget_again(waiting.work.key)
+    def _end_waiting(self, left: Sequence[Left]) -> None:
+        for waiting, finish, reason in left:
+            self.meter.tiers[waiting.work.tier].ended[finish] += 1
+            timings = Timings(submitted_ns=waiting.submitted_ns)
+            self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))
+            self._forget_again(waiting.work.key)
 
     def _wanted(self, key: TrunkKey) -> bool:
         """Whether a work that has not ended will bring this trunk back."""
@@ -573,8 +395,8 @@ class Scheduler:
 
     def _works(self) -> Iterator[Work]:
         """Every work that has not ended."""
-        yield from (r.work for r in (*self.running.values(), *self.retrying))
-        yield from (w.work for queue in self.queues.of.values() for w in queue)
+        yield from self.works()
+        yield from self.admission.works()
 
     def _forget_again(self, key: TrunkKey) -> None:
         """A work of a trunk that was to be forgotten or committed has ended: that is done with the last of them."""

@@ -15,9 +15,9 @@ from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
+from engines.backend import Delivery, Taken
 from scheduler.drain import Drain
 from scheduler.parking import Fetched
-from scheduler.scheduler import Delivery, Taken
 from tiers.promises import RETRY_MAX_NS, Promises
 
 LEAVING_MAX = 16_384  # cancelled works that the engine thread has not answered yet; they hold memory and no permit

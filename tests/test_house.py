@@ -25,7 +25,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "engines": ("core", "prompts"),
     "memory": ("core",),
     "kvcache": ("core", "engines.base"),
-    "scheduler": ("core", "tiers", "engines.base", "kvcache"),
+    "scheduler": ("core", "tiers", "engines.backend", "engines.base", "kvcache"),
     # main, build and config put the rooms together; words and wire, the contract's messages, serve all of them.
     "daemon": BELOW_DAEMON,
     "daemon/worlds": (*BELOW_DAEMON, "daemon.words", "daemon.wire"),
@@ -81,6 +81,7 @@ INNER_DOORS: Mapping[str, tuple[str, ...]] = {
 DECIDING = (
     "tiers/*.py",
     "kvcache/*.py",
+    "scheduler/admission.py",
     "scheduler/queues.py",
     "scheduler/window.py",
     "scheduler/planner.py",

@@ -554,7 +554,7 @@ class Calls:
                     partner=pseudonym(trunk.key.partner),
                     home=trunk.home,
                     tokens=whole(trunk.held),
-                    bytes=whole(trunk.bytes_away or round(trunk.held * self._placer.token_bytes), 64),
+                    bytes=whole(trunk.bytes_away or round(trunk.held * self._placer.moves.token_bytes), 64),
                     hits=trunk.hits,
                     idle_ms=whole((now_ns - trunk.used_ns) // MS, 64),
                 )

@@ -150,7 +150,7 @@ class StatusBoard:
 
     def _everybody(self) -> admin_pb2.StatusResponse:
         now_ns = self._clock()
-        meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.window
+        meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.admission.window
         step_p50_ns, step_p95_ns = meter.step.percentiles(now_ns, 0.5, 0.95)
         (lag_ns,) = self._lag.percentiles(now_ns, 0.99)
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
@@ -225,7 +225,7 @@ class StatusBoard:
         first = self._dialogue.counts.ttft if tier is Tier.SILVER else meter.first
         first_ns, gap_ns = (times.percentiles(now_ns, 0.5, 0.95, 0.99) for times in (first, meter.gap))
         running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
-        speculation = self._scheduler.speculation
+        speculation = self._scheduler.composer.speculation
         drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
         return admin_pb2.TierLoad(
             tier=tier.name.lower(),

@@ -54,14 +54,14 @@ async def with_store(rig: Rig) -> AsyncIterator[Parked]:
         parked = Parked(
             ParkedSettings(), RecentSettings(url=urls.redis_url), folder.journal_id, signer(os.urandom(SIGNATURE_BYTES))
         )
-        rig.scheduler.placer.parking.store = parked
+        rig.scheduler.placer.moves.parking.store = parked
         parked.start(lambda *what: rig.engine_loop.send([Fetched(now_ns(), *what)]))
         try:
             await asyncio.to_thread(parked.settled, SETTLED_S)
             yield parked
         finally:
             await rig.idle()
-            rig.scheduler.placer.parking.store = None
+            rig.scheduler.placer.moves.parking.store = None
             parked.stop(SETTLED_S)
             await asyncio.to_thread(embedded.stop)
             folder.close()
@@ -89,12 +89,13 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
                         rig.door.forget(key)
                     else:
                         homes.ram_bytes_max = 0 if home == "redis" else ram
-                        clean = placer.moved_clean
+                        clean = placer.moves.moved_clean
                         rig.stages.clear()
                         rig.door.move_out(npc)
                         await rig.door.obeyed()
                         if home == "ram":
-                            moves["clean" if placer.moved_clean > clean else "stored"] += rig.stages.ns["move_out"]
+                            how = "clean" if placer.moves.moved_clean > clean else "stored"
+                            moves[how] += rig.stages.ns["move_out"]
                     await rig.door.obeyed()
                     await asyncio.to_thread(parked.settled, SETTLED_S)
                     homes.ram_bytes_max = ram
@@ -116,7 +117,7 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
         figures.add(f"kv.recompute_{what}_ms", anew / MS)
     for how, took in moves.items():
         figures.add(f"kv.move_out_{how}_ms", median(took) / MS if took else 0.0)
-    figures.note(f"   {placer.counters()['moves']}; refused {placer.loads_refused}")
+    figures.note(f"   {placer.counters()['moves']}; refused {placer.moves.loads_refused}")
 
 
 async def _soon(rig: Rig, work: Work) -> float:

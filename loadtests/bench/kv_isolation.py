@@ -150,10 +150,10 @@ async def _control(rig: Rig, layout: Layout, everybody: Sequence[Holder]) -> tup
     for one, other in pairs[: SWAPPED // 2]:
         one.blob, other.blob = other.blob, one.blob
         swapped |= {one.key, other.key}
-    checked, placer.verifier = placer.verifier, Trusting(rig.engine.kv_kind)
+    checked, placer.moves.verifier = placer.moves.verifier, Trusting(rig.engine.kv_kind)
     search = Search(rig, layout, everybody)
     await search.ask_all([h for h in everybody if h.key in swapped], now_ns() + 60 * S)
-    placer.verifier = checked
+    placer.moves.verifier = checked
     for holder in everybody:
         rig.door.forget(holder.key)
     await rig.door.obeyed()
@@ -187,4 +187,4 @@ async def run(
         figures.add("kv.leaks", search.leaks + first.leaks)
         figures.add("kv.isolation_replies", search.asked + first.asked)
         figures.add("kv.own_secret_share", (search.own + first.own) / (search.asked + first.asked))
-        figures.note(f"   {moves}; refused {placer.loads_refused}")
+        figures.note(f"   {moves}; refused {placer.moves.loads_refused}")

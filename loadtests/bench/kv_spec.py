@@ -86,7 +86,7 @@ class Speakers:
         waiting = list(range(len(works)))[::-1]
         began = now_ns()
         while waiting or not scheduler.idle:
-            while waiting and len(scheduler.running) + len(scheduler.queues) < at_once:
+            while waiting and len(scheduler.running) + len(scheduler.admission.queues) < at_once:
                 number = waiting.pop()
                 scheduler.submit(
                     number, works[number], now_ns() - WINDOW_NS

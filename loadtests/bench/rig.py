@@ -22,13 +22,15 @@ from core.clock import MS, S, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
 from daemon.build import FLASH_CHUNK_MIN
+from engines.backend import Delivery
 from engines.base import Vocab, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from engines.tune import tune
+from scheduler.composing import Planned
 from scheduler.loop import EngineLoop
 from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
-from scheduler.scheduler import Delivery, Planned, Scheduler, SchedulerSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
 from tiers.promises import Promises

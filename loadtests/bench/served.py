@@ -25,7 +25,8 @@ from core.work import Ended, Work
 from daemon.main import main
 from daemon.rpc.grpc_face import GrpcFace
 from engines.llama import LlamaVocab
-from scheduler.placing import Place, Placer
+from scheduler.place import Place
+from scheduler.placing import Placer
 
 SERVICE = "npcd.bench"
 BRONZE_TAIL_LEN = 24

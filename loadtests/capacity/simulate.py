@@ -25,10 +25,11 @@ from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from loadtests.capacity.costs import Column, Daemon
 from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people, seen_ns
 from prompts.layout import MARKS, Caps
+from scheduler.composing import Planned
 from scheduler.meter import percentile
 from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
-from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.warmup import sweep
 from tiers.activation import Activations
 from tiers.cadence import due_ns
@@ -309,7 +310,7 @@ class Simulation:
         engine.cost = FREE
         for mind in self.minds:
             self._submit(self._work(ROUTES.trunk.tier, mind, "", NO_TOKENS, 0), None)
-            while len(scheduler.queues) > 200:
+            while len(scheduler.admission.queues) > 200:
                 self._prepare_step()
         while not scheduler.idle:
             self._prepare_step()
@@ -490,7 +491,7 @@ class Simulation:
         self._submit(work, over)
 
     def _look_at_load(self) -> None:
-        gold = self.scheduler.queues.of[Tier.GOLD]
+        gold = self.scheduler.admission.queues.of[Tier.GOLD]
         oldest_ns = gold.oldest_ns
         oldest_ms = 0.0 if oldest_ns is None else (self.clock() - oldest_ns) / MS
         self.shedding.look(Load(gold=Queued(len(gold), gold.waiting_max, oldest_ms)), self.clock())
@@ -540,7 +541,7 @@ class Simulation:
     # -- what came of it ---------------------------------------------------------------------------------------
 
     def _note_loads(self) -> None:
-        self._noted.loaded = self.scheduler.placer.loaded
+        self._noted.loaded = self.scheduler.placer.moves.loaded
 
     def _sample(self) -> None:
         now_ns, every_ns, ages = self._at_ns, self._observe_ns, self._noted.age_ns
@@ -571,5 +572,5 @@ class Simulation:
         report.engine_share = noted.busy_ns / (seconds * S)
         report.steps_per_s = noted.steps / seconds
         report.micros_per_step = noted.micros / max(1, noted.steps)
-        report.loads_per_s = (self.scheduler.placer.loaded - noted.loaded) / seconds
+        report.loads_per_s = (self.scheduler.placer.moves.loaded - noted.loaded) / seconds
         return report

@@ -135,7 +135,7 @@ class Told:
         self.story = tokens_of(engine.vocab.encode(STORY))
         self.tickets = 0
         # A story of 29 tokens is computed faster than its bytes are verified.
-        patch.setattr(self.scheduler.placer.loads, "pays", lambda *_: True)
+        patch.setattr(self.scheduler.placer.moves.loads, "pays", lambda *_: True)
 
     def reply(self, npc: str, adapter: Adapter | None, text: str = " Then") -> tuple[list[int], Ended]:
         """What an NPC says after the story and a text, and what it took."""
@@ -157,7 +157,7 @@ class Told:
     def move_all_out(self) -> None:
         """Every trunk goes to RAM."""
         for trunk in [t for t in self.scheduler.placer.homes if t.seq >= 0]:
-            self.scheduler.placer.move_out(trunk)
+            self.scheduler.placer.moves.move_out(trunk)
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_kv_of_one_adapter_is_never_used_for_another(
         assert said == wanted
         assert ended.timings.prefilled_tokens == TAIL_LEN
     assert len({tuple(said) for said in alone}) == len(chosen)
-    assert scheduled.scheduler.placer.loads_refused == 0
+    assert scheduled.scheduler.placer.moves.loads_refused == 0
 
 
 def test_bytes_of_one_adapter_are_refused_for_another(scheduled: Told, adapters: Adapters) -> None:
@@ -244,4 +244,4 @@ def test_bytes_of_one_adapter_are_refused_for_another(scheduled: Told, adapters:
     old.blob, angry.blob = angry.blob, old.blob
     for name in ("old", "angry"):
         assert scheduled.reply("mira", adapters.find(name))[0] == wanted[name]
-    assert scheduled.scheduler.placer.refused["adapter"] == 2
+    assert scheduled.scheduler.placer.moves.refused["adapter"] == 2

@@ -12,11 +12,13 @@ import numpy as np
 from core.choice import Node, Tokens
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
+from engines.backend import Taken
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, computed, next_token
 from prompts.layout import MARKS
-from scheduler.placing import KvSettings, Part
-from scheduler.scheduler import Scheduler, SchedulerSettings, Taken
+from scheduler.place import Part
+from scheduler.placing import KvSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
 from tiers.promises import Promises
 
 FIRST_WORD = len(MARKS)
@@ -164,7 +166,7 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
     used = sum(1 for fork in homes.forks.values() if fork.users)
     forks_max = scheduler.settings.kv.forks_max
     assert len(homes.forks) <= max(forks_max, used + 1), f"forks: {len(homes.forks)}, {forks_max} may be"
-    for tier, queue in scheduler.queues.of.items():
+    for tier, queue in scheduler.admission.queues.of.items():
         assert len(queue) <= scheduler.promises.of(tier).waiting_max, f"queues: {tier.name} is over its bound"
     samplers += sum(1 for r in scheduler.retrying if r.sampler >= 0)
     assert engine.samplers_open == samplers, f"samplers: {engine.samplers_open} are open, {samplers} in use"
@@ -174,7 +176,7 @@ def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
     """Every resident sequence begins with the tokens that the book says, a trunk has one home, a clean copy equals it,
     and bytes are counted right.
     """
-    homes, verifier = scheduler.placer.homes, scheduler.placer.verifier
+    homes, verifier = scheduler.placer.homes, scheduler.placer.moves.verifier
     in_ram = [sealed for t in homes for sealed in (t.blob, t.copy) if sealed is not None]
     assert homes.ram_bytes == sum(map(len, in_ram)), "ram: bytes are counted wrong"
     assert homes.parked_bytes == sum(t.parked_bytes for t in homes), "store: bytes are counted wrong"

@@ -69,8 +69,8 @@ def test_each_of_many_npcs_is_stored_once() -> None:
         sim.visit(n)
     placer = sim.scheduler.placer
     assert sim.stored == 5
-    assert placer.moved_out > 20
-    assert placer.moved_clean == placer.moved_out - 5
+    assert placer.moves.moved_out > 20
+    assert placer.moves.moved_clean == placer.moves.moved_out - 5
 
 
 def test_its_home_is_the_sequence(sim: Visits) -> None:
@@ -134,7 +134,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_refused(sim: Visits) -> None:
     assert trunk.blob is not None
     trunk.blob = replace(trunk.blob, payload=trunk.blob.payload[::-1])
     assert sim.visit(0) == 0
-    assert sim.scheduler.placer.refused["checksum"] == 1
+    assert sim.scheduler.placer.moves.refused["checksum"] == 1
 
 
 def test_a_daemon_without_ram_for_kv_keeps_none() -> None:
@@ -143,4 +143,4 @@ def test_a_daemon_without_ram_for_kv_keeps_none() -> None:
     sim.scheduler.placer.homes.ram_bytes_max = 0
     for n in (0, 1, 2, 0):
         assert sim.visit(n) == 0
-    assert (sim.scheduler.placer.homes.ram_bytes, sim.scheduler.placer.moved_clean) == (0, 0)
+    assert (sim.scheduler.placer.homes.ram_bytes, sim.scheduler.placer.moves.moved_clean) == (0, 0)

@@ -62,7 +62,7 @@ def test_200_prompts_under_load_are_those_of_llama_cpp_alone() -> None:
             ticket = next(numbers)
             others.add(ticket)
             scheduler.submit(ticket, other(), now_ns())
-        while left and len(scheduler.queues.of[Tier.SILVER]) < 40:
+        while left and len(scheduler.admission.queues.of[Tier.SILVER]) < 40:
             ticket = left.pop()
             scheduler.submit(ticket, asked[ticket], now_ns())
         planned = scheduler.plan(now_ns())

@@ -12,9 +12,10 @@ from daemon.config import SHIPPED_MODEL
 from engines.base import Drafter, tokens_of
 from engines.draft import ModelDrafts
 from engines.llama import LlamaEngine, LlamaSettings, open_draft
+from scheduler.composing import Planned
 from scheduler.drafts import Ngrams
 from scheduler.placing import KvSettings
-from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.speculation import Speculation, SpeculationSettings
 from tiers.promises import Promises
 

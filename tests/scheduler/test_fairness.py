@@ -207,7 +207,7 @@ def test_bytes_that_the_engine_refuses_are_computed_anew() -> None:
     gone.blob = replace(gone.blob, payload=gone.blob.payload[:-1] + b"?")
     again = sim.submit(gold(sim, 0))
     sim.run()
-    assert placer.loads_refused == 1
+    assert placer.moves.loads_refused == 1
     assert sim.chunks[again] == sim.alone(sim.submitted[again])
 
 

@@ -133,7 +133,7 @@ def test_a_fork_of_a_trunk_in_ram_brings_it_back() -> None:
     """Nothing is computed again."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
-    sim.scheduler.placer.move_out(trunk_of(sim, MIRA))
+    sim.scheduler.placer.moves.move_out(trunk_of(sim, MIRA))
     told(sim, work(WHAT_IF, TRUNK, 900))
     assert prefilled(sim) == 1
 

@@ -8,10 +8,10 @@ import numpy as np
 from core.clock import MS, now_ns
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Work
+from engines.backend import Delivery
 from engines.base import StepPlan, StepResult
 from engines.sim import SimEngine
 from scheduler.loop import EngineLoop
-from scheduler.scheduler import Delivery
 from tests.patience import PATIENCE_S
 from tests.scheduler.simulated import Sim, npc, words
 

@@ -51,7 +51,7 @@ def sim() -> Sim:
     sim = Sim(sequences=9, kv=KV)
     placer = sim.scheduler.placer
     placer.homes.ram_bytes_max = 2 * 600
-    placer.parking.store = Store()
+    placer.moves.parking.store = Store()
     for n in range(5):
         ask(sim, n)
         sim.run()
@@ -73,7 +73,7 @@ def trunk_of(sim: Sim, n: int) -> str:
 
 def store_of(sim: Sim) -> Store:
     """Its store."""
-    store = sim.scheduler.placer.parking.store
+    store = sim.scheduler.placer.moves.parking.store
     assert isinstance(store, Store)
     return store
 
@@ -105,7 +105,7 @@ def test_it_waits_no_longer_than_fetch_wait_ms(sim: Sim) -> None:
     sim.run()
     assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
     assert sim.ended[ticket].timings.loaded_tokens == 0
-    assert sim.scheduler.placer.parking.given_up == 1
+    assert sim.scheduler.placer.moves.parking.given_up == 1
 
 
 @pytest.mark.parametrize("fault", ["away", "gone", "signature"])
@@ -117,7 +117,9 @@ def test_what_does_not_come_back_is_computed_anew(sim: Sim, fault: str) -> None:
     sim.run()
     assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
     placer = sim.scheduler.placer
-    assert (placer.parking.lost, placer.refused["signature"]) == ((0, 1) if fault == "signature" else (1, 0))
+    assert (placer.moves.parking.lost, placer.moves.refused["signature"]) == (
+        (0, 1) if fault == "signature" else (1, 0)
+    )
 
 
 def test_what_no_ram_can_hold_is_not_fetched(sim: Sim) -> None:
@@ -131,7 +133,7 @@ def test_what_no_ram_can_hold_is_not_fetched(sim: Sim) -> None:
     sim.run()
     assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
     assert not store_of(sim).asked
-    assert sim.scheduler.placer.parking.turned_down == 1
+    assert sim.scheduler.placer.moves.parking.turned_down == 1
 
 
 def test_load_ahead_brings_it_to_ram_before_it_is_asked(sim: Sim) -> None:
@@ -187,11 +189,11 @@ def test_the_store_s_bound_is_kept_by_dropping_who_came_first(sim: Sim) -> None:
 
 def test_a_fetch_that_would_take_longer_than_computing_is_not_made(sim: Sim) -> None:
     """The store is known to be slow: nobody waits for it, and the bytes are dropped."""
-    sim.scheduler.placer.parking.costs.fixed_ns = 1e12
+    sim.scheduler.placer.moves.parking.costs.fixed_ns = 1e12
     ticket = ask(sim, 0)
     sim.run()
     assert not store_of(sim).asked
-    assert sim.scheduler.placer.parking.turned_down == 1
+    assert sim.scheduler.placer.moves.parking.turned_down == 1
     assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
 
 
@@ -215,4 +217,4 @@ def test_without_a_store_what_has_no_room_is_lost() -> None:
         ticket = ask(sim, n)
         sim.run()
         assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
-    assert sim.scheduler.placer.parking.parked == 0
+    assert sim.scheduler.placer.moves.parking.parked == 0

@@ -57,7 +57,7 @@ def test_isolation_everything_at_once_gives_what_each_gives_alone(seed: int) -> 
     assert sim.scheduler.placer.lanes.leased == 0
     assert all(not t.users for t in sim.scheduler.placer.homes)
     # More trunks than sequences: some were moved out and came back.
-    assert sim.scheduler.placer.loaded > 0
+    assert sim.scheduler.placer.moves.loaded > 0
 
 
 def test_no_sampler_has_seen_what_ends_an_answer() -> None:
@@ -228,7 +228,7 @@ def test_sixty_npcs_in_one_window_are_spread_over_steps() -> None:
         assert sim.clock() - before_ns <= 5 * MS * 1.05
         before_ns = sim.clock()
     assert {sim.taken[ticket] for ticket in group} == {moment}
-    assert sim.scheduler.window.closed[Closed.COMPLETE] == 2
+    assert sim.scheduler.admission.window.closed[Closed.COMPLETE] == 2
     assert steps > 10
     firsts = [sim.ended[ticket].timings.first_ns for ticket in group]
     assert firsts == sorted(firsts, reverse=True)
@@ -308,6 +308,6 @@ def test_more_npcs_than_sequences_move_out_and_come_back_whole() -> None:
         sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), words(*range(n, n + 30)), words(rng.randrange(99)), 1))
         sim.run()
     placer = sim.scheduler.placer
-    assert placer.loaded > 500
+    assert placer.moves.loaded > 500
     for ticket, work in sim.submitted.items():
         assert sim.chunks[ticket] == sim.alone(work)

@@ -10,7 +10,7 @@ from core.clock import MS, S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Sampling, Work
 from engines.sim import ForcedDrafts, SimCost
-from scheduler.placing import Part
+from scheduler.place import Part
 from scheduler.speculation import PLAIN_EVERY, Speculation, SpeculationSettings
 from tests.scheduler.simulated import FIRST_WORD, Sim, npc, random_work, words
 
@@ -25,7 +25,7 @@ def speculate(
     """Gives the simulation's scheduler drafts that are right as often as stated."""
     drafter = ForcedDrafts(sim.engine, acceptance, token_us, sim.end_every)
     speculation = Speculation(settings, drafter, sim.vocab.eog_ids)
-    sim.scheduler.speculation = speculation
+    sim.scheduler.composer.speculation = speculation
     return speculation
 
 

@@ -9,8 +9,8 @@ import pytest
 from core.errors import Draining, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
+from engines.backend import Taken
 from engines.sim import VirtualClock
-from scheduler.scheduler import Taken
 from scheduler.ticket import Command, Door, Ticket
 from tiers.promises import Promises
 

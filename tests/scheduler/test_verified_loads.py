@@ -61,7 +61,7 @@ class Real:
         """Its trunk, moved to RAM."""
         trunk = self.placer.homes.get(self.key(npc))
         if trunk.seq >= 0:
-            self.placer.move_out(trunk)
+            self.placer.moves.move_out(trunk)
         assert trunk.home == "ram"
         return trunk
 
@@ -91,8 +91,8 @@ def test_what_was_away_answers_the_same_and_is_not_computed_again(real: Real) ->
         assert again == first[n]
         assert ended.timings.loaded_tokens == ended.timings.cached_tokens == held
         assert ended.timings.prefilled_tokens < 10
-    assert real.placer.loads_refused == 0
-    assert real.placer.loads.learned >= 4
+    assert real.placer.moves.loads_refused == 0
+    assert real.placer.moves.loads.learned >= 4
     assert real.placer.tokens.computed < 4 * held
 
 
@@ -119,13 +119,13 @@ def test_broken_bytes_are_computed_anew_and_counted(real: Real, times: int) -> N
         trunk = real.away(0)
         assert trunk.blob is not None
         trunk.blob = spoil(trunk.blob, rng)
-        before = real.placer.loads_refused
+        before = real.placer.moves.loads_refused
         again, ended = real.ask(0)
         assert again == first
         assert ended.timings.cached_tokens == 0
-        assert real.placer.loads_refused == before + 1
-    assert real.placer.refused["checksum"] == 1
-    assert real.placer.refused["length"] == 1
+        assert real.placer.moves.loads_refused == before + 1
+    assert real.placer.moves.refused["checksum"] == 1
+    assert real.placer.moves.refused["length"] == 1
 
 
 def cut(sealed: Sealed, rng: random.Random) -> Sealed:
@@ -140,10 +140,10 @@ def test_another_npc_s_bytes_never_answer(real: Real) -> None:
         trunks = [real.away(n) for n in range(2)]
         trunks[0].blob, trunks[1].blob = trunks[1].blob, trunks[0].blob
         if not checked:
-            real.placer.verifier = Trusting(real.engine.kv_kind)
+            real.placer.moves.verifier = Trusting(real.engine.kv_kind)
         again = [real.ask(n)[0] for n in range(2)]
         assert (again == first) == checked
-    assert real.placer.refused["tokens"] == 2
+    assert real.placer.moves.refused["tokens"] == 2
 
 
 class Trusting(Verifier):
@@ -166,14 +166,14 @@ def test_bytes_of_another_engine_are_computed_anew(real: Real, field: str, reaso
     foreign = Verifier(replace(real.engine.kv_kind, **{field: "another"}))
     trunk.blob = foreign.seal(trunk.blob.payload, trunk.tokens[: trunk.held])
     assert real.ask(0)[0] == first
-    assert real.placer.refused[reason] == 1
+    assert real.placer.moves.refused[reason] == 1
 
 
 def test_a_load_that_would_take_longer_is_not_made(real: Real) -> None:
     """When loads are known to be slow the trunk is computed, with the same reply."""
     first, _ = real.ask(0)
     real.away(0)
-    real.placer.loads.fixed_ns = 1e12
+    real.placer.moves.loads.fixed_ns = 1e12
     again, ended = real.ask(0)
     assert again == first
-    assert (ended.timings.loaded_tokens, real.placer.turned_down) == (0, 1)
+    assert (ended.timings.loaded_tokens, real.placer.moves.turned_down) == (0, 1)

@@ -7,7 +7,8 @@ import pytest
 from core.clock import S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Work
-from scheduler.placing import KvSettings, Part
+from scheduler.place import Part
+from scheduler.placing import KvSettings
 from tests.scheduler.simulated import Sim, npc, words
 from tests.scheduler.test_fairness import PROMISES, gold, other
 
@@ -175,7 +176,7 @@ def test_gold_leaves_some_sequences_to_others() -> None:
     line = sim.submit(other(sim, Tier.SILVER, 99, 4))
     n = 0
     while line not in sim.ended:
-        while len(sim.scheduler.queues.of[Tier.GOLD]) < 20:
+        while len(sim.scheduler.admission.queues.of[Tier.GOLD]) < 20:
             sim.submit(gold(sim, n := n + 1))
         sim.step()
         assert sim.clock() < S

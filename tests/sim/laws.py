@@ -29,12 +29,14 @@ from hashlib import blake2b
 from core.clock import MS, S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
+from engines.backend import Delivery, Taken
 from engines.sim import SimEngine
 from kvcache.homes import Homes
+from scheduler.composing import Planned
 from scheduler.meter import percentile
-from scheduler.placing import Part
+from scheduler.place import Part
 from scheduler.running import Running
-from scheduler.scheduler import Delivery, Planned, Scheduler, Taken
+from scheduler.scheduler import Scheduler
 from tests.scheduler.simulated import alone, check_book, check_tokens
 
 # How long every lane may be held by Silver that has begun to speak, before one is given back.
@@ -119,9 +121,9 @@ class Laws:
             self._in_turn(planned)
             for tier in (Tier.GOLD, Tier.SILVER):
                 self._way_is_made(tier, now_ns)
-        if len(scheduler.queues.of[Tier.GOLD]):
+        if len(scheduler.admission.queues.of[Tier.GOLD]):
             self._gold_waits(planned, now_ns)
-        if len(scheduler.queues.of[Tier.BRONZE]):
+        if len(scheduler.admission.queues.of[Tier.BRONZE]):
             self._bronze_waits(now_ns)
 
     def stepped(self, planned: Planned, took_ns: int, now_ns: int) -> None:
@@ -144,7 +146,7 @@ class Laws:
             bronze = bronze or runner.work.tier is Tier.BRONZE
             self._served[runner.ticket_id] = here
         self._nobody_starves(now_ns)
-        there = len(scheduler.queues.of[Tier.BRONZE]) or any(
+        there = len(scheduler.admission.queues.of[Tier.BRONZE]) or any(
             r.work.tier is Tier.BRONZE for r in (*scheduler.running.values(), *scheduler.retrying)
         )
         self._bronze_served(bool(there), bronze, now_ns)
@@ -208,9 +210,9 @@ class Laws:
     def _gold_waits(self, planned: Planned, now_ns: int) -> None:
         """Every Gold that waits after a plan has one of four reasons; all but the first hold it up."""
         scheduler, placer = self._scheduler, self._scheduler.placer
-        waiting = list(scheduler.queues.of[Tier.GOLD])
+        waiting = list(scheduler.admission.queues.of[Tier.GOLD])
         if planned.step is None and planned.wake_ns is not None and not scheduler.running:
-            oldest_ns = min(w.submitted_ns for queue in scheduler.queues.of.values() for w in queue)
+            oldest_ns = min(w.submitted_ns for queue in scheduler.admission.queues.of.values() for w in queue)
             if planned.wake_ns > oldest_ns + self._window_ns or now_ns >= oldest_ns + self._window_ns:
                 raise Broken(f"gold: the window is open {(now_ns - oldest_ns) / MS:.2f} ms")
             return
@@ -228,7 +230,7 @@ class Laws:
         waiting = [(r.ticket_id, r.work) for r in scheduler.retrying if r.work.tier is tier]
         started = sum(r.work.tier is tier for r in (*scheduler.running.values(), *scheduler.retrying))
         if started < self._running_max[tier]:
-            waiting += [(w.ticket_id, w.work) for w in scheduler.queues.of[tier]]
+            waiting += [(w.ticket_id, w.work) for w in scheduler.admission.queues.of[tier]]
         if not waiting:
             return
         running = list(scheduler.running.values())
@@ -273,7 +275,7 @@ class Laws:
     def _bronze_waits(self, now_ns: int) -> None:
         """The overdue Bronze that is due longest waits only while there is no lane for anybody."""
         scheduler, placer = self._scheduler, self._scheduler.placer
-        queue = scheduler.queues.of[Tier.BRONZE]
+        queue = scheduler.admission.queues.of[Tier.BRONZE]
         free = [w for w in queue if not _in_use(placer.homes, w.work.key)]
         if not (placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)):
             free = [w for w in free if (t := placer.homes.find(w.work.key)) is not None and t.seq >= 0]

@@ -72,11 +72,13 @@ def check_that_everything_happened(world: World, laws: Laws) -> None:
     assert ends[Tier.GOLD, Finish.SUPERSEDED]
     assert world.rested > 10
     assert scheduler.meter.step_failures > 10
-    assert placer.moved_out > 100
-    assert placer.loaded > 100
+    assert placer.moves.moved_out > 100
+    assert placer.moves.loaded > 100
     assert placer.homes.ram_dropped > 10
-    parking = placer.parking
-    assert min(parking.parked, parking.fetched, parking.lost, parking.given_up, placer.refused["checksum"]) > 10
+    parking = placer.moves.parking
+    assert min(parking.parked, parking.fetched, parking.lost, parking.given_up, placer.moves.refused["checksum"]) > 10
     # Rule TIME needs somebody who was expected and does not come; tests/scenarios/window.txt has it.
-    unused = [rule.name for rule, times in scheduler.window.closed.items() if not times and rule is not Closed.TIME]
+    unused = [
+        rule.name for rule, times in scheduler.admission.window.closed.items() if not times and rule is not Closed.TIME
+    ]
     assert not unused, f"no window was closed by {unused}"

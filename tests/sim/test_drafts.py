@@ -37,7 +37,7 @@ def lived(seed: int, acceptance: float, settings: WorldSettings = CALM) -> tuple
 
     world = World(seed, settings, make)
     laws = world.run()
-    speculation = world.scheduler.speculation
+    speculation = world.scheduler.composer.speculation
     assert speculation is not None
     return world, laws, speculation
 

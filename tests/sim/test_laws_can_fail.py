@@ -14,9 +14,9 @@ from core.words import Finish, TrunkKey
 from engines.sim import SimCost
 from kvcache.homes import Trunk, common_len
 from kvcache.verify import Sealed
-from scheduler import placing, planner
-from scheduler import scheduler as composing
-from scheduler.placing import Place, Placer
+from scheduler import composing, placing, planner, scheduler
+from scheduler.place import Place
+from scheduler.placing import Placer
 from scheduler.planner import Candidate, Composed, compose
 from scheduler.running import Running
 from scheduler.window import Closed, Window
@@ -178,7 +178,7 @@ def leaks_samplers(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def takes_everybody(world: World, patch: pytest.MonkeyPatch) -> None:
     """Queues without a bound."""
-    for queue in world.scheduler.queues.of.values():
+    for queue in world.scheduler.admission.queues.of.values():
         patch.setattr(queue, "waiting_max", 10**9)
 
 
@@ -205,8 +205,8 @@ def waits_while_busy(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
     """The window of an idle engine is twice as long as the law says, and waits for everybody."""
-    long = replace(world.scheduler.window.settings, window_ms=20, gather_ms=20.0)
-    patch.setattr(world.scheduler.window, "settings", long)
+    long = replace(world.scheduler.admission.window.settings, window_ms=20, gather_ms=20.0)
+    patch.setattr(world.scheduler.admission.window, "settings", long)
 
 
 def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
@@ -226,12 +226,12 @@ def knows_no_hunger(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
     """No Bronze counts as Silver, however long it waits for a lane."""
-    patch.setattr(world.scheduler, "_risen_bronze", lambda now_ns: None)
+    patch.setattr(world.scheduler.admission, "risen_bronze", lambda seats, now_ns: None)
 
 
 def gives_no_way(world: World, patch: pytest.MonkeyPatch) -> None:
     """What a lower tier holds is waited for."""
-    patch.setattr(composing, "make_way", lambda *_: None)
+    patch.setattr(scheduler, "make_way", lambda *_: None)
 
 
 def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,10 @@ from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from prompts.layout import MARKS
+from scheduler.composing import Planned
 from scheduler.parking import Fetched
 from scheduler.placing import KvSettings
-from scheduler.scheduler import Planned, Scheduler, SchedulerSettings
+from scheduler.scheduler import Scheduler, SchedulerSettings
 from tests.sim.laws import Laws
 from tiers.cadence import TOGETHER, CadenceSettings, next_slot_ns
 from tiers.promises import Promises
@@ -146,7 +147,7 @@ class World:
         self.scheduler = make(self.engine, self.promises, SchedulerSettings(kv=kv))
         self.scheduler.placer.homes.ram_bytes_max = settings.ram_kib << 10
         self.store = SlowStore(self)
-        self.scheduler.placer.parking.store = self.store
+        self.scheduler.placer.moves.parking.store = self.store
         self.laws = Laws(self.scheduler, self.engine, settings.end_every)
         self._slot_ns = CadenceSettings().slot_ns
         self._end_ns = round(settings.seconds * S)
@@ -441,7 +442,7 @@ class World:
     def _stories(self) -> None:
         """Bronze always waits."""
         if self._at_ns >= self._lull_until_ns:
-            for _ in range(self.settings.stories_waiting - len(self.scheduler.queues.of[Tier.BRONZE])):
+            for _ in range(self.settings.stories_waiting - len(self.scheduler.admission.queues.of[Tier.BRONZE])):
                 self._story()
 
     def _story(self) -> int:

@@ -71,9 +71,9 @@ async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         # A trunk of 60 tokens is computed sooner than its bytes are verified.
         placer = rig.daemon.scheduler.placer
-        for costs in (placer.loads, placer.parking.costs):
+        for costs in (placer.moves.loads, placer.moves.parking.costs):
             monkeypatch.setattr(costs, "pays", lambda *_: True)
-        placer.parking._wait_ns = 20 * S
+        placer.moves.parking._wait_ns = 20 * S
         await rig.say("npc0", "Good day to you.", max_tokens=4)
         await park(rig, keeping, "npc0")
         assert await homes(rig) == {
@@ -82,7 +82,8 @@ async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
         events = await rig.say("npc0", "How is the bread?", max_tokens=4)
         timings = events[-1].timings
         assert timings.loaded_tokens == timings.cached_tokens > 0
-        assert (placer.parking.fetched, placer.loads_refused) == (2, 0)  # speaking begins to bring all of an NPC's back
+        # Speaking begins to bring back all trunks of an NPC.
+        assert (placer.moves.parking.fetched, placer.moves.loads_refused) == (2, 0)
 
 
 def one_bit(value: bytes) -> bytes:
@@ -116,9 +117,9 @@ async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
     """On the shipped model: counted, and the reply is the one that is given when nothing was kept at all."""
     async with kept(tmp_path / "data", redis_server, real) as (rig, keeping):
         placer = rig.daemon.scheduler.placer
-        for costs in (placer.loads, placer.parking.costs):
+        for costs in (placer.moves.loads, placer.moves.parking.costs):
             monkeypatch.setattr(costs, "pays", lambda *_: True)
-        placer.parking._wait_ns = 20 * S
+        placer.moves.parking._wait_ns = 20 * S
         npc, said = NpcKey("", "vale", "npc0"), {}
         for player in ("nothing", "whole", "spoilt"):
             greedy = {"player": player, "max_tokens": 24, "temperature": 0.0, "has_temperature": True}
@@ -129,15 +130,15 @@ async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
                 await rig.daemon.door.obeyed()
             for name in redis_server.execute("KEYS", "npcd:1:kv:*:*") if player == "spoilt" else ():
                 redis_server.execute("SET", name, spoil(redis_server.execute("GET", name)))
-            refused = placer.loads_refused
+            refused = placer.moves.loads_refused
             events = await rig.say("npc0", "How is the bread?", **greedy)  # type: ignore[arg-type]
             await until(lambda: not rig.daemon.door.open)
             said[player] = "".join(e.text for e in events)
             timings = events[-1].timings
             assert (timings.loaded_tokens > 0) is (player == "whole")
-            assert (placer.loads_refused > refused) is (player == "spoilt")
+            assert (placer.moves.loads_refused > refused) is (player == "spoilt")
         assert said["spoilt"] == said["whole"] == said["nothing"] != ""
-        assert placer.refused["signature"] == placer.loads_refused
+        assert placer.moves.refused["signature"] == placer.moves.loads_refused
 
 
 async def test_forget_reaches_parked_kv(

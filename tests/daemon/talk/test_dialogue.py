@@ -126,7 +126,7 @@ async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: p
     async with running(real) as rig:
         placer = rig.daemon.scheduler.placer
         # A trunk of a hundred tokens is computed about as fast as its bytes are verified.
-        monkeypatch.setattr(placer.loads, "pays", lambda *_: True)
+        monkeypatch.setattr(placer.moves.loads, "pays", lambda *_: True)
         own = len(rig.daemon.worlds.npc("", "vale", "npc0").trunk)
         first = (await rig.say("npc0", "Hello!"))[-1].timings
         assert (first.cached_tokens, first.copied_tokens, first.loaded_tokens) == (own, own, 0)

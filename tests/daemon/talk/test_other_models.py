@@ -92,8 +92,8 @@ async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None
                     intent = await _answered(rig, seen)
                     told.append((intent.action, intent.target_entity_id, intent.emotion))
             answers.append(told)
-            assert placer.loaded > 0 and placer.moved_out > 0
-            assert placer.loads_refused == 0
+            assert placer.moves.loaded > 0 and placer.moves.moved_out > 0
+            assert placer.moves.loads_refused == 0
             meter = rig.daemon.scheduler.meter
             assert meter.cached_tokens > meter.prefilled_tokens, "siblings share their prefix"
     assert answers[0] == answers[1]
