@@ -316,7 +316,7 @@ def test_every_test_folder_mirrors_a_folder() -> None:
         (imports_point_down, "memory/hot.py", "import importlib\nimportlib.import_module('scheduler.loop')"),
         (imports_point_down, "daemon/main.py", "from npcd_client import connect"),
         (imports_point_down, "daemon/main.py", "import loadtests.demo"),
-        (imports_point_down, "models/train.py", "from daemon.intents import Intents"),
+        (imports_point_down, "models/train.py", "from daemon.minds.intents import Intents"),
         (imports_point_down, "models/train.py", "import engines.base"),
         (imports_point_down, "clients/python/npcd_client/talk.py", "from npcd.v1 import words_pb2"),
         (imports_point_down, "loadtests/demo.py", "from scheduler.loop import Loop"),

@@ -12,7 +12,7 @@ from daemon.worlds.policy_file import load_policy
 from npcd.v1 import npcs_pb2
 from tests.daemon.rig import gated, running, world
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OWN = """
 [villager]
 rows = [

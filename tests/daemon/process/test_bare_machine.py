@@ -15,7 +15,7 @@ import pytest
 from daemon.process.children import Account, launch
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 UID = 54_321  # of nobody
 NPCD = [sys.executable, "-m", "npcd"]
 # Not root: then the machine's users are hidden from the process instead.

@@ -15,7 +15,7 @@ from core.errors import ConfigError
 from daemon.process.children import account, launch
 from daemon.process.datafolder import UNIX_PATH_BYTES_MAX, DataFolder, free_bytes, trouble
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OPENS = """
 import sys
 from pathlib import Path

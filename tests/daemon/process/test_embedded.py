@@ -25,7 +25,7 @@ from daemon.process.datafolder import DataFolder
 from daemon.process.embedded import Embedded, Program, Urls, find_postgres, find_redis
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STORES = ("redis", "postgres")
 # Starts both and says so; then lives until its input ends, or is killed.
 STARTER = """

@@ -13,7 +13,7 @@ import pytest
 from daemon.process.log_lines import LogLines, say
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NPCD = [sys.executable, "-m", "npcd"]
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_written_is_counted(how: str) -> None:
 def test_the_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
     """What nobody reads ends with the process."""
     code = (
-        "import os, sys; from daemon.log_lines import LogLines, never_block; never_block()\n"
+        "import os, sys; from daemon.process.log_lines import LogLines, never_block; never_block()\n"
         "lines = LogLines(lambda lost: None); [lines.write('x' * 1000 + '\\n') for _ in range(500)]\n"
         "os.write(1, b'handed over'); lines.end(0.1)"
     )
@@ -94,7 +94,7 @@ def test_the_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
 def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_as_they_were() -> None:
     """never_block() gives the process a description of its own of the pipe."""
     reading, writing = full_pipe()
-    code = "import ctypes; from daemon.log_lines import never_block; never_block(); ctypes.CDLL(None).perror(b'native')"
+    code = "import ctypes; from daemon.process.log_lines import never_block; never_block(); ctypes.CDLL(None).perror(b'native')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=writing, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0
     assert os.get_blocking(writing)
@@ -104,7 +104,7 @@ def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_
 
 def test_a_closed_standard_error_is_not_the_next_file_that_is_opened() -> None:
     """Otherwise the journal would get what native code writes to standard error."""
-    code = "from daemon.log_lines import open_standard; open_standard(); print(open('/etc/hostname').fileno() > 2)"
+    code = "from daemon.process.log_lines import open_standard; open_standard(); print(open('/etc/hostname').fileno() > 2)"
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&- 0<&-', sys.executable, code],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,

@@ -17,7 +17,7 @@ from daemon.process.datafolder import DataFolder
 from tests.engines.shapes import Shape, byte_level, write
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def serve(folder: Path, *arguments: str) -> tuple[int, str]:

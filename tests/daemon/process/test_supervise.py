@@ -14,7 +14,7 @@ import pytest
 from daemon.process.supervise import EXIT_ENGINE_DEAD, EXIT_USAGE, Deaths, Patience, how_it_ended
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = "Patience(first_s=0.001, deaths_max=3)"
 # What a child does is the last part; `life` is its Life.
 PROGRAM = """

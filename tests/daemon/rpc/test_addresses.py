@@ -15,7 +15,7 @@ from daemon.config import Config, ServeSettings, check, load, unix_path
 from daemon.process.children import Account, launch
 from daemon.rpc.addresses import check_addresses, look
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_each_reason_has_its_own_words(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_a_user_may_not_is_told_as_such(where: str, says: str, tmp_path: Pa
     """Not as another npcd that would be running."""
     if "80" in where and int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
         pytest.skip("this machine: anybody may listen at port 80")
-    code = f"from daemon.addresses import look; print(look({where.format(tmp_path)!r}))"
+    code = f"from daemon.rpc.addresses import look; print(look({where.format(tmp_path)!r}))"
     command = launch([sys.executable, "-c", code], Account("x", 54_321, 54_321, reads_all=True), 9)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert says in done.stdout and "another npcd" not in done.stdout

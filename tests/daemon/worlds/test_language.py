@@ -17,7 +17,7 @@ from npcd.v1 import npcs_pb2
 from tests.daemon.rig import gated, running, specs, world
 from tests.patience import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FINNISH = {
     "actions": [npcs_pb2.ActionWord(word=w) for w in ("hyökkää", "pakene", "odota rauhassa")],
     "emotions": ["rauhallinen", "vihainen"],
