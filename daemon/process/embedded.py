@@ -45,7 +45,7 @@ WATCH_S = 0.25
 PAUSE_FIRST_S, PAUSE_MOST_S, STABLE_S = 0.25, 10.0, 60.0
 MIGRATE_S = 120.0
 INSTALL_REDIS = "apt-get install -y redis-server"
-HOUSE = Path(__file__).resolve().parent.parent
+HOUSE = Path(__file__).resolve().parents[2]
 
 log = structlog.get_logger("npcd")
 

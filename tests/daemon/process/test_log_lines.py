@@ -94,7 +94,10 @@ def test_the_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
 def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_as_they_were() -> None:
     """never_block() gives the process a description of its own of the pipe."""
     reading, writing = full_pipe()
-    code = "import ctypes; from daemon.process.log_lines import never_block; never_block(); ctypes.CDLL(None).perror(b'native')"
+    code = (
+        "import ctypes; from daemon.process.log_lines import never_block; never_block(); "
+        "ctypes.CDLL(None).perror(b'native')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=writing, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0
     assert os.get_blocking(writing)
@@ -104,7 +107,10 @@ def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_
 
 def test_a_closed_standard_error_is_not_the_next_file_that_is_opened() -> None:
     """Otherwise the journal would get what native code writes to standard error."""
-    code = "from daemon.process.log_lines import open_standard; open_standard(); print(open('/etc/hostname').fileno() > 2)"
+    code = (
+        "from daemon.process.log_lines import open_standard; open_standard(); "
+        "print(open('/etc/hostname').fileno() > 2)"
+    )
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&- 0<&-', sys.executable, code],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,

@@ -43,7 +43,7 @@ from npcd_client import (
 )
 from tests.patience import PATIENCE_S
 
-PROGRAM = Path(__file__).with_name("dying.py")
+PROGRAM = Path(__file__).parents[1] / "dying.py"
 # Everything that the start would measure is said, and sequences are few and short, so that it takes a second.
 SETS = (
     *("engine.threads=1", "engine.flash_attention=off", "engine.weights=file", "engine.sequences=38"),
