@@ -159,8 +159,8 @@ class Rig:
 
     def _instrument(self) -> None:
         scheduler = self.scheduler
-        self.stages.time(self.engine, "_decode", "decode")
-        self.stages.time(self.engine, "_pick", "sample")
+        self.stages.time(self.engine.state, "decode", "decode")
+        self.stages.time(self.engine.steps, "_pick", "sample")
         self.stages.time(self.engine, "step", "step")
         self.stages.time(self.engine, "copy", "copy")
         self.stages.time(scheduler, "plan", "plan")
