@@ -36,7 +36,7 @@ from memory.feeder import FeederSettings
 from memory.hot import HotSettings
 from memory.journal import JournalSettings
 from memory.parked import ParkedSettings
-from memory.recent import RecentSettings
+from memory.redis_connection import RecentSettings
 from prompts.layout import Caps
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings

@@ -21,8 +21,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from memory.recent import BLOCKING, RecentSettings, connection_options, reason_of
 from memory.recent_keys import key_of
+from memory.redis_connection import BLOCKING, RecentSettings, connection_options, reason_of
 
 AGAIN_S = 1.0
 SLICE = 256  # numbers that are removed at once

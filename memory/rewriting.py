@@ -19,8 +19,8 @@ import structlog
 
 from core.clock import S, now_ns
 from core.errors import StoreFailed
-from memory.recent import Asking, RecentSettings
 from memory.recent_keys import key_of
+from memory.redis_connection import Asking, RecentSettings
 
 GATHER_S = 0.05  # wishes that come within this time are one
 LOOK_S = 0.02

@@ -63,7 +63,10 @@ OURS = frozenset(folder for folder in MAY_IMPORT if "/" not in folder) | {"npcd_
 # The only files that may import a library, by the library's top-level name.
 DOORS: Mapping[str, tuple[str, ...]] = {
     "grpc*": ("daemon/rpc/grpc_face.py", "daemon/commands/kv.py", "clients/*", "loadtests/*"),
-    "redis": ("memory/recent.py", "memory/parked.py", "memory/jobs.py"),
+    "redis": (
+        "memory/recent.py", "memory/recent_writer.py", "memory/redis_connection.py", "memory/parked.py",
+        "memory/jobs.py",
+    ),
     "psycopg*": ("memory/archive.py", "memory/archive_admin.py"),
     "llama_cpp": ("engines/llama/*", "models/play.py"),  # the second by decision 0002
     "vllm": ("engines/vllm.py",),

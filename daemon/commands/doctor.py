@@ -227,7 +227,7 @@ def _remembered(config: Config) -> Iterator[Check]:
 
 def _redis(config: Config) -> Check:
     """Raises ConfigError and StoreFailed."""
-    from memory.recent import look
+    from memory.recent_writer import look
 
     return diagnosis.redis(*look(replace(config.memory.recent, url=config.memory.redis)))
 

@@ -33,7 +33,8 @@ from memory.journal import Journal
 from memory.memory import Memory
 from memory.parked import Parked
 from memory.recall import Recall
-from memory.recent import Recent, RecentWriter
+from memory.recent import Recent
+from memory.recent_writer import RecentWriter
 from memory.rewriting import Rewriting
 from memory.state import State, WorldState
 

@@ -17,7 +17,7 @@ from daemon.rpc.credentials import read_tls, read_tokens
 from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
 from engines.lora import check_folder
 from memory.archive import check_url
-from memory.recent import connection_options
+from memory.redis_connection import connection_options
 
 OFF = "off"
 

@@ -26,7 +26,7 @@ from kvcache.verify import SIGNATURE_BYTES, signer
 from loadtests.bench.figures import Figures
 from loadtests.bench.rig import Rig, Village, tuned
 from memory.parked import Parked, ParkedSettings
-from memory.recent import RecentSettings
+from memory.redis_connection import RecentSettings
 from scheduler.meter import percentile
 from scheduler.parking import Fetched
 

@@ -24,8 +24,9 @@ from core.words import NpcKey
 from daemon.commands import archive as archive_command
 from daemon.process.children import eldest, holders
 from memory.bond import Bond
-from memory.recent import Recent, RecentSettings
+from memory.recent import Recent
 from memory.records import Kind, Record
+from memory.redis_connection import RecentSettings
 from memory.segments import Segments
 from memory.state import State
 from npcd_client import Client, NpcdError

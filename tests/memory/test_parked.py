@@ -8,7 +8,7 @@ import pytest
 
 from kvcache.verify import signer
 from memory.parked import Parked, ParkedSettings
-from memory.recent import RecentSettings
+from memory.redis_connection import RecentSettings
 from tests.memory.redis_fixture import RedisServer
 from tests.patience import PATIENCE_S
 

@@ -20,9 +20,11 @@ from memory.bond import DAY_MS, RECENT_MS, Bond, Fact, within
 from memory.cards import Relationship
 from memory.feeder import Feeder, FeederSettings
 from memory.journal import Journal, JournalSettings
-from memory.recent import SLICE, SWEEP_EVERY, WAITING_MAX, KeptWorld, Recent, RecentSettings, RecentWriter
+from memory.recent import WAITING_MAX, KeptWorld, Recent
 from memory.recent_keys import Command
+from memory.recent_writer import SLICE, SWEEP_EVERY, RecentWriter
 from memory.records import START, Kind, Position, Record
+from memory.redis_connection import RecentSettings
 from memory.state import State
 from tests.memory.redis_fixture import RedisServer, serving
 from tests.patience import PATIENCE_S
@@ -563,7 +565,7 @@ async def test_cards_live_while_the_npc_is_registered(
     """They expire thirty days after it was removed, not when the talk does; registered again, they stay. A world in
     which nothing happens is swept by the clock.
     """
-    monkeypatch.setattr("memory.recent.SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr("memory.recent_writer.SWEEP_EVERY_S", 0.0)
     card = {"relationship": {"trust": 0.5, "affinity": 0.0, "promises": [], "betrayals": []}}
     about = ("studio", "moor", "mira", "ann")
     mira = Record(Kind.NPCS, NOW_MS, "studio", "moor", body={"npcs": [["mira", "", 1]]})
@@ -744,7 +746,7 @@ async def test_the_first_read_does_not_wait_for_a_connection(redis_server: Redis
 # Who may.
 
 SECRET = "Ov3r/the:hills@"
-RIGHTS = "~npcd:* +@read +@write +@transaction +ping +select"  # as memory/recent.py says
+RIGHTS = "~npcd:* +@read +@write +@transaction +ping +select"  # as memory/redis_connection.py says
 
 
 async def test_an_acl_user(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from threading import Thread
 import pytest
 
 from core.errors import StoreFailed
-from memory.recent import RecentSettings, RecentWriter, look
+from memory.recent_writer import RecentWriter, look
+from memory.redis_connection import RecentSettings
 from memory.redis_reasons import refusal, unfit
 from tests.memory.redis_fixture import RedisServer, serving
 
