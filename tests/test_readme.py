@@ -1,4 +1,4 @@
-"""The README and the pages it leads to tell the truth: examples are the programs that ship, links and commands exist."""
+"""The README and its pages tell the truth: examples are the programs that ship, links and commands exist."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/GUIDE.md", "docs/OPERATING.md")}
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md")}
 TEXT = "\n".join(PAGES.values())
 LINKS = sorted({(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#:]+)\)", text)})
 
@@ -34,7 +34,7 @@ def test_a_link_leads_somewhere(page: str, target: str) -> None:
     assert ((ROOT / page).parent / target).exists()
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", TEXT))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make ([a-z-]+)", TEXT, re.MULTILINE))))
 def test_a_make_target_exists(target: str) -> None:
     """Each `make x` that a page names is a target."""
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
