@@ -1,4 +1,4 @@
-"""The README and its pages tell the truth: examples are the programs that ship, links and commands exist."""
+"""The README and its pages tell the truth: examples are programs that ship, links and commands exist."""
 
 import re
 from pathlib import Path
