@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md")}
+NAMES = ("README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md")
+PAGES = {name: (ROOT / name).read_text() for name in NAMES}
 TEXT = "\n".join(PAGES.values())
 LINKS = sorted({(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#:]+)\)", text)})
 
