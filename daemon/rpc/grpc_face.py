@@ -73,7 +73,7 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
 )
 RETRY_KEY = "retry-after-ms"
 EPOCH_KEY = "daemon-epoch"  # with NOT_FOUND: whether it is a daemon that knew the name once, or one that lost its state
-PING_MIN_MS = 1_000  # what README promises
+PING_MIN_MS = 1_000  # what docs/GUIDE.md promises
 PING_STRIKES = 4  # pings that come sooner, before the connection is ended; data between them makes up for them
 
 Unary = Callable[[Any, Any], Awaitable[Any]]

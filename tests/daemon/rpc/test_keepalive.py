@@ -63,7 +63,7 @@ async def wired(folder: Path) -> AsyncIterator[tuple[Wire, str]]:
 
 
 async def test_an_idle_connection_that_pings_once_a_second_is_kept(tmp_path: Path) -> None:
-    """The smallest interval of the README, without any call, for more pings than there are strikes."""
+    """The smallest interval of the docs/GUIDE.md, without any call, for more pings than there are strikes."""
     async with wired(tmp_path) as (wire, _):
         for number in range(PING_STRIKES + 3):
             payload = struct.pack(">Q", number)
