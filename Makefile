@@ -78,10 +78,10 @@ $(LOCUST): $(READY)
 	@touch $@
 
 # What decides is plain and synchronous, so there is no reason to leave any of it untried.
-DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/placing.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/layout.py,prompts/templates.py
+DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/admission.py,scheduler/composing.py,scheduler/placing.py,scheduler/place.py,scheduler/moving.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/layout.py,prompts/templates.py
 
 coverage: setup ## how much of the deciding files the tests reach: 95 % at least
-	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
+	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/prompts tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
 	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
 
 nightly: setup ## what is too slow for every change: longer simulated worlds, twenty kills, the container's build, a clean Debian

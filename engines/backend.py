@@ -1,4 +1,4 @@
-"""The port: what the daemon asks of whatever runs a model, and what comes back."""
+"""What comes back from the engine that runs a work, by ticket: it was taken, a chunk, or its end."""
 
 from __future__ import annotations
 

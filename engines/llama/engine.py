@@ -153,11 +153,12 @@ class LlamaEngine:
         self.steps.context_was_replaced()
 
     def close(self) -> None:
-        """Frees samplers, context and model."""
+        """Frees samplers, context and model. Also after a rebuild() that failed; a second call changes nothing."""
         self.samplers.close()
-        if self.state.context:
-            self.state.close()
+        self.state.close()
+        if self._model is not None:
             llama_cpp.llama_model_free(self._model)  # and the adapters with it
+            self._model = None
             self.loras.model_was_freed()
 
 

@@ -1,8 +1,8 @@
 """One step: a plan written into the batch, decoded, and a token picked for each slice that asked for one.
 
 Owns the batch and a record of the step in it. A step that goes on with the one before only moves positions and puts in
-the new tokens. Plans are asserted here before the native library sees them: it would
-abort the process (docs/decisions/0001).
+the new tokens. Plans are asserted here before the native library sees them: it would abort
+the process (docs/decisions/0001).
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -228,6 +230,26 @@ def test_rebuild_empties_everything_and_the_engine_goes_on(engine: LlamaEngine, 
     engine.rebuild()
     assert all(engine.length(seq) == 0 for seq in range(engine.geometry.sequences))
     assert greedy(engine, 0, prompt, 3) == before
+
+
+def test_the_model_is_freed_once_also_after_a_rebuild_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild fails when the memory is full. Closing then frees the model, and closing again does nothing."""
+    small = LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=2, context_len=64, threads=1))
+    freed: list[Any] = []
+    honest = llama_cpp.llama_model_free
+
+    def free(model: Any) -> None:
+        freed.append(model)
+        honest(model)
+
+    monkeypatch.setattr(llama_cpp, "llama_model_free", free)
+    with monkeypatch.context() as full:
+        full.setattr(llama_cpp, "llama_init_from_model", lambda model, params: None)
+        with pytest.raises(ConfigError, match="no memory for"):
+            small.rebuild()
+    small.close()
+    small.close()
+    assert len(freed) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """An archetype names its adapter: its NPCs act and speak with it, and nobody else does."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.errors import CallerError, ConfigError
-from core.work import Work
+from core.work import Chunk, Ended, Work
 from daemon.build import Model, load_model
 from daemon.commands.doctor import examine
 from daemon.config import SHIPPED_MODEL, Config, load
@@ -18,11 +18,13 @@ from engines.llama import LlamaEngine, LlamaSettings, load_vocab
 from engines.lora import Adapters, AdapterSettings
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from prompts.layout import Layout
+from scheduler.ticket import Ticket
 from tests.daemon.rig import Rig, gated, quick, running, world
 from tests.engines.adapters import write
 from tests.patience import PATIENCE_S
 
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
+Submission = tuple[Work, Callable[[Ended], None], Callable[[Chunk], None]]
 SMALL = LlamaSettings(SHIPPED_MODEL, sequences=40, context_len=1024, threads=1, flash_attention="off", weights="file")
 
 
@@ -62,15 +64,15 @@ def named(adapter: str) -> npcs_pb2.DefineWorldRequest:
 
 
 def works_of(rig: Rig) -> list[Work]:
-    """What is submitted from now on."""
+    """What is submitted from now on: seen on the event loop, so a work of before is never one of after."""
     submitted: list[Work] = []
-    honest = rig.daemon.scheduler.submit
+    honest = rig.daemon.door.submit_group
 
-    def submit(ticket_id: int, work: Work, now_ns: int) -> None:
-        submitted.append(work)
-        honest(ticket_id, work, now_ns)
+    def submit_group(group: Sequence[Submission]) -> list[Ticket]:
+        submitted.extend(work for work, _, _ in group)
+        return honest(group)
 
-    rig.daemon.scheduler.submit = submit  # type: ignore[method-assign]
+    rig.daemon.door.submit_group = submit_group  # type: ignore[method-assign]
     return submitted
 
 
