@@ -59,7 +59,6 @@ from tiers.routing import WorkKind
 
 log = structlog.get_logger("npcd")
 
-FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
 TORN_WHY = "the file's tokenizer has them with the type NORMAL, so the model reads pieces; convert it again"
@@ -81,7 +80,7 @@ class Model:
 
     def close(self) -> None:
         """Frees what the libraries below hold."""
-        if isinstance(self.drafter, ModelDrafts):
+        if self.drafter is not None:
             self.drafter.close()
         self.engine.close()
 
@@ -241,8 +240,7 @@ def build(
         )
 
     planner = config.scheduler.planner
-    if isinstance(engine, LlamaEngine) and engine.settings.flash_attention == "on":
-        planner = replace(planner, chunk_min=max(planner.chunk_min, FLASH_CHUNK_MIN))
+    planner = replace(planner, chunk_min=max(planner.chunk_min, engine.geometry.chunk_min))
     speculation = None
     if model.drafter is not None:
         speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
@@ -284,7 +282,7 @@ def build(
     def busy_ns() -> int:
         return scheduler.meter.busy_ns
 
-    pressure = Pressure(door, engine_loop, config.promises, config.shedding, clock, put_off, busy_ns)
+    pressure = Pressure(door, lambda: engine_loop.health, config.promises, config.shedding, clock, put_off, busy_ns)
     table = Table(config.intents, memory, clock)
     events = NpcEvents()
     homes = scheduler.placer.homes
@@ -294,7 +292,7 @@ def build(
 
     def stalled(now_ns: int) -> bool:
         # A large model's step may take long: what counts is that it takes longer than it should. Idle is not stalled.
-        return door.open > 0 and now_ns - engine_loop.beat_ns > max(STALLED_NS, STALLED_X * engine_loop.expected_ns)
+        return door.open > 0 and engine_loop.health.stalled(now_ns, STALLED_NS, STALLED_X)
 
     def roomy() -> bool:
         return homes.free > 0 or homes.ram_bytes < homes.ram_bytes_max / 2

@@ -21,13 +21,17 @@ PAD_LEN = 256  # llama.cpp pads the context of a micro-batch to this
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Bounds of an engine: sequences, tokens per sequence, tokens per step, tokens per micro-batch, vocabulary size."""
+    """Bounds of an engine: sequences, tokens per sequence, tokens per step, tokens per micro-batch, vocabulary size.
+
+    A prefill chunk of fewer than `chunk_min` tokens costs more than it saves.
+    """
 
     sequences: int
     context_len: int
     batch_len: int
     micro_len: int
     vocab_len: int
+    chunk_min: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,9 @@ class Drafter(Protocol):
 
     def draft(self, asked: Sequence[Asked], room_ns: float) -> list[Tokens]:
         """At most `most` tokens for each, or none; takes about `room_ns` at most. Never raises: a guess may fail."""
+
+    def close(self) -> None:
+        """Frees what it holds; nothing may be called after."""
 
 
 class Vocab(Protocol):

@@ -329,6 +329,9 @@ class ForcedDrafts:
         self._engine.clock.advance(self.took_ns)
         return [self._guess(a, most) for a in asked]
 
+    def close(self) -> None:
+        """Holds nothing."""
+
     def _guess(self, asked: Asked, most: int) -> Tokens:
         vocab, length = self._engine.vocab, len(asked.text)
         held = np.concatenate([asked.text, np.zeros(min(asked.most, most), np.int32)])

@@ -45,6 +45,9 @@ class Ngrams:
         """For each what followed where its last tokens stood before; changes nothing."""
         return [followed(a.text, a.most, self._match_min, self._match_max) for a in asked]
 
+    def close(self) -> None:
+        """Holds nothing."""
+
 
 def followed(text: Tokens, count: int, match_min: int, match_max: int) -> Tokens:
     """At most `count` tokens that followed where the text's last tokens stood before, a longer likeness first.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from core.clock import Clock, S, now_ns
 from core.errors import EngineFailed
 from core.words import TrunkKey
-from engines.backend import Delivery
+from engines.backend import Delivery, Health
 from scheduler.parking import Fetched
 from scheduler.scheduler import Scheduler
 from scheduler.ticket import Command, Commit, Fence, LoadAhead, MoveOut
@@ -45,9 +45,7 @@ class EngineLoop:
         # Written by the event loop, read here: when the next intents will be due. A plain int, torn reads are
         # impossible.
         self.next_due_ns: int | None = None
-        # For whoever watches the thread: when it last came round, and what it does now should take.
-        self.beat_ns = 0
-        self.expected_ns = 0
+        self.health = Health()  # a new value each time; any thread may read it
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -89,18 +87,19 @@ class EngineLoop:
             commands = self._receive(busy, wake_ns)
             if commands is None:
                 return
-            now = self.beat_ns = clock()
+            now = clock()
+            self.health = Health(now, self.health.expected_ns)
             for command in commands:
                 self._obey(command, now)
             planned = scheduler.plan(now, self.next_due_ns)
             busy, wake_ns = planned.step is not None, planned.wake_ns
             if planned.step is not None:
-                self.expected_ns = round(scheduler.costs.predict_ns(planned.features))
+                self.health = Health(now, round(scheduler.costs.predict_ns(planned.features)))
                 began = clock()
                 try:
                     result = scheduler.engine.step(planned.step)
                 except EngineFailed as error:
-                    self.expected_ns = REBUILD_NS
+                    self.health = Health(now, REBUILD_NS)
                     scheduler.failed(planned, str(error), clock())
                 else:
                     ended = clock()
@@ -119,7 +118,7 @@ class EngineLoop:
                 if left_ns <= 0:
                     break
                 if not self._wake.wait(left_ns / S) and wake_ns is None:
-                    self.beat_ns = self._clock()
+                    self.health = Health(self._clock(), self.health.expected_ns)
             if self._stopping:
                 return None
             commands = list(self._inbox)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from core.clock import MS, Clock
 from core.words import Tier
-from scheduler.loop import EngineLoop
+from engines.backend import Health
 from scheduler.ticket import Door
 from tiers.promises import Promises
 from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
@@ -26,7 +26,7 @@ class Pressure:
     def __init__(
         self,
         door: Door,
-        engine_loop: EngineLoop,
+        health: Callable[[], Health],
         promises: Promises,
         settings: ShedSettings,
         clock: Clock,
@@ -34,7 +34,7 @@ class Pressure:
         busy_ns: Callable[[], int] = int,
     ) -> None:
         self._door = door
-        self._engine_loop = engine_loop
+        self._health = health
         self._promises = promises
         self._put_off = put_off
         self._busy_ns = busy_ns
@@ -72,17 +72,17 @@ class Pressure:
 
     def load(self, now_ns: int) -> Load:
         """How it stands."""
-        beat_ns = self._engine_loop.beat_ns
+        health = self._health()
         # An idle engine stands still with nothing wrong, and has not heard yet of what was submitted just now.
-        if beat_ns != self._beat_ns or not self._door.open:
-            self._beat_ns, self._still_since_ns = beat_ns, now_ns
+        if health.beat_ns != self._beat_ns or not self._door.open:
+            self._beat_ns, self._still_since_ns = health.beat_ns, now_ns
         return Load(
             gold=self._queued(Tier.GOLD, now_ns),
             silver=self._queued(Tier.SILVER, now_ns),
             bronze=self._queued(Tier.BRONZE, now_ns),
             put_off=self._put_off(),
             still_ms=(now_ns - self._still_since_ns) / MS,
-            step_ms=self._engine_loop.expected_ns / MS,
+            step_ms=health.expected_ns / MS,
             draining=self._door.draining,
         )
 

@@ -154,7 +154,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             asyncio.create_task(_keep_house(daemon)),
         ]
         if config.serve.hang_s:
-            tasks.append(asyncio.create_task(watch(daemon.engine_loop, config.serve.hang_s, on_hang, now_ns)))
+            tasks.append(
+                asyncio.create_task(watch(lambda: daemon.engine_loop.health, config.serve.hang_s, on_hang, now_ns))
+            )
         if not over.is_set():
             lifecycle.phase = "serving"
             await face.report(serving=True)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from core.clock import Clock, S
-from scheduler.loop import EngineLoop
+from engines.backend import Health
 
 LOOK_EVERY_S = 0.1
 SLOWER_X = 20  # a step may take that many times what it was predicted to take: large models on small machines
@@ -37,10 +37,10 @@ class Hang:
         return self.still_ns > max(self._hang_ns, SLOWER_X * expected_ns)
 
 
-async def watch(engine_loop: EngineLoop, hang_s: float, on_hang: Callable[[float], None], clock: Clock) -> None:
+async def watch(health: Callable[[], Health], hang_s: float, on_hang: Callable[[float], None], clock: Clock) -> None:
     """Looks for ever; calls `on_hang` with the seconds that the engine has not moved."""
     hang = Hang(round(hang_s * S), round(LOOK_EVERY_S * S))
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        if hang.look(clock(), engine_loop.beat_ns, engine_loop.expected_ns):
+        if hang.look(clock(), *health()):
             on_hang(hang.still_ns / S)

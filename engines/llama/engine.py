@@ -39,6 +39,8 @@ from engines.llama.vocabulary import LlamaVocab, check_vocabulary
 from engines.lora import Adapters
 from engines.model_file import look
 
+FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
+
 
 class LlamaEngine:
     """A StepEngine on one llama.cpp context with `sequences` independent KV streams."""
@@ -62,8 +64,9 @@ class LlamaEngine:
         self.threads = settings.threads or default_threads()
         # One sequence more than promised: scratch (see State).
         sequences = min(settings.sequences, SEQUENCES_MAX - 1)
+        chunk_min = FLASH_CHUNK_MIN if settings.flash_attention == "on" else 0
         self.geometry = Geometry(
-            sequences, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size
+            sequences, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size, chunk_min
         )
         check_kv_room(self._model, self.settings, sequences + 1)
         self.state = State(self._model, self.settings, self.threads, sequences + 1)

@@ -21,7 +21,6 @@ from core.choice import END, Node, Tokens, stage
 from core.clock import MS, S, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
-from daemon.build import FLASH_CHUNK_MIN
 from engines.backend import Delivery
 from engines.base import Vocab, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
@@ -104,8 +103,7 @@ class Rig:
         # Greedy outputs must have the length that was asked for: nothing ends a generation here.
         self.engine.vocab.eog_ids = frozenset()
         self.planner = PlannerSettings()
-        if settings.flash_attention == "on":
-            self.planner = replace(self.planner, chunk_min=max(self.planner.chunk_min, FLASH_CHUNK_MIN))
+        self.planner = replace(self.planner, chunk_min=max(self.planner.chunk_min, self.engine.geometry.chunk_min))
         self.scheduler = Scheduler(
             self.engine, self.promises, SchedulerSettings(kv=KvSettings(PREFIXES, LANES), planner=self.planner)
         )

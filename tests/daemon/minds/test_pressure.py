@@ -139,7 +139,7 @@ async def test_npcs_that_wait_for_their_share_come_before_guesses() -> None:
     async with running(gated()) as rig:
         waiting = [3]
         door, loop = rig.daemon.door, rig.daemon.engine_loop
-        pressure = Pressure(door, loop, Config().promises, QUICK, now_ns, lambda: waiting[0])
+        pressure = Pressure(door, lambda: loop.health, Config().promises, QUICK, now_ns, lambda: waiting[0])
         assert not pressure.allows_predictions() and pressure.allows_barks()
         waiting[0] = 0
         await until(pressure.allows_predictions, "they are asked")

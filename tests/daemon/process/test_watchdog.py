@@ -62,7 +62,7 @@ async def test_the_engine_thread_is_watched() -> None:
     loop.start()
     told: asyncio.Queue[float] = asyncio.Queue()
     times = iter(range(0, 10_000 * S, S // 5))
-    watching = asyncio.create_task(watch(loop, 0.5, told.put_nowait, lambda: next(times)))
+    watching = asyncio.create_task(watch(lambda: loop.health, 0.5, told.put_nowait, lambda: next(times)))
     loop.send([(1, work(1), 0)])
     assert await asyncio.to_thread(inside.wait, PATIENCE_S)
     async with asyncio.timeout(PATIENCE_S):
