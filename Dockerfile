@@ -2,11 +2,11 @@
 #
 #   docker build -t npcd .
 #   docker run --rm --init -v npcd-socket:/run/npcd -v npcd-data:/var/lib/npcd npcd
-#                                                    a Unix socket in a volume, for a game server beside it; what NPCs
-#                                                    remember in another, with a Redis and a PostgreSQL of npcd's own
-#   docker compose -f deploy/compose.yaml up         TCP with a token, stores in containers of theirs; see there
+#                                                    a Unix socket in a volume, for a game server beside it; the memory
+#                                                    of NPCs in another, with a Redis and a PostgreSQL of npcd's own
+#   docker compose -f deploy/compose.yaml up         TCP with a token, stores in containers of their own; see there
 #
-# deploy/check.sh runs what stands here without a container engine.
+# deploy/check.sh runs these instructions without a container engine.
 
 # Versions of Debian's packages are not pinned: Debian keeps only the newest, with its security fixes.
 
@@ -32,6 +32,7 @@ COPY kvcache ./kvcache
 COPY scheduler ./scheduler
 COPY memory ./memory
 COPY daemon ./daemon
+COPY clients/python/npcd_client ./clients/python/npcd_client
 COPY loadtests ./loadtests
 COPY models ./models
 # PostgreSQL comes as a wheel, Redis from Debian below: npcd runs its own when it is given no URLs.

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             import npcd_client  # noqa: F401
         except ModuleNotFoundError:
-            print("npcd: the demo needs the Python client: pip install npcd-client", file=sys.stderr)
+            print("npcd: the demo needs its client; in the checkout: pip install ./clients/python", file=sys.stderr)
             return 2
         from loadtests.demo import main as demo
 

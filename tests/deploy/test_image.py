@@ -1,6 +1,6 @@
 """The container's files: hadolint finds nothing, what is copied is there, and our reader of Dockerfiles reads them.
 
-What the RUN lines do is tried by deploy/check.sh, which needs root, debootstrap and minutes.
+deploy/check.sh tries the RUN lines; it needs root, debootstrap and minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUILD, IMAGE = dockerfile.read(TEXT)
 
 
 def copied() -> list[str]:
-    """What the build stage takes from the checkout."""
+    """The files and folders that the build stage takes from the checkout."""
     copies = [i.text.split()[:-1] for i in BUILD.instructions if i.word == "COPY"]
     return [name for names in copies for name in names]
 
@@ -54,21 +54,24 @@ def test_the_health_check_asks_where_the_daemon_answers() -> None:
     assert f"http://{ServeSettings().http}/healthz" in IMAGE.last("HEALTHCHECK")
 
 
-def test_every_folder_of_the_wheel_is_copied() -> None:
-    """And nothing that is not there."""
+def test_everything_in_the_wheel_is_copied() -> None:
+    """The build stage gets all that the wheel is built from, and copies nothing that is not there."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert set(wheel["only-include"]) <= set(copied())
-    for name in copied():
+    for name in (*copied(), *wheel["only-include"]):
         assert (ROOT / name).exists(), name
+        assert any(name == top or name.startswith(f"{top}/") for top in copied()), f"no COPY takes {name}"
         assert not dockerfile.ignored(name, IGNORED), f".dockerignore keeps {name} out"
 
 
 @pytest.mark.parametrize(
     "path",
-    [".git/config", ".venv/bin/python", "deploy/tokens.toml", "models/work/x.pt", "core/__pycache__/a.pyc", "build/x"],
+    [
+        *(".git/config", ".venv/bin/python", "deploy/tokens.toml", "models/work/x.pt", "core/__pycache__/a.pyc"),
+        *("build/x", "loadtests/bench/rig.py", "models/corpus/worlds.py", "clients/python/README.md", "clients/cpp/x"),
+    ],
 )
 def test_what_stays_out(path: str) -> None:
-    """Secrets, history, environments and leftovers."""
+    """Secrets, history, environments, leftovers, and what no command runs."""
     assert dockerfile.ignored(path, IGNORED)
 
 
@@ -107,7 +110,7 @@ def test_compose_gives_npcd_its_stores() -> None:
 
 
 def test_secrets_of_compose_stay_out_of_git() -> None:
-    """Whoever fills them in must not commit them."""
+    """A secret that was filled in is not committed by mistake."""
     ignored = (ROOT / ".gitignore").read_text("utf-8").split()
     for secret in COMPOSE["secrets"].values():
         assert f"/deploy/{secret['file']}" in ignored
@@ -131,7 +134,7 @@ def test_compose_names_only_what_it_defines() -> None:
 
 
 def test_the_example_token_does_not_work(tmp_path: Path) -> None:
-    """Whoever copies it without reading is told by the daemon, which starts with no token that others know."""
+    """The daemon refuses to start with a token that everybody knows, and says why."""
     command = [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"]
     tokens = ROOT / "deploy/tokens.example.toml"
     done = subprocess.run(
