@@ -29,7 +29,7 @@ from npcd_client import (
     World,
     wire,
 )
-from npcd_client.connection import direct
+from npcd_client.connection import check_target, check_token, direct
 from npcd_client.errors import from_rpc
 from npcd_client.table import IntentTable
 from npcd_client.v1 import (
@@ -55,9 +55,11 @@ def typed(error: grpc.RpcError) -> NpcdError:
 
 
 class SyncClient:
-    """One channel to a daemon. Raises NpcdError."""
+    """One channel to a daemon. Raises NpcdError, and CallerError for a target or a token that cannot be used."""
 
     def __init__(self, target: str, token: str = "") -> None:
+        check_target(target)
+        check_token(token)
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = (("grpc.max_reconnect_backoff_ms", 1000), *direct(target))
         self._channel = grpc.insecure_channel(target, options=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 ANSWER_S = 10.0
 MIB = 1 << 20
 HOMES = ("sequence", "ram", "redis", "none")
+PORT_MAX = 65_535
+
+# An IPv6 address stands in brackets: its colons are not the port's.
+_HOST_PORT = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/\s]*/)?)?(?:\[[^\]\s]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     request = npcs_pb2.DescribeRequest(world_id=args.world, npc_ids=args.npcs)
     token: tuple[tuple[str, str | bytes], ...] = ()
     if args.token_file:
-        token = (("authorization", f"Bearer {_read(args.token_file, '--token-file').strip()}"),)
+        token = (("authorization", f"Bearer {_token(args.token_file)}"),)
     cert, key = getattr(args, "cert", None), getattr(args, "key", None)
     if bool(cert) != bool(key) or (cert and not args.ca):
         raise ConfigError("--cert, --key and --ca belong together; give all of them, or --ca alone")
@@ -99,10 +104,23 @@ def as_json(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
 
 
 def _check_target(target: str) -> None:
-    """Raises ConfigError for what gRPC would read as something else: it takes port 99999 for another one."""
-    host, _, port = target.rpartition(":")
-    if not target.startswith("unix:") and not (host and port.isdecimal() and 1 <= int(port) <= 65_535):
+    """Raises ConfigError for an address that gRPC would take for another one: it reads port 99999 as port 34463, and
+    takes every decimal digit of Unicode.
+    """
+    found = _HOST_PORT.fullmatch(target)
+    is_tcp = found is not None and 1 <= int(found["port"]) <= PORT_MAX
+    is_socket = target.startswith("unix:") and target != "unix:" and target.isprintable()
+    if not (is_tcp or is_socket):
         raise ConfigError(f"--target: '{target}' must be host:port or unix:/path")
+
+
+def _token(path: Path) -> str:
+    """The first line of the file. Raises ConfigError for what no metadata of a request can carry; never shows it."""
+    lines = _read(path, "--token-file").splitlines()
+    token = lines[0].strip() if lines else ""
+    if not token or not all(" " <= letter <= "~" for letter in token):
+        raise ConfigError(f"--token-file: the first line of {path} must be a token of printable ASCII letters")
+    return token
 
 
 def _direct(target: str) -> list[tuple[str, int]]:

@@ -83,6 +83,13 @@ async def test_the_command_line_and_the_loads_ask_no_proxy_for_this_machine(monk
             await asyncio.to_thread(ask)
 
 
+def test_the_loads_refuse_an_address_and_a_token_that_cannot_be_used() -> None:
+    """Before they wait for a daemon that nobody could reach."""
+    for target, token, named in (("127.0.0.1:99999", "", "target"), ("127.0.0.1:1", "a\nb", "token")):
+        with pytest.raises(CallerError, match=f"^{named}: "):
+            SyncClient(target, token)
+
+
 @pytest.mark.skipif(not CAN_BUILD, reason="the C++ client was not built: no grpc++ here")
 async def test_the_cpp_client_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets as far as the fake goes: it is served, and defines its world."""

@@ -200,9 +200,32 @@ async def test_npcd_kv_shows_every_trunk(
         await face.stop(0)
 
 
-@pytest.mark.parametrize("target", ["", "nonsense", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:x", ":50061"])
+@pytest.mark.parametrize(
+    "target",
+    ["", "nonsense", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:x", ":50061", "127.0.0.1:٥٠٠٦١", "::1:50061",
+     "127.0.0.1 :50061", "unix:", "ipv4:127.0.0.1:70000"],
+)  # fmt: skip
 def test_a_target_that_is_none_is_refused(target: str) -> None:
     """gRPC would take port 99999 for another one."""
     asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
     with pytest.raises(ConfigError, match=r"^--target: '.*' must be host:port or unix:/path$"):
+        list(kv_command.run(asked))
+
+
+@pytest.mark.parametrize("text", ["", "\n", "geheim€\n", "two\twords\n"])
+def test_a_token_that_no_request_can_carry_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
+    """The message names the flag and the file."""
+    file = tmp_path / "token"
+    file.write_text(text)
+    asked = Namespace(world="vale", npcs=[], target="127.0.0.1:1", token_file=file, ca=None, json=False)
+    with pytest.raises(ConfigError, match=r"^--token-file: the first line of .* must be a token") as refused:
+        list(kv_command.run(asked))
+    assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize("target", ["[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1", "localhost:1"])
+def test_other_forms_of_an_address_are_asked(target: str) -> None:
+    """Nobody serves there: the daemon is what is missing, not the address."""
+    asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
+    with pytest.raises(StoreFailed, match=r"onnect"):
         list(kv_command.run(asked))
