@@ -67,3 +67,17 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest
         ) as caught:
             language(stubs.ROOT, tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_generator_that_fails_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make stubs` ends with 1 and prints what the generator said, and no line says that files were made."""
+    protoc = tmp_path / "protoc"
+    protoc.write_text("#!/bin/sh\necho 'words.proto: the plugin crashed' >&2\nexit 3\n")
+    protoc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(stubs, "OUT", tmp_path / "out")
+    assert stubs.main(["csharp"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "exit status 3" in err and "words.proto: the plugin crashed" in err

@@ -4,7 +4,8 @@
     build/stubs/csharp   messages and calls for C#: protoc and grpc_csharp_plugin
 
 C++ that protoc wrote belongs to one version of libprotobuf: generate with the protoc that comes with the library you
-link. C# goes with any newer Google.Protobuf. Says in one line what is missing.
+link. C# goes with any newer Google.Protobuf. A generator that is missing is named in one line. A generator that
+fails ends this with its own message.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class Missing(Exception):
     """A generator is not here; the text says how to get it."""
 
 
+class Failed(Exception):
+    """A generator failed; the text has its exit status and its message."""
+
+
 def cache() -> Path:
     """Where what we build of others' tools is kept: outside the checkout."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npcd"
@@ -45,7 +50,7 @@ def sources(root: Path) -> list[str]:
 
 
 def cpp(root: Path, out: Path) -> str:
-    """Writes C++ into `out`. Raises Missing."""
+    """Writes C++ into `out`. Raises Missing and Failed."""
     calls = plugin("grpc_cpp_plugin")
     if not calls:
         raise Missing(f"grpc_cpp_plugin is missing. On Debian: apt-get install -y {PACKAGES}")
@@ -54,7 +59,7 @@ def cpp(root: Path, out: Path) -> str:
 
 
 def csharp(root: Path, out: Path) -> str:
-    """Writes C# into `out`; what is not in it, if something is not. Raises Missing."""
+    """Writes C# into `out`; what is not in it, if something is not. Raises Missing and Failed."""
     calls = plugin(CSHARP_PLUGIN)
     arguments = [f"--csharp_out={out}", "--csharp_opt=file_extension=.g.cs"]
     if calls:
@@ -70,7 +75,11 @@ def _protoc(root: Path, arguments: Sequence[str]) -> None:
     protoc = shutil.which("protoc")
     if protoc is None:
         raise Missing(f"protoc is missing. On Debian: apt-get install -y {PACKAGES}")
-    subprocess.run([protoc, f"-I{root / 'proto'}", *arguments, *sources(root)], check=True)
+    done = subprocess.run(
+        [protoc, f"-I{root / 'proto'}", *arguments, *sources(root)], capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode:
+        raise Failed(f"protoc ended with exit status {done.returncode}: {done.stderr.strip() or 'it said nothing'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Missing as missing:
             print(f"stubs: {missing}", file=sys.stderr)
             return 1
-        except subprocess.CalledProcessError as failed:
-            return failed.returncode
+        except Failed as failed:
+            print(f"stubs: {failed}", file=sys.stderr)
+            return 1
         files = sum(1 for path in out.rglob("*") if path.is_file())
         print(f"stubs: {files} files in {OUT / language}{f' ({left_out})' if left_out else ''}")
     return 0
