@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
@@ -216,11 +217,13 @@ def build(
     saves: Path | None = None,
     ill: Callable[[], list[str]] = list,
     parked: Parked | None = None,
+    pseudonym_key: bytes = b"",
 ) -> Daemon:
     """The daemon around a loaded model, on the running event loop; nothing is started yet.
 
     Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
     `ill` says what else is not as it should be, a line each. `parked` takes KV that has no room in RAM.
+    `pseudonym_key` is the data folder's; without one, players' pseudonyms are this process's own.
     """
     loop = asyncio.get_running_loop()
     engine = model.engine
@@ -342,6 +345,7 @@ def build(
     deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, changes, pace)
     calls = Calls(
         worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
-        deleting, config.calls, drain, changes, pace, clock,
+        deleting, config.calls, drain, changes, pace,
+        pseudonym_key or secrets.token_bytes(32), clock,
     )  # fmt: skip
     return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag, clock)

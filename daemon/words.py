@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Iterable
-from hashlib import blake2b
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
@@ -26,7 +23,6 @@ OVERRIDES = {
     words_pb2.ACTIVATION_AMBIENT: Activation.AMBIENT,
 }
 _ACTIVATIONS = {activation: said for said, activation in OVERRIDES.items()}
-_PSEUDONYM_KEY = secrets.token_bytes(16)
 
 
 def check_id(field: str, value: str) -> str:
@@ -37,11 +33,6 @@ def check_id(field: str, value: str) -> str:
     if size > ID_BYTES_MAX:
         raise CallerError(field, f"{size} bytes, the limit is {ID_BYTES_MAX}")
     return check_line(field, value)
-
-
-def pseudonym(player_id: str) -> str:
-    """A player's name for logs, metrics and onlookers: stable within this process, not to be turned back."""
-    return blake2b(player_id.encode(), key=_PSEUDONYM_KEY, digest_size=6).hexdigest() if player_id else ""
 
 
 def check_number(field: str, value: float, low: float, high: float) -> float:
@@ -162,11 +153,6 @@ def policy_rows(policy: npcs_pb2.Policy) -> Steps[list[PolicyRow]]:
             )
         )
     return rows
-
-
-def policy_message(rows: Iterable[PolicyRow]) -> npcs_pb2.Policy:
-    """A policy message of these rows."""
-    return npcs_pb2.Policy(rows=[row_message(row) for row in rows])
 
 
 def row_message(row: PolicyRow) -> npcs_pb2.PolicyRow:

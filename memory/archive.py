@@ -7,7 +7,6 @@ that the server takes back what was not committed; the same records come again.
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from core.errors import ConfigError, StoreFailed
+from core.pseudonym import pseudonym
 from memory.records import Body, Kind, Position, Record
 
 REASON_LEN_MAX = 300
@@ -93,14 +93,6 @@ class Row(NamedTuple):
     player: str
     timeline: str
     body: str
-
-
-def pseudonym(key: bytes, tenant: str, player: str) -> str:
-    """How a player is called in the archive: 16 hex digits, others in every tenant. Empty for nobody."""
-    if not player:
-        return ""
-    said = json.dumps([tenant, player]).encode()  # no two pairs give the same bytes
-    return hmac.digest(key, said, "sha256").hex()[:16]
 
 
 def row_of(record: Record, key: bytes) -> Row | None:

@@ -139,7 +139,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             def ill() -> list[str]:
                 return stores_ill() + face.credentials.trouble
 
-            daemon = build(config, model, lifecycle, on_death, drain, now_ns, memory, saves, ill, keeping.parked)
+            key = keeping.folder.pseudonym_key
+            daemon = build(config, model, lifecycle, on_death, drain, now_ns, memory, saves, ill, keeping.parked, key)
         daemon.engine_loop.start()
         tidy = Tidy(now_ns)
         tidy.start()

@@ -16,6 +16,7 @@ import structlog
 
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
+from core.pseudonym import pseudonym
 from core.slices import Pace
 from core.steps import Steps, every
 from daemon.minds.attention import Attention
@@ -30,7 +31,7 @@ from daemon.rpc.deleting import Deleting
 from daemon.rpc.remembering import Remembering
 from daemon.rpc.status import StatusBoard
 from daemon.talk.dialogue import Dialogue
-from daemon.words import activation_message, check_id, check_number, pseudonym, row_message, whole
+from daemon.words import activation_message, check_id, check_number, row_message, whole
 from daemon.worlds.worlds import Npc, World, Worlds
 from memory.memory import Memory
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
@@ -82,8 +83,10 @@ class Calls:
         drain: Callable[[float], Awaitable[None]],
         changes: Changes,
         pace: Pace,
+        pseudonym_key: bytes,
         clock: Clock,
     ) -> None:
+        self._pseudonym_key = pseudonym_key
         self._worlds = worlds
         self._table = table
         self._intents = intents
@@ -551,7 +554,7 @@ class Calls:
         for trunk in self._placer.homes.of_npc(npc.key):
             described.trunks.append(
                 npcs_pb2.TrunkPlace(
-                    partner=pseudonym(trunk.key.partner),
+                    partner=pseudonym(self._pseudonym_key, npc.key.tenant, trunk.key.partner),
                     home=trunk.home,
                     tokens=whole(trunk.held),
                     bytes=whole(trunk.bytes_away or round(trunk.held * self._placer.moves.token_bytes), 64),

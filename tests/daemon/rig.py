@@ -195,7 +195,8 @@ async def running(
         daemon = build(config, model, lifecycle, died.append, drain, clock, saves=saves)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
-        daemon = build(config, model, lifecycle, died.append, drain, clock, memory, saves, ill, keeping.parked)
+        key = keeping.folder.pseudonym_key
+        daemon = build(config, model, lifecycle, died.append, drain, clock, memory, saves, ill, keeping.parked, key)
     daemon.engine_loop.start()
     lifecycle.phase = "serving"
     try:

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError, StoreFailed
-from memory.archive import ArchiveSettings, ArchiveWriter, look, pseudonym, row_of
+from core.pseudonym import pseudonym
+from memory.archive import ArchiveSettings, ArchiveWriter, look, row_of
 from memory.archive_admin import migrate
 from memory.records import START, Body, Kind, Record, make_id
 from tests.memory.postgres_fixture import OWNER, SECRET, SECRET_ROLE, SERVING, Database, Server

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from core.errors import ConfigError, StoreFailed
-from memory.archive import ArchiveSettings, ArchiveWriter, pseudonym
+from core.pseudonym import pseudonym
+from memory.archive import ArchiveSettings, ArchiveWriter
 from memory.archive_admin import MIGRATIONS, compact, forget, migrate, show
 from memory.records import START, Body, Kind, Record, make_id
 from tests.memory.postgres_fixture import OWNER, SERVING, Database, Server

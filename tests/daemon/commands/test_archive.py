@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from core.pseudonym import pseudonym
 from daemon.main import main
 from daemon.process.datafolder import OWNER_URL
-from memory.archive import ArchiveSettings, ArchiveWriter, pseudonym
+from memory.archive import ArchiveSettings, ArchiveWriter
 from memory.records import START, Kind, Record, make_id
 from tests.memory.postgres_fixture import Database, archive_database, empty_database, postgres
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 
 from core.clock import now_ns
+from core.pseudonym import pseudonym
 from core.steps import at_once
 from core.words import NpcKey
 from daemon.build import wall_ms
 from daemon.config import Config, ServeSettings
+from daemon.process.datafolder import OWNER_URL
 from daemon.process.keeping import Keeping, open_keeping
 from daemon.process.probes import Probes
 from daemon.process.telemetry import StatusCollector
@@ -107,6 +110,24 @@ async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path
         kept_bytes = b"".join(p.read_bytes() for p in (tmp_path / "data" / "journal").glob("*.journal"))
         assert kept_bytes.count(b"green lantern") == 2  # the line of p2, and the fact in it
         assert kept_bytes.count(b'"p1"') == 1  # the wish to be forgotten
+
+
+async def test_an_operator_follows_one_player_from_npcd_kv_to_the_archive(tmp_path: Path) -> None:
+    """Describe, which npcd kv prints, and the archive have the same pseudonym, by the key that an older version left in
+    the data folder.
+    """
+    data, key = tmp_path / "data", bytes(range(32))
+    data.mkdir(mode=0o700)
+    (data / "pseudonym_key").write_bytes(key)
+    async with kept(data) as (rig, keeping):
+        await tell(rig)
+        answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale"))
+        partners = {trunk.partner for npc in answer.npcs for trunk in npc.trunks if trunk.partner}
+        archive = keeping.memory.archive_feeder
+        assert archive is not None and await archive.passed(keeping.journal.end, PATIENCE_S)
+        with psycopg.connect((data / OWNER_URL).read_text()) as admin:
+            players = {player for (player,) in admin.execute("SELECT DISTINCT player FROM events WHERE player <> ''")}
+    assert partners == players == {pseudonym(key, "", "p1")}
 
 
 async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
