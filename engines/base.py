@@ -105,7 +105,6 @@ class StepResult:
 
     picked: list[int]
     probability: list[float]
-    sample_ns: int = 0
     verified: dict[int, list[int]] = field(default_factory=dict)
 
 

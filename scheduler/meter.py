@@ -100,7 +100,6 @@ class Meter:
     step_failures: int = 0
     cached_tokens: int = 0
     prefilled_tokens: int = 0
-    retries: int = 0
     step: Spread = field(default_factory=lambda: Spread(STEPS_WITHIN_NS))
 
 

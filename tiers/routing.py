@@ -50,14 +50,13 @@ class Route:
 
     `output_max`: tokens that one of them makes at most (an intent's are its longest answer's, if that is more).
     `context_max`: tokens of its trunk, tail and output together (0: as many as the engine's context holds).
-    `tools`, `recall`: whether it may call tools, and wait for what is remembered.
+    `recall`: whether it may wait for what is remembered.
     """
 
     tier: Tier
     engine: str = LLAMA
     output_max: int = 0
     context_max: int = 0
-    tools: bool = False
     recall: bool = False
 
     def context_len(self, engine_len: int) -> int:
@@ -106,13 +105,8 @@ def check_routes(routes: Routes, promises: Promises, engine_len: int, engines: C
 
 
 def _check_tier(kind: WorkKind, route: Route, name: str) -> None:
-    for does in ("tools", "recall"):
-        if route.tier is Tier.GOLD and getattr(route, does):
-            raise ConfigError(
-                f"{name}.{does}: Gold never calls tools or waits on I/O; leave it false, or take another tier"
-            )
-    if route.tools:
-        raise ConfigError(f"{name}.tools: there are no tools yet that a work could call; leave it false")
+    if route.tier is Tier.GOLD and route.recall:
+        raise ConfigError(f"{name}.recall: Gold never waits on I/O; leave it false, or take another tier")
     if route.recall and kind not in RECALLING:
         raise ConfigError(f"{name}.recall: only a reply waits for what is remembered; leave it false")
     if kind in SILENT and route.tier is Tier.GOLD:

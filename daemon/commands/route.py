@@ -62,7 +62,6 @@ def values(kind: WorkKind, config: Config, origins: Mapping[str, str]) -> list[V
         value("tail", str(getattr(config.caps, tail)), f"caps.{tail}") if tail else Value("tail", "-", "", DEFAULT),
         value("output", str(route.output_max or "-"), f"{own}.output_max"),
         value("context", str(context_max or config.engine.context_len), context),
-        value("tools", "yes" if route.tools else "no", f"{own}.tools"),
         value("recall", "yes" if route.recall else "no", f"{own}.recall"),
     ]
 

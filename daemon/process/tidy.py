@@ -24,13 +24,10 @@ NEVER = 1_000_000_000  # second-generation collections between two automatic ful
 
 
 class Tidy:
-    """Collects the oldest generation by hand. `pause_ns` is what the last full collection took, `full` how many there
-    were.
-    """
+    """Collects the oldest generation by hand. `full` says how often it did."""
 
     def __init__(self, clock: Clock) -> None:
         self.full = 0
-        self.pause_ns = 0
         self._clock = clock
         self._last_ns = clock()
         self._collections = 0  # of what is not old, as Python counted them at the last look
@@ -56,9 +53,6 @@ class Tidy:
         waited_ns = self._clock() - self._last_ns
         if waited_ns < EVERY_S * S or (not idle and waited_ns < 10 * EVERY_S * S):
             return
-        began_ns = self._clock()
         gc.collect()
-        ended_ns = self._clock()
         self.full += 1
-        self.pause_ns = ended_ns - began_ns
-        self._last_ns = ended_ns
+        self._last_ns = self._clock()

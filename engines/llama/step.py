@@ -7,7 +7,6 @@ the process (docs/decisions/0001).
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -139,7 +138,6 @@ class Steps:
         batch.token[:count] = tokens
 
     def _pick(self, filled: _Filled) -> StepResult:
-        began = time.perf_counter_ns()
         wanted, greedy = filled.wanted, filled.greedy
         picked = [-1] * len(filled.seqs)
         probability = [0.0] * len(filled.seqs)
@@ -162,7 +160,7 @@ class Steps:
             for i, row, sampler, drafts in filled.drafted:
                 verified[i] = verify(drafts, partial(self._pick_row, logits, wanted, row, sampler))
                 picked[i] = verified[i][0]
-        return StepResult(picked, probability, time.perf_counter_ns() - began, verified)
+        return StepResult(picked, probability, verified)
 
     def _pick_row(self, logits: NDArray[np.float32], wanted: list[int], first: int, sampler: int, right: int) -> int:
         """The token after `right` drafts: drawn by the chain, or the likeliest."""

@@ -29,18 +29,15 @@ def test_the_shipped_table_is_that_of_the_design() -> None:
     assert [kind for kind, tier in tiers.items() if tier is Tier.GOLD] == [WorkKind.INTENT, WorkKind.BARK]
     assert [kind for kind, tier in tiers.items() if tier is Tier.SILVER] == [WorkKind.REPLY, WorkKind.REPLY_TRUNK]
     assert [kind for kind in WorkKind if Routes().of(kind).recall] == [WorkKind.REPLY]
-    assert not any(Routes().of(kind).tools for kind in WorkKind)
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "said"),
     [
         ("reply", {"engine": "vllm"}, "routes.reply.engine: there is no engine 'vllm'; there is: llama"),
-        ("intent", {"tools": True}, "routes.intent.tools: Gold never calls tools or waits on I/O"),
-        ("intent", {"recall": True}, "routes.intent.recall: Gold never calls tools or waits on I/O"),
-        ("bark", {"recall": True}, "routes.bark.recall: Gold never calls tools or waits on I/O"),
-        ("reply", {"tier": Tier.GOLD}, "routes.reply.recall: Gold never calls tools or waits on I/O"),
-        ("reply", {"tools": True}, "routes.reply.tools: there are no tools yet"),
+        ("intent", {"recall": True}, "routes.intent.recall: Gold never waits on I/O"),
+        ("bark", {"recall": True}, "routes.bark.recall: Gold never waits on I/O"),
+        ("reply", {"tier": Tier.GOLD}, "routes.reply.recall: Gold never waits on I/O"),
         ("summary", {"recall": True}, "routes.summary.recall: only a reply waits for what is remembered"),
         ("trunk", {"tier": Tier.GOLD}, "routes.trunk.tier: gold, must be silver or bronze"),
         ("reply_trunk", {"tier": Tier.GOLD}, "routes.reply_trunk.tier: gold, must be silver or bronze"),

@@ -26,9 +26,9 @@ def test_the_table_has_every_kind_and_says_that_all_is_as_shipped(capsys: pytest
     assert status == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert {kind.value for kind in WorkKind} <= set(lines)
-    assert lines["intent"] == ["gold", "llama", "32", "8", "2048", "no", "no"]
-    assert lines["reply"] == ["silver", "llama", "192", "512", "2048", "no", "yes"]
-    assert lines["trunk"] == ["bronze", "llama", "-", "-", "2048", "no", "no"]
+    assert lines["intent"] == ["gold", "llama", "32", "8", "2048", "no"]
+    assert lines["reply"] == ["silver", "llama", "192", "512", "2048", "yes"]
+    assert lines["trunk"] == ["bronze", "llama", "-", "-", "2048", "no"]
     assert "Everything is as shipped." in out
 
 
@@ -85,7 +85,8 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (("--set", "routes.replay.tier=gold"), "unknown setting 'routes.replay'; did you mean 'reply'?"),
         (("--set", "routes.reply.tier=iron"), "'routes.reply.tier' must be gold, silver, bronze, not 'iron'"),
         (("--set", "routes.reply.engine=vllm"), "there is no engine 'vllm'; there is: llama"),
-        (("--set", "routes.intent.recall=true"), "Gold never calls tools or waits on I/O"),
+        (("--set", "routes.intent.recall=true"), "Gold never waits on I/O"),
+        (("--set", "routes.reply.tools=true"), "unknown setting 'routes.reply.tools'"),
         (("--set", "dialogue.max_tokens=600"), "dialogue.max_tokens: 600, must be 1 to routes.reply.output_max (512)"),
         (("--set", "caps.bark=12"), "caps.bark: give it as routes.bark.output_max"),
     ],
