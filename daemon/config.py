@@ -60,43 +60,58 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Where the daemon listens, how it runs, and how it ends.
-
-    `listen` are "host:port" (port 0: any) or "unix:/path"; `http` is one such. `tokens_file` is TOML, a token a line
-    (daemon/rpc/callers.py). Asked to end, the daemon has ended after `drain_s`. An engine that has not moved for
-    `hang_s` ends the process with status 70 (0: it is waited for). With `own_cores` the engine's thread has its cores
-    to itself and the rest of the daemon keeps to the others.
-    """
+    """Where the daemon listens, how clients prove who they are, and how the process runs and ends."""
 
     listen: tuple[str, ...] = ("127.0.0.1:50061",)
+    """Addresses for gRPC: `host:port` (port 0: any free port), `unix:/path` or `unix:path/from/here`. Beyond loopback
+    npcd listens only with `serve.tokens_file`, or with client certificates (mTLS).
+    """
     http: str = "127.0.0.1:50062"
+    """Address of `/healthz`, `/readyz` and `/metrics`, as `host:port` or `unix:/path`; `off` opens no port. The probes
+    answer without credentials, so keep an address beyond loopback private.
+    """
     tls_certificate: str = ""
+    """PEM file with the server's certificate chain; give `serve.tls_key` as well."""
     tls_key: str = ""
+    """PEM file with the private key of `serve.tls_certificate`, without a password."""
     tls_client_ca: str = ""
+    """PEM file with the CA whose client certificates are accepted; with it every client needs a certificate (mTLS)."""
     tokens_file: str = ""
+    """TOML file with one token for each game server: `token = "tenant"`, or `token = { tenant = "...", role =
+    "operator" }`.
+    """
     message_bytes_max: int = 8 << 20
+    """Largest gRPC message in bytes that npcd receives or sends."""
     drain_s: float = 5.0
+    """The daemon ends within this time after SIGTERM or Ctrl-C, whether turns have finished or not. From 0 to 3600."""
     hang_s: float = 2.0
+    """If the engine makes no progress for this time, the process exits with status 70, so that its parent starts it
+    again; 0 waits without end, else at least 0.5. From 0 to 3600.
+    """
     own_cores: bool = False
+    """Gives the engine's thread CPU cores of its own and keeps the rest of the daemon on the others."""
     log_level: str = "info"
+    """Least severe log level that is written: `debug`, `info`, `warning` or `error`."""
     log_json: bool = False
+    """Writes each log line as one JSON object instead of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """What outlives a conversation, and where.
-
-    `folder` is the data folder: the journal, saves, and npcd's own servers. `redis` and `postgres` are URLs; empty:
-    npcd runs its own, "off": there is none. Without `keep` nothing outlives the process. `reads_max` bonds (an NPC
-    and a player) are read at once, `bonds_max` are held in process.
-    """
+    """What NPCs keep beyond a conversation, and in which stores."""
 
     keep: bool = True
+    """Keeps memory on disk and in the stores; with `false` nothing outlives the process."""
     folder: Path = Path("~/.local/share/npcd")
+    """The data folder: journal, save games, and npcd's own Redis and PostgreSQL. One daemon uses it at a time."""
     redis: str = field(default="", repr=False)  # a password may stand in it
+    """URL of the Redis that holds recent memory; empty: npcd runs its own, `off`: there is none."""
     postgres: str = field(default="", repr=False)
+    """URL of the PostgreSQL that holds the archive; empty: npcd runs its own, `off`: there is none."""
     reads_max: int = 64
+    """Bonds (what one NPC remembers of one player) that are read from the stores at the same time."""
     bonds_max: int = 20_000
+    """Bonds that are held in process; beyond that the one that is unused longest is evicted."""
     journal: JournalSettings = field(default_factory=JournalSettings)
     feeder: FeederSettings = field(default_factory=FeederSettings)
     recent: RecentSettings = field(default_factory=RecentSettings)

@@ -38,19 +38,22 @@ Pairs = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """`folder` holds adapters as GGUF files, each named as its file (empty: there are none).
-
-    At most `loaded_max` are in the model's memory; the one that is unused longest gives way. `rank_max` bounds an
-    adapter's rank, of a stack the sum; `stacks_max` how many stacks there may be. Of the adapters named in `activated`,
-    and of those whose file has an invocation (aLoRA), trunks are computed by the base model. The former are on from a
-    trunk's end; the latter from where the invocation begins that occurs last in a tail, and not at all without one.
-    """
+    """LoRA adapters, which archetypes name."""
 
     folder: str = ""
+    """Folder with adapters as GGUF files, each named as its file; empty: there are none."""
     loaded_max: int = 8
+    """Adapters that are in the model's memory at the same time; beyond that the one that is unused longest is evicted.
+    """
     rank_max: int = 64
+    """Highest rank of an adapter; of a stack of adapters, the highest sum of ranks. From 1 to 1024."""
     stacks_max: int = 32
+    """Different stacks (combinations) of adapters that worlds may use."""
     activated: tuple[str, ...] = ()
+    """Adapters that apply only from the end of an NPC's trunk on, so that the trunk's KV is the base model's. Adapters
+    whose file has an invocation (aLoRA) are like this by themselves: they apply from their last invocation in the tail
+    on.
+    """
 
 
 @dataclass(slots=True, eq=False)

@@ -69,16 +69,16 @@ _LOOK = """
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
-    """Where the archive is; an empty `url` is none. The URL is the serving role's, as libpq takes it.
-
-    Connecting may take `connect_s` (2 at least), bringing one batch `op_s`, and one in which a player is forgotten
-    `forget_s`; then it failed, and comes again.
-    """
+    """The connection to PostgreSQL, which holds the archive. The URL is given as `memory.postgres`."""
 
     url: str = field(default="", repr=False)  # a password may stand in it
+    """Internal: give the URL as `memory.postgres`."""
     connect_s: float = 5.0
+    """A connection must be made within this time; less than 2 counts as 2."""
     op_s: float = 5.0
+    """A batch must be written within this time; else it failed and is tried again."""
     forget_s: float = 60.0
+    """A batch in which a player is forgotten must be written within this time; else it failed and is tried again."""
 
 
 class Row(NamedTuple):

@@ -57,18 +57,23 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeederSettings:
-    """A batch is `batch_max` records or `batch_kib`, or what comes within `gather_ms`. Between tries the pause doubles
-    from `pause_ms` to `pause_max_ms`; `tries_max` failures that are bugs, and records are written one by one. While
-    there is more to write, others get the interpreter for `rest_us` after each batch.
-    """
+    """The threads that write the journal's records into the stores, in batches."""
 
     batch_max: int = 100
+    """Records in one batch at most."""
     batch_kib: int = 256
+    """Size of one batch at most."""
     gather_ms: int = 100
+    """Records that come within this time go into one batch."""
     pause_ms: int = 100
+    """First pause before a failed batch is tried again; the pause doubles with each failure."""
     pause_max_ms: int = 5_000
+    """Longest pause between two tries."""
     tries_max: int = 3
+    """After so many failures of a batch that a connection does not explain, its records are written one by one."""
     rest_us: int = 200
+    """While there is more to write, the thread sleeps this long after each batch, so that others get the interpreter.
+    """
 
 
 class FeederState(NamedTuple):

@@ -17,16 +17,20 @@ LINES_KEPT = 12  # an NPC does not say the same sentence twice within so many tu
 
 @dataclass(frozen=True, slots=True)
 class HotSettings:
-    """`turns_max` and `turns_kept` count utterances. A session ends after `idle_s` of silence or `session_turns_max`
-    turns.
-    """
+    """Conversations in process. A player's line and an NPC's reply are two turns."""
 
     turns_max: int = 20
+    """Turns that stand in a conversation's prompt; when there are so many, the oldest leave it."""
     turns_kept: int = 12
+    """Turns that stay when the oldest leave."""
     idle_s: int = 1_800
+    """A conversation ends after this time of silence."""
     session_turns_max: int = 400
+    """A conversation ends after so many turns."""
     sessions_max: int = 10_000
+    """Conversations at the same time; beyond that the one that is silent longest ends."""
     finished_kept: int = 16
+    """Finished turns of a conversation that are kept for clients that retry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,12 @@ Deliver = Callable[[int, bytes, bytes, str], None]  # a number's header and byte
 
 @dataclass(frozen=True, slots=True)
 class ParkedSettings:
-    """Bytes are in Redis for `ttl_s` at most; `queue_mib` of them may wait to be written."""
+    """KV that rests in Redis."""
 
     ttl_s: int = 3600
+    """KV stays in Redis for this time at most."""
     queue_mib: int = 64
+    """KV that may wait in process to be written to Redis."""
 
 
 class Parked:

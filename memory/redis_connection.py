@@ -38,21 +38,26 @@ AWAITED: Mapping[str, Callable[..., awaited.AbstractConnection]] = {
 
 @dataclass(frozen=True, slots=True)
 class RecentSettings:
-    """`url` is redis://, rediss:// (TLS) or unix://; its user and password, or `user` and the line in `password_file`,
-    are an ACL user's. `ca_file` is trusted besides the system's. A recall has `recall_ms`, any other request `op_s`.
-
-    With `rewrite_aof` npcd asks the server to write its append-only file anew after a player was forgotten: until then
-    deleted text stands in that file. npcd always asks its own server.
-    """
+    """The connection to Redis, which holds recent memory. The URL is given as `memory.redis`."""
 
     url: str = field(default="", repr=False)  # a password may stand in it
+    """Internal: give the URL as `memory.redis`."""
     user: str = ""
+    """Redis user (ACL), if the URL names none."""
     password_file: str = ""
+    """File with the user's password on one line."""
     ca_file: str = ""
+    """PEM file with a CA that is trusted beside the system's, for `rediss://`."""
     rewrite_aof: bool = False
+    """Asks a Redis given by URL to write its append-only file anew after a player was forgotten; until then the deleted
+    text stands in that file. npcd always asks its own Redis.
+    """
     recall_ms: float = 20.0
+    """A turn waits this long for Redis; then it goes on without (`recall_late`), and the next turn asks again."""
     connect_s: float = 1.0
+    """A connection must be made within this time."""
     op_s: float = 1.0
+    """Any other request to Redis must be answered within this time."""
 
 
 class Asking:

@@ -118,20 +118,34 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Token limits per section. Definitions over their cap are refused; what grows while playing is cut."""
+    """Token limits of each part of a prompt. npcd refuses definitions that are longer; parts that grow while playing
+    are cut.
+    """
 
     lore: int = 320
+    """Tokens of a world's lore."""
     words: int = 160
+    """Tokens of a world's list of actions and emotions."""
     archetype: int = 160
+    """Tokens of an archetype's description."""
     persona: int = 160
+    """Tokens of a persona."""
     summary: int = 160
+    """Tokens of the summary of earlier conversations."""
     card: int = 96
+    """Tokens of one card (relationship, quest and so on)."""
     player_line: int = 128
+    """Tokens of a player's line."""
     reply: int = 160
+    """Tokens of an NPC's own reply that stay in the conversation."""
     intent_tail: int = 32
+    """Tokens that describe what an NPC sees when it is asked for an intent."""
     talk_tail: int = 192
+    """Tokens of the tail that asks for a reply: memory, what the NPC sees, and the player's line."""
     bark: int = 8
+    """Internal: give it as `routes.bark.output_max`."""
     percepts: int = 5
+    """Percepts that are described to the model; the most notable ones come first."""
 
 
 @dataclass(frozen=True, slots=True)

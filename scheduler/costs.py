@@ -18,18 +18,26 @@ Features = tuple[float, float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class CostSettings:
-    """`forget` is the weight that older steps keep per new one; `fit_every` steps the weights are solved anew.
-
-    A measurement above `clip_x` times the prediction counts as that much: a page fault is no fact about the model.
-    """
+    """The model that predicts how long a step takes. It learns from every step; change these only to study it."""
 
     forget: float = 0.995
+    """Weight that older steps keep for each new one."""
     fit_every: int = 16
+    """The weights are solved anew every so many steps."""
     clip_x: float = 3.0
-    overrun_x: float = 1.5  # a step longer than this times its budget pulls the budget down
+    """A measurement above this many times the prediction counts as that much: a page fault says nothing about the
+    model.
+    """
+    overrun_x: float = 1.5
+    """A step that takes longer than this many times its budget lowers the budget."""
     pull_down: float = 0.8
+    """After such an overrun the budget is multiplied by this."""
     recover: float = 1.02
+    """After a step within its budget the budget is multiplied by this, until it is whole again."""
     prior_ns: Features = (300_000.0, 300_000.0, 60_000.0, 60.0, 20_000.0)
+    """Nanoseconds that the model begins with: per step, micro-batch, token, 1,000 token-context products, and 1,000
+    tokens of context that are read.
+    """
 
 
 def features(slices: Sequence[Slice], micro_len: int) -> Features:

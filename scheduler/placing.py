@@ -30,19 +30,23 @@ from scheduler.place import Part, Place, TrunkTokens
 
 @dataclass(frozen=True, slots=True)
 class KvSettings:
-    """How the engine's sequences are divided; what is not prefixes or lanes holds resident trunks.
-
-    Trunks that leave their sequence rest in `ram_mib` of host RAM, and what has no room there in `redis_mib` of Redis,
-    if there is one; they come back through RAM, and a work waits `fetch_wait_ms` at most for that. Beyond `forks_max`
-    the fork that is unused longest is discarded for a new one.
+    """How KV is divided. Of `engine.sequences`, those that are not prefixes or lanes hold the trunks of NPCs and
+    conversations.
     """
 
     prefixes: int = 12
+    """Sequences that hold prefixes which NPCs share (world and archetype)."""
     lanes: int = 24
+    """Sequences in which requests run beside the trunks; so many requests run at the same time."""
     ram_mib: int = 512
+    """Host RAM for KV that was evicted from device memory, with copies of KV that came back while there is room."""
     redis_mib: int = 256
+    """Redis memory for KV that has no room in host RAM, if there is a Redis."""
     fetch_wait_ms: float = 5.0
+    """A request waits this long for KV that comes back from Redis; then its prefill is computed."""
     forks_max: int = 64
+    """Forks (KV that continues another trunk) that are kept; beyond that the one that is unused longest is discarded.
+    """
 
 
 class Placer:

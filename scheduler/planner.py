@@ -24,30 +24,38 @@ from scheduler.costs import Costs
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
-    """`gold_step_ms` is a step's budget while Gold waits, runs or came within `gold_recent_ms`, `step_ms` otherwise.
-
-    `silver_share` of a step is kept for Silver's prefill, also from what decodes when its first token is due within
-    `silver_soon_ms`, and as much for Silver's decodes. Silver that is due soon, or speaks, and had no step for
-    `silver_turn_ms` goes first in the next one: a step may have no room for two. Bronze may make a step with Gold
-    longer by `bronze_share` of it. Gold's prefills let Gold that decodes go ahead for `yield_ms` if they would make its
-    step longer by more than `yield_share` of it (docs/decisions/0006). A prefill is not cut below `chunk_min` tokens.
-    Gold and Silver whose adapter the steps did not have for `adapter_turn_ms` have the next one. Where a work that is
-    first overruns the budget alone, others may make the step longer by `overrun_share` of that: on a GPU a step reads
-    the weights of a large model once, for one sequence or for fifty.
-    """
+    """How long an engine step may take and how Gold, Silver and Bronze share it (docs/decisions/0006)."""
 
     gold_step_ms: float = 5.0
+    """Budget of a step while Gold waits, runs or came within `scheduler.planner.gold_recent_ms`; so it bounds how long
+    an intent waits for the engine.
+    """
     step_ms: float = 20.0
+    """Budget of a step while there is no Gold."""
     gold_recent_ms: int = 500
+    """After a Gold request, steps keep to the Gold budget for this time."""
     silver_share: float = 0.3
+    """Share of a step that is kept for Silver's prefill, and as much again for Silver's decodes."""
     silver_soon_ms: float = 250.0
+    """If the first token of a Silver request is due within this time, its prefill takes precedence over decodes too, up
+    to `scheduler.planner.silver_share`.
+    """
     silver_turn_ms: float = 10.0
+    """Silver that decodes or is due soon, and had no part in a step for this time, goes first in the next step."""
     bronze_share: float = 0.05
+    """Bronze may make a step with Gold in it longer by this share of the step."""
     yield_ms: float = 2.0
+    """New Gold prefills let Gold that decodes go ahead for this time."""
     yield_share: float = 1.0
+    """Gold prefills yield only if they would make the step longer by more than this share of it."""
     chunk_min: int = 16
+    """A prefill is never cut into pieces of fewer tokens than this."""
     adapter_turn_ms: float = 15.0
+    """Gold and Silver whose LoRA adapter was in no step for this time get the next step."""
     overrun_share: float = 0.15
+    """If one request alone overruns the budget, others may make that step longer by this share: on a GPU a step reads
+    the weights once, for one sequence or for fifty.
+    """
 
 
 @dataclass(slots=True)  # not frozen: that would make each of them three times as dear, in every step

@@ -27,24 +27,34 @@ PLAIN_EVERY_IN_TRIAL = 5
 
 @dataclass(frozen=True, slots=True)
 class SpeculationSettings:
-    """Drafts: "off", "ngram" (what followed before in the work's own text) or "model" (the GGUF file `draft_model`,
-    with the model's own vocabulary).
-
-    Works of `tiers` get drafts of at most `tokens_max` tokens while at most `works_max` works run, all of them past
-    their first token. After `trial_steps` such steps a tier on which the gain in tokens per second is below
-    `gain_min` has none for `retry_s`. An n-gram must be alike in `match_min` tokens; `match_max` are looked at.
+    """Speculative decoding: drafts of the next tokens, which the model checks in one step. npcd measures per tier
+    whether drafts pay and stops where they do not.
     """
 
     drafts: str = "off"
+    """Source of drafts: `off`, `ngram` (words that followed before in the request's own text) or `model` (a small
+    model).
+    """
     draft_model: str = ""
+    """GGUF file of the draft model, which must have the main model's vocabulary; it belongs to `speculation.drafts =
+    "model"`.
+    """
     tiers: tuple[str, ...] = ("gold", "silver", "bronze")
+    """Tiers whose requests get drafts: `gold`, `silver`, `bronze`."""
     tokens_max: int = 3
+    """Tokens in one draft at most. From 1 to 16."""
     works_max: int = 2
+    """Drafts are made only while at most this many requests run, all of them past their first token. From 1 to 64."""
     match_min: int = 2
+    """Tokens that an n-gram must have in common with the text before it counts as a match; at least 1."""
     match_max: int = 4
+    """Tokens of context that are compared for a match; at least `speculation.match_min`."""
     trial_steps: int = 48
+    """Steps with drafts after which a tier is judged; at least 1."""
     gain_min: float = 1.03
+    """A tier keeps its drafts if they multiply its tokens per second by at least this."""
     retry_s: float = 60.0
+    """A tier whose drafts did not pay tries them again after this time; more than 0."""
 
 
 @dataclass(slots=True)

@@ -19,15 +19,16 @@ class Closed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
-    """`window_ms` is how long an idle engine waits at most (10 at most); `full` how many works close it at once.
-
-    It waits for a work that is due within `gather_ms`, about half a step: whoever comes later does better to find the
-    engine busy (it joins the next step) than to have the others wait (docs/decisions/0005).
+    """How long an idle engine waits for more requests before it starts a step. A busy engine waits for none: a request
+    joins the next step (docs/decisions/0005).
     """
 
     window_ms: int = 10
+    """An idle engine waits this long at most. From 1 to 10."""
     full: int = 64
+    """If this many requests wait, an idle engine starts at once."""
     gather_ms: float = 2.0
+    """An idle engine waits only for requests that are expected within this time."""
 
 
 @dataclass(slots=True)

@@ -45,28 +45,48 @@ Who = TypeVar("Who", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class ActivationSettings:
-    """Distances in metres, factors on the distance (`_x`), caps and floors in NPCs; decided anew every `every_ms`.
-
-    `bond_share` is how much of the distance the strongest relationship takes away, `margin_share` how much better a
-    newcomer must be to take another's place.
+    """The NPCs that the model is asked about: active, warm or ambient, by the distance to the nearest player. The
+    effective distance is the distance times factors for sight, quest and relationship.
     """
 
     enter_m: float = 25.0
+    """An NPC becomes active within this effective distance; 0 or more."""
     leave_m: float = 35.0
+    """An active NPC stays active within this effective distance; at least `intents.activation.enter_m`."""
     warm_enter_m: float = 60.0
+    """An NPC becomes warm within this effective distance; at least `intents.activation.enter_m`."""
     warm_leave_m: float = 80.0
+    """A warm NPC stays warm within this effective distance; at least `intents.activation.warm_enter_m` and
+    `intents.activation.leave_m`.
+    """
     hidden_x: float = 1.5
+    """Factor on the distance of a player who is out of sight; 1: sight does not matter. From 1 to 100."""
     quest_x: float = 0.5
+    """Factor on the distance of an NPC with an active quest; more than 0, at most 1 (quests do not matter)."""
     bond_share: float = 0.3
+    """Share of the distance that the strongest relationship takes away; 0 (relationships do not matter) to less than 1.
+    """
     speech_s: float = 60.0
+    """An NPC counts as next to a player for this time after a conversation's turn. From 0 to 3600."""
     stay_s: float = 3.0
+    """A promoted NPC keeps its level for this time at least. From 0 to 3600."""
     stale_s: float = 10.0
+    """An NPC that was not observed for this time becomes ambient. From 1 to 3600."""
     active_min: int = 80
+    """While fewer NPCs than this are active, the nearest others become active too; `intents.activation.active_max` at
+    most.
+    """
     active_max: int = 200
+    """NPCs that are active at the same time; 0 or more."""
     warm_min: int = 200
+    """While fewer NPCs than this are warm, the nearest others become warm too; `intents.activation.warm_max` at most.
+    """
     warm_max: int = 400
+    """NPCs that are warm at the same time; 0 or more."""
     every_ms: int = 250
+    """Levels are decided anew at this interval. From 50 to 5000."""
     margin_share: float = 0.1
+    """A newcomer takes another NPC's place only if its distance is shorter by this share; 0 to less than 1."""
 
 
 def check_activation(settings: ActivationSettings, section: str = "intents.activation") -> None:

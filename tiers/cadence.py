@@ -19,10 +19,12 @@ SPREAD = 0.6180339887498949
 
 @dataclass(frozen=True, slots=True)
 class CadenceSettings:
-    """How often an active and a warm NPC may be thought about; an event (attacked, spoken to) waits for no slot."""
+    """How often an NPC whose state has changed is asked. An event (attacked, spoken to) waits for no slot."""
 
     active_hz: float = 2.0
+    """Questions per second about an active NPC at most. From 0.1 to 20."""
     warm_hz: float = 0.5
+    """Questions per second about a warm NPC at most; at least 0.01, `intents.cadence.active_hz` at most."""
 
     @property
     def slot_ns(self) -> int:

@@ -14,16 +14,22 @@ from core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class CarrySettings:
-    """Caps begin at `start` of their maxima and shrink by `less` when more than `late_share` of a round's intents took
-    longer than `late_ms` from due to answered; after `calm_s` without that they grow by `more_per_s`.
+    """How the numbers of active and warm NPCs follow the engine: both caps shrink when intents come late, and grow when
+    intents come in time.
     """
 
     start: float = 0.5
+    """Share of the maxima that the caps begin at. From 0.05 to 1."""
     late_ms: float = 80.0
+    """An intent that takes longer than this from due to answered is late. From 1 to 60000."""
     late_share: float = 0.05
+    """The caps shrink when more than this share of a round's intents is late; more than 0, less than 1."""
     less: float = 0.1
+    """The caps shrink by this share; 0 (never) to less than 1."""
     calm_s: float = 2.0
+    """The caps grow after this time without shrinking. From 0 to 3600."""
     more_per_s: float = 0.03
+    """The caps grow by this share of their maxima per second; more than 0, at most 10."""
 
 
 def check_carry(settings: CarrySettings, section: str = "intents.carry") -> None:

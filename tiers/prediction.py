@@ -71,18 +71,24 @@ class Edges:
 
 @dataclass(frozen=True, slots=True)
 class PredictionSettings:
-    """`horizon_s`: how far ahead is looked. `states_max` of one look; `per_npc_max` kept at once, each for `ttl_s`.
-
-    What is offered wastes at most a share of `wasted_max` of its tokens. A player within `close_m` may speak.
+    """Look-ahead: on time to spare npcd asks the model about states that NPCs will probably be in soon, so that the
+    answer is there when one comes true.
     """
 
     on: bool = False
+    """Turns look-ahead on."""
     horizon_s: float = 4.0
+    """How far ahead npcd looks, in seconds of the game's clock."""
     states_max: int = 2
+    """States that one look predicts at most."""
     per_npc_max: int = 8
+    """Predicted states of one NPC that are kept at the same time."""
     ttl_s: float = 8.0
+    """A predicted state is kept for this time."""
     wasted_max: float = 0.5
+    """Share of the tokens spent on predictions that may be wasted; npcd predicts less when more is wasted."""
     close_m: float = 4.0
+    """A player within this distance is expected to speak, so first words are made ready."""
 
 
 @dataclass(frozen=True, slots=True)

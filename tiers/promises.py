@@ -10,31 +10,38 @@ from core.words import Tier
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Bounds of one tier. `first_ms` is the aim for the first token; `wait_max_ms` bounds how long ageing may be put
-    off.
-
-    `waiting_max` is the length of its queue, `running_max` how many run at once.
-    """
+    """Bounds of one tier."""
 
     first_ms: int
+    """Aim for the first token, counted from when the request is due."""
     wait_max_ms: int
+    """A request that has waited this long counts as one tier higher (ageing), so nothing starves."""
     tail_max: int
+    """Tokens of a request's tail, the part of its prompt that is not in an NPC's KV, at most."""
     output_max: int
+    """Tokens that a request makes at most."""
     waiting_max: int
+    """Length of the tier's queue; beyond it requests are refused with a retry time."""
     running_max: int
+    """Requests of the tier that run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """One promise per tier."""
+    """One promise for each tier: Gold (intents and barks), Silver (dialogue), Bronze (summaries, preparation and
+    guesses).
+    """
 
     gold: Promise = Promise(first_ms=16, wait_max_ms=100, tail_max=32, output_max=8, waiting_max=2048, running_max=64)
+    """Intents and barks: few tokens, at once."""
     silver: Promise = Promise(
         first_ms=250, wait_max_ms=2_000, tail_max=192, output_max=512, waiting_max=64, running_max=24
     )
+    """Dialogue: a player waits for the words."""
     bronze: Promise = Promise(
         first_ms=5_000, wait_max_ms=20_000, tail_max=1024, output_max=1024, waiting_max=1024, running_max=16
     )
+    """Summaries, preparation and guesses: nobody waits."""
 
     def of(self, tier: Tier) -> Promise:
         """The promise of one tier."""

@@ -46,18 +46,20 @@ RECALLING = frozenset({WorkKind.REPLY})
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where works of one kind go.
-
-    `output_max`: tokens that one of them makes at most (an intent's are its longest answer's, if that is more).
-    `context_max`: tokens of its trunk, tail and output together (0: as many as the engine's context holds).
-    `recall`: whether it may wait for what is remembered.
-    """
+    """Where requests of one kind go and how large they may be."""
 
     tier: Tier
+    """Tier of these requests: `gold`, `silver` or `bronze`. Predictions are Bronze; trunks are never Gold."""
     engine: str = LLAMA
+    """Engine that runs them; `llama` is the one there is."""
     output_max: int = 0
+    """Tokens that one of them makes at most, `promises.TIER.output_max` at most; 0 for trunks, which make none. An
+    intent may have as many as its longest answer needs.
+    """
     context_max: int = 0
+    """Tokens of trunk, tail and output together, for replies and summaries; 0: `engine.context_len`."""
     recall: bool = False
+    """Lets a reply wait for what the NPC remembers of the player. Gold never waits."""
 
     def context_len(self, engine_len: int) -> int:
         """Tokens that one work may hold, on an engine whose sequences hold `engine_len`."""
@@ -66,16 +68,26 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The table. What is as shipped is right for the shipped model; a limit costs nothing where it is not reached."""
+    """The kinds of requests that npcd sends to an engine, and the tier of each. `npcd route explain` prints the table
+    that is in effect.
+    """
 
     intent: Route = Route(Tier.GOLD, output_max=8)
+    """The next action, target and emotion of an NPC."""
     bark: Route = Route(Tier.GOLD, output_max=8)
+    """A few words for an action that speaks."""
     reply: Route = Route(Tier.SILVER, output_max=512, recall=True)
+    """An NPC's answer to a player's line."""
     reply_trunk: Route = Route(Tier.SILVER)
+    """A conversation's KV, made ready for the next line."""
     summary: Route = Route(Tier.BRONZE, output_max=160)
+    """The memory that an NPC keeps of a conversation that is over."""
     trunk: Route = Route(Tier.BRONZE)
+    """An NPC's KV, made ready before the NPC is asked."""
     prediction: Route = Route(Tier.BRONZE, output_max=8)
+    """An intent for a state that has not come yet."""
     prediction_bark: Route = Route(Tier.BRONZE, output_max=8)
+    """The first words for a player who walks up."""
 
     def of(self, kind: WorkKind) -> Route:
         """The route of one kind."""

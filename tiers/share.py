@@ -32,13 +32,20 @@ URGENT_IN_A_ROW = 8
 
 @dataclass(frozen=True, slots=True)
 class ShareSettings:
-    """`tokens_per_s` 0: as many as the engine carries, bounded by the questions under way alone."""
+    """How many questions for intents the engine gets, and how urgent, active and warm NPCs share them."""
 
     tokens_per_s: int = 0
+    """Tokens per second that questions may cost the engine; 0: no bound but `intents.share.under_way_max`. From 0 to
+    10000000.
+    """
     burst_s: float = 1.0
+    """Seconds of `intents.share.tokens_per_s` that may be saved up and spent at once. From 0.05 to 60."""
     under_way_max: int = 48
+    """Questions that are with the engine at the same time. From 1 to 4096."""
     warm_share: float = 0.2
+    """Share of the questions that warm NPCs get while active ones wait as well. From 0.01 to 0.99."""
     reserve_share: float = 0.1
+    """Extra share of places and tokens that only urgent NPCs (attacked, spoken to) may use. From 0 to 1."""
 
 
 def check_share(settings: ShareSettings, section: str = "intents.share") -> None:

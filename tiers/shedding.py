@@ -34,23 +34,34 @@ class Sheddable(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ShedSettings:
-    """Bounds; at or above one of them work goes.
-
-    `predictions_gold_ms`, `barks_gold_ms`, `intents_gold_ms`: the longest waiting Gold work has waited for so long.
-    `predictions_queue`: this share of Silver's or Bronze's queue is taken. `stories_ms`: Bronze has waited for so long.
-    `stalled_ms`: the engine has not come round for so long, and for `stalled_x` times what its step should take.
-    It comes back when for `calm_ms` everything stood below `calm` times its bound.
+    """Overload: when a bound is reached npcd puts work off, predictions first, then barks, then intents. The work comes
+    back when things have been calm for a while.
     """
 
     predictions_gold_ms: float = 25.0
+    """If the oldest waiting Gold request has waited this long, predictions are put off; above 0."""
     predictions_queue: float = 0.125
+    """If this share of Silver's or Bronze's queue is taken, predictions are put off; above 0, at most 1."""
     barks_gold_ms: float = 50.0
+    """If the oldest waiting Gold request has waited this long, barks are put off; at least
+    `shedding.predictions_gold_ms`.
+    """
     intents_gold_ms: float = 100.0
+    """If the oldest waiting Gold request has waited this long, intents are put off: the last one stands, or the rule
+    policy answers; at least `shedding.barks_gold_ms`.
+    """
     stories_ms: float = 5_000.0
+    """If the oldest waiting Bronze request has waited this long, new long work is put off; above 0."""
     stalled_ms: float = 100.0
+    """An engine that has not finished a step for this time, and for `shedding.stalled_x` times what the step should
+    take, counts as stalled; above 0.
+    """
     stalled_x: float = 4.0
+    """Factor on a step's predicted time, for `shedding.stalled_ms`; above 0."""
     calm: float = 0.6
+    """Work comes back when everything stands below this share of its bound; between 0 and 1."""
     calm_ms: int = 500
+    """Work comes back after this time of calm; above 0."""
 
 
 @dataclass(frozen=True, slots=True)

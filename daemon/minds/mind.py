@@ -26,28 +26,41 @@ HISTORY_LEN = 16
 
 @dataclass(frozen=True, slots=True)
 class IntentSettings:
-    """`answer_within_ms`: later than this after the due moment, the rule policy answers; after `stall_ms` already when
-    the engine stands still. `ttl_ms` is game time.
-
-    Of a warm or ambient NPC only one observation in `warm_look_ms` or `ambient_look_ms` is looked at, the newest,
-    unless it tells of an event; of active ones together `looks_per_s`. The answers to the last `remember` states of an
-    NPC are kept for `remember_s`: the same question is not asked again (0: it is). Without `change_driven` an NPC is
-    asked in every slot, also when nothing changed. `bark_every_ms`: an NPC shouts at most this often; 0 switches barks
-    off.
-    """
+    """Intents: how soon an NPC has an answer, how long it holds, and how often observations are looked at."""
 
     answer_within_ms: int = 100
+    """If the model has not answered this long after an NPC was due, the rule policy answers. From 1 to 60000."""
     stall_ms: int = 20
+    """If the engine stands still, the rule policy answers after this time already; `intents.answer_within_ms` at most.
+    """
     ttl_ms: int = 4_000
+    """An intent expires after this time of the game's clock; 0: never. From 0 to 604800000."""
     blend_ms: int = 200
+    """Time over which a game should blend from one intent into the next; each intent carries it. From 0 to 60000."""
     looks_per_s: int = 1_000
+    """Observations of active NPCs that are looked at per second, over all of them; of one NPC the newest counts. From
+    10 to 1000000.
+    """
     warm_look_ms: int = 500
+    """Of a warm NPC one observation in this time is looked at, the newest; an event is looked at at once. From 0 to
+    5000.
+    """
     ambient_look_ms: int = 1_000
+    """Of an ambient NPC one observation in this time is looked at, the newest; an event is looked at at once. From 0 to
+    5000.
+    """
     remember: int = 8
+    """Answers to an NPC's last states that are kept, so that the model is not asked the same question again; 0: none.
+    From 0 to 64.
+    """
     remember_s: float = 30.0
+    """A kept answer is used for this long. From 0 to 3600."""
     change_driven: bool = True
+    """Asks the model only when an NPC's state has changed; with `false` an NPC is asked in every slot."""
     bark_every_ms: int = 6_000
+    """An NPC barks at most once in this time; 0 turns barks off."""
     bark_temperature: float = 0.7
+    """Sampling temperature of barks."""
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
     carry: CarrySettings = field(default_factory=CarrySettings)

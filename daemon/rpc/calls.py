@@ -47,19 +47,20 @@ TIME_SCALE_MAX = 1e6
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """`frame_ms`: an IntentFrame goes out at most this often. A call that takes longer than `slice_ms` gives others
-    their turn each time that so much has passed.
-
-    `converse_lines_max` lines of one Converse stream may wait. `ids_max` NPCs may be named in one call, `get_max` in
-    Intents.Get.
-    """
+    """Bounds of gRPC calls."""
 
     frame_ms: int = 5
+    """An IntentFrame is sent at most once in this time."""
     slice_ms: float = 1.0
+    """A call that takes longer lets others have their turn each time this much has passed."""
     observations_max: int = 1000
+    """Observations in one frame at most."""
     get_max: int = 1000
+    """NPCs in one Intents.Get at most."""
     ids_max: int = 10_000
+    """NPCs in any other call at most."""
     converse_lines_max: int = 8
+    """Lines of one Converse stream that may wait."""
 
 
 class Calls:

@@ -51,20 +51,22 @@ CUT_OFF = {dialogue_pb2.TALK_FINISH_CANCELLED: "cancelled", dialogue_pb2.TALK_FI
 
 @dataclass(frozen=True, slots=True)
 class DialogueSettings:
-    """`chunks_max` pending chunks (or a turn that is over) and then `slow_reader_s`, and a reader that does not read
-    loses its turn.
-
-    `waiting_max` players may wait for one busy NPC. `max_tokens` is a reply's length when the request names none;
-    routes.reply.output_max bounds what it may name. `unrepeat` keeps models made for npcd from saying the same sentence
-    again (core.work.Sampling).
-    """
+    """Conversations with players."""
 
     max_tokens: int = 96
+    """Tokens of a reply when the request names none, `routes.reply.output_max` at most; a longer reply is cut (`finish`
+    LENGTH); at least 1.
+    """
     temperature: float = 0.7
+    """Sampling temperature when the request names none."""
     unrepeat: float = 1.0
+    """Strength with which models made for npcd are kept from saying the same sentence again; 0: not at all."""
     chunks_max: int = 64
+    """Chunks that may pile up unread before `dialogue.slow_reader_s` begins to count."""
     slow_reader_s: float = 5.0
+    """A reader that leaves its chunks, or the end of its turn, unread for this time loses the turn."""
     waiting_max: int = 8
+    """Players who may wait for one NPC that is talking to somebody else."""
 
 
 @dataclass(slots=True)

@@ -18,21 +18,40 @@ NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
-    """How the engine is set up. `sequences` x `context_len` tokens of KV are allocated at start.
-
-    engines/tune.py measures and replaces "auto" and 0; an engine opened without it takes the first choice.
+    """The model and how llama.cpp runs it. At the start npcd allocates KV for `engine.sequences` times
+    `engine.context_len` tokens. `auto` and 0 are measured and replaced at the start.
     """
 
     model: Path
+    """The GGUF file of the model; of a model in parts the first one."""
     sequences: int = 255
+    """NPCs and conversations whose KV is in device memory at the same time; the KV of others rests in host RAM. It must
+    exceed `scheduler.kv.prefixes` + `scheduler.kv.lanes` by at least 2. From 2 to 256.
+    """
     context_len: int = 2048
+    """Tokens of KV that each sequence holds. From 1 to 1048576."""
     batch_len: int = 2048
+    """Tokens that one engine step computes at most. From 1 to 65536."""
     micro_len: int = 512
-    threads: int = 0  # 0: cores - 1, at least 1
-    flash_attention: str = "auto"  # "off", "on"
-    weights: str = "auto"  # "file": as they are in the file; "f16": converted when loaded
-    kv_type: str = "f16"  # "q8_0": about half the bytes; needs flash attention, and steps take longer on a CPU
+    """Tokens that llama.cpp computes at once (a micro-batch); `engine.batch_len` at most."""
+    threads: int = 0
+    """CPU threads that compute; 0: the cores that npcd may use, less one. CPU affinity and control groups (containers,
+    systemd) count. From 0 to 1024.
+    """
+    flash_attention: str = "auto"
+    """llama.cpp's flash attention: `on`, `off` or `auto`, which measures both at the start."""
+    weights: str = "auto"
+    """Type of the weights in memory: `file` keeps them as they are in the file, `f16` converts them when they are
+    loaded, `auto` measures.
+    """
+    kv_type: str = "f16"
+    """Type of the KV cache: `f16`, or `q8_0`, which takes about half the memory, needs flash attention and is slower on
+    a CPU.
+    """
     gpu_layers: int = 0
+    """Layers of the model that are computed on the GPU; -1: all of them. A llama-cpp-python that was built for your GPU
+    is needed. From -1 to 10000.
+    """
 
 
 def flash(settings: LlamaSettings) -> bool:
