@@ -1,4 +1,4 @@
-"""Settings that every test shares, and what happens to one that hangs."""
+"""Settings that every test shares, and the bound that ends a test that hangs."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from types import FrameType
 import pytest
 from hypothesis import settings
 
-# A daemon that a test starts remembers nothing, unless the test says so: no data folder, no servers beside it.
+# A daemon that a test starts remembers nothing, unless the test says so: no data folder, no servers of its own.
 os.environ.setdefault("NPCD_MEMORY__KEEP", "false")
 
-# Tests speak to this machine. Where the environment has a proxy, for pip for example, it is not asked for that.
+# Tests connect to this machine only. If the environment has a proxy (for pip, for example), they must not use it.
 for _name in ("no_proxy", "NO_PROXY"):
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1", "localhost", "::1"]))
 
-# Tests have sockets below the temporary folder, and a socket's path has 107 bytes at most.
+# Tests keep their sockets below the temporary folder, and a socket's path may have 107 bytes.
 if len(os.fsencode(tempfile.gettempdir())) > 30:
     os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
-# Random cases repeat from run to run, and a slow machine is not a failure: a timing is a benchmark, not a test.
+# Random cases repeat from run to run. A slow machine is no failure: a timing is a benchmark, not a test.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
 
-# A test that takes so long hangs and has failed. One that does not even hear of it, because its thread is in a library,
-# is told by faulthandler_timeout in pyproject.toml, which ends the run.
+# A test that runs longer than this hangs, and fails. If its thread is inside a library, it cannot be interrupted: then
+# faulthandler_timeout in pyproject.toml ends the whole run.
 HANGS_S = 540.0
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Bounds every test, with what it needs before and after."""
+    """Bounds every test together with its setup and teardown."""
 
     def hangs(number: int, frame: FrameType | None) -> None:
         try:
             tasks = asyncio.all_tasks()
-        except RuntimeError:  # no loop runs here
+        except RuntimeError:  # this thread runs no loop
             tasks = set()
         for task in tasks:
-            task.print_stack(file=sys.stderr)  # what it waits for; the loop's own stack does not tell
+            task.print_stack(file=sys.stderr)  # the await in which it hangs; the loop's stack does not show it
         pytest.fail(f"hangs: not over after {HANGS_S:g} s")
 
     before = signal.signal(signal.SIGALRM, hangs)
@@ -62,12 +62,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--skipped-to FILE` writes down what was skipped, one test or file a line: `pytest @FILE` runs just these."""
+    """`--skipped-to FILE` writes down the skipped tests and files, one a line. `pytest @FILE` then runs just these."""
     parser.addoption("--skipped-to", metavar="FILE", type=Path, default=None, help="write the skipped tests there")
 
 
 class _Skipped:
-    """Collects tests and whole files that were skipped for want of something to install, and writes them down."""
+    """Collects the tests and files that were skipped because a package was missing, and writes them down."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -91,7 +91,7 @@ class _Skipped:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts collecting when it is asked for."""
+    """Starts collecting when the option is given."""
     file = config.getoption("--skipped-to")
     if file is not None:
         config.pluginmanager.register(_Skipped(file))

@@ -1,7 +1,7 @@
-"""The house keeps its shape: who may import whom, one door to each library, and deciding files that only decide.
+"""The house keeps its shape: rules for imports, one door to each library, and deciding files that only decide.
 
-Everything is read from the source with `ast`; nothing is imported. Each rule is a function from (path, source) to
-what it found, and is shown below to find what it forbids.
+Everything is read from the source with `ast`; nothing is imported. Each rule is a function from (path, source) to its
+findings, and tests below show that it finds what it forbids.
 """
 
 import ast
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BELOW_DAEMON = (
     "core", "tiers", "prompts", "engines", "kvcache", "scheduler", "memory", "npcd.v1", "npcd.__version__",
 )  # fmt: skip
-# What each folder may import of ours, beside itself. An entry names a module and everything in it.
+# The modules of ours that each folder may import beside its own. An entry names a module and everything in it.
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "core": (),
     "tiers": ("core",),
@@ -42,7 +42,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "npcd": ("daemon.main", "loadtests.demo", "npcd_client"),
     # docs/decisions/0002: the trainer renders its corpus with the daemon's layout.
     "models": ("core", "prompts"),
-    # The examination plays the files as the daemon would: its engine, its sampling.
+    # The examination runs the files as the daemon would: with its engine and its sampling.
     "models/exam": ("models", "core", "prompts", "daemon.talk.dialogue", "engines"),
     "clients": ("npcd_client",),
     "loadtests": ("npcd.v1", "npcd_client"),
@@ -51,7 +51,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "daemon",
         "models.corpus",  # facts that players tell, as the shipped model learned them
     ),
-    # It simulates what the daemon does, by what decides in it; from bench it takes the rig and the figures.
+    # The simulation uses the daemon's deciding files; from bench it takes the rig and the figures.
     "loadtests/capacity": (
         "loadtests", "core", "tiers", "prompts", "engines", "kvcache", "scheduler",
         "daemon.rpc.calls", "daemon.minds.mind",
@@ -246,7 +246,7 @@ def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """Which module of ours imports which, by dotted names."""
+    """The imports between our own modules: {importing module: imported modules}, by dotted names."""
     prefix = "clients.python."
     modules = {
         path.removesuffix(".py").removesuffix("/__init__").replace("/", ".").removeprefix(prefix): tree
@@ -263,13 +263,13 @@ def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_house_keeps_its_rules(rule: Rule) -> None:
-    """No file of ours breaks the rule."""
+    """Each file of ours keeps the rule."""
     found = [line for path, tree in sources().items() for line in rule(path, tree)]
     assert not found, "\n" + "\n".join(found)
 
 
 def test_there_is_a_house() -> None:
-    """The rules above look at real files: every folder they name is there and none is missed."""
+    """The rules above look at real files: every folder that they name exists, and no folder with Python is left out."""
     paths = sources()
     for folder in MAY_IMPORT:
         if "/" not in folder:
@@ -356,7 +356,7 @@ def test_every_test_folder_mirrors_a_folder() -> None:
     ],
 )
 def test_a_rule_finds_what_it_forbids(rule: Rule, path: str, source: str) -> None:
-    """Each forbidden line is found, and named with its file."""
+    """Each forbidden line is found, and the finding names its file."""
     found = list(rule(path, ast.parse(source)))
     assert found
     assert found[0].startswith(f"{path}:")
@@ -377,7 +377,7 @@ def test_a_rule_finds_what_it_forbids(rule: Rule, path: str, source: str) -> Non
     ],
 )
 def test_the_rules_allow_what_the_design_allows(path: str, source: str) -> None:
-    """No rule stands in the way of what the folders are for."""
+    """The rules permit the imports that the folders need."""
     assert [line for rule in RULES for line in rule(path, ast.parse(source))] == []
 
 

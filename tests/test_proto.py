@@ -1,4 +1,4 @@
-"""The contract: what may stand in proto/, what may never leave the wire, and that the generated files are fresh."""
+"""The contract: rules for proto/, parts that may never leave the wire, and generated files that are up to date."""
 
 import shutil
 from collections.abc import Callable
@@ -53,12 +53,12 @@ def found_in(root: Path) -> list[str]:
 
 
 def test_the_contract_is_well() -> None:
-    """proto/ keeps the rules, nothing recorded has left the wire, and both generated copies are up to date."""
+    """proto/ keeps the rules, no recorded part has left the wire, and both generated copies are up to date."""
     assert proto.problems(proto.ROOT) == []
 
 
 def test_a_good_file_keeps_all_rules(written: Write) -> None:
-    """The file that the cases below spoil has nothing wrong with it."""
+    """The file that the cases below spoil has no fault itself."""
     assert found_in(written(GOOD)) == []
 
 
@@ -91,7 +91,7 @@ def test_a_good_file_keeps_all_rules(written: Write) -> None:
     ],
 )
 def test_each_rule_is_kept(written: Write, old: str, new: str, says: str) -> None:
-    """A file that breaks one rule is told so."""
+    """A file that breaks one rule is reported with that rule."""
     assert old in GOOD
     text = GOOD.replace(old, new)
     if "proto2" in text:
@@ -101,7 +101,7 @@ def test_each_rule_is_kept(written: Write, old: str, new: str, says: str) -> Non
 
 
 def test_groups_and_extensions_are_refused(written: Write) -> None:
-    """What only proto2 can say is found there too."""
+    """Groups and extensions, which only proto2 has, are found."""
     root = written(
         'syntax = "proto2";\npackage npcd.v1;\n'
         "message Old { extensions 10 to 20; optional group Part = 1 { optional bool x = 1; } }\n"
@@ -114,7 +114,7 @@ def test_groups_and_extensions_are_refused(written: Write) -> None:
 
 
 def test_a_file_that_protoc_refuses_is_named(written: Write) -> None:
-    """What protoc says reaches the reader."""
+    """The error contains protoc's own message."""
     with pytest.raises(proto.ProtoRefused, match=r"well\.proto:\d+"):
         proto.describe(written(GOOD.replace("string name = 1;", "strin name = 1;")) / "proto")
 
@@ -131,7 +131,7 @@ def test_a_file_that_protoc_refuses_is_named(written: Write) -> None:
     ],
 )
 def test_one_sentence(text: str, one: bool) -> None:
-    """A sentence ends with a full stop, and nothing ends before."""
+    """A sentence ends with a full stop, and no sentence ends before that."""
     assert proto.is_one_sentence(text) is one
 
 
@@ -144,7 +144,7 @@ def lines_of(root: Path) -> list[str]:
 
 
 def test_every_part_of_the_wire_is_recorded(written: Write) -> None:
-    """One line for each field, enum value and rpc, sorted."""
+    """The lock has one line for each field, enum value and rpc, sorted."""
     assert lines_of(written(GOOD)) == [
         "field npcd.v1.Bucket.depths 4 npcd.v1.Depth repeated",
         "field npcd.v1.Bucket.has_volume_l 3 bool singular",
@@ -173,7 +173,7 @@ def test_every_part_of_the_wire_is_recorded(written: Write) -> None:
     ],
 )
 def test_a_break_of_the_wire_is_found(written: Write, old: str, new: str, says: str) -> None:
-    """What an old client depends on may not vanish, change, or have its number taken."""
+    """No part that an old client depends on may vanish, change, or lose its number to another part."""
     recorded = lines_of(written(GOOD))
     assert old in GOOD
     broken = proto.wire_breaks(recorded, lines_of(written(GOOD.replace(old, new))))
@@ -181,7 +181,7 @@ def test_a_break_of_the_wire_is_found(written: Write, old: str, new: str, says: 
 
 
 def test_adding_breaks_nothing(written: Write) -> None:
-    """New fields, values and rpcs beside the old ones are what the contract is for."""
+    """New fields, values and rpcs beside the old ones pass."""
     recorded = lines_of(written(GOOD))
     more = GOOD.replace("string name = 1;", "string name = 1;\n  string rope = 5;")
     more = more.replace("DEPTH_SHALLOW = 1;", "DEPTH_SHALLOW = 1;\n  DEPTH_DEEP = 2;")
@@ -195,7 +195,7 @@ def test_adding_breaks_nothing(written: Write) -> None:
 
 
 def test_make_proto_records_and_the_check_then_passes(written: Write) -> None:
-    """Writing makes a checkout that the check accepts; a second time there is nothing to do."""
+    """`make proto` writes a checkout that the check accepts. A second `make proto` changes nothing."""
     root = written(GOOD)
     assert any("not recorded yet" in line for line in proto.problems(root))
     assert any("npcd/v1/well_pb2.py: stale" in line for line in proto.problems(root))
@@ -207,7 +207,7 @@ def test_make_proto_records_and_the_check_then_passes(written: Write) -> None:
 
 
 def test_a_break_is_refused_before_anything_is_written(written: Write) -> None:
-    """A broken wire leaves the lock and the generated files as they were."""
+    """After a break of the wire the lock and the generated files are as they were."""
     root = written(GOOD)
     proto.write(root)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.suffix != ".proto"}
@@ -218,7 +218,7 @@ def test_a_break_is_refused_before_anything_is_written(written: Write) -> None:
 
 
 def test_stale_files_are_named(written: Write) -> None:
-    """An edited, a missing and an abandoned file are all stale, in either copy, and `make proto` mends them."""
+    """An edited, a missing and an abandoned file count as stale in either copy, and `make proto` mends them."""
     root = written(GOOD)
     proto.write(root)
     client = root / "clients/python/npcd_client/v1"
@@ -259,7 +259,8 @@ def test_both_copies_live_in_one_process() -> None:
 
 
 def test_a_version_in_another_form_is_refused() -> None:
-    """A generator that states its version in another way stops `make proto`, so that no newer runtime is asked for."""
+    """If a generator states its version in another form, `make proto` stops, so that no newer runtime is required by
+    mistake."""
     for name in ("words_pb2.py", "admin_pb2_grpc.py"):
         text = (proto.ROOT / "npcd" / "v1" / name).read_text()
         assert proto.with_oldest(name, text) == text

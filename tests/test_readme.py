@@ -1,4 +1,4 @@
-"""The README and its pages tell the truth: examples are programs that ship, links and commands exist."""
+"""The README and its pages are true: their examples are programs that ship, and their links and commands exist."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ LINKS = sorted({(page, target) for page, text in PAGES.items() for target in re.
 
 
 def test_the_examples_are_the_programs_that_ship() -> None:
-    """The Python blocks stand word for word in clients/python/examples, which tests run."""
+    """The Python blocks stand word for word in clients/python/examples, which other tests run."""
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     for block, name in zip(blocks, ("ten_lines", "remembering"), strict=True):
         assert block in (ROOT / f"clients/python/examples/{name}.py").read_text()
 
 
 def test_a_command_of_npcd_exists() -> None:
-    """Each `npcd x` that a page runs, with its flags, is one that the command line takes."""
+    """The command line accepts each `npcd x` of a page, with its flags."""
     from daemon.main import _parser
 
     for line in re.findall(r"^ +\.venv/bin/npcd (.*)$", TEXT, re.MULTILINE):
@@ -31,7 +31,7 @@ def test_a_command_of_npcd_exists() -> None:
 
 @pytest.mark.parametrize(("page", "target"), LINKS)
 def test_a_link_leads_somewhere(page: str, target: str) -> None:
-    """Each link to a file or folder of this project names one that is there."""
+    """Each link to a file or folder of this project names one that exists."""
     assert ((ROOT / page).parent / target).exists()
 
 
@@ -41,5 +41,5 @@ NO_TARGETS = {"games"}
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", TEXT)) - NO_TARGETS))
 def test_a_make_target_exists(target: str) -> None:
-    """Each `make x` that a page names is a target."""
+    """Each `make x` of a page is a target."""
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -1,4 +1,5 @@
-"""A first `make` in a fresh clone: a line per stage, an error that names its log, line feeds in every checkout."""
+"""A first `make` in a fresh clone prints a line per stage and an error that names its log; every checkout has line
+feeds."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ SCRIPTS = ("tools/setup.sh", "tools/csharp_plugin.sh", "deploy/check.sh", ".ci/r
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder with what setup needs, and nothing that was installed before."""
+    """A folder with the files that setup needs, and nothing installed."""
     for name in ("tools/setup.sh", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -23,14 +24,14 @@ def clone(tmp_path: Path) -> Path:
 
 
 def setup(clone: Path) -> subprocess.CompletedProcess[str]:
-    """Runs setup where pip finds no package at all."""
+    """Runs setup in an environment where pip finds no package."""
     alone = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     alone |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     return subprocess.run(["bash", "tools/setup.sh"], cwd=clone, env=alone, capture_output=True, text=True, check=False)
 
 
 def test_a_stage_that_fails_names_its_log(clone: Path) -> None:
-    """pip's output is in the log; the terminal has a line for each stage, and pip's reason."""
+    """pip's output is in the log. The terminal shows a line for each stage, and pip's reason."""
     done = setup(clone)
     assert done.returncode == 1
     venv, llama = done.stdout.splitlines()
@@ -43,7 +44,7 @@ def test_a_stage_that_fails_names_its_log(clone: Path) -> None:
 
 
 def test_a_second_run_keeps_what_was_made(clone: Path) -> None:
-    """The environment is not made anew after a failure."""
+    """After a failure the environment is kept and not made anew."""
     setup(clone)
     (clone / ".venv/kept").touch()
     assert setup(clone).stdout.startswith("setup: building llama.cpp")
@@ -51,14 +52,14 @@ def test_a_second_run_keeps_what_was_made(clone: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_said(clone: Path) -> None:
-    """In one line, with the path."""
+    """The error is one line with the path."""
     (clone / "build").write_text("a file in the place of the folder")
     done = setup(clone)
     assert done.returncode == 1 and "cannot write" in done.stderr and str(clone / "build/setup.log") in done.stderr
 
 
 def test_scripts_keep_their_line_feeds(tmp_path: Path) -> None:
-    """Also in a clone that was made with core.autocrlf, as git for Windows does it."""
+    """Scripts keep their line feeds in a clone with core.autocrlf, as git for Windows makes it."""
     if shutil.which("git") is None:
         pytest.skip("no clone was made: git is not installed")
 

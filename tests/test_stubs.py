@@ -1,4 +1,4 @@
-"""Stubs for engines: every call and message of the contract is in them, and what is missing is said in one line."""
+"""Stubs for game engines have every call and message of the contract, and a missing generator is one line of error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ ENUMS = [enum.name for file in FILES for enum in file.enum_type]
 
 
 def written(language: Callable[[Path, Path], str], out: Path) -> tuple[str, str]:
-    """All that a generator wrote, and what it left out; skips the test where the generator is not installed."""
+    """All files that a generator wrote, and the names that it left out. Skips the test where the generator is not
+    installed."""
     try:
         left_out = language(stubs.ROOT, out)
     except stubs.Missing as missing:
@@ -27,7 +28,7 @@ def written(language: Callable[[Path, Path], str], out: Path) -> tuple[str, str]
 
 
 def test_cpp_has_every_call_and_message(tmp_path: Path) -> None:
-    """A Stub per service with each of its methods, a class per message."""
+    """The stubs have a Stub per service with each of its methods, and a class per message."""
     text, left_out = written(stubs.cpp, tmp_path)
     assert not left_out
     for service, method in SERVICES:
@@ -37,7 +38,7 @@ def test_cpp_has_every_call_and_message(tmp_path: Path) -> None:
 
 
 def test_csharp_has_every_message(tmp_path: Path) -> None:
-    """In the namespace Npcd.V1, where an enum's values have lost their prefix."""
+    """Each message is in the namespace Npcd.V1, where enum values lose their prefix."""
     text, _ = written(stubs.csharp, tmp_path)
     assert "namespace Npcd.V1 {" in text
     for message in MESSAGES:
@@ -48,7 +49,7 @@ def test_csharp_has_every_message(tmp_path: Path) -> None:
 
 
 def test_csharp_has_every_call(tmp_path: Path) -> None:
-    """A client class per service with each of its methods."""
+    """The stubs have a client class per service with each of its methods."""
     text, left_out = written(stubs.csharp, tmp_path)
     if left_out:
         pytest.skip(f"no calls were generated: {left_out}")
@@ -57,8 +58,8 @@ def test_csharp_has_every_call(tmp_path: Path) -> None:
         assert re.search(rf"Call<[^>]+> {method}\(|\b\w+ {method}\(", text), f"{service}.{method}"
 
 
-def test_what_is_missing_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the Debian packages that bring it."""
+def test_a_missing_generator_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the Debian packages that contain the missing tools."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for language in stubs.LANGUAGES.values():

@@ -107,7 +107,7 @@ def test_only_npcd_is_visible(carried: set[str]) -> None:
 
 
 def test_the_wheel_carries_what_runs_and_nothing_else(carried: set[str]) -> None:
-    """The daemon, the demo with the client that it plays through, and the models; no benchmark, trainer or corpus."""
+    """The wheel has the daemon, the demo with its client, and the models. It has no benchmark, trainer or corpus."""
     wanted = {f"npcd/_app/{path}" for path in (*demo_files(), *MODELS)}
     for folder, place in WHOLE.items():
         wanted |= {f"{place}/{path.removeprefix(f'{folder}/')}" for path in files_of(folder)}
@@ -115,7 +115,7 @@ def test_the_wheel_carries_what_runs_and_nothing_else(carried: set[str]) -> None
 
 
 def test_the_installed_npcd_is_the_one_that_is_tried(python: Path) -> None:
-    """Neither the checkout nor what only it has is found in the environment of these tests."""
+    """The environment of these tests finds neither the checkout nor a module that only the checkout has."""
     code = (
         "import importlib.util, npcd.__main__ as way, sys; sys.path.insert(0, str(way.house()));"
         "print(way.house().name, *(importlib.util.find_spec(n) for n in ('loadtests.bench', 'models.train', 'tools')))"
@@ -126,7 +126,7 @@ def test_the_installed_npcd_is_the_one_that_is_tried(python: Path) -> None:
 
 
 def test_the_installed_version(python: Path) -> None:
-    """`npcd --version` says what was built."""
+    """`npcd --version` prints the built version."""
     assert npcd(python, "--version").stdout.split() == ["npcd", __version__]
 
 

@@ -1,4 +1,4 @@
-"""A daemon in a process of its own, for clients that bring their own event loop."""
+"""Fixtures for the clients' tests: a daemon in a process of its own, for clients that bring their own event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIENT = HERE.parent.parent / "clients" / "python"
 
 @pytest.fixture
 def daemon_target(tmp_path: Path) -> Iterator[str]:
-    """The target of a fake daemon that answers, in another process."""
+    """The target of a fake daemon that gives an intent for every observation and runs in another process."""
     target = f"unix://{tmp_path}/fake.sock"
     python_path = os.pathsep.join([str(CLIENT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "fake_daemon.py"), target]

@@ -1,4 +1,4 @@
-"""A daemon made of scripts: it speaks the contract and decides nothing. For tests of the client only.
+"""A scripted daemon: it speaks the contract and decides nothing. Only tests of the clients use it.
 
 python fake_daemon.py unix:///path/to/socket     serves until it is terminated
 """
@@ -31,7 +31,7 @@ def _bytes(message: Message) -> bytes:
 
 
 class FakeDaemon:
-    """One world of NPCs that a test writes by hand; with `answers` it gives every observation an intent."""
+    """One world of NPCs that a test writes by hand. With `answers` it gives an intent for every observation."""
 
     def __init__(self, daemon_epoch: int = 1, answers: bool = False) -> None:
         self.daemon_epoch = daemon_epoch
@@ -54,7 +54,7 @@ class FakeDaemon:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self, target: str) -> int:
-        """Serves at `target`; answers the port (0 for a Unix socket)."""
+        """Serves at `target`. Returns the port (0 for a Unix socket)."""
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(
             tuple(grpc.method_handlers_generic_handler(name, rpcs) for name, rpcs in self._rpcs().items())
@@ -65,7 +65,7 @@ class FakeDaemon:
         return port
 
     async def stop(self) -> None:
-        """Goes away at once, as a killed daemon does."""
+        """Stops at once, as a killed daemon does."""
         if self._server:
             await self._server.stop(0)
 
@@ -158,7 +158,7 @@ class FakeDaemon:
     async def read(
         self, first: intents_pb2.ObservationFrame, frames: AsyncIterator[intents_pb2.ObservationFrame]
     ) -> None:
-        """Takes in what one stream sends; a test may put a slower one in its place."""
+        """Reads everything that one stream sends. A test may replace it by a slower reader."""
         self._take(first)
         async for frame in frames:
             self._take(frame)
@@ -198,7 +198,7 @@ class FakeDaemon:
             out.put_nowait(copy)
 
     def end_streams(self) -> None:
-        """Ends every Live stream in order."""
+        """Ends every Live stream with status OK."""
         for out in self.outs:
             out.put_nowait(None)
 
@@ -288,7 +288,7 @@ class FakeDaemon:
 
 @contextlib.asynccontextmanager
 async def serving(daemon_epoch: int = 1) -> AsyncIterator[tuple[FakeDaemon, str]]:
-    """`async with serving() as (daemon, target)`: a fake daemon on the running loop (grpc.aio wants one)."""
+    """`async with serving() as (daemon, target)`: a fake daemon on the running loop, which grpc.aio needs."""
     daemon = FakeDaemon(daemon_epoch)
     port = await daemon.start("127.0.0.1:0")
     try:
@@ -298,7 +298,7 @@ async def serving(daemon_epoch: int = 1) -> AsyncIterator[tuple[FakeDaemon, str]
 
 
 async def main(target: str) -> None:
-    """Serves with answers until SIGTERM."""
+    """Serves and gives intents until SIGTERM."""
     daemon = FakeDaemon(answers=True)
     await daemon.start(target)
     stop = asyncio.Event()

@@ -147,14 +147,14 @@ async def test_statuses_become_typed_errors() -> None:
     [{"percepts": ("kim",)}, {"position_m": (10**400, 0, 0)}, {"activation": 99}, {"tick": None}, {"events": (1,)}],
 )
 async def test_an_observation_that_no_message_can_carry_is_a_callers_error(bad: dict[str, Any]) -> None:
-    """Whatever Python error it raises inside, the call raises one of the package."""
+    """Any Python error that the bad value causes inside reaches the caller as an error of the package."""
     async with serving() as (_, target), Client(target, world_id="hollow", timeout_s=PATIENCE_S) as npcd:
         with pytest.raises(CallerError, match="cannot be sent: "):
             await npcd.observe([replace(Observation("a", 1), **bad)])
 
 
 def calls_with(npcd: Client, name: Any) -> list[Callable[[], Awaitable[object]]]:
-    """Each call with one name that it sends."""
+    """Each call together with one name that it sends."""
     return [
         lambda: npcd.delete_world(world_id=name),
         lambda: npcd.remove([name]),
@@ -177,7 +177,8 @@ def calls_with(npcd: Client, name: Any) -> list[Callable[[], Awaitable[object]]]
 
 
 async def test_a_name_that_no_message_can_carry_is_a_callers_error_in_every_call() -> None:
-    """A number, or half a surrogate pair, where the contract has a text; a text where it has a number."""
+    """The call fails with CallerError for a number or half a surrogate pair in a text field, and for a text in a number
+    field."""
     async with serving() as (_, target), Client(target, world_id="hollow", timeout_s=PATIENCE_S) as npcd:
         words: Any = "soon"
         calls = [*calls_with(npcd, 5), *calls_with(npcd, "\ud800")]
@@ -209,7 +210,7 @@ async def test_wait_ready_waits_for_the_model() -> None:
 
 
 async def test_a_client_starts_before_its_daemon(tmp_path: Path) -> None:
-    """A game server may be up first: wait_ready finds the daemon when it comes."""
+    """wait_ready() finds the daemon when the daemon starts after its client."""
 
     target = f"unix://{tmp_path}/late.sock"
     async with Client(target, timeout_s=PATIENCE_S) as npcd:
@@ -255,7 +256,7 @@ action = "idle"
 
 
 def test_a_policy_in_sections_is_flat_with_everybodys_rows_last() -> None:
-    """What a section's name says is not said in its rows."""
+    """The rows of a section inherit the archetype in the section's name, so the rows do not repeat it."""
     world = """
 world_id = "w"
 lore = "l"

@@ -1,4 +1,4 @@
-"""This machine is spoken to directly, whatever proxies the environment names."""
+"""The clients connect to this machine directly, whatever proxies the environment names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 
 @contextmanager
 def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """An environment that names a proxy in every spelling. Nobody may connect to it."""
+    """An environment that names a proxy in every spelling. No client may connect to that proxy."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as proxy:
         url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
         for name in NAMES:
@@ -57,7 +57,7 @@ async def fake() -> AsyncIterator[str]:
 
 
 async def test_the_python_client_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By address and by name."""
+    """The Python client connects directly to an address and to a name of this machine."""
     async with fake() as target:
         with proxied(monkeypatch):
             for here in (target, target.replace("127.0.0.1", "localhost"), f"dns:///{target}", f"ipv4:{target}"):
@@ -66,7 +66,7 @@ async def test_the_python_client_asks_no_proxy_for_this_machine(monkeypatch: pyt
 
 
 async def test_the_command_line_and_the_loads_ask_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """npcd kv, npcd demo and what locust plays."""
+    """`npcd kv`, `npcd demo` and the loads that locust plays connect directly to this machine."""
     async with fake() as target:
         with proxied(monkeypatch):
 
@@ -92,7 +92,7 @@ def test_the_loads_refuse_an_address_and_a_token_that_cannot_be_used() -> None:
 
 @pytest.mark.skipif(not CAN_BUILD, reason="the C++ client was not built: no grpc++ here")
 async def test_the_cpp_client_asks_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gets as far as the fake goes: it is served, and defines its world."""
+    """The C++ client gets as far as the fake daemon goes: it is served, and defines its world."""
     smoke = await asyncio.to_thread(built)
     async with fake() as target:
         with proxied(monkeypatch):
@@ -102,7 +102,7 @@ async def test_the_cpp_client_asks_no_proxy_for_this_machine(monkeypatch: pytest
 
 
 def test_the_images_health_check_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its command, against an HTTP server that answers once."""
+    """The health check's command reaches an HTTP server on this machine that answers once."""
     image = dockerfile.read((ROOT / "Dockerfile").read_text("utf-8"))[-1]
     words = dockerfile.command(image.last("HEALTHCHECK").partition("CMD ")[2])
     with proxied(monkeypatch), socket.create_server(("127.0.0.1", 0)) as server:
@@ -128,8 +128,9 @@ def test_the_images_health_check_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) 
         ("dns:///npcd:1", False), ("localhost.example:1", False), ("127.0.0.1.example:1", False),
     ],
 )  # fmt: skip
-def test_what_this_machine_is(target: str, here: bool) -> None:
-    """Targets as gRPC takes them; for others the environment's proxies are asked as ever."""
+def test_targets_of_this_machine_are_recognised(target: str, here: bool) -> None:
+    """Targets of this machine are recognised in every form that gRPC takes. For other targets the environment's proxies
+    are used as before."""
     assert is_here(target) is here
 
 
@@ -146,7 +147,7 @@ def test_what_this_machine_is(target: str, here: bool) -> None:
     ],
 )  # fmt: skip
 def test_an_address_that_would_lead_elsewhere_is_refused(target: Any) -> None:
-    """At construction, before anything is connected."""
+    """The client refuses such an address in its constructor, before it connects to anything."""
     for make in (Client, FrameClient.start):
         with pytest.raises(CallerError, match="must be host:port with a port of 1 to 65535, or unix:/path") as caught:
             make(target)
@@ -163,7 +164,7 @@ def test_an_address_that_would_lead_elsewhere_is_refused(target: Any) -> None:
     ],
 )  # fmt: skip
 def test_an_address_that_leads_somewhere_is_taken(target: str) -> None:
-    """All the forms in which gRPC takes a host with its port, or a Unix socket."""
+    """The client takes every form in which gRPC names a host with its port, or a Unix socket."""
     assert Client(target).target == target
 
 
@@ -173,7 +174,7 @@ def test_an_address_that_leads_somewhere_is_taken(target: str) -> None:
      "\ud800", " secret", "secret ", b"secret", 5],
 )  # fmt: skip
 def test_a_token_that_no_call_can_carry_is_refused(token: Any) -> None:
-    """At construction, by a message that names it and does not show it."""
+    """The constructor refuses the token with a message that names the setting and does not show the token."""
     for make in (Client, FrameClient.start):
         with pytest.raises(CallerError, match=r"^token: ") as caught:
             make("127.0.0.1:50061", token=token)
@@ -181,7 +182,7 @@ def test_a_token_that_no_call_can_carry_is_refused(token: Any) -> None:
 
 
 async def test_every_token_that_is_taken_arrives_as_it_is() -> None:
-    """All of printable ASCII."""
+    """Every printable ASCII character of a token arrives unchanged."""
     token = "a" + "".join(map(chr, range(0x20, 0x7F)))
     async with serving() as (daemon, target), Client(target, token=token, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(

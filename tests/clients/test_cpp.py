@@ -31,12 +31,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def smoke() -> Path:
-    """The client, built."""
+    """The path of the built client."""
     return built()
 
 
 def built() -> Path:
-    """Where the client is; warnings in it are errors. What is built already is not built again."""
+    """Builds the client unless it is up to date, and returns its path. A compiler warning is an error."""
     command = ["make", "-C", str(ROOT / "clients/cpp"), f"PYTHON={sys.executable}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[DaemonChild]:
-    """A daemon of its own."""
+    """A daemon that only these tests use."""
     child = DaemonChild()
     child.start()
     yield child
@@ -58,7 +58,8 @@ def _run(smoke: Path, target: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("time", ["first", "second"])
 def test_it_plays_against_a_daemon(smoke: Path, daemon: DaemonChild, time: str) -> None:
-    """It defines, registers, observes, reads intents and talks; a second time it takes over what the first one left."""
+    """The client defines, registers, observes, reads intents and talks. Its second run takes over what the first run
+    left."""
     done = _run(smoke, daemon.target)
     assert done.returncode == 0, f"{done.stderr}\n{daemon.log_tail()}"
     lines = done.stdout.splitlines()
@@ -70,7 +71,7 @@ def test_it_plays_against_a_daemon(smoke: Path, daemon: DaemonChild, time: str) 
 
 
 def test_it_fails_where_something_else_serves(smoke: Path, daemon_target: str) -> None:
-    """The fake daemon of these tests does not keep the whole contract, and the smoke client says what it misses."""
+    """The fake daemon does not keep the whole contract, and the smoke client names the first call that fails."""
     done = _run(smoke, daemon_target)
     assert done.returncode == 1
     assert done.stderr.startswith("smoke: ")

@@ -1,4 +1,4 @@
-"""FrameClient: the client of a game that has a frame loop and no event loop; the daemon is another process."""
+"""FrameClient serves a game that has a frame loop and no event loop. The daemon runs in another process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_close_ends_the_thread_and_later_calls_say_so(npcd: FrameClient) -> None
     npcd.open_live()
     npcd.close()
     npcd.close()
-    npcd.observe(Observation("a", 2))  # a frame that is still running does no harm
+    npcd.observe(Observation("a", 2))  # a frame that is still running may observe without harm
     with pytest.raises(Unavailable, match="closed"):
         npcd.wait(npcd.npcd.status())
 

@@ -1,4 +1,4 @@
-"""The Live stream: what the frame loop hands in and reads, over a real gRPC connection."""
+"""The Live stream over a real gRPC connection: the frame loop hands in observations and reads intents."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def intent(npc_id: str, version: int, tick: int = 1, **more: Any) -> intents_pb2
 
 
 def latest(live: Live, npc_id: str) -> Intent:
-    """The newest intent, which must be there."""
+    """The newest intent of an NPC. The test fails when there is none."""
     held = live.latest(npc_id)
     assert held is not None
     return held
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Waits for something to become true, and fails when it does not."""
+    """Waits until a condition is true, and fails the test when it stays false."""
     async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 (what is waited for is the shipped client's state, which has no event)
             await asyncio.sleep(0.001)
@@ -149,7 +149,8 @@ async def test_observe_and_latest_work_from_many_threads_at_once() -> None:
 
 
 async def test_after_a_pause_the_next_observation_wakes_the_loop() -> None:
-    """The loop stops looking when nothing comes; an observation that meets that moment is not lost."""
+    """The writer sleeps when there is nothing to send. An observation that arrives just as it falls asleep is still
+    sent."""
     async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
         await npcd.register(NPCS)
@@ -181,7 +182,8 @@ async def test_intents_arrive_in_the_table_and_at_the_listener() -> None:
 
 
 async def test_after_a_restart_the_snapshot_replaces_the_table() -> None:
-    """The daemon dies and comes back with another epoch: what only the old one knew is gone, versions start anew."""
+    """The daemon dies and comes back with another epoch. Rows that only the old daemon knew are gone, and versions
+    start anew."""
 
     async with playing() as (daemon, _, live):
         daemon.push(intents_pb2.IntentFrame(intents=[intent("a", 9), intent("b", 9)]))
@@ -200,7 +202,8 @@ async def test_after_a_restart_the_snapshot_replaces_the_table() -> None:
 
 
 async def test_a_daemon_that_lost_everything_is_told_again(tmp_path: Path) -> None:
-    """No world, no leases: the client defines and registers by itself, and observations carry the new lease."""
+    """The daemon has lost its world and its leases. The client defines and registers again by itself, and observations
+    carry the new lease."""
 
     target = f"unix://{tmp_path}/d.sock"
     first = FakeDaemon(1)
@@ -250,7 +253,8 @@ BAD_FIELDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("bad", BAD_FIELDS, ids=lambda bad: f"{next(iter(bad))}={next(iter(bad.values()))!r}"[:30])
 async def test_an_observation_that_cannot_be_sent_is_its_npcs_problem_alone(bad: dict[str, Any]) -> None:
-    """Whatever Python error it raises, the problem names the NPC and the field, and the others' go out."""
+    """For every Python error that the value raises, the problem names the NPC and the field, and the observations of
+    other NPCs are sent."""
     async with playing() as (daemon, _, live):
         live.observe(replace(Observation("a", 2), **bad))
         live.observe(Observation("b", 2))
@@ -266,7 +270,7 @@ async def test_an_observation_that_cannot_be_sent_is_its_npcs_problem_alone(bad:
 
 @pytest.mark.parametrize("number", Activation)
 async def test_the_number_of_an_activation_is_as_good_as_its_name(number: Activation) -> None:
-    """An activation is an IntEnum: a plain int says the same."""
+    """An activation is an IntEnum, so a plain int means the same."""
     async with playing() as (daemon, _, live):
         live.observe(Observation("a", 2, activation=int(number)))  # type: ignore[arg-type]
         (sent,) = (await asyncio.wait_for(daemon.frames.get(), PATIENCE_S)).observations
@@ -283,7 +287,7 @@ async def test_the_number_of_an_activation_is_as_good_as_its_name(number: Activa
     ],
 )  # fmt: skip
 async def test_an_observation_that_cannot_be_told_apart_is_refused_at_once(bad: Any, field: str) -> None:
-    """observe() names the field; the stream goes on, also for two observations of one NPC."""
+    """observe() names the field. The stream goes on: of two good observations of one NPC the newer one is sent."""
     async with playing() as (daemon, _, live):
         live.observe(Observation("a", 1))
         with pytest.raises(CallerError, match=f"^{field}: is of type "):
@@ -296,7 +300,7 @@ async def test_an_observation_that_cannot_be_told_apart_is_refused_at_once(bad: 
 
 
 async def test_a_frame_client_goes_on_after_an_observation_that_cannot_be_sent() -> None:
-    """The game's thread hears of it as a problem; the other NPCs' observations arrive."""
+    """The game's thread gets the fault as a problem, and the observations of other NPCs arrive."""
     async with serving() as (daemon, target):
 
         def play(game: FrameClient) -> Live:
@@ -321,7 +325,7 @@ async def test_a_frame_client_goes_on_after_an_observation_that_cannot_be_sent()
 
 
 async def test_a_tick_of_another_kind_of_whole_number_is_a_tick() -> None:
-    """Two such observations of one NPC are put in order as any others."""
+    """Two observations of one NPC whose ticks are of another integer type are put in order like any others."""
     async with playing() as (daemon, _, live):
         for tick in (2, 3, 1):
             live.observe(Observation("a", np.int64(tick)))  # type: ignore[arg-type]
@@ -331,7 +335,7 @@ async def test_a_tick_of_another_kind_of_whole_number_is_a_tick() -> None:
 
 @pytest.mark.parametrize("paused", ["", 0, None, 1, "yes"])
 async def test_a_pause_that_is_not_a_bool_is_told_as_one(paused: Any) -> None:
-    """Its truth goes out, and the stream goes on."""
+    """A pause that is no bool is sent as its truth value, without a problem, and the stream goes on."""
     async with playing() as (daemon, _, live):
         live.tell_time(Decimal(5), 1, paused)  # type: ignore[arg-type]
         live.observe(Observation("a", 1))
@@ -340,7 +344,7 @@ async def test_a_pause_that_is_not_a_bool_is_told_as_one(paused: Any) -> None:
 
 
 async def test_a_stream_that_cannot_be_begun_says_why_and_is_tried_again() -> None:
-    """A world id of another type: the stream has a problem of its own, and close() still returns."""
+    """A world id of another type gives the stream a problem of its own, and close() still returns."""
     async with serving() as (_, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         told: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
@@ -365,7 +369,7 @@ async def test_a_listener_that_fails_does_not_end_the_stream() -> None:
 
 
 async def test_a_slow_daemon_gets_the_newest_observation_and_never_a_backlog() -> None:
-    """While a write waits for the daemon, observations replace each other instead of queueing."""
+    """While a write waits for the daemon, a newer observation replaces the older one of its NPC instead of queueing."""
 
     async with serving() as (daemon, target), Client(target, timeout_s=PATIENCE_S) as npcd:
         await npcd.define_world(WORLD)
@@ -404,7 +408,8 @@ async def test_no_snapshot_in_time_is_too_late(tmp_path: Path) -> None:
 
 
 async def test_after_a_new_lease_the_first_ticks_are_sent_and_older_observations_are_not() -> None:
-    """What was seen under the lease before never goes out under the new one, whose ticks it would hide."""
+    """An observation that was made under the old lease is never sent under the new one, where its high tick would hide
+    later ones."""
     async with playing() as (daemon, _, live):
         leases = dict(live._lease_epochs)
         for npc_id in "abc":
@@ -418,7 +423,8 @@ async def test_after_a_new_lease_the_first_ticks_are_sent_and_older_observations
 
 
 async def test_leases_that_the_client_took_by_itself_carry_what_waits() -> None:
-    """A daemon lost its state and the client registers again: what the game said meanwhile is sent, its ticks go on."""
+    """A daemon lost its state and the client registers again. Observations of the meantime are sent, and their ticks go
+    on."""
     async with playing() as (daemon, _, live):
         daemon.npcs.clear()
         daemon.daemon_epoch = 2
@@ -442,18 +448,19 @@ async def test_leases_that_the_client_took_by_itself_carry_what_waits() -> None:
                         return
 
 
-async def test_what_is_heard_late_of_a_deleted_world_leaves_the_next_one_alone() -> None:
-    """The game deleted its world and made another of that name before the stream of the first said its last word."""
+async def test_a_late_message_of_a_deleted_world_leaves_the_next_one_alone() -> None:
+    """The game deletes its world and makes another one of the same name before the first world's stream ends. A late
+    message of the first stream changes nothing in the second world."""
     async with playing() as (daemon, npcd, live):
         daemon.worlds.clear()
         daemon.leases.clear()
-        daemon.daemon_epoch = 7  # the new world's leases are others
+        daemon.daemon_epoch = 7  # the new world's leases differ
         await npcd.define_world(WORLD)
         leases = (await npcd.register(NPCS)).lease_epochs
         daemon.push(intents_pb2.IntentFrame(world_deleted=True))
         await until(lambda: any(problem.code == "WORLD_DELETED" for problem in live.problems))
         assert live._lease_epochs == leases and set(leases) == {"a", "b", "c"}
         daemon.worlds.clear()
-        daemon.daemon_epoch = 8  # it lost its state: the new world is told again
+        daemon.daemon_epoch = 8  # it lost its state: the client defines the new world again
         daemon.end_streams()
         await until(lambda: "hollow" in daemon.worlds and live.connected)

@@ -1,4 +1,5 @@
-"""The rule policy answers every shared vector as written; the other clients and the daemon have the same file."""
+"""The rule policy answers every shared vector as written. The other clients and the daemon read the same file of
+vectors."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ CONDITIONS = ("archetype_id", "percept_kind", "percept_stance", "distance_max_m"
 
 
 def test_every_condition_makes_rows_hold_and_keeps_them_from_it() -> None:
-    """A condition that an evaluator forgets, or reads the other way round, is found."""
+    """The vectors find an evaluator that ignores one condition, and one that inverts it."""
     for name in CONDITIONS:
         answers = set()
         for case in VECTORS["cases"]:
@@ -50,7 +51,8 @@ def test_every_condition_makes_rows_hold_and_keeps_them_from_it() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_daemon_says_the_same(seed: int) -> None:
-    """Random tables and sights, with many ties and bounds that are met exactly: daemon and client agree on each."""
+    """In random tables and observations, with many ties and bounds that are met exactly, daemon and client give the
+    same answer."""
     rng = random.Random(seed)
     for _ in range(200):
         rows = [_any_row(rng) for _ in range(rng.randint(0, 8))]

@@ -16,7 +16,7 @@ from tools import proto, runtimes
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENT_TESTS = [f"tests/clients/test_{name}.py" for name in ("client", "live", "frames", "table", "policy")]
 
-# Both copies are imported, since both are generated code that somebody may meet with an older runtime.
+# The tests import both copies, since an older runtime may meet the generated code of either one.
 EVERY_MESSAGE = """
 import importlib, pkgutil, sys
 from google.protobuf import message_factory
@@ -32,7 +32,7 @@ print(google.protobuf.__version__, grpc.__version__)
 
 
 def installed(name: str) -> Path:
-    """The folder of a runtime, or a skip that says how to get it."""
+    """The folder of a runtime, or a skip that says how to install it."""
     folder = runtimes.place(name)
     if folder is None:
         pytest.skip(f"{name} is not installed: make extras")
@@ -40,7 +40,7 @@ def installed(name: str) -> Path:
 
 
 def environment(*folders: Path) -> dict[str, str]:
-    """This environment with folders in front of what .venv has."""
+    """This environment with folders in front of the packages of .venv."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(str(folder) for folder in folders)}
 
 
@@ -50,7 +50,7 @@ def versions(needs: list[str] | tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)
 def test_generated_code_imports_and_carries_messages(name: str) -> None:
-    """npcd.v1 and npcd_client.v1 import with this runtime, and every message goes to bytes and back."""
+    """npcd.v1 and npcd_client.v1 import with this runtime, and every message is serialised and parsed."""
     env = environment(installed(name), ROOT, ROOT / "clients" / "python")
     done = subprocess.run([sys.executable, "-c", EVERY_MESSAGE], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_generated_code_imports_and_carries_messages(name: str) -> None:
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)
 def test_the_client_passes_its_tests(name: str) -> None:
-    """Worlds, streams, turns and errors of the client work with this runtime as with the newest."""
+    """Worlds, streams, turns and errors of the client work with this runtime as with the newest one."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CLIENT_TESTS]
     env = environment(installed(name)) | {"PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def test_the_client_passes_its_tests(name: str) -> None:
 
 
 def test_generated_messages_are_what_the_oldest_generator_writes(tmp_path: Path) -> None:
-    """The message files say that they are protobuf 5.29's, and are byte for byte what its protoc writes."""
+    """The message files say that they come from protobuf 5.29, and equal what its protoc writes byte for byte."""
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={tmp_path}"]
     command += sorted(str(path) for path in (ROOT / "proto").rglob("*.proto"))
     subprocess.run(command, env=environment(installed(runtimes.GENERATOR)), check=True)
@@ -78,7 +78,7 @@ def test_generated_messages_are_what_the_oldest_generator_writes(tmp_path: Path)
 
 
 def test_requirements_state_what_generated_code_asks_for() -> None:
-    """The client's requirements begin at the versions that the generated files ask for when they are imported."""
+    """The client's requirements begin at the versions that the generated files check when they are imported."""
     project = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())["project"]
     protobuf, grpcio = (f"{major}.{minor}" for major, minor, _ in (proto.PROTOBUF_OLDEST, proto.GRPC_OLDEST))
     assert project["dependencies"] == [f"grpcio>={grpcio}", f"protobuf>={protobuf},<8"]

@@ -81,7 +81,7 @@ def attends(**levels: words_pb2.Activation.ValueType) -> list[intents_pb2.Activa
 
 
 def test_activations_are_those_of_the_snapshot_and_of_the_changes_since() -> None:
-    """Whoever is in neither is ambient, so a world of ten thousand costs what its active few cost."""
+    """An NPC that is in neither is ambient, so a world of ten thousand NPCs costs as much as its few active ones."""
     active, warm = words_pb2.ACTIVATION_ACTIVE, words_pb2.ACTIVATION_WARM
     table = IntentTable(GameClock())
     table.apply(frame(snapshot=True, activations=attends(a=active, b=warm)), 0)
@@ -104,7 +104,8 @@ def test_the_send_memory_is_bounded() -> None:
 
 
 def test_random_frames_keep_order() -> None:
-    """Against a dumb version: per NPC the greatest (epoch, version) since the last snapshot is in the table."""
+    """As in a simple twin, the table holds per NPC the row with the greatest (epoch, version) since the last
+    snapshot."""
     for seed in range(50):
         chance = random.Random(seed)
         table = IntentTable(GameClock())
@@ -150,7 +151,8 @@ def confirmed(tick: int, lease: int = 0, age_ms: int = 0, version: int = 1) -> i
 
 @pytest.mark.parametrize("told", [True, False])
 def test_a_confirmation_after_a_new_lease_keeps_the_intent_young(told: bool) -> None:
-    """Ticks begin anew with a lease, and the lower tick is the newer one; also of a daemon that tells no lease."""
+    """Ticks start anew with a lease, so the lower tick is the newer one. This holds also for a daemon that sends no
+    lease."""
     table = IntentTable(GameClock())
     table.sent("a", 500, 100 * MS, 7)
     first = intents_pb2.Intent(npc_id="a", version=1, observed_tick=500, lease_epoch=7 if told else 0)
@@ -162,8 +164,8 @@ def test_a_confirmation_after_a_new_lease_keeps_the_intent_young(told: bool) -> 
         assert (held.observed_tick, held.game_time_ms, held.agreed_ns) == (tick, tick, (1000 + tick) * MS)
 
 
-def test_what_an_older_lease_confirms_is_left_out() -> None:
-    """A confirmation of the lease before, or of an older tick, changes nothing."""
+def test_a_confirmation_under_an_older_lease_is_ignored() -> None:
+    """A confirmation under the previous lease, or of an older tick, changes nothing."""
     table = IntentTable(GameClock())
     table.sent("a", 3, 300 * MS, 8)
     table.apply(frame(intents_pb2.Intent(npc_id="a", version=1, observed_tick=3, lease_epoch=8)), 350 * MS)
@@ -173,7 +175,8 @@ def test_what_an_older_lease_confirms_is_left_out() -> None:
 
 
 def test_an_onlookers_intent_is_as_young_as_the_daemon_says() -> None:
-    """What another game server sent has the daemon's age, also when a tick of ours has the same number."""
+    """An intent for another game server's observation has the age that the daemon states, even if one of our ticks has
+    the same number."""
     table = IntentTable(GameClock())
     table.sent("a", 40, 10 * MS, 7)  # ours, before the other server took the lease
     other = intents_pb2.Intent(npc_id="a", version=1, observed_tick=39, lease_epoch=8, age_ms=5)
@@ -184,7 +187,8 @@ def test_an_onlookers_intent_is_as_young_as_the_daemon_says() -> None:
 
 
 def test_an_intent_of_a_time_that_a_loaded_save_undid_is_over() -> None:
-    """Game time that goes back by more than the time to live ends an intent; a little does not."""
+    """An intent ends when game time goes back by more than the intent's time to live. It stays when game time goes back
+    by less."""
     clock = GameClock()
     table = IntentTable(clock)
     clock.tell(500_000, paused=True)
@@ -197,7 +201,7 @@ def test_an_intent_of_a_time_that_a_loaded_save_undid_is_over() -> None:
 
 @pytest.mark.parametrize("told", [(math.nan, 1.0), (math.inf, 1.0), (0.0, -1.0), (0.0, math.nan), (0.0, 1e7)])
 def test_a_time_that_is_none_is_refused_where_it_is_told(told: tuple[float, float]) -> None:
-    """A number that the contract cannot carry raises in tell(), and the clock goes on as before."""
+    """tell() raises for a number that the contract cannot carry, and the clock goes on as before."""
     clock = GameClock()
     clock.tell(77, paused=True)
     with pytest.raises(ValueError, match=r"game_time_ms|time_scale"):
@@ -207,7 +211,7 @@ def test_a_time_that_is_none_is_refused_where_it_is_told(told: tuple[float, floa
 
 @pytest.mark.parametrize(("told", "carried"), [(-5.0, 0), (1e300, 2**64 - 1), (2.0**64, 2**64 - 1), (7.9, 7)])
 def test_any_game_time_can_be_carried(told: float, carried: int) -> None:
-    """Negative and huge game times are the nearest that the contract has."""
+    """Negative and huge game times are sent as the nearest values that the contract has."""
     clock = GameClock()
     clock.tell(told, paused=True)
     assert clock.whole_ms() == carried

@@ -1,4 +1,4 @@
-"""The Python client sets and reads every field of the contract, and reaches every rpc."""
+"""The Python client sets and reads every field of the contract, and calls every rpc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import npcd_client
 from npcd_client import CallerError, perception, wire, world
 from npcd_client.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2, words_pb2
 
-# Stories are in the contract; no daemon has them yet.
+# The contract has stories; no daemon serves them yet.
 NOT_BUILT = {story_pb2.DESCRIPTOR.services_by_name["Story"].full_name}
 
 PERSONA = world.Persona("mira", "Mira", "Bakes.")
@@ -37,7 +37,7 @@ FIRST = dialogue_pb2.TalkRequest(world_id="vale", npc_id="npc", player_id="p", p
 
 
 def unset(message: Message, path: str = "") -> Iterator[str]:
-    """The fields of a message, and of those in it, that say nothing."""
+    """The fields of a message, and of the messages in it, that are not set."""
     present = {field.name for field, _ in message.ListFields()}
     for field in message.DESCRIPTOR.fields:
         name = f"{path}{field.name}"
@@ -50,7 +50,7 @@ def unset(message: Message, path: str = "") -> Iterator[str]:
 
 
 def test_every_field_that_a_game_sends_can_be_set() -> None:
-    """Values with everything in them become messages with everything in them."""
+    """Values whose fields are all set become messages whose fields are all set."""
     spec = world.NpcSpec("npc", "vampire", "mira", PERSONA)
     sent: list[Message] = [
         wire.define_world(WORLD, expected_version=3),
@@ -62,7 +62,7 @@ def test_every_field_that_a_game_sends_can_be_set() -> None:
 
 
 def filled(descriptor: Any, kinds: dict[str, type[Message]]) -> Message:
-    """A message with something in every field."""
+    """A message whose fields are all set."""
     message = kinds[descriptor.full_name]()
     for field in descriptor.fields:
         if field.message_type is not None:
@@ -95,7 +95,7 @@ READERS: dict[type[Message], Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.DESCRIPTOR.name)
 def test_every_field_that_the_daemon_tells_can_be_read(kind: type[Message]) -> None:
-    """Each field of what comes back makes a difference to the value that the game gets."""
+    """Each field of an answer changes the value that the game gets."""
     whole = filled(kind.DESCRIPTOR, KINDS)
     for field in kind.DESCRIPTOR.fields:
         without = kind()
@@ -105,7 +105,7 @@ def test_every_field_that_the_daemon_tells_can_be_read(kind: type[Message]) -> N
 
 
 def test_every_field_of_a_talk_event_can_be_read() -> None:
-    """The same for what an NPC says; accepted and timings are said at the end."""
+    """Each field of a talk event changes the value that the game gets. The END event has `accepted` and `timings`."""
     end = filled(dialogue_pb2.TalkEvent.DESCRIPTOR, KINDS)
     assert isinstance(end, dialogue_pb2.TalkEvent)
     end.kind = dialogue_pb2.TALK_EVENT_KIND_END
@@ -116,7 +116,7 @@ def test_every_field_of_a_talk_event_can_be_read() -> None:
         assert wire.talk_event(clear) != wire.talk_event(end), field.name
 
 
-METHODS = {  # of Client, where the rpc has another name there
+METHODS = {  # the method of Client, where its name differs from the rpc's
     "Npcs.Watch": "watch_npcs",
     "Npcs.Export": "export_world",
     "Npcs.Import": "import_world",
@@ -127,7 +127,7 @@ METHODS = {  # of Client, where the rpc has another name there
 
 
 def test_every_rpc_can_be_called() -> None:
-    """Client has a method for each rpc that a daemon has."""
+    """Client has a method for each rpc of a daemon."""
     missing = []
     for module in (admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
@@ -144,13 +144,13 @@ def test_every_rpc_can_be_called() -> None:
     [(-1, 0, "max_tokens"), (2**32, 0, "max_tokens"), (0, -1, "seed"), (0, 2**64, "seed")],
 )
 def test_a_number_that_the_contract_cannot_carry_is_named(max_tokens: int, seed: int, field: str) -> None:
-    """A turn with such a number is refused before it is sent, with the field and the limit."""
+    """A turn with such a number is refused before it is sent, by an error that names the field and the limit."""
     with pytest.raises(CallerError, match=rf"{field}: is -?\d+, must be 0 to"):
         wire.talk(FIRST, "Hi.", "t1", max_tokens, seed, None)
 
 
 def test_an_archetypes_adapter_can_be_written_in_toml() -> None:
-    """What a world's file says of an archetype reaches the daemon."""
+    """An adapter in the `[archetypes]` of a world's file reaches the daemon."""
     text = """
     world_id = "vale"
     lore = "Lore."

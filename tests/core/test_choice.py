@@ -39,8 +39,9 @@ def test_a_word_that_goes_on_keeps_both_ways_open() -> None:
     assert sorted(w for w, _ in walks(act)) == [(5, 6, 9), (5, 9)]
 
 
-def test_what_cannot_be_told_apart_is_refused() -> None:
-    """Equal options, and a longer option that begins like what follows a shorter one, name the options."""
+def test_options_that_cannot_be_told_apart_are_refused() -> None:
+    """An error names the options when two are equal, or when a longer one begins like a shorter one and the text that
+    follows it."""
     with pytest.raises(CallerError, match="same tokens"):
         stage("act", [(0, [5], END), (1, [5], END)])
     feel = stage("feel", [(0, [6], END)])
@@ -51,13 +52,13 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
 
 
 def test_a_token_that_is_not_allowed_is_an_error() -> None:
-    """A walk never leaves the graph in silence."""
+    """A walk that leaves the graph raises."""
     with pytest.raises(KeyError):
         stage("act", [(0, [5], END)]).step(6)
 
 
 def test_forced_means_one_way_only() -> None:
-    """Forced nodes need no logits."""
+    """A forced node needs no logits."""
     act = stage("act", [(0, [5, 6], END), (1, [5, 7], END)])
     assert act.forced
     after, _ = act.step(5)

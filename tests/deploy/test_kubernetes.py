@@ -1,4 +1,4 @@
-"""The Kubernetes manifest: npcd takes its arguments, and probes ask what the daemon answers."""
+"""The Kubernetes manifest: npcd accepts its arguments, and its probes ask paths that the daemon serves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def settings(monkeypatch: pytest.MonkeyPatch) -> Config:
-    """What npcd makes of the pod's arguments, checked as a start would."""
+    """The settings that npcd makes of the pod's arguments, checked as at a start."""
     monkeypatch.setenv("NPCD_MEMORY__KEEP", "true")
     args = _parser().parse_args(NPCD["args"])
     assert args.no_supervise, "the kubelet starts it again"
@@ -34,7 +34,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def test_npcd_takes_the_pods_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It listens beyond loopback with TLS and tokens, and answers probes there because it is asked to."""
+    """With the pod's arguments npcd listens beyond loopback with TLS and tokens, and serves the probes there."""
     serve = settings(monkeypatch).serve
     assert serve.listen == (f"0.0.0.0:{PORTS['grpc']}",) and serve.http == f"0.0.0.0:{PORTS['http']}"
     mounts = {mount["mountPath"] for mount in NPCD["volumeMounts"] if mount.get("readOnly")}
@@ -44,7 +44,7 @@ def test_npcd_takes_the_pods_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_probes_ask_what_the_daemon_answers() -> None:
-    """Every path of the manifest is there, and Prometheus' too."""
+    """The daemon serves every path of the manifest's probes, and Prometheus' path."""
     probes = Probes(lambda: "serving", CollectorRegistry())
     http = await probes.start("127.0.0.1:0")
     paths = {NPCD[probe]["httpGet"]["path"] for probe in PROBES}
@@ -59,8 +59,8 @@ async def test_probes_ask_what_the_daemon_answers() -> None:
     assert NPCD["livenessProbe"]["httpGet"]["path"] == "/healthz", "a model that loads is no reason to start anew"
 
 
-def test_who_can_read_a_pod_can_not_be_more_than_the_image() -> None:
-    """The user of the image, nothing of root's, and what is remembered in a volume of the pod's own."""
+def test_a_pod_has_no_more_rights_than_the_image() -> None:
+    """The pod runs as the image's user without any of root's rights, and keeps its data in a volume of its own."""
     user, _, group = IMAGE.last("USER").partition(":")
     assert (POD["securityContext"]["runAsUser"], POD["securityContext"]["runAsGroup"]) == (int(user), int(group))
     assert POD["securityContext"]["runAsNonRoot"] and NPCD["securityContext"]["readOnlyRootFilesystem"]
@@ -74,7 +74,7 @@ def test_who_can_read_a_pod_can_not_be_more_than_the_image() -> None:
 
 
 def test_probes_are_open_to_nobody_but_monitoring() -> None:
-    """The Service has the port of game servers alone; the policy opens each port to its own callers."""
+    """The Service has the game servers' port alone. The network policy opens each port to its own callers only."""
     assert [port["targetPort"] for port in KINDS["Service"]["spec"]["ports"]] == ["grpc"]
     rules = KINDS["NetworkPolicy"]["spec"]["ingress"]
     assert [[port["port"] for port in rule["ports"]] for rule in rules] == [["grpc"], ["http"]]
@@ -89,7 +89,7 @@ def test_probes_are_open_to_nobody_but_monitoring() -> None:
 
 
 def test_probes_are_on_loopback_until_they_are_asked_for_elsewhere() -> None:
-    """The default is loopback; only serve.http itself, by file, environment or flag, opens them."""
+    """The default is loopback. Only serve.http itself, set by file, environment or flag, opens the probes elsewhere."""
     assert ServeSettings().http == "127.0.0.1:50062"
     beyond = load(None, ["serve.listen=0.0.0.0:1", "serve.tokens_file=t.toml"], environment={})
     assert beyond.serve.http == "127.0.0.1:50062", "listening elsewhere does not take the probes along"

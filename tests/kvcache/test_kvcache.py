@@ -1,4 +1,4 @@
-"""The book of who is where keeps its laws under random use."""
+"""The book of trunks and their sequences keeps its laws under random use."""
 
 import random
 
@@ -79,7 +79,8 @@ def test_homes_lose_no_sequence_and_no_byte() -> None:
 
 
 def test_ram_keeps_the_newest_and_nothing_that_is_larger_than_all_of_it() -> None:
-    """Whoever was used longest ago loses its bytes, and is then computed anew; what does not fit at all is not kept."""
+    """The trunk that was used longest ago loses its bytes, and is computed anew later. A trunk larger than all of RAM
+    is not kept."""
     homes = Homes(0, 3, ram_bytes_max=100)
     trunks = [homes.get(key(n)) for n in range(3)]
     for now, (trunk, size) in enumerate(zip(trunks, (60, 60, 101), strict=True)):
@@ -95,7 +96,8 @@ def test_ram_keeps_the_newest_and_nothing_that_is_larger_than_all_of_it() -> Non
 
 
 def test_copies_leave_ram_before_what_is_nowhere_else() -> None:
-    """The copy of whoever was used last goes first; nobody without a sequence loses bytes while there is a copy."""
+    """The copy of the trunk that was used last is evicted first. A trunk without a sequence keeps its bytes while any
+    copy is left."""
     homes = Homes(0, 4, ram_bytes_max=100)
     trunks = [homes.get(key(n)) for n in range(4)]
     for now, trunk in enumerate(trunks):
@@ -120,7 +122,8 @@ def test_copies_leave_ram_before_what_is_nowhere_else() -> None:
     ("tokens", "held", "kept"), [(5, 5, True), (9, 5, True), (5, 4, False), (9, 6, False), (0, 5, False)]
 )
 def test_a_copy_lives_while_its_trunk_holds_the_same(tokens: int, held: int, kept: bool) -> None:
-    """Longer, shorter or other tokens: the copy is dropped. What is wanted beyond what is held changes nothing."""
+    """A copy is dropped when its trunk's tokens become longer, shorter or different. Wanted tokens beyond the held ones
+    change nothing."""
     homes = Homes(0, 1, ram_bytes_max=100)
     trunk = homes.get(key(0))
     homes.settle(trunk)
@@ -133,7 +136,7 @@ def test_a_copy_lives_while_its_trunk_holds_the_same(tokens: int, held: int, kep
 
 
 def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
-    """Order: idle, tier, recency; what a work stands on is not chosen."""
+    """Victims are chosen by idleness, tier and recency. A trunk that a work uses is never chosen."""
     homes = Homes(0, 4, 0)
     now = 100 * 10**9
     for n, (tier, used_s, users) in enumerate(
@@ -152,7 +155,7 @@ def test_victims_are_idle_low_and_old_first_and_never_in_use() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_victim_is_the_least_by_idle_tier_recency_and_length(seed: int) -> None:
-    """Against the plain order, with many ties; of equals it is the first."""
+    """The victim agrees with a plain sort, with many ties: of equal trunks it is the first."""
     rng = random.Random(seed)
     now = 60 * 10**9
     trunks = [Trunk(key(n), held=rng.randrange(3), users=int(rng.random() < 0.3)) for n in range(rng.randrange(1, 30))]
@@ -166,7 +169,7 @@ def test_the_victim_is_the_least_by_idle_tier_recency_and_length(seed: int) -> N
 
 
 def test_prefixes_are_shared_and_the_longest_unused_gives_way() -> None:
-    """Equal tokens give one prefix; a prefix in use never gives way."""
+    """Equal tokens share one prefix. A prefix that is in use is never evicted."""
     prefixes = Prefixes(0, 2)
     a, b, c = (np.arange(n, n + 5, dtype=np.int32) for n in (0, 10, 20))
     first, gone = prefixes.take(a, 1) or pytest.fail("there was room")
@@ -184,7 +187,7 @@ def test_prefixes_are_shared_and_the_longest_unused_gives_way() -> None:
 
 
 def test_common_len_against_a_dumb_version() -> None:
-    """The number of leading tokens that two sequences share."""
+    """The number of leading tokens that two sequences share, as a simple loop counts them."""
     rng = random.Random(5)
     for _ in range(500):
         a = np.asarray([rng.randrange(2) for _ in range(rng.randrange(6))], np.int32)
@@ -195,8 +198,9 @@ def test_common_len_against_a_dumb_version() -> None:
         assert common_len(a, b) == dumb
 
 
-def test_who_is_on_its_way_back_from_the_store_is_removed_there_last() -> None:
-    """Of three that fill it, the oldest but for one that is being fetched; then that one too, when all others went."""
+def test_a_trunk_that_is_being_fetched_is_removed_from_the_store_last() -> None:
+    """Of three trunks that fill the store, the oldest one that is not being fetched is removed. The fetched one is
+    removed when no other is left."""
     homes = Homes(0, 4, 0, 300)
     trunks = [homes.get(TrunkKey(NpcKey("", "w", f"npc{n}"), "")) for n in range(5)]
     for number, trunk in enumerate(trunks[:3], 1):

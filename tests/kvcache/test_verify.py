@@ -1,4 +1,4 @@
-"""Bytes that are not what they should be are found before the engine sees them, and the reason is named."""
+"""Damaged or foreign KV bytes are found before the engine loads them, and the reason is named."""
 
 import random
 from dataclasses import replace
@@ -20,8 +20,8 @@ def sealed() -> Sealed:
     return Verifier(KIND).seal(PAYLOAD, TOKENS, "adapter")
 
 
-def test_what_was_sealed_is_taken(sealed: Sealed) -> None:
-    """The same tokens, adapter and engine find no fault, and so does another verifier of an equal engine."""
+def test_sealed_bytes_are_accepted(sealed: Sealed) -> None:
+    """Sealed bytes pass with the same tokens, adapter and engine, and also with another verifier of an equal engine."""
     assert len(sealed) == HEADER_BYTES + len(PAYLOAD)
     assert Verifier(replace(KIND)).fault(sealed, TOKENS.copy(), "adapter") == ""
 
@@ -31,13 +31,13 @@ def test_what_was_sealed_is_taken(sealed: Sealed) -> None:
     [("model", "model"), ("kv_type", "kv_type"), ("attention", "attention"), ("shape", "geometry")],
 )
 def test_another_engine_s_bytes_are_refused(sealed: Sealed, field: str, reason: str) -> None:
-    """Each part of what an engine is counts by itself, and is named."""
+    """Each part of an engine's identity is compared by itself, and the differing part is named."""
     assert reason in REASONS
     assert Verifier(replace(KIND, **{field: "other"})).fault(sealed, TOKENS, "adapter") == reason
 
 
 def test_other_tokens_and_adapters_are_refused(sealed: Sealed) -> None:
-    """One token more, less or different; another adapter, or none."""
+    """Bytes are refused for one token more, one less or a different one, and for another adapter or none."""
     verifier = Verifier(KIND)
     changed = TOKENS.copy()
     changed[17] += 1
@@ -48,7 +48,7 @@ def test_other_tokens_and_adapters_are_refused(sealed: Sealed) -> None:
 
 
 def test_no_bit_can_flip_and_no_byte_be_lost(sealed: Sealed) -> None:
-    """Every bit of the header, 300 of the payload, and cuts at either end are found."""
+    """Every flipped bit of the header, 300 of the payload, and cuts at either end are found."""
     verifier, rng = Verifier(KIND), random.Random(2)
     for bit in range(HEADER_BYTES * 8):
         assert verifier.fault(replace(sealed, header=flipped(sealed.header, bit)), TOKENS, "adapter")
@@ -62,7 +62,7 @@ def test_no_bit_can_flip_and_no_byte_be_lost(sealed: Sealed) -> None:
 
 
 def test_a_signature_is_of_one_key_one_name_and_these_bytes(sealed: Sealed) -> None:
-    """Another key, the same bytes under another name, and any other header or payload are not signed by us."""
+    """A signature fails with another key, under another name, and for any other header or payload."""
     sign, header = signer(b"k" * 32), sealed.header
     signature = sign(b"npc1", header, PAYLOAD)
     assert sign(b"npc1", header, PAYLOAD) == signature
@@ -78,7 +78,7 @@ def test_a_signature_is_of_one_key_one_name_and_these_bytes(sealed: Sealed) -> N
 
 
 def flipped(data: bytes, bit: int) -> bytes:
-    """The same with one bit the other way round."""
+    """The same bytes with one bit flipped."""
     out = bytearray(data)
     out[bit // 8] ^= 1 << bit % 8
     return bytes(out)

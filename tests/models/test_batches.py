@@ -1,4 +1,4 @@
-"""Trees as tensors: who sees whom."""
+"""Trees as tensors: each token sees its ancestors and nothing else."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the trainer was not tested: torch i
 
 
 def test_branches_do_not_see_each_other() -> None:
-    """A branch sees its ancestors and itself, counts on from its parent's end, and is predicted by that end."""
+    """A branch sees its ancestors and itself. Its positions go on from its parent's end, and that end predicts it."""
     from models.batches import make_batch
 
     tree = Tree()

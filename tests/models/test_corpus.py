@@ -39,7 +39,7 @@ def test_trees_fit(layout: Layout) -> None:
 
 @pytest.mark.parametrize("archetype", words.ARCHETYPES)
 def test_every_decision_can_be_walked(layout: Layout, archetype: str) -> None:
-    """What the oracle decides is a path through the choice that the daemon offers, and ends it."""
+    """Every decision of the oracle is a complete path through the choice that the daemon offers."""
     for number in range(60):
         rng = rng_of(4, archetype, number)
         world = make_world(rng)
@@ -54,7 +54,7 @@ def test_every_decision_can_be_walked(layout: Layout, archetype: str) -> None:
 
 @pytest.mark.parametrize("archetype", words.ARCHETYPES)
 def test_sections_keep_their_caps(layout: Layout, archetype: str) -> None:
-    """Definitions are within the layout's caps, tails and barks too, and nothing said is cut."""
+    """Definitions, tails and barks are within the layout's caps, and no spoken line is cut."""
     for number in range(60):
         rng = rng_of(5, archetype, number)
         world, npc = make_world(rng), make_npc(rng, archetype)
@@ -81,7 +81,7 @@ def test_every_rule_is_met(layout: Layout, archetype: str) -> None:
 
 
 def test_decide_by_example() -> None:
-    """A few decisions as a person would read them."""
+    """A few decisions, written out, are what a person would expect."""
     everything = (words.ACTIONS, words.EMOTIONS)
     guest = Percept("p", "player", "neutral", 1.0)
     foe = Percept("w", "wolf", "hostile", 1.0)
@@ -95,7 +95,7 @@ def test_decide_by_example() -> None:
 
 
 def test_decide_with_few_words() -> None:
-    """A world that offers little still gets an answer in its own words."""
+    """A world that offers few words still gets an answer in its own words."""
     offered = (words.ACTION["idle"], words.ACTION["attack"])
     assert decide("villager", Scene("day", "mill", "", (), ()), offered, ("angry",)) == Decision("idle", 0, "angry")
 
@@ -114,9 +114,10 @@ def test_spin() -> None:
 
 
 def test_same_seed_same_bytes() -> None:
-    """The corpus is the same to the byte on every machine: its beginning has this sum.
+    """The corpus is the same to the byte on every machine: its beginning has this checksum.
 
-    A change of the corpus changes it; then the model must be made anew, for it no longer follows from the seed.
+    A change of the corpus changes the checksum. The model must then be trained anew, because it no longer follows from
+    the seed.
     """
     told = blake2b(digest_size=8)
     for text in texts(1, 60):
@@ -127,8 +128,8 @@ def test_same_seed_same_bytes() -> None:
 def test_tokenizer_is_the_shipped_one(shipped: Played) -> None:
     """The tokenizer that the seed gives has the tokens of the file that ships, and its control tokens at their ids.
 
-    Since that file was made, 50 of the corpus's 95,635 texts name equally far things in another order. That moves 21
-    tokens by at most four places; a model that is trained anew has tokens in the new order.
+    Since that file was made, 50 of the corpus's 95,635 texts name equally distant things in another order. That moves
+    21 tokens by at most four places. A model that is trained anew has tokens in the new order.
     """
     pytest.importorskip("tokenizers", reason="no tokenizer was trained: tokenizers is not installed (make trainer)")
     from models.tokenizer import train_tokenizer
@@ -142,7 +143,7 @@ def test_tokenizer_is_the_shipped_one(shipped: Played) -> None:
 
 @pytest.mark.parametrize("unseen", [False, True])
 def test_held_out_means_unseen(layout: Layout, unseen: bool) -> None:
-    """Names, towns, items and the order of actions are from the part that is asked for: the training meets no other."""
+    """Names, towns, items and orders of actions come from the held-out part only; the training never meets them."""
     for number in range(40):
         rng = rng_of(7, "split", number)
         world = make_world(rng, unseen)
@@ -156,8 +157,9 @@ def test_held_out_means_unseen(layout: Layout, unseen: bool) -> None:
         assert names.held(" ".join(a.word for a in world.actions)) == unseen
 
 
-def test_what_is_found_weighs_more(layout: Layout) -> None:
-    """Every word of a reply that stands in the context is marked, and the parts are the reply's tokens in order."""
+def test_words_found_in_the_context_weigh_more(layout: Layout) -> None:
+    """Every word of a reply that stands in the context is marked, and the parts of the reply are its tokens in
+    order."""
     parts = reply_parts(layout, "I am Orwynna, of the old mill.", frozenset({"Orwynna", "old", "mill"}), REPLY)
     tokens = tuple(t for ids, _ in parts for t in ids)
     assert tokens == layout.spoken("I am Orwynna, of the old mill.") + layout.marks["end"]
@@ -167,7 +169,7 @@ def test_what_is_found_weighs_more(layout: Layout) -> None:
 
 @pytest.mark.parametrize("archetype", words.ARCHETYPES)
 def test_memories_are_told_back(archetype: str) -> None:
-    """What is noted, said or told back of a memory has all of its slots; what nobody told has none."""
+    """Notes, lines and retold memories have all of their slots filled, and a fact that nobody told has none."""
     rng = rng_of(8, archetype, 0)
     for kind, memory in memories.KINDS.items():
         for _ in range(20):
@@ -182,7 +184,7 @@ def test_memories_are_told_back(archetype: str) -> None:
 
 @pytest.mark.parametrize("archetype", words.ARCHETYPES)
 def test_secrets_are_kept_from_strangers(archetype: str) -> None:
-    """Only who is trusted hears the secret, in the speaker's own words."""
+    """A trusted listener hears the secret in the speaker's own words; no other listener hears it."""
     rng = rng_of(9, archetype, 0)
     facts = {"secret": "the iron key lies under the mill"}
     for _ in range(50):
@@ -192,7 +194,7 @@ def test_secrets_are_kept_from_strangers(archetype: str) -> None:
 
 
 def test_sentences_seldom_come_twice(layout: Layout) -> None:
-    """In a conversation hardly any sentence is said twice."""
+    """Hardly any sentence is said twice in a conversation."""
     again = total = 0
     for number in range(60):
         rng = rng_of(10, "twice", number)
@@ -206,7 +208,7 @@ def test_sentences_seldom_come_twice(layout: Layout) -> None:
 
 
 def test_recall_can_be_answered(layout: Layout) -> None:
-    """Whatever a recall tree asks for stands in its trunk."""
+    """The fact that a recall tree asks for stands in its trunk."""
     for number in range(20):
         tree = make_recall(rng_of(11, "recall", number), layout, 512)
         assert tree.length <= 512

@@ -1,4 +1,4 @@
-"""The examination itself: that it sees what is right, and that it can be failed."""
+"""The examination of models: it gives right answers full marks, and it can be failed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from models.play import SHIPPED
 from prompts.layout import Caps, Layout
 from tests.engines.shapes import FAMILIES
 
-# In the tokens of a small vocabulary texts are long.
+# A small vocabulary needs many tokens for a text.
 ROOMY = Caps(lore=900, words=600, archetype=400, persona=400, intent_tail=200)
 
 
@@ -31,7 +31,7 @@ def asked(archetype: str, number: int) -> Asked:
 
 
 def test_shuffled_intents_drop() -> None:
-    """Who knows everything loses what was dealt out anew, and no more than that."""
+    """An examinee with only right answers loses about the shuffled share, and no more."""
     every = [asked(a, n) for a in words.ARCHETYPES for n in range(200)]
     assert scores(every)["all"].whole == 1.0
     dropped = scores(exam_intents.shuffled(every, 0.2, 1))["all"].whole
@@ -39,7 +39,7 @@ def test_shuffled_intents_drop() -> None:
 
 
 def test_shuffled_facts_drop() -> None:
-    """The same for facts."""
+    """An examinee with only right facts loses about the shuffled share."""
     people = [f"{a}{b}ra" for a in "ABCDEFGHIJKLMN" for b in "aeiou"]
     every = [Answered("lich", "name", "trunk", frozenset({p}), f"I am {p}.") for p in people]
     assert rate(every) == 1.0
@@ -69,7 +69,7 @@ def test_a_chat_model_chooses_among_the_words_of_its_world(tmp_path: Path, capsy
 
 
 def test_right_needs_every_word() -> None:
-    """An answer is right when all that matters was said, in any case and order."""
+    """An answer is right when it has every word that matters, in any case and order."""
     answer = Answered("ghoul", "item", "trunk", frozenset({"old", "mill"}), "At the Mill, the old one, heh.")
     assert answer.right
     assert not replace(answer, text="At the mill, heh.").right
@@ -77,7 +77,7 @@ def test_right_needs_every_word() -> None:
 
 @pytest.mark.parametrize("archetype", words.ARCHETYPES)
 def test_refusals_invent_nothing(archetype: str) -> None:
-    """What the generator says when nobody told a fact counts as no invention; a fact does."""
+    """The generator's own refusals count as no invention; a stated fact counts as one."""
     rng = rng_of(9, "refusals", 0)
     for _ in range(200):
         assert exam_facts.named(archetype, memories.untold(rng, archetype)) == []
@@ -87,21 +87,21 @@ def test_refusals_invent_nothing(archetype: str) -> None:
 
 
 def test_repeats() -> None:
-    """A sentence counts when it was said within the window, or twice at once."""
+    """A sentence is a repeat when it was said within the window, or stands twice in one reply."""
     assert repeats(["A b. C.", "D.", "C. E."], window=3) == ("C.",)
     assert repeats(["A b. C.", "D.", "C. E."], window=2) == ()
     assert repeats(["Yes. Yes."]) == ("Yes.",)
 
 
 def test_voices_differ(layout: Layout) -> None:
-    """The classifier knows the generator's own voices on people and worlds that it was not trained on."""
+    """The classifier recognises the generator's voices on people and worlds that it was not trained on."""
     voice = Voice(generated(layout, 1, 40))
     for archetype, lines in generated(layout, 2, 10, unseen=True).items():
         assert sum(voice.of(line) == archetype for line in lines) / len(lines) > 0.9
 
 
 def test_goals_can_be_missed() -> None:
-    """A value that misses its goal is marked and kept."""
+    """A value that misses its goal is marked, and stays in the report."""
     report = Report()
     assert report.goal("a", 0.9, least=0.9) == "0.900"
     assert report.goal("b", 0.2, most=0.1) == "0.200!"
@@ -109,7 +109,7 @@ def test_goals_can_be_missed() -> None:
 
 
 def test_shipped_model_knows_more_than_chance(capsys: pytest.CaptureFixture[str]) -> None:
-    """A quick run with a fifth of the answers shuffled shows a drop: the shipped model was right before."""
+    """With a fifth of the answers shuffled, a quick run scores lower: the shipped model does better than chance."""
     report = Report()
     examine(report, SHIPPED, replace(QUICK, intents=120, npcs=2), seed=2, shuffle=0.2, transcript=False)
     assert report.goals == 2 and not report.missed
@@ -117,7 +117,7 @@ def test_shipped_model_knows_more_than_chance(capsys: pytest.CaptureFixture[str]
 
 
 def test_curve_is_a_picture() -> None:
-    """The curve is well-formed SVG with a line for every loss that was logged."""
+    """The curve is well-formed SVG with a line for every logged loss."""
     points = [{"step": s, "loss": 3.0 / s, "held_loss": 4.0 / s, "held_found": 9.0} for s in (1.0, 2.0, 3.0)]
     root = ElementTree.fromstring(svg(points))
     assert len([e for e in root if e.tag.endswith("polyline")]) == 3

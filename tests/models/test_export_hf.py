@@ -26,7 +26,7 @@ def test_tokenizer_has_every_token(tmp_path: Path, shipped: Played) -> None:
 
 
 def test_safetensors_round_trip(tmp_path: Path) -> None:
-    """What bf16 can hold comes back as it was."""
+    """Values that bf16 can represent come back unchanged."""
     arrays = {"b": np.asarray([[1.5, -2.0]], np.float32), "a": np.arange(4, dtype=np.float32)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(export_hf.safetensors(arrays))

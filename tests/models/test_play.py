@@ -9,7 +9,7 @@ from prompts.layout import MARKS, Layout
 
 
 def test_files_are_small() -> None:
-    """The files that ship are 10 MB at most together."""
+    """The shipped files have 10 MB at most together."""
     assert SHIPPED.stat().st_size + DRAFT.stat().st_size <= 10_000_000
 
 
@@ -40,7 +40,7 @@ def test_text_of_marks_is_plain_text(shipped: Played) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_survives(text: str) -> None:
-    """Any text encodes to plain tokens and decodes to itself."""
+    """Any text is encoded to plain tokens and decoded to itself."""
     tokens = _VOCAB.encode(text)
     assert not any(_VOCAB.is_control(t) for t in tokens)
     assert _VOCAB.decode(tokens) == text

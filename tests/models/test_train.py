@@ -1,4 +1,4 @@
-"""The training: it can be interrupted, and it stops when nothing gets better. Runs where PyTorch is installed."""
+"""Training can be interrupted, and stops when the loss stops falling. These tests run where PyTorch is installed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the trainer was not tested: torch i
 
 
 def test_an_interrupted_run_ends_as_the_whole_one(layout: Layout, tmp_path: Path) -> None:
-    """Training that goes on from a checkpoint gives the same weights as one that was never stopped."""
+    """Training that continues from a checkpoint gives the same weights as training without a break."""
     from models import train
     from models.net import Shape
 
@@ -40,7 +40,7 @@ def test_an_interrupted_run_ends_as_the_whole_one(layout: Layout, tmp_path: Path
 
 
 def test_it_stops_early(layout: Layout) -> None:
-    """When the held-out loss does not fall, the run is over after `patience` checks."""
+    """When the held-out loss does not fall, training ends after `patience` checks."""
     from models import train
     from models.net import Shape
 

@@ -1,4 +1,4 @@
-"""The worlds of activation.txt and share.txt."""
+"""Interpreters of activation.txt and share.txt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiers.share import Share, ShareSettings
 
 S = 1_000_000_000
 MS = 1_000_000
-LISTED_MAX = 10  # more changes than this are counted
+LISTED_MAX = 10  # when more NPCs than this change, the answer counts them
 LEVELS = {level.name.lower(): level for level in Activation}
 
 
@@ -37,14 +37,14 @@ class ActivationScenario:
     """A road. NPCs stand and the player walks on it; every 250 ms all NPCs are observed, and attention decides.
 
     settings active=MIN-MAX warm=MIN-MAX   a new road
-    npcs NAME=METRES ...                   who stands where; crowd N from=METRES every=METRES: c1 to cN
+    npcs NAME=METRES ...                   their places; crowd N from=METRES every=METRES: c1 to cN
     player at=METRES | gone
     walk NAME to=METRES speed=MPS          an NPC, or the player
     wait S
     wall NAME | no-wall NAME, quest NAME, bond NAME=0..1, spoken NAME
     override NAME=active|warm|ambient|none
     unobserved NAME | observed NAME        "all" is everybody
-    levels                                 who is what;  why NAME: the reason
+    levels                                 each NPC's level;  why NAME: the reason
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class ActivationScenario:
         self.most_active = self.most_warm = 0
 
     def run(self, lines: list[str]) -> str:
-        """What changed, or what was asked."""
+        """The changes since the last command, or the answer to a question."""
         self.most_active = self.most_warm = 0
         (verb, *words), given = arguments(lines[0])
         if verb == "settings":
@@ -80,7 +80,7 @@ class ActivationScenario:
         return self.changes(self.steps(0))
 
     def arrange(self, verb: str, words: list[str], given: dict[str, str]) -> None:
-        """The world becomes another."""
+        """Changes the world as the command says."""
         everybody = list(self.villagers)
         names = everybody if words == ["all"] else words
         if verb == "npcs":
@@ -111,7 +111,7 @@ class ActivationScenario:
             raise AssertionError(verb)
 
     def look(self) -> list[Change[str]]:
-        """One observation of everybody, and the decision."""
+        """Observes every NPC once and decides."""
         for name, villager in self.villagers.items():
             if villager.observed:
                 distance_m = abs(villager.at_m - self.player_m)
@@ -122,7 +122,7 @@ class ActivationScenario:
         return changes
 
     def steps(self, seconds: float) -> list[tuple[int, Change[str]]]:
-        """Time passes, a quarter of a second at a time."""
+        """Lets time pass, a quarter of a second at a time."""
         if not seconds:
             return [(self.now_ns, change) for change in self.look()]
         out = []
@@ -132,7 +132,7 @@ class ActivationScenario:
         return out
 
     def walk(self, name: str, to_m: float, speed_mps: float) -> list[tuple[int, Change[str]]]:
-        """Somebody goes there."""
+        """Moves an NPC or the player to a place."""
         out = []
         while (at_m := self.player_m if name == "player" else self.villagers[name].at_m) != to_m:
             way_m = to_m - at_m
@@ -145,7 +145,7 @@ class ActivationScenario:
         return out
 
     def changes(self, made: list[tuple[int, Change[str]]]) -> str:
-        """Each in a line; many are counted."""
+        """The changed NPCs, one a line; many of them are only counted."""
         if len(made) > LISTED_MAX:
             to = [sum(change.now is level for _, change in made) for level in Activation]
             return (
@@ -159,7 +159,7 @@ class ActivationScenario:
         return "\n".join(lines) or "nothing changes"
 
     def levels(self) -> str:
-        """Who is what; many are counted."""
+        """Each NPC's level; many of them are only counted."""
         by_level = {
             level: [name for name in self.villagers if self.attention.of(name) is level] for level in Activation
         }
@@ -174,20 +174,20 @@ class ActivationScenario:
 
 
 class ShareScenario:
-    """Who is asked now, of those that are due. Times in milliseconds.
+    """Decides which of the due NPCs are asked now. Times are in milliseconds.
 
-    settings [tokens=PER_S] [burst=S] [places=N] [warm=SHARE]
-    due [now=MS] NAME=active|warm|ambient ... [urgent]     a1..9=active: nine of them
-    gone NAME; ended N [now=MS]
-    take now=MS [each=TOKENS]
-    next now=MS
+        settings [tokens=PER_S] [burst=S] [places=N] [warm=SHARE]
+        due [now=MS] NAME=active|warm|ambient ... [urgent]     a1..9=active: nine of them
+        gone NAME; ended N [now=MS]
+        take now=MS [each=TOKENS]
+        next now=MS
     """
 
     def __init__(self) -> None:
         self.share: Share[str] = Share(ShareSettings())
 
     def run(self, lines: list[str]) -> str:
-        """Who is asked, in order, or how many wait."""
+        """The NPCs to ask, in order, or how many wait."""
         (verb, *words), given = arguments(lines[0])
         now_ns = int(given.pop("now", "0")) * MS
         if verb == "settings":
@@ -221,7 +221,7 @@ class ShareScenario:
 
     @staticmethod
     def names(name: str) -> list[str]:
-        """a1..3 is a1, a2 and a3."""
+        """The names of a range: a1..3 is a1, a2 and a3."""
         first, dots, last = name.partition("..")
         if not dots:
             return [name]

@@ -1,4 +1,4 @@
-"""What the commands of prediction.txt do."""
+"""The interpreter of prediction.txt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PredictionScenario:
         self.now_ms = 0
 
     def run(self, lines: list[str]) -> str:
-        """What is expected at the end of the command."""
+        """The states that are expected at the end of the command."""
         words, given = arguments(lines[0])
         if "anew" in words:
             self.motion = Motion(Habits())
@@ -64,6 +64,6 @@ class PredictionScenario:
 
 
 def pair(text: str) -> tuple[float, float]:
-    """Two numbers with a comma between them."""
+    """Two numbers that a comma separates."""
     a, b = text.split(",")
     return float(a), float(b)

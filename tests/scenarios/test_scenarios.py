@@ -1,10 +1,10 @@
-"""Behaviour as text: every *.txt here is a list of commands, each with what it must answer.
+"""Behaviour as text: every *.txt here is a list of commands, each with the answer that it must give.
 
     command with arguments, over one or more lines
     ----
     the answer
 
-Blocks are separated by empty lines; lines that begin with # are comments. A file's name says which part it speaks to.
+Blocks are separated by empty lines; lines that begin with # are comments. The file's name selects the interpreter.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WindowScenario:
         self.window = Window(WindowSettings(window_ms=10, full=64))
 
     def run(self, lines: list[str]) -> str:
-        """The rule that closed the window, or when to look again."""
+        """The rule that closed the window, or the next time to look."""
         (verb, *_), given = arguments(lines[0])
         if verb == "counts":
             return " ".join(f"{rule.value}={count}" for rule, count in self.window.closed.items())
@@ -69,7 +69,7 @@ class QueuesScenario:
         self.now_ns = 0
 
     def run(self, lines: list[str]) -> str:
-        """What became of the work, or who waits in which order."""
+        """The result for one work, or the works in the queue's order."""
         (verb, *ids), given = arguments(lines[0])
         self.now_ns += MS
         if verb == "add":
@@ -97,7 +97,7 @@ class PlannerScenario:
         self.costs = Costs(CostSettings(prior_ns=(0.0, 0.0, 100_000.0, 0.0, 0.0)))
 
     def run(self, lines: list[str]) -> str:
-        """Who gets how many tokens, by sequence."""
+        """The number of tokens for each sequence."""
         (verb, *_), given = arguments(lines[0])
         if verb == "costs":
             prior = (float(given["step"]) * 1e3, float(given["micro"]) * 1e3, float(given["token"]) * 1e3, 0.0, 0.0)
@@ -191,7 +191,7 @@ class SheddingScenario:
         self.shedding = Shedding(ShedSettings())
 
     def run(self, lines: list[str]) -> str:
-        """What is put off or refused after this look."""
+        """The work that is put off or refused after this look."""
         _, given = arguments(lines[0])
         retry_ms = int(given.get("retry", 0))
 
@@ -216,7 +216,7 @@ class SheddingScenario:
 
 
 class Scenario(Protocol):
-    """What a file's commands are told to."""
+    """One file's state, which its commands change."""
 
     def run(self, lines: list[str]) -> str:
         """The answer to one command."""
@@ -236,7 +236,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.txt")), ids=lambda path: path.stem)
 def test_scenario(path: Path) -> None:
-    """Every command of the file answers as it says."""
+    """Every command of the file gives the answer that is written below it."""
     scenario = SCENARIOS[path.stem]()
     wrong = []
     for number, (command, wanted) in enumerate(blocks(path), 1):
@@ -248,6 +248,6 @@ def test_scenario(path: Path) -> None:
 
 
 def test_every_part_has_its_scenarios_and_each_file_has_some() -> None:
-    """A file that says nothing tests nothing."""
+    """Each interpreter has a file, and each file has at least one command."""
     assert {path.stem for path in HERE.glob("*.txt")} == set(SCENARIOS)
     assert all(len(list(blocks(path))) >= 8 for path in HERE.glob("*.txt"))

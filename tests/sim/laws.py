@@ -44,7 +44,7 @@ BRONZE_LANE_NS = 2 * S
 
 
 class Broken(AssertionError):
-    """A law does not hold; the message begins with its name."""
+    """A law does not hold. The message begins with the law's name."""
 
 
 class Laws:
@@ -52,7 +52,7 @@ class Laws:
 
     def __init__(self, scheduler: Scheduler, engine: SimEngine, end_every: int = 0, deep_every: int = 500) -> None:
         self.finishes: Counter[tuple[Tier, Finish]] = Counter()
-        self.gold_wait_ns: list[int] = []  # of works that nothing but window and step kept waiting
+        self.gold_wait_ns: list[int] = []  # waits of works that only the window and a step held up
         self.gold_held_up = 0
         self.bronze_gap_ns = 0
         self.rest_steps = dict.fromkeys(Tier, 0)
@@ -70,26 +70,26 @@ class Laws:
         self._running_max[Tier.GOLD] = min(self._running_max[Tier.GOLD], residents - residents // 8)
         self._wait_max_ns = {tier: promises.of(tier).wait_max_ms * MS for tier in Tier}
         self._window_ns = scheduler.settings.window.window_ms * MS
-        self._open: dict[int, tuple[Work, int, list[int]]] = {}  # work, arrival, what was said
+        self._open: dict[int, tuple[Work, int, list[int]]] = {}  # work, arrival, tokens so far
         self._taken: set[int] = set()
         self._held_up: set[int] = set()
         self._served: dict[int, tuple[int, int]] = {}  # (step, moment) of a running work's last tokens, by ticket
-        self._starved: dict[int, tuple[int, int]] = {}  # since which step, after which last one, by ticket
-        self._step_ns = 0  # the last step's time
-        self._before_ns = 0  # the time of the step before the last plan
+        self._starved: dict[int, tuple[int, int]] = {}  # (starving since step, step of its last token), by ticket
+        self._step_ns = 0  # duration of the last step
+        self._before_ns = 0  # duration of the step before the last plan
         self._step_ns_max = 0
-        self._passed_over: set[int] = set()  # tickets of the highest tier of which nothing was in the last step
-        self._bronze_ns: int | None = None  # when Bronze, which is there, had a token last
+        self._passed_over: set[int] = set()  # tickets of the highest tier that had no part in the last step
+        self._bronze_ns: int | None = None  # when Bronze last had a token, while Bronze works are there
         self._hash = blake2b(digest_size=16)
 
     # -- what happens ------------------------------------------------------------------------------------------
 
     def submitted(self, ticket: int, work: Work, arrived_ns: int) -> None:
-        """A work came at `arrived_ns`, and was handed over after the step that ran then."""
+        """A work arrived at `arrived_ns`, and was handed over after the step that ran then."""
         self._open[ticket] = (work, arrived_ns, [])
 
     def delivered(self, deliveries: list[Delivery], now_ns: int) -> None:
-        """What tickets were told."""
+        """The tickets got these tokens and ends."""
         for ticket, what in deliveries:
             if ticket not in self._open:
                 raise Broken(f"once: ticket {ticket} was told {what} after its end")
@@ -110,7 +110,7 @@ class Laws:
                 self._ended(ticket, what, now_ns)
 
     def planned(self, planned: Planned, now_ns: int) -> None:
-        """A plan was made: whatever still waits has a reason."""
+        """A plan was made: each work that still waits has a reason."""
         scheduler = self._scheduler
         self._before_ns = self._step_ns
         step_adapter = planned.step.adapter if planned.step is not None else ""
@@ -127,7 +127,7 @@ class Laws:
             self._bronze_waits(now_ns)
 
     def stepped(self, planned: Planned, took_ns: int, now_ns: int) -> None:
-        """A step was taken in, or failed: the book is right and nobody starves."""
+        """A step ended or failed: the book is right, and no work starves."""
         self.steps += 1
         self._step_ns = took_ns
         self._step_ns_max = max(self._step_ns_max, took_ns)
@@ -152,7 +152,7 @@ class Laws:
         self._bronze_served(bool(there), bronze, now_ns)
 
     def rested(self, now_ns: int) -> None:
-        """Nothing is left to do."""
+        """No work, fork or sampler is left."""
         self._bronze_ns = None
         if self._open:
             raise Broken(f"once: tickets {sorted(self._open)[:5]} are open and nothing is left to do")
@@ -166,7 +166,7 @@ class Laws:
         return self._hash.hexdigest()
 
     def report(self) -> str:
-        """What was measured, for a reader."""
+        """The measured figures, as text for a reader."""
         waits = [percentile(self.gold_wait_ns, share) / MS for share in (0.5, 0.95, 0.99, 1.0)]
         ends = {t.name.lower(): {f.value: n for (tier, f), n in self.finishes.items() if tier is t} for t in Tier}
         rests = {t.name.lower(): (self.rest_steps[t], round(self.rest_ns[t] / MS, 1)) for t in Tier}
@@ -208,7 +208,7 @@ class Laws:
             raise Broken(f"gold: ticket {ticket} waited {wait_ns / MS:.2f} ms, longer than the window and one step")
 
     def _gold_waits(self, planned: Planned, now_ns: int) -> None:
-        """Every Gold that waits after a plan has one of four reasons; all but the first hold it up."""
+        """Each Gold that waits after a plan has one of four reasons. With any but the first it counts as held up."""
         scheduler, placer = self._scheduler, self._scheduler.placer
         waiting = list(scheduler.admission.queues.of[Tier.GOLD])
         if planned.step is None and planned.wake_ns is not None and not scheduler.running:
@@ -225,7 +225,8 @@ class Laws:
             self._held_up.add(w.ticket_id)
 
     def _way_is_made(self, tier: Tier, now_ns: int) -> None:
-        """What would have a place without the works of lower tiers that run has one with them."""
+        """A work that could have a place if the running works of lower tiers were gone has a place with them there,
+        too."""
         scheduler, placer = self._scheduler, self._scheduler.placer
         waiting = [(r.ticket_id, r.work) for r in scheduler.retrying if r.work.tier is tier]
         started = sum(r.work.tier is tier for r in (*scheduler.running.values(), *scheduler.retrying))
@@ -261,7 +262,7 @@ class Laws:
                 raise Broken(f"way: ticket {ticket} ({tier.name}) waits for {for_what} that lower tiers hold")
 
     def _in_turn(self, planned: Planned) -> None:
-        """Nobody of the highest tier is passed over twice for a lower one."""
+        """No work of the highest tier is passed over twice in a row for a lower tier."""
         running = self._scheduler.running.values()
         highest = min(r.tier for r in running)
         those = [r for r in running if r.tier == highest]
@@ -273,7 +274,7 @@ class Laws:
         self._passed_over = over
 
     def _bronze_waits(self, now_ns: int) -> None:
-        """The overdue Bronze that is due longest waits only while there is no lane for anybody."""
+        """The overdue Bronze that is due longest waits only while no lane is free for any work."""
         scheduler, placer = self._scheduler, self._scheduler.placer
         queue = scheduler.admission.queues.of[Tier.BRONZE]
         free = [w for w in queue if not _in_use(placer.homes, w.work.key)]
@@ -288,7 +289,7 @@ class Laws:
             return
         now_there = [self._open[ticket][0] for ticket, _ in scheduler._out]
         if any(work.tier is Tier.BRONZE and work.due_ns <= due_ns for work in now_there):
-            return  # it was another one's turn, and that needed no step
+            return  # the turn was another Bronze's, and it needed no step
         took = [r for r in scheduler.running.values() if r.place.lane >= 0 and r.timings.taken_ns == now_ns]
         if placer.lanes.free or took:
             raise Broken(f"bronze: ticket {head.ticket_id} is overdue, and others got the lane")
@@ -299,7 +300,7 @@ class Laws:
         for ticket, runner in self._scheduler.running.items():
             last = served.get(ticket)
             if last is None:
-                # What starts is counted from its first plan on.
+                # A started work counts from its first plan on.
                 served[ticket] = (steps, now_ns)
                 continue
             if last[0] == steps:
@@ -310,7 +311,7 @@ class Laws:
             if rest > self._wait_max_ns[tier]:
                 since, after = self._starved.get(ticket, (steps, last[0]))
                 if after != last[0]:
-                    since = steps  # it was served meanwhile
+                    since = steps  # it had a step meanwhile
                 self._starved[ticket] = (since, last[0])
                 if steps - since > self.rotation_steps:
                     raise Broken(f"progress: ticket {ticket} ({tier.name}) had no step for {rest / MS:.1f} ms")

@@ -1,4 +1,4 @@
-"""Worlds that the tests live through."""
+"""The worlds that the simulation's tests run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiers.promises import Promises
 
 TEN_MINUTES = WorldSettings(seconds=600.0, failures=60)
 PROMISES = Promises()
-# More Gold than the engine can do, dialogues in crowds, no rest, and a bound that Bronze reaches again and again.
+# More Gold than the engine can do, dialogues in crowds, no rest, and a Bronze bound that is reached again and again.
 HARD_TIMES = WorldSettings(
     seconds=20.0,
     npcs=300,
@@ -24,8 +24,8 @@ HARD_TIMES = WorldSettings(
     lull_every_s=0.0,
     promises=replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=1500)),
 )
-# Everybody wants what others have: few lanes and sequences, conversations that end and begin again, guesses on the
-# trunks of intents, forks that Gold asks about while they speak, and failures after which works begin anew.
+# Works compete for few lanes and sequences. Conversations end and begin again, guesses share the trunks of intents,
+# Gold asks about forks while they speak, and failures make works begin anew.
 SCARCE = WorldSettings(
     seconds=12.0,
     npcs=120,
@@ -49,7 +49,7 @@ SCARCE = WorldSettings(
 
 
 def lived(seed: int, settings: WorldSettings) -> tuple[World, Laws]:
-    """A world that has come to its end; when it does not, the message says how to see it again."""
+    """A world that has run to its end. If a law breaks, the message says how to repeat the run."""
     world = World(seed, settings)
     try:
         laws = world.run()
@@ -61,7 +61,7 @@ def lived(seed: int, settings: WorldSettings) -> tuple[World, Laws]:
 
 
 def check_that_everything_happened(world: World, laws: Laws) -> None:
-    """A world in which nothing went wrong would prove little."""
+    """Every kind of trouble happened: a world in which nothing goes wrong would prove little."""
     scheduler = world.scheduler
     placer = scheduler.placer
     ends = laws.finishes
@@ -77,7 +77,7 @@ def check_that_everything_happened(world: World, laws: Laws) -> None:
     assert placer.homes.ram_dropped > 10
     parking = placer.moves.parking
     assert min(parking.parked, parking.fetched, parking.lost, parking.given_up, placer.moves.refused["checksum"]) > 10
-    # Rule TIME needs somebody who was expected and does not come; tests/scenarios/window.txt has it.
+    # Rule TIME needs an expected work that does not come; tests/scenarios/window.txt covers it.
     unused = [
         rule.name for rule, times in scheduler.admission.window.closed.items() if not times and rule is not Closed.TIME
     ]

@@ -1,4 +1,4 @@
-"""Worlds that take too long for every change: `make nightly`."""
+"""Worlds that take too long to run for every change: `make nightly` runs them."""
 
 from dataclasses import replace
 
@@ -12,24 +12,24 @@ from tests.sim.lives import HARD_TIMES, SCARCE, TEN_MINUTES, check_that_everythi
 
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_ten_minutes_of_other_worlds(seed: int) -> None:
-    """With other seeds, too, every law holds and everything was there."""
+    """With other seeds, too, every law holds and every kind of trouble happens."""
     check_that_everything_happened(*lived(seed, TEN_MINUTES))
 
 
 @pytest.mark.parametrize("seed", range(4, 24))
 def test_other_hard_times(seed: int) -> None:
-    """With other seeds, and for longer, the laws hold under overload."""
+    """With other seeds and for longer, the laws hold under overload."""
     lived(seed, replace(HARD_TIMES, seconds=60.0))
 
 
 @pytest.mark.parametrize("seed", range(4, 24))
 def test_other_scarce_times(seed: int) -> None:
-    """With other seeds, and for longer, nobody waits for what a lower tier holds."""
+    """With other seeds and for longer, no work waits for a place that a lower tier holds."""
     lived(seed, replace(SCARCE, seconds=60.0))
 
 
 def test_100_000_messages_break_nothing() -> None:
-    """What test_fuzz.py does for seconds, for longer and with other messages each night."""
+    """The laws of test_fuzz.py hold for longer runs and for other messages each night."""
     with troubled() as (fuzz, runner):
 
         @settings(SLOWLY, max_examples=1_000, derandomize=False)

@@ -1,4 +1,5 @@
-"""A world whose works have drafts keeps the same laws: each ticket ends once, says its own, and budgets are kept."""
+"""A world whose works have drafts keeps the same laws: each ticket ends once, gets its own tokens, and budgets are
+kept."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ CALM = WorldSettings(
 
 
 def lived(seed: int, acceptance: float, settings: WorldSettings = CALM) -> tuple[World, Laws, Speculation]:
-    """A world that has come to its end, drafted for all the way by a model that takes its time."""
+    """A world that has run to its end, with drafts from a slow draft model throughout."""
 
     def make(engine: SimEngine, promises: Promises, scheduler: SchedulerSettings) -> Scheduler:
         on = SpeculationSettings(drafts="model", works_max=40, tokens_max=4, trial_steps=10**9)
@@ -43,7 +44,7 @@ def lived(seed: int, acceptance: float, settings: WorldSettings = CALM) -> tuple
 
 
 def test_a_world_with_drafts_keeps_the_laws() -> None:
-    """Right ones and wrong ones on every tier, with cancels, failures, choices and adapters beside them."""
+    """The laws hold with right and wrong drafts on every tier, beside cancels, failures, choices and adapters."""
     for seed, acceptance in ((1, 0.7), (2, 0.3), (3, 1.0)):
         world, laws, speculation = lived(seed, acceptance)
         assert laws.checked_tokens > 1000
@@ -53,7 +54,7 @@ def test_a_world_with_drafts_keeps_the_laws() -> None:
 
 
 def test_same_seed_same_trace_with_drafts() -> None:
-    """Everything that is said, and when, follows from the seed."""
+    """All delivered tokens and their times follow from the seed."""
     short = replace(CALM, seconds=10.0)
     (_, first, _), (_, second, _), (_, other, _) = (lived(seed, 0.6, short) for seed in (5, 5, 6))
     assert first.trace == second.trace
@@ -61,7 +62,7 @@ def test_same_seed_same_trace_with_drafts() -> None:
 
 
 def test_drafts_that_nobody_verifies_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The laws can fail: a work that is told guesses as they are does not say its own."""
+    """The laws can fail: a work that is given guesses unverified does not get its own tokens."""
 
     def believe(drafts: Tokens, pick: Callable[[int], int]) -> list[int]:
         return [*map(int, drafts), pick(len(drafts))]

@@ -1,4 +1,4 @@
-"""Each law finds the fault that it is there for: a law that cannot fail says nothing."""
+"""Each law finds the fault that it is there for. A law that cannot fail proves nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.sim.lives import HARD_TIMES, PROMISES, SCARCE
 from tests.sim.world import World, WorldSettings
 
 SHORT = WorldSettings(seconds=20.0, active=32, storm_every_s=4.0, overfill_every_s=3.0, lull_every_s=9.0)
-# So little that the engine is often idle.
+# So little work that the engine is often idle.
 QUIET = replace(SHORT, stories_waiting=0, dialogues=0, overfill_every_s=0.0, storm_every_s=0.0, wonder_every_s=0.0)
-# So slow that the decodes of all dialogues do not fit into one step, and nobody is starved for a long time.
+# Steps so slow that the decodes of all dialogues do not fit into one, while no work starves for a long time.
 SLOW = replace(
     QUIET,
     active=0,
@@ -38,7 +38,7 @@ SLOW = replace(
     promises=replace(PROMISES, silver=replace(PROMISES.silver, wait_max_ms=60_000)),
 )
 
-# So many dialogues that they would have every lane.
+# So many dialogues that they would hold every lane.
 CROWDED = replace(
     SLOW,
     npcs=200,
@@ -51,7 +51,7 @@ Fault = Callable[[World, pytest.MonkeyPatch], None]
 
 
 def ends_twice(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Now and then an end is delivered a second time."""
+    """Now and then an end is delivered twice."""
     scheduler = world.scheduler
     honest = scheduler._deliver_end
 
@@ -91,7 +91,7 @@ def hoards(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_stale_copies(world: World, patch: pytest.MonkeyPatch) -> None:
-    """A trunk that grows keeps the copy of what it was."""
+    """A trunk that grows keeps the copy of its shorter state."""
 
     def holds(trunk: Trunk, tokens: Tokens, held: int) -> None:
         trunk.tokens, trunk.held = tokens, held
@@ -100,13 +100,13 @@ def keeps_stale_copies(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def loses_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
-    """A lane is given back to nobody."""
+    """A returned lane does not become free."""
     lanes = world.scheduler.placer.lanes
     patch.setattr(lanes, "give_back", lanes._leased.remove)
 
 
 def loses_sequences(world: World, patch: pytest.MonkeyPatch) -> None:
-    """The sequence of a trunk that is forgotten does not become free."""
+    """The sequence of a forgotten trunk does not become free."""
     homes = world.scheduler.placer.homes
     honest = homes.remove
 
@@ -119,19 +119,19 @@ def loses_sequences(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def leaves_branches(world: World, patch: pytest.MonkeyPatch) -> None:
-    """A branch is not cut off: the sequence is longer than the book says."""
+    """A branch is not cut off, so the sequence is longer than the book says."""
     honest = world.engine.trim
     patch.setattr(world.engine, "trim", lambda seq, length: honest(seq, length) if not length else None)
 
 
 def keeps_forks(world: World, patch: pytest.MonkeyPatch) -> None:
-    """A fork that was committed is not removed."""
+    """A committed fork is not removed."""
     homes = world.scheduler.placer.homes
     patch.setattr(homes, "commit", lambda fork: -1)
 
 
 def keeps_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
-    """A fork is said to hold its last token, which no step took in."""
+    """The book says that a fork holds its last token, which no step computed."""
     placer = world.scheduler.placer
     honest = placer.keep
 
@@ -143,7 +143,7 @@ def keeps_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def mixes_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
-    """The step is composed as if all had the adapter of the first."""
+    """The step is composed as if all works had the adapter of the first."""
 
     def mixed(candidates: Sequence[Candidate], *more: Any) -> Composed:
         for c in candidates:
@@ -154,7 +154,7 @@ def mixes_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def shares_prefixes_of_all_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
-    """What one adapter computed of a shared beginning is taken for what another one would."""
+    """A shared beginning that one adapter computed is used for another adapter."""
     honest = world.scheduler.placer.prefixes.take
     patch.setattr(world.scheduler.placer.prefixes, "take", lambda tokens, now_ns, adapter: honest(tokens, now_ns))
 
@@ -177,13 +177,13 @@ def leaks_samplers(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def takes_everybody(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Queues without a bound."""
+    """The queues have no bound."""
     for queue in world.scheduler.admission.queues.of.values():
         patch.setattr(queue, "waiting_max", 10**9)
 
 
 def reuses_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
-    """One token more than two trunks share is taken for shared."""
+    """Reuse takes one token more than two trunks share."""
 
     def too_much(held: Tokens, wanted: Tokens) -> int:
         return min(common_len(held, wanted) + 1, len(held), len(wanted))
@@ -204,19 +204,19 @@ def waits_while_busy(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
-    """The window of an idle engine is twice as long as the law says, and waits for everybody."""
+    """The window of an idle engine is twice as long as the law says, and waits for every expected work."""
     long = replace(world.scheduler.admission.window.settings, window_ms=20, gather_ms=20.0)
     patch.setattr(world.scheduler.admission.window, "settings", long)
 
 
 def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Who has just been served is served again."""
+    """The work that was served last is served again."""
     patch.setattr(planner, "_turn", lambda c: (-c.last_step_ns, c.number))
     patch.setattr(planner, "_talks", lambda *_: False)
 
 
 def knows_no_hunger(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Strict order: nobody goes first because of having waited."""
+    """The order is strict: waiting long never puts a work first."""
 
     def first(candidates: Sequence[Candidate], ranked: Sequence[Sequence[Candidate]], *_: object) -> Candidate:
         return next(group[0] for group in ranked if group)
@@ -230,12 +230,12 @@ def lets_silver_have_all_lanes(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def gives_no_way(world: World, patch: pytest.MonkeyPatch) -> None:
-    """What a lower tier holds is waited for."""
+    """Works wait for places that lower tiers hold."""
     patch.setattr(scheduler, "make_way", lambda *_: None)
 
 
 def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Lower tiers go first as often as they like."""
+    """Lower tiers go first any number of times."""
 
     def greedy(*all_but_the_last: Any) -> Composed:
         return compose(*all_but_the_last[:-1])
@@ -273,7 +273,7 @@ def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
 def test_a_broken_scheduler_is_caught_by_its_law(
     fault: Fault, law: str, settings: WorldSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The law that names the fault is the one that breaks."""
+    """The broken law is the one that the fault is planted against."""
     world = World(1, settings)
     fault(world, monkeypatch)
     with pytest.raises(Broken, match=rf"^{law}: "):
@@ -284,12 +284,12 @@ def test_a_broken_scheduler_is_caught_by_its_law(
     "settings", [SHORT, QUIET, SLOW, CROWDED, SCARCE], ids=str.split("short quiet slow crowded scarce")
 )
 def test_without_a_fault_these_worlds_keep_every_law(settings: WorldSettings) -> None:
-    """So it is the fault that breaks them."""
+    """Without a planted fault the same worlds keep every law, so the fault is what breaks them."""
     World(1, settings).run()
 
 
 def test_an_order_by_chance_is_another_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not follow from the seed shows in the trace."""
+    """An order that does not follow from the seed changes the trace."""
     short = replace(SHORT, seconds=4.0)
     chance = random.Random()
     honest = World(1, short).run().trace
@@ -302,5 +302,5 @@ def test_an_order_by_chance_is_another_trace(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_promises_of_the_hard_times_differ_in_the_bound_of_bronze_only() -> None:
-    """What holds there holds because of the scheduler, not because of easier promises."""
+    """Laws hold in the hard times because of the scheduler and not because of easier promises."""
     assert replace(HARD_TIMES.promises, bronze=PROMISES.bronze) == PROMISES

@@ -13,13 +13,14 @@ from tests.sim.lives import HARD_TIMES, SCARCE, TEN_MINUTES, check_that_everythi
 
 
 def test_ten_minutes_of_a_thousand_npcs() -> None:
-    """Intents, barks, dialogues, stories, storms, failures, bursts and lulls: the laws hold, and all was there."""
+    """The laws hold with intents, barks, dialogues, stories, storms, failures, bursts and lulls, and all of these
+    happened."""
     check_that_everything_happened(*lived(1, TEN_MINUTES))
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_hard_times(seed: int) -> None:
-    """Overloaded without end: the laws hold, and Bronze lives."""
+    """Under endless overload the laws hold, and Bronze still gets tokens."""
     world, laws = lived(seed, HARD_TIMES)
     assert laws.gold_held_up > 1000
     assert world.scheduler.meter.tiers[Tier.BRONZE].output_tokens > 50
@@ -32,13 +33,13 @@ def test_hard_times(seed: int) -> None:
     ids=["", "sequences", "lanes", "talks"],
 )
 def test_nobody_waits_for_what_a_lower_tier_holds(seed: int, other: dict[str, Any]) -> None:
-    """Trunks, lanes and sequences are scarce: lower tiers give way at once, or hurry, and the laws hold."""
+    """Trunks, lanes and sequences are scarce. Works of lower tiers give way at once or hurry, and the laws hold."""
     world, _ = lived(seed, replace(SCARCE, **other))
     assert world.scheduler.put_back[Tier.BRONZE] > 3
 
 
 def test_same_seed_same_trace() -> None:
-    """Everything that is said, and when, follows from the seed."""
+    """All delivered tokens and their times follow from the seed."""
     short = replace(TEN_MINUTES, seconds=10.0, storm_every_s=3.0, overfill_every_s=5.0)
     (_, first), (_, second), (_, other) = lived(7, short), lived(7, short), lived(8, short)
     assert first.trace == second.trace

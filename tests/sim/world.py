@@ -1,7 +1,7 @@
 """A seeded world of NPCs that submits what the daemon would, with faults, on a simulated engine and a virtual clock.
 
-Time passes in two ways: a step takes what it costs, and when there is nothing to do the clock goes on to the next
-event. What happens while a step runs is handed over after it, as the engine thread does.
+Time passes in two ways. A step takes its cost; when there is nothing to do, the clock jumps to the next event. Events
+of the time while a step runs are handed over after the step, as the engine thread does.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from tests.sim.laws import Laws
 from tiers.cadence import TOGETHER, CadenceSettings, next_slot_ns
 from tiers.promises import Promises
 
-ORDINARY = ("chronicle", "ghoul")  # adapters with which trunks are computed; the others' are the base model's
-SPEAKS = 3  # the first so many actions are spoken
+ORDINARY = ("chronicle", "ghoul")  # adapters that compute trunks; the other trunks are the base model's
+SPEAKS = 3  # the first so many actions have a bark
 
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """How much goes on. `active` NPCs are asked at the cadence's rate; the `_every_s` are means, 0 is never.
+    """How much happens. `active` NPCs are asked at the cadence's rate. The `_every_s` are mean intervals; 0 is never.
 
     After `part_share` of the turns player and NPC part: the conversation is summed up, and the player comes back at
-    once. Of `sequences`, `prefixes` and `lanes` are for these; trunks have the rest.
+    once. Of the `sequences`, `prefixes` hold shared prefixes and `lanes` are lanes; trunks have the rest.
     """
 
     seconds: float = 120.0
@@ -49,7 +49,7 @@ class WorldSettings:
     stories_waiting: int = 6
     trunk_len_max: int = 900
     reply_len_max: int = 60
-    end_every: int = 60  # one token in so many ends a free text
+    end_every: int = 60  # a free text ends after so many tokens in the mean
     storm_every_s: float = 25.0
     overfill_every_s: float = 55.0
     forget_every_s: float = 1.5
@@ -72,7 +72,7 @@ Ender = Callable[[Ended, list[int]], None]
 
 @dataclass(slots=True, eq=False)
 class Talk:
-    """One dialogue: its trunk grows turn by turn."""
+    """One dialogue, whose trunk grows turn by turn."""
 
     npc: int
     player: str
@@ -81,8 +81,8 @@ class Talk:
 
 
 class SlowStore:
-    """A store that answers within 2 ms, at times within 12. Of twenty it refuses one, has lost one, and gives one with
-    a flipped bit.
+    """A store that takes 2 ms, and at times 12. Of twenty blobs it refuses one, has lost one, and returns one with a
+    flipped bit.
     """
 
     def __init__(self, world: World) -> None:
@@ -91,14 +91,14 @@ class SlowStore:
         self.kept: dict[int, tuple[bytes, bytes]] = {}
 
     def park(self, number: int, header: bytes, payload: bytes) -> bool:
-        """Takes bytes in, mostly."""
+        """Takes most bytes, and refuses some."""
         if self._rng.random() < 0.05:
             return False
         self.kept[number] = (header, payload)
         return True
 
     def fetch(self, number: int) -> None:
-        """Answers later; the bytes are gone at once."""
+        """Returns the bytes later, and drops them at once."""
         found = self.kept.pop(number, None)
         luck = self._rng.random()
         header, payload, fault = b"", b"", "gone"
@@ -116,7 +116,7 @@ class SlowStore:
 
 
 class World:
-    """One world from its start to its end; everything follows from `seed`. `make` builds the scheduler."""
+    """One world from its start to its end. Everything follows from `seed`. `make` builds the scheduler."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class World:
         self._first_word, self._words = len(MARKS), vocab.size - len(MARKS)
         steps = round(settings.seconds * 200)
         fail_at = {rng.randrange(steps) for _ in range(settings.failures)}
-        fail_at |= {step + 1 for step in fail_at if step % 2}  # the step after a failure is where works fail twice
+        fail_at |= {step + 1 for step in fail_at if step % 2}  # if the step after a failure fails, works fail twice
         self.engine = SimEngine(
             Geometry(settings.sequences, 2048, 2048, 512, vocab.size),
             vocab,
@@ -165,7 +165,7 @@ class World:
         self._wonders = 0
 
     def run(self) -> Laws:
-        """Lets the whole time pass, then lets everything end. Raises Broken when a law does not hold."""
+        """Runs the whole time, then lets every work end. Raises Broken when a law does not hold."""
         self._begin()
         scheduler, clock = self.scheduler, self.clock
         while True:
@@ -207,7 +207,7 @@ class World:
     # -- time --------------------------------------------------------------------------------------------------
 
     def _at(self, at_ns: int, what: Callable[[], None]) -> None:
-        """`what` happens at that moment, if the world still is."""
+        """Runs `what` at that moment, if the world has not ended."""
         if at_ns < self._end_ns:
             self._order += 1
             heapq.heappush(self._events, (at_ns, self._order, what))
@@ -216,7 +216,7 @@ class World:
         self._at(self._at_ns + round(ms * MS), what)
 
     def _again(self, every_s: float, what: Callable[[], None]) -> None:
-        """`what` happens again and again, at random, `every_s` apart in the mean."""
+        """Runs `what` again and again, at random intervals of `every_s` in the mean."""
         if every_s:
             self._after(self._rng.uniform(0.5, 1.5) * every_s * 1000, what)
             self._after(self._rng.uniform(0.5, 1.5) * every_s * 1000, lambda: self._again(every_s, what))
@@ -227,11 +227,11 @@ class World:
             self._at_ns, _, what = heapq.heappop(self._events)
             what()
         if now_ns >= self._end_ns:
-            self._due.clear()  # and what events there are still are answers of the store
+            self._due.clear()  # the only events left are answers of the store
         self._at_ns = now_ns
 
     def later(self, ms: float, what: Callable[[], None]) -> None:
-        """`what` happens so much after now, also when the world is about to end."""
+        """Runs `what` after a delay, also while the world ends."""
         self._order += 1
         heapq.heappush(self._events, (self.clock() + round(ms * MS), self._order, what))
 
@@ -335,17 +335,17 @@ class World:
 
     def _ask(self, group: int, at_ns: int) -> None:
         if self._due.get(group) != at_ns:
-            return  # it was put to sleep meanwhile
+            return  # it went to sleep meanwhile
         self._wake(group)
         if at_ns < self._lull_until_ns:
             return
         for npc in range(group * TOGETHER, (group + 1) * TOGETHER):
             self._intent(npc)
-            if self._rng.random() < 0.03:  # attacked: asked again at once, which supersedes what still waits
+            if self._rng.random() < 0.03:  # attacked: asked again at once, which supersedes a question that still waits
                 self._after(self._rng.uniform(0, 4), lambda npc=npc: self._intent(npc))  # type: ignore[misc]
 
     def _walk(self) -> None:
-        """Players walk on: one group falls asleep and another one wakes."""
+        """Players walk on: one group of NPCs falls asleep and another one wakes."""
         if self._due:
             del self._due[self._rng.choice(list(self._due))]
             asleep = [g for g in range(self.settings.npcs // TOGETHER) if g not in self._due]
@@ -367,7 +367,7 @@ class World:
         return self._submit(self._work(Tier.GOLD, npc, "", tail, 8, sampling=sampling, supersede=name))
 
     def _meet(self, number: int) -> None:
-        """A player begins to talk to somebody."""
+        """A player begins to talk to an NPC."""
         self._players += 1
         npc = self._rng.randrange(self.settings.npcs)
         adapter = {0: "vampire", 3: "ghoul", 8: "lich"}.get(number % 16, "")
@@ -425,7 +425,7 @@ class World:
             self._after(self._rng.uniform(0, 500), lambda: self._cancel(ticket))
 
     def _part(self, number: int, talk: Talk) -> None:
-        """A conversation is over and is summed up on its own trunk, and the next one begins there at once."""
+        """A conversation ends and is summed up on its own trunk. The next one begins there at once."""
         tail = self._text(6)
         summary = self._work(Tier.BRONZE, talk.npc, talk.player, tail, 40, more=talk.tokens, adapter=talk.adapter)
         self._submit(summary)
@@ -433,14 +433,14 @@ class World:
         self._after(self._rng.uniform(0, 30), lambda: self._say(number, again))
 
     def _foresee(self) -> None:
-        """What will an NPC do, if? Bronze asks on the trunk of its intents, many at a time."""
+        """Look-ahead: Bronze asks about possible states on the trunk of an NPC's intents, many at a time."""
         for npc in self._rng.sample(range(self.settings.npcs), 8):
             tier = Tier.SILVER if self._rng.random() < 0.2 else Tier.BRONZE
             tail = self._text(self._rng.randrange(12, 32))
             self._submit(self._work(tier, npc, "", tail, 8, choice=self._choice))
 
     def _stories(self) -> None:
-        """Bronze always waits."""
+        """A Bronze work always waits."""
         if self._at_ns >= self._lull_until_ns:
             for _ in range(self.settings.stories_waiting - len(self.scheduler.admission.queues.of[Tier.BRONZE])):
                 self._story()
@@ -454,7 +454,8 @@ class World:
         return self._submit(work)
 
     def _wonder(self) -> None:
-        """What would a player hear, if? It is tried on a fork, further and further, then committed or discarded."""
+        """A speculative reply: Bronze tries it on a fork, further and further, then the fork is committed or
+        discarded."""
         self._wonders += 1
         fork, npc = f"if{self._wonders}", self._rng.randrange(self.settings.npcs)
         self._try(npc, fork, self._text(self._rng.randrange(200)), self._rng.randrange(1, 4))
@@ -463,7 +464,7 @@ class World:
         tail = self._text(self._rng.randrange(5, 40))
         tier = Tier.SILVER if self.settings.part_share and self._rng.random() < 0.3 else Tier.BRONZE
         work = self._work(tier, npc, "wonder", tail, self._rng.randrange(10, 60), more=more, fork=fork)
-        if tier is Tier.SILVER and self._rng.random() < 0.5:  # while it speaks, others want its trunk
+        if tier is Tier.SILVER and self._rng.random() < 0.5:  # while it speaks, other works want its trunk
             self._after(self._rng.uniform(0, 200), lambda: self._look(work))
 
         def answered(ended: Ended, said: list[int]) -> None:
@@ -478,7 +479,7 @@ class World:
         self._submit(work, answered)
 
     def _look(self, at: Work) -> None:
-        """Gold on the trunk of another work, while that is there."""
+        """Gold asks on the trunk of another work, while that trunk is there."""
         if any(work is at for work, _, _ in self._open.values()):
             now_ns = self._at_ns
             deadline_ns = self.promises.deadline_ns(Tier.GOLD, now_ns)
@@ -488,7 +489,7 @@ class World:
     # -- faults ------------------------------------------------------------------------------------------------
 
     def _storm(self) -> None:
-        """Hundreds of works come at once, and a moment later hundreds are cancelled."""
+        """Hundreds of works arrive at once, and a moment later hundreds are cancelled."""
         rng = self._rng
         for npc in rng.sample(range(self.settings.npcs), min(300, self.settings.npcs)):
             self._bark(npc, self._text(10), supersede=False)
@@ -500,7 +501,7 @@ class World:
         self._after(rng.uniform(0, 60), cancel)
 
     def _overfill(self) -> None:
-        """More comes than a queue may hold."""
+        """More works arrive than a queue may hold."""
         rng = self._rng
         npcs = self.settings.npcs
         tier = rng.choice(list(Tier))
@@ -523,14 +524,14 @@ class World:
         self._after(2000, cancel)
 
     def _forget(self) -> None:
-        """An NPC or a session goes."""
+        """An NPC or a session is removed."""
         keys = [t.key for t in self.scheduler.placer.homes]
         if keys:
             self.scheduler.forget(self._rng.choice(keys))
             self._deliver()
 
     def _lull(self) -> None:
-        """For a while nobody wants anything; then something happens that very many see at once."""
+        """For a while no work arrives; then something happens that very many NPCs see at once."""
         self._lull_until_ns = self._at_ns + round(self.settings.lull_s * S)
         crowd = self._rng.sample(range(self.settings.npcs), min(80, self.settings.npcs))
         for npc in crowd:
