@@ -1,5 +1,5 @@
-"""A scheduler on the simulated engine, driven step by step on a virtual clock, with the house's laws checked all the
-way.
+"""A scheduler on the simulated engine, driven step by step on a virtual clock. The house's laws are checked after every
+step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def npc(n: int) -> NpcKey:
 
 
 class Sim:
-    """One scheduler, its engine and its clock; `ended` and `chunks` collect what tickets say."""
+    """One scheduler, its engine and its clock. `ended` and `chunks` collect the tickets' ends and tokens."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Sim:
         self._next = 1
 
     def submit(self, work: Work) -> int:
-        """Submits a work; its ticket's number."""
+        """Submits a work and returns its ticket's number."""
         ticket, self._next = self._next, self._next + 1
         self.submitted[ticket] = work
         self.chunks[ticket] = []
@@ -83,7 +83,7 @@ class Sim:
         self._collect()
 
     def step(self) -> bool:
-        """Plans and runs one step (or moves time to when one may be planned); False when nothing is left to do."""
+        """Plans and runs one step, or moves time to the next moment with one. Returns False when no work is left."""
         if self.scheduler.idle:
             return False
         planned = self.scheduler.plan(self.clock())
@@ -105,19 +105,19 @@ class Sim:
         return True
 
     def run(self, until: Callable[[], bool] = lambda: False, steps_max: int = 100_000) -> int:
-        """Steps until idle or `until`; how many steps."""
+        """Steps until idle or `until`. Returns the number of steps."""
         for n in range(steps_max):
             if until() or not self.step():
                 return n
         raise AssertionError(f"not idle after {steps_max} steps")
 
     def check(self) -> None:
-        """The laws that hold between any two steps."""
+        """Checks the laws that hold between any two steps."""
         check_book(self.scheduler, self.engine)
         check_tokens(self.scheduler, self.engine)
 
     def alone(self, work: Work) -> list[int]:
-        """What the work must give."""
+        """The tokens that the work must get."""
         same = work.adapter == work.key.adapter
         return alone(work, self.vocab, self.end_every, 0 if same else self.engine.adapter_from(work.adapter, work.tail))
 
@@ -135,13 +135,14 @@ class Sim:
 
 
 def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
-    """No lane, sequence or sampler is lost, every sequence is as long as the book says, no queue is over its bound."""
+    """No lane, sequence or sampler is lost, every sequence is as long as the book says, and no queue is over its
+    bound."""
     placer, running = scheduler.placer, scheduler.running.values()
     homes, lanes = placer.homes, placer.lanes
     assert lanes.free + lanes.leased == lanes.count, "lanes: free + leased != all"
     leased = {r.place.lane for r in running if r.place.lane >= 0}
     assert lanes.leased == len(leased), f"lanes: {lanes.leased} are leased, {len(leased)} in use"
-    above: dict[int, int] = {}  # tokens that a branch has on top of its trunk, by sequence
+    above: dict[int, int] = {}  # tokens of a branch beyond its trunk, by sequence
     samplers = 0
     for r in running:
         samplers += r.sampler >= 0
@@ -173,8 +174,8 @@ def check_book(scheduler: Scheduler, engine: SimEngine) -> None:
 
 
 def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
-    """Every resident sequence begins with the tokens that the book says, a trunk has one home, a clean copy equals it,
-    and bytes are counted right.
+    """Every resident sequence begins with the tokens in the book, a trunk has one home, a clean copy equals it, and
+    bytes are counted right.
     """
     homes, verifier = scheduler.placer.homes, scheduler.placer.moves.verifier
     in_ram = [sealed for t in homes for sealed in (t.blob, t.copy) if sealed is not None]
@@ -194,7 +195,7 @@ def check_tokens(scheduler: Scheduler, engine: SimEngine) -> None:
 
 
 def alone(work: Work, vocab: SimVocab, end_every: int, adapter_from: int = 0) -> list[int]:
-    """What a work must give, computed without any scheduler: the dumb version."""
+    """The tokens that a work must get, computed without any scheduler: the simple twin."""
     branch = np.concatenate([work.tail, np.zeros(work.max_tokens + 64, np.int32)])
     off, on = branch[:adapter_from], branch[adapter_from:]
     held = np.concatenate([computed(np.concatenate([work.trunk, off]), work.key.adapter), computed(on, work.adapter)])
@@ -223,7 +224,7 @@ def alone(work: Work, vocab: SimVocab, end_every: int, adapter_from: int = 0) ->
 
 
 def random_work(rng: random.Random, npcs: int, choices: list[Node], shared_len: int = 40) -> Work:
-    """A work of any tier for one of `npcs` NPCs of three archetypes."""
+    """A work of a random tier for one of `npcs` NPCs of three archetypes."""
     n = rng.randrange(npcs)
     shared = words(*range(n % 3 * 100, n % 3 * 100 + shared_len))
     persona = words(*range(1000 + n, 1020 + n))

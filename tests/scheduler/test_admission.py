@@ -1,4 +1,4 @@
-"""Admission lets waiting works start on any backend: it needs seats, and knows no sequence, lane or KV."""
+"""Admission lets waiting works start on any backend. It needs seats, and knows no sequence, lane or KV."""
 
 from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
@@ -14,7 +14,7 @@ PROMISES = Promises()
 
 
 class Chairs:
-    """A backend without tokens: so many works sit at once, whatever they are; none gives way."""
+    """A backend without tokens. A fixed number of works sit at once, whatever they are; none gives way."""
 
     def __init__(self, admission: Admission, count: int) -> None:
         self.sitting: list[Work] = []
@@ -26,22 +26,22 @@ class Chairs:
         return self.sitting
 
     def busy(self) -> bool:
-        """Whether one sits."""
+        """True when a work sits."""
         return bool(self.sitting)
 
     def go_on(self, tier: Tier, now_ns: int) -> None:
-        """Nothing is put back here."""
+        """Chairs never put a work back."""
 
     def could_stand(self, work: Work) -> bool:
-        """All works are alike."""
+        """All works are alike, so any of them could sit."""
         return True
 
     def all_taken(self, work: Work) -> bool:
-        """Whether no chair is free."""
+        """True when no chair is free."""
         return len(self.sitting) >= self._count
 
     def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
-        """Sits down, if there is a chair."""
+        """The work sits down, if a chair is free."""
         if self.all_taken(entry.work):
             return False
         self._admission.queues.of[entry.work.tier].take(entry)
@@ -50,18 +50,18 @@ class Chairs:
 
 
 def work(tier: Tier, n: int = 0, supersede: object = None, due_ns: int = 0) -> Work:
-    """A work that says nothing of tokens."""
+    """A work without tokens."""
     return Work(tier, TrunkKey(npc(n), ""), tokens_of([]), tokens_of([1]), 8, due_ns=due_ns, supersede=supersede)
 
 
 def admission(**running_max: int) -> Admission:
-    """An admission that keeps no window open."""
+    """An admission whose window never stays open."""
     most = {tier: running_max.get(tier.name.lower(), 100) for tier in Tier}
     return Admission(PROMISES, WindowSettings(gather_ms=0.0), most)
 
 
 def test_higher_tiers_start_first_as_far_as_there_are_seats() -> None:
-    """With two seats and a work of each tier, Gold and Silver sit and Bronze waits, in whatever order they came."""
+    """With two seats and a work of each tier, Gold and Silver sit and Bronze waits, in every order of arrival."""
     line = admission()
     chairs = Chairs(line, 2)
     bronze, silver, gold = (work(tier, n) for n, tier in enumerate((Tier.BRONZE, Tier.SILVER, Tier.GOLD)))
@@ -104,8 +104,9 @@ def test_no_more_of_a_tier_run_than_may() -> None:
     assert len(line.queues.of[Tier.SILVER]) == 1
 
 
-def test_what_leaves_a_queue_without_running_says_why() -> None:
-    """A newer work supersedes the older one, a full queue refuses, cancel and drop take out what still waits."""
+def test_a_work_that_leaves_a_queue_without_running_has_a_reason() -> None:
+    """A newer work supersedes the older one, a full queue refuses, and cancel and drop remove waiting works: each end
+    has its reason."""
     line = admission()
     old, new = work(Tier.GOLD, 1, "npc1"), work(Tier.GOLD, 1, "npc1")
     assert line.submit(1, old, 0) == []
@@ -125,7 +126,7 @@ def test_what_leaves_a_queue_without_running_says_why() -> None:
 
 
 def test_an_idle_backend_waits_for_a_work_that_is_due_within_the_window() -> None:
-    """While the next work is due soon nothing starts, and the answer is when to look again."""
+    """While the next work is due soon no work starts, and the result is the next time to look."""
     line = Admission(PROMISES, WindowSettings(), dict.fromkeys(Tier, 100))
     chairs = Chairs(line, 10)
     line.submit(1, work(Tier.GOLD), 0)

@@ -1,4 +1,4 @@
-"""What was loaded from RAM and has not changed is moved out again without storing anything."""
+"""A trunk that was loaded from RAM and has not changed is moved out again without a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEN = 100
 
 
 class Visits(Sim):
-    """Two residents, RAM for all, and how often the engine stored something."""
+    """Two residents, RAM for all trunks, and a count of the engine's stores."""
 
     def __init__(self) -> None:
         super().__init__(sequences=9, kv=KV)
@@ -30,8 +30,8 @@ class Visits(Sim):
         self.engine.store = store  # type: ignore[method-assign]
 
     def visit(self, n: int, more: int = 0) -> int:
-        """An NPC's work, on a trunk that is `more` tokens longer than at first; it says what it would say alone, and
-        the book is right. The tokens that were loaded.
+        """Runs an NPC's work on a trunk that is `more` tokens longer than at first. The reply is the one it gives
+        alone, and the book is right. Returns the number of loaded tokens.
         """
         trunk = words(*range(n * LEN, n * LEN + LEN), *range(3000, 3000 + more))
         ticket = self.submit(Work(Tier.GOLD, key(n), trunk, words(7), 3, due_ns=self.clock()))
@@ -41,19 +41,19 @@ class Visits(Sim):
         return self.ended[ticket].timings.loaded_tokens
 
     def away(self, n: int) -> None:
-        """Moves an NPC's trunk out."""
+        """Moves an NPC's trunk out of its sequence."""
         self.scheduler.move_out(npc(n))
         self.check()
 
 
 def key(n: int) -> TrunkKey:
-    """The trunk of an NPC's intents."""
+    """The key of an NPC's intent trunk."""
     return TrunkKey(npc(n), "")
 
 
 @pytest.fixture
 def sim() -> Visits:
-    """NPC 0 was computed, moved out, and loaded again."""
+    """The trunk of NPC 0 was computed, moved out, and loaded again."""
     sim = Visits()
     sim.visit(0)
     sim.away(0)
@@ -63,7 +63,7 @@ def sim() -> Visits:
 
 
 def test_each_of_many_npcs_is_stored_once() -> None:
-    """However often they drive each other out of the sequences."""
+    """Many NPCs that keep evicting each other from the sequences are stored once each."""
     sim = Visits()
     for n in [*range(5)] * 6:
         sim.visit(n)
@@ -74,15 +74,15 @@ def test_each_of_many_npcs_is_stored_once() -> None:
 
 
 def test_its_home_is_the_sequence(sim: Visits) -> None:
-    """The copy counts as RAM, and is not a home."""
+    """The copy counts as RAM, and is not the trunk's home."""
     homes = sim.scheduler.placer.homes
     trunk = homes.get(key(0))
     assert trunk.copy is not None
     assert (trunk.home, trunk.bytes_away, homes.ram_bytes) == ("sequence", 0, len(trunk.copy))
 
 
-def test_what_has_grown_is_stored_anew(sim: Visits) -> None:
-    """And comes back as long as it was."""
+def test_a_trunk_that_has_grown_is_stored_anew(sim: Visits) -> None:
+    """The longer trunk comes back with its new length."""
     sim.visit(0, more=20)
     assert sim.scheduler.placer.homes.ram_bytes == 0
     sim.away(0)
@@ -90,8 +90,8 @@ def test_what_has_grown_is_stored_anew(sim: Visits) -> None:
     assert sim.visit(0, more=20) == LEN + 20
 
 
-def test_what_is_forgotten_leaves_no_copy(sim: Visits) -> None:
-    """Nothing of it is in RAM, and it is computed anew; at once, or when the work on it ends."""
+def test_a_forgotten_trunk_leaves_no_copy(sim: Visits) -> None:
+    """No copy is left in RAM, at once or when the work on the trunk ends, and the trunk is computed anew."""
     homes = sim.scheduler.placer.homes
     sim.forget(key(0))
     assert (homes.ram_bytes, homes.find(key(0)), len(homes._copied)) == (0, None, 0)
@@ -105,7 +105,7 @@ def test_what_is_forgotten_leaves_no_copy(sim: Visits) -> None:
 
 
 def test_a_commit_leaves_no_copy_of_what_was_before(sim: Visits) -> None:
-    """The trunk holds what the fork held, which is stored when it leaves."""
+    """The trunk holds the fork's tokens, and these are stored when it leaves."""
     fork = key(0)._replace(fork="what-if")
     trunk = words(*range(LEN))
     sim.submit(Work(Tier.GOLD, fork, trunk, words(900), 8, due_ns=sim.clock(), keep=True))
@@ -119,7 +119,7 @@ def test_a_commit_leaves_no_copy_of_what_was_before(sim: Visits) -> None:
 
 
 def test_a_rebuilt_engine_loads_what_has_a_copy(sim: Visits) -> None:
-    """It need not be computed again."""
+    """A trunk with a copy is not computed again."""
     sim.scheduler.placer.engine_rebuilt()
     sim.engine.rebuild()
     sim.check()
@@ -128,7 +128,7 @@ def test_a_rebuilt_engine_loads_what_has_a_copy(sim: Visits) -> None:
 
 
 def test_a_copy_that_is_not_what_it_should_be_is_refused(sim: Visits) -> None:
-    """It is checked as any other bytes are when it is loaded the next time."""
+    """A copy is verified as all bytes are when it is loaded the next time."""
     sim.away(0)
     trunk = sim.scheduler.placer.homes.get(key(0))
     assert trunk.blob is not None
@@ -138,7 +138,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_refused(sim: Visits) -> None:
 
 
 def test_a_daemon_without_ram_for_kv_keeps_none() -> None:
-    """As ever: what leaves its sequence is computed anew."""
+    """Without RAM for KV, a trunk that leaves its sequence is computed anew."""
     sim = Visits()
     sim.scheduler.placer.homes.ram_bytes_max = 0
     for n in (0, 1, 2, 0):

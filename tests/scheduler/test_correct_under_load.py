@@ -1,4 +1,4 @@
-"""What the scheduler makes of a prompt while it does much else is what llama.cpp makes of it alone."""
+"""Under load the scheduler gives a prompt the text that llama.cpp gives it alone."""
 
 import itertools
 import random
@@ -30,7 +30,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def test_200_prompts_under_load_are_those_of_llama_cpp_alone() -> None:
-    """At least 190 of 200 greedy texts are identical in full; every other one first differs at a near-tie."""
+    """At least 190 of 200 greedy texts are identical in full. Every other one first differs at a near-tie."""
     rng = random.Random(1)
     settings = LlamaSettings(SHIPPED_MODEL, sequences=160, context_len=512)
     engine = LlamaEngine(settings)
@@ -40,7 +40,7 @@ def test_200_prompts_under_load_are_those_of_llama_cpp_alone() -> None:
     numbers = itertools.count(1)
 
     def prompt(tier: Tier, who: str) -> Work:
-        tokens = tokens_of(engine.vocab.encode(sentence(rng))[:-6])  # in mid-sentence: there is something to go on with
+        tokens = tokens_of(engine.vocab.encode(sentence(rng))[:-6])  # in mid-sentence, so that the model goes on
         return Work(tier, TrunkKey(NpcKey("", "w", who), "p"), tokens[:-4], tokens[-4:], OUTPUT)
 
     def other() -> Work:

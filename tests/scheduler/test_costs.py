@@ -1,4 +1,4 @@
-"""The cost model learns what steps take, stays non-negative, and mistrusts itself after overruns."""
+"""The cost model learns how long steps take, stays non-negative, and reduces its trust after overruns."""
 
 import random
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_learns_true_weights_through_noise_and_outliers() -> None:
 
 
 def test_overruns_pull_the_budget_down_at_once_and_it_recovers() -> None:
-    """One step of twice its budget costs trust; kept promises bring it back."""
+    """One step of twice its budget costs trust, and steps within their budget restore it."""
     costs = Costs()
     costs.add((1.0, 1.0, 1.0, 0.3, 0.3), 20_000_000, 5_000_000)
     assert costs.trust == pytest.approx(CostSettings().pull_down)
@@ -46,8 +46,8 @@ def test_overruns_pull_the_budget_down_at_once_and_it_recovers() -> None:
     assert costs.trust == 1.0
 
 
-def test_what_fits_agrees_with_the_prediction() -> None:
-    """The stated number of tokens fits into the room, one more does not; nothing fits into no room."""
+def test_the_number_of_tokens_that_fit_agrees_with_the_prediction() -> None:
+    """The stated number of tokens fits into the room and one more does not. Into no room no token fits."""
     costs = Costs(CostSettings(prior_ns=(0.0, 100_000.0, 50_000.0, 0.0, 0.0)))
     assert costs.fit(1_000_000, 0, 500, new_micro=True) == (18, 100_000.0, 50_000.0)
     assert costs.fit(1_000_000, 0, 500, new_micro=False) == (20, 0.0, 50_000.0)
@@ -77,13 +77,14 @@ def test_what_fits_agrees_with_the_prediction() -> None:
     ],
 )
 def test_micro_batches(slices: list[tuple[int, int, int]], wanted: list[tuple[int, int]]) -> None:
-    """Runs of equal lengths share a micro-batch; gaps and rests cost one more."""
+    """Runs of equal lengths share a micro-batch. Each gap and each rest needs one more."""
     made = [Slice(seq, pos, tokens_of([0] * n)) for seq, pos, n in slices]
     assert micro_batches(made, 512) == wanted
 
 
 def test_predicts_recorded_steps() -> None:
-    """On 500 steps recorded under mixed load, each predicted before it is learned from: half of them within a tenth."""
+    """Of 500 steps recorded under mixed load, each predicted before it is learned from, half are right within a
+    tenth."""
     costs = Costs()
     errors = []
     lines = Path(__file__).with_name("recorded_steps.txt").read_text("ascii").splitlines()

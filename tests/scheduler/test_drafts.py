@@ -1,4 +1,4 @@
-"""n-gram drafts: what followed the same few tokens before."""
+"""n-gram drafts: the tokens that followed the same few tokens before."""
 
 import random
 
@@ -28,15 +28,16 @@ SCENES = """
 
 
 @pytest.mark.parametrize("scene", SCENES.strip().splitlines())
-def test_what_followed_before(scene: str) -> None:
-    """The longest likeness of the last two to four tokens says what comes; of equals the latest with enough behind."""
+def test_the_longest_match_gives_the_guess(scene: str) -> None:
+    """The longest match of the last two to four tokens gives the guess. Of equal matches it is the latest with enough
+    tokens behind it."""
     text, count, wanted = (part.split() for part in scene.split("|"))
     found = followed(tokens_of([int(t) for t in text]), int(count[0]), 2, 4)
     assert found.tolist() == [int(t) for t in wanted]
 
 
 def dumb(text: list[int], count: int, match_min: int, match_max: int) -> list[int]:
-    """The same by trying everything."""
+    """The same by trying every match."""
     last = len(text) - 1
     for alike in range(match_max, match_min - 1, -1):
         ends = [e for e in range(alike - 1, last) if text[e - alike + 1 : e + 1] == text[last - alike + 1 :]]
@@ -48,7 +49,7 @@ def dumb(text: list[int], count: int, match_min: int, match_max: int) -> list[in
 
 
 def test_it_finds_what_the_dumb_version_finds() -> None:
-    """On random texts of few words, for any bounds."""
+    """On random texts of few words and for any bounds, the drafts equal those of the simple twin."""
     rng = random.Random(1)
     found = 0
     for _ in range(3000):
@@ -62,7 +63,7 @@ def test_it_finds_what_the_dumb_version_finds() -> None:
 
 
 def test_a_works_text_is_trunk_tail_and_what_was_said() -> None:
-    """However many tokens came at a time."""
+    """The text is the same however many tokens arrived at a time."""
     text = Text(Work(Tier.SILVER, TrunkKey(npc(1), ""), words(1, 2), words(3), 5))
     made: list[int] = []
     for more in ([], [4], [5, 6], [7, 8]):
@@ -71,7 +72,7 @@ def test_a_works_text_is_trunk_tail_and_what_was_said() -> None:
 
 
 def test_every_work_has_guesses_of_its_own() -> None:
-    """Works are looked up one by one, each in its own text."""
+    """Each work's guesses come from its own text."""
     asked = [
         Asked(1, tokens_of([1, 2, 3, 1, 2]), 3),
         Asked(2, tokens_of([4, 5, 6]), 3),
@@ -81,7 +82,7 @@ def test_every_work_has_guesses_of_its_own() -> None:
 
 
 def test_verifying_ends_with_the_first_wrong_guess() -> None:
-    """What is picked counts, right guesses and one more; nothing is picked behind a wrong one."""
+    """Right guesses count, and one more pick. No pick behind a wrong guess counts."""
     picked = [5, 6, 7, 8]
     asked: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Drafts with the shipped model: the text is that of plain decoding, in fewer steps."""
+"""Drafts with the shipped model: the text equals that of plain decoding, in fewer steps."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +19,7 @@ from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.speculation import Speculation, SpeculationSettings
 from tiers.promises import Promises
 
-# What it goes on with is full of repetitions.
+# The model continues this text with many repetitions.
 SAID = "The village of Ravenmere lies by the old road. Mayor Greta rules here, and strangers are"
 ON = SpeculationSettings(drafts="ngram", tokens_max=3, trial_steps=10**9)
 
@@ -33,7 +33,7 @@ def engine() -> Iterator[LlamaEngine]:
 
 
 class Run:
-    """A scheduler on emptied sequences of the engine, with drafts or without; one at a time."""
+    """A scheduler on emptied sequences of the engine, with drafts or without. Use one at a time."""
 
     def __init__(self, engine: LlamaEngine, drafts: bool, drafter: Drafter = Ngrams(2, 4)) -> None:
         for seq in range(engine.geometry.sequences):
@@ -52,7 +52,7 @@ class Run:
         return ticket
 
     def step(self) -> Planned:
-        """One step, when one is due."""
+        """Runs one step, if one is due."""
         planned = self.scheduler.plan(now_ns())
         if planned.step is not None:
             began = now_ns()
@@ -69,7 +69,7 @@ class Run:
                 self.ended[ticket] = what.finish
 
     def all_of(self, work: Work) -> tuple[list[int], Finish]:
-        """What a work says, and how it ends."""
+        """A work's tokens and its end."""
         ticket = self.submit(work)
         while not self.scheduler.idle:
             self.step()
@@ -84,13 +84,14 @@ def work(engine: LlamaEngine, text: str = SAID, tier: Tier = Tier.SILVER, max_to
 @pytest.mark.parametrize("tier", list(Tier))
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.3, repeat_penalty=1.0, seed=3)])
 def test_the_text_is_that_of_plain_decoding(engine: LlamaEngine, tier: Tier, sampling: Sampling) -> None:
-    """On a lane or on the trunk's own sequence, greedy or drawn with a seed; and drafts that were right saved steps."""
+    """On a lane or on the trunk's own sequence, greedy or drawn with a seed, the text is the same, and right drafts
+    save steps."""
     asked = work(engine, tier=tier)
     asked.sampling = sampling
     plain = Run(engine, drafts=False)
     wanted = plain.all_of(asked), plain.all_of(asked)
     drafted = Run(engine, drafts=True)
-    # A second one on the same trunk: nothing was left of the branch.
+    # The second work on the same trunk finds no rest of the first one's branch.
     assert (drafted.all_of(asked), drafted.all_of(asked)) == wanted
     assert drafted.speculation is not None
     t = drafted.speculation.tiers[tier]
@@ -101,7 +102,7 @@ def test_the_text_is_that_of_plain_decoding(engine: LlamaEngine, tier: Tier, sam
 
 
 def test_limits_and_stops_inside_right_guesses(engine: LlamaEngine) -> None:
-    """Every token limit, and every token as a stop, end the text where they end it without drafts."""
+    """Each token limit and each stop token ends the text at the same place as without drafts."""
     asked = work(engine)
     text, _ = Run(engine, drafts=False).all_of(asked)
     run = Run(engine, drafts=True)
@@ -116,7 +117,7 @@ def test_limits_and_stops_inside_right_guesses(engine: LlamaEngine) -> None:
 
 
 def test_a_cancel_in_the_middle_of_a_drafted_step(engine: LlamaEngine) -> None:
-    """The lane is free at once, and the next work on the trunk says what it says alone."""
+    """The lane is free at once, and the next work on the trunk gets the tokens that it gets alone."""
     asked = work(engine)
     wanted = Run(engine, drafts=False).all_of(asked)[0]
     for tier in (Tier.GOLD, Tier.SILVER):
@@ -143,7 +144,8 @@ def test_a_cancel_in_the_middle_of_a_drafted_step(engine: LlamaEngine) -> None:
 
 @pytest.mark.parametrize(("draft", "share"), [("npcd-demo-draft.gguf", 0.01), ("npcd-demo.gguf", 0.95)])
 def test_a_draft_model_changes_no_text(engine: LlamaEngine, draft: str, share: float) -> None:
-    """The shipped draft, and the model as its own draft: the same texts, with so many of the guesses right."""
+    """With the shipped draft model, and with the model as its own draft, the texts are the same, and the stated share
+    of guesses is right."""
     texts = [
         SAID,
         "The wolf goes to the old mill and",
@@ -153,7 +155,7 @@ def test_a_draft_model_changes_no_text(engine: LlamaEngine, draft: str, share: f
     wanted = [plain.all_of(work(engine, text)) for text in texts]
     drafter = ModelDrafts(open_draft(SHIPPED_MODEL.with_name(draft), engine, 2), now_ns)
     run = Run(engine, drafts=True, drafter=drafter)
-    # However long drafting takes on this machine: there is room for it.
+    # Enough time for drafting on any machine.
     planner = replace(run.scheduler.settings.planner, step_ms=10_000.0)
     run.scheduler.settings = replace(run.scheduler.settings, planner=planner)
     assert [run.all_of(work(engine, text)) for text in texts] == wanted

@@ -1,4 +1,4 @@
-"""The drain rate follows how long works take and how many run at once, and never how long there were none."""
+"""The drain rate follows how long works take and how many run at once. Idle times do not count."""
 
 import random
 
@@ -9,7 +9,8 @@ from scheduler.drain import SAMPLES, Drain
 
 @pytest.mark.parametrize("at_once", [1, 3, 24])
 def test_the_time_between_two_ends_is_a_works_time_shared_by_those_that_run(at_once: int) -> None:
-    """Works take 240 each, and so many run at once; pauses of any length between the rounds change nothing."""
+    """Works take 240 ms each, and a fixed number run at once. Pauses of any length between the rounds change
+    nothing."""
     rng, now, drain = random.Random(at_once), 1, Drain()
     assert drain.each_ns(now) is None
     for _ in range(2 * SAMPLES):
@@ -25,7 +26,7 @@ def test_the_time_between_two_ends_is_a_works_time_shared_by_those_that_run(at_o
 
 
 def test_works_that_only_wait_pass_the_time_as_one_that_runs() -> None:
-    """A tier that is not taken up is not idle."""
+    """A tier with waiting works and no running one is not idle."""
     drain = Drain()
     for _ in range(2):
         drain.submitted(0)
@@ -37,7 +38,7 @@ def test_works_that_only_wait_pass_the_time_as_one_that_runs() -> None:
 
 
 def test_a_work_that_left_while_it_waited_says_nothing_about_the_rate() -> None:
-    """It took nobody's time."""
+    """A work that left while it waited took no time of the engine's."""
     drain = Drain()
     for _ in range(9):
         drain.submitted(0)

@@ -1,4 +1,4 @@
-"""Nobody starves: not a tier behind another one, not an adapter behind another one, not an NPC behind itself."""
+"""No tier starves behind another tier, no adapter behind another adapter, no NPC behind itself."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -43,7 +43,7 @@ def other(sim: Sim, tier: Tier, n: int, max_tokens: int, trunk_len: int = 20, ad
 
 
 def test_an_npc_that_changes_faster_than_the_queue_moves_is_still_served() -> None:
-    """24 NPCs ask anew every 50 ms, the engine can serve about half: each of them is answered again and again."""
+    """24 NPCs ask anew every 50 ms, and the engine can serve about half: each of them is answered again and again."""
     sim = Sim(cost=SLOW, promises=replace(PROMISES, gold=replace(PROMISES.gold, running_max=4)))
     last = dict.fromkeys(range(24), 0)
     asked: dict[int, int] = {}
@@ -85,7 +85,7 @@ def test_an_adapter_does_not_wait_for_the_others_to_have_nothing_to_do() -> None
 
 
 def test_bronze_of_another_adapter_has_a_step_within_its_bound() -> None:
-    """Also when nothing else would ever make room for its adapter."""
+    """Bronze gets its step even when no pause would ever make room for its adapter."""
     short = replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=300))
     sim = Sim(promises=short)
     ticket = sim.submit(other(sim, Tier.BRONZE, 99, 3, adapter="chronicle"))
@@ -101,7 +101,8 @@ def test_bronze_of_another_adapter_has_a_step_within_its_bound() -> None:
 
 
 def test_a_long_queue_of_overdue_bronze_does_not_stand_before_silver() -> None:
-    """Sixteen overdue stories with long trunks run; a dialogue line has its first token as if there were one."""
+    """While sixteen overdue stories with long trunks run, a dialogue line has its first token as soon as with one
+    story."""
     sim = Sim(context_len=2048)
     for n in range(16):
         work = other(sim, Tier.BRONZE, n, 5, trunk_len=900)
@@ -118,7 +119,7 @@ def test_a_long_queue_of_overdue_bronze_does_not_stand_before_silver() -> None:
 
 
 def test_overdue_bronze_has_a_lane_before_silver_that_never_stops_waiting() -> None:
-    """Its bound, and the time until a lane is free."""
+    """Overdue Bronze gets a lane within its bound and the time until a lane is free."""
     short = replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=500))
     sim = Sim(promises=short, kv=KvSettings(prefixes=1, lanes=2, ram_mib=1))
     n = 0
@@ -137,7 +138,7 @@ def test_overdue_bronze_has_a_lane_before_silver_that_never_stops_waiting() -> N
 
 
 def test_silver_takes_a_lane_from_bronze_and_bronze_goes_on_afterwards() -> None:
-    """A dialogue never waits for a story to end; the story gives exactly the tokens it would have given alone."""
+    """A dialogue never waits for a story to end. The story gives exactly the tokens that it gives alone."""
     sim = Sim(kv=KvSettings(prefixes=1, lanes=2, ram_mib=1))
     stories = [sim.submit(other(sim, Tier.BRONZE, n, 200)) for n in range(2)]
     for _ in range(30):
@@ -156,7 +157,7 @@ def test_silver_takes_a_lane_from_bronze_and_bronze_goes_on_afterwards() -> None
 
 
 def test_silver_that_could_not_start_takes_no_lane() -> None:
-    """While Gold stands on every resident sequence a lane would be of no use: the stories keep theirs."""
+    """While Gold uses every resident sequence, Silver could not use a lane, so the stories keep theirs."""
     sim = Sim(sequences=5, kv=KvSettings(prefixes=1, lanes=2, ram_mib=1))
     stories = [sim.submit(other(sim, Tier.BRONZE, n, 100)) for n in range(2)]
     sim.run(until=lambda: all(sim.chunks[t] for t in stories))
@@ -184,7 +185,7 @@ def test_the_overdue_bronze_that_is_due_longest_keeps_its_lane() -> None:
 
 
 def test_more_works_than_may_run_whose_choice_is_forced_all_end_without_a_step() -> None:
-    """What needs no token needs no engine, and nobody waits for ever for a place that is free again."""
+    """A work whose choice is forced needs no step, and no work waits for ever for a place that is free again."""
     sim = Sim()
     only = stage("actions", [(0, words(600, 601).tolist(), END)])
     for n in range(PROMISES.gold.running_max * 2 + 5):
@@ -211,8 +212,8 @@ def test_bytes_that_the_engine_refuses_are_computed_anew() -> None:
     assert sim.chunks[again] == sim.alone(sim.submitted[again])
 
 
-def test_what_was_forgotten_does_not_come_back_with_a_work_that_waited() -> None:
-    """Forget while a work of the trunk waits, or is to be tried again: when it has ended nothing is left."""
+def test_a_forgotten_trunk_does_not_come_back_with_a_work_that_waited() -> None:
+    """After forget, a waiting work of the trunk or one that is retried leaves no KV behind when it ends."""
     sim = Sim(fail_at=frozenset({1}))
     key = TrunkKey(npc(1), "p")
     work = Work(Tier.SILVER, key, words(*range(50)), words(3), 4)
@@ -220,7 +221,7 @@ def test_what_was_forgotten_does_not_come_back_with_a_work_that_waited() -> None
     sim.forget(key)
     sim.step()
     assert len(sim.scheduler.placer.homes) == 1
-    sim.step()  # the step that fails
+    sim.step()  # this step fails
     assert sim.scheduler.retrying
     sim.forget(key)
     sim.run()
@@ -229,7 +230,7 @@ def test_what_was_forgotten_does_not_come_back_with_a_work_that_waited() -> None
 
 
 def test_a_trunk_that_is_wanted_again_after_forget_stays() -> None:
-    """Forget speaks of what is there now, not of what comes later."""
+    """Forget removes KV that exists, and not KV of later works."""
     sim = Sim()
     key = TrunkKey(npc(1), "p")
     first = sim.submit(Work(Tier.SILVER, key, words(*range(50)), words(3), 4))

@@ -1,4 +1,4 @@
-"""What would follow is tried on a fork of a trunk, and then committed or discarded."""
+"""Possible continuations are tried on a fork of a trunk, which is then committed or discarded."""
 
 import random
 
@@ -18,12 +18,12 @@ WHAT_IF = MIRA._replace(fork="what if")
 
 
 def work(key: TrunkKey, trunk: Tokens, *tail: int, tier: Tier = Tier.SILVER, keep: bool = True) -> Work:
-    """A work of ten tokens; of none without a tail."""
+    """A work of ten tokens, or of none without a tail."""
     return Work(tier, key, trunk, words(*tail), 10 if tail else 0, 40, keep=keep and bool(tail))
 
 
 def told(sim: Sim, one: Work) -> Tokens:
-    """Runs a work to its end; its trunk with all that was said."""
+    """Runs a work to its end and returns its trunk with all generated tokens."""
     ticket = sim.submit(one)
     sim.run()
     assert sim.ended[ticket].finish in (Finish.STOP, Finish.LENGTH)
@@ -32,31 +32,31 @@ def told(sim: Sim, one: Work) -> Tokens:
 
 
 def trunk_of(sim: Sim, key: TrunkKey) -> Trunk:
-    """The trunk of that key, which must be there."""
+    """The trunk of a key. The test fails when there is none."""
     trunk = sim.scheduler.placer.homes.find(key)
     assert trunk is not None
     return trunk
 
 
 def prefilled(sim: Sim) -> int:
-    """What the last work that ended had to compute."""
+    """The number of tokens that the last ended work had to prefill."""
     return list(sim.ended.values())[-1].timings.prefilled_tokens
 
 
 @pytest.mark.parametrize("tier", [Tier.GOLD, Tier.SILVER])
 def test_a_fork_begins_with_what_its_trunk_holds_and_keeps_what_is_tried(tier: Tier) -> None:
-    """Only tails are computed, on Gold's own sequence as on a lane; what was made stays, all but its last token."""
+    """Only tails are computed, on Gold's own sequence as on a lane. All generated tokens but the last one stay."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     first = told(sim, work(WHAT_IF, TRUNK, 900, 901, tier=tier))
     assert prefilled(sim) == 2
     told(sim, work(WHAT_IF, first, 902, tier=tier))
-    assert prefilled(sim) == 2  # the tail, and the last token of before
+    assert prefilled(sim) == 2  # the tail, and the last token of the work before
     assert trunk_of(sim, WHAT_IF).held == len(first) + 10
 
 
 def test_a_discarded_fork_leaves_its_trunk_and_everything_else_as_it_was() -> None:
-    """Same sequence, same tokens; the fork's sequence is free again."""
+    """The trunk has the same sequence and tokens as before, and the fork's sequence is free again."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     before, seq, free = (
@@ -75,7 +75,7 @@ def test_a_discarded_fork_leaves_its_trunk_and_everything_else_as_it_was() -> No
 
 
 def test_a_committed_fork_is_the_trunk() -> None:
-    """Nothing is computed again, and the next reply is that of a trunk that was told the same directly."""
+    """Nothing is computed again, and the next reply is that of a trunk that got the same tokens directly."""
     sim, direct = Sim(), Sim()
     told(sim, work(MIRA, TRUNK))
     tried = told(sim, work(WHAT_IF, TRUNK, 900))
@@ -88,7 +88,7 @@ def test_a_committed_fork_is_the_trunk() -> None:
 
 
 def test_a_commit_waits_for_the_works_on_fork_and_trunk() -> None:
-    """It comes when the last of them has ended, and discards nothing that they compute."""
+    """The commit happens when the last work has ended, and keeps everything that they compute."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     on_fork, on_trunk = (
@@ -105,7 +105,7 @@ def test_a_commit_waits_for_the_works_on_fork_and_trunk() -> None:
     assert trunk_of(sim, MIRA).held == len(TRUNK) + 1 + 9
 
 
-def test_what_ends_badly_is_not_kept() -> None:
+def test_a_cancelled_work_is_not_kept() -> None:
     """A cancelled work leaves the fork as it was."""
     sim = Sim()
     told(sim, work(WHAT_IF, TRUNK))
@@ -117,7 +117,7 @@ def test_what_ends_badly_is_not_kept() -> None:
 
 
 def test_forgetting_a_trunk_forgets_its_forks() -> None:
-    """Also what works that still run bring back, and a commit that waits for them."""
+    """KV that running works bring back, and a commit that waits for them, are forgotten as well."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     ticket = sim.submit(work(WHAT_IF, TRUNK, 900))
@@ -130,7 +130,7 @@ def test_forgetting_a_trunk_forgets_its_forks() -> None:
 
 
 def test_a_fork_of_a_trunk_in_ram_brings_it_back() -> None:
-    """Nothing is computed again."""
+    """The trunk in RAM is loaded and not computed again."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     sim.scheduler.placer.moves.move_out(trunk_of(sim, MIRA))
@@ -139,7 +139,7 @@ def test_a_fork_of_a_trunk_in_ram_brings_it_back() -> None:
 
 
 def test_there_are_never_more_forks_than_may_be() -> None:
-    """The one that is unused longest gives way, and can be taken up again; what comes out is the same."""
+    """The fork that was unused longest is evicted. It can be used again, with the same results."""
     sim = Sim(kv=KvSettings(prefixes=2, lanes=6, ram_mib=1, forks_max=5))
     tried = {n: told(sim, work(MIRA._replace(fork=f"f{n}"), TRUNK, 900 + n)) for n in range(12)}
     assert sorted(k.fork for k in sim.scheduler.placer.homes.forks) == ["f10", "f11", "f7", "f8", "f9"]
@@ -148,7 +148,7 @@ def test_there_are_never_more_forks_than_may_be() -> None:
 
 
 def test_forks_that_lost_their_kv_commit_nothing() -> None:
-    """The trunk keeps what it holds."""
+    """The trunk keeps its tokens."""
     sim = Sim()
     told(sim, work(MIRA, TRUNK))
     told(sim, work(WHAT_IF, TRUNK, 900))
@@ -162,8 +162,9 @@ def test_forks_that_lost_their_kv_commit_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_forked_committed_and_discarded_every_reply_is_its_own(seed: int) -> None:
-    """Few sequences, many forks, in any order: every work gets what it would get alone, and no fork is left over."""
+def test_forks_in_any_order_change_no_reply(seed: int) -> None:
+    """With few sequences and many forks in any order, every work gets the tokens that it gets alone, and no fork is
+    left."""
     rng = random.Random(seed)
     sim = Sim(sequences=20, fail_at=frozenset({40, 41, 200}), kv=KvSettings(2, 6, 1, forks_max=9))
     tokens = {MIRA._replace(npc=npc(n)): words(*range(40), *range(100 + n, 120 + n)) for n in range(12)}

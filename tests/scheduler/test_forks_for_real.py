@@ -1,4 +1,4 @@
-"""Forks on llama.cpp: bytes of the trunk, and what it says afterwards."""
+"""Forks on llama.cpp: the bytes of the trunk, and its replies afterwards."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ class Told:
         self._tickets = 0
 
     def tell(self, key: TrunkKey, trunk: Tokens, text: str = "", count: int = 16, keep: bool = False) -> Tokens:
-        """What is said after a text; without one the trunk is only brought into place."""
+        """The reply to a text. Without a text the trunk is only brought into a sequence."""
         self._tickets += 1
         tail = tokens_of(self.engine.vocab.encode(text))
         work = Work(Tier.SILVER, key, trunk, tail, count if text else 0, keep=keep)
@@ -61,7 +61,7 @@ def told() -> Iterator[Told]:
 
 
 def test_a_trunks_bytes_are_the_same_before_a_fork_and_after_its_discard(told: Told) -> None:
-    """Whatever is said on the fork meanwhile, also on forks of other tiers."""
+    """The trunk's bytes are equal after any replies on the fork and on forks of other tiers."""
     told.tell(MIRA, told.story)
     before = told.kv(MIRA)
     first = told.tell(WHAT_IF, told.story, " A wolf comes and", keep=True)
@@ -73,7 +73,7 @@ def test_a_trunks_bytes_are_the_same_before_a_fork_and_after_its_discard(told: T
 
 
 def test_a_committed_fork_says_what_a_trunk_says_that_was_told_the_same(told: Told) -> None:
-    """Without flash attention to the token."""
+    """Without flash attention the replies are equal to the token."""
     told.tell(MIRA, told.story)
     tried = told.tell(WHAT_IF, told.story, " A wolf comes and", keep=True)
     told.scheduler.commit(WHAT_IF)

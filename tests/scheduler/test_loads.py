@@ -1,4 +1,4 @@
-"""Whether to load or to compute anew is decided by what both were measured to take."""
+"""The measured times decide between loading a trunk and computing it anew."""
 
 import random
 
@@ -7,7 +7,7 @@ from scheduler.costs import Costs
 from scheduler.loads import MIB, LoadCosts, recompute_ns
 
 
-def test_what_loads_take_is_learned() -> None:
+def test_the_time_of_loads_is_learned() -> None:
     """A fixed part and a part per byte are found from noisy loads, and one page fault does not spoil them."""
     loads, rng = LoadCosts(), random.Random(1)
     for n in range(400):
@@ -20,7 +20,7 @@ def test_what_loads_take_is_learned() -> None:
 
 
 def test_loads_of_one_size_are_learned_too() -> None:
-    """Without any variation the prediction is what they took, and nothing is negative."""
+    """From loads of one size the prediction is their time, and no part of it is negative."""
     loads = LoadCosts()
     for _ in range(300):
         loads.add(MIB, 5 * MS)
@@ -30,7 +30,7 @@ def test_loads_of_one_size_are_learned_too() -> None:
 
 
 def test_recomputing_costs_what_the_steps_cost() -> None:
-    """More tokens cost more, none cost nothing, and a long prefill is the sum of its micro-batches."""
+    """More tokens cost more and zero tokens cost nothing. A long prefill costs the sum of its micro-batches."""
     costs = Costs()
     assert recompute_ns(costs, 100, 100, 512) == 0
     assert recompute_ns(costs, 0, 1000, 512) > recompute_ns(costs, 200, 1000, 512) > 0
@@ -38,8 +38,8 @@ def test_recomputing_costs_what_the_steps_cost() -> None:
     assert abs(recompute_ns(costs, 0, 1000, 512) - whole) < 1
 
 
-def test_what_does_not_pay_is_tried_again_now_and_then() -> None:
-    """Loads that seem dearer are turned down, all but one in `retry_every`, so that it is noticed when they are not."""
+def test_loads_that_do_not_pay_are_tried_again_now_and_then() -> None:
+    """Loads that seem dearer are refused, all but one in `retry_every`, which shows when they have become cheap."""
     loads = LoadCosts()
     assert loads.pays(MIB, 0, 50 * MS)
     assert not loads.pays(MIB, 60 * MS, 50 * MS)

@@ -1,4 +1,4 @@
-"""The engine thread takes commands from any thread, delivers once per step, and says when it dies."""
+"""The engine thread takes commands from any thread, delivers once per step, and reports its own death."""
 
 import queue
 import threading
@@ -22,7 +22,7 @@ def work(n: int) -> Work:
 
 
 def test_works_from_many_threads_all_end() -> None:
-    """Four threads submit and cancel; every ticket ends once."""
+    """While four threads submit and cancel, every ticket ends once."""
     sim = Sim()
     out: queue.Queue[list[Delivery]] = queue.Queue()
     died: list[BaseException] = []
@@ -53,7 +53,7 @@ def test_works_from_many_threads_all_end() -> None:
 
 
 def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
-    """A bug in a step ends the thread and calls on_death; it is not survived."""
+    """A bug in a step ends the thread and calls on_death. The thread does not go on."""
     sim = Sim()
     loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
     loop.start()
@@ -78,7 +78,8 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
 
 
 def test_the_window_waits_for_the_next_due_and_no_longer() -> None:
-    """With the next work announced within a moment, an idle engine gathers; when that one does not come, it goes on."""
+    """While the next work is due within gather_ms, an idle engine waits for it. When that work does not come, the
+    engine goes on."""
     sim = Sim()
     gather_ns = round(sim.scheduler.settings.window.gather_ms * MS)
     sim.clock.advance(1)

@@ -1,4 +1,4 @@
-"""Times are counted in buckets: reading them is cheap, and near enough to the truth."""
+"""Times are counted in buckets, which are cheap to read and close to the exact percentiles."""
 
 import random
 
@@ -9,7 +9,7 @@ from scheduler.meter import Spread, percentile
 
 
 def test_percentiles_are_within_three_percent_of_those_of_all_values() -> None:
-    """For times from microseconds to minutes."""
+    """The percentiles are right for times from microseconds to minutes."""
     dice = random.Random(7)
     for scale in (1_000, MS, 40 * MS, S, 300 * S):
         spread, values = Spread(), [round(dice.expovariate(1 / scale)) + 400 for _ in range(5_000)]
@@ -19,8 +19,8 @@ def test_percentiles_are_within_three_percent_of_those_of_all_values() -> None:
             assert found == pytest.approx(percentile(values, share), rel=0.032), (scale, share)
 
 
-def test_what_is_older_than_the_window_is_not_counted() -> None:
-    """Nor is anything lost before."""
+def test_values_older_than_the_window_are_not_counted() -> None:
+    """A value counts until the window ends, and not longer."""
     spread = Spread(60 * S)
     spread.add(5 * S, 900 * MS, 7)
     spread.add(50 * S, 10 * MS, 2)
@@ -29,7 +29,7 @@ def test_what_is_older_than_the_window_is_not_counted() -> None:
     assert spread.percentiles(500 * S, 0.5, 1.0) == [0.0, 0.0] and spread.amount(500 * S) == 0
     spread.add(500 * S, 20 * MS)
     assert spread.percentiles(500 * S, 0.0)[0] == pytest.approx(20 * MS, rel=0.032), (
-        "what was in the row before is gone"
+        "the row's earlier values are gone"
     )
 
 

@@ -1,4 +1,5 @@
-"""What has no room in RAM goes to the store and comes back in time, or is computed anew; nobody waits longer."""
+"""A trunk that has no room in RAM goes to the store. It comes back in time or is computed anew, and no work waits
+longer."""
 
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ LEN = 100
 
 
 class Store:
-    """Answers when it is told to."""
+    """A store that answers when the test says so."""
 
     def __init__(self) -> None:
         self.kept: dict[int, tuple[bytes, bytes]] = {}
@@ -24,12 +25,12 @@ class Store:
         self.dropped: list[int] = []
 
     def park(self, number: int, header: bytes, payload: bytes) -> bool:
-        """Takes everything."""
+        """Takes all bytes."""
         self.kept[number] = (header, payload)
         return True
 
     def fetch(self, number: int) -> None:
-        """Notes it."""
+        """Notes the request."""
         self.asked.append(number)
 
     def drop(self, number: int) -> None:
@@ -38,7 +39,7 @@ class Store:
         self.kept.pop(number, None)
 
     def answer(self, sim: Sim, fault: str = "") -> None:
-        """Answers what was asked."""
+        """Answers the noted requests."""
         for number in self.asked:
             header, payload = self.kept.pop(number, (b"", b""))
             sim.scheduler.arrived(Fetched(sim.clock(), number, header, payload, fault))
@@ -47,7 +48,7 @@ class Store:
 
 @pytest.fixture
 def sim() -> Sim:
-    """Two residents, RAM for two trunks, and a store; NPC 0 has been moved there by five others."""
+    """Two residents, RAM for two trunks, and a store. Five other NPCs have evicted NPC 0's trunk to the store."""
     sim = Sim(sequences=9, kv=KV)
     placer = sim.scheduler.placer
     placer.homes.ram_bytes_max = 2 * 600
@@ -60,19 +61,19 @@ def sim() -> Sim:
 
 
 def ask(sim: Sim, n: int, tier: Tier = Tier.GOLD, tokens_max: int = 3) -> int:
-    """A work of an NPC, whose trunk nobody shares."""
+    """A work of an NPC, with a trunk of its own."""
     tail = words(7) if tokens_max else words()
     trunk = words(*range(n * LEN, n * LEN + LEN))
     return sim.submit(Work(tier, TrunkKey(npc(n), ""), trunk, tail, tokens_max, due_ns=sim.clock()))
 
 
 def trunk_of(sim: Sim, n: int) -> str:
-    """Where an NPC's trunk is."""
+    """An NPC's trunk in the book."""
     return sim.scheduler.placer.homes.get(TrunkKey(npc(n), "")).home
 
 
 def store_of(sim: Sim) -> Store:
-    """Its store."""
+    """The store of a simulation."""
     store = sim.scheduler.placer.moves.parking.store
     assert isinstance(store, Store)
     return store
@@ -80,7 +81,7 @@ def store_of(sim: Sim) -> Store:
 
 @pytest.mark.parametrize("tier", Tier)
 def test_a_work_waits_a_moment_for_its_trunk(sim: Sim, tier: Tier) -> None:
-    """It is fetched when the work comes, nothing runs meanwhile, and then nothing is computed again."""
+    """The trunk is fetched when the work arrives. No work runs meanwhile, and then nothing is computed again."""
     ticket = ask(sim, 0, tier)
     computed = sim.scheduler.placer.tokens.computed
     sim.step()
@@ -95,7 +96,7 @@ def test_a_work_waits_a_moment_for_its_trunk(sim: Sim, tier: Tier) -> None:
 
 
 def test_it_waits_no_longer_than_fetch_wait_ms(sim: Sim) -> None:
-    """Then the trunk is computed anew, and what comes too late changes nothing."""
+    """After that the trunk is computed anew, and a late answer changes nothing."""
     ticket = ask(sim, 0)
     began_ns = sim.clock()
     sim.run(until=lambda: ticket in sim.taken)
@@ -109,8 +110,8 @@ def test_it_waits_no_longer_than_fetch_wait_ms(sim: Sim) -> None:
 
 
 @pytest.mark.parametrize("fault", ["away", "gone", "signature"])
-def test_what_does_not_come_back_is_computed_anew(sim: Sim, fault: str) -> None:
-    """Lost, away, or not ours: the reply is the same, and it is counted."""
+def test_bytes_that_do_not_come_back_are_computed_anew(sim: Sim, fault: str) -> None:
+    """If the bytes are lost, unreachable or signed by another key, the reply is the same, and the fault is counted."""
     ticket = ask(sim, 0)
     sim.run(until=lambda: bool(store_of(sim).asked))
     store_of(sim).answer(sim, fault)
@@ -122,8 +123,8 @@ def test_what_does_not_come_back_is_computed_anew(sim: Sim, fault: str) -> None:
     )
 
 
-def test_what_no_ram_can_hold_is_not_fetched(sim: Sim) -> None:
-    """It would go back to the store at once, and its works would wait for nothing: it is computed anew."""
+def test_a_trunk_too_large_for_ram_is_not_fetched(sim: Sim) -> None:
+    """Such a trunk would go back to the store at once and make its works wait in vain, so it is computed anew."""
     homes = sim.scheduler.placer.homes
     for key in [trunk.key for trunk in homes if trunk.blob is not None]:
         sim.forget(key)
@@ -137,7 +138,7 @@ def test_what_no_ram_can_hold_is_not_fetched(sim: Sim) -> None:
 
 
 def test_load_ahead_brings_it_to_ram_before_it_is_asked(sim: Sim) -> None:
-    """Fetched once, however often it is said; the work then waits for nothing."""
+    """The trunk is fetched once, however often the hint comes. The work then waits for nothing."""
     for _ in range(3):
         sim.scheduler.load_ahead(npc(0), sim.clock())
     assert len(store_of(sim).asked) == 1
@@ -149,8 +150,8 @@ def test_load_ahead_brings_it_to_ram_before_it_is_asked(sim: Sim) -> None:
     assert not store_of(sim).asked
 
 
-def test_move_out_frees_what_nobody_stands_on(sim: Sim) -> None:
-    """An NPC's trunk leaves its sequence at once, and answers the same when it comes back."""
+def test_move_out_frees_trunks_that_no_work_uses(sim: Sim) -> None:
+    """An NPC's trunk leaves its sequence at once, and gives the same reply when it comes back."""
     assert trunk_of(sim, 4) == "sequence"
     free = sim.scheduler.placer.homes.free
     sim.scheduler.move_out(npc(4))
@@ -164,7 +165,8 @@ def test_move_out_frees_what_nobody_stands_on(sim: Sim) -> None:
 
 
 def test_forgotten_bytes_are_removed(sim: Sim) -> None:
-    """Wherever they are, on their way too; nothing of the trunk is left in the book or in the store."""
+    """Bytes are removed wherever they are, also while they move. No part of the trunk is left in the book or in the
+    store."""
     homes, store = sim.scheduler.placer.homes, store_of(sim)
     number = homes.get(TrunkKey(npc(0), "")).parked
     sim.scheduler.load_ahead(npc(0), sim.clock())
@@ -175,8 +177,8 @@ def test_forgotten_bytes_are_removed(sim: Sim) -> None:
     assert homes.find(TrunkKey(npc(0), "")) is None
 
 
-def test_the_store_s_bound_is_kept_by_dropping_who_came_first(sim: Sim) -> None:
-    """redis_mib is never exceeded, and what is dropped is computed anew."""
+def test_the_store_s_bound_is_kept_by_dropping_the_oldest(sim: Sim) -> None:
+    """redis_mib is never exceeded, and dropped trunks are computed anew."""
     placer, store = sim.scheduler.placer, store_of(sim)
     placer.homes.parked_bytes_max = 2 * 600
     for n in range(5, 12):
@@ -188,7 +190,7 @@ def test_the_store_s_bound_is_kept_by_dropping_who_came_first(sim: Sim) -> None:
 
 
 def test_a_fetch_that_would_take_longer_than_computing_is_not_made(sim: Sim) -> None:
-    """The store is known to be slow: nobody waits for it, and the bytes are dropped."""
+    """When the store is known to be slow, no work waits for it, and the bytes are dropped."""
     sim.scheduler.placer.moves.parking.costs.fixed_ns = 1e12
     ticket = ask(sim, 0)
     sim.run()
@@ -197,8 +199,8 @@ def test_a_fetch_that_would_take_longer_than_computing_is_not_made(sim: Sim) -> 
     assert sim.chunks[ticket] == sim.alone(sim.submitted[ticket])
 
 
-def test_a_cancelled_work_leaves_nobody_waiting(sim: Sim) -> None:
-    """The only work that waits for a fetch goes away: the scheduler is idle."""
+def test_a_cancelled_work_ends_the_wait_for_its_fetch(sim: Sim) -> None:
+    """When the only work that waits for a fetch is cancelled, the scheduler is idle."""
     ticket = ask(sim, 0)
     sim.run(until=lambda: bool(store_of(sim).asked))
     sim.cancel(ticket)
@@ -209,8 +211,8 @@ def test_a_cancelled_work_leaves_nobody_waiting(sim: Sim) -> None:
     assert sim.chunks[again] == sim.alone(sim.submitted[again])
 
 
-def test_without_a_store_what_has_no_room_is_lost() -> None:
-    """As ever: computed anew."""
+def test_without_a_store_a_trunk_without_room_is_lost() -> None:
+    """Without a store such a trunk is computed anew."""
     sim = Sim(sequences=9, kv=replace(KV, redis_mib=0))
     sim.scheduler.placer.homes.ram_bytes_max = 600
     for n in (0, 1, 2, 3, 0):

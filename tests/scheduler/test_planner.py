@@ -1,4 +1,4 @@
-"""A step is composed inside its budget, in the order of the design, and nobody starves."""
+"""A step is composed inside its budget, in the order of the design, and no work starves."""
 
 import random
 from dataclasses import replace
@@ -14,7 +14,7 @@ FAR = 10**15
 
 
 def candidate(number: int, tier: Tier, *, decode: bool = False, seq: int | None = None, wanted: int = 1) -> Candidate:
-    """A candidate whose sequence is its number times two: no two side by side."""
+    """A candidate whose sequence is twice its number, so that no two sequences are neighbours."""
     return Candidate(number, tier, decode, number * 2 if seq is None else seq, 100, wanted, number, FAR, number, FAR)
 
 
@@ -25,7 +25,7 @@ def portions(candidates: list[Candidate], now_ns: int = 0, gold_waits: bool = Fa
 
 
 def test_decodes_come_before_prefills_and_gold_before_silver() -> None:
-    """With room for everybody, everybody is in; with little, the ranks decide."""
+    """With room for all, all works are in; with little room the ranks decide."""
     few = [
         candidate(0, Tier.SILVER, wanted=500),
         candidate(1, Tier.SILVER, decode=True),
@@ -39,7 +39,7 @@ def test_decodes_come_before_prefills_and_gold_before_silver() -> None:
 
 
 def test_silver_prefill_keeps_its_share_against_gold() -> None:
-    """However much Gold wants, Silver's prefill moves in every step."""
+    """With any amount of Gold, Silver's prefill moves in every step."""
     many = [candidate(n, Tier.GOLD, wanted=24) for n in range(40)] + [candidate(90, Tier.SILVER, wanted=1000)]
     got = portions(many)
     assert got[90] >= 16
@@ -47,27 +47,28 @@ def test_silver_prefill_keeps_its_share_against_gold() -> None:
 
 
 def test_the_first_candidate_always_gets_something() -> None:
-    """Also when the budget is smaller than a step costs."""
+    """The first candidate gets tokens even when the budget is smaller than a step costs."""
     dear = Costs(replace(COSTS, prior_ns=(50e6, 0.0, 1e6, 0.0, 0.0)))
     composed = compose([candidate(0, Tier.BRONZE, wanted=900)], dear, SETTINGS, 0, False, 2048)
     assert [s.tokens for s in composed.portions] == [SETTINGS.chunk_min]
 
 
-def test_a_step_that_is_over_its_budget_takes_along_whom_it_hardly_notices() -> None:
-    """A large model on a GPU: a step is 26 ms for one sequence and little more for twenty."""
+def test_a_step_over_its_budget_takes_along_works_that_add_little() -> None:
+    """On a large GPU model a step is 26 ms for one sequence and little more for twenty, so a step over its budget takes
+    the others along."""
     free = Costs(replace(COSTS, prior_ns=(26e6, 0.0, 100_000.0, 0.0, 0.0)))
     many = [candidate(n, Tier.GOLD, decode=True) for n in range(20)] + [candidate(50, Tier.SILVER, wanted=100)]
     composed = compose(many, free, SETTINGS, 0, False, 2048)
     assert {s.number for s in composed.portions} == {*range(20), 50}
     # 15 % of 26.1 ms are 39 tokens beside the first one.
     assert sum(s.tokens for s in composed.portions) == 1 + 39
-    # Where each sequence costs a pass of its own, there is nothing to take along.
+    # Where each sequence costs a pass of its own, no work is taken along.
     dear = Costs(replace(COSTS, prior_ns=(0.0, 26e6, 100_000.0, 0.0, 0.0)))
     assert [s.number for s in compose(many, dear, SETTINGS, 0, False, 2048).portions] == [0]
 
 
 def test_overdue_work_counts_one_tier_higher() -> None:
-    """Ageing: an overdue Bronze prefill ranks like Silver's, an overdue Silver like Gold."""
+    """An overdue Bronze prefill ranks like Silver's, an overdue Silver one like Gold's."""
     bronze = replace(candidate(0, Tier.BRONZE, wanted=10), overdue_ns=50)
     silver = candidate(1, Tier.SILVER, wanted=10)
     assert rank(bronze, 49) > rank(silver, 49)
@@ -75,7 +76,7 @@ def test_overdue_work_counts_one_tier_higher() -> None:
 
 
 def test_a_step_has_one_adapter_and_decodes_of_both_take_turns() -> None:
-    """Works with different adapters never share a step; the one that waited longer is next."""
+    """Works with different adapters never share a step. The work that waited longer is next."""
     many = [replace(candidate(n, Tier.SILVER, decode=True), adapter="ab"[n % 2], last_step_ns=n) for n in range(10)]
     first = compose(many, Costs(COSTS), SETTINGS, 0, False, 512)
     assert first.adapter == "a"
@@ -86,7 +87,8 @@ def test_a_step_has_one_adapter_and_decodes_of_both_take_turns() -> None:
 
 
 def test_laws_on_random_candidates() -> None:
-    """Sorted by sequence, none twice, never more than wanted, inside budget and batch; the most urgent one is in."""
+    """Slices are sorted by sequence, none is there twice or longer than wanted, and they fit budget and batch. The most
+    urgent work is in."""
     rng = random.Random(7)
     for _ in range(300):
         many = []
@@ -108,5 +110,5 @@ def test_laws_on_random_candidates() -> None:
         first = min(many, key=lambda c: (rank(c, 0), c.last_step_ns if c.decode else c.deadline_ns, c.number))
         assert first.seq in numbers
         if len(slices) > 1:
-            # The planner adds costs up one by one; what the step really splits into may differ by a few micro-batches.
+            # The planner adds costs up one by one. The real step may have a few micro-batches more or fewer.
             assert costs.predict_ns(features(slices, 512)) <= composed.budget_ns * 1.35

@@ -1,4 +1,4 @@
-"""Queues are bounded, ordered by deadline, and a newer work of the same NPC takes the older one's place."""
+"""Queues are bounded and ordered by deadline, and a newer work of the same NPC takes the older one's place."""
 
 import random
 
@@ -12,14 +12,14 @@ NOTHING = np.empty(0, np.int32)
 
 
 def work(deadline_ns: int, supersede: object = None) -> Work:
-    """A work that only has what a queue looks at."""
+    """A work with only the fields that a queue reads."""
     key = TrunkKey(NpcKey("", "w", "n"), "")
     return Work(Tier.GOLD, key, NOTHING, NOTHING, 1, deadline_ns=deadline_ns, supersede=supersede)
 
 
 def test_against_a_dumb_version() -> None:
-    """Random adds, takes and cancels: the same works wait, in the same order, as in a plain list; who supersedes keeps
-    the earlier deadline.
+    """After random adds, takes and cancels the same works wait in the same order as in a plain list. A superseding work
+    keeps the earlier deadline.
     """
     rng = random.Random(6)
     queue = Queue(20)
@@ -60,9 +60,9 @@ def test_against_a_dumb_version() -> None:
         assert {w.ticket_id for w in queue} == set(dumb)
 
 
-def test_a_queue_does_not_keep_what_is_gone() -> None:
-    """A thousand questions of one NPC that never moves leave one entry, and the order is whole also when entries go
-    while it is read.
+def test_a_queue_does_not_keep_entries_of_works_that_left() -> None:
+    """A thousand questions of one NPC that never runs leave one entry. The order stays right when entries go while it
+    is read.
     """
     queue = Queue(2000)
     for ticket in range(1000):

@@ -1,4 +1,4 @@
-"""The scheduler gives every work what it would get alone, and keeps its laws after every step."""
+"""The scheduler gives every work the tokens that it gets alone, and keeps its laws after every step."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CHOICES = [ACT, FEEL, ONLY]
 
 @pytest.mark.parametrize("seed", range(4))
 def test_isolation_everything_at_once_gives_what_each_gives_alone(seed: int) -> None:
-    """400 random works of all tiers, with cancels and superseding: every finished one made exactly its own tokens."""
+    """Of 400 random works of all tiers, with cancels and superseding, every finished one got exactly its own tokens."""
     rng = random.Random(seed)
     sim = Sim(end_every=30)
     cancelled = set()
@@ -49,20 +49,20 @@ def test_isolation_everything_at_once_gives_what_each_gives_alone(seed: int) -> 
         if ended.finish in (Finish.STOP, Finish.LENGTH):
             assert sim.chunks[ticket] == alone, f"ticket {ticket} of {work.key}"
         elif ended.finish is Finish.CANCELLED:
-            assert ticket in cancelled or not work.max_tokens  # it only prepared a trunk and was overtaken
+            assert ticket in cancelled or not work.max_tokens  # it only prepared a trunk, and another work overtook it
             assert sim.chunks[ticket] == alone[: len(sim.chunks[ticket])]
         else:
             assert ended.finish in (Finish.SUPERSEDED, Finish.REFUSED)
             assert not sim.chunks[ticket]
     assert sim.scheduler.placer.lanes.leased == 0
     assert all(not t.users for t in sim.scheduler.placer.homes)
-    # More trunks than sequences: some were moved out and came back.
+    # There are more trunks than sequences, so some were moved out and came back.
     assert sim.scheduler.placer.moves.loaded > 0
 
 
-def test_no_sampler_has_seen_what_ends_an_answer() -> None:
-    """Neither stop ids, nor the model's own ends, nor what closes an answer as text; by what was said lately or, when
-    nothing was, by the tail.
+def test_no_sampler_has_seen_the_end_of_an_answer() -> None:
+    """The sampler sees no stop id, no end token of the model, and no text that closes an answer. It sees the last
+    replies or, without any, the tail.
     """
     sim = Sim()
     given: list[list[int]] = []
@@ -95,7 +95,7 @@ def test_no_sampler_has_seen_what_ends_an_answer() -> None:
 
 
 def test_same_seed_same_trace() -> None:
-    """The simulation is deterministic to the last delivery."""
+    """Two runs with one seed are equal to the last delivery."""
 
     def trace() -> list[tuple[int, int, str]]:
         rng = random.Random(11)
@@ -110,7 +110,7 @@ def test_same_seed_same_trace() -> None:
 
 
 def test_failed_steps_are_tried_once_more_and_nothing_is_said_twice() -> None:
-    """A step that fails rebuilds the engine; the works go on where they were and give the same tokens."""
+    """A step that fails rebuilds the engine. The works go on where they were and get the same tokens."""
     rng = random.Random(12)
     sim = Sim(fail_at=frozenset({3, 40, 90}))
     for _ in range(60):
@@ -124,7 +124,7 @@ def test_failed_steps_are_tried_once_more_and_nothing_is_said_twice() -> None:
 
 
 def test_a_work_whose_steps_fail_twice_ends_as_failed() -> None:
-    """Once more, then an error: nobody tries for ever."""
+    """A work's step is retried once; after the second failure the work ends with an error."""
     sim = Sim(fail_at=frozenset(range(50)))
     ticket = sim.submit(Work(Tier.SILVER, TrunkKey(npc(1), "p"), words(1, 2, 3), words(4), 5))
     sim.run()
@@ -135,8 +135,8 @@ def test_a_work_whose_steps_fail_twice_ends_as_failed() -> None:
 
 @pytest.mark.parametrize("steps", range(12))
 def test_cancel_from_every_state_frees_everything_at_once(steps: int) -> None:
-    """Waiting, in the prefix, in the trunk, in the tail, decoding: after cancel the lane is free, the trunk is
-    sound.
+    """A work may be cancelled while it waits, in its prefix, trunk or tail, or while it decodes. Then its lane is free
+    and its trunk is sound.
     """
     sim = Sim(sequences=20)
     trunk = words(*range(300))
@@ -155,7 +155,7 @@ def test_cancel_from_every_state_frees_everything_at_once(steps: int) -> None:
 
 
 def test_a_shared_prefix_is_computed_once() -> None:
-    """Twenty NPCs of one archetype: its tokens are prefilled once, the others' are cached."""
+    """For twenty NPCs of one archetype its tokens are prefilled once, and the other NPCs have cache hits."""
     sim = Sim()
     shared = words(*range(200))
     for n in range(20):
@@ -168,7 +168,7 @@ def test_a_shared_prefix_is_computed_once() -> None:
 
 
 def test_a_dialogue_starts_from_its_npcs_intent_trunk() -> None:
-    """What prefix and persona cost was paid by the intents: the first line prefills only what is new."""
+    """The intents have paid for prefix and persona, so the first line prefills only its new tokens."""
     sim = Sim()
     trunk = words(*range(120))
     sim.submit(Work(Tier.GOLD, TrunkKey(npc(1), ""), trunk, words(5), 2, 100))
@@ -180,7 +180,7 @@ def test_a_dialogue_starts_from_its_npcs_intent_trunk() -> None:
 
 
 def test_a_full_queue_refuses_and_the_ticket_ends() -> None:
-    """The bound is kept, and who is refused hears it."""
+    """The bound is kept, and the refused ticket gets an end."""
     sim = Sim()
     bound = sim.promises.silver.waiting_max
     for n in range(bound + 3):
@@ -191,7 +191,7 @@ def test_a_full_queue_refuses_and_the_ticket_ends() -> None:
 
 
 def test_gold_is_never_behind_more_than_one_step() -> None:
-    """With long prefills running, Gold that arrives is taken into the very next step."""
+    """While long prefills run, a Gold work that arrives is in the very next step."""
     sim = Sim(sequences=40, context_len=2048)
     for n in range(6):
         sim.submit(Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(*range(n, 1500 + n)), words(3), 2))
@@ -235,7 +235,7 @@ def test_sixty_npcs_in_one_window_are_spread_over_steps() -> None:
 
 
 def test_a_work_that_only_prepares_a_trunk_is_overtaken_by_one_that_needs_it() -> None:
-    """Gold does not wait behind Bronze for its own trunk; what Bronze had computed is used."""
+    """Gold does not wait behind Bronze for its own trunk, and it uses the tokens that Bronze has computed."""
     sim = Sim(sequences=40, context_len=2048)
     trunk = words(*range(1500))
     bronze = sim.submit(Work(Tier.BRONZE, TrunkKey(npc(1), ""), trunk, words(), 0))
@@ -251,20 +251,21 @@ def test_a_work_that_only_prepares_a_trunk_is_overtaken_by_one_that_needs_it() -
 
 
 def test_works_of_different_adapters_take_turns_in_steps_of_their_own() -> None:
-    """Both finish, with the tokens they make alone, and no step mixes them."""
+    """Both works finish with the tokens that they get alone, and no step mixes them."""
     sim = Sim()
     for n in range(8):
         work = Work(Tier.SILVER, TrunkKey(npc(n), "p"), words(1, 2, n), words(3), 6, adapter="ab"[n % 2])
         sim.submit(work)
     sim.run()
-    assert set(sim.engine.adapters) == {"", "a", "b"}  # the trunks are the base model's
+    assert set(sim.engine.adapters) == {"", "a", "b"}  # the base model computed the trunks
     for ticket, work in sim.submitted.items():
         assert sim.chunks[ticket] == sim.alone(work)
 
 
 @pytest.mark.parametrize("fail_at", [frozenset(), frozenset({3, 9})], ids=["", "failing steps"])
 def test_an_invoked_adapter_is_on_from_where_the_tail_says_so(fail_at: frozenset[int]) -> None:
-    """The last invocation counts; without one all is the base model's. Each makes what it makes alone."""
+    """The last invocation counts; without one the whole tail is the base model's. Each work gets the tokens that it
+    gets alone."""
     sim = Sim(fail_at=fail_at)
     sim.engine.invocations = {"a": tuple(words(60, 61).tolist()), "b": tuple(words(62).tolist())}
     tails = ([1, 2, 60, 61], [60, 61, 1, 2], [60, 61, 3, 60, 61, 4], [60, 60, 61], [61, 60], [62, 1])
@@ -284,7 +285,7 @@ def test_an_invoked_adapter_is_on_from_where_the_tail_says_so(fail_at: frozenset
 
 
 def test_forget_empties_a_trunk_now_or_when_its_work_ends() -> None:
-    """After forget nothing of the trunk's KV is left, also when a work stood on it."""
+    """After forget no KV of the trunk is left, also when a work was using it."""
     sim = Sim()
     key = TrunkKey(npc(1), "p")
     sim.submit(Work(Tier.SILVER, key, words(*range(50)), words(3), 4))
@@ -300,7 +301,7 @@ def test_forget_empties_a_trunk_now_or_when_its_work_ends() -> None:
 
 
 def test_more_npcs_than_sequences_move_out_and_come_back_whole() -> None:
-    """A thousand visits to 60 NPCs on 10 resident sequences: every answer is right, most trunks are loaded."""
+    """In a thousand visits to 60 NPCs on 10 resident sequences every answer is right, and most trunks are loaded."""
     sim = Sim(sequences=15, kv=KvSettings(prefixes=1, lanes=4, ram_mib=4))
     rng = random.Random(13)
     for _ in range(1000):

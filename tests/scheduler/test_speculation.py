@@ -1,4 +1,4 @@
-"""Drafts in the scheduler: what is said stays the same, budgets are kept, and what does not pay is switched off."""
+"""Drafts in the scheduler: the tokens stay the same, budgets are kept, and drafts that do not pay are switched off."""
 
 import random
 from dataclasses import replace
@@ -15,14 +15,14 @@ from scheduler.speculation import PLAIN_EVERY, Speculation, SpeculationSettings
 from tests.scheduler.simulated import FIRST_WORD, Sim, npc, random_work, words
 
 ON = SpeculationSettings(drafts="ngram", tokens_max=4, works_max=100, trial_steps=10**9)
-# Steps that read their weights take long, tokens are cheap: what a GPU is like.
+# Steps that read their weights take long and tokens are cheap, as on a GPU.
 WEIGHTY = SimCost(step_us=100.0, micro_us=3000.0, token_us=20.0)
 
 
 def speculate(
     sim: Sim, acceptance: float = 0.7, settings: SpeculationSettings = ON, token_us: float = 0.0
 ) -> Speculation:
-    """Gives the simulation's scheduler drafts that are right as often as stated."""
+    """Gives the simulation's scheduler drafts that are right with the stated probability."""
     drafter = ForcedDrafts(sim.engine, acceptance, token_us, sim.end_every)
     speculation = Speculation(settings, drafter, sim.vocab.eog_ids)
     sim.scheduler.composer.speculation = speculation
@@ -41,8 +41,8 @@ def replace_work(work: Work, **more: object) -> Work:
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, seed=9)])
-def test_drafts_change_when_it_is_said_and_not_what(acceptance: float, sampling: Sampling) -> None:
-    """Greedy or drawn, with right guesses and wrong ones: the tokens are those of the work alone."""
+def test_drafts_change_the_times_and_not_the_tokens(acceptance: float, sampling: Sampling) -> None:
+    """For greedy and drawn works, with right and wrong guesses, the tokens are those of the work alone."""
     sim = Sim()
     speculation = speculate(sim, acceptance)
     work = speech(sampling=sampling)
@@ -56,8 +56,9 @@ def test_drafts_change_when_it_is_said_and_not_what(acceptance: float, sampling:
     assert sim.ended[ticket].timings.output_tokens == 40
 
 
-def test_a_thousand_random_works_say_what_they_say_alone() -> None:
-    """All tiers, choices, cancels, failures, with drafts all the way: each ticket ends once and says its own."""
+def test_a_thousand_random_works_get_the_tokens_that_they_get_alone() -> None:
+    """With all tiers, choices, cancels, failures and drafts throughout, each ticket ends once and gets its own
+    tokens."""
     rng = random.Random(4)
     choices = [stage("act", [(i, [FIRST_WORD + i % 3, FIRST_WORD + 10 + i], END) for i in range(9)])]
     sim = Sim(end_every=25, fail_at=frozenset(range(40, 4000, 97)))
@@ -81,7 +82,7 @@ def test_a_thousand_random_works_say_what_they_say_alone() -> None:
 
 
 def test_a_token_limit_inside_right_guesses_is_kept() -> None:
-    """Whatever the limit, exactly so many tokens are said, and the sequence never outgrows them: it has no room to."""
+    """With any limit exactly that many tokens are generated, and the sequence never outgrows its room."""
     for limit in range(1, 12):
         work = speech(max_tokens=limit)
         sim = Sim(context_len=len(work.trunk) + len(work.tail) + limit - 1)
@@ -93,7 +94,7 @@ def test_a_token_limit_inside_right_guesses_is_kept() -> None:
 
 
 def test_a_stop_inside_right_guesses_ends_the_work_there() -> None:
-    """A stop token is not handed out, nor is what was guessed behind it."""
+    """Neither the stop token nor a guess behind it is delivered."""
     for at in range(1, 12):
         sim = Sim()
         speculate(sim, 1.0)
@@ -104,8 +105,9 @@ def test_a_stop_inside_right_guesses_ends_the_work_there() -> None:
         assert sim.ended[ticket].finish is Finish.STOP
 
 
-def test_what_one_step_gave_ends_where_the_work_ends() -> None:
-    """Whoever guesses: behind a stop token or the limit nothing is said, and what is before it is one chunk."""
+def test_the_tokens_of_one_step_end_where_the_work_ends() -> None:
+    """With any drafter no token behind a stop token or the limit is delivered, and the tokens before it are one
+    chunk."""
     for limit, stops, wanted in ((9, {7}, ((5, 6), Finish.STOP)), (2, set(), ((5, 6), Finish.LENGTH)), (9, {5}, None)):
         sim = Sim()
         sim.submit(speech(max_tokens=limit, stop_ids=frozenset(stops)))
@@ -119,7 +121,7 @@ def test_what_one_step_gave_ends_where_the_work_ends() -> None:
 
 
 def test_a_cancel_in_the_middle_of_a_drafted_step_leaves_nothing_behind() -> None:
-    """The lane is empty and free again, with guesses in the step that runs."""
+    """While the step has guesses in it, the cancelled work's lane is emptied and freed."""
     sim = Sim()
     speculate(sim, 1.0)
     ticket = sim.submit(speech())
@@ -133,7 +135,7 @@ def test_a_cancel_in_the_middle_of_a_drafted_step_leaves_nothing_behind() -> Non
         sim.scheduler.apply(planned, result, 1000, sim.clock())
         if result.verified:
             break
-    sim.cancel(ticket)  # checks the book
+    sim.cancel(ticket)  # this also checks the book
     assert sim.ended[ticket].finish is Finish.CANCELLED
     assert sim.scheduler.placer.lanes.leased == 0
     assert all(r.place.part is Part.BRANCH for r in sim.scheduler.running.values())
@@ -169,7 +171,7 @@ def test_guesses_count_in_the_budget() -> None:
 
 
 def test_guesses_are_given_to_few_works_only() -> None:
-    """Beyond works_max nobody is asked; at most every so many steps one goes without in any case."""
+    """Above works_max no work gets guesses. In any case one step in so many goes without."""
     sim = Sim()
     speculation = speculate(sim, 1.0, replace(ON, works_max=2))
     for n in range(3):
@@ -184,7 +186,7 @@ def test_guesses_are_given_to_few_works_only() -> None:
 
 
 def test_a_tier_that_is_not_named_has_no_drafts() -> None:
-    """Only works of the tiers in the settings are guessed for."""
+    """Only works of the tiers in the settings get guesses."""
     sim = Sim()
     speculation = speculate(sim, 1.0, replace(ON, tiers=("bronze",)))
     sim.submit(speech(1))
@@ -193,8 +195,8 @@ def test_a_tier_that_is_not_named_has_no_drafts() -> None:
     assert [t.offered > 0 for t in speculation.tiers] == [False, False, True]
 
 
-def test_what_does_not_pay_is_switched_off_and_tried_again_later() -> None:
-    """Wrong guesses are given up after the trial, per tier, and tried again when the time has come."""
+def test_drafts_that_do_not_pay_are_switched_off_and_tried_again_later() -> None:
+    """Each tier gives up wrong guesses after the trial, and tries them again when the time has come."""
     sim = Sim(context_len=4096)
     settings = replace(ON, trial_steps=20, retry_s=5.0)
     speculation = speculate(sim, 0.0, settings)
@@ -215,8 +217,9 @@ def test_what_does_not_pay_is_switched_off_and_tried_again_later() -> None:
     assert not silver.on and silver.switched_off == 2
 
 
-def test_what_pays_goes_on_and_its_gain_is_what_the_clock_says() -> None:
-    """With weights that dominate a step and good guesses it stays on; measured and real gain agree within a tenth."""
+def test_drafts_that_pay_go_on_and_their_gain_agrees_with_the_clock() -> None:
+    """With weights that dominate a step and good guesses, drafts stay on. Measured and real gain agree within a
+    tenth."""
 
     def took_ns(acceptance: float | None) -> tuple[int, Speculation | None]:
         sim = Sim(cost=WEIGHTY, context_len=4096)
@@ -231,12 +234,12 @@ def test_what_pays_goes_on_and_its_gain_is_what_the_clock_says() -> None:
     silver = speculation.tiers[Tier.SILVER]
     assert silver.on
     assert silver.gain > 2.0
-    # One step in 16 goes without drafts, whose gain is 1.
+    # One step in 16 goes without drafts, so its gain is 1.
     assert plain_ns / drafted_ns == pytest.approx(silver.gain, rel=0.1)
 
 
 def test_a_dear_drafter_does_not_pay() -> None:
-    """The time that drafting takes counts: right guesses that cost more than the step they save are given up."""
+    """Right guesses that cost more time than the step that they save are given up."""
     sim = Sim(cost=WEIGHTY, context_len=4096)
     speculation = speculate(sim, 1.0, replace(ON, trial_steps=30), token_us=4000.0)
     sim.submit(speech(max_tokens=400))
@@ -245,7 +248,7 @@ def test_a_dear_drafter_does_not_pay() -> None:
 
 
 def test_drafting_takes_half_a_budget_at_most() -> None:
-    """What a drafter is allowed to take is half of the step's budget."""
+    """A drafter may take half of the step's budget."""
     sim = Sim()
     speculation = speculate(sim, 1.0, token_us=800.0)
     sim.submit(speech(1, tier=Tier.GOLD, max_tokens=20))
@@ -256,7 +259,7 @@ def test_drafting_takes_half_a_budget_at_most() -> None:
 
 
 def test_same_seed_same_trace() -> None:
-    """With drafts everything that is said, and when, follows from what was submitted."""
+    """With drafts all delivered tokens and their times follow from the submitted works."""
 
     def trace() -> list[tuple[int, int, str]]:
         rng = random.Random(7)

@@ -1,4 +1,4 @@
-"""The door counts permits, ends every ticket exactly once, and answers a full queue at once."""
+"""The door counts permits, ends every ticket exactly once, and refuses at once when the queue is full."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tiers.promises import Promises
 
 
 class Sent:
-    """A door whose commands are kept instead of run."""
+    """A door whose commands are kept and not run."""
 
     def __init__(self, waiting_max: int = 2) -> None:
         self.clock = VirtualClock(10**9)
@@ -30,7 +30,7 @@ class Sent:
         self.commands += commands
 
     def submit(self, tail: int = 1, max_tokens: int = 1) -> int:
-        """Submits a Silver work; its ticket's number."""
+        """Submits a Silver work and returns its ticket's number."""
         key = TrunkKey(NpcKey("", "w", "n"), "p")
         work = Work(Tier.SILVER, key, np.zeros(50, np.int32), np.zeros(tail, np.int32), max_tokens)
 
@@ -45,7 +45,7 @@ class Sent:
 
 
 def test_permits_are_for_waiting_works_only() -> None:
-    """Two wait, the third is refused with a retry time; once one runs, another may wait."""
+    """Two works wait and the third is refused with a retry time. Once a work runs, another one may wait."""
     sent = Sent()
     first, _ = sent.submit(), sent.submit()
     with pytest.raises(Overloaded) as caught:
@@ -59,8 +59,8 @@ def test_permits_are_for_waiting_works_only() -> None:
 
 
 def test_a_cancelled_work_holds_no_permit() -> None:
-    """However many come and are cancelled before the engine thread looks, one more may wait; what waits still counts,
-    and each ends once.
+    """After any number of works that come and are cancelled before the engine thread looks, one more may wait. Waiting
+    works still count, and each ends once.
     """
     sent = Sent()
     first = sent.submit()
@@ -79,7 +79,7 @@ def test_a_cancelled_work_holds_no_permit() -> None:
 
 
 def test_a_work_that_was_taken_and_then_cancelled_gives_no_second_permit() -> None:
-    """Taken is on its way while the work is cancelled."""
+    """The work is cancelled while the message that it was taken is on its way."""
     sent = Sent()
     first, second = sent.submit(), sent.submit()
     sent.ticket(first).cancel()
@@ -91,7 +91,8 @@ def test_a_work_that_was_taken_and_then_cancelled_gives_no_second_permit() -> No
 
 
 def test_works_that_only_make_kv_give_way_to_one_that_somebody_waits_for() -> None:
-    """The newest of them is cancelled; with none of them the queue is full; among themselves they do not give way."""
+    """The newest work that only prepares KV is cancelled. Without one the queue is full. Such works do not give way to
+    each other."""
     sent = Sent()
     older, newer = sent.submit(0, 0), sent.submit(0, 0)
     with pytest.raises(Overloaded):
@@ -106,7 +107,8 @@ def test_works_that_only_make_kv_give_way_to_one_that_somebody_waits_for() -> No
 
 
 def test_cancelled_works_that_nobody_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They hold memory: with an engine thread that stands still, admission ends at a number; it begins again."""
+    """Cancelled works hold memory until the engine thread answers. With a stalled engine thread admission stops at a
+    bound, and starts again later."""
     monkeypatch.setattr("scheduler.ticket.LEAVING_MAX", 5)
     sent = Sent()
     ids = [sent.submit() for _ in range(2)]
@@ -121,7 +123,7 @@ def test_cancelled_works_that_nobody_answers_are_bounded(monkeypatch: pytest.Mon
 
 
 def test_chunks_then_exactly_one_end() -> None:
-    """What comes after the end is for nobody; cancel after the end sends nothing."""
+    """Chunks after the end are dropped, and a cancel after the end sends nothing."""
     sent = Sent()
     ticket = sent.submit()
     ended = Ended(Finish.STOP, Timings())
@@ -133,7 +135,7 @@ def test_chunks_then_exactly_one_end() -> None:
 
 
 def test_cancel_goes_in_and_its_end_comes_back_through_the_scheduler() -> None:
-    """The ticket stays open until the scheduler has said that it is over."""
+    """The ticket stays open until the scheduler reports its end."""
     sent = Sent()
     key = TrunkKey(NpcKey("", "w", "n"), "p")
     work = Work(Tier.SILVER, key, np.zeros(5, np.int32), np.zeros(1, np.int32), 1)
@@ -148,7 +150,7 @@ def test_cancel_goes_in_and_its_end_comes_back_through_the_scheduler() -> None:
 
 
 def test_retry_time_follows_the_measured_drain_rate() -> None:
-    """Ten a second drained and a queue of two: come again in a tenth of a second, not in thirty."""
+    """With a drain of ten a second and a queue of two, the retry time is a tenth of a second, and not thirty."""
     sent = Sent()
     for _ in range(20):
         ticket = sent.submit()
@@ -158,7 +160,7 @@ def test_retry_time_follows_the_measured_drain_rate() -> None:
 
 
 def test_retry_time_does_not_count_time_in_which_nothing_happened() -> None:
-    """After an hour in which nobody came, the retry time is what it was before."""
+    """After an hour without works the retry time is as it was before."""
     sent = Sent(waiting_max=64)
     for _ in range(20):
         ticket = sent.submit()
@@ -171,7 +173,7 @@ def test_retry_time_does_not_count_time_in_which_nothing_happened() -> None:
 
 
 def test_retry_time_knows_how_many_works_run_at_once() -> None:
-    """One work at a time took 100 ms each: when ten run at once and take as long, the queue drains ten times faster."""
+    """One work at a time took 100 ms. When ten run at once and take as long each, the queue drains ten times faster."""
     sent = Sent(waiting_max=64)
     for _ in range(20):
         ticket = sent.submit()
@@ -184,7 +186,7 @@ def test_retry_time_knows_how_many_works_run_at_once() -> None:
 
 
 def test_retry_time_grows_while_works_run_and_none_ends() -> None:
-    """An engine that stands still is not an idle one: the retry time goes up to its limit of 30 seconds."""
+    """A stalled engine is not an idle one: the retry time grows to its limit of 30 seconds."""
     sent = Sent(waiting_max=64)
     for _ in range(20):
         ticket = sent.submit()
@@ -200,7 +202,7 @@ def test_retry_time_grows_while_works_run_and_none_ends() -> None:
 
 
 def test_draining_refuses_and_stopping_ends_all() -> None:
-    """Nothing new; what is open ends as cancelled."""
+    """New works are refused, and open ones end as cancelled."""
     sent = Sent()
     sent.submit()
     sent.door.draining = True
@@ -211,7 +213,7 @@ def test_draining_refuses_and_stopping_ends_all() -> None:
 
 
 def test_works_that_cannot_fit_are_bugs_found_at_the_door() -> None:
-    """The prompt is cut before; here it is an assertion."""
+    """The prompt was cut before; at the door a longer one is an assertion."""
     sent = Sent()
     with pytest.raises(AssertionError, match="exceed the context"):
         sent.submit(tail=40, max_tokens=20)
@@ -220,7 +222,7 @@ def test_works_that_cannot_fit_are_bugs_found_at_the_door() -> None:
 
 
 async def test_all_ended_waits_for_the_last() -> None:
-    """At once with nothing open."""
+    """With no open ticket it returns at once."""
     sent = Sent()
     await sent.door.all_ended()
     ticket = sent.submit()

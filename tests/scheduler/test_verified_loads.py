@@ -1,4 +1,4 @@
-"""On the real engine: a trunk that was away answers as if it had never been, whatever happened to its bytes."""
+"""On the real engine a trunk that was moved out gives the same replies as before, whatever happened to its bytes."""
 
 import itertools
 import random
@@ -19,7 +19,7 @@ from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
 from tiers.promises import Promises
 
-PLACES, NAMES = ("mill", "crypt", "market"), ("the wolf", "the ghoul", "the count")  # of one length
+PLACES, NAMES = ("mill", "crypt", "market"), ("the wolf", "the ghoul", "the count")  # all of one length
 KV = KvSettings(prefixes=1, lanes=2, ram_mib=64)
 Spoil = Callable[[Sealed, Trunk, Verifier], Sealed]
 
@@ -58,7 +58,7 @@ class Real:
                     return made, what
 
     def away(self, npc: int) -> Trunk:
-        """Its trunk, moved to RAM."""
+        """Moves an NPC's trunk to RAM."""
         trunk = self.placer.homes.get(self.key(npc))
         if trunk.seq >= 0:
             self.placer.moves.move_out(trunk)
@@ -76,12 +76,12 @@ def engine() -> Iterator[LlamaEngine]:
 
 @pytest.fixture
 def real(engine: LlamaEngine) -> Real:
-    """A scheduler without a past."""
+    """A scheduler without any trunk."""
     return Real(engine)
 
 
-def test_what_was_away_answers_the_same_and_is_not_computed_again(real: Real) -> None:
-    """Three NPCs on two residents, each asked again and again: loaded from RAM, with their own words."""
+def test_a_trunk_that_was_moved_out_gives_the_same_reply_without_being_computed_again(real: Real) -> None:
+    """Three NPCs on two residents are asked again and again. Each is loaded from RAM and gives its own reply."""
     first = [real.ask(n)[0] for n in range(3)]
     assert len({tuple(f) for f in first}) > 1
     for n in (0, 1, 2, 0):
@@ -97,14 +97,14 @@ def test_what_was_away_answers_the_same_and_is_not_computed_again(real: Real) ->
 
 
 def broken_payload(sealed: Sealed, rng: random.Random) -> Sealed:
-    """One bit of the bytes the other way round."""
+    """Flips one bit of the bytes."""
     payload = bytearray(sealed.payload)
     payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
     return replace(sealed, payload=bytes(payload))
 
 
 def broken_header(sealed: Sealed, rng: random.Random) -> Sealed:
-    """One bit of the header the other way round."""
+    """Flips one bit of the header."""
     header = bytearray(sealed.header)
     header[rng.randrange(HEADER_BYTES)] ^= 1 << rng.randrange(8)
     return replace(sealed, header=bytes(header))
@@ -112,7 +112,7 @@ def broken_header(sealed: Sealed, rng: random.Random) -> Sealed:
 
 @pytest.mark.parametrize("times", range(6))
 def test_broken_bytes_are_computed_anew_and_counted(real: Real, times: int) -> None:
-    """Flipped bits at random places of header and bytes, and cuts: the reply is the one that was computed."""
+    """For flipped bits at random places of header and bytes, and for cuts, the reply is that of a computed trunk."""
     rng = random.Random(times)
     first, _ = real.ask(0)
     for spoil in (broken_payload, broken_header, cut):
@@ -129,12 +129,13 @@ def test_broken_bytes_are_computed_anew_and_counted(real: Real, times: int) -> N
 
 
 def cut(sealed: Sealed, rng: random.Random) -> Sealed:
-    """Some bytes fewer."""
+    """Cuts some bytes off."""
     return replace(sealed, payload=sealed.payload[: rng.randrange(len(sealed.payload))])
 
 
 def test_another_npc_s_bytes_never_answer(real: Real) -> None:
-    """Two homes swapped: both are computed anew, and both say their own words. Without the check they do not."""
+    """When the bytes of two homes are swapped, both are computed anew, and both give their own reply. Without the check
+    they do not."""
     first = [real.ask(n)[0] for n in range(2)]
     for checked in (True, False):
         trunks = [real.away(n) for n in range(2)]
@@ -147,7 +148,7 @@ def test_another_npc_s_bytes_never_answer(real: Real) -> None:
 
 
 class Trusting(Verifier):
-    """Finds no fault with anything."""
+    """A check that never finds a fault."""
 
     def fault(self, sealed: Sealed, tokens: object, adapter: str = "") -> str:
         return ""
@@ -158,7 +159,7 @@ class Trusting(Verifier):
     [("model", "model"), ("kv_type", "kv_type"), ("attention", "attention"), ("shape", "geometry")],
 )
 def test_bytes_of_another_engine_are_computed_anew(real: Real, field: str, reason: str) -> None:
-    """Sealed by an engine that differs in one thing: refused for that reason, and the reply is the same."""
+    """Bytes that an engine sealed which differs in one thing are refused for that reason, and the reply is the same."""
     assert reason in REASONS
     first, _ = real.ask(0)
     trunk = real.away(0)

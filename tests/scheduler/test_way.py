@@ -1,4 +1,4 @@
-"""Nobody waits for a lower tier longer than one step, whatever the lower work holds."""
+"""No work waits for a lower tier longer than one step, whatever the lower work holds."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def on(key: TrunkKey, tier: Tier, sim: Sim, max_tokens: int = 4, keep: bool = Fa
 
 
 def check_all_said_their_own(sim: Sim) -> None:
-    """Whoever was put back says in the end what it says alone."""
+    """Each work that was put back gets in the end the tokens that it gets alone."""
     sim.run()
     for ticket, work in sim.submitted.items():
         if sim.ended[ticket].finish is not Finish.CANCELLED:
@@ -39,8 +39,8 @@ def check_all_said_their_own(sim: Sim) -> None:
     ("lower", "higher"), [(Tier.BRONZE, Tier.SILVER), (Tier.BRONZE, Tier.GOLD), (Tier.SILVER, Tier.GOLD)]
 )
 @pytest.mark.parametrize("max_tokens", [0, 4], ids=["trunk only", "speaks"])
-def test_a_trunk_is_had_from_a_lower_tier_that_computes_it(lower: Tier, higher: Tier, max_tokens: int) -> None:
-    """A work that computes its trunk gives the trunk to a higher tier in the step after that came."""
+def test_a_lower_tier_that_computes_a_trunk_gives_it_up(lower: Tier, higher: Tier, max_tokens: int) -> None:
+    """A work that computes its trunk gives the trunk to a higher tier in the step after that tier's work arrives."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p")
     first = sim.submit(on(key, lower, sim))
@@ -54,8 +54,8 @@ def test_a_trunk_is_had_from_a_lower_tier_that_computes_it(lower: Tier, higher: 
     check_all_said_their_own(sim)
 
 
-def test_what_was_computed_of_a_trunk_is_there_for_whoever_takes_it() -> None:
-    """A work that is put back leaves what it has computed, and goes on from there."""
+def test_the_computed_part_of_a_trunk_stays_for_the_work_that_takes_it() -> None:
+    """A work that is put back leaves its computed tokens, and goes on from there."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p")
     first = sim.submit(on(key, Tier.BRONZE, sim))
@@ -69,8 +69,8 @@ def test_what_was_computed_of_a_trunk_is_there_for_whoever_takes_it() -> None:
     assert total == len(LONG) + 2 * 2  # the trunk once, both tails
 
 
-def test_a_trunk_is_had_from_bronze_that_keeps_what_it_says() -> None:
-    """Such a work has its trunk to itself until it ends; it is put back while it speaks."""
+def test_bronze_that_keeps_its_tokens_gives_its_trunk_up() -> None:
+    """A Bronze work that keeps its tokens has its trunk to itself until it ends. It is put back while it speaks."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p", fork="if")
     story = sim.submit(on(key, Tier.BRONZE, sim, 300, keep=True))
@@ -82,7 +82,8 @@ def test_a_trunk_is_had_from_bronze_that_keeps_what_it_says() -> None:
 
 
 def test_silver_that_speaks_is_not_put_back_and_hurries() -> None:
-    """It has its trunk to itself and Gold waits for that: it runs as Gold until it lets go."""
+    """Silver has its trunk to itself while it speaks. When Gold waits for that trunk, the Silver work runs as Gold
+    until it lets go."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p", fork="if")
     line = sim.submit(on(key, Tier.SILVER, sim, 20, keep=True))
@@ -99,9 +100,9 @@ def test_silver_that_speaks_is_not_put_back_and_hurries() -> None:
 
 
 @pytest.mark.parametrize("higher", [Tier.SILVER, Tier.GOLD])
-def test_a_sequence_is_had_from_bronze(higher: Tier) -> None:
-    """Bronze computes trunks in every sequence that there is; a higher tier has one of them in the next step."""
-    sim = sim_with(sequences=9, lanes=4)  # 4 for trunks
+def test_bronze_gives_a_sequence_up(higher: Tier) -> None:
+    """Bronze computes trunks in every sequence. A higher tier gets one of the sequences in the next step."""
+    sim = sim_with(sequences=9, lanes=4)  # 4 sequences are for trunks
     stories = [sim.submit(on(TrunkKey(npc(n), "s"), Tier.BRONZE, sim)) for n in range(4)]
     for _ in range(2):
         sim.step()
@@ -109,11 +110,11 @@ def test_a_sequence_is_had_from_bronze(higher: Tier) -> None:
     late = sim.submit(on(TrunkKey(npc(9), "p"), higher, sim))
     sim.step()
     assert late in sim.taken
-    assert stories[3] not in sim.scheduler.running  # the one that is due last, or came last
+    assert stories[3] not in sim.scheduler.running  # the story that is due last, or arrived last
     check_all_said_their_own(sim)
 
 
-def test_a_lane_is_had_from_bronze_also_by_silver_that_is_tried_again() -> None:
+def test_bronze_gives_a_lane_up_to_silver_that_is_retried() -> None:
     """Silver whose step failed does not wait for a lane that Bronze has taken meanwhile."""
     sim = Sim(kv=KvSettings(prefixes=1, lanes=1, ram_mib=1), fail_at=frozenset({6}))
     line = sim.submit(other(sim, Tier.SILVER, 1, 30))
@@ -125,8 +126,9 @@ def test_a_lane_is_had_from_bronze_also_by_silver_that_is_tried_again() -> None:
     check_all_said_their_own(sim)
 
 
-def test_nobody_is_put_back_in_vain() -> None:
-    """Silver that lacks its trunk, which Bronze has, and a lane, which Silver has, takes the trunk when it has both."""
+def test_no_work_is_put_back_in_vain() -> None:
+    """Silver lacks its trunk, which Bronze holds, and a lane, which Silver holds. It takes the trunk only when it has a
+    lane, too."""
     sim = sim_with(lanes=2)
     key = TrunkKey(npc(1), "p")
     story = sim.submit(on(key, Tier.BRONZE, sim))
@@ -142,7 +144,7 @@ def test_nobody_is_put_back_in_vain() -> None:
 
 
 def test_overdue_bronze_keeps_its_lane_from_silver_and_gives_its_trunk_to_gold() -> None:
-    """It counts as Silver, and Gold is higher than that."""
+    """Overdue Bronze counts as Silver, and Gold is higher than that."""
     sim = sim_with(lanes=1)
     key = TrunkKey(npc(1), "p")
     story = sim.submit(replace(on(key, Tier.BRONZE, sim), due_ns=-60 * S))
@@ -158,7 +160,7 @@ def test_overdue_bronze_keeps_its_lane_from_silver_and_gives_its_trunk_to_gold()
 
 
 def test_works_that_only_bring_a_trunk_do_not_keep_a_higher_tiers_from_doing_so() -> None:
-    """Bronze does not end Silver's preparation of a trunk; it waits for it."""
+    """Bronze that only brings in a trunk does not stop Silver's preparation of it; it waits."""
     sim = sim_with()
     key = TrunkKey(npc(1), "p")
     ready = sim.submit(on(key, Tier.SILVER, sim, 0))
@@ -171,8 +173,8 @@ def test_works_that_only_bring_a_trunk_do_not_keep_a_higher_tiers_from_doing_so(
 
 
 def test_gold_leaves_some_sequences_to_others() -> None:
-    """More Gold than there are sequences, without end: a line is answered all the same."""
-    sim = sim_with(sequences=21, lanes=4)  # 16 for trunks
+    """With more Gold than sequences, without end, a dialogue line is still answered."""
+    sim = sim_with(sequences=21, lanes=4)  # 16 sequences are for trunks
     line = sim.submit(other(sim, Tier.SILVER, 99, 4))
     n = 0
     while line not in sim.ended:

@@ -1,4 +1,4 @@
-"""The window closes by the rule the design states, and counts which."""
+"""The window closes by the rules of the design, and counts which rule closed it."""
 
 import pytest
 
@@ -28,7 +28,7 @@ CASES = """
 
 @pytest.mark.parametrize("line", [c.strip() for c in CASES.splitlines() if "->" in c and "#" not in c])
 def test_rules(line: str) -> None:
-    """Each line of the table."""
+    """Each line of the table holds."""
     given, _, wanted = line.partition("->")
     now, oldest, waiting, busy, due = given.split()
     window = Window(WindowSettings(window_ms=10, full=64, gather_ms=2))

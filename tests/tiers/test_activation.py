@@ -1,4 +1,4 @@
-"""Attention keeps its laws, and decides as a plain and slow version of it does."""
+"""Attention keeps its laws, and decides as a simple, slow twin does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tiers.activation import Activations, ActivationSettings, Change, check_acti
 ACTIVE, WARM, AMBIENT = Activation.ACTIVE, Activation.WARM, Activation.AMBIENT
 S = 1_000_000_000
 STEP_NS = S // 4
-FREE = ActivationSettings(active_min=0, active_max=1000, warm_min=0, warm_max=1000)  # distance alone speaks
+FREE = ActivationSettings(active_min=0, active_max=1000, warm_min=0, warm_max=1000)  # distance alone decides
 SMALL = ActivationSettings(active_min=1, active_max=2, warm_min=1, warm_max=2)
 
 
 @dataclass
 class Known:
-    """What the slow version knows of one NPC."""
+    """The slow twin's knowledge of one NPC."""
 
     number: int
     seen_ns: int | None = None
@@ -41,7 +41,7 @@ class Known:
 
 
 class SlowAttention:
-    """The rules of tiers/activation.py one after the other: every place looks at everybody again."""
+    """The rules of tiers/activation.py one after the other: each place looks at every NPC again."""
 
     def __init__(self, settings: ActivationSettings) -> None:
         self.s = settings
@@ -67,7 +67,7 @@ class SlowAttention:
         return WARM if effective_m <= (s.warm_enter_m if k.near == AMBIENT else s.warm_leave_m) else AMBIENT
 
     def rank(self, k: Known, level: Activation, now_ns: int) -> int | None:
-        """0: called, 1: qualified, 2: fills up, None: never."""
+        """0: override, 1: qualified, 2: fills up a floor, None: never."""
         if k.override is not None:
             return 0 if k.override <= level and k.override != AMBIENT else None
         stays = k.level <= level and k.promoted_ns is not None and now_ns - k.promoted_ns < self.s.stay_s * S
@@ -115,7 +115,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("remove"), NPCS),
     st.tuples(st.just("wait"), st.sampled_from([1, 2, 11, 12, 13, 27, 39, 40, 41, 80])),
 )
-MOMENTS = st.lists(st.lists(EVENTS, min_size=1, max_size=4), min_size=10, max_size=40)  # a decision after each
+MOMENTS = st.lists(st.lists(EVENTS, min_size=1, max_size=4), min_size=10, max_size=40)  # each list ends with a decision
 SETTINGS = st.builds(
     lambda active, warm: replace(
         FREE, active_min=active[0], active_max=active[1], warm_min=warm[0], warm_max=warm[1], speech_s=20.0
@@ -125,7 +125,7 @@ SETTINGS = st.builds(
 
 
 def check_laws(attention: Activations[int], slow: SlowAttention, changes: Sequence[Change[int]], now_ns: int) -> None:
-    """What holds after every decision."""
+    """The laws that hold after every decision."""
     s = attention.settings
     levels = {who: attention.of(who) for who in slow.known}
     active, warm = (sum(v == level for v in levels.values()) for level in (ACTIVE, WARM))
@@ -149,7 +149,7 @@ def check_laws(attention: Activations[int], slow: SlowAttention, changes: Sequen
 @given(SETTINGS, MOMENTS)
 @example(SMALL, [[("saw", n, 20.0, True, None)] for n in range(4)])
 def test_decides_as_the_slow_version(settings: ActivationSettings, moments: list[list[tuple[object, ...]]]) -> None:
-    """Whatever is seen, known, said, and whenever: the same levels, and the laws hold."""
+    """For any observations, facts, overrides and times the levels equal those of the slow twin, and the laws hold."""
     attention: Activations[int] = Activations(settings)
     slow = SlowAttention(settings)
     told: dict[int, Activation] = {}
@@ -196,7 +196,7 @@ def test_decides_as_the_slow_version(settings: ActivationSettings, moments: list
 
 
 def walk(seed: int, npcs: int, settings: ActivationSettings, steps: int = 400) -> list[list[Change[int]]]:
-    """A player's walk among NPCs that walk as well: the changes of every step."""
+    """The changes of each step while a player walks among NPCs that walk as well."""
     dice = random.Random(seed)
     attention: Activations[int] = Activations(settings)
     at = [(dice.uniform(-150, 150), dice.uniform(-150, 150)) for _ in range(npcs + 1)]
@@ -212,7 +212,8 @@ def walk(seed: int, npcs: int, settings: ActivationSettings, steps: int = 400) -
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_walk_keeps_the_minimum_stay(seed: int) -> None:
-    """Nobody is demoted within 3 s of the promotion, except by others at a cap. The same walk, the same changes."""
+    """No NPC is demoted within 3 s of its promotion, except by another one at a cap. The same walk gives the same
+    changes."""
     changes = walk(seed, 60, replace(FREE, active_min=5, active_max=8, warm_min=10, warm_max=20))
     assert changes == walk(seed, 60, replace(FREE, active_min=5, active_max=8, warm_min=10, warm_max=20))
     promoted: dict[int, int] = {}
@@ -229,7 +230,7 @@ def test_a_walk_keeps_the_minimum_stay(seed: int) -> None:
 
 @given(st.lists(st.floats(25.1, 34.9), max_size=40), st.sampled_from([20.0, 50.0]))
 def test_between_the_borders_nothing_changes(distances: list[float], first: float) -> None:
-    """From inside it stays active, from outside it stays warm, however long and wherever between 25 and 35 m."""
+    """Between 25 and 35 m an NPC that was nearer stays active and one that was farther stays warm, however long."""
     attention: Activations[str] = Activations(FREE)
     for step, distance_m in enumerate([first, *distances]):
         attention.saw("npc", distance_m, True, None, step * 2 * S)
@@ -240,7 +241,8 @@ def test_between_the_borders_nothing_changes(distances: list[float], first: floa
 
 @given(st.integers(0, 2**32))
 def test_a_full_level_does_not_churn(seed: int) -> None:
-    """Twenty at nearly the same distance, eight places: whoever got one keeps it while all jitter by less than 5 %."""
+    """Twenty NPCs at nearly the same distance compete for eight places: those that got one keep it while all jitter by
+    less than 5 %."""
     dice = random.Random(seed)
     attention: Activations[int] = Activations(replace(FREE, active_max=8))
     for step in range(30):
@@ -253,7 +255,7 @@ def test_a_full_level_does_not_churn(seed: int) -> None:
 
 
 def test_reasons_are_for_people() -> None:
-    """Each says what decided."""
+    """Each reason names the rule that decided."""
     attention: Activations[str] = Activations(SMALL)
     assert attention.reason("nobody") == "never observed"
     attention.spoke("far", -100 * S)
@@ -281,7 +283,7 @@ def test_reasons_are_for_people() -> None:
 
 
 def test_reasons_name_what_the_distance_counts_as() -> None:
-    """A wall, a quest, and the minimum stay."""
+    """The reason shows the distance after a wall, a quest, and the minimum stay."""
     attention: Activations[str] = Activations(FREE)
     attention.saw("npc", 40.0, False, None, 0)
     attention.decide(0)
@@ -318,12 +320,12 @@ def test_reasons_name_what_the_distance_counts_as() -> None:
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
-    """With the place where they stand, and what would be right."""
+    """The error names the setting and the allowed range."""
     with pytest.raises(ConfigError) as caught:
         check_activation(replace(ActivationSettings(), **wrong))  # type: ignore[arg-type]
     assert f"intents.activation.{said}" in str(caught.value)
 
 
 def test_the_defaults_are_right() -> None:
-    """What ships passes its own check."""
+    """The default settings pass their own check."""
     check_activation(ActivationSettings())

@@ -9,19 +9,19 @@ SLOT_NS = CadenceSettings(active_hz=2.0).slot_ns
 
 
 def test_a_slot_is_half_a_second_at_two_hertz() -> None:
-    """Rate and slot agree."""
+    """A rate of two hertz gives a slot of half a second."""
     assert SLOT_NS == 500_000_000
 
 
 def test_less_attention_is_a_longer_slot() -> None:
-    """Warm NPCs are asked a quarter as often, ambient ones not at all."""
+    """Warm NPCs are asked a quarter as often as active ones, ambient NPCs never."""
     settings = CadenceSettings()
     slots = {activation: settings.slot_ns_of(activation) for activation in Activation}
     assert slots == {Activation.ACTIVE: SLOT_NS, Activation.WARM: 4 * SLOT_NS, Activation.AMBIENT: None}
 
 
 def test_neighbours_share_a_phase_and_groups_are_spread() -> None:
-    """TOGETHER neighbours are due at once; of 100 NPCs no tenth of the slot holds more than a fifth."""
+    """TOGETHER neighbours are due at once. Of 100 NPCs no tenth of the slot holds more than a fifth."""
     phases = [phase_ns(n, SLOT_NS) for n in range(100)]
     for first in range(0, 100, TOGETHER):
         assert len(set(phases[first : first + TOGETHER])) == 1
@@ -40,7 +40,8 @@ def test_next_slot_is_the_first_not_before() -> None:
 
 
 def test_first_question_is_due_at_once_and_later_ones_wait_for_their_slot() -> None:
-    """Never asked: now. Asked: not before half a slot has passed, and not later than a slot and a half."""
+    """An NPC that was never asked is due now. Later it is due after half a slot at the earliest and a slot and a half
+    at the latest."""
     assert due_ns(3, SLOT_NS, 10**9, None, urgent=False) == 10**9
     rng = random.Random(2)
     for _ in range(1000):
@@ -52,7 +53,7 @@ def test_first_question_is_due_at_once_and_later_ones_wait_for_their_slot() -> N
 
 
 def test_an_event_does_not_wait_for_the_slot() -> None:
-    """Attacked: due when it is received, but not twice within a quarter of a slot."""
+    """An NPC that is attacked is due when the event arrives, but not twice within a quarter of a slot."""
     asked = 7 * 10**9
     assert due_ns(3, SLOT_NS, asked + SLOT_NS // 3, asked, urgent=True) == asked + SLOT_NS // 3
     assert due_ns(3, SLOT_NS, asked + 1, asked, urgent=True) == asked + SLOT_NS // 4

@@ -1,4 +1,4 @@
-"""The caps follow what the engine carries: down at once when intents come late, up again slowly."""
+"""The caps follow the engine's capacity: down at once when intents are late, and slowly up again."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ ROUND_NS = 250 * MS
 
 
 def rounds(carrying: Carrying, count: int, took_ms: float, each: int = 40, since_ns: int = 0) -> int:
-    """So many rounds of intents that all take as long; the moment after them."""
+    """Rounds of intents that all take the same time; returns the moment after them."""
     for n in range(count):
         for _ in range(each):
             carrying.answered(round(took_ms * MS))
@@ -21,7 +21,7 @@ def rounds(carrying: Carrying, count: int, took_ms: float, each: int = 40, since
 
 
 def test_in_time_it_grows_to_all() -> None:
-    """From half of the maxima, some percent a second."""
+    """The caps start at half of their maxima and grow by some percent a second."""
     carrying = Carrying()
     assert carrying.caps(80, 200, 400) == (100, 200)
     now_ns = rounds(carrying, 40, took_ms=12)
@@ -31,7 +31,7 @@ def test_in_time_it_grows_to_all() -> None:
 
 
 def test_late_it_shrinks_at_once_but_not_below_the_floor_of_active_ones() -> None:
-    """A tenth each half second; who fills up the warm level goes as well."""
+    """The caps shrink by a tenth each half second, and so does the number that fills up the warm level."""
     carrying = Carrying(CarrySettings(start=1.0))
     rounds(carrying, 5, took_ms=200)
     assert carrying.share == pytest.approx(0.9**3)
@@ -41,7 +41,7 @@ def test_late_it_shrinks_at_once_but_not_below_the_floor_of_active_ones() -> Non
 
 
 def test_after_being_late_it_waits_before_it_grows() -> None:
-    """calm_s without anything late."""
+    """After the last late intent the caps stay for calm_s before they grow."""
     carrying = Carrying(CarrySettings(start=0.8))
     now_ns = rounds(carrying, 1, took_ms=200)
     shrunk = carrying.share
@@ -52,7 +52,7 @@ def test_after_being_late_it_waits_before_it_grows() -> None:
 
 
 def test_a_few_late_ones_of_many_and_few_at_all_say_nothing() -> None:
-    """Up to late_share of a round, and rounds of less than eight."""
+    """Late intents up to late_share of a round, and rounds of fewer than eight, change nothing."""
     carrying = Carrying(CarrySettings(start=0.9))
     for _ in range(97):
         carrying.answered(10 * MS)
@@ -64,8 +64,8 @@ def test_a_few_late_ones_of_many_and_few_at_all_say_nothing() -> None:
     assert carrying.decide(0, 2 * ROUND_NS) >= 0.9
 
 
-def test_who_waits_and_is_not_answered_is_late_too() -> None:
-    """Overdue NPCs count although nobody answered them."""
+def test_an_overdue_npc_without_an_answer_is_late_too() -> None:
+    """An NPC that is overdue counts as late, although it has no answer yet."""
     carrying = Carrying(CarrySettings(start=0.9))
     carrying.decide(20, ROUND_NS)
     assert carrying.share < 0.9
@@ -73,7 +73,7 @@ def test_who_waits_and_is_not_answered_is_late_too() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1000), st.integers(0, 50), st.integers(1, 3000))))
 def test_the_share_stays_within_its_bounds(said: list[tuple[int, float, int, int]]) -> None:
-    """Whatever happens."""
+    """The share stays within its bounds for random rounds."""
     carrying, now_ns = Carrying(), 0
     for answers, took_ms, overdue, passed_ms in said:
         for _ in range(answers):
@@ -83,7 +83,7 @@ def test_the_share_stays_within_its_bounds(said: list[tuple[int, float, int, int
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    """By name."""
+    """The error names the setting."""
     for settings, said in (
         (CarrySettings(start=0.0), "start"),
         (CarrySettings(late_share=0.0), "late_share"),

@@ -1,4 +1,5 @@
-"""What comes true often enough is asked about, soonest first; everything that is asked about is accounted once."""
+"""Predictions of kinds that come true often enough are asked about, soonest first. Each prediction's tokens are
+accounted for once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ SURE, UNLIKELY = 0.9, 0.1
 
 
 def play(foresight: Foresight, seconds: int, chances: dict[str, float], seed: int = 1) -> None:
-    """Every 100 ms somebody is offered a state of each kind; it comes true after a second with the kind's chance."""
+    """Every 100 ms an NPC is offered a state of each kind. It comes true after a second with the kind's chance."""
     rng = random.Random(seed)
     coming: list[tuple[int, int, str]] = []
     for step in range(seconds * 10):
@@ -36,7 +37,8 @@ def play(foresight: Foresight, seconds: int, chances: dict[str, float], seed: in
 
 
 def test_a_hit_is_accounted() -> None:
-    """Spent, came true, saved; when the state comes back within its time that saves again, but is no second hit."""
+    """A hit counts its tokens as spent and as saved. The same state within its time to live saves them again, without a
+    second hit."""
     foresight = Foresight(PredictionSettings(on=True))
     assert foresight.offer("ann", "s", "calm", SURE, 500, 0)
     foresight.asked("ann", "s", "calm", 30, 0)
@@ -53,8 +55,8 @@ def test_a_hit_is_accounted() -> None:
     assert counts.saved_ns == 42 * MS
 
 
-def test_what_does_not_come_in_its_time_is_wasted() -> None:
-    """Its ttl is over, or its NPC is gone: the tokens are wasted, once."""
+def test_a_state_that_does_not_come_in_its_time_is_wasted() -> None:
+    """When the time to live is over, or the NPC is removed, the tokens count as wasted, once."""
     foresight = Foresight(PredictionSettings(on=True, ttl_s=2.0))
     foresight.asked("ann", "s", "calm", 30, 0)
     foresight.asked("bob", "s", "calm", 7, 0)
@@ -69,7 +71,7 @@ def test_what_does_not_come_in_its_time_is_wasted() -> None:
 
 
 def test_kinds_that_come_true_are_asked_about_and_others_are_not() -> None:
-    """Good alone; as good as none; and in between as long as the good make up for it."""
+    """A good kind is asked about, a bad one is not, and a middling one is as long as the good kinds make up for it."""
     good = Foresight(PredictionSettings(on=True))
     play(good, 300, {"good": 0.9})
     assert good.counts.predictions > 2500 and good.counts.hits > 0.85 * good.counts.predictions
@@ -83,7 +85,7 @@ def test_kinds_that_come_true_are_asked_about_and_others_are_not() -> None:
 
 
 def test_a_kind_that_becomes_better_is_asked_about_again() -> None:
-    """What is not asked about is watched all the same."""
+    """A kind that is not asked about is still watched."""
     foresight = Foresight(PredictionSettings(on=True))
     play(foresight, 100, {"kind": 0.1})
     before = foresight.counts.predictions
@@ -93,7 +95,7 @@ def test_a_kind_that_becomes_better_is_asked_about_again() -> None:
 
 
 def test_before_anything_is_known_little_is_risked() -> None:
-    """A kind that promises much and keeps nothing: until that is known, 32 states are asked about and no more."""
+    """Of a new kind that never comes true at most 32 states are asked about before it is known to be bad."""
     foresight = Foresight(PredictionSettings(on=True))
     for n in range(1000):
         if foresight.offer(n, "s", "kind", 0.9, 100, n * MS):
@@ -104,8 +106,8 @@ def test_before_anything_is_known_little_is_risked() -> None:
     assert foresight.counts.wasted_tokens == foresight.counts.tokens == 320
 
 
-def test_what_came_before_it_was_asked_about_is_no_hit() -> None:
-    """A state that is only watched comes true: it is known then, and asking about it is not worth it."""
+def test_a_state_that_came_before_it_was_asked_about_is_no_hit() -> None:
+    """A state that is only watched and comes true is no hit, and asking about it is not worth it any more."""
     foresight = Foresight(PredictionSettings(on=True))
     assert foresight.offer(1, "s", "calm", SURE, 100, 0)
     assert not foresight.came_true(1, "s", 1, MS)
@@ -116,7 +118,7 @@ def test_what_came_before_it_was_asked_about_is_no_hit() -> None:
 
 
 def test_near_and_far_are_judged_apart() -> None:
-    """The same kind may be good within half a second and bad three seconds ahead."""
+    """One kind may be good within half a second and bad three seconds ahead."""
     foresight = Foresight(PredictionSettings(on=True))
     for n in range(400):
         now_ns = n * S
@@ -128,8 +130,9 @@ def test_near_and_far_are_judged_apart() -> None:
     assert foresight.share("unknown", 200, 0.3) == 0.3
 
 
-def test_whom_to_ask_first() -> None:
-    """Active before warm, soon before later, likely before less likely; as many as the budget carries."""
+def test_the_order_in_which_npcs_are_asked() -> None:
+    """Active NPCs come before warm ones, soon states before later ones, likely states before unlikely ones, up to the
+    budget."""
     offers = [
         Offer("warm", "a", "day", SURE, 100, 10, Activation.WARM),
         Offer("later", "a", "day", SURE, 1900, 10),
@@ -145,14 +148,14 @@ def test_whom_to_ask_first() -> None:
 
 
 def test_off_is_off() -> None:
-    """Nothing is worth asking, nothing is noted."""
+    """When foresight is off, no state is worth asking about, and none is watched."""
     foresight = Foresight(PredictionSettings(on=False))
     assert not foresight.offer(1, "s", "calm", 1.0, 0, 0)
     assert not foresight.came_true(1, "s", 1, 1)
 
 
-def test_what_is_only_watched_has_a_bound_too() -> None:
-    """A kind that is not asked about: per_npc_max of it are watched, the overdue give way."""
+def test_watched_states_have_a_bound_too() -> None:
+    """Of a kind that is not asked about at most per_npc_max states are watched; overdue ones make room."""
     foresight = Foresight(PredictionSettings(on=True, per_npc_max=2))
     for n in range(9):
         assert not foresight.offer(1, n, "nearer", UNLIKELY, 1000, n * 700 * MS)
@@ -161,7 +164,7 @@ def test_what_is_only_watched_has_a_bound_too() -> None:
 
 
 def test_an_npc_keeps_so_many() -> None:
-    """Full: the next is refused, until what should have come true long ago makes room, and is reported as over."""
+    """A full NPC refuses the next state until a state that is long overdue makes room, and is reported as over."""
     foresight = Foresight(PredictionSettings(on=True, per_npc_max=2))
     for n in range(2):
         assert foresight.offer(1, n, "calm", SURE, 1000, 0)
@@ -172,7 +175,7 @@ def test_an_npc_keeps_so_many() -> None:
     foresight.asked(1, 3, "calm", 5, 1500 * MS)
     assert foresight.expire(1500 * MS) == [(1, 0)]
     assert foresight.counts.wasted_tokens == 5
-    # Several may be offered before the first of them is asked about.
+    # More states may be offered before the first of them is asked about.
     foresight.asked(1, 4, "calm", 5, 1500 * MS)
     foresight.asked(1, 5, "calm", 5, 1500 * MS)
     assert foresight.expire(1500 * MS) == [(1, 1), (1, 4)]
@@ -180,7 +183,7 @@ def test_an_npc_keeps_so_many() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 12), st.integers(0, 900)), max_size=200))
 def test_every_token_is_accounted_once(acts: list[tuple[int, int, int, int]]) -> None:
-    """Whatever happens in whatever order: in the end each prediction was a hit or is wasted, and no book is left."""
+    """For random inputs each prediction ends as a hit or as waste, and no account is left."""
     settings = PredictionSettings(on=True, per_npc_max=3, ttl_s=2.0)
     foresight = Foresight(settings)
     now_ns, hit, spent = 0, set(), {}
@@ -207,9 +210,9 @@ def test_every_token_is_accounted_once(acts: list[tuple[int, int, int, int]]) ->
     assert (foresight.counts.wasted_tokens == foresight.counts.tokens) == (foresight.counts.hits == 0 or not spent)
 
 
-def test_what_is_expected_is_given_game_time() -> None:
-    """A state that was asked about counts for ttl_s of game time: through a pause, longer in a slow game, shorter in a
-    fast one; each NPC in its own game.
+def test_a_predicted_state_lives_in_game_time() -> None:
+    """A predicted state lives for ttl_s of its own NPC's game time: through a pause, longer in a slow game, shorter in
+    a fast one.
     """
     games = {"slow": GameTime(0), "fast": GameTime(0), "paused": GameTime(0)}
     games["slow"].tell(0.1, False, 0)

@@ -11,7 +11,8 @@ from tiers.game_time import FAR_NS, SLOT_MIN_NS, GameTime
 
 
 def test_it_is_wall_time_until_somebody_says_otherwise() -> None:
-    """A game at scale 1 has wall time's moments exactly, whenever it began and however often it says so."""
+    """A game at scale 1 has wall time's moments exactly, however late it begins and however often it reports its
+    time."""
     time = GameTime(123)
     assert not time.tell(1.0, False, 456) and not time.tell(0.0, False, 789)
     for ns in (123, 500, 10**15 + 7):
@@ -19,7 +20,7 @@ def test_it_is_wall_time_until_somebody_says_otherwise() -> None:
 
 
 def test_it_runs_at_its_scale_and_stands_still_while_paused() -> None:
-    """Ten times as fast, then paused, then half as fast: each from where it was."""
+    """Game time goes on from where it was: ten times as fast, then paused, then half as fast."""
     time = GameTime(0)
     assert time.tell(10.0, False, 1 * S)
     assert time.at(2 * S) == 11 * S
@@ -30,7 +31,7 @@ def test_it_runs_at_its_scale_and_stands_still_while_paused() -> None:
 
 
 def test_a_slot_is_game_time_but_nobody_is_asked_more_often_than_twenty_times_a_second() -> None:
-    """Slow games have their slots as they are; in fast ones a slot lasts 50 ms of wall time at least."""
+    """Slow games have their slots in game time. In fast ones a slot lasts at least 50 ms of wall time."""
     time = GameTime(0)
     for scale, slot_ns in ((1e-6, 500 * MS), (1.0, 500 * MS), (10.0, 500 * MS), (20.0, 1 * S), (1e6, 50_000 * S)):
         time.tell(scale, False, 0)
@@ -40,7 +41,8 @@ def test_a_slot_is_game_time_but_nobody_is_asked_more_often_than_twenty_times_a_
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-9, 1e6])
 def test_every_scale_that_a_frame_may_carry_has_moments(scale: float) -> None:
-    """So slow that nothing comes, or as fast as it may be: a moment is a whole number, at some time."""
+    """At every allowed scale, from almost standing to the fastest, each game time has a wall moment that is a whole
+    number."""
     time = GameTime(0)
     time.tell(scale, False, S)
     assert S < time.wall(2 * S) <= S + FAR_NS + 1
@@ -49,7 +51,7 @@ def test_every_scale_that_a_frame_may_carry_has_moments(scale: float) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_there_and_back(seed: int) -> None:
-    """Whatever happens to it: it never goes back, and the moment of a game time is the first at which it has come."""
+    """For random reports game time never goes back, and the moment of a game time is the first at which it has come."""
     dice = random.Random(seed)
     time, now_ns, last_ns = GameTime(0), 0, 0
     for _ in range(300):

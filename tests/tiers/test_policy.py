@@ -1,4 +1,4 @@
-"""The rule policy answers as the contract says, the same in the daemon and in clients."""
+"""The rule policy answers as the contract says, and equally in the daemon and in clients."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,6 @@ def test_vectors(case: dict[str, Any]) -> None:
         "target_entity_id": answer.target.entity_id if answer.target else "",
     }
     assert given == {name: wanted.get(name, "") for name in given}
-    # That very row answered: none before it holds.
+    # This row gave the answer: no row before it holds.
     assert evaluate(rows[: wanted["row"]], case["archetype_id"], seen) is None
     assert evaluate(rows[wanted["row"] :][:1], case["archetype_id"], seen) == answer

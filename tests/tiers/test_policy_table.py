@@ -1,4 +1,4 @@
-"""Sections become one flat table: the world's rows first, then archetypes', then everybody's; it always ends in an
+"""Sections become one flat table: the world's rows first, then archetypes', then everybody's. The table always has an
 answer.
 """
 
@@ -32,12 +32,12 @@ rows = [{ percept_stance = "hostile", distance_max_m = 8, action = "attack", emo
 
 
 def sections(text: str = FILE) -> Sections:
-    """Of TOML."""
+    """The sections of a TOML text."""
     return read_sections(tomllib.loads(text), "p.toml")
 
 
 def test_archetypes_come_before_everybody_wherever_they_stand() -> None:
-    """And each row is of its section's archetype."""
+    """Each row belongs to its section's archetype."""
     rows = whole(sections())
     assert [(r.archetype_id, r.action) for r in rows] == [
         ("villager", "work"),
@@ -71,15 +71,15 @@ def test_archetypes_come_before_everybody_wherever_they_stand() -> None:
         ("[a]\nrows = [{distance_max_m=nan}]", "[a] row 1: distance_max_m must be a number, 0 or more, not nan"),
     ],
 )
-def test_what_is_wrong_is_named_with_file_section_and_row(text: str, said: str) -> None:
-    """And with what would be right."""
+def test_an_error_is_named_with_file_section_and_row(text: str, said: str) -> None:
+    """The error gives the allowed values, too."""
     with pytest.raises(ConfigError) as caught:
         sections(text)
     assert said in str(caught.value)
 
 
 def test_a_file_has_a_bound() -> None:
-    """Its rows are read for every late intent."""
+    """A file with too many rows is refused, because each late intent reads them all."""
     row = "{action='idle', emotion='calm'},"
     sections(f"[a]\nrows = [{row * ROWS_MAX}]")
     with pytest.raises(ConfigError, match=f"{ROWS_MAX + 1} rows, the limit is {ROWS_MAX}"):
@@ -87,7 +87,7 @@ def test_a_file_has_a_bound() -> None:
 
 
 def test_a_world_without_rows_has_the_files() -> None:
-    """As far as its words go."""
+    """A world without rows has the file's rows, as far as it has their words."""
     table = compile_table([], sections(), WORDS)
     assert table.rows == whole(sections())
     assert table.places == [
@@ -106,7 +106,7 @@ def test_a_world_without_rows_has_the_files() -> None:
 
 
 def test_a_worlds_rows_take_the_place_of_their_archetypes_section() -> None:
-    """And come first; what they leave open is the file's."""
+    """The world's rows for an archetype replace that archetype's section of the file; the file's other rows stay."""
     own = [PolicyRow("villager", event="bell_rang", action="work", emotion="calm")]
     table = compile_table(own, sections(), WORDS)
     assert table.places == [
@@ -119,14 +119,14 @@ def test_a_worlds_rows_take_the_place_of_their_archetypes_section() -> None:
 
 
 def test_a_worlds_rows_for_everybody_come_before_the_files_archetypes() -> None:
-    """The world's word is first, whatever it is about."""
+    """A world's rows for every archetype come before all rows of the file."""
     own = [PolicyRow(event="attacked", action="idle", emotion="calm")]
     table = compile_table(own, sections(), WORDS)
     assert table.rows[0] == own[0] and len(table.rows) == 5
 
 
 def test_a_whole_table_of_a_world_is_all_there_is() -> None:
-    """With a last row that always holds, nothing of the file can be reached."""
+    """If the world's last row always holds, no row of the file is reached."""
     own = [PolicyRow("zombie", action="flee", emotion="calm"), PolicyRow(action="idle", emotion="calm")]
     table = compile_table(own, sections(), WORDS)
     assert table.rows == own
@@ -134,7 +134,7 @@ def test_a_whole_table_of_a_world_is_all_there_is() -> None:
 
 
 def test_rows_that_cannot_be_reached_are_left_out() -> None:
-    """Behind a row of the same archetype that holds always."""
+    """Rows behind one of the same archetype that always holds are left out."""
     own = [
         PolicyRow("zombie", action="flee", emotion="calm", bark="Ugh."),
         PolicyRow("zombie", event="attacked", action="idle", emotion="calm"),
@@ -146,7 +146,7 @@ def test_rows_that_cannot_be_reached_are_left_out() -> None:
 
 
 def test_there_is_always_an_answer() -> None:
-    """Where nothing holds always, the world's first action that needs nobody does."""
+    """If no row always holds, the world's first action without a target is the answer."""
     table = compile_table([], {}, WORDS)
     assert table.rows == [PolicyRow(action="idle", emotion="calm")]
     assert table.places == ["so that some row holds"]
@@ -156,7 +156,7 @@ def test_there_is_always_an_answer() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_leaving_out_changes_no_answer(seed: int) -> None:
-    """Random tables: whatever is seen, somebody answers, and it is who would answer in the table with all rows."""
+    """In random tables every observation gets the answer that the table with all rows gives."""
     rng = random.Random(seed)
 
     def rows(archetypes: list[str], count: int) -> list[PolicyRow]:
@@ -195,7 +195,7 @@ def test_leaving_out_changes_no_answer(seed: int) -> None:
 
 
 def test_why_a_world_cannot_have_a_row() -> None:
-    """Its action, its emotion, or a percept when its action needs a target."""
+    """The error names the row's action, its emotion, or the percept that its action needs."""
     assert why_not(PolicyRow(action="fly", emotion="calm"), WORDS) == ("action", "'fly' is not an action of the world")
     assert why_not(PolicyRow(action="idle", emotion="bored"), WORDS)[0] == "emotion"
     attack = PolicyRow(action="attack", emotion="calm")
@@ -217,5 +217,5 @@ def test_why_a_world_cannot_have_a_row() -> None:
     ],
 )
 def test_a_row_in_words(row: PolicyRow, said: str) -> None:
-    """For npcd policy check."""
+    """`npcd policy check` prints a row in words."""
     assert described(row) == said

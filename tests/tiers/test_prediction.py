@@ -1,4 +1,4 @@
-"""What is expected follows from motion alone, and differs from the present as the model reads it."""
+"""Predictions follow from motion alone, and differ from the present in the words that the model reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prompts.layout import distance_word, health_word, state_of
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
 
 EDGES = Edges((2.0, 8.0, 20.0), (0.25, 0.7))
-WORDS = Edges(EDGES.distances_m, EDGES.health, ordered=False)  # as prompts/layout.py has states
+WORDS = Edges(EDGES.distances_m, EDGES.health, ordered=False)  # as the states of prompts/layout.py
 SETTINGS = PredictionSettings(on=True)
 HORIZON_MS = round(SETTINGS.horizon_s * 1000)
 
@@ -24,7 +24,7 @@ walkers = st.lists(
 
 
 def walk(walkers: list[tuple[str, float, float, float, float]], tick: int, **more: object) -> Observation:
-    """What an NPC in the middle sees at a tick of 100 ms of others who walk straight on."""
+    """An NPC in the middle observes, every 100 ms, others who walk straight on."""
     t = tick / 10
     percepts = tuple(
         Percept(f"e{i}", "wolf", stance, math.hypot(x + vx * t, y + vy * t))
@@ -34,7 +34,7 @@ def walk(walkers: list[tuple[str, float, float, float, float]], tick: int, **mor
 
 
 def test_the_edges_are_those_of_the_words() -> None:
-    """Just below and at each edge the model reads another word."""
+    """The model reads another word just below and at each edge."""
     for edge in EDGES.distances_m:
         assert distance_word(edge - 1e-6) != distance_word(edge)
     for edge in EDGES.health:
@@ -42,10 +42,11 @@ def test_the_edges_are_those_of_the_words() -> None:
 
 
 @given(walkers, st.floats(0, 1), st.floats(-0.3, 0.3))
-def test_what_is_expected_is_another_state_soon_and_likeliest_first(
+def test_predictions_are_other_states_soon_and_likeliest_first(
     walkers: list[tuple[str, float, float, float, float]], health: float, slope: float
 ) -> None:
-    """At most states_max of them, all different, none the present one, within the horizon; asking changes nothing."""
+    """There are at most states_max predictions, all different, none the present state, within the horizon. Asking
+    changes nothing."""
     motion = Motion(Habits())
     for tick in range(1, 11):
         seen = walk(walkers, tick, health=min(1.0, max(0.0, health + slope * tick / 10)))
@@ -64,7 +65,8 @@ def test_what_is_expected_is_another_state_soon_and_likeliest_first(
 def test_of_those_who_walk_straight_on_the_next_state_is_the_one_that_comes(
     walkers: list[tuple[str, float, float, float, float]],
 ) -> None:
-    """If it comes at all within the horizon: grazing an edge, or standing almost still, is not foreseen."""
+    """Of walks that reach another state within the horizon, the predicted state is the one that comes. Grazing an edge,
+    or standing almost still, is not predicted."""
     motion = Motion(Habits())
     for tick in range(1, 11):
         seen = walk(walkers, tick)
@@ -84,7 +86,7 @@ def test_of_those_who_walk_straight_on_the_next_state_is_the_one_that_comes(
 
 @given(walkers)
 def test_nothing_is_made_of_a_teleport(walkers: list[tuple[str, float, float, float, float]]) -> None:
-    """The NPC stands elsewhere: for what was there before no speed is known."""
+    """After the NPC teleports, earlier positions give no speed."""
     motion = Motion(Habits())
     for tick in range(1, 11):
         motion.saw(walk(walkers, tick))
@@ -94,7 +96,7 @@ def test_nothing_is_made_of_a_teleport(walkers: list[tuple[str, float, float, fl
 
 
 def test_a_game_that_tells_no_time_is_timed_by_the_arrival() -> None:
-    """Game time 0 throughout: when it was received counts."""
+    """If game time is always 0, the times of arrival count."""
     motion = Motion()
     for tick in range(1, 11):
         seen = Observation(tick, (Percept("p", "player", "", 13.0 - 0.2 * tick),), at_ns=tick * 100_000_000)
@@ -104,7 +106,7 @@ def test_a_game_that_tells_no_time_is_timed_by_the_arrival() -> None:
 
 
 def test_paused_and_reloaded_games() -> None:
-    """The same game time again says nothing new; a time before it begins anew."""
+    """A second observation at the same game time changes nothing. An earlier game time starts the history anew."""
     motion = Motion()
     for tick in (1, 2, 3, 4, 5, 5, 5):
         seen = walk([("", 10.0, 0.0, -2.0, 0.0)], tick)
@@ -115,8 +117,9 @@ def test_paused_and_reloaded_games() -> None:
     assert expected(motion, seen, EDGES, SETTINGS) == []
 
 
-def test_only_who_walks_up_approaches() -> None:
-    """Not who goes, stands, is close already, walks past, or is not there."""
+def test_only_a_player_who_walks_up_approaches() -> None:
+    """A player approaches only by walking up: not by leaving, standing, being close already, walking past, or being
+    absent."""
 
     def after_a_second(*at: float) -> int | None:
         motion = Motion()
@@ -135,7 +138,7 @@ def test_only_who_walks_up_approaches() -> None:
 
 
 def test_in_and_out_of_sight_follow_from_the_distance_where_they_do() -> None:
-    """Seen up to 12 m and only heard beyond: who walks out of 12 m is expected to be heard."""
+    """A player who is seen up to 12 m and heard beyond is expected to be heard after walking out of 12 m."""
     habits = Habits()
     other = Motion(habits)
     there = (Percept("a", "cow", "", 11.9), Percept("b", "cow", "", 12.1, False), Percept("c", "cow", "", 60.0, False))
@@ -150,7 +153,7 @@ def test_in_and_out_of_sight_follow_from_the_distance_where_they_do() -> None:
 
 
 def test_where_the_order_does_not_count_two_who_change_places_are_the_same_state() -> None:
-    """Unordered edges expect only what changes a word, or who is among the notable."""
+    """Unordered edges predict only changes of a word, or of the set of notable entities."""
     motion = Motion()
     for tick in range(1, 11):
         seen = walk([("", 16.0, 0.0, -2.5, 0.0), ("", 0.0, 12.5, 0.0, 0.0)], tick)
@@ -163,7 +166,7 @@ def test_where_the_order_does_not_count_two_who_change_places_are_the_same_state
 
 
 def test_a_world_has_a_bound_of_habits() -> None:
-    """Events and times of day with ever new names are not all kept."""
+    """Of events and times of day with ever new names only a bounded number is kept."""
     habits = Habits()
     for n in range(1000):
         habits.mentioned(f"event{n}", 1500)

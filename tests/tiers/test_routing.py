@@ -1,4 +1,4 @@
-"""The routing table: every kind has a route, and what cannot be is refused by the setting's name."""
+"""The routing table: every kind of work has a route, and an impossible route is refused by the setting's name."""
 
 from dataclasses import fields, replace
 
@@ -13,7 +13,7 @@ LEN = 2048
 
 
 def test_every_kind_has_a_route_and_the_shipped_table_holds() -> None:
-    """What a kind is called is the name of its setting."""
+    """The name of a kind is the name of its setting."""
     assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind}
     assert set(ABOUT) == set(WorkKind)
     check_routes(Routes(), Promises(), LEN)
@@ -24,7 +24,8 @@ def test_every_kind_has_a_route_and_the_shipped_table_holds() -> None:
 
 
 def test_the_shipped_table_is_that_of_the_design() -> None:
-    """Gold for intents and barks, Silver for what a player hears, Bronze for the rest; one kind may wait for memory."""
+    """Intents and barks are Gold, work that a player hears is Silver, the rest is Bronze. One kind may wait for
+    memory."""
     tiers = {kind: Routes().of(kind).tier for kind in WorkKind}
     assert [kind for kind, tier in tiers.items() if tier is Tier.GOLD] == [WorkKind.INTENT, WorkKind.BARK]
     assert [kind for kind, tier in tiers.items() if tier is Tier.SILVER] == [WorkKind.REPLY, WorkKind.REPLY_TRUNK]
@@ -66,8 +67,8 @@ def test_the_shipped_table_is_that_of_the_design() -> None:
         ("intent", {"context_max": 900}, "routes.intent.context_max: only conversations grow; give it in routes.reply"),
     ],
 )
-def test_what_cannot_be_is_refused(kind: str, change: dict[str, object], said: str) -> None:
-    """By the name of the setting, with the limit."""
+def test_an_impossible_route_is_refused(kind: str, change: dict[str, object], said: str) -> None:
+    """The error names the setting and its limit."""
     routes = replace(Routes(), **{kind: replace(getattr(Routes(), kind), **change)})
     with pytest.raises(ConfigError) as caught:
         check_routes(routes, Promises(), LEN)
@@ -75,13 +76,13 @@ def test_what_cannot_be_is_refused(kind: str, change: dict[str, object], said: s
 
 
 def test_an_output_beyond_the_models_context_is_refused() -> None:
-    """Whatever the tier promises."""
+    """The output may not exceed the model's context, in any tier."""
     with pytest.raises(ConfigError, match=r"routes\.reply\.output_max: 512 is more than engine\.context_len \(500\)"):
         check_routes(Routes(), Promises(), 500)
 
 
 def test_other_choices_hold() -> None:
-    """A summary may be hurried, a reply's length and memory limited."""
+    """A summary may have a faster tier, and a reply's length and memory may be limited."""
     routes = replace(
         Routes(),
         summary=Route(Tier.SILVER, output_max=100),
@@ -96,7 +97,7 @@ def test_other_choices_hold() -> None:
 
 
 def test_an_engine_exists_when_the_daemon_says_so() -> None:
-    """The list is the daemon's; a message names all of it."""
+    """The daemon gives the list of engines, and the error names all of them."""
     routes = replace(Routes(), reply=replace(Routes().reply, engine="vllm"))
     check_routes(routes, Promises(), LEN, ("llama", "vllm"))
     with pytest.raises(ConfigError, match="there is: llama, openai"):

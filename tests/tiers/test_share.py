@@ -1,4 +1,4 @@
-"""Questions are shared by the laws, and as a plain and slow version of them shares."""
+"""Questions are shared by the laws, and as a simple, slow twin shares them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MS = 1_000_000
 
 @dataclass
 class Due:
-    """One that waits in the slow version."""
+    """An NPC that waits in the slow twin."""
 
     level: Activation
     urgent: bool
@@ -31,7 +31,7 @@ class Due:
 
 @dataclass
 class SlowShare:
-    """One list, looked through from the beginning for every question; tokens in exact billionths."""
+    """One list that is searched from the beginning for every question, with tokens in exact billionths."""
 
     s: ShareSettings
     due: dict[int, Due] = field(default_factory=dict)
@@ -123,7 +123,8 @@ SETTINGS = st.builds(
 @hypothesis.settings(max_examples=300)
 @given(SETTINGS, st.lists(EVENTS, min_size=20, max_size=100))
 def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[object, ...]]) -> None:
-    """The same NPCs in the same order; the bounds hold; `next_ns` is the first moment that gives one."""
+    """The share asks the same NPCs in the same order as the slow twin. The bounds hold, and `next_ns` is the first
+    moment that allows a question."""
     share: Share[int] = Share(settings)
     slow = SlowShare(settings)
     share.take(0, 1)
@@ -144,7 +145,7 @@ def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[
                 taken = share.take(now_ns, each)
                 assert taken == slow.take(now_ns, each)
                 spent += [(now_ns, each)] * len(taken)
-                assert share.take(now_ns, each) == [], "whoever could be asked was"
+                assert share.take(now_ns, each) == [], "everybody that could be asked was asked"
             case ("take and give back", int(each)):
                 each_max = max(each, each_max)
                 taken = share.take(now_ns, each)
@@ -190,7 +191,8 @@ def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[
 
 @given(st.integers(0, 2**32), st.sampled_from([0.1, 0.2, 0.5]))
 def test_nobody_starves(seed: int, warm_share: float) -> None:
-    """Far too many are due, most of them urgent and active: a warm one has its turn within a bounded number."""
+    """Far too many NPCs are due, most of them urgent and active. A warm one has its turn within a bounded number of
+    questions."""
     dice = random.Random(seed)
     share: Share[str] = Share(ShareSettings(under_way_max=4, warm_share=warm_share))
     share.add("crowd", WARM, False, 0)
@@ -212,7 +214,7 @@ def test_nobody_starves(seed: int, warm_share: float) -> None:
 
 @pytest.mark.parametrize("warm_share", [0.1, 0.2, 0.5])
 def test_levels_get_their_shares(warm_share: float) -> None:
-    """Both wait: warm has its share. One alone: it has everything, and nothing saved up afterwards."""
+    """While both levels wait, warm has its share. A level that is alone has everything, and saves nothing up."""
     share: Share[str] = Share(ShareSettings(under_way_max=1, warm_share=warm_share))
 
     def ask(count: int) -> str:
@@ -234,7 +236,7 @@ def test_levels_get_their_shares(warm_share: float) -> None:
 
 
 def test_a_level_that_comes_and_goes_gets_no_more_than_its_share() -> None:
-    """One warm NPC that is due again as soon as it was asked, beside many active ones."""
+    """One warm NPC that is due again as soon as it was asked gets no more than warm's share beside many active ones."""
     share: Share[str] = Share(ShareSettings(under_way_max=1, warm_share=0.2))
     for n in range(1000):
         share.add(f"a{n}", ACTIVE, False, n)
@@ -247,7 +249,7 @@ def test_a_level_that_comes_and_goes_gets_no_more_than_its_share() -> None:
 
 
 def test_the_urgent_stay_urgent_and_nobody_loses_a_place() -> None:
-    """An observation after the event, or another level, changes neither."""
+    """A later observation without the event, or another level, changes neither urgency nor place."""
     share: Share[str] = Share(ShareSettings(under_way_max=1))
     share.add("first", ACTIVE, False, 1)
     share.add("second", WARM, False, 2)
@@ -257,7 +259,7 @@ def test_the_urgent_stay_urgent_and_nobody_loses_a_place() -> None:
     share.add("late", AMBIENT, False, 9)
     share.add("gone", ACTIVE, False, 0)
     share.add("gone", AMBIENT, False, 0)
-    assert share.take(9, 25) == ["late"]  # the places of the urgent are theirs
+    assert share.take(9, 25) == ["late"]  # the places of the urgent are reserved
     order = []
     for _ in range(3):
         share.ended(9)
@@ -265,8 +267,8 @@ def test_the_urgent_stay_urgent_and_nobody_loses_a_place() -> None:
     assert (order, len(share), share.next_ns(9)) == (["first", "second", "third"], 0, None)
 
 
-def test_what_changes_its_level_for_ever_takes_no_room() -> None:
-    """Entries that count no more are cleared away."""
+def test_an_npc_that_keeps_changing_its_level_takes_no_room() -> None:
+    """Outdated entries are removed."""
     share: Share[int] = Share()
     for n in range(10_000):
         share.add(n % 7, ACTIVE if n % 2 else WARM, False, n)
@@ -287,12 +289,12 @@ def test_what_changes_its_level_for_ever_takes_no_room() -> None:
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, float], said: str) -> None:
-    """With the place where they stand, and what would be right."""
+    """The error names the setting and the allowed range."""
     with pytest.raises(ConfigError) as caught:
         check_share(replace(ShareSettings(), **wrong))  # type: ignore[arg-type]
     assert f"intents.share.{said}" in str(caught.value)
 
 
 def test_the_defaults_are_right() -> None:
-    """What ships passes its own check."""
+    """The default settings pass their own check."""
     check_share(ShareSettings())

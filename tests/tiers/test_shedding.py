@@ -1,4 +1,4 @@
-"""What is put off goes in its order, says why, comes back only after calm, and never flaps. Scenarios are in
+"""Work is put off in a fixed order with a reason, comes back only after calm, and never flaps. Scenarios are in
 tests/scenarios/shedding.txt.
 """
 
@@ -16,7 +16,7 @@ IN_ORDER = (Sheddable.PREDICTIONS, Sheddable.BARKS, Sheddable.INTENTS)
 
 
 def any_load(rng: random.Random) -> Load:
-    """Most often little is under way, at times too much of something."""
+    """Loads with mostly little work, and at times too much of one kind."""
 
     def queued(waiting_max: int, often_ms: float) -> Queued:
         crowded = rng.random() < 0.2
@@ -36,7 +36,7 @@ def any_load(rng: random.Random) -> Load:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_order_is_kept_and_nothing_comes_back_before_calm(seed: int) -> None:
-    """Whatever the load does: no barks without predictions gone, no intents without barks gone; away for calm_ms."""
+    """Under any load barks go only after predictions and intents only after barks. Each stays away for calm_ms."""
     rng = random.Random(seed)
     settings = ShedSettings()
     shedding = Shedding(settings)
@@ -58,7 +58,7 @@ def test_the_order_is_kept_and_nothing_comes_back_before_calm(seed: int) -> None
 
 
 def test_a_load_that_stays_makes_one_change_each_way() -> None:
-    """A load that swings about a bound does not switch things on and off."""
+    """A load that swings about a bound does not switch work on and off."""
     shedding = Shedding(ShedSettings())
     changes = 0
     was = True
@@ -88,7 +88,7 @@ def test_a_load_that_stays_makes_one_change_each_way() -> None:
     ],
 )
 def test_wrong_bounds_are_named(change: dict[str, float], said: str) -> None:
-    """With what would be right."""
+    """The error gives the allowed values."""
     check_shedding(ShedSettings())
     with pytest.raises(ConfigError) as caught:
         check_shedding(replace(ShedSettings(), **change))  # type: ignore[arg-type]

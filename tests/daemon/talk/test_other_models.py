@@ -139,7 +139,7 @@ async def test_talking_greedily_alone_and_beside_others_gives_the_same_words(oth
         assert list(together) == alone
 
 
-async def test_no_sampler_has_seen_what_ends_an_answer(other: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_sampler_has_seen_the_end_of_an_answer(other: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """In no reply, no bark and no later turn is a marker of the template, an end of the model, or the line break that
     ends a plain answer among the tokens that the penalties know: a penalised end makes replies ramble.
     """
