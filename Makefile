@@ -1,6 +1,6 @@
 # npcd. `make` alone lists what there is.
 .DEFAULT_GOAL := list
-.PHONY: capacity coverage list setup demo run test check proto pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
+.PHONY: capacity coverage list setup demo run test check proto settings pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -27,10 +27,14 @@ check: setup ## style, types, and the contract
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m tools.proto --check
+	@$(BIN)/python -m tools.settings --check
 	@echo check: all is well
 
 proto: setup ## generate Python from proto/ and add to proto/wire.lock
 	@$(BIN)/python -m tools.proto
+
+settings: setup ## write docs/SETTINGS.md from the settings in the code
+	@$(BIN)/python -m tools.settings
 
 # The pins are what a fresh environment resolves to today, with the versions of pyproject.toml.
 pins: ## write requirements.txt anew

@@ -2,7 +2,7 @@
 
 Order, later wins: defaults, the file of --config, NPCD_SECTION__KEY in the environment, --set section.key=value and
 flags. The only file that reads the environment. Everything is checked once; a message says what is wrong and what
-would be right.
+would be right. The docstring under a setting is its sentence in docs/SETTINGS.md, which `make settings` writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
@@ -24,6 +24,7 @@ from typing import Any
 from core.errors import ConfigError
 from core.files import GIVE_A_PATH, from_home, read_toml
 from core.words import Tier
+from daemon.environment import setting_of
 from daemon.minds.mind import IntentSettings
 from daemon.rpc.calls import CallSettings
 from daemon.talk.dialogue import DialogueSettings
@@ -48,7 +49,6 @@ from tiers.routing import Routes, check_routes
 from tiers.share import check_share
 from tiers.shedding import ShedSettings, check_shedding
 
-ENV_PREFIX = "NPCD_"
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.gguf"
 TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
 BLEND_MAX_MS = 60_000
@@ -98,7 +98,7 @@ class ServeSettings:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """What NPCs keep beyond a conversation, and in which stores."""
+    """The memory that NPCs keep beyond a conversation, and its stores."""
 
     keep: bool = True
     """Keeps memory on disk and in the stores; with `false` nothing outlives the process."""
@@ -121,7 +121,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of it."""
+    """All settings, a field for each section."""
 
     serve: ServeSettings = field(default_factory=ServeSettings)
     engine: LlamaSettings = field(default_factory=lambda: LlamaSettings(SHIPPED_MODEL))
@@ -148,16 +148,17 @@ def load(
 ) -> Config:
     """The configuration. Raises ConfigError naming the setting.
 
-    Into `origins` goes who gave a setting, by its name; what has its default is not in it.
+    `origins` receives where each setting was given, by its name; a setting that has its default is not in it.
     """
     config = Config()
     given = {} if origins is None else origins
     if file is not None:
         config = _merge(config, _read(file), str(file), given)
     env = os.environ if environment is None else environment
+    known = list(_names(config))
     for name, text in sorted(env.items()):
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+        keys = setting_of(name, known)
+        if keys is not None:
             config = _merge(config, _nest(keys, text), f"environment variable {name}", given)
     for assignment in sets:
         path, equals, text = assignment.partition("=")
@@ -170,13 +171,13 @@ def load(
 
 
 def with_off(config: Config) -> Config:
-    """serve.http = "off" as no probes, as memory.redis and memory.postgres know it."""
+    """The same with serve.http = "off" as no address: no probes."""
     http = "" if config.serve.http.lower() == OFF else config.serve.http
     return dataclasses.replace(config, serve=dataclasses.replace(config.serve, http=http))
 
 
 def check(config: Config) -> None:
-    """What no single value can say of itself. Raises ConfigError."""
+    """Checks bounds, and settings against each other. Raises ConfigError."""
     kv, engine, serve = config.scheduler.kv, config.engine, config.serve
     if kv.prefixes < 1 or kv.lanes < 1 or engine.sequences - kv.prefixes - kv.lanes < 2:
         raise ConfigError(
@@ -216,10 +217,10 @@ def check(config: Config) -> None:
     if not serve.listen:
         raise ConfigError("serve.listen: give at least one address")
     for address in serve.listen:
-        # A token, or a client's certificate (mTLS), says who calls. TLS alone lets everybody in.
+        # A token, or a client's certificate (mTLS), authenticates the caller. TLS alone lets everybody in.
         _check_address("serve.listen", address, bool(serve.tokens_file or serve.tls_client_ca))
     if serve.http:
-        _check_address("serve.http", serve.http, credentials=True)  # beyond loopback for who asks for it
+        _check_address("serve.http", serve.http, credentials=True)  # beyond loopback if it is set so
 
 
 def _check_intents(i: IntentSettings) -> None:
@@ -303,18 +304,28 @@ def _check_address(setting: str, address: str, credentials: bool) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Whether an address to listen at, "host:port" or "unix:/path", is one that no other machine reaches."""
+    """True if no other machine reaches this address to listen at, "host:port" or "unix:/path"."""
     return bool(unix_path(address)) or is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine's own, which no other machine reaches."""
+    """True if a host is this machine's own, which no other machine reaches."""
     if host == "localhost":
         return True
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _names(settings: Any, path: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for each in dataclasses.fields(settings):
+        name, value = f"{path}{each.name}", getattr(settings, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from _names(value, f"{name}.")
+        else:
+            yield name
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -372,6 +383,11 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
         if isinstance(value, str) and value.upper() in wanted.__members__:
             return wanted[value.upper()]
         raise ConfigError(f"{name} must be {', '.join(m.lower() for m in wanted.__members__)}, not {value!r}")
+    if isinstance(wanted, types.GenericAlias) and float in typing.get_args(wanted):  # tuple[float, float]
+        count = len(typing.get_args(wanted))
+        if isinstance(value, list) and len(value) == count:
+            return tuple(_typed(number, float, name) for number in value)
+        raise ConfigError(f"{name} must be a list of {count} numbers")
     if isinstance(wanted, types.GenericAlias):  # tuple[str, ...]
         listed = [value] if isinstance(value, str) else value
         if isinstance(listed, list) and all(isinstance(v, str) for v in listed):

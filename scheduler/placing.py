@@ -37,7 +37,9 @@ class KvSettings:
     prefixes: int = 12
     """Sequences that hold prefixes which NPCs share (world and archetype)."""
     lanes: int = 24
-    """Sequences in which requests run beside the trunks; so many requests run at the same time."""
+    """Sequences for replies and summaries while they are generated; so many Silver and Bronze requests decode at the
+    same time.
+    """
     ram_mib: int = 512
     """Host RAM for KV that was evicted from device memory, with copies of KV that came back while there is room."""
     redis_mib: int = 256

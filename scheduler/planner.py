@@ -43,17 +43,17 @@ class PlannerSettings:
     silver_turn_ms: float = 10.0
     """Silver that decodes or is due soon, and had no part in a step for this time, goes first in the next step."""
     bronze_share: float = 0.05
-    """Bronze may make a step with Gold in it longer by this share of the step."""
+    """Bronze may lengthen a step with Gold in it by this share of the step."""
     yield_ms: float = 2.0
     """New Gold prefills let Gold that decodes go ahead for this time."""
     yield_share: float = 1.0
-    """Gold prefills yield only if they would make the step longer by more than this share of it."""
+    """Gold prefills yield only if they would lengthen the step by more than this share of it."""
     chunk_min: int = 16
     """A prefill is never cut into pieces of fewer tokens than this."""
     adapter_turn_ms: float = 15.0
     """Gold and Silver whose LoRA adapter was in no step for this time get the next step."""
     overrun_share: float = 0.15
-    """If one request alone overruns the budget, others may make that step longer by this share: on a GPU a step reads
+    """If one request alone overruns the budget, others may lengthen that step by this share: on a GPU a step reads
     the weights once, for one sequence or for fifty.
     """
 

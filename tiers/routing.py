@@ -53,7 +53,7 @@ class Route:
     engine: str = LLAMA
     """Engine that runs them; `llama` is the one there is."""
     output_max: int = 0
-    """Tokens that one of them makes at most, `promises.TIER.output_max` at most; 0 for trunks, which make none. An
+    """Tokens that one of them makes at most, `promises.TIER.output_max` at most; 0 for trunks, which generate none. An
     intent may have as many as its longest answer needs.
     """
     context_max: int = 0

@@ -70,6 +70,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("intents.blend_ms=4294967296", "must be 0 to"),
         ("serve.log_level=loud", "must be debug, info, warning or error"),
         ("engine.threads", "must be section.key=value"),
+        ("scheduler.costs.prior_ns=[1, 2]", "'scheduler.costs.prior_ns' must be a list of 5 numbers"),
+        ('scheduler.costs.prior_ns=["1", "2", "3", "4", "5"]', "must be float, not '1'"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(assignment: str, said: str) -> None:

@@ -1,0 +1,134 @@
+"""docs/SETTINGS.md is what the code says: every setting, its variable, its default, its bounds, and one sentence."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigError
+from daemon.config import Config, load
+from engines.llama.settings import check_settings
+from engines.lora import check_folder
+from tools import settings
+from tools.settings import Setting
+
+PAGE = (settings.ROOT / settings.PAGE).read_text()
+SHOWN = [setting for section in settings.sections(Config()) for setting in section.settings]
+
+
+def every(of: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, sentence) of each field that is no section."""
+    says = settings.sentences(type(of))
+    for each in dataclasses.fields(of):
+        value, name = getattr(of, each.name), f"{path}{each.name}"
+        if dataclasses.is_dataclass(value):
+            yield from every(value, f"{name}.")
+        else:
+            yield name, says.get(each.name, "")
+
+
+def test_the_page_is_fresh_and_every_setting_has_a_sentence() -> None:
+    """`make settings` would change nothing."""
+    assert settings.problems() == []
+
+
+def test_a_stale_page_is_found(tmp_path: Path) -> None:
+    """A page that is missing, or in which one letter was changed by hand."""
+    (tmp_path / "docs").mkdir()
+    assert settings.problems(tmp_path) == [f"{settings.PAGE}: stale; run `make settings`"]
+    (tmp_path / settings.PAGE).write_text(PAGE)
+    assert settings.problems(tmp_path) == []
+    (tmp_path / settings.PAGE).write_text(PAGE.replace("255", "256", 1))
+    assert settings.problems(tmp_path) == [f"{settings.PAGE}: stale; run `make settings`"]
+
+
+@dataclass
+class _Sails:
+    """How the sails are set."""
+
+    reefs: int = 0
+    """Reefs in the main sail. From 0 to 3."""
+    hoist_ms: float = 1.5
+
+
+@dataclass
+class _Ship:
+    crew: int = 3
+    """Sailors on board."""
+    sails: _Sails = field(default_factory=_Sails)
+
+
+def test_a_setting_without_a_sentence_is_found() -> None:
+    """By its name."""
+    ship: Any = _Ship()
+    assert settings.without_sentence(ship) == ["sails.hoist_ms: needs a sentence, in a docstring under its field"]
+
+
+def test_a_sentence_stands_in_the_code() -> None:
+    """The docstring under a field, with its bounds taken out of it, and the unit that the name ends with."""
+    ship: Any = _Ship()
+    (section,) = settings.sections(ship)
+    assert section.intro == "How the sails are set."
+    assert section.settings == [
+        Setting("sails.reefs", "integer, 0 to 3", "0", "Reefs in the main sail."),
+        Setting("sails.hoist_ms", "number, ms", "1.5", ""),
+    ]
+
+
+def test_the_page_has_every_setting() -> None:
+    """By its name and its variable; only settings that cannot be given are left out."""
+    missing = []
+    for name, says in every(Config()):
+        section, _, rest = name.partition(".")
+        if stands := settings.MEMBERS.get(section):
+            assert f"| `{rest.partition('.')[0]}` |" in PAGE
+            name = f"{section}.{stands}.{rest.partition('.')[2]}"
+        if f"| `{name}`<br>`{settings.variable(name)}` |" not in PAGE:
+            missing.append(name)
+            assert says.startswith(settings.INTERNAL), name
+    assert missing == ["memory.recent.url", "memory.archive.url", "caps.bark"]
+
+
+@pytest.mark.parametrize("name", ["memory.recent.url", "memory.archive.url", "caps.bark"])
+def test_a_setting_that_is_not_on_the_page_cannot_be_given(name: str) -> None:
+    """It is refused with the setting that has the effect."""
+    with pytest.raises(ConfigError, match=f"{name}: give it as "):
+        load(None, [f"{name}={'7' if name == 'caps.bark' else 'redis://x'}"], {})
+
+
+def test_every_variable_and_set_form_sets_its_setting() -> None:
+    """A default as the page writes it is read back as that default, from the environment and from --set."""
+    for setting in SHOWN:
+        if setting.name != "engine.model":  # the page has its path in the project
+            written = "" if setting.default == '""' else setting.default
+            assert load(None, [f"{setting.name}={written}"], {setting.variable: written}) == with_folder(setting.name)
+
+
+def with_folder(name: str) -> Config:
+    """The defaults; a path that is given has the home folder in place of ~."""
+    config = Config()
+    if name != "memory.folder":
+        return config
+    return dataclasses.replace(
+        config, memory=dataclasses.replace(config.memory, folder=config.memory.folder.expanduser())
+    )
+
+
+@pytest.mark.parametrize("setting", [s for s in SHOWN if " to " in s.kind], ids=lambda setting: setting.name)
+def test_a_value_beyond_the_bounds_of_the_page_is_refused(setting: Setting, tmp_path: Path) -> None:
+    """Below the lower and above the upper one."""
+    least, most = (float(bound) for bound in setting.kind.rpartition(", ")[2].split(" to "))
+    for beyond in (least - 1, most + 1):
+        number = f"{beyond:.0f}" if setting.kind.startswith("integer") else f"{beyond:f}"
+        with pytest.raises(ConfigError, match=setting.name.rpartition(".")[2]):
+            check_all(f"{setting.name}={number}", tmp_path)
+
+
+def check_all(assignment: str, adapters: Path) -> None:
+    """All checks of settings: those of config.load, and those that the engine does before it opens anything."""
+    config = load(None, [assignment], {})
+    check_settings(config.engine)
+    check_folder(dataclasses.replace(config.adapters, folder=str(adapters)))
