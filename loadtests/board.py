@@ -1,4 +1,5 @@
-"""What a run has counted so far. The frame loop writes; the screen reads; the report is made from it at the end."""
+"""The counts of a run so far. The frame loop writes them, the screen reads them, and the report is made of them at the
+end."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from loadtests.histogram import Histogram
 from loadtests.slots import Slots
 from npcd_client.v1 import admin_pb2
 
-LATE_MS = 0.2  # thread CPU time that npcd's calls may use in one frame
+LATE_MS = 0.2  # CPU time of the thread that npcd's calls may use in one frame
 MESSAGES_MAX = 20
 
 
 class Errors:
-    """Everything that went wrong, by kind, and the first few in full. Any thread."""
+    """All errors by kind, and the first few in full. Any thread may add one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,7 +24,7 @@ class Errors:
         self.messages: list[str] = []
 
     def add(self, message: str) -> None:
-        """Counts one; what stands before the first colon is its kind."""
+        """Counts one error. Its kind is the text before the first colon."""
         with self._lock:
             self.by_kind[message.split(":", 1)[0]] += 1
             if len(self.messages) < MESSAGES_MAX:
@@ -31,19 +32,19 @@ class Errors:
 
     @property
     def count(self) -> int:
-        """How many so far."""
+        """The number of errors so far."""
         return sum(self.by_kind.values())
 
 
 @dataclass(slots=True)
 class Board:
-    """The run in numbers. Times in milliseconds."""
+    """A run in numbers. Times are in milliseconds."""
 
     npcs: int
     slots: Slots
     errors: Errors = field(default_factory=Errors)
     frames: int = 0
-    frames_skipped: int = 0  # the loop came too late for these; nothing was done for them
+    frames_skipped: int = 0  # the loop came too late for these and skipped them
     frames_late: int = 0
     observations: int = 0
     elapsed_s: float = 0.0
@@ -53,8 +54,8 @@ class Board:
     intent_age: Histogram = field(default_factory=lambda: Histogram(1.0, 5_000.0))
     active: Histogram = field(default_factory=lambda: Histogram(1.0, 2_000.0))  # active NPCs, once per frame
     versions: Counter[str] = field(default_factory=Counter)  # new intent versions seen, by source
-    fallbacks: int = 0  # policy answers made here, because there was no intent that had not expired
-    unanswered_samples: int = 0  # (frame, NPC) without any intent yet: these have no age
+    fallbacks: int = 0  # the game evaluated the policy itself, because no unexpired intent was there
+    unanswered_samples: int = 0  # (frame, NPC) without any intent yet, which has no age
     barks: int = 0
     turns: int = 0
     first_text_ms: list[float] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Board:
     status: admin_pb2.StatusResponse | None = None
 
     def include(self, other: Board) -> None:
-        """Adds what another game server's board has counted; what is shown on a screen stays."""
+        """Adds another game server's counts. Fields for the screen stay as they are."""
         self.slots.include(other.slots)
         for name in ("calls_wall", "calls_cpu", "intent_latency", "intent_age", "active"):
             getattr(self, name).include(getattr(other, name))
@@ -74,14 +75,14 @@ class Board:
         self.versions.update(other.versions)
 
     def tier(self, name: str) -> admin_pb2.TierLoad:
-        """The newest load of a tier; zeros when none has come."""
+        """The newest load of a tier, or zeros when no report has arrived."""
         for tier in self.status.tiers if self.status else ():
             if tier.tier == name:
                 return tier
         return admin_pb2.TierLoad(tier=name)
 
     def since_start(self, field_name: str) -> int:
-        """How much a counter of the daemon grew during this run."""
+        """The growth of a counter of the daemon during this run."""
         if self.status is None or self.status_at_start is None:
             return 0
         return int(getattr(self.status, field_name)) - int(getattr(self.status_at_start, field_name))

@@ -1,4 +1,4 @@
-"""A run's figures held against a budget. Decides only.
+"""Compares a run's figures with a budget. Decides only.
 
 budget.toml has one table per scene; each row names a figure of results/<scene>.json and its `max` or `min`.
 """
@@ -16,7 +16,7 @@ BUDGET = Path(__file__).with_name("budget.toml")
 
 
 def load_budget(path: Path, scene: str) -> dict[str, dict[str, float]]:
-    """The rows of one scene. Raises ValueError when there are none or one says neither max nor min."""
+    """The rows of one scene. Raises ValueError when there are none or a row has neither max nor min."""
     try:
         tables = tomllib.loads(toml_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -31,7 +31,7 @@ def load_budget(path: Path, scene: str) -> dict[str, dict[str, float]]:
 
 
 def broken_rows(results: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """One sentence for each row that a run does not keep. A missing figure keeps nothing, nor does a time of 0 ms: that
+    """One sentence for each row that a run breaks. A missing figure breaks its row, and so does a time of 0 ms, which
     is a percentile of no values.
     """
     broken = []

@@ -1,4 +1,4 @@
-"""A daemon of a run's own, as a child process. Owns the process, its log file and its socket's folder."""
+"""A run's own daemon, as a child process. Owns the process, its log file and its socket's folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STOP_TIMEOUT_S = 15.0
 
 
 class DaemonChild:
-    """`npcd serve` on a Unix socket in a folder of its own. `program` is a module that takes the same arguments, and
-    what comes before its "serve".
+    """`npcd serve` on a Unix socket in a folder of its own. `program` is a module that takes the same arguments, with
+    the arguments before its "serve".
 
-    start() it, and stop() it at the end whatever happened.
+    Call start(), and stop() at the end in any case.
     """
 
     def __init__(self, arguments: Sequence[str] = (), program: Sequence[str] = ("npcd",)) -> None:
@@ -29,23 +29,23 @@ class DaemonChild:
         self._command = [
             *(sys.executable, "-m", *program, "serve", "--listen", self.target, "--http", "127.0.0.1:0"),
             *("--data", str(self._folder / "data")),
-            "--no-supervise",  # a run wants to hear of a death, not to have it mended
+            "--no-supervise",  # a run must notice a death, so no supervisor restarts the daemon
             *arguments,
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the daemon; its output goes to a file, so that it never waits for a reader."""
+        """Starts the daemon. Its output goes to a file, so that it never waits for a reader."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The exit code, or None while it runs."""
         return self._process.poll() if self._process else None
 
     def log_tail(self) -> str:
-        """The last lines it wrote."""
+        """The last lines of its log."""
         try:
             with self._log.open(encoding="utf-8", errors="replace") as log:
                 return "".join(deque(log, LOG_LINES))
@@ -53,7 +53,7 @@ class DaemonChild:
             return ""
 
     def stop(self) -> int:
-        """Asks it to end (SIGTERM), insists after a while, removes its folder; answers its exit code."""
+        """Sends SIGTERM, kills it after a while, removes its folder, and returns its exit code."""
         code = 0
         if self._process:
             if self._process.poll() is None:

@@ -1,7 +1,7 @@
-"""A crowd for loads: what hundreds of NPCs see while players walk among them, made before the run. Decides only.
+"""A crowd for loads: the sights of hundreds of NPCs while players walk among them, made before the run. Decides only.
 
-Everybody goes about near home: stands for a while, walks a few steps, stands again. Players walk from place to place
-and stop at each. Nothing depends on what npcd answers.
+Every NPC moves about near its home: it stands for a while, walks a few steps, stands again. Players walk from place to
+place and stop at each. Nothing depends on npcd's answers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from npcd_client.v1 import intents_pb2
 
 STANDS_S = (6.0, 20.0)
 WALKS_MPS = 1.2
-STRAYS_M = 6.0  # from the spot where it belongs
-LIVES_WITHIN_M = 14.0  # of its home
-STOPS_S = 12.0  # a player, at each place
-PLAYER_SEEN_M = 80.0  # how far a player is noticed at all, and is in sight
+STRAYS_M = 6.0  # farthest from its spot
+LIVES_WITHIN_M = 14.0  # farthest from the place's middle
+STOPS_S = 12.0  # a player's stop at each place
+PLAYER_SEEN_M = 80.0  # a player is noticed within this distance, and in sight within the next one
 PLAYER_SIGHT_M = 40.0
 NOISE_EVERY_S = 2.0
 NOISE_LASTS_S = 1.5
@@ -39,12 +39,12 @@ _HOSTILE = PERCEPT_STANCES.index("hostile")
 def record_crowd(
     scene: Scene, residents: Sequence[Resident], plan: CrowdPlan, seconds: float, rate_hz: float, seed: int
 ) -> Recording:
-    """A crowd's recording; the same for the same seed."""
+    """A crowd's recording, the same for the same seed."""
     return _Crowd(scene, residents, plan, seconds, rate_hz, seed).record()
 
 
 class _Crowd:
-    """Everybody's places while the recording is made."""
+    """The positions of all NPCs and players while the recording is made."""
 
     def __init__(
         self, scene: Scene, residents: Sequence[Resident], plan: CrowdPlan, seconds: float, rate_hz: float, seed: int
@@ -64,7 +64,7 @@ class _Crowd:
         self._entities += [(t.entity_id, t.kind) for t in scene.things]
         self._entities += [(player_id(n), "player") for n in range(plan.players)]
         ids = [entity_id for entity_id, _ in self._entities]
-        self._ranks = np.argsort(np.argsort(np.array(ids)))  # equally near ones go by id
+        self._ranks = np.argsort(np.argsort(np.array(ids)))  # of equally near ones the lower id comes first
         self._stances = self._all_stances()
         self._walks = [self._walk(n) for n in range(plan.players)]
         self._every = max(1, round(plan.change_every_s * rate_hz))
@@ -73,7 +73,7 @@ class _Crowd:
     # -- how everybody moves ---------------------------------------------------------------------------------------
 
     def record(self) -> Recording:
-        """Lets the time go by."""
+        """Runs the time and records."""
         count, chance = len(self._residents), self._chance
         spots = self._homes + _around(chance, count, LIVES_WITHIN_M)
         at, goals = spots.copy(), spots.copy()
@@ -100,7 +100,7 @@ class _Crowd:
         return Recording(self._residents, made, self._rate_hz)
 
     def _walk(self, number: int) -> list[tuple[float, Point]]:
-        """A player's way through all places, in an order of its own: (until when, where to), for the whole run."""
+        """A player's way through all places in a random order, for the whole run: (until when, where to)."""
         order = self._chance.permutation(len(self._places))
         here = self._places[order[0]]
         walk, now_s, stop = [(STOPS_S, (float(here[0]), float(here[1])))], STOPS_S, 0
@@ -127,7 +127,7 @@ class _Crowd:
     # -- what they see ---------------------------------------------------------------------------------------------
 
     def _all_stances(self) -> NDArray[np.int64]:
-        """How each NPC stands towards each entity, as an index of PERCEPT_STANCES."""
+        """Each NPC's stance towards each entity, as an index of PERCEPT_STANCES."""
         kinds = [kind for _, kind in self._entities]
         first, last = len(self._residents), len(self._residents) + len(self._things)
         rows: dict[str, list[int]] = {}
@@ -158,7 +158,7 @@ class _Crowd:
             seen = np.concatenate([seen, (near <= PLAYER_SIGHT_M)[:, None]], axis=1)
         stances = np.take_along_axis(self._stances, nearest, axis=1)
         distances = np.round(distances, 1)
-        # As npcd weighs them: hostile ones first, then those in sight, then the nearest.
+        # In npcd's order: hostile ones first, then those in sight, then the nearest.
         rank = (stances != _HOSTILE) * 1e7 + ~seen * 1e6 + np.minimum(distances, 1e5) + self._ranks[nearest] * 1e-6
         order = np.argsort(rank, axis=1)
         columns = [np.take_along_axis(a, order, axis=1).tolist() for a in (nearest, stances, distances, seen)]
@@ -171,7 +171,7 @@ class _Crowd:
             percepts = [row for row in zip(*rows, strict=True) if row[2] < math.inf]
             where = self._place_names[place[n]] if place[n] >= 0 else ""
             events = ("heard_noise",) if n in startled else ()
-            # Who of those that are equally far in words is nearer changes nothing.
+            # The order of two entities at the same distance word changes nothing.
             words = sorted(self._word(*row) for row in percepts[:NOTABLE])
             state = "|".join((time_of_day, where, *events, *words))
             sense = senses[n]
@@ -180,7 +180,7 @@ class _Crowd:
                 sense.head, sense.percepts = said.SerializeToString(), percepts
                 sense.body = sense.head + b"".join([self._percept(*row) for row in percepts])
             elif len(players):
-                # What it has not noticed yet changes nothing in words; what it sees goes on moving within them.
+                # A change that it has not noticed changes no word; within the words, distances go on changing.
                 here = np.concatenate([away[n], to_player[n]])
                 sense.body = sense.head + b"".join([self._percept(*_within_words(row, here)) for row in sense.percepts])
             (x_m, z_m), (vx_mps, vz_mps) = positions[n], speeds[n]
@@ -195,7 +195,7 @@ class _Crowd:
         return f"{self._entities[entity][0]}:{stance}:{distance_word(distance_m)}:{in_sight}"
 
     def _percept(self, entity: int, stance: int, distance_m: float, in_sight: bool) -> bytes:
-        """One percept as an Observation that has nothing else."""
+        """A percept as an Observation without other fields."""
         key = (entity, stance, distance_m, in_sight)
         made = self._percepts.get(key)
         if made is None:
@@ -205,7 +205,8 @@ class _Crowd:
 
 
 class _Senses:
-    """What one NPC has noticed: the newest, but never a second meaningful change within `every` rounds."""
+    """The changes that one NPC has noticed: always the newest sight, but never two meaningful changes within `every`
+    rounds."""
 
     __slots__ = ("_changed", "_every", "body", "head", "percepts", "state")
 
@@ -217,7 +218,7 @@ class _Senses:
         self._changed = -every
 
     def takes(self, state: str, round_: int) -> bool:
-        """Whether what is to be seen now is noticed."""
+        """Takes the present sight, unless it is too early for a change. Returns True when it was taken."""
         if state != self.state:
             if round_ - self._changed < self._every:
                 return False
@@ -226,7 +227,7 @@ class _Senses:
 
 
 def _within_words(row: Row, here: Floats) -> Row:
-    """A percept at the distance that it has now, as far as that has the same word."""
+    """A percept at its present distance, as far as that distance has the same word."""
     entity, stance, distance_m, in_sight = row
     edges_m = (0.0, *DISTANCE_EDGES_M, PLAYER_SEEN_M)
     low_m, high_m = next((a, b) for a, b in pairwise(edges_m) if distance_m < b or b == edges_m[-1])
@@ -234,12 +235,12 @@ def _within_words(row: Row, here: Floats) -> Row:
 
 
 def player_id(number: int) -> str:
-    """A walking player's."""
+    """The id of a walking player."""
     return f"walker-{number + 1}"
 
 
 def _around(chance: np.random.Generator, count: int, radius_m: float) -> Floats:
-    """Points evenly over a disc about nothing."""
+    """Points spread evenly over a disc around the origin."""
     angle, distance_m = chance.uniform(0, math.tau, count), radius_m * np.sqrt(chance.uniform(0, 1, count))
     return np.stack([distance_m * np.cos(angle), distance_m * np.sin(angle)], axis=1)
 

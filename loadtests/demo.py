@@ -1,7 +1,7 @@
 """A village full of NPCs around a moving player, played against a daemon: `python -m loadtests.demo`, or `npcd demo`.
 
-Without --connect it starts a daemon of its own and ends it afterwards. It exits 0 when the run finished without errors;
-with --check also only when every promise was kept.
+Without --connect it starts a daemon of its own and ends it afterwards. It exits 0 when the run ends without errors;
+with --check it also needs every promise kept.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from npcd_client import FrameClient, LiveProblem, NpcdError, TooLate
 
 READY_TIMEOUT_S = 180.0
 STATUS_EVERY_MS = 500
-NOBODY_TIMEOUT_S = 5.0  # with --connect: a daemon that starts listens at once
+NOBODY_TIMEOUT_S = 5.0  # with --connect: a daemon that is starting listens at once
 CHILD_LOOK_EVERY_S = 0.25
-NPCS_MAX = 1000  # a frame of the village's own takes a second then
+NPCS_MAX = 1000  # with more NPCs a frame of the village itself takes a second
 INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
-    """Runs the demo; answers the exit code."""
+    """Runs the demo and returns the exit code."""
     options = _parser().parse_args(argv)
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # until now Ctrl-C ended it at once: see npcd/__main__
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ended it at once before: see npcd/__main__
         scene = _scene(options.scene)
         with _daemon(options) as (target, child):
             return _run(options, scene, target, child)
@@ -55,10 +55,10 @@ def main(argv: list[str]) -> int:
     except NpcdError as error:
         print(f"the daemon refused: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # its reader has gone, as in `npcd demo | head -1`
+    except BrokenPipeError:  # the reader of its output has gone, as in `npcd demo | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except OSError as error:  # a full disk below standard output or --json
+    except OSError as error:  # the disk below standard output or --json is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         print(f"npcd demo: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 1
@@ -66,14 +66,14 @@ def main(argv: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more it ends at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="npcd demo", description="A village of NPCs around a moving player.")
     parser.add_argument("--npcs", type=whole(1, NPCS_MAX), default=20, help="how many (default 20)")
     parser.add_argument("--seconds", type=amount(0.1, SECONDS_MAX), default=20.0, help="how long (default 20)")
-    parser.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=7, help="what happens by chance (default 7)")
+    parser.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=7, help="seed of random events (default 7)")
     parser.add_argument("--fps", type=whole(1, 1000), default=300, help="frames per second (default 300)")
     parser.add_argument(
         "--rate-hz", type=amount(0.1, 100), default=10.0, help="observations per NPC and second (default 10)"
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _new_file(text: str) -> Path:
-    """A path that can be written; better found out before the run than after it."""
+    """The path, after a try to write it: better now than after the run."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")
@@ -99,15 +99,15 @@ def _new_file(text: str) -> Path:
 
 
 class _NoDaemonError(Exception):
-    """There is no daemon to play against; the message says why."""
+    """There is no daemon to play against. The message says why."""
 
 
 class _NoSceneError(Exception):
-    """A file is no scene; the message says why."""
+    """A file is no scene. The message says why."""
 
 
 def _scene(path: Path | None) -> Scene:
-    """The scene of a file, or the demo's. Raises _NoSceneError."""
+    """The scene of a file, or the demo's own. Raises _NoSceneError."""
     if path is None:
         return load_scene()
     try:
@@ -122,7 +122,7 @@ def _scene(path: Path | None) -> Scene:
 
 @contextlib.contextmanager
 def _daemon(options: argparse.Namespace) -> Iterator[tuple[str, DaemonChild | None]]:
-    """The daemon to play against: the one named, or a child of our own that is stopped at the end."""
+    """The daemon to play against: the one at --connect, or a child of our own that is stopped at the end."""
     if options.connect:
         yield options.connect, None
         return
@@ -135,7 +135,7 @@ def _daemon(options: argparse.Namespace) -> Iterator[tuple[str, DaemonChild | No
 
 
 def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> None:
-    """Waits until the daemon is warm, says what it waits for, and does not outwait a child that died."""
+    """Waits until the daemon is warm and prints what it waits for. Stops when its own child dies."""
     print(f"waiting for npcd at {target} (grpc.health.v1: the model must be warm) ...", flush=True)
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     reason, nobody_s = "", time.monotonic()
@@ -164,7 +164,7 @@ def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonCh
     with FrameClient.start(target, token=options.token) as npcd:
         _wait_ready(npcd, target, child)
         npcd.wait(npcd.npcd.define_world(scene.world))
-        # An earlier run may have left its NPCs behind; theirs would go on with ticks that ours have not reached yet.
+        # An earlier run may have left its NPCs behind. Their intents belong to ticks that this run has not reached yet.
         npcd.wait(npcd.npcd.remove([resident.npc_id for resident in residents]))
         registered = npcd.wait(npcd.npcd.register([resident.spec for resident in residents]))
         live = npcd.open_live(on_problem=lambda problem: board.errors.add(_problem_text(problem)))
@@ -206,8 +206,8 @@ def _run(options: argparse.Namespace, scene: Scene, target: str, child: DaemonCh
 
 
 def _not_kept_up(made: dict[str, Any], options: argparse.Namespace) -> str:
-    """Why the run was no game, in a sentence: it had fewer frames than observations of an NPC are due (or nine tenths
-    of all frames), or less than a fifth of them. Empty when it was one.
+    """Why the run was no game, in a sentence, or empty. A run is no game when it had fewer frames than observations of
+    an NPC are due (or nine tenths of all frames), or less than a fifth of them.
     """
     played, due = made["frames"], round(options.seconds * options.fps)
     if played >= min(0.9 * due, max(options.rate_hz * options.seconds, due / 5)):
@@ -219,7 +219,7 @@ def _not_kept_up(made: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 class _Look:
-    """What is looked at after each frame: the screen, and now and then whether our own daemon lives."""
+    """The checks after each frame: it repaints the screen, and now and then checks that our own daemon lives."""
 
     def __init__(self, child: DaemonChild | None, screen: Screen, board: Board) -> None:
         self.died = False
@@ -230,7 +230,7 @@ class _Look:
         self._next_look_s = 0.0
 
     def after_frame(self, now_s: float) -> bool:
-        """True when there is no daemon any more."""
+        """Returns True when the daemon has gone."""
         self._screen.tick(now_s)
         if self._child and now_s >= self._next_look_s:
             self._next_look_s = now_s + CHILD_LOOK_EVERY_S

@@ -1,7 +1,7 @@
 """The frame loop: the game's side of npcd, at a steady rate, with the cost of npcd's calls metered.
 
-Who owns what: this thread owns the village, the player and the books. The client lives on a thread of its own; the only
-calls in a frame are tell_time(), observe() and latest(), which touch no lock and wait for nobody.
+Ownership: this thread owns the village, the player and the books. The client lives on a thread of its own. The only
+calls in a frame are tell_time(), observe() and latest(), which take no lock and never wait.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _SOURCES = {IntentSource.MODEL: "model", IntentSource.PREDICTED: "predicted"}
 
 
 class Stream(Protocol):
-    """What the loop needs of a stream of observations and intents; nothing of it waits."""
+    """The part of a stream of observations and intents that the loop needs; no call of it waits."""
 
     def observe(self, observation: Observation) -> None:
-        """Hands in what an NPC sees now."""
+        """Sends an NPC's new observation."""
 
     def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent."""
+        """The newest intent of an NPC."""
 
     def activation(self, npc_id: str) -> Activation:
         """The attention that an NPC gets."""
 
     def tell_time(self, game_time_ms: float) -> None:
-        """Tells game time."""
+        """Reports game time."""
 
 
 class Game:
-    """One game server. `run` paces it by itself; whoever has a pace of its own calls `play` for each frame, `settle`
-    after the last. Without a player nobody speaks.
+    """One game server. `run` paces it by itself. A caller with a pace of its own calls `play` for each frame and
+    `settle` after the last. Without a player no conversation happens.
     """
 
     def __init__(
@@ -70,21 +70,22 @@ class Game:
         self._seen: list[Intent | None] = [None] * count
         self._ticks = [0] * count
         self._newest: list[Observation | None] = [None] * count
-        self._sent = 0  # observations that the staggered cadence has asked for so far
+        self._sent = 0  # observations that were due by the staggered cadence so far
         board.doing = [""] * count
 
     def run(self, seconds: float, on_slack: Callable[[float], bool]) -> None:
-        """Runs frames for this long, paced by the wall clock, then waits a moment for answers under way.
+        """Runs frames for this long, paced by the wall clock, then waits a moment for pending answers.
 
-        `on_slack(now_s)` is called after each frame and must be quick; True ends the run early.
+        `on_slack(now_s)` is called after each frame and must be quick. If it returns True, the run ends early.
         """
         total = round(seconds * self._fps)
         frame_ns = 1_000_000_000 / self._fps
         switch_interval_s = sys.getswitchinterval()
-        # The client's thread shares the interpreter; with the usual 5 ms a frame could wait for longer than it lasts.
+        # The client's thread shares the interpreter. With the usual 5 ms a frame could wait longer than it lasts.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        # Whatever lives now lives to the end. A full collection would walk it in the middle of a frame, so it is put
-        # aside, and the little that frames leave behind is collected in the pause after one, where there is room.
+        # Objects of this moment live to the end. A full collection would walk them in the middle of a frame, so they
+        # are frozen.
+        # The little garbage of frames is collected in the pause after one, where there is time.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -97,7 +98,8 @@ class Game:
                 if now_ns < due_ns:
                     time.sleep((due_ns - now_ns) * 1e-9)
                 elif now_ns - due_ns > frame_ns:
-                    # Late by more than a frame: go on with the present one, the missed ones are not made up for.
+                    # When the loop is late by more than a frame it goes on with the present one, and does not make up
+                    # for missed frames.
                     present = min(total - 1, int((now_ns - start_ns) / frame_ns))
                     self._board.frames_skipped += present - frame
                     frame = present
@@ -120,7 +122,7 @@ class Game:
     # -- one frame -------------------------------------------------------------------------------------------------
 
     def play(self, frame: int) -> None:
-        """One frame: the world moves, NPCs are observed, intents are taken over, and all of it is counted."""
+        """One frame: the world moves, NPCs are observed, intents are taken over, and everything is counted."""
         board = self._board
         now_ms = frame * 1000 / self._fps
         self._village.step(now_ms)
@@ -156,7 +158,8 @@ class Game:
             self._fall_back(number, observation, now_ms)
 
     def _due_observations(self, frame: int) -> list[tuple[int, Observation]]:
-        """This frame's share: NPC after NPC, evenly over all frames. After skipped frames nobody is observed twice."""
+        """This frame's share of the observations, spread evenly over all frames. After skipped frames no NPC is
+        observed twice."""
         wanted = int((frame + 1) * len(self._ids) * self._rate_hz / self._fps)
         first = max(self._sent, wanted - len(self._ids))
         made = []
@@ -168,7 +171,7 @@ class Game:
         return made
 
     def _take_intents(self, now_ms: float) -> None:
-        """Sees which intents are new, acts on them, and samples every active NPC's intent age."""
+        """Finds new intents, acts on them, and samples every active NPC's intent age."""
         board, activation, ids, active = self._board, self._live.activation, self._ids, 0
         now_ns = time.monotonic_ns()
         for number, intent in enumerate(self._rows):
@@ -193,7 +196,7 @@ class Game:
         source = _SOURCES.get(intent.source, "policy")
         board.versions[source] += 1
         board.barks += bool(intent.bark)
-        # Words that a bark adds to an intent are a version without a latency of its own.
+        # A bark that is added to an intent makes a new version without a latency of its own.
         if source == "model" and intent.latency_ms:
             board.intent_latency.add(intent.latency_ms)
         self._village.intend(number, intent.action, intent.target_entity_id, intent.emotion)
@@ -202,7 +205,7 @@ class Game:
             board.doing[number] += f'  "{intent.bark}"'
 
     def _fall_back(self, number: int, observation: Observation, now_ms: float) -> None:
-        """Without an intent that still holds, the rule policy decides here."""
+        """Without an intent that still holds, the game evaluates the rule policy here."""
         intent = self._rows[number]
         if intent is not None and not 0 < intent.ttl_ms < now_ms - intent.game_time_ms:
             return
@@ -216,7 +219,7 @@ class Game:
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     def settle(self, frame: int) -> None:
-        """Gives slots and the player's last line up to a second to be answered; observes nothing any more."""
+        """Gives slots and the player's last line up to a second to be answered, without further observations."""
         started_ns = time.monotonic_ns()
         slots = self._board.slots
         while (waited_ns := time.monotonic_ns() - started_ns) < GRACE_S * 1e9:

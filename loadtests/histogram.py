@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Histogram:
-    """Values from 0 up in buckets of `width`; what is beyond the last bucket counts in it, and as `over`."""
+    """Values from 0 up in buckets of `width`. A value beyond the last bucket counts in that bucket, and in `over`."""
 
     __slots__ = ("_buckets", "_last", "_per_unit", "count", "largest", "over", "total", "width")
 
@@ -31,7 +31,7 @@ class Histogram:
             self.largest = value
 
     def include(self, other: Histogram) -> None:
-        """Adds what another one with the same buckets has counted."""
+        """Adds another histogram's counts; its buckets must be the same."""
         assert (self.width, self._last) == (other.width, other._last), "the buckets differ"
         for bucket, number in enumerate(other._buckets):
             self._buckets[bucket] += number
@@ -42,11 +42,11 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """Of all values, as they were given; 0 when there are none."""
+        """The mean of all exact values, or 0 when there are none."""
         return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
-        """The upper edge of the bucket that holds this share (0..1) of all values; 0 when there are none."""
+        """The upper edge of the bucket that holds this share (0..1) of all values, or 0 when there are none."""
         if not self.count:
             return 0.0
         wanted = share * self.count

@@ -1,4 +1,4 @@
-"""`make load SCENE=village`: a daemon of its own, a load from locust against it, and the figures held against a budget.
+"""`make load SCENE=village`: a daemon of its own, a load from locust, and a comparison of the figures with a budget.
 
     python -m loadtests.load village            headless; exits 0 when every row of loadtests/budget.toml was kept
     python -m loadtests.load village --ui       with locust's web UI on this machine, until Ctrl-C
@@ -26,14 +26,14 @@ from npcd_client import NpcdError
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 WEB_HOST = "127.0.0.1"
-STOP_S = 30  # that users get to hear the last answers
-SETUP_S = 180  # locust's start, recording a crowd, and registering a town
+STOP_S = 30  # users have so long to hear the last answers
+SETUP_S = 180  # time to start locust, record a crowd, and register a town
 READY_S = 180.0
 EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one load; 0, or 1 when a row of the budget broke, 2 for a wrong call, 3 when there was no run."""
+    """Runs one load. Returns 0, or 1 when a row of the budget broke, 2 for a wrong call, 3 when the run failed."""
     options = _parser().parse_args(argv)
     path = Path(options.scene) if options.scene.endswith(".toml") else SCENES / f"{options.scene}.toml"
     try:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wait_serving(target: str, token: str, gone: Callable[[], bool]) -> None:
-    """Waits until the model is warm, so that the run's seconds are seconds of load. Raises NpcdError."""
+    """Waits until the model is warm, so that all seconds of the run are seconds of load. Raises NpcdError."""
     client = SyncClient(target, token)
     try:
         client.wait_serving(READY_S, gone)
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connect", metavar="TARGET", default="", help="a running daemon instead of one of its own")
     parser.add_argument("--token", default="", help="bearer token for --connect")
     parser.add_argument(
-        "--daemon", metavar="MODULE", default="npcd", help="what to run instead of npcd, with arguments"
+        "--daemon", metavar="MODULE", default="npcd", help="program to run instead of npcd, with arguments"
     )
     parser.add_argument(
         "--serve", metavar="ARG", action="append", default=[], help="argument for its serve; as --serve=--set"

@@ -1,7 +1,7 @@
-"""The load as locust sees it: users are game servers and players. `make load` and `make load-ui` start it.
+"""The load for locust: its users are game servers and players. `make load` and `make load-ui` start it.
 
-Locust replaces blocking calls by gevent's, and gRPC is told so before it makes its first object; that is why the load
-has a process of its own. Times and failures go to locust's tables, the rest to the results file.
+Locust replaces blocking calls by gevent's, and gRPC must know that before it makes its first object. Therefore the load
+is a process of its own. Times and failures go to locust's tables, all other figures to the results file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from npcd_client import NpcdError
 
 grpc.experimental.gevent.init_gevent()
 
-_KINDS = {FIRST_TEXT: "Talk", TURN: "Talk"}  # everything else happens on Live
+_KINDS = {FIRST_TEXT: "Talk", TURN: "Talk"}  # all other calls are on Live
 
 
 class Run:
@@ -56,9 +56,9 @@ class Run:
         )
 
 
-# The run that users belong to; locust gives them nothing but its environment.
+# The run that users belong to. Locust gives users nothing but its environment.
 _run: Run | None = None
-# Recordings are made before the clock of a run starts, once for all runs from the web page.
+# Recordings are made before a run's clock starts, once for all runs from the web page.
 _recordings: list[Recording] = []
 
 
@@ -69,13 +69,13 @@ def _plan(environment: Environment) -> Plan:
 
 
 class GameServer(User):
-    """A game server: its NPCs in one Live stream."""
+    """A game server: its NPCs are in one Live stream."""
 
-    fixed_count = 1  # set from the plan
+    fixed_count = 1  # the plan sets it
 
     @task
     def play(self) -> None:
-        """The whole run, once."""
+        """Plays the whole run, once."""
         run = _run
         if run is None:
             raise StopUser
@@ -88,7 +88,7 @@ class Player(User):
 
     @task
     def talk(self) -> None:
-        """The whole run, once."""
+        """Talks during the whole run, once."""
         run = _run
         if run is None:
             raise StopUser
@@ -111,7 +111,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
     plan = _plan(environment)
     GameServer.fixed_count = plan.servers
     _recordings[:] = recordings(plan)
-    # Recording takes seconds, in which gevent did not look at the clock; the run's length would count from before.
+    # Recording takes seconds without a look of gevent's at the clock, and these would count as seconds of the run.
     time.sleep(0.01)
 
 

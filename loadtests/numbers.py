@@ -1,4 +1,4 @@
-"""Numbers of a command line, with their bounds: what is no number, not finite or out of bounds is told in one line."""
+"""Numbers of a command line with their bounds. A text that is no finite number within them is reported in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def amount(least: float, most: float) -> Callable[[str], float]:
-    """A type for argparse: a number within bounds; "nan" and "inf" are none."""
+    """A type for argparse: a number within bounds; "nan" and "inf" are refused."""
 
     def read(text: str) -> float:
         try:

@@ -1,5 +1,5 @@
-"""The player of a scene: whom to speak to, what to say next. Owns one conversation at a time; its events come on the
-client's thread into a queue, and everything else happens in the frame loop.
+"""The player of a scene chooses an NPC to speak to, and a line. It owns one conversation at a time. The conversation's
+events come into a queue on the client's thread, and everything else happens in the frame loop.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ class Player:
 
     @property
     def speaking(self) -> bool:
-        """Whether an answer is under way."""
+        """True while an answer is under way."""
         return self._turn is not None
 
     def play(self, now_s: float) -> None:
-        """Takes in what was said since the last frame and speaks when it is time. Never waits."""
+        """Reads the events since the last frame and speaks when it is time. Never waits."""
         while self._arrived:
             self._take(*self._arrived.popleft())
         if self._turn is None and now_s >= self._next_line_s:
             self._speak(now_s)
 
     def finish(self) -> None:
-        """Takes in what has come since the last frame; starts nothing."""
+        """Reads the events since the last frame and starts nothing."""
         while self._arrived:
             self._take(*self._arrived.popleft())
 
     def leave(self) -> None:
-        """Stops an answer that is still under way and ends the conversation."""
+        """Cancels an answer that is still under way and ends the conversation."""
         if self._turn:
             self._turn.cancel()
             self._turn = None
@@ -120,7 +120,7 @@ class Player:
             self._on_line(name, self._line, " ".join(text.split()))
 
     def _choose(self) -> Body:
-        """The nearest NPC in reach that was not spoken to lately; if nobody is, the nearest at all."""
+        """The nearest NPC in reach that was not spoken to lately; without one, the nearest at all."""
         x_m, y_m = self._village.player_m
         near = sorted(self._village.bodies, key=lambda body: (math.hypot(body.x - x_m, body.y - y_m), body.number))
         fresh = [body for body in near if body.resident.npc_id not in self._met]
@@ -136,7 +136,7 @@ class Player:
         self._partner = None
 
     def _session_ended(self, future: Future[Any]) -> None:
-        # On the client's thread: the deque is what the two threads share.
+        # On the client's thread: the two threads share the deque alone.
         error = None if future.cancelled() else future.exception()
         if isinstance(error, NpcdError):
             self._on_error(f"EndSession: {error.code} {error}")

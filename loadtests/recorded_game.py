@@ -1,7 +1,7 @@
-"""A game server that plays a recording: frames of observations as bytes, and the books of what is answered.
+"""A game server that plays a recording: frames of observations as bytes, and the books of their answers.
 
-Decides only: times and frames come in. Whoever owns a stream asks for the bytes of each of its frames, hands in what
-comes back, and has everything sampled once per frame.
+Decides only: times and frames come in. The owner of a stream asks for the bytes of each frame, hands in the frames that
+come back, and has everything sampled once per frame.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from npcd_client.table import IntentTable
 from npcd_client.v1 import intents_pb2
 
 EVENT_LASTS_MS = 1_500
-TALKS_AT_M = 1.5  # how far from an NPC the player stands who talks with it
+TALKS_AT_M = 1.5  # distance of a talking player from the NPC
 SOURCES = {IntentSource.MODEL: "model", IntentSource.PREDICTED: "predicted"}
 
 
 class RecordedGame:
-    """One world's stream. Frames are numbered from 0, `fps` per second; an NPC is observed in every `fps / rate_hz`-th,
-    which must be a whole number.
+    """One world's stream. Frames are numbered from 0, `fps` per second. An NPC is observed in every `fps / rate_hz`-th
+    frame, which must be a whole number.
 
     `tick` is the last tick that an earlier stream of these NPCs used.
     """
@@ -40,29 +40,29 @@ class RecordedGame:
         self._leases = [intents_pb2.Observation(lease_epoch=leases[i]).SerializeToString() for i in self._ids]
         self._fps = fps
         self._every = round(fps / recording.rate_hz)
-        self.first_tick = tick  # of the recording: 0
+        self.first_tick = tick  # the tick of the recording's round 0
         self._seen: list[Intent | None] = [None] * len(self._ids)
-        self._players: dict[int, bytes] = {}  # who talks with an NPC, as a percept
-        self._events: dict[int, tuple[str, float]] = {}  # what was said to it, until when
+        self._players: dict[int, bytes] = {}  # the talking player of an NPC, as a percept
+        self._events: dict[int, tuple[str, float]] = {}  # the event of the last line to an NPC, and its end
 
     # -- what happens beside the recording -------------------------------------------------------------------------
 
     def meet(self, npc_id: str, player_id: str) -> None:
-        """A player stands before an NPC from now on."""
+        """From now on a player stands before an NPC."""
         self._players[self._numbers[npc_id]] = percept_bytes(player_id, "player", "friendly", TALKS_AT_M, True)
 
     def part(self, npc_id: str) -> None:
-        """It does no more."""
+        """The player has left the NPC."""
         self._players.pop(self._numbers[npc_id], None)
 
     def tell(self, npc_id: str, event: str, now_ms: float) -> None:
-        """An NPC notices that something is said to it."""
+        """An NPC notices that a player says something to it."""
         self._events[self._numbers[npc_id]] = (event, now_ms + EVENT_LASTS_MS)
 
     # -- out and in ------------------------------------------------------------------------------------------------
 
     def hello(self) -> bytes:
-        """The first frame: names the world, observes nobody."""
+        """The first frame: it names the world and has no observation."""
         return intents_pb2.ObservationFrame(world_id=self._world_id).SerializeToString()
 
     def frame(self, number: int, now_ns: int) -> bytes:
@@ -88,11 +88,11 @@ class RecordedGame:
         return frame_bytes(head, observations)
 
     def take(self, frame: intents_pb2.IntentFrame, now_ns: int) -> list[Intent]:
-        """A frame of intents; those that are new."""
+        """Takes a frame of intents and returns the new ones."""
         return self.table.apply(frame, now_ns)
 
     def sample(self, number: int, now_ns: int) -> None:
-        """Once per frame: who has been answered, and how old the intents of active NPCs are."""
+        """Once per frame: notes the answered NPCs, and the age of active NPCs' intents."""
         board, rows, active = self.board, self.table.rows, 0
         self.answered(number * 1000 / self._fps)
         for npc_id, activation in self.table.activations.items():
@@ -107,7 +107,7 @@ class RecordedGame:
         board.frames += 1
 
     def answered(self, now_ms: float) -> None:
-        """Settles due slots with what is in the table now."""
+        """Settles due slots with the intents that are in the table now."""
         board, rows, seen = self.board, self.table.rows, self._seen
         for n, npc_id in enumerate(self._ids):
             intent, held = rows.get(npc_id), seen[n]
@@ -119,7 +119,7 @@ class RecordedGame:
                 source = SOURCES.get(intent.source, "policy")
                 board.versions[source] += 1
                 board.barks += bool(intent.bark)
-                # Words that a bark adds to an intent are a version without a latency of its own.
+                # A bark that is added to an intent makes a new version without a latency of its own.
                 if source == "model" and intent.latency_ms:
                     board.intent_latency.add(intent.latency_ms)
 

@@ -1,7 +1,7 @@
-"""What NPCs see, recorded before a run: bytes to send, and the states they quantise to. Decides only.
+"""The sights of NPCs, recorded before a run: bytes to send, and the states that they quantise to. Decides only.
 
-A run of a recording sees the same each time, and spends none of its time on a simulation. Messages of protobuf written
-one after another are one message: what an NPC sees, and its lease and tick behind it, make its Observation.
+A recorded run sees the same each time, and spends no time on a simulation. Protobuf messages written one after another
+are one message: an NPC's sight followed by its lease and tick is its Observation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from npcd_client.v1 import intents_pb2
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What one NPC sees in one round: bytes of an Observation without lease and tick, and the state it quantises to."""
+    """One NPC's sight in one round: bytes of an Observation without lease and tick, and the state that it quantises
+    to."""
 
     body: bytes
     state: str
@@ -34,7 +35,7 @@ class Recording:
 
 
 def village_played(village: Village, seconds: float, rate_hz: float) -> Recording:
-    """A village whose NPCs do what the world's rule policy says, each with the attention that the village asks for."""
+    """A village whose NPCs follow the world's rule policy, each with the attention that the village asks for."""
     policy, rounds = village.scene.world.policy, []
     for number in range(round(seconds * rate_hz)):
         village.step(number * 1000 / rate_hz)
@@ -50,7 +51,7 @@ def village_played(village: Village, seconds: float, rate_hz: float) -> Recordin
 
 
 def percept_bytes(entity_id: str, kind: str, stance: str, distance_m: float, in_sight: bool) -> bytes:
-    """A percept as the bytes of an Observation that has nothing else."""
+    """A percept as the bytes of an Observation without other fields."""
     percept = intents_pb2.Percept(
         entity_id=entity_id, kind=kind, stance=stance, distance_m=distance_m, in_sight=in_sight
     )
@@ -58,11 +59,11 @@ def percept_bytes(entity_id: str, kind: str, stance: str, distance_m: float, in_
 
 
 def event_bytes(event: str) -> bytes:
-    """An event, the same way. It is the oldest of those before it."""
+    """An event as such bytes. It is older than all events before it."""
     return intents_pb2.Observation(events=[event]).SerializeToString()
 
 
-_OBSERVATIONS = bytes([intents_pb2.ObservationFrame.OBSERVATIONS_FIELD_NUMBER << 3 | 2])  # of a known length
+_OBSERVATIONS = bytes([intents_pb2.ObservationFrame.OBSERVATIONS_FIELD_NUMBER << 3 | 2])  # the length is fixed
 
 
 def frame_bytes(head: intents_pb2.ObservationFrame, observations: Iterable[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""The end of a run: its numbers as JSON, as text, and held against the promises."""
+"""The end of a run: its numbers as JSON, as text, and compared with the promises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtests.board import Board
 from loadtests.histogram import Histogram
 from npcd_client.v1 import admin_pb2
 
-# What --check holds a run against.
+# The promises that --check compares a run with.
 FRAMES_PER_S_MIN = 275
 MODEL_SHARE_MIN = 0.95
 TURNS_MIN = 6
@@ -20,7 +20,7 @@ SILVER_FIRST_P95_MAX_MS = 250.0
 
 
 def report(board: Board, seconds: float, seed: int, fps: int, rate_hz: float) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON. Tiers are the daemon's own numbers, over its last minute."""
+    """All measurements, ready for JSON. The tiers' numbers are the daemon's own, of its last minute."""
     gold, silver = board.tier("gold"), board.tier("silver")
     status = board.status or admin_pb2.StatusResponse()
     return {
@@ -65,7 +65,7 @@ def report(board: Board, seconds: float, seed: int, fps: int, rate_hz: float) ->
 
 
 def broken_promises(made: dict[str, Any]) -> list[str]:
-    """Which promises a report does not keep, one sentence each; empty when all hold."""
+    """The promises that a report breaks, one sentence each; empty when all hold."""
     frames_min = round(FRAMES_PER_S_MIN * made["seconds"])
     gold_p95, silver_p95 = made["gold_token_ms"]["p95"], made["silver_ttft_ms"]["p95"]
     found = [
@@ -113,7 +113,7 @@ def as_text(made: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the run ran on."""
+    """The machine and software of the run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cores": cores,
@@ -134,7 +134,7 @@ def _cpu_name() -> str:
 
 
 def percentiles_of(histogram: Histogram) -> dict[str, float]:
-    """The three that every time is told by."""
+    """The three percentiles that are reported for every time."""
     return histogram.percentiles(p50=0.5, p95=0.95, p99=0.99)
 
 

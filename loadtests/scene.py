@@ -1,4 +1,5 @@
-"""A scene: the world that npcd is told, and what the simulation around it needs. One TOML file, checked once."""
+"""A scene: the definition of a world for npcd, and the data of the simulation around it. One TOML file, checked
+once."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ SCENES = Path(__file__).resolve().parent / "scenes"
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something that NPCs notice and that never moves."""
+    """An object that NPCs notice and that never moves."""
 
     entity_id: str
     kind: str
@@ -27,7 +28,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One NPC of the scene: who it is and where it lives."""
+    """One NPC of the scene: its persona and its home."""
 
     npc_id: str
     persona_id: str
@@ -37,7 +38,7 @@ class Resident:
 
     @property
     def spec(self) -> NpcSpec:
-        """As Register takes it."""
+        """The NPC as Register takes it."""
         return NpcSpec(self.npc_id, self.archetype_id, self.persona_id)
 
 
@@ -84,9 +85,9 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class CrowdPlan:
-    """A crowd instead of the simulated village (see loadtests/crowd.py): `players` walk, places are `spread` times as
-    far apart as the scene has them, and nobody's observations change meaningfully twice within `change_every_s`. The
-    run's length is shared out among `times` of day: each next one is a change for everybody at the same moment.
+    """A crowd instead of the simulated village (see loadtests/crowd.py). `players` walk, places are `spread` times as
+    far apart as in the scene, and no NPC's observations change meaningfully twice within `change_every_s`. `times` of
+    day share the run's length equally; each new one is a change for all NPCs at the same moment.
     """
 
     players: int
@@ -97,11 +98,11 @@ class CrowdPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A load: how many game servers with how many NPCs each, and how many players who talk.
+    """A load: the number of game servers, of NPCs for each, and of players who talk.
 
     `fps` is a game server's tick, `rate_hz` observations per NPC and second. Each player says a line every
-    `line_every_s` on average, whether the last one is answered or not. `max_tokens` 0 leaves a reply's length to npcd.
-    Without a `crowd` every server plays the scene's village.
+    `line_every_s` on average, even while the last answer is not complete. `max_tokens` 0 leaves a reply's length to
+    npcd. Without a `crowd` every server plays the scene's village.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Plan:
 
 
 def load_plan(path: Path) -> Plan:
-    """Reads a load; its `scene` is a file beside it. Raises ValueError naming what is wrong with it."""
+    """Reads a load; its `scene` is a file beside it. Raises ValueError that names the fault."""
     try:
         given = tomllib.loads(toml_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -149,7 +150,7 @@ def _check_keys(path: Path, given: Mapping[str, Any], kind: type[Plan] | type[Cr
 
 
 def load_scene(path: Path = SCENES / "demo.toml") -> Scene:
-    """Reads a scene. Raises ValueError naming what does not fit together."""
+    """Reads a scene. Raises ValueError that names the entries that do not fit together."""
     text = toml_text(path)
     try:
         content = tomllib.loads(text)

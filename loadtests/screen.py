@@ -1,6 +1,7 @@
-"""What a run shows while it goes on: a table that repaints itself on a terminal, short lines anywhere else.
+"""The display during a run: a table that repaints itself on a terminal, short lines elsewhere.
 
-Painting is plain text with a few escape codes, put together in well under a millisecond: the frame loop runs beside it.
+The display is plain text with a few escape codes, composed in well under a millisecond, because the frame loop runs
+beside it.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 class Screen(Protocol):
-    """Something that shows a board."""
+    """A display of a board."""
 
     def start(self) -> None:
-        """Begins to show."""
+        """Begins to show the board."""
 
     def tick(self, now_s: float) -> None:
-        """Called after each frame; quick."""
+        """Called after each frame; it is quick."""
 
     def stop(self) -> None:
-        """Shows for the last time."""
+        """Shows the board for the last time."""
 
 
 def summary(board: Board) -> str:
@@ -61,10 +62,10 @@ class Lines:
         self._shown = 0
 
     def start(self) -> None:
-        """Nothing to prepare."""
+        """Prepares nothing."""
 
     def tick(self, now_s: float) -> None:
-        """Writes when there is something to say."""
+        """Writes when a line is due."""
         if self._board.turns > self._shown:
             self._shown = self._board.turns
             name, line, answer = self._board.said[-1]
@@ -74,11 +75,12 @@ class Lines:
             print(summary(self._board), file=self._out, flush=True)
 
     def stop(self) -> None:
-        """Nothing is left to show."""
+        """Shows nothing more."""
 
 
 class Table:
-    """The whole board, repainted four times a second by a thread of its own: a slow terminal holds nobody up."""
+    """The whole board, repainted four times a second by a thread of its own, so that a slow terminal delays no
+    frame."""
 
     def __init__(self, board: Board, residents: tuple[Resident, ...], out: TextIO = sys.stdout) -> None:
         self._board = board

@@ -1,7 +1,7 @@
 """The game servers of a load, each with a world and a Live stream of its own.
 
-A server runs on a thread, which under locust is a greenlet: nothing here takes a lock, and who shares something changes
-it in one statement.
+A server runs on a thread, which under locust is a greenlet. No code here takes a lock, and shared state is changed in
+one statement.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from loadtests.sync_client import BytesLive, SyncClient, SyncLive
 from loadtests.village import Village
 from npcd_client import Activation, Intent, Observation
 
-# What happened: name, milliseconds, and what went wrong (empty: nothing).
+# Reports an event: name, milliseconds, and an error (empty: none).
 Note = Callable[[str, float, str], None]
 INTENT, REACTION = "intent", "reaction to an event"
 DRAIN_EVERY_S = 0.005
 
 
 def milliseconds() -> Histogram:
-    """For what a load measures itself."""
+    """A histogram for the load's own measurements."""
     return Histogram(0.5, 20_000.0)
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the load measured itself, beside the boards: reactions as both sides see them, and answers to players."""
+    """The load's own measurements beside the boards: reactions as both sides see them, and answers to players."""
 
     reaction: Histogram = field(default_factory=milliseconds)
     reaction_npcd: Histogram = field(default_factory=milliseconds)
     first_text: Histogram = field(default_factory=milliseconds)
     turn: Histogram = field(default_factory=milliseconds)
-    lateness: Histogram = field(default_factory=milliseconds)  # of the load's own lines: when sent, less when due
+    lateness: Histogram = field(default_factory=milliseconds)  # of the load's own lines: time sent minus time due
     turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What everybody in a load shares."""
+    """The state that all servers and players of a load share."""
 
     plan: Plan
     client: SyncClient
@@ -59,28 +59,28 @@ class Load:
 
 
 class Server(Protocol):
-    """A game server, to the players who talk with its NPCs."""
+    """A game server, as the players who talk with its NPCs see it."""
 
     world_id: str
     npc_ids: list[str]
     board: Board
 
     def run(self, over: Callable[[], bool]) -> None:
-        """Ticks until it is over, then waits a moment for answers under way."""
+        """Plays frames until the end, then waits a moment for pending answers."""
 
     def meet(self, npc_id: str, player_id: str) -> None:
-        """A player comes to talk with an NPC."""
+        """A player begins to talk with an NPC."""
 
     def tell(self, npc_id: str, event: str) -> None:
-        """The NPC notices what is said to it."""
+        """The NPC notices a player's line."""
 
     def part(self, npc_id: str) -> None:
-        """The player has gone."""
+        """The player has left the NPC."""
 
 
 def paced(board: Board, fps: int, over: Callable[[], bool], play: Callable[[int], None]) -> int:
-    """Plays frames by the wall clock until it is over; late by more than a frame, it goes on with the present one. The
-    number of the next frame.
+    """Plays frames by the wall clock until the end. When it is late by more than a frame, it goes on with the present
+    one. Returns the number of the next frame.
     """
     start_s, frame = time.monotonic(), 0
     while not over():
@@ -99,7 +99,7 @@ def paced(board: Board, fps: int, over: Callable[[], bool], play: Callable[[int]
 
 
 class VillageServer:
-    """The scene's village: its NPCs do what is answered."""
+    """The scene's village, whose NPCs follow their intents."""
 
     def __init__(self, load: Load, number: int) -> None:
         plan = load.plan
@@ -129,7 +129,7 @@ class VillageServer:
         """The village has one player, who is seen as he walks."""
 
     def tell(self, npc_id: str, event: str) -> None:
-        """Happens to it."""
+        """The NPC notices the line as an event."""
         self._village.tell(npc_id, event)
 
     def part(self, npc_id: str) -> None:
@@ -138,23 +138,23 @@ class VillageServer:
     # -- as the game's stream ----------------------------------------------------------------------------------
 
     def observe(self, observation: Observation) -> None:
-        """Hands it to the stream, and notes whether something happened."""
+        """Sends an observation, and notes its events."""
         assert self._live is not None
         self._reactions.observed(observation, time.monotonic_ns())
         self._live.observe(observation)
 
     def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent."""
+        """The newest intent of an NPC."""
         assert self._live is not None
         return self._live.latest(npc_id)
 
     def activation(self, npc_id: str) -> Activation:
-        """The attention it gets."""
+        """The attention that an NPC gets."""
         assert self._live is not None
         return self._live.activation(npc_id)
 
     def tell_time(self, game_time_ms: float) -> None:
-        """Tells game time."""
+        """Reports game time."""
         assert self._live is not None
         self._live.tell_time(game_time_ms)
 
@@ -171,7 +171,7 @@ class VillageServer:
 
 
 def recordings(plan: Plan) -> list[Recording]:
-    """The recordings of a plan, one per server; none when villages are played. Takes seconds, and the CPU."""
+    """The recordings of a plan, one per server; none when villages are played. Takes seconds of CPU time."""
     if plan.crowd is None:
         return []
     residents = plan.scene.residents(plan.npcs)
@@ -182,7 +182,7 @@ def recordings(plan: Plan) -> list[Recording]:
 
 
 class RecordedServer:
-    """NPCs who were recorded before the run: what they see does not depend on what is answered."""
+    """NPCs that were recorded before the run: their sights do not depend on answers."""
 
     def __init__(self, load: Load, number: int, recording: Recording) -> None:
         plan = load.plan
@@ -195,7 +195,7 @@ class RecordedServer:
         self._load = load
 
     def run(self, over: Callable[[], bool]) -> None:
-        """Plays the recording; from its beginning when the run is longer."""
+        """Plays the recording, and starts it again when the run is longer."""
         board, game = self.board, self._game
         live = BytesLive(self._load.client, game.hello(), board.errors.add)
 
@@ -218,15 +218,15 @@ class RecordedServer:
             live.close()
 
     def meet(self, npc_id: str, player_id: str) -> None:
-        """The NPC sees the player from now on."""
+        """From now on the NPC sees the player."""
         self._game.meet(npc_id, player_id)
 
     def tell(self, npc_id: str, event: str) -> None:
-        """The NPC notices it for a while."""
+        """The NPC notices the line for a while."""
         self._game.tell(npc_id, event, self.board.elapsed_s * 1000)
 
     def part(self, npc_id: str) -> None:
-        """The NPC does not see the player any more."""
+        """The NPC no longer sees the player."""
         self._game.part(npc_id)
 
     def _take(self, live: BytesLive) -> None:

@@ -1,15 +1,15 @@
-"""Who answered in time: due slots of each NPC, and by what they were answered. Decides only.
+"""Answers in time: the due slots of each NPC, and the source of each answer. Decides only.
 
-Game time is cut into slots, per NPC by the attention it gets: 500 ms for an active one, 2 s for a warm one; an ambient
-one has none, the rule policy is all it gets. A slot is **due** when an observation sent in it says something else than
-the one that the slot before ended with (see `state_of`); the first such observation is the one to be answered. A slot
-is **answered** by an intent that agrees with that observation or with a later one (observed_tick at least as high),
-arrives while the intent's ttl is not over, counted from that observation, and within two slots. An intent for a later
-observation counts even if the NPC's state has moved on by then: per NPC the newest observation wins, so nobody will
-ever answer the older one; how often that was so is reported beside the shares (`answered_for_newer`). A due slot counts
-under the source of its answer; "model" and "predicted" settle it, "policy" stands only if nothing better comes in time.
-A slot without any answer counts as policy, which is what the game acts on then, and is reported as `unanswered` as
-well. Slots of an NPC that becomes ambient while they wait are not due any more.
+Game time is cut into slots, per NPC by its attention: 500 ms for an active one, 2 s for a warm one. An ambient one has
+none, because it only gets the rule policy. A slot is **due** when an observation in it has another state than the one
+with which the slot before ended (see `state_of`); the first such observation is the one to answer. A slot is
+**answered** by an intent that agrees with that observation or with a later one (observed_tick at least as high), that
+arrives before its ttl, counted from that observation, is over, and that arrives within two slots. An intent for a later
+observation counts even if the NPC's state has changed by then: per NPC the newest observation wins, so the older one
+will never be answered. The number of such answers is reported beside the shares (`answered_for_newer`). A due slot
+counts under the source of its answer. "model" and "predicted" settle it; "policy" stays only if no better answer comes
+in time. A slot without any answer counts as policy, which is what the game then acts on, and is reported as
+`unanswered` as well. If an NPC becomes ambient, its waiting slots are no longer due.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from dataclasses import dataclass
 from npcd_client import Activation, Intent, IntentSource, Observation
 
 SLOT_MS = 500
-# By activation; 0: no slots. A daemon that does not say gives full attention to everybody.
+# By activation; 0: no slots. A daemon that reports no activation gives full attention to every NPC.
 SLOTS_MS = {
     Activation.UNSPECIFIED: SLOT_MS,
     Activation.ACTIVE: SLOT_MS,
     Activation.WARM: 2_000,
     Activation.AMBIENT: 0,
 }
-ANSWER_SLOTS = 2  # later than that the game has moved on, whatever the ttl says
+ANSWER_SLOTS = 2  # later than that the game has moved on, even within the ttl
 ANSWER_MAX_MS = ANSWER_SLOTS * SLOT_MS
-PERCEPTS_MAX = 5  # as many as reach the model at most
+PERCEPTS_MAX = 5  # as many as reach the model
 EVENTS_MAX = 2
 
 
 def state_of(observation: Observation) -> str:
-    """An observation in words, as coarse as minds see it: equal states ask for equal intents."""
+    """An observation in words, as coarse as minds see it: equal states need equal intents."""
     health = 1.0 if observation.health is None else observation.health
     hurt = "dying" if health < 0.25 else "hurt" if health < 0.7 else ""
     words = [observation.time_of_day, observation.place, hurt, *observation.events[:EVENTS_MAX]]
@@ -59,7 +59,7 @@ def distance_word(distance_m: float) -> str:
 
 @dataclass(slots=True)
 class _Due:
-    """A changed observation that waits for its answer. `until_tick`: when the state became another (0: not yet)."""
+    """A changed observation that waits for its answer. `until_tick`: when the state changed again (0: not yet)."""
 
     tick: int
     state: str
@@ -73,8 +73,8 @@ class _Npc:
     __slots__ = ("base", "due_in_slot", "last", "open", "slot")
 
     def __init__(self) -> None:
-        self.slot = (0, -1)  # how long, and which
-        self.base = ""  # state that the slot before ended with
+        self.slot = (0, -1)  # length and number of the slot
+        self.base = ""  # the state at the end of the slot before
         self.last = ""
         self.due_in_slot = False
         self.open: deque[_Due] = deque()
@@ -92,7 +92,7 @@ class Slots:
 
     @property
     def open(self) -> int:
-        """Due slots that may still be answered."""
+        """The number of due slots that may still be answered."""
         return sum(len(npc.open) for npc in self._npcs)
 
     @property
@@ -102,7 +102,7 @@ class Slots:
         return (self.by_source["model"] + self.by_source["predicted"]) / settled if settled else 0.0
 
     def observed(self, number: int, tick: int, state: str, now_ms: float, slot_ms: int = SLOT_MS) -> None:
-        """An observation was handed to npcd. `slot_ms`: the NPC's slots at its present activation."""
+        """An observation was sent to npcd. `slot_ms`: the NPC's slots at its present activation."""
         npc = self._npcs[number]
         if not slot_ms:
             self.due -= len(npc.open)
@@ -122,7 +122,7 @@ class Slots:
         npc.last = state
 
     def answered(self, number: int, intent: Intent, now_ms: float) -> None:
-        """A new intent, or the confirmation of one, has come."""
+        """A new intent, or the confirmation of one, has arrived."""
         npc = self._npcs[number]
         if not npc.open:
             return
@@ -139,14 +139,14 @@ class Slots:
                 self.answered_for_newer += 1
 
     def expire(self, number: int, now_ms: float) -> None:
-        """Settles what can no longer be answered in time."""
+        """Settles slots that can no longer be answered in time."""
         waiting = self._npcs[number].open
         for due in [due for due in waiting if now_ms > due.late_ms]:
             waiting.remove(due)
             self._give_up(due)
 
     def close(self) -> None:
-        """Settles everything that is still open."""
+        """Settles all open slots."""
         for npc in self._npcs:
             while npc.open:
                 self._give_up(npc.open.popleft())

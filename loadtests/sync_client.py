@@ -1,7 +1,7 @@
 """The calls of a load, on gRPC's synchronous API: plain threads, which locust's gevent turns into greenlets.
 
-Games in Python use npcd_client, whose asyncio loop cannot run under gevent. What it knows about messages, intents and
-errors is used here.
+Games in Python use npcd_client, whose asyncio loop cannot run under gevent. This module uses its messages, intents and
+errors.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from npcd_client.v1 import (
 
 CALL_TIMEOUT_S = 20.0
 LIVE = "/npcd.v1.Intents/Live"
-AGAIN_S = 0.2  # between two tries to open a stream
+AGAIN_S = 0.2  # pause before the next try to open a stream
 
 
 def typed(error: grpc.RpcError) -> NpcdError:
     """The client's own error for a failed call."""
-    # A synchronous call's error answers the same questions as an asyncio one's.
+    # A synchronous call's error has the same methods as an asyncio one's.
     return from_rpc(cast(grpc.aio.AioRpcError, error))
 
 
@@ -77,8 +77,8 @@ class SyncClient:
         self._channel.close()
 
     def wait_serving(self, timeout_s: float, gone: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the daemon serves (its model is warm). Raises TooLate, and Unavailable when it does not and is
-        `gone`.
+        """Waits until the daemon serves, which it does once its model is warm. Raises TooLate, or Unavailable when it
+        does not serve and is `gone`.
         """
         deadline_s = time.monotonic() + timeout_s
         reason = "starting"
@@ -95,15 +95,15 @@ class SyncClient:
         raise TooLate(f"the daemon does not serve after {timeout_s:g} s: {reason}")
 
     def status(self) -> admin_pb2.StatusResponse:
-        """How the daemon does."""
+        """The daemon's status."""
         try:
             return self._admin.Status(admin_pb2.StatusRequest(), timeout=CALL_TIMEOUT_S, metadata=self.metadata)
         except grpc.RpcError as error:
             raise typed(error) from None
 
     def settle_in(self, world: World, npcs: Iterable[NpcSpec]) -> tuple[dict[str, int], Policy]:
-        """Defines a world and registers its NPCs, without what an earlier run left of them; the lease epochs, and the
-        compiled policy.
+        """Defines a world and registers its NPCs, after it removed those of an earlier run. Returns the lease epochs
+        and the compiled policy.
         """
         world_id, specs = world.world_id, list(npcs)
         removed = npcs_pb2.RemoveRequest(world_id=world_id, npc_ids=[npc.npc_id for npc in specs])
@@ -117,7 +117,7 @@ class SyncClient:
         return {lease.npc_id: lease.lease_epoch for lease in answer.leases}, wire.policy(answer.policy)
 
     def talk(self, request: dialogue_pb2.TalkRequest, timeout_s: float) -> Iterator[TalkEvent]:
-        """One line to an NPC; its answer as it is made."""
+        """Says one line to an NPC; yields its answer as it is made."""
         try:
             for event in self._dialogue.Talk(request, timeout=timeout_s, metadata=self.metadata):
                 yield wire.talk_event(event)
@@ -134,8 +134,8 @@ class SyncClient:
 
 
 class SyncLive:
-    """One world's Live stream for one game loop. `on_intent(intent, at_ns)` hears each new version as it arrives,
-    `on_confirmed(npc_id, tick)` each confirmation, `on_problem` what is wrong with an NPC or with the stream.
+    """One world's Live stream for one game loop. `on_intent(intent, at_ns)` gets each new version as it arrives,
+    `on_confirmed(npc_id, tick)` each confirmation, `on_problem` each fault of an NPC or of the stream.
     """
 
     def __init__(
@@ -164,12 +164,12 @@ class SyncLive:
         self._reader.start()
 
     def observe(self, observation: Observation) -> None:
-        """Hands in what an NPC sees now; of each NPC the newest goes out."""
+        """Sends an observation; for each NPC the newest one goes out."""
         self._newest[observation.npc_id] = (observation, time.monotonic_ns())
         self._unsent.set()
 
     def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent, at once."""
+        """The newest intent, without waiting."""
         return self._table.rows.get(npc_id)
 
     def activation(self, npc_id: str) -> Activation:
@@ -177,7 +177,7 @@ class SyncLive:
         return self._table.activations.get(npc_id, Activation.AMBIENT)
 
     def tell_time(self, game_time_ms: float) -> None:
-        """Tells game time."""
+        """Reports game time."""
         self._clock.tell(game_time_ms)
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class SyncLive:
                 time.sleep(AGAIN_S)
 
     def _frames(self) -> Iterator[intents_pb2.ObservationFrame]:
-        yield self._message([])  # names the world; the snapshot comes back
+        yield self._message([])  # names the world; the daemon answers with the snapshot
         while not self._closed:
             self._unsent.wait()
             self._unsent.clear()
@@ -234,7 +234,8 @@ class SyncLive:
 
 
 class BytesLive:
-    """A Live stream whose frames come as bytes and go out in order. What it hears is kept until taken: frame, when."""
+    """A Live stream whose frames come as bytes and go out in order. Received frames are kept until they are taken:
+    (frame, time)."""
 
     def __init__(self, client: SyncClient, hello: bytes, on_problem: Callable[[str], None]) -> None:
         self.heard: deque[tuple[intents_pb2.IntentFrame, int]] = deque()
@@ -248,7 +249,7 @@ class BytesLive:
         self._reader.start()
 
     def send(self, frame: bytes) -> None:
-        """Hands a frame in."""
+        """Sends a frame."""
         self._unsent.put(frame)
 
     def close(self) -> None:

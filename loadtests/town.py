@@ -1,7 +1,7 @@
-"""A load without locust: game servers and players of a plan against a daemon, and everything they counted.
+"""A load without locust: game servers and players of a plan against a daemon, and all their counts.
 
-Runs on threads, which under locust are greenlets: nothing here takes a lock, and who shares something changes it in
-one statement.
+It runs on threads, which under locust are greenlets. No code here takes a lock, and shared state is changed in one
+statement.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FIRST_TEXT, TURN = "first text", "whole turn"
 
 
 class Talker:
-    """A player who talks with one NPC after the other. Lines are due at random moments, drawn beforehand from a seed;
-    each is sent when it is due, whatever became of the ones before it, and its time counts from that moment.
+    """A player who talks with one NPC after the other. Lines are due at random moments, drawn beforehand from a seed.
+    Each line is sent when it is due, even if an earlier one has no answer yet, and its time counts from that moment.
     """
 
     def __init__(self, town: Town, number: int) -> None:
@@ -43,7 +43,7 @@ class Talker:
         self._partings: list[threading.Thread] = []
 
     def run(self, over: Callable[[], bool]) -> None:
-        """Says lines until it is over, then waits for the last answers."""
+        """Says lines until the end, then waits for the last answers."""
         every_s = self._town.plan.line_every_s
         due_s = time.monotonic() + self._chance.uniform(0, every_s)
         while not over():
@@ -104,7 +104,7 @@ class Talker:
         town.note(TURN, took_ms, "")
 
     def _part(self) -> None:
-        """Leaves the NPC: when its last answer has come the conversation ends and others may speak to it."""
+        """Leaves the NPC. When its last answer has come, the conversation ends and other players may speak to it."""
         if self._npc is None:
             return
         npc, self._npc = self._npc, None
@@ -126,8 +126,8 @@ class Talker:
 
 
 class Town:
-    """All servers and players of a plan; one with a crowd needs its recordings. Raises NpcdError when the daemon does
-    not take the worlds.
+    """All servers and players of a plan; one with a crowd needs its recordings. Raises NpcdError when the daemon
+    refuses the worlds.
     """
 
     def __init__(self, plan: Plan, client: SyncClient, note: Note, recordings: Sequence[Recording] = ()) -> None:
@@ -148,7 +148,7 @@ class Town:
         self._began = time.monotonic(), time.process_time()
 
     def _settle(self) -> float:
-        """Waits until npcd has the NPCs in place, as a game does while a level loads; how many seconds that took."""
+        """Waits until npcd has the NPCs in place, as a game does while a level loads. Returns the seconds."""
         began_s = time.monotonic()
         while time.monotonic() - began_s < SETTLE_MAX_S:
             bronze = next((tier for tier in self.client.status().tiers if tier.tier == "bronze"), None)
@@ -158,19 +158,19 @@ class Town:
         return time.monotonic() - began_s
 
     def take_npc(self, chance: random.Random) -> tuple[Server, str]:
-        """An NPC that nobody talks with; one that somebody does when there is no other: it answers in order."""
+        """An NPC that no player talks with. Without one it is an NPC in conversation, which answers in order."""
         if not self._free:
             server = chance.choice(self.servers)
             return server, chance.choice(server.npc_ids)
         return self._free.pop(chance.randrange(len(self._free)))
 
     def give_npc_back(self, npc: tuple[Server, str]) -> None:
-        """It may be talked with again."""
+        """Other players may talk with the NPC again."""
         if npc not in self._free:
             self._free.append(npc)
 
     def results(self) -> dict[str, Any]:
-        """What the run was, for JSON: the rows that a budget speaks of first, then everything in detail."""
+        """The results of the run, for JSON: first the figures that a budget names, then everything in detail."""
         plan, seen = self.plan, self.seen
         load_cores = (time.process_time() - self._began[1]) / (time.monotonic() - self._began[0])
         board = Board(plan.servers * plan.npcs, Slots(0), self.errors)
@@ -210,7 +210,7 @@ class Town:
         }
 
     def _both_sides(self, share: str, made: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """What the load and npcd measured of the same."""
+        """The values that both the load and npcd measured."""
         return {
             "silver_ttft": {
                 "load": percentiles_of(self.seen.first_text)[share],

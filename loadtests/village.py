@@ -1,7 +1,7 @@
-"""The simulation that the demo plays: bodies that move by their intents, a player on a walk, things that happen.
+"""The simulation that the demo plays: bodies that move by their intents, a player on a walk, random events.
 
-Decides only: game time and intents come in, positions and observations come out. What happens by chance depends on the
-seed and on game time alone, so two runs differ only by what the NPCs chose to do.
+Decides only: game time and intents come in, positions and observations come out. Random events depend on the seed and
+on game time alone, so two runs differ only by the NPCs' intents.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ALLY_M = 12.0
 BELL_M = 60.0
 BELL_EVERY_MS = 11_000
 NOISE_EVERY_MS = 1_700
-TURN_EVERY_MS = 2_500  # how often a roaming NPC takes a new direction
-LEASH_M = 40.0  # nobody strays farther from home, so that the village stays a village
+TURN_EVERY_MS = 2_500  # a roaming NPC takes a new direction that often
+LEASH_M = 40.0  # no NPC strays farther from home, so that the village stays a village
 
 PLAYER_ID = "player-1"
 
-# action -> (what it heads for, speed, how near it goes)
+# action -> (its destination, speed, distance at which it stops)
 MOVES: Mapping[str, tuple[str, float, float]] = {
     "approach": ("target", 1.8, 1.5),
     "attack": ("target", 2.4, 1.2),
@@ -49,7 +49,7 @@ MOVES: Mapping[str, tuple[str, float, float]] = {
 
 
 class Body:
-    """Where one NPC is and what it is about."""
+    """One NPC's position and occupation."""
 
     __slots__ = (
         "action", "emotion", "events", "grudges", "heading", "health", "home_m", "last_blow_ms", "number", "resident",
@@ -70,12 +70,12 @@ class Body:
         self.heading = 0.0
         self.turn = -1
         self.last_blow_ms = float(-BLOW_EVERY_MS)
-        self.events: list[tuple[str, float]] = []  # newest first: word, until when in game ms
-        self.grudges: dict[str, float] = {}  # entity -> until when in game ms
+        self.events: list[tuple[str, float]] = []  # newest first: word, game ms of its end
+        self.grudges: dict[str, float] = {}  # entity -> game ms of its end
 
 
 class Village:
-    """The scene in motion. One owner steps it; `game_time_ms` only grows."""
+    """The scene in motion. One owner steps it, and `game_time_ms` only grows."""
 
     def __init__(self, scene: Scene, count: int, seed: int) -> None:
         self.scene = scene
@@ -99,7 +99,7 @@ class Village:
         return Body(number, resident, self.scene.stances[resident.archetype_id], home_m, at_m)
 
     def _plan_walk(self, chance: Random) -> list[Point]:
-        """A closed walk through every place: from a random one always to the nearest not seen yet."""
+        """A closed walk through every place: from a random one always to the nearest unvisited one."""
         left = dict(self.scene.places)
         here = left.pop(chance.choice(sorted(left)))
         walk = [here]
@@ -112,12 +112,12 @@ class Village:
     # -- acts ------------------------------------------------------------------------------------------------------
 
     def intend(self, number: int, action: str, target: str, emotion: str) -> None:
-        """Takes over what an NPC is about to do."""
+        """Takes over an NPC's intent."""
         body = self.bodies[number]
         body.action, body.target, body.emotion = action, target, emotion
 
     def tell(self, npc_id: str, event: str) -> None:
-        """Lets one NPC notice that something happened to it."""
+        """One NPC notices an event."""
         self._happen(self.by_id[npc_id], event)
 
     def step(self, game_time_ms: float) -> None:
@@ -165,7 +165,7 @@ class Village:
                         vx, vy = dx / distance_m * speed_mps, dy / distance_m * speed_mps
                     elif body.action == "attack":
                         self._strike(body)
-        # Past the leash only a move that leads back home counts.
+        # Beyond the leash only a move that leads home counts.
         away_x, away_y = body.x - body.home_m[0], body.y - body.home_m[1]
         if away_x * away_x + away_y * away_y > LEASH_M * LEASH_M and away_x * vx + away_y * vy > 0:
             vx = vy = 0.0
@@ -177,7 +177,7 @@ class Village:
         turn = int(self.game_time_ms // TURN_EVERY_MS)
         if turn != body.turn:
             body.turn = turn
-            # From seed, NPC and time alone: the same turn leads the same way, whatever was done before.
+            # From seed, NPC and time alone: the same turn leads the same way, whatever happened before.
             body.heading = Random(hash((self.seed, body.number, turn))).uniform(0, math.tau)
         return body.heading
 
@@ -223,7 +223,7 @@ class Village:
         return times[int(self.game_time_ms / 1000 / self.scene.phase_s) % len(times)]
 
     def place_at(self, x_m: float, y_m: float) -> str:
-        """The place whose middle is nearest, empty when all are too far."""
+        """The place whose middle is nearest; empty when all are too far away."""
         reach = self.scene.place_m**2
         best = ""
         for name, (place_x, place_y) in self.scene.places.items():
@@ -233,7 +233,7 @@ class Village:
         return best
 
     def observe(self, number: int, tick: int) -> Observation:
-        """What one NPC sees, hears and has been through lately."""
+        """The things that one NPC sees, hears and has been through lately."""
         body = self.bodies[number]
         now_ms = self.game_time_ms
         body.events = [(word, until) for word, until in body.events if until > now_ms]
@@ -247,7 +247,7 @@ class Village:
             place=self.place_at(body.x, body.y),
             percepts=self._percepts(body),
             events=tuple(word for word, _ in body.events),
-            # The demo measures every NPC at the full cadence, so it asks for full attention instead of earning it.
+            # The demo measures every NPC at the full rate, so it asks for full attention instead of earning it.
             activation=Activation.ACTIVE,
         )
 

@@ -1,4 +1,5 @@
-"""docs/capacity.svg: a bar for each row of the table, on paper of its own, so that it reads in light and in dark."""
+"""docs/capacity.svg: a bar for each row of the table, on a background of its own, so that it is readable in light and
+dark themes."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ INK, FAINT, PAPER = "#1a202c", "#4a5568", "#fbfaf7"
 FILL = {"": "#b7791f", "llama.cpp": "#718096", "paged attention": "#2b6cb0"}  # by engine
 LEGEND = {"measured cost model": "", "llama.cpp's runs": "llama.cpp", "paged attention": "paged attention"}
 WIDTH, LEFT, TOP = 900, 250, 100
-BAR, BESIDE, BETWEEN = 17, 20, 13  # a bar's height, from one to the next, and between groups
+BAR, BESIDE, BETWEEN = 17, 20, 13  # height of a bar, distance to the next one, and distance between groups
 TITLE = "NPCs in view that hold every promise, by machine and model; every GPU is simulated"
 
 

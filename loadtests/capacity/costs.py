@@ -1,4 +1,5 @@
-"""What steps take on a machine, as stated in costs.toml: measured as they are, cards derived from public figures."""
+"""The time of steps on a machine, as stated in costs.toml. Measured machines have it there; a card's is derived from
+public figures."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from scheduler.planner import PlannerSettings
 
 STATED = Path(__file__).resolve().parent / "costs.toml"
 KIB, GB = 1024, 1e9
-MEMORY_SHARE = 0.92  # of a card's memory that weights and KV may take; the rest is activations and the driver's
+MEMORY_SHARE = 0.92  # share of a card's memory for weights and KV; activations and the driver have the rest
 CARD_CONTEXT_LEN = 1024  # tokens of a sequence on a card; a conversation of eight turns has some 800
-CARD_RAM_GB = 32.0  # of host memory for KV beside a card
+CARD_RAM_GB = 32.0  # host memory for KV beside a card
 LONG_STEP_MS = 14.0
-SEQUENCES_MIN = 48  # shared beginnings, lanes, and a few NPCs
+SEQUENCES_MIN = 48  # shared prefixes, lanes, and a few NPCs
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What Python takes of a step: fixed, and for each sequence in it."""
+    """Python's time in a step: a fixed part, and one for each sequence."""
 
     step_us: float
     slice_us: float
@@ -31,7 +32,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What the event loop takes: an observation; a question with its answer."""
+    """The event loop's time for an observation, and for a question with its answer."""
 
     observation_us: float
     question_us: float
@@ -39,7 +40,7 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A class of GPU: bandwidth, TFLOPS (dense, f16 or bf16), memory, PCIe, and what launching a pass takes."""
+    """A class of GPU: bandwidth, TFLOPS (dense, f16 or bf16), memory, PCIe, and the time to launch a pass."""
 
     name: str
     gb_per_s: float
@@ -60,7 +61,7 @@ class LanguageModel:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Bits of a weight, and the shares of a card's bandwidth and TFLOPS that are reached with them."""
+    """Bits of a weight, and the shares of a card's bandwidth and TFLOPS that kernels reach with them."""
 
     bits: float
     bandwidth_share: float
@@ -69,7 +70,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an engine puts sequences into a step, how many it may have, and how many tokens of memory each takes."""
+    """How an engine puts sequences into a step, how many it may have, and how much memory each takes, in tokens."""
 
     name: str
     one_pass: bool
@@ -79,9 +80,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One machine with one model: `cost` of its steps, sequences and their length, tokens of KV that host RAM holds.
+    """One machine with one model: `cost` of its steps, sequences and their length, and the tokens of KV that host RAM
+    holds.
 
-    `gold_step_ms` is the step's budget while Gold runs. `why_not` says why nothing fits.
+    `gold_step_ms` is the step's budget while Gold runs. `why_not` says why the model does not fit.
     """
 
     key: str
@@ -99,13 +101,13 @@ class Column:
 
     @property
     def name(self) -> str:
-        """All of it in a line."""
+        """Machine, model, weights and engine in one line."""
         return ", ".join(part for part in (self.machine, self.model, self.weights, self.engine) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """A file of cost models."""
+    """The contents of a file of cost models."""
 
     host: Host
     daemon: Daemon
@@ -118,7 +120,7 @@ class Stated:
 
 
 def read(path: Path = STATED) -> Stated:
-    """The cost models of a file. Raises ConfigError naming what is wrong with it."""
+    """The cost models of a file. Raises ConfigError that names the faulty entry."""
     table = read_toml(path, str(path))
     try:
         host, daemon = _made(Host, table["host"]), _made(Daemon, table["daemon"])
@@ -159,12 +161,12 @@ def step_cost(host: Host, card: Card, model: LanguageModel, weights: Weights, la
 
 
 def weights_gb(model: LanguageModel, weights: Weights) -> float:
-    """What the model takes of the card's memory, and what a pass reads."""
+    """Gigabytes of the card's memory for the weights, which each pass reads."""
     return model.billions * weights.bits / 8
 
 
 def on_card(host: Host, card: Card, model: LanguageModel, weights: Weights, layout: Layout) -> Column:
-    """A column of a card: as many sequences as its memory holds beside the weights."""
+    """The column of a card: as many sequences as its memory holds beside the weights."""
     kv_bytes = model.kv_kib * KIB
     room = (card.memory_gb * MEMORY_SHARE - weights_gb(model, weights)) * GB
     sequences = min(layout.sequences_max, max(0, int(room / (kv_bytes * layout.reserved_len))))
@@ -178,7 +180,8 @@ def on_card(host: Host, card: Card, model: LanguageModel, weights: Weights, layo
 
 
 def gold_step_ms(cost: SimCost) -> float:
-    """The budget of steps with Gold: npcd's own if two passes fit into it, else nearly what a Gold token may take."""
+    """The budget of steps with Gold: npcd's own if two passes fit into it, else nearly the promised time of a Gold
+    token."""
     usual = PlannerSettings().gold_step_ms
     return usual if 2 * (cost.pass_us + cost.micro_us) <= 1000 * usual else LONG_STEP_MS
 

@@ -1,8 +1,9 @@
 """Fits the cost model of this machine to measured steps: `python -m loadtests.capacity.measure [--model FILE.gguf]`.
 
-Prints the table for costs.toml. Times steps of the shapes that serving has on an engine set up as a daemon's would be,
-then works through the scheduler, whose time beyond the engine's is what Python takes. With one computing thread the
-processor's time is taken, which others on the machine hardly change; with more it is the clock's, on an idle machine.
+Prints the table for costs.toml. It times steps of the shapes that serving has, on an engine with a daemon's settings.
+Then it runs works through the scheduler: the time beyond the engine's is Python's. With one computing thread it
+measures the processor's time, which other processes hardly change; with more threads it measures the clock's, on an
+idle machine.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ SHAPES = (
     (1, 256, 1),
 )  # fmt: skip
 TIMES = 15
-WORKS = (4, 24)  # through the scheduler, all on lanes
+WORKS = (4, 24)  # works through the scheduler, all on lanes
 OUTPUT = 150
-# However long steps take on a busy machine, all works are in each of them.
+# A budget so large that all works are in each step even on a busy machine.
 PLANNER = PlannerSettings(gold_step_ms=10_000.0, step_ms=10_000.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One shape: its features (of TERMS) and what its step took, in microseconds."""
+    """One shape: its features (of TERMS) and its step's time in microseconds."""
 
     features: tuple[float, ...]
     took_us: float
 
 
 def points(engine: LlamaEngine, clock: Clock) -> Iterator[Point]:
-    """Every shape on every context, the median of a few; leaves the sequences empty."""
+    """Measures every shape on every context, as the median of a few. Leaves the sequences empty."""
     for context in CONTEXTS:
         filled = np.full(context, 5, np.int32)
         engine.step(StepPlan([Slice(0, 0, filled)]))
@@ -77,7 +78,7 @@ def points(engine: LlamaEngine, clock: Clock) -> Iterator[Point]:
 
 
 def fit(found: list[Point]) -> NDArray[np.float64]:
-    """Non-negative least squares of the relative error, by coordinate descent; in the order of TERMS."""
+    """Non-negative least squares of the relative error, by coordinate descent, in the order of TERMS."""
     x = np.asarray([p.features for p in found]) / np.asarray([[p.took_us] for p in found])
     y = np.ones(len(found))
     weights = np.zeros(x.shape[1])
@@ -89,7 +90,7 @@ def fit(found: list[Point]) -> NDArray[np.float64]:
 
 
 def host(engine: LlamaEngine, clock: Clock) -> tuple[float, float]:
-    """What Python takes of a step beyond the engine's call, in microseconds: fixed, and for each sequence in it."""
+    """Python's time in a step beyond the engine's call, in microseconds: a fixed part, and one for each sequence."""
     beyond = []
     village = Village(engine.vocab)
     for works in WORKS:
@@ -121,7 +122,7 @@ def host(engine: LlamaEngine, clock: Clock) -> tuple[float, float]:
 
 
 def moves(engine: LlamaEngine, clock: Clock) -> tuple[float, float, float, float]:
-    """Microseconds of a copy and of a load: fixed and per token, each from a short and a long sequence."""
+    """Microseconds of a copy and of a load, fixed and per token, each from a short and a long sequence."""
     short, long = 64, 1024
     took: dict[tuple[str, int], float] = {}
     for length in (short, long):
@@ -131,7 +132,7 @@ def moves(engine: LlamaEngine, clock: Clock) -> tuple[float, float, float, float
         for _ in range(TIMES):
             began = clock()
             engine.copy(0, 1)
-            engine.step(StepPlan(one))  # the bytes of a copy move in the next decode
+            engine.step(StepPlan(one))  # the next decode moves the bytes of a copy
             copied = clock()
             engine.trim(1, length)
             again = clock()
@@ -158,7 +159,7 @@ def main() -> None:
     settings = tuned(parser.parse_args().model, print)
     clock = time.thread_time_ns if settings.threads == 1 else now_ns
     engine = LlamaEngine(settings)
-    engine.vocab.eog_ids = frozenset()  # outputs have the length that is asked for
+    engine.vocab.eog_ids = frozenset()  # every output has the requested length
     found = list(points(engine, clock))
     copy_us, copy_token_us, move_us, move_token_us = moves(engine, clock)
     step_us, slice_us = host(engine, clock)

@@ -1,4 +1,4 @@
-"""What a run found, as it stands in docs/capacity.json."""
+"""The results of a run, as stored in docs/capacity.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadtests.capacity.validate import Compared
 
 @dataclass(slots=True)
 class Row:
-    """One column of cost models and the town that it carries; `held` and `beyond` are Reports."""
+    """One column of cost models and the town that it carries. `held` and `beyond` are Reports."""
 
     key: str
     machine: str
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(slots=True)
 class Outcome:
-    """Everything a run found. `inputs` names what it was made from."""
+    """All results of a run. `inputs` identifies the settings that they were made from."""
 
     inputs: str
     rows: list[Row]
@@ -52,13 +52,13 @@ class Outcome:
 
 
 def inputs(costs: Path = STATED) -> str:
-    """A name for cost models, town, promises and search: others have another name."""
+    """A hash of cost models, town, promises and search: any other settings have another hash."""
     said = f"{TownSettings()}{Promised()}{SearchSettings()}{LOOP_SHARE_MAX}{PATIENT}"
     return hashlib.sha256(costs.read_bytes() + said.encode()).hexdigest()[:16]
 
 
 def outcome(costs: Path, columns: Sequence[Column], found: Sequence[Found], compared: list[Compared]) -> Outcome:
-    """What a run found, with figures of four digits."""
+    """The results of a run, with figures of four digits."""
     rows = []
     for column, one in zip(columns, found, strict=True):
         cost = column.cost
@@ -85,12 +85,12 @@ def outcome(costs: Path, columns: Sequence[Column], found: Sequence[Found], comp
 
 
 def save(outcome: Outcome, path: Path) -> None:
-    """Writes it."""
+    """Writes the outcome as JSON."""
     path.write_text(json.dumps(asdict(outcome), indent=1) + "\n", "utf-8")
 
 
 def load(path: Path) -> Outcome:
-    """What save() wrote."""
+    """Reads an outcome that save() wrote."""
     table: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return Outcome(table["inputs"], [Row(**r) for r in table["rows"]], [Compared(**c) for c in table["compared"]])
 

@@ -9,11 +9,11 @@ from loadtests.capacity.outcome import Outcome, Row
 from loadtests.capacity.simulate import Promised
 
 FRAME = Path(__file__).resolve().parent / "page.md"
-FAR_OFF = 0.3  # a simulated figure that is farther from the measured one is in bold, and explained
+FAR_OFF = 0.3  # a simulated figure that differs more from the measured one is in bold, and explained
 
 
 def markdown(outcome: Outcome, stated: Stated) -> str:
-    """The page."""
+    """The whole page as Markdown."""
     used = [m for m in stated.models.values() if any(c.model == m.name for c in stated.columns)]
     parts = {
         "table": _table(outcome),

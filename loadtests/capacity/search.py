@@ -1,4 +1,4 @@
-"""How large a town a machine carries: NPCs in view with which all promises hold, while a few more break one."""
+"""The largest town that a machine carries: NPCs in view with which all promises hold, while a few more break one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from loadtests.capacity.costs import Column, Daemon
 from loadtests.capacity.simulate import PATIENT, Promised, Report, Simulation
 from loadtests.capacity.town import TownSettings
 
-FIRST, LAST = 25, 4_000  # NPCs in view, at the least and at the most
+FIRST, LAST = 25, 4_000  # NPCs in view at the least, and at the most
 FOLLOWS = ("the model's share",)
-FINE_SHARE, FINE = 0.05, 5  # how near the two ends of the search come
+FINE_SHARE, FINE = 0.05, 5  # the search ends when its two ends are so near
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """A run lasts `npc_seconds` NPC-seconds, within its bounds in seconds, after `warm_s` that do not count."""
+    """A run lasts `npc_seconds` NPC-seconds, within its bounds in seconds, after `warm_s` seconds that do not count."""
 
     npc_seconds: float = 6_000.0
     seconds: tuple[float, float] = (6.0, 15.0)
@@ -27,9 +27,9 @@ class SearchSettings:
 
 @dataclass(slots=True)
 class Found:
-    """The largest town that holds (0: none), what it measured, and what breaks in one slightly larger.
+    """The largest town that holds (0: none), its figures, and the promise that a slightly larger one breaks.
 
-    `patient` is the largest town where Gold may take PATIENT times as long; -1: not asked.
+    `patient` is the largest town in which Gold may take PATIENT times as long; -1: not searched.
     """
 
     column: str
@@ -104,5 +104,5 @@ def _search(
 
 
 def _worst(broken: dict[str, float]) -> str:
-    """What is promised comes before what follows from it: an answer that is late is the policy's."""
+    """The broken promise to name. A promise comes before its consequence: the policy answers when the model is late."""
     return max(broken, key=lambda name: (name not in FOLLOWS, broken[name]))

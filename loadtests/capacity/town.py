@@ -1,8 +1,8 @@
-"""The town whose size is sought: what its NPCs see, who speaks with whom, and what goes on behind.
+"""The simulated town: what its NPCs see, who talks with whom, and which stories are written beside that.
 
-One player for every `npcs_per_player` NPCs in view, who walks among them and converses with one after the other. NPCs
-stand around a player at distances that make a share of them active; what they see changes in a way that matters at most
-once a second. Who gets how much attention, who is due when: tiers/ decides, as in the daemon.
+There is one player for every `npcs_per_player` NPCs in view. The player walks among them and converses with one after
+the other. NPCs stand around a player at distances that make a share of them active, and an NPC's sight changes in a
+meaningful way at most once a second. As in the daemon, tiers/ decides each NPC's attention and when it is due.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from core.clock import S
 from core.words import Activation, NpcKey
 from prompts.layout import MARKS, TARGETS_MAX
 
-ACTIONS, SPEAKS, EMOTIONS = 18, 7, 8  # of the demo's world: so many actions, of which so many speak; emotions
+ACTIONS, SPEAKS, EMOTIONS = 18, 7, 8  # the demo's world: actions, actions with a bark, emotions
 
 
 @dataclass(frozen=True, slots=True)
 class TownSettings:
-    """What goes on, the same for every machine. Lengths in tokens, pairs are bounds.
+    """The events of the town, the same for every machine. Lengths are in tokens; pairs are bounds.
 
-    Of the NPCs in view `active_share` are within 25 m of a player and `warm_share` within 60 m; what an NPC sees
-    changes every `change_s`, and `event_share` of the changes are events. `stories` are Bronze works that never run
-    out. Without `npcs_per_player` nobody converses, without `barks` nobody shouts, and with `startle_every_s` everybody
-    has an event at once so often.
+    Of the NPCs in view `active_share` are within 25 m of a player and `warm_share` within 60 m. An NPC's sight changes
+    every `change_s`, and `event_share` of the changes are events. `stories` are Bronze works that never run out.
+    Without `npcs_per_player` no player converses, and without `barks` no NPC shouts. With `startle_every_s` every NPC
+    has an event at the same moment, that often.
     """
 
     npcs_per_player: int = 25
@@ -56,8 +56,8 @@ class TownSettings:
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A Gold work under way: the state it is about, and when that was seen last, once it is no more; it is answered in
-    time while its mind's `late` is still that.
+    """A Gold work under way: its state, and when that state was last seen, if it has changed since. It is answered in
+    time while its mind's `late` still names it.
     """
 
     state: int
@@ -69,10 +69,10 @@ class Question:
 
 @dataclass(slots=True, eq=False)
 class Mind:
-    """One NPC as the daemon has it, and where it stands.
+    """One NPC as the daemon has it, and its position.
 
-    `state` counts what it saw that was different; the intent that stands answers `intent_state`, which was seen last at
-    `agreed_ns` unless it is the present one.
+    `state` counts the different sights that it had. The present intent answers `intent_state`, which was seen last at
+    `agreed_ns` unless it is the present state.
     """
 
     number: int
@@ -87,7 +87,7 @@ class Mind:
     agreed_ns: int = 0
     activation: Activation = Activation.AMBIENT
     due_ns: int = 0
-    waiting_ns: int = 0  # in line since; 0: it is not
+    waiting_ns: int = 0  # waiting for a question since; 0: it does not wait
     late: int = 0
     asked_ns: int | None = None
     asking: Question | None = None
@@ -101,7 +101,7 @@ class Mind:
 
 @dataclass(slots=True, eq=False)
 class Talk:
-    """A conversation: with whom, and what its trunk holds beyond the NPC's own."""
+    """A conversation: its NPC, and the length of its trunk beyond the NPC's own."""
 
     player: str
     npc: Mind
@@ -125,7 +125,7 @@ class Texts:
             self._choices.append(stage("actions", [(n, [actions[n]], after) for n in range(ACTIONS)]))
 
     def choice(self, targets: int) -> Node:
-        """What may be answered with so many percepts: action, target, emotion, a token each."""
+        """The choice of an intent with so many percepts: action, target, emotion, a token each."""
         return self._choices[targets]
 
     def words(self, length: int) -> Tokens:
@@ -139,7 +139,8 @@ class Texts:
 
 
 def people(settings: TownSettings, npcs: int, texts: Texts, rng: random.Random) -> list[Mind]:
-    """The NPCs in view. Who is near is spread at random over their numbers, as it is in a game that registered them."""
+    """The NPCs in view. Nearness is spread at random over their numbers, as in a game that registers them in any
+    order."""
     shared = [texts.words(settings.shared_len) for _ in range(settings.archetypes)]
     active, warm = settings.active_share, settings.warm_share
     minds = []
@@ -168,6 +169,6 @@ def people(settings: TownSettings, npcs: int, texts: Texts, rng: random.Random) 
 
 
 def seen_ns(mind: Mind, at_ns: int, every_ns: int) -> int:
-    """When an NPC is observed first, from `at_ns` on."""
+    """The first time at or after `at_ns` when an NPC is observed."""
     slots = -(-(at_ns - mind.phase_ns) // every_ns)
     return mind.phase_ns + slots * every_ns

@@ -1,4 +1,4 @@
-"""The simulation beside what was measured on this CPU: the same work, and the figures of docs/BENCHMARKS.md."""
+"""The simulation beside measurements on this CPU: the same work, and the figures of docs/BENCHMARKS.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VILLAGE = replace(
     line_every_s=(2.0, 6.0),
 )
 VILLAGE_NPCS = 100
-STARTLED = replace(VILLAGE, startle_every_s=2.0)  # blows, blood, bells: chosen so that the village's latency agrees
+STARTLED = replace(VILLAGE, startle_every_s=2.0)  # events for all NPCs, so often that the latency agrees
 MEASURED_VILLAGE = {"village.latency": 90.0, "village.age": 435.0, "village.token": 4.8, "village.first": 16.0}
 
 
@@ -51,7 +51,7 @@ class Compared:
 
     @property
     def off(self) -> float:
-        """How far the simulation is from what was measured."""
+        """The simulated figure's relative difference from the measured one."""
         return self.simulated / self.measured - 1.0
 
 
@@ -62,7 +62,7 @@ def measured(path: Path = BENCHMARKS) -> dict[str, float]:
 
 
 def compare(column: Column, daemon: Daemon, seconds: float = 10.0) -> list[Compared]:
-    """Everything that can be compared; figures that were not measured are left out."""
+    """Compares all figures that were measured, and leaves the others out."""
     known = measured()
     flood_column = replace(column, sequences=250)
     alone = Simulation(flood_column, NO_DAEMON, 200, FLOOD, seconds, frame_ms=0).run()
@@ -93,7 +93,7 @@ def compare(column: Column, daemon: Daemon, seconds: float = 10.0) -> list[Compa
 
 
 def _most(column: Column, daemon: Daemon) -> float:
-    """Intents per second at which the engine is full: more NPCs, and no more answers."""
+    """Intents per second when the engine is full: more NPCs give no more answers."""
     return max(_at(column, daemon, npcs).intents_per_s for npcs in (300, 330, 360))
 
 

@@ -1,1 +1,1 @@
-"""The same work on other servers, for comparison. What each side does is said in the peer's own module."""
+"""The same work on other servers, for comparison. Each peer's own module says how the two sides work."""

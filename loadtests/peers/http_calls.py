@@ -1,7 +1,7 @@
 """HTTP/1.1 over loopback with as little as possible between the caller and the socket.
 
-A pool of kept-open connections, at most `connections_max`; one more caller waits for a free one. Owns the connections;
-a call that is cancelled closes its own.
+A pool of at most `connections_max` kept-open connections; a further caller waits for a free one. It owns the
+connections, and a call that is cancelled closes its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class HttpError(Exception):
-    """The server answered something else than 200, or hung up."""
+    """The server gave a status other than 200, or hung up."""
 
 
 class HttpCalls:
@@ -40,7 +40,7 @@ class HttpCalls:
         return dict(json.loads(text))
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The events of a stream as they come. Raises HttpError."""
+        """The events of a stream as they arrive. Raises HttpError."""
         async with self._room:
             connection, keep, length = await self._begin(path, body)
             complete = False
@@ -59,7 +59,7 @@ class HttpCalls:
                 self._end(connection, keep and complete)
 
     async def get(self, path: str) -> bool:
-        """Whether the server answers 200; False also when nobody listens."""
+        """Returns True when the server answers 200; False for another status and when no server listens."""
         try:
             reader, writer = await asyncio.open_connection(self._host, self._port)
             try:
@@ -71,12 +71,12 @@ class HttpCalls:
             return False
 
     async def close(self) -> None:
-        """Closes what is open."""
+        """Closes every connection."""
         while self._free:
             self._free.pop()[1].close()
 
     async def _begin(self, path: str, body: dict[str, Any]) -> tuple[Connection, bool, int]:
-        """Sends a request; (connection, whether it stays open, length of the body or -1 for chunks)."""
+        """Sends a request. Returns (connection, stays open, length of the body or -1 for chunks)."""
         payload = json.dumps(body, separators=(",", ":")).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
@@ -96,7 +96,8 @@ class HttpCalls:
                 connection[1].close()
                 raise
             connection[1].close()
-            # A kept connection may have been closed meanwhile: then the next one is tried, a new one is not.
+            # The server may have closed a kept connection meanwhile. Then the next kept one is tried; a new one is not
+            # retried.
             if not kept:
                 raise HttpError("the server hung up")
         try:
@@ -117,7 +118,7 @@ class HttpCalls:
 
 
 async def _headers(reader: asyncio.StreamReader) -> tuple[bool, int]:
-    """(whether the connection stays open, length of the body or -1)."""
+    """Returns (connection stays open, length of the body or -1)."""
     keep, length = True, -1
     while line := (await reader.readline()).strip():
         name, _, value = line.lower().partition(b":")

@@ -40,7 +40,7 @@ or build llama-server and give it with --peer-binary; loadtests/peers/llama_serv
 
 
 def missing(python: str, area: str = "peer") -> str:
-    """What to do about a Python without llama-server, in words."""
+    """The error for a Python without llama-server: how to install it."""
     return MISSING.format(python=python, area=area)
 
 
@@ -55,7 +55,7 @@ class PeerSettings:
     unified: bool = False
     flash_attention: bool = False
     cache_ram_mib: int = 0
-    cache_idle: bool = True  # idle slots are copied to the cache in RAM with every request, or only when taken
+    cache_idle: bool = True  # copy idle slots to the cache in RAM with every request, or only when they are taken
     pin: bool = False
     context_len: int = 1024
     threads_http: int = 320
@@ -73,7 +73,7 @@ class PeerSettings:
 
 
 def grid(model: str, port: int) -> Iterator[PeerSettings]:
-    """What is tried first: slots, one KV buffer or one per slot, flash attention."""
+    """The settings that are tried first: slots, one KV buffer or one per slot, flash attention."""
     for slots in (16, 32, 64, 128):
         for unified in (False, True):
             for flash_attention in (False, True):
@@ -81,7 +81,7 @@ def grid(model: str, port: int) -> Iterator[PeerSettings]:
 
 
 def command(settings: PeerSettings, python: str, binary: str) -> list[str]:
-    """What to run."""
+    """The command line that starts the server."""
     if not binary:
         return [python, str(Path(__file__).resolve()), json.dumps(asdict(settings))]
     s = settings
@@ -97,7 +97,7 @@ def command(settings: PeerSettings, python: str, binary: str) -> list[str]:
 
 
 def token_grammar(actions: Sequence[tuple[int, Sequence[int]]], emotions: Sequence[int]) -> str:
-    """A grammar of three tokens: an action with one of the targets that it may have, then an emotion; by token ids."""
+    """A grammar of three tokens, by token ids: an action with one of its allowed targets, then an emotion."""
     ways: dict[tuple[int, ...], list[int]] = {}
     for action, targets in actions:
         ways.setdefault(tuple(targets), []).append(action)
