@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from core.words import Activation
 
+STANCES = ("hostile", "friendly", "neutral")
+TIMES_OF_DAY = ("day", "dusk", "night")
+
 
 class Percept(NamedTuple):
     """One thing an NPC notices; `distance_m` in metres, `stance` "hostile", "friendly", "neutral" or empty."""

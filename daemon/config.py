@@ -30,7 +30,7 @@ from daemon.rpc.calls import CallSettings
 from daemon.talk.dialogue import DialogueSettings
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.worlds import WorldLimits
-from engines.llama import LlamaSettings
+from engines.llama import LlamaSettings, check_settings
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
@@ -55,6 +55,13 @@ BLEND_MAX_MS = 60_000
 OFF = "off"
 ORIGIN_LEN_MAX = 80
 INT_MAX = 2**53
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    Path: "a path in quotes",
+}
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -184,6 +191,7 @@ def check(config: Config) -> None:
             f"engine.sequences: {engine.sequences} must exceed scheduler.kv.prefixes ({kv.prefixes}) + "
             f"scheduler.kv.lanes ({kv.lanes}) by at least 2"
         )
+    check_settings(engine)
     if not 1 <= config.scheduler.window.window_ms <= 10:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     check_cadence(config.intents.cadence)
@@ -350,9 +358,7 @@ def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(sorted(hints))}"
-            raise ConfigError(f"{origin}: unknown setting '{name}'{hint}")
+            raise ConfigError(f"{origin}: unknown setting '{name}'{_nearest(key, name, hints)}")
         present = getattr(settings, key)
         if dataclasses.is_dataclass(present):
             if not isinstance(value, Mapping):
@@ -362,6 +368,27 @@ def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[
             changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
             origins[name] = origin
     return dataclasses.replace(settings, **changes)
+
+
+def _nearest(key: str, name: str, hints: Mapping[str, Any]) -> str:
+    """What may have been meant: a setting of any section with this very name, else one of this section like it."""
+    same = [path for path in names() if path == key or path.endswith(f".{key}") or path.replace(".", "_") == name]
+    if same:
+        return f"; did you mean {' or '.join(repr(path) for path in same[:3])}?"
+    near = difflib.get_close_matches(key, hints, 1)
+    section = name.removesuffix(key)
+    return f"; did you mean '{section}{near[0]}'?" if near else f"; there are: {', '.join(sorted(hints))}"
+
+
+def names(settings: Any = None, path: str = "") -> list[str]:
+    """Every setting's name, as section.key."""
+    found = []
+    present = Config() if settings is None else settings
+    for one in dataclasses.fields(present):
+        value = getattr(present, one.name)
+        whole = f"{path}.{one.name}" if path else one.name
+        found += names(value, whole) if dataclasses.is_dataclass(value) else [whole]
+    return found
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:
@@ -395,4 +422,4 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
         raise ConfigError(f"{name} must be a list of strings")
     if isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
         return value
-    raise ConfigError(f"{name} must be {getattr(wanted, '__name__', wanted)}, not {value!r}")
+    raise ConfigError(f"{name} must be {KINDS.get(wanted, 'another kind of value')}, not {value!r}")

@@ -5,14 +5,16 @@ print.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.observation import STANCES, TIMES_OF_DAY
 from daemon.worlds.policy_file import BUILT_IN_NAME, WorldFile, load_policy, load_sections, load_world
 from tiers.policy import PolicyRow
-from tiers.policy_table import Left, PolicyTable, Sections, compile_table, described, whole, why_not
+from tiers.policy_table import Left, PolicyTable, Section, Sections, compile_table, described, whole, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,19 @@ def check(file: Path | None, world: Path | None, policy_file: str) -> Checked:
     name = str(file) if file is not None else policy_file or BUILT_IN_NAME
     if world is None:
         count = sum(len(s.rows) for s in own.values()) or len(whole(sections))
-        return Checked(f"{name}: {count} rows; no world was given", _as_written(sections), [], [])
+        return Checked(
+            f"{name}: {count} rows; no world was given", _as_written(sections), [], list(_never(_placed(sections)))
+        )
     definition = load_world(world)
     table = compile_table(definition.rows, sections, definition.words)
     given = {section.origin for section in own.values()}
     left_out = [left for left in table.left_out if left.place.startswith("world row") or _of(left, given)]
-    wrong = [left for left in left_out if left.unknown_words] + list(_strangers(definition))
+    wrong = [left for left in left_out if left.unknown_words or _slip(left, own, definition)]
+    wrong += list(_strangers(definition))
+    wrong += _never(
+        [(f"world row {i}", row) for i, row in enumerate(definition.rows, 1)]
+        + [(place, row) for place, row in _placed(sections) if any(place.startswith(f"{o} [") for o in given)]
+    )
     return Checked(f"world '{definition.world_id}' with {name}: {len(table.rows)} rows", table, left_out, wrong)
 
 
@@ -78,6 +87,32 @@ def _answer(row: PolicyRow) -> str:
 
 def _of(left: Left, origins: set[str]) -> bool:
     return any(left.place.startswith(f"{origin} [") for origin in origins)
+
+
+def _placed(sections: Sections) -> list[tuple[str, PolicyRow]]:
+    return [(section.place(i), row) for section in sections.values() for i, row in enumerate(section.rows)]
+
+
+def _never(rows: Iterable[tuple[str, PolicyRow]]) -> Iterator[Left]:
+    """Rows whose condition no observation can meet, because the contract has no such word."""
+    for place, row in rows:
+        for key, word, words in (
+            ("percept_stance", row.percept_stance, STANCES),
+            ("time_of_day", row.time_of_day, TIMES_OF_DAY),
+        ):
+            if word and word not in words:
+                yield Left(place, f"{key} '{word}' is never observed; there are {', '.join(words)}", True)
+
+
+def _slip(left: Left, own: Mapping[str, Section], world: WorldFile) -> bool:
+    """Whether a section of the file was left out whose name is nearly that of an archetype of the world."""
+    return any(
+        left.place.startswith(f"{section.origin} [{section.archetype_id}]")
+        and section.archetype_id not in world.words.archetypes
+        and bool(difflib.get_close_matches(section.archetype_id, world.words.archetypes, 1, 0.8))
+        for section in own.values()
+        if section.archetype_id
+    )
 
 
 def _strangers(world: WorldFile) -> Iterator[Left]:

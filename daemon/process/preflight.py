@@ -16,6 +16,7 @@ from daemon.rpc.addresses import check_addresses
 from daemon.rpc.credentials import read_tls, read_tokens
 from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
 from engines.lora import check_folder
+from engines.model_file import GIVE
 from memory.archive import check_url
 from memory.redis_connection import connection_options
 
@@ -40,7 +41,8 @@ def before_start(config: Config) -> None:
         try:
             _, theirs = read_file(draft)
         except ConfigError as error:
-            raise ConfigError(f"speculation.draft_model: {error}") from error
+            why = str(error).removeprefix("model: ").replace(GIVE, "give the draft's GGUF file")
+            raise ConfigError(f"speculation.draft_model: {why}") from error
         check_vocabulary(draft, theirs, engine.model, vocab)
     if config.adapters.folder:
         check_folder(config.adapters)

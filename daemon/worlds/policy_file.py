@@ -47,25 +47,39 @@ def load_sections(path: Path) -> dict[str, Section]:
 def load_world(path: Path) -> WorldFile:
     """A world as the Python client's world_from_toml takes it. Raises ConfigError naming what is wrong."""
     content = _read(path)
-    try:
-        actions = [str(a["word"]) for a in content["actions"]]
-        words = WorldWords(
-            archetypes=[str(a["archetype_id"]) for a in content["archetypes"]],
-            actions=actions,
-            targeted=[str(a["word"]) for a in content["actions"] if a.get("needs_target")],
-            emotions=[str(e) for e in content["emotions"]],
-        )
-        world_id = str(content["world_id"])
-        descriptions = [str(a.get("description", "")) for a in content["archetypes"]]
-        texts = texts_of(
-            str(content.get("lore", "")), descriptions, [str(p.get("text", "")) for p in content.get("personas", ())]
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: a world has world_id, archetypes, actions and emotions ({error})") from error
+    for key in ("world_id", "archetypes", "actions", "emotions"):
+        if key not in content:
+            raise ConfigError(f"{path}: {key} is missing; a world has world_id, archetypes, actions and emotions")
+    actions = _tables(content, "actions", "word", path)
+    archetypes = _tables(content, "archetypes", "archetype_id", path)
+    emotions = content["emotions"]
+    if not isinstance(emotions, list) or not all(isinstance(word, str) for word in emotions):
+        raise ConfigError(f'{path}: emotions must be a list of words, such as ["calm", "afraid"], not {emotions!r}')
+    words = WorldWords(
+        archetypes=[a["archetype_id"] for a in archetypes],
+        actions=[a["word"] for a in actions],
+        targeted=[a["word"] for a in actions if a.get("needs_target")],
+        emotions=emotions,
+    )
+    world_id = str(content["world_id"])
+    descriptions = [str(a.get("description", "")) for a in archetypes]
+    personas = _tables(content, "personas", "persona_id", path)
+    texts = texts_of(str(content.get("lore", "")), descriptions, [str(p.get("text", "")) for p in personas])
     if not words.emotions or set(words.actions) <= set(words.targeted):
         raise ConfigError(f"{path}: a world has an emotion, and an action that does without a target")
     rows = _own_rows(content.get("policy", []), str(path))
     return WorldFile(world_id, words, rows, str(content.get("language", "")), texts)
+
+
+def _tables(content: Mapping[str, Any], key: str, name: str, path: Path) -> list[Mapping[str, Any]]:
+    """The tables of one key, each of which has a name. Raises ConfigError naming the file, the table and its number."""
+    given = content.get(key, [])
+    if not isinstance(given, list):
+        raise ConfigError(f'{path}: {key} must be a list of tables, such as [{{ {name} = "..." }}], not {given!r}')
+    for number, table in enumerate(given, 1):
+        if not isinstance(table, Mapping) or not isinstance(table.get(name), str):
+            raise ConfigError(f'{path}: [[{key}]] number {number} must be a table with {name} = "..."')
+    return given
 
 
 def _own_rows(given: Any, origin: str) -> tuple[PolicyRow, ...]:

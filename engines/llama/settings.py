@@ -12,7 +12,7 @@ KV_TYPES = {"f16": 1, "q8_0": 8}  # as ggml numbers them
 SEQUENCES_MAX = 256  # compiled into llama.cpp
 # Settings that must be within bounds. -1 layers on the GPU: all of them.
 NUMBERS = (
-    ("context_len", 1, 1 << 20), ("batch_len", 1, 1 << 16), ("threads", 0, 1024), ("gpu_layers", -1, 10_000),
+    ("context_len", 1, 1 << 20), ("batch_len", 1, 1 << 16), ("threads", 0, 512), ("gpu_layers", -1, 10_000),
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class LlamaSettings:
     """Tokens that llama.cpp computes at once (a micro-batch); `engine.batch_len` at most."""
     threads: int = 0
     """CPU threads that compute; 0: the cores that npcd may use, less one. CPU affinity and control groups (containers,
-    systemd) count. From 0 to 1024.
+    systemd) count. From 0 to 512, the most that llama.cpp takes.
     """
     flash_attention: str = "auto"
     """llama.cpp's flash attention: `on`, `off` or `auto`, which measures both at the start."""

@@ -255,6 +255,46 @@ action = "idle"
         world_from_toml('world_id = "w"')
 
 
+SMALL = """
+world_id = "w"
+lore = "l"
+emotions = ["calm"]
+archetypes = [{ archetype_id = "a", description = "d" }]
+actions = [{ word = "idle" }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            SMALL.replace('{ word = "idle" }', '"idle"'),
+            '[[actions]] number 1: must be a table such as { word = "..." }',
+        ),
+        (SMALL.replace('word = "idle"', "speaks = true"), "[[actions]] number 1: word is missing"),
+        (SMALL.replace('word = "idle"', 'word = "idle", speaks = 1'), "speaks must be true or false, not 1"),
+        (SMALL.replace('word = "idle"', "word = true"), "word must be a text in quotes, not True"),
+        (SMALL.replace('["calm"]', '"calm"'), "emotions must be a list of words"),
+        (SMALL.replace('["calm"]', "[1]"), "emotions must be a list of words"),
+        (SMALL.replace('lore = "l"', "lore = 1"), "lore must be a text in quotes, not 1"),
+        (SMALL.replace('"d"', "3"), "[[archetypes]] number 1: description must be a text in quotes, not 3"),
+        (SMALL + 'personas = "mira"', "personas must be a list of tables, not 'mira'"),
+        (SMALL + '[[persona]]\npersona_id = "mira"', "unknown key persona; did you mean personas?"),
+        (SMALL + '[[personas]]\npersona_id = "mira"', "[[personas]] number 1: name is missing"),
+        (SMALL + "policy = 3", "policy must be a list of tables, not 3"),
+        (SMALL + '[policy.a]\nrows = ["x"]', "[[policy.a]] number 1: must be a table such as { action = "),
+        (SMALL + '[policy.a]\nrows = [{ health_max = "low" }]', "health_max must be a number, not 'low'"),
+        (SMALL + "[policy.a]\nrows = [{ health_max = true }]", "health_max must be a number, not True"),
+    ],
+)
+def test_a_toml_world_is_refused_in_words_that_a_designer_knows(text: str, said: str) -> None:
+    """The message names the table, its number and the key, and never a Python type."""
+    assert world_from_toml(SMALL + "[game]\nkeeps = 1").world_id == "w"  # a table of the game's own
+    with pytest.raises(ValueError, match=r"^[^_]") as refused:
+        world_from_toml(text)
+    assert said in str(refused.value)
+
+
 def test_a_policy_in_sections_is_flat_with_everybodys_rows_last() -> None:
     """The rows of a section inherit the archetype in the section's name, so the rows do not repeat it."""
     world = """

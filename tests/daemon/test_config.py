@@ -37,7 +37,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("serve.lissten=127.0.0.1:1", "unknown setting 'serve.lissten'; did you mean 'listen'"),
+        ("serve.lissten=127.0.0.1:1", "unknown setting 'serve.lissten'; did you mean 'serve.listen'"),
         ("nonsense.key=1", "unknown setting 'nonsense'"),
         ("speculation.drafts=some", "speculation.drafts: 'some', must be off, ngram or model"),
         ("speculation.drafts=model", "a GGUF file belongs to speculation.drafts = 'model'"),
@@ -45,8 +45,15 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("speculation.tiers=iron", "'iron', must be gold, silver or bronze"),
         ("speculation.tokens_max=0", "speculation.tokens_max: 0, must be 1 to 16"),
         ("speculation.match_min=9", "speculation.match_min: 9, must be 1 to speculation.match_max"),
-        ("engine.threads=many", "'engine.threads' must be int, not 'many'"),
-        ("engine.threads=true", "'engine.threads' must be int, not True"),
+        ("engine.threads=many", "'engine.threads' must be a whole number, not 'many'"),
+        ("engine.threads=true", "'engine.threads' must be a whole number, not True"),
+        ("engine.threads=-3", "engine.threads: -3, must be 0 to 512"),
+        ("engine.threads=999", "engine.threads: 999, must be 0 to 512"),
+        ("serve.drain_s=soon", "'serve.drain_s' must be a number, not 'soon'"),
+        ("serve.log_json=1", "'serve.log_json' must be true or false, not 1"),
+        ("serve.log_level=1", "'serve.log_level' must be a text in quotes, not 1"),
+        ("sequences=5", "unknown setting 'sequences'; did you mean 'engine.sequences'?"),
+        ("engine_threads=5", "unknown setting 'engine_threads'; did you mean 'engine.threads'?"),
         ("serve=5", "'serve' is a section"),
         ("serve.listen=127.0.0.1", "must be host:port or unix:/path"),
         ("serve.listen=127.0.0.1:99999", "must be host:port or unix:/path"),
@@ -71,7 +78,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("serve.log_level=loud", "must be debug, info, warning or error"),
         ("engine.threads", "must be section.key=value"),
         ("scheduler.costs.prior_ns=[1, 2]", "'scheduler.costs.prior_ns' must be a list of 5 numbers"),
-        ('scheduler.costs.prior_ns=["1", "2", "3", "4", "5"]', "must be float, not '1'"),
+        ('scheduler.costs.prior_ns=["1", "2", "3", "4", "5"]', "must be a number, not '1'"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(assignment: str, said: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +95,34 @@ def world_from_toml(text: str) -> World:
     the table and the key that does not belong there. Other top-level tables are left alone.
     """
     content = tomllib.loads(text.removeprefix("\ufeff"))
+    own = [field.name for field in fields(World)]
+    for key in sorted(set(content) - set(own)):
+        # Another table of the game's own is left alone; one that looks like a slip would be missed without a word.
+        if near := difflib.get_close_matches(key, own, 1, 0.8):
+            raise ValueError(f"unknown key {key}; did you mean {near[0]}?")
     missing = [key for key in ("world_id", "lore", "archetypes", "actions", "emotions") if key not in content]
     if missing:
         raise ValueError(f"a world needs {', '.join(missing)}")
+    emotions = content["emotions"]
+    if not isinstance(emotions, list) or not all(isinstance(word, str) for word in emotions):
+        raise ValueError(f'emotions must be a list of words, such as ["calm", "afraid"], not {emotions!r}')
     return World(
-        world_id=str(content["world_id"]),
-        lore=" ".join(str(content["lore"]).split()),
+        world_id=_text(content, "world_id"),
+        lore=" ".join(_text(content, "lore").split()),
         archetypes=_rows(Archetype, "archetypes", content),
         actions=_rows(ActionWord, "actions", content),
-        emotions=tuple(str(word) for word in content["emotions"]),
+        emotions=tuple(emotions),
         personas=_rows(Persona, "personas", content),
         policy=_policy(content),
-        language=str(content.get("language", "en")),
+        language=_text(content, "language", "en"),
     )
+
+
+def _text(content: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = content.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a text in quotes, not {value!r}")
+    return value
 
 
 def load_world(path: str | Path) -> World:
@@ -144,7 +160,7 @@ def _policy(content: Mapping[str, Any]) -> Policy:
     for name, section in sections.items():
         if not isinstance(section, Mapping) or set(section) != {"rows"}:
             raise ValueError(f"[policy.{name}] has rows = [...] and nothing else")
-        if any("archetype_id" in row for row in section["rows"]):
+        if isinstance(section["rows"], list) and any("archetype_id" in row for row in section["rows"]):
             raise ValueError(f"[policy.{name}]: archetype_id is said by the section's name; leave it out")
         read = _rows(PolicyRow, f"policy.{name}", {f"policy.{name}": section["rows"]})
         if name == "default":
@@ -158,9 +174,43 @@ _Row = TypeVar("_Row", Archetype, ActionWord, Persona, PolicyRow)
 
 
 def _rows(row: type[_Row], table: str, content: Mapping[str, Any]) -> tuple[_Row, ...]:
-    rows: Sequence[Mapping[str, Any]] = content.get(table, ())
-    known = {field.name for field in fields(row)}
+    rows = content.get(table, [])
+    known = {field.name: field for field in fields(row)}
+    if not isinstance(rows, list):
+        raise ValueError(f"{table} must be a list of tables, not {rows!r}")
     for number, given in enumerate(rows, 1):
-        if unknown := set(given) - known:
-            raise ValueError(f"[[{table}]] number {number}: unknown key {', '.join(sorted(unknown))}")
+        place = f"[[{table}]] number {number}"
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{place}: must be a table such as {_example(row)}, not {given!r}")
+        if unknown := set(given) - set(known):
+            near = difflib.get_close_matches(min(unknown), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise ValueError(f"{place}: unknown key {', '.join(sorted(unknown))}{hint}")
+        for name, field in known.items():
+            if name not in given:
+                if field.default is MISSING:
+                    raise ValueError(f"{place}: {name} is missing")
+                continue
+            wanted, value = _WANTED[str(field.type)], given[name]
+            if not isinstance(value, wanted.types) or isinstance(value, bool) is not (bool in wanted.types):
+                raise ValueError(f"{place}: {name} must be {wanted.words}, not {value!r}")
     return tuple(row(**given) for given in rows)
+
+
+def _example(row: type[_Row]) -> str:
+    needed = [f'{field.name} = "..."' for field in fields(row) if field.default is MISSING]
+    return "{ " + ", ".join(needed or ('action = "..."', 'emotion = "..."')) + " }"
+
+
+class _Wanted(NamedTuple):
+    """What a key's value may be in TOML, and how that is said."""
+
+    types: tuple[type, ...]
+    words: str
+
+
+_WANTED = {
+    "str": _Wanted((str,), "a text in quotes"),
+    "bool": _Wanted((bool,), "true or false"),
+    "float": _Wanted((int, float), "a number"),
+}

@@ -435,7 +435,7 @@ def test_all_is_well_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["--listen", f"unix:/tmp/{'n' * 120}"], "a socket's path 107 at most"),
         (["--listen", "unix:/nowhere/n.sock"], "the folder /nowhere does not exist"),
-        (["--set", "engine.sequenzes=3"], "did you mean 'sequences'?"),
+        (["--set", "engine.sequenzes=3"], "did you mean 'engine.sequences'?"),
         (["--config", "/nowhere.toml"], "No such file"),
     ],
 )

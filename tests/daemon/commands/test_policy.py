@@ -145,7 +145,10 @@ def test_a_wrong_file_ends_with_2(capsys: pytest.CaptureFixture[str], own: Path,
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("world_id = 'w'", "a world has world_id, archetypes, actions and emotions ('actions')"),
+        ("world_id = 'w'", "archetypes is missing; a world has world_id, archetypes, actions and emotions"),
+        (WORLD.replace('{ word = "idle" }', '"idle"'), '[[actions]] number 1 must be a table with word = "..."'),
+        (WORLD.replace('["calm", "afraid"]', '"calm"'), 'emotions must be a list of words, such as ["calm", "afraid"]'),
+        (WORLD + 'personas = "mira"', "personas must be a list of tables"),
         (WORLD.replace('{ word = "idle" }, { word = "flee" }, ', ""), "an action that does without a target"),
         (WORLD + "policy = 3", "policy must be [[policy]] rows, or sections like [policy.default]"),
         (WORLD + "[[policy]]\naction = 3", "[[policy]] number 1: action must be a word in quotes, not 3"),
@@ -158,6 +161,40 @@ def test_a_wrong_world_ends_with_2(capsys: pytest.CaptureFixture[str], vale: Pat
     vale.write_text(text)
     status, _, err = check(capsys, "--world", vale)
     assert status == 2 and said in err and str(vale) in err
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            'percept_stance = "hostil"',
+            "percept_stance 'hostil' is never observed; there are hostile, friendly",
+        ),
+        ('time_of_day = "nite"', "time_of_day 'nite' is never observed; there are day, dusk, night"),
+    ],
+)
+def test_a_condition_that_no_observation_meets_is_found(
+    capsys: pytest.CaptureFixture[str], own: Path, vale: Path, row: str, said: str
+) -> None:
+    """In the designer's file, alone and for a world, and in the world's own rows."""
+    wrong = f'[villager]\nrows = [{{ {row}, action = "flee", emotion = "afraid" }}]\n'
+    own.write_text(wrong)
+    for arguments in ([own], [own, "--world", vale]):
+        status, out, _ = check(capsys, *arguments)
+        assert status == 1 and f"! {own} [villager] row 1: {said}" in out
+    own.write_text(OWN)
+    vale.write_text(WORLD + f'[[policy]]\n{row}\naction = "flee"\nemotion = "afraid"\n'.replace(", ", "\n"))
+    status, out, _ = check(capsys, own, "--world", vale)
+    assert status == 1 and f"! world row 1: {said}" in out
+
+
+def test_a_section_whose_name_is_a_slip_is_found(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
+    """An archetype that the world does not have is left out in peace, unless it is nearly one that the world has."""
+    own.write_text(OWN.replace("[villager]", "[vilager]"))
+    status, out, _ = check(capsys, own, "--world", vale)
+    assert status == 1 and f"! {own} [vilager] row 1: the world has no archetype 'vilager'" in out
+    own.write_text(OWN.replace("[villager]", "[vampire]"))
+    assert check(capsys, own, "--world", vale)[0] == 0
 
 
 def test_the_setting_is_checked_at_the_start(tmp_path: Path, own: Path) -> None:

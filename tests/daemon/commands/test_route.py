@@ -82,7 +82,7 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("replay",), "no kind of work is called 'replay'; did you mean reply?"),
         (("quest",), "there are: intent, bark, reply, reply_trunk, summary, trunk, prediction, prediction_bark"),
-        (("--set", "routes.replay.tier=gold"), "unknown setting 'routes.replay'; did you mean 'reply'?"),
+        (("--set", "routes.replay.tier=gold"), "unknown setting 'routes.replay'; did you mean 'routes.reply'?"),
         (("--set", "routes.reply.tier=iron"), "'routes.reply.tier' must be gold, silver, bronze, not 'iron'"),
         (("--set", "routes.reply.engine=vllm"), "there is no engine 'vllm'; there is: llama"),
         (("--set", "routes.intent.recall=true"), "Gold never waits on I/O"),

@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[Wrong, str]] = {
     ),
     "a context that is too short": (lambda at: ["--set", "engine.context_len=700"], "engine.context_len: 700"),
     "no such attention": (lambda at: ["--set", "engine.flash_attention=maybe"], "engine.flash_attention: 'maybe'"),
-    "minus one thread": (lambda at: ["--set", "engine.threads=-1"], "engine.threads: -1, must be 0 to 1024"),
+    "minus one thread": (lambda at: ["--set", "engine.threads=-1"], "engine.threads: -1, must be 0 to 512"),
     "no URL of Redis": (lambda at: ["--redis", "redis:nonsense:5"], "Redis's URL must be"),
     "no URL of PostgreSQL": (lambda at: ["--postgres", "postgresql://[::1"], "memory.postgres: "),
     "a data folder that is a file": (lambda at: ["--data", str(text(at / "file"))], "memory.folder: "),

@@ -459,7 +459,9 @@ def test_a_setting_that_nobody_knows_names_file_and_setting(tmp_path: Path) -> N
     file.write_text("[dialogue]\nslow_reader = 3\n")
     with pytest.raises(ConfigError) as caught:
         load(file, environment={})
-    assert str(caught.value) == f"{file}: unknown setting 'dialogue.slow_reader'; did you mean 'slow_reader_s'?"
+    assert (
+        str(caught.value) == f"{file}: unknown setting 'dialogue.slow_reader'; did you mean 'dialogue.slow_reader_s'?"
+    )
 
 
 async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
