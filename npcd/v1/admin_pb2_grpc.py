@@ -55,7 +55,7 @@ class AdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
-        """Tells version, features, model, queues and lanes right now, and counts what the caller's own tenant has.
+        """Answers version, features, model, queues and lanes as they are now, with counts of the caller's own tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,7 +69,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops taking new work, lets what runs finish, then ends the daemon for every tenant; others than operators get PERMISSION_DENIED.
+        """Stops taking new work, lets running work finish, then ends the daemon for every tenant; a caller who is not an operator gets PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,25 +32,25 @@ class StoryStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StoryAsyncStub: ...
     Submit: _grpc.UnaryUnaryMultiCallable[_story_pb2.SubmitStoryRequest, _story_pb2.SubmitStoryResponse]
-    """Takes a job and answers at once; the same job_id again answers the same job."""
+    """Accepts a job and answers at once; the same job_id again answers the same job."""
     Get: _grpc.UnaryUnaryMultiCallable[_story_pb2.GetStoryRequest, _story_pb2.StoryProgress]
-    """Tells how far a job is, with its text when it is done."""
+    """Answers the progress of a job, with its text when it is done."""
     Watch: _grpc.UnaryStreamMultiCallable[_story_pb2.WatchStoryRequest, _story_pb2.StoryProgress]
     """Streams a job's progress until it is over."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_story_pb2.CancelStoryRequest, _story_pb2.CancelStoryResponse]
-    """Stops a job; what was made so far is kept."""
+    """Stops a job and keeps the text that is written so far."""
 
 @_typing.type_check_only
 class StoryAsyncStub(StoryStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Submit: _aio.UnaryUnaryMultiCallable[_story_pb2.SubmitStoryRequest, _story_pb2.SubmitStoryResponse]  # type: ignore[assignment]
-    """Takes a job and answers at once; the same job_id again answers the same job."""
+    """Accepts a job and answers at once; the same job_id again answers the same job."""
     Get: _aio.UnaryUnaryMultiCallable[_story_pb2.GetStoryRequest, _story_pb2.StoryProgress]  # type: ignore[assignment]
-    """Tells how far a job is, with its text when it is done."""
+    """Answers the progress of a job, with its text when it is done."""
     Watch: _aio.UnaryStreamMultiCallable[_story_pb2.WatchStoryRequest, _story_pb2.StoryProgress]  # type: ignore[assignment]
     """Streams a job's progress until it is over."""
     Cancel: _aio.UnaryUnaryMultiCallable[_story_pb2.CancelStoryRequest, _story_pb2.CancelStoryResponse]  # type: ignore[assignment]
-    """Stops a job; what was made so far is kept."""
+    """Stops a job and keeps the text that is written so far."""
 
 class StoryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,7 +59,7 @@ class StoryServicer(metaclass=_abc_1.ABCMeta):
         request: _story_pb2.SubmitStoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_story_pb2.SubmitStoryResponse, _abc.Awaitable[_story_pb2.SubmitStoryResponse]]:
-        """Takes a job and answers at once; the same job_id again answers the same job."""
+        """Accepts a job and answers at once; the same job_id again answers the same job."""
 
     @_abc_1.abstractmethod
     def Get(
@@ -67,7 +67,7 @@ class StoryServicer(metaclass=_abc_1.ABCMeta):
         request: _story_pb2.GetStoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_story_pb2.StoryProgress, _abc.Awaitable[_story_pb2.StoryProgress]]:
-        """Tells how far a job is, with its text when it is done."""
+        """Answers the progress of a job, with its text when it is done."""
 
     @_abc_1.abstractmethod
     def Watch(
@@ -83,6 +83,6 @@ class StoryServicer(metaclass=_abc_1.ABCMeta):
         request: _story_pb2.CancelStoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_story_pb2.CancelStoryResponse, _abc.Awaitable[_story_pb2.CancelStoryResponse]]:
-        """Stops a job; what was made so far is kept."""
+        """Stops a job and keeps the text that is written so far."""
 
 def add_StoryServicer_to_server(servicer: StoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

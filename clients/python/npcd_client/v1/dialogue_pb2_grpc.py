@@ -60,7 +60,7 @@ class DialogueServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Talk(self, request, context):
-        """One player's line in, the NPC's answer out as it is made.
+        """Sends one player's line and streams the NPC's answer while it is generated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +81,7 @@ class DialogueServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EndSession(self, request, context):
-        """Ends a conversation and stops its turns; what was said is summarised in the background.
+        """Ends a conversation and stops its turns; a summary of it is written in the background.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

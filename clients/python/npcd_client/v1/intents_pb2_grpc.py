@@ -67,14 +67,14 @@ class IntentsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """The same way in, one call per frame, for engines without bidi streams.
+        """Takes observations, one call per frame, for engines without bidi streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The same way out, for engines without bidi streams and for onlookers.
+        """Streams intents, for engines without bidi streams and for viewers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

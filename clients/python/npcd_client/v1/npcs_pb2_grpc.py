@@ -127,14 +127,14 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWorlds(self, request, context):
-        """Lists the caller's worlds, and how many worlds this daemon takes in.
+        """Lists the caller's worlds, and the number of worlds that this daemon accepts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorld(self, request, context):
-        """Deletes a world with its NPCs, all that they remember, and its checkpoints; events in the archive stay.
+        """Deletes a world with its NPCs, their memory and its checkpoints; events in the archive stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +148,7 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """Tells what npcd knows about NPCs right now: activation, trunks, last intent.
+        """Answers the present state of NPCs: activation, trunks, last intent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,14 +162,14 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetCards(self, request, context):
-        """Tells an NPC what the game knows between it and a player: the relationship card, the quest card, or both.
+        """Sets what the game knows about an NPC and a player: the relationship card, the quest card, or both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Recall(self, request, context):
-        """Tells what an NPC remembers of a player: cards, facts, summaries, mood.
+        """Answers an NPC's memory of a player: cards, facts, summaries, mood.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,7 +183,7 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Takes NPCs out of the world and frees what they held; memories in the archive stay.
+        """Removes NPCs from the world and frees their resources; memories in the archive stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +197,7 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Returns a world to a checkpoint; what happened since belongs to another timeline and is not remembered.
+        """Returns a world to a checkpoint; later events belong to another timeline and are not remembered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,7 +211,7 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCheckpoint(self, request, context):
-        """Deletes one checkpoint; what NPCs remember now stays as it is.
+        """Deletes one checkpoint; the present memory of NPCs does not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,7 +225,7 @@ class NpcsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request_iterator, context):
-        """Takes back what Export gave.
+        """Loads the memory that Export wrote.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

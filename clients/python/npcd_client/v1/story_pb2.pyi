@@ -59,7 +59,7 @@ class SubmitStoryRequest(_message.Message):
     job_id: _builtins.str
     """made by the client, at most 64 bytes"""
     instruction: _builtins.str
-    """what to write, at most 8 KiB"""
+    """the text to write, described in at most 8 KiB"""
     max_tokens: _builtins.int
     """at most 1024"""
     seed: _builtins.int
@@ -68,7 +68,7 @@ class SubmitStoryRequest(_message.Message):
     """0: one day"""
     @_builtins.property
     def npc_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """whose personas and memories matter, at most 16"""
+        """NPCs whose personas and memories matter, at most 16"""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class SubmitStoryResponse(_message.Message):
     job_id: _builtins.str
     created: _builtins.bool
     estimated_ms: _builtins.int
-    """from the measured drain rate"""
+    """from the measured rate at which jobs finish"""
     def __init__(
         self,
         *,
@@ -214,7 +214,7 @@ class StoryProgress(_message.Message):
     job_id: _builtins.str
     state: Global___StoryState.ValueType
     text: _builtins.str
-    """all so far"""
+    """all text so far"""
     output_tokens: _builtins.int
     failure: _builtins.str
     @_builtins.property

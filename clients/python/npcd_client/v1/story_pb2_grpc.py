@@ -60,14 +60,14 @@ class StoryServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Submit(self, request, context):
-        """Takes a job and answers at once; the same job_id again answers the same job.
+        """Accepts a job and answers at once; the same job_id again answers the same job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Tells how far a job is, with its text when it is done.
+        """Answers the progress of a job, with its text when it is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +81,7 @@ class StoryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops a job; what was made so far is kept.
+        """Stops a job and keeps the text that is written so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ Global___Activation: _TypeAlias = Activation  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time of one piece of work went, in microseconds, and what it cost in tokens."""
+    """The time that one request took in each stage, in microseconds, and its tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,7 +61,7 @@ class Timings(_message.Message):
     queue_us: _builtins.int
     """submitted -> taken by the scheduler"""
     window_us: _builtins.int
-    """waited for others to gather"""
+    """waited in the batching window"""
     recall_us: _builtins.int
     """waited for memory"""
     prefill_us: _builtins.int
@@ -69,21 +69,21 @@ class Timings(_message.Message):
     decode_us: _builtins.int
     """first token -> last token"""
     cached_tokens: _builtins.int
-    """prompt tokens whose KV was there already"""
+    """prompt tokens whose KV was cached (cache hits)"""
     prefilled_tokens: _builtins.int
-    """prompt tokens computed for this work"""
+    """prompt tokens that were computed (prefill)"""
     output_tokens: _builtins.int
     recall_late: _builtins.bool
-    """recent memory did not answer inside its budget and was left out"""
+    """recent memory did not answer in time and was left out"""
     cut_tokens: _builtins.int
-    """prompt tokens left out because a section was over its cap"""
+    """prompt tokens left out because a part was over its cap"""
     loaded_tokens: _builtins.int
-    """of the cached ones, brought back from host RAM or Redis for this work"""
+    """cached tokens that were loaded from host RAM or Redis for this request"""
     copied_tokens: _builtins.int
-    """of the cached ones, copied from a shared prefix or another trunk of the NPC"""
+    """cached tokens that were copied from a shared prefix or another trunk of the NPC"""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """which stores answered: "hot", "recent" """
+        """stores that answered: "hot", "recent" """
 
     def __init__(
         self,
