@@ -1,13 +1,15 @@
-"""Constrained choice: the token sequences that an answer may be, as a graph that is walked one token at a time.
+"""Constrained choice: the answers that are allowed, as texts (Choice) and as one model's tokens (Node).
 
-A choice is made of stages (action, target, emotion), each a list of options, each option a token sequence.
-Stages that follow are shared, so 16 actions x 9 targets x 10 emotions cost 16 + 9 + 10 paths and not their product.
+A choice is made of stages (action, target, emotion), each a list of options. Stages that follow are shared, so 16
+actions x 9 targets x 10 emotions cost 16 + 9 + 10 paths and not their product. A layout (prompts/) makes the graph of
+nodes from the texts; the graph is walked one token at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,23 @@ from numpy.typing import NDArray
 from core.errors import CallerError
 
 Tokens = NDArray[np.int32]
+
+
+class Option(NamedTuple):
+    """One thing that a stage offers. `number` is what labels call it; with `then` None the answer is complete."""
+
+    number: int
+    text: str
+    then: Choice | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One stage of an answer as texts: exactly one of the options is taken, and then one of those after it."""
+
+    stage: str
+    options: tuple[Option, ...]
+    renders: dict[object, Any] = field(default_factory=dict, repr=False)  # by layout, as Section.renders
 
 
 @dataclass(slots=True, eq=False)
@@ -35,12 +54,12 @@ class Node:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to choose."""
+        """True when nothing is left to choose."""
         return not self.nexts
 
     @property
     def forced(self) -> bool:
-        """Whether only one token may follow, so that no logits are needed."""
+        """True when only one token may follow, so that no logits are needed."""
         return len(self.nexts) == 1
 
     def step(self, token: int) -> tuple[Node, tuple[str, int] | None]:

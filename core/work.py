@@ -1,4 +1,4 @@
-"""What is asked of the engine (Work) and what comes back (Chunk, Timings)."""
+"""The question to an engine (Work) and the values that come back (Chunk, Timings, Ended)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from core.choice import Node, Tokens
+from core.choice import Choice, Node, Tokens
+from core.script import Script
 from core.words import Finish, Tier, TrunkKey
 
 
@@ -31,7 +32,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
+        """True when the likeliest token is always taken."""
         return self.temperature <= 0.0
 
 
@@ -40,10 +41,14 @@ GREEDY = Sampling()
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One piece of work: bring `trunk` into a sequence, put `tail` on a branch of it, make up to `max_tokens` tokens.
+    """One piece of work: read `script`, and answer with one of `options` or, without them, up to `max_tokens` tokens.
 
-    `shared` is how many leading tokens of the trunk other NPCs share (world and archetype). `near` is a number whose
-    neighbours are due together with this work: their trunks should lie side by side (-1: it does not matter).
+    For a step engine the work also has script and options in its model's tokens: bring `trunk` into a sequence, put
+    `tail` on a branch of it, walk `choice`. `shared` is how many leading tokens of the trunk other NPCs share (world
+    and archetype). A backend that reads text needs none of these.
+
+    `near` is a number whose neighbours are due together with this work: their trunks should lie side by side (-1: it
+    does not matter).
     The branch is computed with `adapter` (by content hash; empty: the base model), the trunk with key.adapter: the same
     one, or none if the adapter is only activated; one with an invocation is on from there in the tail. Tokens of
     different adapters cannot share a step.
@@ -73,15 +78,21 @@ class Work:
     near: int = -1
     adapter: str = ""
     keep: bool = False
+    script: Script | None = None
+    options: Choice | None = None
 
 
 class Chunk(NamedTuple):
-    """Tokens of one work that became known in one step, in order. `confidence` belongs to the first of them."""
+    """The part of an answer that one step made: tokens in order (none where the backend has none), and the bytes of
+    their text, which need not end on a code point. `confidence` belongs to the first of the tokens, `labels` are the
+    (stage, option)s that they completed.
+    """
 
     tokens: tuple[int, ...]
     at_ns: int
     confidence: float = 0.0
     labels: tuple[tuple[str, int], ...] = ()
+    text: bytes = b""
 
 
 @dataclass(slots=True)

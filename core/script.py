@@ -1,0 +1,69 @@
+"""A script: the text that a model is to read for one work, in named sections.
+
+    world  words  archetype | persona  summary  card  player  npc  player  npc ... || digest  sight  player  answer
+    `-- shared by NPCs ---'   `-- one NPC's own; it grows at its end only -------'    `-- the tail: cut off again -'
+
+There are no tokens in it. Each model's layout (prompts/) renders the sections in its own way and puts what it made into
+their `renders`, so that a section is rendered once per model, and a render is gone when nobody holds its section.
+Scripts are made and rendered on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class SectionKind(Enum):
+    """The part that a section plays. The kinds from DIGEST on stand in tails alone; a player's line stands in both."""
+
+    WORLD = "world"  # lore
+    WORDS = "words"  # the actions and feelings that answers are made of
+    ARCHETYPE = "archetype"
+    PERSONA = "persona"
+    SUMMARY = "summary"  # of earlier conversations
+    CARD = "card"  # facts about the player
+    PLAYER = "player"  # a player's line
+    NPC = "npc"  # the NPC's finished line
+    DIGEST = "digest"  # the player in one line
+    SIGHT = "sight"  # the situation; `items` are the percepts, which answers name by their numbers, from 1
+    CHOSEN = "chosen"  # an answer that was chosen; `items` are action, target ("#1", or "nobody") and feeling
+    # These have no text: they ask, and the model's answer follows.
+    DO = "do"  # for an action, a target and a feeling
+    SHOUT = "shout"  # for the few words that go with a chosen action
+    ANSWER = "answer"  # for a reply to the player's line
+    SUM_UP = "sum_up"  # for a summary of the conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One piece of a script. `name` is whose text it is: an archetype's id, or the name of an NPC or a player."""
+
+    kind: SectionKind
+    text: str = ""
+    name: str = ""
+    items: tuple[str, ...] = ()
+    renders: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # by layout
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The text of one work: `sections`, of which the first `shared` are those of other NPCs too, and then `tail`.
+
+    Invariant: scripts that differ in their tails alone have one `renders`, that of their sections.
+    """
+
+    sections: tuple[Section, ...]
+    shared: int = 0
+    tail: tuple[Section, ...] = ()
+    renders: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # of `sections`, by layout
+
+    def asks(self, tail: tuple[Section, ...]) -> Script:
+        """The same with another tail."""
+        return Script(self.sections, self.shared, tail, self.renders)
+
+    def goes_on(self, more: Iterable[Section]) -> Script:
+        """A longer one without a tail."""
+        return Script((*self.sections, *more), self.shared)
