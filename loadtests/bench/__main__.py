@@ -1,7 +1,7 @@
 """The command line: `python -m loadtests.bench [AREA ...]`, or `--table` for the markdown of docs/BENCHMARKS.md.
 
-Runs areas one after another, each for eight minutes at most, and merges what they find into results/bench.json.
-Benchmarks want the machine for themselves.
+Runs areas one after another, each for eight minutes at most, and merges their figures into results/bench.json.
+Benchmarks need the machine for themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AREA_S_MAX = 480
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs what was asked for; 0 when every area came to its end, whether its goals were kept or not."""
+    """Runs the named areas. Returns 0 when every area came to its end, whether its goals were kept or not."""
     options = _parser().parse_args(argv)
     if options.table:
         try:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(area: str, options: argparse.Namespace) -> bool:
-    """Runs one area; whether it came to its end. What it had found until then is kept either way."""
+    """Runs one area. Returns True when it came to its end. Its figures so far are kept in any case."""
     module = importlib.import_module(f"loadtests.bench.{area}")
     parts = frozenset(filter(None, options.only.split(",")))
     if unknown := parts - set(module.PARTS):
@@ -61,7 +61,7 @@ def _run(area: str, options: argparse.Namespace) -> bool:
     async def bounded() -> None:
         task = asyncio.current_task()
         assert task is not None
-        # Asked to end, it still ends its children.
+        # When it is terminated, it still ends its children.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with asyncio.timeout(AREA_S_MAX):
             await module.run(found, asked)

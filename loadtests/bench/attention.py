@@ -1,4 +1,4 @@
-"""Attention: what a crowd costs, what idle NPCs cost the others, and what is saved and gained by asking wisely."""
+"""Attention: the cost of a crowd, the cost of idle NPCs for the others, and the gain of asking wisely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PARTS = ("cpu", "idle", "change", "prediction", "stall")
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """All parts that are wanted. Raises ConfigError when the model cannot be loaded."""
+    """Runs the selected parts. Raises ConfigError when the model cannot be loaded."""
     if options.wants("cpu"):
         await attention_cost.cpu(figures, options.model, options.quick)
     if options.wants("idle"):

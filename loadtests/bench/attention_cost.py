@@ -1,4 +1,4 @@
-"""What a crowd costs: CPU of everything but the engine's thread, and whether NPCs that nobody looks at slow others."""
+"""The cost of a crowd: CPU of all threads but the engine's, and the slowdown by NPCs that no player looks at."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FEW = 1_000
 IN_VIEW = 1_000
 CPU_S = 20.0
 WARM_S = 5.0
-SAMPLED = 150  # NPCs in view while idle ones are beside them
+SAMPLED = 150  # NPCs in view while idle ones are registered, too
 IDLE_S = 5.0
 PAIRS = 5
 
 
 async def cpu(figures: Figures, model: Path, quick: bool) -> None:
-    """Ten thousand registered, a thousand of them observed at 10 Hz. Raises NpcdError."""
+    """Ten thousand NPCs are registered, and a thousand of them are observed at 10 Hz. Raises NpcdError."""
     registered, seconds = (2_000, 8.0) if quick else (REGISTERED, CPU_S)
     figures.note(f"-- {registered} registered, {IN_VIEW} observed at 10 Hz for {seconds:g} s")
     async with sides(model, Stage(IN_VIEW, seconds), [()]) as (side,):
@@ -45,7 +45,7 @@ async def cpu(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def idle(figures: Figures, model: Path, quick: bool) -> None:
-    """The same crowd before a daemon that knows 1,000 NPCs and one that knows 10,000, in turns. Raises NpcdError."""
+    """Plays the same crowd on a daemon with 1,000 NPCs and on one with 10,000, in turns. Raises NpcdError."""
     many, pairs = (3_000, 2) if quick else (REGISTERED, PAIRS)
     figures.note(f"-- {SAMPLED} in view of {FEW} and of {many} registered, {pairs} pairs of {IDLE_S:g} s")
     async with sides(model, Stage(SAMPLED, IDLE_S), [(), ()]) as (few, crowded):
@@ -62,7 +62,7 @@ async def idle(figures: Figures, model: Path, quick: bool) -> None:
     few_ms, many_ms = median(found["few"]), median(found["many"])
     figures.add("attention.latency_few_p95_ms", few_ms)
     figures.add("attention.latency_many_p95_ms", many_ms)
-    # Two milliseconds more are nothing that a game could notice, whatever the ratio.
+    # No game notices two milliseconds more, whatever the ratio.
     figures.add("attention.idle_latency_x", 1.0 if many_ms <= few_ms + 2.0 else many_ms / few_ms)
 
 

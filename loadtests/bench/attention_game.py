@@ -1,9 +1,9 @@
 """A game server that plays a recording, as a process: `python -m loadtests.bench.attention_game TARGET STAGE`.
 
-Makes the recording of its Stage, then obeys its standard input, a JSON object a line: {"register": 10000} registers so
-many NPCs, of whom the first are the recorded ones; {"play": 20} plays for so many seconds, and with {"log": "FILE"} too
-writes a Log of what came. After each it prints one line of JSON; that of "play" is a Played. It does as little as can
-be, because it shares the machine.
+It makes the recording of its Stage, then obeys its standard input, a JSON object a line: {"register": 10000} registers
+that many NPCs, of which the first are the recorded ones; {"play": 20} plays for so many seconds, and with {"log":
+"FILE"} it also writes a Log of the received intents. After each it prints one line of JSON; that of "play" is a Played.
+It does as little as possible, because it shares the machine.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ LIVE = "/npcd.v1.Intents/Live"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is played: `npcs` NPCs, observed `rate_hz` times a second, for `seconds` at most. A crowd among players who
-    walk, or with `players` 0 the demo's village, all of it active.
+    """The play: `npcs` NPCs, observed `rate_hz` times a second, for `seconds` at most. With `players` it is a crowd
+    among walking players; with `players` 0 it is the demo's village, all of it active.
     """
 
     npcs: int
@@ -55,7 +55,7 @@ class Stage:
     spread: float = 4.0
 
     def record(self, scene: Scene) -> Recording:
-        """Takes seconds."""
+        """Makes the recording. Takes seconds."""
         if not self.players:
             return village_played(Village(scene, self.npcs, SEED), self.seconds, self.rate_hz)
         plan = CrowdPlan(self.players, self.spread, CHANGE_EVERY_S)
@@ -64,7 +64,7 @@ class Stage:
 
 @dataclass(slots=True)
 class Played:
-    """What became of one play. `cores` is what this process used."""
+    """The results of one play. `cores` is the CPU time of this process."""
 
     seconds: float = 0.0
     observations: int = 0
@@ -74,7 +74,7 @@ class Played:
     due: int = 0
     unanswered: int = 0
     confirmed: int = 0
-    active: float = 0.0  # NPCs, on average
+    active: float = 0.0  # active NPCs, on average
     age_ms: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -83,10 +83,10 @@ class Played:
 
 @dataclass(slots=True)
 class Log:
-    """What came, in detail. Times are the machine's monotonic clock in nanoseconds.
+    """The received intents in detail. Times are the machine's monotonic clock in nanoseconds.
 
-    `intents` are (when, source, latency in ms, NPC) of each new version. `actions` are what an NPC did about the
-    observation of a tick and whose word that was, by "npc tick"; the policy's only where the model never said anything.
+    `intents` are (when, source, latency in ms, NPC) of each new version. `actions` are an NPC's action for the
+    observation of a tick, and its source, by "npc tick". The source is the policy only where the model never answered.
     """
 
     frames_ns: list[int] = field(default_factory=list)
@@ -94,18 +94,18 @@ class Log:
     actions: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def note(self, npc_id: str, tick: int, action: str, source: str) -> None:
-        """What an NPC does, as its intent agrees with a tick."""
+        """Notes an NPC's action, when its intent agrees with a tick."""
         key = f"{npc_id} {tick}"
         if source != "policy" or self.actions.get(key, ("", "policy"))[1] == "policy":
             self.actions[key] = (action, source)
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Writes the log as JSON."""
         path.write_text(json.dumps(asdict(self)), "utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Log:
-        """What write() wrote."""
+        """Reads a log that write() wrote."""
         said = json.loads(path.read_text("utf-8"))
         actions = {key: (action, source) for key, (action, source) in said["actions"].items()}
         return cls(
@@ -125,7 +125,7 @@ class Game:
         self._tick = 0
 
     async def register(self, npcs: int) -> None:
-        """Defines the world and registers so many."""
+        """Defines the world and registers so many NPCs."""
         await self._client.wait_ready(READY_S)
         await self._client.define_world(self._scene.world)
         specs = [resident.spec for resident in self._scene.residents(npcs)]
@@ -134,7 +134,7 @@ class Game:
             self._leases.update(registered.lease_epochs)
 
     async def play(self, seconds: float, log: Log | None) -> Played:
-        """One stream for so long."""
+        """Plays one stream for so long."""
         board = Board(len(self._recording.residents), Slots(len(self._recording.residents)))
         world_id = self._scene.world.world_id
         game = RecordedGame(self._recording, world_id, self._leases, board, FPS, self._tick)
@@ -156,11 +156,11 @@ class Game:
         played.cores = (time.process_time_ns() - cpu_ns) / (time.monotonic_ns() - began_ns)
         played.seconds = (time.monotonic_ns() - began_ns) * 1e-9
         last_ms = round(seconds * FPS) * 1000 / FPS
-        for waited_ms in range(0, GRACE_MS, GRACE_STEP_MS):  # for what is under way
+        for waited_ms in range(0, GRACE_MS, GRACE_STEP_MS):  # for pending answers
             await asyncio.sleep(GRACE_STEP_MS / 1000)
             game.answered(last_ms + waited_ms)
         await call.done_writing()
-        await asyncio.wait({reader}, timeout=END_S)  # the daemon ends its side when it has told all
+        await asyncio.wait({reader}, timeout=END_S)  # the daemon ends its side after its last frame
         call.cancel()
         await asyncio.gather(reader, return_exceptions=True)
         self._tick = game.tick
@@ -202,7 +202,7 @@ async def main(target: str, stage: Stage) -> None:
     recording = stage.record(scene)
     gc.collect()
     gc.freeze()
-    # With the client's options, so that both share its connection.
+    # The options are the client's, so that both share its connection.
     async with Client(target) as client, open_channel(target, None, None, None) as channel:
         game = Game(channel, client, scene, recording)
         _say({"state": "ready"})

@@ -1,4 +1,4 @@
-"""The processes of the attention area: daemons that tell what they cost, and a crowd that loads each of them."""
+"""The processes of the attention area: daemons that report their costs, and a crowd that loads each of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from npcd_client.connection import open_channel
 from npcd_client.v1 import admin_pb2
 
 CALL_S = 60.0
-MADE_S = 180.0  # that a recording takes at most
+MADE_S = 180.0  # the longest time for making a recording
 REGISTERED_S = 180.0
 
 
@@ -45,17 +45,17 @@ class Side:
         return Played(**await self.game.ask(json.dumps({"play": seconds}), seconds + CALL_S))
 
     async def play_logged(self, seconds: float) -> tuple[Played, Log]:
-        """The same, with what came in detail."""
+        """Plays for so long, and returns the log as well."""
         path = self.game.folder / "log.json"
         played = await self.game.ask(json.dumps({"play": seconds, "log": str(path)}), seconds + CALL_S)
         return Played(**played), Log.read(path)
 
     async def spent(self) -> Spent:
-        """What the daemon has spent so far."""
+        """The CPU time that the daemon has spent so far."""
         return Spent(**await self._call("Spent"))
 
     async def late_ms(self) -> list[float]:
-        """How late the model's intents were since it was asked last."""
+        """The lateness of the model's intents since the last call."""
         return [late_ns / 1e6 for late_ns in await self._call("Late")]
 
     async def counts(self) -> dict[str, int]:
@@ -63,7 +63,7 @@ class Side:
         return dict(await self._call("Counts"))
 
     async def status(self) -> admin_pb2.StatusResponse:
-        """Its status."""
+        """The daemon's status."""
         return await self.client.status()
 
     async def stop_engine(self, ms: int) -> None:
@@ -80,7 +80,7 @@ class Side:
 
 @asynccontextmanager
 async def sides(model: Path, stage: Stage, settings: Sequence[Sequence[str]]) -> AsyncGenerator[list[Side]]:
-    """A daemon per row of settings, each with a game of its own that has its recording."""
+    """A daemon per row of settings, each with a game and a recording of its own."""
     async with AsyncExitStack() as stack:
         pairs = []
         for sets in settings:
@@ -88,7 +88,7 @@ async def sides(model: Path, stage: Stage, settings: Sequence[Sequence[str]]) ->
             pairs.append((daemon, await stack.enter_async_context(_game(daemon, stage))))
         await asyncio.gather(*(game.ask("", MADE_S) for _, game in pairs))
         made = []
-        # Only now: a process that talks gRPC already does not fork well.
+        # Only now: a process that uses gRPC already does not fork well.
         for daemon, game in pairs:
             client = await stack.enter_async_context(Client(target(daemon)))
             channel = await stack.enter_async_context(open_channel(target(daemon), None, None, None))
@@ -112,6 +112,6 @@ def _game(daemon: Child, stage: Stage) -> Child:
 
 
 def p95(values: Sequence[float]) -> float:
-    """By nearest rank; 0 of nothing."""
+    """The p95 by nearest rank; 0 for no values."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(0.95 * len(ranked)))] if ranked else 0.0

@@ -1,9 +1,9 @@
-"""`npcd serve` that tells what its threads cost and how late intents were, and whose engine can be stopped, for
+"""`npcd serve` that reports its threads' CPU time and its intents' lateness, and whose engine can be stopped, for
 benchmarks: run as a child, `python -m loadtests.bench.attention_served ARGUMENTS`.
 
-Calls below /npcd.bench, each answering JSON: Spent a Spent; Late how late intents were since it was asked last, from
-due to handed to gRPC; Counts the daemon's counts of intents. Stop stops the engine in the middle of its next step for
-as many milliseconds as its four bytes say, and answers at once.
+The calls below /npcd.bench answer JSON. Spent gives a Spent. Late gives the intents' lateness since its last call, from
+due to handed to gRPC. Counts gives the daemon's counts of intents. Stop stops the engine in the middle of its next step
+for as many milliseconds as its four bytes say, and answers at once.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ from engines.base import StepPlan, StepResult
 from engines.llama import LlamaEngine
 
 KEPT = 100_000
-ENGINE = "engine"  # the thread's name
+ENGINE = "engine"  # the name of the engine's thread
 SERVICE = "npcd.bench"
 
 
 @dataclass(slots=True)
 class Spent:
-    """CPU time since the process began, in nanoseconds: all of it, and by the threads that Python knows by name."""
+    """CPU time since the process began, in nanoseconds: in total, and by the threads that Python knows by name."""
 
     at_ns: int
     process_ns: int
     threads: dict[str, int] = field(default_factory=dict)
 
     def cores(self, before: Spent) -> dict[str, float]:
-        """Cores that were used since then, by thread; "native" are threads that Python does not know, as gRPC's."""
+        """Cores used since then, by thread. "native" are threads that Python does not know, such as gRPC's."""
         wall_ns = self.at_ns - before.at_ns
         named = {name: (ns - before.threads.get(name, 0)) / wall_ns for name, ns in self.threads.items()}
         return {**named, "native": (self.process_ns - before.process_ns) / wall_ns - sum(named.values())}
 
 
 def spent() -> Spent:
-    """What this process has spent. Each thread has a clock of its own, which any other may read, to the nanosecond."""
+    """The CPU time of this process. Each thread has a clock of its own, which any other thread may read, to the
+    nanosecond."""
     threads: dict[str, int] = {}
     for thread in threading.enumerate():
         if thread.ident is not None:
@@ -55,12 +56,12 @@ def spent() -> Spent:
 
 
 class StoppableEngine(LlamaEngine):
-    """The engine as it is; stop() stops it in its next step."""
+    """The real engine; stop() stops it in its next step."""
 
     stopped_until_s = 0.0
 
     def step(self, plan: StepPlan) -> StepResult:
-        """Waits while it is stopped, as a hanging library call would: without the interpreter's lock."""
+        """Waits while the engine is stopped, as a hanging library call would: without the interpreter's lock."""
         while (left_s := StoppableEngine.stopped_until_s - time.monotonic()) > 0:
             time.sleep(left_s)
         return super().step(plan)
@@ -99,7 +100,7 @@ class Face(GrpcFace):
 
 
 if __name__ == "__main__":
-    # The daemon is built as ever, from these two instead of its own.
+    # The daemon is built as usual, with these two instead of its own.
     setattr(daemon.rpc.grpc_face, "GrpcFace", Face)  # noqa: B010
     setattr(daemon.build, "LlamaEngine", StoppableEngine)  # noqa: B010
     sys.exit(main(["serve", "--no-supervise", *sys.argv[1:]]))

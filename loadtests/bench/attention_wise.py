@@ -1,4 +1,4 @@
-"""What asking wisely is worth: only when something changed, ahead of time, and not at all while the engine hangs."""
+"""The gain of asking wisely: only after a change, ahead of time, and not at all while the engine hangs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SLOT_HZ = 2.0  # an active NPC's cadence: one observation a slot
 CHANGE_S = 40.0
 AHEAD_S = 15.0
 AHEAD_PAIRS = 3
-FULL_NPCS = 1_000  # all of them active: they change more often than two cores can think
+FULL_NPCS = 1_000  # all of them are active: they change more often than two cores can answer
 FULL_WARM_S, FULL_S = 6.0, 10.0
 STOPS, STOP_MS, STOP_EVERY_S = 4, 1_500, 4.0
-Answer = tuple[str, str]  # an action, and who said so
+Answer = tuple[str, str]  # an action and its source
 PREDICTION, NO_PREDICTION = "intents.prediction.on=true", "intents.prediction.on=false"
 
 
 async def change(figures: Figures, model: Path, quick: bool) -> None:
-    """The same village before a daemon that asks when something has changed and one that asks in every slot. One
+    """Plays the same village on a daemon that asks after a change and on one that asks in every slot. There is one
     observation a slot, so that both are asked about the same. Raises NpcdError.
     """
     seconds = 15.0 if quick else CHANGE_S
@@ -57,7 +57,7 @@ async def change(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def prediction(figures: Figures, model: Path, quick: bool) -> None:
-    """The same village with prediction and without, in turns; then a crowd that the engine cannot carry. Raises
+    """Plays the same village with prediction and without, in turns, then a crowd that the engine cannot carry. Raises
     NpcdError.
     """
     seconds, pairs = (8.0, 1) if quick else (AHEAD_S, AHEAD_PAIRS)
@@ -65,7 +65,7 @@ async def prediction(figures: Figures, model: Path, quick: bool) -> None:
     async with sides(model, Stage(VILLAGERS, seconds, players=0), [(PREDICTION,), (NO_PREDICTION,)]) as (on, off):
         for side in (on, off):
             await side.register(VILLAGERS)
-            await side.play(seconds)  # what is likely is learned as it is seen
+            await side.play(seconds)  # the daemon learns from the play which states are likely
         before = await on.status()
         ages: dict[str, list[float]] = {"on": [], "off": []}
         for pair in range(pairs):
@@ -105,7 +105,7 @@ async def _full(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def stall(figures: Figures, model: Path, quick: bool) -> None:
-    """The engine stops in the middle of a step, again and again, while the village is played. Raises NpcdError."""
+    """Stops the engine in the middle of a step, again and again, while the village is played. Raises NpcdError."""
     stops = 2 if quick else STOPS
     seconds = (stops + 1) * STOP_EVERY_S
     figures.note(f"-- {VILLAGERS} NPCs of the village; the engine stops {stops} times for {STOP_MS} ms")
@@ -135,8 +135,8 @@ async def stall(figures: Figures, model: Path, quick: bool) -> None:
 
 
 def _carried(log: Log, slots: list[tuple[str, int]]) -> list[Answer]:
-    """What each NPC does in its slots. Where nothing agrees with a slot's observation, because the next one came before
-    it was asked about, the NPC goes on with what it did.
+    """Each NPC's action in its slots. If no intent agrees with a slot's observation, because the next observation came
+    before the question, the NPC goes on with its last action.
     """
     doing: dict[str, Answer] = {}
     made = []

@@ -1,4 +1,4 @@
-"""The floor: llama_decode and a numpy argmax on sequences 0, 1, 2, ..., with nothing around them.
+"""The floor: llama_decode and a numpy argmax on sequences 0, 1, 2, ..., with no code around them.
 
 It uses the batch arrays and the context of a LlamaEngine of its own, and none of the engine's other code.
 """
@@ -17,7 +17,7 @@ from core.clock import now_ns
 from engines.base import Slice, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, native
 
-_library: Any = native  # llama_cpp itself, too: benches have no other door to it
+_library: Any = native  # llama_cpp itself, too: benchmarks have no other door to it
 
 
 class Bare:
@@ -30,13 +30,13 @@ class Bare:
         self.argmax_ns: list[int] = []
 
     def prepare(self, trunks: Sequence[Tokens]) -> None:
-        """Puts one trunk into each sequence; not part of what is timed."""
+        """Puts one trunk into each sequence; this is not timed."""
         for seq, trunk in enumerate(trunks):
             self.engine.trim(seq, 0)
             self.engine.step(StepPlan([Slice(seq, 0, trunk)]))
 
     def run(self, start: int, tails: Sequence[Tokens], steps: int) -> int:
-        """Takes the tails in at position `start` in one step, then makes `steps` tokens each; nanoseconds.
+        """Takes the tails in at position `start` in one step, then makes `steps` tokens each. Returns nanoseconds.
 
         All tails have the same length. The sequences are cut back to `start` afterwards.
         """
@@ -74,7 +74,7 @@ class Bare:
         batch.n_tokens = n
         began = now_ns()
         code = _library.llama_cpp.llama_decode(context, batch)
-        address = _library.get_logits(context)  # waits for the decode
+        address = _library.get_logits(context)  # this waits for the decode
         decoded = now_ns()
         assert code == 0 and address, f"llama_decode answered {code}"
         floats: Any = (ctypes.c_float * (self.count * engine.vocab.size)).from_address(address)

@@ -1,4 +1,4 @@
-"""The calls whose stretches on the event loop are measured, in words (loadtests/bench/pauses_calls.py)."""
+"""Words for the calls whose stretches on the event loop are measured (loadtests/bench/pauses_calls.py)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CALLS: Mapping[str, str] = {
     "import": "Import of that export into the same world",
     "forget": "Forget of one player by the whole world",
     "tidy": "the garbage collections of three minutes",
-    "house": "what is kept in order every second, for three seconds, idle",
+    "house": "the jobs of every second, for three seconds, idle",
     "restart": "a new start: 10,000 NPCs taken up again",
     "import_new": "Import into a daemon that has no such world",
     "remove": "Remove of 10,000",

@@ -1,7 +1,7 @@
-"""How soon a lane is free again after a client cancels its Talk.
+"""The time until a lane is free again after a client cancels its Talk.
 
 Daemon, game and canceller are three processes on one clock. Every other cancel comes while a line of 1,000 tokens is
-being prefilled, the others after the first text. Measured with nothing else running, then beside a game.
+being prefilled, the others after the first text. It is measured with no other load, then beside a game.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from scheduler.meter import percentile
 
 CANCELS = 200
 LINE_LEN = 1_000
-BRONZE = 8  # with the game's 8 dialogues there are lanes left: this is about cancelling, not about waiting for a lane
+BRONZE = 8  # lanes are left beside the game's 8 dialogues: this measures cancelling and not waiting for a lane
 PREFILL_MS = (4.0, 35.0)  # a cancel comes this long after the turn was admitted
 WAIT_S = 5.0
-QUEUED_S = 1.0  # no lane was leased until then: it was cancelled while it waited
+QUEUED_S = 1.0  # if no lane was leased until then, the turn was cancelled while it waited
 CALL_S = 20.0
 TRIES_X = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    """One cancel: when, in the middle of the prefill or not, and how long until the lane was free."""
+    """One cancel: its time, whether in the middle of the prefill, and how long until the lane was free."""
 
     took_ns: int
     prefilling: bool
 
 
 async def run(figures: Figures, model: Path, quick: bool) -> None:
-    """Idle, then beside a game."""
+    """Measures idle, then beside a game."""
     count = 40 if quick else CANCELS
     figures.note(f"-- {count} cancels of a Talk, half of them in the middle of {LINE_LEN} tokens of prefill")
     sets = (
         f"engine.model={model}",
         "engine.sequences=250",
-        # Lines as long as that are against the daemon's own limits.
+        # Lines of this length are above the daemon's own limits.
         f"caps.player_line={LINE_LEN}",
         f"caps.talk_tail={LINE_LEN + 100}",
     )
@@ -78,7 +78,8 @@ async def run(figures: Figures, model: Path, quick: bool) -> None:
 
 
 def long_line(model: Path) -> str:
-    """A line that is 1,000 tokens or more and no longer than a line may be. Raises ConfigError for a wrong model."""
+    """A line of at least 1,000 tokens that is no longer than a line may be. Raises ConfigError for an unsuitable
+    model."""
     send_native_log_to(None)
     vocab = load_vocab(model)
     chance = random.Random(5)
@@ -90,7 +91,7 @@ def long_line(model: Path) -> str:
 
 
 class _Canceller:
-    """One player at a time who hangs up."""
+    """One player at a time, who hangs up."""
 
     def __init__(self, channel: grpc.aio.Channel, line: str) -> None:
         self._channel = channel
@@ -102,7 +103,7 @@ class _Canceller:
         self._chance = random.Random(3)
 
     async def cancel(self, count: int) -> list[_Cancel]:
-        """That many cancels that came in time, half of them in the prefill. Raises NpcdError when too many did not."""
+        """So many cancels in time, half of them in the prefill. Raises NpcdError when too many came late."""
         done: list[_Cancel] = []
         tries = 0
         while len(done) < count:
@@ -116,7 +117,7 @@ class _Canceller:
         return done
 
     async def _once(self, prefilling: bool) -> _Cancel | None:
-        """One turn, cancelled; None when it was over before."""
+        """Cancels one turn. Returns None when the turn ended before."""
         self._number += 1
         player = f"canceller-{self._number}"
         request = dialogue_pb2.TalkRequest(
@@ -144,7 +145,7 @@ class _Canceller:
         return await self._released(player, cancelled_ns)
 
     async def _released(self, player: str, cancelled_ns: int) -> _Cancel | None:
-        """What the daemon noted of the player's lane; None when it ended before, or never had one."""
+        """The daemon's notes of the player's lane. Returns None when the turn ended before, or never had a lane."""
         lanes: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary("/npcd.bench/Lanes")
         leased = False
         while now_ns() < cancelled_ns + WAIT_S * S:

@@ -1,6 +1,6 @@
-"""The bench's child processes: a daemon with the bench's calls, and the game that loads it.
+"""The benchmarks' child processes: a daemon with the benchmarks' calls, and the game that loads it.
 
-Owns them: each is started by an `async with` and ended with it, by its own process id.
+Ownership: each child is started by an `async with` and ended with it, by its own process id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOG_CHARS = 2_000
 
 
 class Child:
-    """One process. `log` holds what it wrote to standard error; with `talks`, its standard streams are ours."""
+    """One process. `log` holds its standard error; with `talks`, its standard streams are ours."""
 
     def __init__(self, command: Sequence[str], talks: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="npcd-bench-"))
@@ -58,12 +58,12 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """Whether it ended by itself."""
+        """True when it ended by itself."""
         return self._process is not None and self._process.returncode is not None
 
     @property
     def log(self) -> str:
-        """The end of what it wrote."""
+        """The end of its log."""
         return (self.folder / "log").read_text("utf-8", "replace")[-LOG_CHARS:]
 
     async def ask(self, line: str, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -83,19 +83,19 @@ class Child:
 
 
 def daemon(*sets: str) -> Child:
-    """`npcd serve` with the bench's calls, on a Unix socket in its folder: see target()."""
+    """`npcd serve` with the benchmarks' calls, on a Unix socket in its folder: see target()."""
     return Child(
         [
             *(sys.executable, "-m", "loadtests.bench.served", "--listen", "unix:{folder}/npcd.sock", "--http", ""),
             *("--data", "{folder}/data"),
-            "--no-supervise",  # its process id is the one whose time is measured
+            "--no-supervise",  # the time of this process id is measured
             *(part for one in sets for part in ("--set", one)),
         ]
     )
 
 
 def target(child: Child) -> str:
-    """Where a daemon listens."""
+    """The address at which a daemon listens."""
     return f"unix:{child.folder}/npcd.sock"
 
 

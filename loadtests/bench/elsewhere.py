@@ -1,4 +1,4 @@
-"""How much of the machine others took while a benchmark ran: a figure from a busy machine is read with care."""
+"""The share of the machine that other processes took while a benchmark ran: figures from a busy machine need care."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STAT = Path("/proc/stat")
 
 
 class Elsewhere:
-    """Begins to count when made. Linux only; elsewhere it knows nothing."""
+    """Begins to count when it is made. Works on Linux only."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
@@ -21,7 +21,7 @@ class Elsewhere:
     def share(self) -> float | None:
         """The share of all cores that processes took which are neither ours nor ended children of ours; None: unknown.
 
-        Children that still run count as others: ask when they have ended.
+        Running children count as others, so call it when they have ended.
         """
         busy_s = _busy_s()
         if busy_s is None or self._busy_s is None:
@@ -31,7 +31,7 @@ class Elsewhere:
 
 
 def _busy_s() -> float | None:
-    """Processor seconds spent by everybody since the machine started."""
+    """Processor seconds of all processes since the machine started."""
     try:
         user, nice, system, _, _, irq, softirq = (int(n) for n in STAT.read_text("ascii").split(None, 8)[1:8])
     except (OSError, ValueError):

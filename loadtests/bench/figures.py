@@ -1,7 +1,7 @@
-"""What a benchmark found: figures by flat keys, printed as they come and merged into one JSON file.
+"""The results of benchmarks: figures by flat keys, printed as they come and merged into one JSON file.
 
-A key ends with its unit (`_ms`, `_us`, `_x`, `_share`, ...). Goals and wording live here, so that what is printed, the
-file and the table of docs/BENCHMARKS.md say the same.
+A key ends with its unit (`_ms`, `_us`, `_x`, `_share`, ...). Goals and wording live here, so that the output, the file
+and the table of docs/BENCHMARKS.md agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loadtests.report import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "bench.json"
-META = "meta."  # keys that say where and on what an area was measured
+META = "meta."  # keys that say where and on which machine an area was measured
 
 _HOLDS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -30,14 +30,14 @@ _HOLDS: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A figure we have words for. `goal` is like "< 8", or empty: it is only reported."""
+    """A figure with words. `goal` is like "< 8", or empty when the figure is only reported."""
 
     what: str
     unit: str = ""
     goal: str = ""
 
     def kept(self, value: float) -> bool:
-        """Whether a value keeps the goal; without one it does."""
+        """True when a value keeps the goal, or there is none."""
         if not self.goal:
             return True
         sign, bound = self.goal.split()
@@ -273,14 +273,14 @@ KNOWN: Mapping[str, Known] = _known()
 
 
 class Figures:
-    """Takes figures in: prints each with its unit at once and keeps it for the file."""
+    """Takes figures: prints each with its unit at once and keeps it for the file."""
 
     def __init__(self, show: Callable[[str], None] = print) -> None:
         self.found: dict[str, float] = {}
         self._show = show
 
     def add(self, key: str, value: float, digits: int = 3) -> None:
-        """One figure. Known ones are shown with their goal."""
+        """Adds one figure. A known one is shown with its goal."""
         value = float(f"{value:.{digits + 3}g}")
         self.found[key] = value
         known = KNOWN.get(key, Known(""))
@@ -288,16 +288,16 @@ class Figures:
         self._show(f"{key:<42} {value:>11.{digits}f} {known.unit:<9}{verdict}")
 
     def note(self, text: str) -> None:
-        """A line for people that is no figure."""
+        """Prints a line for people that is no figure."""
         self._show(text)
 
     @property
     def missed(self) -> list[str]:
-        """Keys whose goals were not kept."""
+        """The keys whose goals were missed."""
         return [key for key, value in self.found.items() if key in KNOWN and not KNOWN[key].kept(value)]
 
     def merge_into(self, path: Path, area: str, others: float | None = None) -> None:
-        """Writes what was found over what the file has; other keys stay. Notes where and when the area was measured,
+        """Writes the new figures over those in the file; other keys stay. Notes where and when the area was measured,
         and the share of the machine that others took meanwhile.
         """
         known: dict[str, float | str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -322,7 +322,7 @@ def _where() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checkout's commit, with a + when something in it was changed since; empty where there is no git."""
+    """The checkout's commit, with a + after uncommitted changes; empty where there is no git."""
     try:
         head = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -336,7 +336,7 @@ def _commit() -> str:
 
 
 def table(known: Mapping[str, float | str]) -> str:
-    """What the file holds as markdown: per area where it was measured, then its figures. Figures without words last."""
+    """The file's contents as markdown: for each area the machine, then its figures. Figures without words come last."""
     lines: list[str] = []
     for area in sorted({key.removeprefix(META).split(".")[0] for key in known if key.startswith(META)}):
         names = ("cpu", "cores", "python", "commit", "date", "others")
@@ -359,14 +359,14 @@ def table(known: Mapping[str, float | str]) -> str:
 
 
 def shown(value: float) -> str:
-    """Three digits that mean something."""
+    """A number with three significant digits."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def read(path: Path) -> dict[str, float | str]:
-    """What was measured so far. Raises FileNotFoundError with what to do."""
+    """The figures so far. Raises FileNotFoundError that says what to run."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run a benchmark first: python -m loadtests.bench")
     return dict(json.loads(path.read_text("utf-8")))

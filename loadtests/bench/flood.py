@@ -37,7 +37,7 @@ class _Round:
 
 
 async def run(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
-    """The three, in turns."""
+    """Measures all three, in turns."""
     round_s, rounds = (2.0, 1) if quick else (ROUND_S, ROUNDS)
     rate = NPCS * CadenceSettings().active_hz
     figures.note(f"-- {rate:.0f} Gold/s on {NPCS} trunks, {BRONZE} Bronze works; {rounds} rounds of each")
@@ -74,7 +74,7 @@ async def run(figures: Figures, rig: Rig, village: Village, quick: bool) -> None
 async def _round(rig: Rig, village: Village, gold_runs: bool, bronze_runs: bool, round_s: float) -> _Round:
     refill = None
     if bronze_runs:
-        # Bronze stands on NPCs' trunks too; it copies them to lanes and leaves them to Gold.
+        # Bronze uses NPCs' trunks too: it copies them to lanes and leaves them to Gold.
         refill = Refill(rig, BRONZE, lambda slot: village.speech(Tier.BRONZE, 12 * slot, BRONZE_TOKENS))
         await asyncio.sleep(SETTLE_S)
     rig.steps.clear()
@@ -113,7 +113,7 @@ async def _round(rig: Rig, village: Village, gold_runs: bool, bronze_runs: bool,
 
 
 def _dues(first_ns: int, round_s: float) -> list[tuple[int, list[int]]]:
-    """Every NPC once per slot of the cadence, neighbours together."""
+    """Every NPC once per slot of the cadence, with its neighbours."""
     slot_ns = CadenceSettings().slot_ns
     groups = [list(range(n, min(n + TOGETHER, NPCS))) for n in range(0, NPCS, TOGETHER)]
     slots = int(round_s * S / slot_ns)

@@ -1,7 +1,7 @@
-"""What a question to the daemon costs while its engine is busy: Intents.Get against an empty method, in turns.
+"""The cost of a question to the daemon while its engine is busy: Intents.Get against an empty method, in turns.
 
-Daemon, game and asker are three processes. The asker calls both methods alternately on one channel, 5,000 times each,
-first while nothing else happens, then saturated (16 Bronze works: the engine never rests), then with a game's 400
+Daemon, game and asker are three processes. The asker calls both methods alternately on one channel, 5,000 times each.
+It does so first without load, then saturated (16 Bronze works, so the engine never rests), then with a game's 400
 intents/s and 8 dialogues as well: one process more, for which two cores have no room.
 """
 
@@ -37,7 +37,7 @@ class _Asked:
 
 
 async def run(figures: Figures, model: str, quick: bool) -> None:
-    """Idle, then saturated."""
+    """Measures idle, then saturated."""
     pairs = 1_000 if quick else PAIRS
     figures.note(f"-- {pairs} pairs of Intents.Get and an empty method, idle and saturated")
     # The village, the dialogues' trunks, lanes and prefixes all fit.
@@ -73,7 +73,7 @@ async def run(figures: Figures, model: str, quick: bool) -> None:
 
 
 def _ask(channel: grpc.Channel, pairs: int) -> _Asked:
-    """Calls both methods in turns; who goes first changes with every pair."""
+    """Calls both methods in turns; the first of each pair alternates."""
     scene = load_scene()
     request = intents_pb2.GetIntentsRequest(world_id=scene.world.world_id, npc_ids=npc_ids(scene)[:1])
     get = channel.unary_unary(

@@ -1,4 +1,4 @@
-"""KV caches and what is made of them: how soon a trunk is there, what speculation gains and costs, and adapters."""
+"""KV caches and their uses: the time until a trunk is ready, the gain and cost of speculation, and adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PARTS = ("loads", "ladder", "isolation", "idle", "spec", "adapters")
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """All parts that are wanted. Raises ConfigError when the model cannot be loaded."""
+    """Runs the selected parts. Raises ConfigError when the model cannot be loaded."""
     homes = frozenset(part for part in ("loads", "ladder") if options.wants(part))
     if homes:
         await kv_homes.run(figures, options.model, options.quick, homes)

@@ -1,6 +1,6 @@
-"""Adapters: switching to one that is in memory, loading and swapping them, and what a stack of seven costs a step.
+"""Adapters: switching to one in memory, loading and swapping them, and the cost of a stack of seven in a step.
 
-The adapters are of random numbers, rank 8 on every matrix of the layers. Sides take turns, and a step right after a
+The adapters are random numbers, of rank 8 on every matrix of the layers. Sides take turns, and a step right after a
 switch is not counted where steps are compared.
 """
 
@@ -33,12 +33,12 @@ LOADED_MAX = STACK + 2
 TRUNK_LEN = 400
 BATCHES = (1, 16, 32)
 ROUNDS = 60
-STEPS = 4  # of one adapter in a row
+STEPS = 4  # steps with one adapter in a row
 TEXT = "Mayor Greta rules the village, and strangers are watched. "
 
 
 async def run(figures: Figures, model: Path, quick: bool) -> None:
-    """All of it, on an engine of its own."""
+    """Runs all parts, on an engine of its own."""
     rounds = ROUNDS // 6 if quick else ROUNDS
     send_native_log_to(None)
     figures.note(f"-- {STACK} adapters of rank {RANK}; {rounds} rounds of each")
@@ -66,14 +66,14 @@ async def run(figures: Figures, model: Path, quick: bool) -> None:
 
 
 def _stand(engine: LlamaEngine, trunk: Tokens) -> None:
-    """The trunk in as many sequences as the largest batch has."""
+    """Puts the trunk into as many sequences as the largest batch has."""
     engine.step(StepPlan([Slice(0, 0, trunk, GREEDY_PICK)]))
     for seq in range(1, max(BATCHES)):
         engine.copy(0, seq)
 
 
 def _step_ns(engine: LlamaEngine, adapter: Adapter | None, batch: int = 1) -> int:
-    """One token for each of so many sequences, and back again; what the step took."""
+    """Makes one token in each of so many sequences and trims it again. Returns the step's time."""
     plan = StepPlan(
         [Slice(seq, TRUNK_LEN, tokens_of([5]), GREEDY_PICK) for seq in range(batch)],
         "" if adapter is None else adapter.sha,
@@ -87,7 +87,7 @@ def _step_ns(engine: LlamaEngine, adapter: Adapter | None, batch: int = 1) -> in
 
 
 def _activated(figures: Figures, engine: LlamaEngine, resident: Sequence[Adapter], rounds: int) -> None:
-    """Every switch is to another adapter, all of them in memory; its first decode is part of it."""
+    """Every switch is to another adapter, all of them in memory; its first decode is part of the time."""
     for adapter in (*resident, *resident):
         _step_ns(engine, adapter)
     taken = [_step_ns(engine, adapter) for _ in range(rounds * 4) for adapter in resident]
@@ -107,7 +107,7 @@ def _compared(figures: Figures, engine: LlamaEngine, one: Adapter, seven: Adapte
         taken: dict[str, list[int]] = {name: [] for name in sides}
         for _ in range(rounds):
             for name, step in sides.items():
-                step()  # the switch
+                step()  # this step has the switch
                 taken[name] += [step() for _ in range(STEPS)]
         base, single, stack = (median(taken[name]) for name in sides)
         figures.note(
@@ -120,7 +120,7 @@ def _compared(figures: Figures, engine: LlamaEngine, one: Adapter, seven: Adapte
 
 
 def _swapped(figures: Figures, engine: LlamaEngine, many: Sequence[Adapter], rounds: int) -> None:
-    """One more adapter than may be in memory, in turns: every step drops one, loads one and decodes."""
+    """One more adapter than fits in memory, in turns: every step drops one, loads one and decodes."""
     assert len(many) == LOADED_MAX + 1, "in this order each of them was dropped for the one before"
     for adapter in many:
         _step_ns(engine, adapter)
@@ -132,7 +132,8 @@ def _swapped(figures: Figures, engine: LlamaEngine, many: Sequence[Adapter], rou
 
 
 def _shared(figures: Figures, engine: LlamaEngine, trunk: Tokens, two: Sequence[Adapter]) -> None:
-    """An NPC speaks with one activated adapter, then with another one: trunk tokens that the second one computes."""
+    """An NPC speaks with one activated adapter, then with another one. Returns the trunk tokens that the second one
+    computes."""
     for seq in range(engine.geometry.sequences):
         engine.trim(seq, 0)
     scheduler = Scheduler(engine, Promises(), SchedulerSettings(kv=KvSettings(prefixes=2, lanes=4)))

@@ -1,4 +1,4 @@
-"""How soon a trunk is ready that rests in RAM or in Redis, against computing it; and what a ladder of homes saves.
+"""The time until a trunk is ready from RAM or Redis, against computing it, and the savings of a ladder of homes.
 
 Loads are those of the daemon: planned, verified, from npcd's own Redis on a Unix socket. Sides take turns on one
 engine. "Ready" is a work that only brings its trunk into place, from submitting to its end.
@@ -38,7 +38,7 @@ ZIPF = 1.0
 LADDER_S = 80.0  # filling included
 VISITORS = 8
 REPLY_LEN = 12
-RAM_MIB = 384  # so that a part of the trunks has to go further
+RAM_MIB = 384  # so small that a part of the trunks goes on to Redis
 SETTLED_S = 10.0
 
 
@@ -68,7 +68,7 @@ async def with_store(rig: Rig) -> AsyncIterator[Parked]:
 
 
 async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
-    """A trunk of 1,000 tokens ready, from each home and computed, in turns."""
+    """The time until a trunk of 1,000 tokens is ready, from each home and computed, in turns."""
     times = 8 if quick else TIMES
     figures.note(f"-- a trunk of {TRUNK_LEN} tokens, {times} times from each home")
     ready: dict[str, list[float]] = {home: [] for home in ("none", "ram", "redis")}
@@ -139,7 +139,7 @@ async def _soon(rig: Rig, work: Work) -> float:
 
 
 async def ladder(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
-    """A thousand NPCs on some hundred sequences, RAM and Redis: trunk tokens that were not computed again."""
+    """A thousand NPCs on some hundred sequences, RAM and Redis: the trunk tokens that were not computed again."""
     npcs, seconds, ram_mib = (400, 45.0, 64) if quick else (NPCS, LADDER_S, RAM_MIB)
     rng = random.Random(3)
     placer = rig.scheduler.placer

@@ -1,4 +1,4 @@
-"""What an NPC costs that is registered and does nothing: memory of the serving process beside its KV."""
+"""The cost of a registered NPC that does nothing: memory of the serving process beside its KV."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from npcd_client import Client, NpcdError, NpcSpec, Persona
 NPCS = 10_000
 BATCH = 500
 SETTLED_S = 60.0
-# Whatever leaves a sequence is dropped, so KV does not grow with the NPCs.
+# A trunk that leaves its sequence is dropped, so KV does not grow with the NPCs.
 SETS = ("scheduler.kv.ram_mib=0", "scheduler.kv.redis_mib=0", "memory.redis=off", "memory.postgres=off")
 
 
 async def run(figures: Figures, model: Path, quick: bool) -> None:
-    """Some hundred NPCs first, so that every sequence is in use; then ten thousand more. Raises NpcdError."""
+    """Registers some hundred NPCs, so that every sequence is in use, then ten thousand more. Raises NpcdError."""
     npcs = 2000 if quick else NPCS
     scene = load_scene()
     kinds = scene.residents(BATCH)
@@ -31,7 +31,7 @@ async def run(figures: Figures, model: Path, quick: bool) -> None:
             specs = []
             for n, r in enumerate(kinds):
                 npc_id, person = f"npc{batch}-{n}", people[r.persona_id]
-                # Everybody is somebody: no two trunks are the same.
+                # Every NPC has a persona of its own, so no two trunks are equal.
                 persona = Persona(npc_id, f"{person.name} {npc_id}", person.text)
                 specs.append(NpcSpec(npc_id, r.archetype_id, persona=persona))
             await client.register(specs)
@@ -46,7 +46,7 @@ async def run(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def _idle(client: Client) -> None:
-    """Waits until the daemon answers and nothing runs or waits."""
+    """Waits until the daemon answers and no work runs or waits."""
     async with asyncio.timeout(SETTLED_S):
         while True:
             try:

@@ -1,7 +1,8 @@
-"""Nobody answers with another's memory: every NPC was told a secret, and thousands of replies are searched for others'.
+"""No NPC answers with another's memory: every NPC knows a secret, and thousands of replies are searched for other NPCs'
+secrets.
 
-The shipped model, trunks as the daemon lays them out, asked in random order on so few sequences that trunks come and go
-between sequences, RAM and Redis all the time. First the search is shown to find something: a hundred homes are swapped
+The shipped model answers on trunks as the daemon lays them out, asked in random order on so few sequences that trunks
+move between sequences, RAM and Redis all the time. First the search is shown to find leaks: a hundred homes are swapped
 with the checks off. A leak is an answer with another NPC's secret and without the NPC's own.
 """
 
@@ -34,13 +35,13 @@ LIMIT_S = 240.0
 SWAPPED = 100
 AT_ONCE = 16
 REPLY_LEN = 24
-SEQUENCES = 96  # of which 36 are prefixes and lanes
+SEQUENCES = 96  # 36 of them are prefixes and lanes
 RAM_MIB = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An NPC and its secret: the name of a sister that a player has told it about."""
+    """An NPC and its secret: the name of a sister, which a player told it."""
 
     number: int
     secret: str
@@ -50,19 +51,19 @@ class Holder:
 
     @property
     def key(self) -> TrunkKey:
-        """Its trunk's name."""
+        """The key of its trunk."""
         return TrunkKey(NpcKey("", "bench", f"holder{self.number}"), "player")
 
 
 class Trusting(Verifier):
-    """Finds no fault with anything: for the control."""
+    """A check that never finds a fault, for the control."""
 
     def fault(self, sealed: Sealed, tokens: Tokens, adapter: str = "") -> str:
         return ""
 
 
 def holders(layout: Layout, count: int) -> list[Holder]:
-    """NPCs of the demo village, each told a name that no other one was told."""
+    """NPCs of the demo village, each with a name that no other one was told."""
     scene = load_scene()
     world, rng = scene.world, random.Random(11)
     actions = [ActionWord(a.word, a.needs_target, a.speaks) for a in world.actions]
@@ -82,13 +83,13 @@ def holders(layout: Layout, count: int) -> list[Holder]:
         told = layout.player_turn(line).tokens + layout.npc_turn("I will remember that.")
         trunk = tokens_of(before + layout.persona(person.name, person.text) + told)
         question = layout.talk_tail(layout.player_turn("Who is my sister?").tokens)
-        # Half of them share no beginning: so short a trunk is worth a fetch from Redis only then.
+        # Half of them share no prefix: only then is so short a trunk worth a fetch from Redis.
         out.append(Holder(number, name, trunk, len(before) * (number % 2), tokens_of(question)))
     return out
 
 
 class Search:
-    """Asks and looks at what is answered."""
+    """Asks NPCs and searches their answers."""
 
     def __init__(self, rig: Rig, layout: Layout, everybody: Sequence[Holder]) -> None:
         self.own = 0
@@ -122,7 +123,7 @@ class Search:
         return text
 
     async def ask_all(self, whom: Sequence[Holder], ends_ns: int) -> None:
-        """Some at once, in this order, until the time is over."""
+        """Asks these NPCs in order, some at once, until the time is over."""
         left = iter(whom)
 
         async def asker() -> None:
@@ -135,7 +136,7 @@ class Search:
 
 
 async def _control(rig: Rig, layout: Layout, everybody: Sequence[Holder]) -> tuple[int, int]:
-    """Pairs of trunks of one length have their bytes swapped, with the checks off: (homes swapped, leaks found)."""
+    """Swaps the bytes of pairs of equally long trunks, with the checks off. Returns (homes swapped, leaks found)."""
     placer = rig.scheduler.placer
     by_length: dict[int, list[Trunk]] = {}
     for holder in everybody:
@@ -163,7 +164,7 @@ async def _control(rig: Rig, layout: Layout, everybody: Sequence[Holder]) -> tup
 async def run(
     figures: Figures, model: Path, quick: bool, replies: int = REPLIES, limit_s: float = LIMIT_S, npcs: int = NPCS
 ) -> None:
-    """The control, then the real run of so many replies or so long. Raises ConfigError and NpcdError."""
+    """Runs the control, then so many replies or so long. Raises ConfigError and NpcdError."""
     if quick:
         replies, limit_s, npcs = 400, 15.0, 240
     send_native_log_to(None)

@@ -1,21 +1,21 @@
 """A thousand NPCs' visits on npcd and on llama.cpp's llama-server, open loop, in turns: first-token times.
 
-The visits are those of `kv`'s ladder: NPCs with trunks of 400 to 1,000 tokens, visited by Zipf's law, a tail of 16
-tokens that nobody has seen, then 12 greedy tokens, streamed. Both servers get the same token ids in the same bytes of
-HTTP from the same caller; moments are random (Poisson) and the same for both; time counts from when a visit is due,
-also for visits that wait for the caller. Nothing is refused on either side, and what has no first token when a round
-is cut off counts with its age.
+The visits are those of `kv`'s ladder: NPCs with trunks of 400 to 1,000 tokens, visited by Zipf's law, a new tail of 16
+tokens, then 12 greedy tokens, streamed. Both servers get the same token ids in the same bytes of HTTP from the same
+caller. Moments are random (Poisson) and the same for both. Time counts from the moment when a visit is due, also for
+visits that wait for the caller. Neither side refuses a visit, and a visit without a first token when a round is cut off
+counts with its age.
 
 npcd: the ladder's rig, its scheduler on an engine with 250 sequences, behind the HTTP of loadtests/bench/kv_served.py.
-Trunks that have no sequence rest in RAM, which holds them all, as llama-server's cache does.
+Trunks without a sequence rest in RAM, which holds them all, as llama-server's cache does.
 
-llama-server: as many slots as npcd has sequences, or fewer where that serves more; the best of settings that are
-printed, a cache in RAM that holds everybody among them. Pinned: NPCs have a slot each by how often they are visited,
-which no caller could know. One KV buffer for all slots is not among them: it is several times slower with many slots
-(see `peer`'s grid), and so is copying idle slots to the cache with every request, llama-server's default.
+llama-server: as many slots as npcd has sequences, or fewer where that serves more, with the best of settings that are
+printed, among them a cache in RAM that holds all NPCs. Pinned: NPCs have a slot each by how often they are visited,
+which no caller could know. One KV buffer for all slots is not among the settings: it is several times slower with many
+slots (see `peer`'s grid), and so is copying idle slots to the cache with every request, llama-server's default.
 
-Servers and caller are three processes on the same cores; the server that is not measured is idle. Rates: 60 % and 120 %
-of what npcd does with callers who never pause.
+Servers and caller are three processes on the same cores; the server that is not measured is idle. The rates are 60 %
+and 120 % of npcd's with callers who never pause.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ from scheduler.meter import percentile
 
 PARTS = ("llama_server",)
 TAIL_LEN = 16
-CONTEXT_LEN = 1280  # of a slot: trunk, tail and reply
+CONTEXT_LEN = 1280  # length of a slot: trunk, tail and reply
 CALLERS = 64
 CONNECTIONS = 1000
-FEW = 60  # NPCs of the first choice of settings: one that several visit at once takes several slots
-MANY = 350  # of the second: more than there are slots
+FEW = 60  # NPCs of the first choice of settings; an NPC with several visits at once takes several slots
+MANY = 350  # NPCs of the second choice: more than there are slots
 CHOICE_S = 2.5
-CHOICE_MAX_S = 40.0  # settings that take longer to fill and measure are not taken
+CHOICE_MAX_S = 40.0  # settings that take longer to fill and measure are skipped
 CAPACITY_S = 4.0
 ROUND_S = 6.0
 ROUNDS = 3
 DRAIN_S = 15.0
 READY_S = 60.0
-CACHE_MIB = 2048  # of RAM beside sequences and slots, for both; holds all trunks
+CACHE_MIB = 2048  # RAM beside sequences and slots, for both; it holds all trunks
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one round of one side gave; nanoseconds. `replies` by the number of the visit."""
+    """The results of one round of one side, in nanoseconds. `replies` are by the number of the visit."""
 
     first_ns: list[int] = field(default_factory=list)
     whole_ns: list[int] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def first_p95_ms(self) -> float:
-        """Visit due -> first token; one without any counts with its age."""
+        """p95 of visit due to first token; a visit without a token counts with its age."""
         return percentile(self.first_ns, 0.95) / MS
 
     @property
@@ -94,7 +94,7 @@ class Tally:
 
 
 class People:
-    """The NPCs' trunks and who is visited: the same for the same seed."""
+    """The NPCs' trunks, and the order of visits: the same for the same seed."""
 
     def __init__(self, model: Path, npcs: int) -> None:
         send_native_log_to(None)
@@ -125,7 +125,7 @@ class Side:
         self._peer = peer
 
     async def visit(self, npc: int, tail: list[int], tokens: int, due_ns: int, tally: Tally) -> tuple[int, ...]:
-        """One reply; what it took goes into the tally, and a visit that is cancelled as well."""
+        """Makes one visit and adds its times to the tally, also when it is cancelled."""
         said: list[int] = []
         try:
             async for event in self._http.stream("/completion", self._body(npc, tail, tokens)):
@@ -146,7 +146,7 @@ class Side:
         return tuple(said)
 
     async def fill(self, among: int) -> None:
-        """Visits everybody once, the most visited last."""
+        """Visits every NPC once, the most visited last."""
         tally = Tally()
         for at in range(among, 0, -16):
             group = self._people.by_rank[max(0, at - 16) : at]
@@ -155,7 +155,7 @@ class Side:
             raise NpcdError(f"{self.name} refused {tally.failed} of {among} visits")
 
     async def busy(self, seconds: float, among: int, seed: int) -> float:
-        """Callers who never pause; visits per second."""
+        """Visits by callers who never pause. Returns visits per second."""
         tally, chance = Tally(), random.Random(seed)
         began_ns = now_ns()
         ends_ns = began_ns + round(seconds * S)
@@ -171,7 +171,8 @@ class Side:
         return len(tally.whole_ns) / ((now_ns() - began_ns) / S)
 
     async def play(self, visits: Sequence[tuple[int, int, list[int]]]) -> Tally:
-        """Plays (moment after the beginning, NPC, tail), open loop. What is not done DRAIN_S after it is cut off."""
+        """Plays (moment after the beginning, NPC, tail), open loop. Visits that are not over DRAIN_S after the end are
+        cut off."""
         tally = Tally()
         tasks: list[asyncio.Task[None]] = []
 
@@ -194,13 +195,13 @@ class Side:
         if self._peer is None:
             return {"prompt": trunk + tail, "n_predict": tokens, "npc": npc, "trunk_len": len(trunk)}
         slot = self._people.ranks[npc] % self._peer.slots if self._peer.pin else -1
-        # Nothing but its length ends a reply, as in npcd's rig.
+        # Only its length ends a reply, as in npcd's rig.
         return llama_server.turn_body(trunk + tail, tokens, slot) | {"ignore_eos": True}
 
 
 @asynccontextmanager
 async def npcd_side(model: Path, people: People) -> AsyncIterator[Side]:
-    """npcd's rig in a process of its own. Raises NpcdError when it does not come up."""
+    """npcd's rig in a process of its own. Raises NpcdError when it does not start."""
     port = free_port()
     command = [sys.executable, "-m", "loadtests.bench.kv_served", str(port), str(CACHE_MIB), str(model)]
     async with Child(command) as child, _calls(port, child, "npcd") as http:
@@ -209,7 +210,7 @@ async def npcd_side(model: Path, people: People) -> AsyncIterator[Side]:
 
 @asynccontextmanager
 async def peer_side(settings: PeerSettings, options: Options, people: People) -> AsyncIterator[Side]:
-    """A llama-server of our own. Raises NpcdError when it does not come up."""
+    """A llama-server of our own. Raises NpcdError when it does not start."""
     command = llama_server.command(settings, options.peer_python, options.peer_binary)
     async with (
         Child(command, talks=not options.peer_binary) as child,
@@ -233,7 +234,8 @@ async def _calls(port: int, child: Child, name: str) -> AsyncIterator[HttpCalls]
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """The settings, both capacities, and the rounds; without a llama-server it says so and measures nothing."""
+    """Runs the choice of settings, both capacities, and the rounds. Without a llama-server it prints that and measures
+    nothing."""
     missing = await absent(options)
     if missing:
         figures.note(f"skipped, nothing was measured: {missing}")
@@ -264,7 +266,7 @@ async def run(figures: Figures, options: Options) -> None:
 
 
 async def absent(options: Options) -> str:
-    """What is missing to run llama-server; empty when it is there."""
+    """The missing part of a llama-server; empty when it can run."""
     if options.peer_binary:
         return "" if shutil.which(options.peer_binary) else f"there is no program {options.peer_binary}"
     process = await asyncio.create_subprocess_exec(
@@ -274,7 +276,8 @@ async def absent(options: Options) -> str:
 
 
 async def _best(figures: Figures, options: Options, people: People, many: int) -> PeerSettings:
-    """The settings that serve most visits: first how it computes, then how many slots and what it keeps beside them."""
+    """The settings that serve most visits: first those for computing, then the number of slots and the cache beside
+    them."""
     seconds = 1.0 if options.quick else CHOICE_S
     figures.note(f"-- llama-server's settings, {CALLERS} callers for {seconds:g} s each: visits/s")
 
@@ -308,7 +311,7 @@ async def _best(figures: Figures, options: Options, people: People, many: int) -
 async def _rounds(
     figures: Figures, people: People, ours: Side, theirs: Side, share: int, rate: float, quick: bool
 ) -> float:
-    """Rounds at one rate, in turns, and their figures; llama-server's first-token p95 over npcd's."""
+    """Rounds at one rate, in turns, and their figures. Returns llama-server's first-token p95 over npcd's."""
     seconds, rounds = (2.0, 1) if quick else (ROUND_S, ROUNDS)
     figures.note(f"-- {share} %: {rate:.0f} visits/s; {rounds} rounds of {seconds:g} s")
     pairs: list[tuple[Tally, Tally]] = []

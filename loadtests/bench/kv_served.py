@@ -1,8 +1,8 @@
-"""npcd's scheduler behind the few lines of HTTP that llama-server is asked with, so that both are asked the same way.
+"""npcd's scheduler behind the few lines of HTTP that llama-server also serves, so that both get the same requests.
 
 Run as a program, `python -m loadtests.bench.kv_served PORT RAM_MIB MODEL`, it serves the ladder's rig, with npcd's own
-Redis behind its RAM, until SIGTERM. POST /completion takes a prompt as token ids, whose NPC it is and how many of them
-are its trunk, and streams greedy tokens as server-sent events. Owns the rig.
+Redis behind its RAM, until SIGTERM. POST /completion takes a prompt as token ids, its NPC and the length of its trunk,
+and streams greedy tokens as server-sent events. Owns the rig.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loadtests.bench.kv_homes import with_store
 from loadtests.bench.rig import Rig, tuned
 from loadtests.peers.llama_server import HOST
 
-WAITING_MAX = 8192  # nothing is refused: the peer does not refuse either
+WAITING_MAX = 8192  # no request is refused, as on the peer
 
 
 class Served:
@@ -48,7 +48,7 @@ class Served:
                 else:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # a caller that has enough
+            pass  # the caller has left
         finally:
             writer.close()
 

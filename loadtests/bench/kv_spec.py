@@ -1,6 +1,7 @@
-"""Speculation: the same text with drafts, what they gain, when they would, and what they cost where they are off.
+"""Speculation: the same text with drafts, their gain, their break-even, and their cost where they are off.
 
-One work after another through the scheduler on this thread, which is where drafts have room; with and without by turns.
+It runs one work after another through the scheduler on this thread, where drafts have room, with and without them in
+turns.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from tiers.promises import Promises
 NAMES = ("Mira", "Greta", "Bran", "Odo", "the count", "a wolf", "the lich", "Anna", "the priest", "a ghoul")
 PLACES = ("tavern", "crypt", "forest", "market", "chapel", "mill", "gate", "cellar", "castle", "swamp")
 LINES = ("What do you sell here?", "Have you seen the count?", "Tell me about the mill and the road.", "Who are you?")
-NEAR_TIE = 0.05  # of two logits; tests/scheduler/test_correct_under_load.py has the same
+NEAR_TIE = 0.05  # of two logits, as in tests/scheduler/test_correct_under_load.py
 REPLY_LEN, BARK_LEN = 48, 8
 REPLY = Sampling(temperature=0.7, unrepeat=1.0)
 BARK = Sampling(temperature=0.7)
 NGRAM = SpeculationSettings(drafts="ngram")
 NEVER_OFF = replace(NGRAM, trial_steps=10**9)
-# Long budgets: what a step may take is not the question here.
+# Long budgets: this does not measure how long a step may take.
 PLANNER = PlannerSettings(gold_step_ms=1000.0, step_ms=1000.0)
 
 
 @dataclass(slots=True)
 class Spoken:
-    """What works said, by number, and how long all of it took; `speculation` has what became of the drafts."""
+    """The works' tokens, by number, and the time of all; `speculation` has the drafts' counts."""
 
     made: dict[int, list[int]] = field(default_factory=dict)
     took_ns: int = 0
@@ -59,7 +60,7 @@ class Spoken:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of output; prompts are taken in within the time."""
+        """Output tokens per second; prompts are prefilled within the time."""
         return sum(map(len, self.made.values())) / (self.took_ns / S)
 
 
@@ -90,7 +91,7 @@ class Speakers:
                 number = waiting.pop()
                 scheduler.submit(
                     number, works[number], now_ns() - WINDOW_NS
-                )  # the gathering window is not the question
+                )  # the gathering window is not measured here
             planned = scheduler.plan(now_ns())
             if planned.step is not None:
                 step_ns = now_ns()
@@ -106,7 +107,7 @@ class Speakers:
     def ratio(
         self, works: Sequence[Work], settings: SpeculationSettings, rounds: int, at_once: int = 1
     ) -> tuple[float, Spoken]:
-        """Median of tokens/s with drafts over those without, by turns, and the last with drafts."""
+        """The median of tokens/s with drafts over those without, in turns, and the last run with drafts."""
         ratios = []
         self.speak(works[:2], None, at_once)
         for turn in range(rounds):
@@ -121,7 +122,7 @@ WINDOW_NS = S
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """All of it, on a thread: the simulation, the shipped model, and a larger random one."""
+    """Runs all parts on a thread: the simulation, the shipped model, and a larger random one."""
     await asyncio.to_thread(kv_spec_sim.measure, figures)
     await asyncio.to_thread(_shipped, figures, options.model, options.quick)
     with tempfile.TemporaryDirectory(prefix="npcd-bench-") as folder:
@@ -199,7 +200,7 @@ def _with(engine: LlamaEngine) -> Callable[[SpeculationSettings], Speculation | 
 
 
 def prompts(engine: LlamaEngine, count: int, tier: Tier, length: int, sampling: Sampling) -> list[Work]:
-    """Dialogue lines and sentences broken off in the middle, of a few dozen tokens; the same for the same count."""
+    """Dialogue lines and sentences that end in the middle, of a few dozen tokens; the same for the same count."""
     rng, vocab, works = random.Random(1), engine.vocab, []
     for n in range(count):
         parts = [f"{rng.choice(NAMES)} goes to the {rng.choice(PLACES)} and meets {rng.choice(NAMES)}."]
@@ -215,7 +216,7 @@ def prompts(engine: LlamaEngine, count: int, tier: Tier, length: int, sampling: 
 
 
 def _same_text(figures: Figures, speakers: Speakers, count: int) -> None:
-    """Greedy texts with drafts and without; where they part, the plain one must have been at a near-tie."""
+    """Greedy texts with drafts and without. Where they differ, the plain one must have been at a near-tie."""
     works = prompts(speakers.engine, count, Tier.SILVER, 24, GREEDY)
     plain, drafted = speakers.speak(works, None), speakers.speak(works, NEVER_OFF)
     same = far = 0
@@ -232,7 +233,7 @@ def _same_text(figures: Figures, speakers: Speakers, count: int) -> None:
 
 
 def _gap(engine: LlamaEngine, tokens: Sequence[int]) -> float:
-    """How far the likeliest next token is ahead of the second."""
+    """The logit of the likeliest next token minus that of the second."""
     engine.trim(0, 0)
     engine.step(StepPlan([Slice(0, 0, tokens_of(tokens), GREEDY_PICK)]))
     scores = np.sort(logits_of_last_step(engine, 1)[0])
@@ -253,7 +254,7 @@ def _break_even(figures: Figures, engine: StepEngine, key: str) -> None:
 
 
 def _step_ns(engine: StepEngine, works: int, drafts: int) -> float:
-    """What a step of so many works with so many drafts takes, on contexts of 200 tokens; a median."""
+    """The median time of a step of so many works with so many drafts, on contexts of 200 tokens."""
     tokens = np.full(200, 5, np.int32)
     for seq in range(works):
         engine.trim(seq, 0)
@@ -270,7 +271,8 @@ def _step_ns(engine: StepEngine, works: int, drafts: int) -> float:
 
 
 def break_even(dearer_x: float, drafts: int) -> float:
-    """The acceptance at which a step that takes `dearer_x` as long gives as much more: 1 + a + a^2 + ... = dearer_x.
+    """The acceptance at which a step that takes `dearer_x` as long yields as many times more: 1 + a + a^2 + ... =
+    dearer_x.
 
     Above 1 it never pays.
     """
@@ -282,7 +284,7 @@ def break_even(dearer_x: float, drafts: int) -> float:
 
 
 def _off_cost(figures: Figures, speakers: Speakers, rounds: int) -> None:
-    """n-gram drafts that were found not to pay, against none at all: one work at a time, and 32 side by side."""
+    """n-gram drafts that switched themselves off, against none at all: one work at a time, and 32 side by side."""
     never = replace(NGRAM, trial_steps=1, gain_min=1e9, retry_s=1e6)
     costs = []
     for at_once in (1, 32):

@@ -1,6 +1,6 @@
-"""A random model of some 27 M parameters with the tokenizer of another, and a draft that is its first layer.
+"""A random model of some 27 M parameters with the tokenizer of another model, and a draft that is its first layer.
 
-Random weights say nothing, but take as long as trained ones. The first layer says most of what comes out, so that a
+Random weights give no sensible text, but take as long as trained ones. The first layer decides most of the output, so a
 draft of that layer alone is right more often than not, as a good draft of a trained model would be.
 """
 
@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 HIDDEN, LAYERS, HEADS, INNER = 512, 8, 8, 1408
-LATER = 0.02  # how loud the layers are that the draft does not have
+LATER = 0.02  # strength of the layers that the draft does not have
 
 
 def write(model: Path, folder: Path) -> tuple[Path, Path]:

@@ -1,8 +1,8 @@
-"""What drafts would gain on GPUs, by simulation: the real scheduler on stated costs, with forced acceptance.
+"""The gain of drafts on GPUs, by simulation: the real scheduler on stated costs, with forced acceptance.
 
-Capacity planning, no measurement: a step on a GPU is one pass over the weights and little per token, so guesses are
-nearly free while few works run. The draft model is a tenth of the model. What steps take is stated in
-loadtests/capacity/costs.toml.
+This is capacity planning and no measurement: a step on a GPU is one pass over the weights and little per token, so
+guesses are nearly free while few works run. The draft model is a tenth of the model. loadtests/capacity/costs.toml
+states the times of steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ON = SpeculationSettings(drafts="model", works_max=64, tokens_max=3, trial_steps
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A class of GPU with a model on it, and what a step takes there."""
+    """A class of GPU with a model on it, and the time of a step there."""
 
     name: str
     what: str
@@ -53,7 +53,7 @@ CARDS = tuple(_cards())
 
 
 def measure(figures: Figures) -> None:
-    """Gain by acceptance and batch, and the acceptance from which it pays with one work."""
+    """The gain by acceptance and batch, and the acceptance from which drafts pay with one work."""
     for card in CARDS:
         figures.note(f"-- simulated: {card.name.upper()} class, {card.what}, a draft model of a tenth, 3 drafts")
         for works in BATCHES:
@@ -67,7 +67,7 @@ def measure(figures: Figures) -> None:
 
 
 def _took_s(card: Card, works: int, acceptance: float | None) -> float:
-    """How long so many replies side by side take, on contexts of 500 tokens."""
+    """The time of so many replies side by side, on contexts of 500 tokens."""
     clock, vocab = VirtualClock(), SimVocab(["<|end|>"])
     engine = SimEngine(Geometry(2 * works + 6, 1024, 4096, 4096, vocab.size), vocab, clock, card.cost)
     speculation = None
@@ -99,7 +99,7 @@ def _took_s(card: Card, works: int, acceptance: float | None) -> float:
 
 
 def _crossing(gains: dict[float, float]) -> float:
-    """The acceptance at which the gain passes 1, between the two that stand around it."""
+    """The acceptance at which the gain passes 1, between the two measured ones around it."""
     points = sorted(gains.items())
     for (a, low), (b, high) in pairwise(points):
         if low <= 1.0 <= high:

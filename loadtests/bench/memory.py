@@ -1,4 +1,4 @@
-"""What NPCs remember: how soon it is at hand, what players feel of stores' troubles, whether anything is lost."""
+"""NPCs' memory: the time until it is at hand, the effect of stores' troubles on players, and any loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PARTS = ("hot", "recall", "postgres", "redis", "kill9", "flat")
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """All parts that are wanted; kill9 and flat are longer in `make nightly`. Raises NpcdError when one cannot be."""
+    """Runs the selected parts; kill9 and flat are longer in `make nightly`. Raises NpcdError when a part cannot run."""
     model, quick = options.model, options.quick
     if options.wants("hot"):
         await memory_hot.run(figures, quick)

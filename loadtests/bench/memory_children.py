@@ -1,4 +1,4 @@
-"""The processes of the memory area: daemons on a data folder that is given, and the village that loads them."""
+"""The processes of the memory area: daemons on a given data folder, and the village that loads them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CALL_S = 20.0
 
 
 def served(data: Path, model: Path) -> Child:
-    """A daemon that tells what its memory does: see take()."""
+    """A daemon that reports its memory's work: see take()."""
     return _daemon(["loadtests.bench.memory_served"], data, model)
 
 
 def plain(data: Path, model: Path) -> Child:
-    """`npcd serve` in one process, as it is."""
+    """`npcd serve` in one process, unchanged."""
     return _daemon(["npcd", "serve", "--no-supervise"], data, model)
 
 
 def supervised(data: Path, model: Path, socket: str) -> Child:
-    """`npcd serve` in two processes: the child is the parent of the one that serves, at a path of ours."""
+    """`npcd serve` in two processes: the child is the parent of the serving process, at a path of ours."""
     return _daemon(["npcd", "serve"], data, model, socket)
 
 
@@ -41,20 +41,20 @@ def village(daemon: Child) -> Child:
 
 
 def demo(daemon: Child, seconds: float) -> Child:
-    """`npcd demo` as it is, against a daemon of ours: 20 NPCs, a player, 300 frames a second."""
+    """`npcd demo`, unchanged, against a daemon of ours: 20 NPCs, a player, 300 frames a second."""
     words = ["--connect", target(daemon), "--seconds", str(seconds), "--no-live"]
     return Child([sys.executable, "-m", "loadtests.demo", *words])
 
 
 async def take(daemon: Child) -> Seen:
-    """What a served() daemon saw since it was asked last."""
+    """The report of a served() daemon since the last call."""
     async with grpc.aio.insecure_channel(target(daemon)) as channel:
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/npcd.bench/Memory")
         return read(await ask(b"", timeout=CALL_S))
 
 
 async def idle(client: Client) -> None:
-    """Waits until nothing is under way: trunks of a world that has just come are in place. Raises NpcdError."""
+    """Waits until no work is under way: the trunks of a new world are in place. Raises NpcdError."""
     until_s = time.monotonic() + IDLE_S
     while any(tier.waiting or tier.running for tier in (await client.status()).tiers):
         if time.monotonic() > until_s:

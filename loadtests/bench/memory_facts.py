@@ -1,5 +1,5 @@
-"""Something that a player tells about themself, the question for it, and whether an answer has it: the shipped model's
-kinds of memories (models/corpus/memories.py), with names that its training never met.
+"""A fact that a player tells about themself, the question for it, and the check of an answer: the shipped model's kinds
+of memories (models/corpus/memories.py), with names that its training never met.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STOP = frozenset("the a an of in at by is are you your i my me".split())
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A line that tells a fact, the question for it, and the words that a right answer has."""
+    """A line that tells a fact, the question for it, and the words of a right answer."""
 
     player_name: str
     line: str
@@ -26,7 +26,7 @@ class Told:
     wanted: frozenset[str]
 
     def quoted_in(self, answer: str) -> bool:
-        """Whether every word that matters was said, as the examination of the model judges it."""
+        """True when every word that matters was said, as the examination of the model judges it."""
         said = {word.lower() for word in _WORD.findall(answer)}
         return all(word.lower() in said for word in self.wanted)
 

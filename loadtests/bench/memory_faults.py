@@ -1,6 +1,6 @@
-"""Stores that stop answering and are killed while a village is served: what players feel, and what is there afterwards.
+"""Stores hang and are killed while a village is served: the effect on players, and the stores' contents afterwards.
 
-The servers are the daemon's own, which starts them again by itself.
+The servers are the daemon's own, which restarts them by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scheduler.meter import percentile
 PAIRS, RUN_S = 5, 20.0
 WARM_S = 8.0
 CAUGHT_UP_S = 60.0
-ADDED_MS = 2.0  # a p95 that grows by no more is as good as one that does not
+ADDED_MS = 2.0  # a p95 that grows by no more counts as unchanged
 REDIS_S, REDIS_STOP_S, REDIS_KILL_S = 24.0, 6.0, 12.0
 GREETINGS_HZ = 5.0
 MARGIN_S = 0.2
@@ -40,7 +40,7 @@ class _Run:
     fault: bool
     seen: Seen
     load: Played
-    behind_bytes: int  # the archive, of the journal, before PostgreSQL was killed
+    behind_bytes: int  # bytes of the journal that the archive lacked before PostgreSQL was killed
 
     @property
     def silver_ms(self) -> float:
@@ -52,7 +52,7 @@ class _Run:
 
 
 async def postgres(figures: Figures, model: Path, quick: bool) -> None:
-    """Runs in pairs, with and without; then every event is looked for."""
+    """Makes runs in pairs, with and without the fault, then looks for every event."""
     pairs, seconds = (1, 8.0) if quick else (PAIRS, RUN_S)
     figures.note(f"-- {pairs} pairs of runs of {seconds:g} s, in one of each PostgreSQL is stopped, then killed")
     runs: list[_Run] = []
@@ -66,7 +66,7 @@ async def postgres(figures: Figures, model: Path, quick: bool) -> None:
                 await asyncio.sleep(WARM_S)
                 turns += _without_errors(figures, await village.ask("rest")).turns
                 for n in range(2 * pairs):
-                    # Without, with; with, without: what changes slowly is the same for both.
+                    # The order is without, with; with, without, so that slow changes affect both equally.
                     fault = n % 4 in (1, 2)
                     await stores.caught_up(client, CAUGHT_UP_S)
                     run = await _run(figures, client, data, daemon, village, seconds, fault)
@@ -87,7 +87,7 @@ async def postgres(figures: Figures, model: Path, quick: bool) -> None:
 async def _run(
     figures: Figures, client: Client, data: Path, daemon: Child, village: Child, seconds: float, fault: bool
 ) -> _Run:
-    """Stopped after a quarter of the time, killed after half of it."""
+    """With the fault the server is stopped after a quarter of the time, and killed after half of it."""
     await children.take(daemon)
     await village.ask("load")
     behind = 0
@@ -123,7 +123,7 @@ def _judge(figures: Figures, runs: list[_Run]) -> None:
 
 
 async def _compare(figures: Figures, client: Client, data: Path, turns: list[Turn]) -> None:
-    """The journal against what clients were told, and the archive against the journal."""
+    """Compares the journal with the clients' accepted turns, and the archive with the journal."""
     scene = load_scene()
     npcs = [resident.npc_id for resident in scene.residents(NPCS)]
     asked = (stores.owner_url(data), scene.world.world_id, npcs)
@@ -147,7 +147,7 @@ async def _compare(figures: Figures, client: Client, data: Path, turns: list[Tur
 
 
 async def redis(figures: Figures, model: Path, quick: bool) -> None:
-    """Redis says nothing for a while, then is killed; conversations go on and begin all the time."""
+    """Redis hangs for a while, then is killed. Conversations go on and begin all the time."""
     scale = 0.5 if quick else 1.0
     figures.note(f"-- Redis is stopped in conversations, after {(REDIS_KILL_S - REDIS_STOP_S) * scale:g} s killed")
     with stores.data_folder() as data:
@@ -199,7 +199,7 @@ async def redis(figures: Figures, model: Path, quick: bool) -> None:
 
 
 async def _greet(client: Client, seconds: float) -> Played:
-    """Players who say one line to somebody they never met, at a steady pace."""
+    """Players say one line to an NPC that they never met, at a steady pace."""
     greeted = Played()
     residents = load_scene().residents(NPCS)
     tasks = []
@@ -229,7 +229,7 @@ def _without_errors(figures: Figures, answer: dict[str, object]) -> Played:
 
 
 def _stops(seen: Seen) -> str:
-    """The longest of memory/ on the loop, in words."""
+    """The longest stops of the loop by memory/, in words."""
     own_ns, wall_ns, ran_ns, name = seen.steps_longest[0] if seen.steps_longest else (0, 0, 0, "nothing")
     return (
         f"longest step {own_ns / MS:.2f} ms ({wall_ns / MS:.2f} by the wall, {ran_ns / MS:.2f} computing, {name}), "

@@ -1,7 +1,7 @@
-"""Two hundred NPCs in conversation: whether the serving process grows after it has warmed up.
+"""Two hundred NPCs in conversation: does the serving process grow after its warm-up?
 
-`npcd serve` as it is, in one process. Each player says a line every few seconds, tells something now and then, ends the
-conversation after some lines and begins the next: after the warm-up every NPC has been through whole ones.
+`npcd serve` runs unchanged, in one process. Each player says a line every few seconds, tells a fact now and then, ends
+the conversation after some lines and begins the next. After the warm-up every NPC has had whole conversations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 class _Village:
-    """The players, and what came of it."""
+    """The players, and their counts."""
 
     def __init__(self, client: Client) -> None:
         self.turns = 0
@@ -42,7 +42,7 @@ class _Village:
         self._script = load_scene().player
 
     async def talk(self, npc: str, number: int, over: asyncio.Event) -> None:
-        """One player and one NPC, for ever."""
+        """One player talks with one NPC, without end."""
         chance = Random(f"{SEED}/{number}")
         patter = Patter(self._script, chance)
         await asyncio.sleep(chance.uniform(0, LINE_EVERY_S))
@@ -72,7 +72,7 @@ class _Village:
 
 
 async def run(figures: Figures, model: Path, seconds: float) -> None:
-    """Warm-up, then so many seconds."""
+    """Runs the warm-up, then so many seconds."""
     figures.note(f"-- {NPCS} NPCs in conversation for {seconds:g} s after {WARM_S:g} s of warm-up")
     scene = load_scene()
     with stores.data_folder() as data:
@@ -113,7 +113,7 @@ async def run(figures: Figures, model: Path, seconds: float) -> None:
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of a process that is not shared with files. Linux."""
+    """Resident memory of a process that it does not share with files. Linux."""
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024

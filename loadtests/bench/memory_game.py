@@ -1,9 +1,9 @@
-"""The demo's village as a load of its own process: `python -m loadtests.bench.memory_game TARGET`.
+"""The demo's village as a load in its own process: `python -m loadtests.bench.memory_game TARGET`.
 
-A hundred NPCs observed ten times a second, as the demo does, and ten players who talk with one NPC after the other,
-each conversation as somebody whom the NPC has not met. It obeys its standard input: "load" begins, always with the same
-village and the same lines at the same moments; "rest" ends it when the last answers are here. After each it prints one
-line of JSON; that of "rest" is a Played.
+A hundred NPCs are observed ten times a second, as in the demo, and ten players talk with one NPC after the other, each
+conversation as a player whom the NPC has not met. It obeys its standard input: "load" begins, always with the same
+village and the same lines at the same moments; "rest" ends it after the last answers. After each it prints one line of
+JSON; that of "rest" is a Played.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ERRORS_KEPT = 5
 
 @dataclass(slots=True)
 class Turn:
-    """One answered line. `sent_s` is the machine's monotonic clock; `first`: it began a conversation."""
+    """One answered line. `sent_s` is the machine's monotonic clock; `first` is True when it began a conversation."""
 
     turn_id: str
     sent_s: float
@@ -56,7 +56,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Played:
-    """What was played between "load" and "rest"."""
+    """The counts between "load" and "rest"."""
 
     state: str = "rest"
     seconds: float = 0.0
@@ -99,7 +99,7 @@ class Game:
         self._played.failed(f"Live {problem.code} {problem.npc_id}: {problem.message}")
 
     def load(self) -> None:
-        """Begins."""
+        """Begins the load."""
         self._rounds += 1
         self._played = Played(seconds=-time.monotonic())
         self._over = asyncio.Event()
@@ -109,7 +109,7 @@ class Game:
         self._tasks += [asyncio.create_task(self._talk(number, village, free)) for number in range(PLAYERS)]
 
     async def rest(self) -> Played:
-        """Ends it; what was played."""
+        """Ends the load and returns its counts."""
         self._over.set()
         done = await asyncio.gather(*self._tasks, return_exceptions=True)
         for error in done:
@@ -119,7 +119,7 @@ class Game:
         return self._played
 
     async def _frames(self, village: Village) -> None:
-        """The village moves; everybody is observed in turns, and does what was answered."""
+        """The village moves; all NPCs are observed in turns, and follow their intents."""
         assert self.live is not None
         began_s, frame, every = time.monotonic(), 0, FPS // RATE_HZ
         while not self._over.is_set():
@@ -162,7 +162,7 @@ class Game:
                     self._played.failed(f"EndSession {error.code}: {error}")
 
     async def _goes_on_until(self, due_s: float) -> bool:
-        """Waits for a line's moment; whether it is still to be said then."""
+        """Waits for a line's moment. Returns True when the line should still be said then."""
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + due_s - time.monotonic()):
                 await self._over.wait()

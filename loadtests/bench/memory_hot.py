@@ -1,4 +1,4 @@
-"""What a bond costs that is in process: Memory.recall and Memory.at_hand, as a turn and a tail ask for it."""
+"""The cost of a bond that is in process: Memory.recall and Memory.at_hand, as a turn and a tail call them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FACTS = 20
 
 
 class _NotAsked:
-    """A recent store that is there and is not to be asked."""
+    """A recent store that exists and must not be read."""
 
     async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
-        raise AssertionError("what is in process is not read")
+        raise AssertionError("a bond in process needs no read")
 
 
 def bond_of(number: int, at_ms: int) -> Bond:
-    """What an NPC remembers after a few conversations: FACTS facts, two summaries, eight moods."""
+    """An NPC's bond after a few conversations: FACTS facts, two summaries, eight moods."""
     lost, talked = "{player} lost the silver ring number", "{player} talked with the smith. {player} seeks the bell"
     facts = [Fact(f"{lost} {number}-{n} at the mill.", 0.7, at_ms) for n in range(FACTS)]
     summaries = [Summary(f"{talked} number {n}.", at_ms) for n in (1, 2)]
@@ -36,7 +36,7 @@ def bond_of(number: int, at_ms: int) -> Bond:
 
 
 async def run(figures: Figures, quick: bool) -> None:
-    """One read after the other, each timed."""
+    """Times one read after the other."""
     reads = 2_000 if quick else READS
     figures.note(f"-- {reads} bonds of {FACTS} facts, of {NPCS} NPCs, that are in process")
     bonds = Bonds(2 * NPCS)

@@ -1,10 +1,10 @@
-"""The serving process is killed (SIGKILL) in conversations, at random moments: nothing accepted is lost, and who told
-an NPC something is known to it afterwards.
+"""The serving process is killed (SIGKILL) in conversations, at random moments. No accepted turn is lost, and the NPC
+still knows the facts afterwards.
 
-`npcd serve` as it is, two processes. Before each kill players tell NPCs a fact each; half of those conversations are
-ended before it, half are under way. After it each is asked for. Other players talk all the time, with whatever comes in
-their way, and note which turns were accepted. Where the parent gives up (six deaths without a minute of life) it is
-started again, as an orchestrator would do. Nobody defines the world again.
+`npcd serve` runs unchanged, in two processes. Before each kill players tell NPCs a fact each; half of those
+conversations have ended by then, half are under way. After the kill each fact is asked for. Other players talk all the
+time, retry through failures, and note which turns were accepted. Where the parent gives up (six deaths without a minute
+of life) it is started again, as an orchestrator would do. No client defines the world again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SEED = 11
 
 @dataclass(frozen=True, slots=True)
 class _Teller:
-    """A player who told an NPC something that was accepted."""
+    """A player whose fact was accepted."""
 
     npc: str
     player: str
@@ -56,21 +56,21 @@ class _Teller:
 
 @dataclass(slots=True)
 class _Ledger:
-    """What clients know: turns that were accepted, facts that were told, and what came of asking."""
+    """The clients' knowledge: accepted turns, told facts, and the results of asking."""
 
     accepted: list[str] = field(default_factory=list)
     tellers: list[_Teller] = field(default_factory=list)
     quoted: int = 0
     asked: int = 0
     quoted_under_way: int = 0
-    unknown: list[str] = field(default_factory=list)  # facts that Npcs.Recall does not tell, turns said twice
+    unknown: list[str] = field(default_factory=list)  # facts that Npcs.Recall does not return, turns said twice
     broken_off: int = 0
     back_s: list[float] = field(default_factory=list)
     misses: list[str] = field(default_factory=list)
 
 
 async def run(figures: Figures, model: Path, kills: int) -> None:
-    """Kills so many times, compares, then asks the same of a daemon that has nothing."""
+    """Kills so many times, compares, then asks the same of a daemon with an empty data folder."""
     figures.note(f"-- the serving process is killed {kills} times in {TELLERS + TALKERS} conversations")
     ledger = _Ledger()
     chance = Random(SEED)
@@ -132,13 +132,13 @@ class _Daemon:
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        """A client, as soon as it serves."""
+        """A client, as soon as the daemon serves."""
         async with Client(self._target) as client:
             await client.wait_ready(children.READY_S)
             yield client
 
     def kill(self) -> None:
-        """Kills the process that serves."""
+        """Kills the serving process."""
         os.kill(stores.serving_pid(self._data), signal.SIGKILL)
 
     async def back(self, client: Client) -> None:
@@ -165,7 +165,7 @@ class _Daemon:
 
 
 async def _kill(client: Client, daemon: _Daemon, ledger: _Ledger, chance: Random, number: int) -> None:
-    """One kill: facts are told, the process is killed at a random moment, and what was told is asked for."""
+    """One kill: facts are told, the process is killed at a random moment, and the facts are asked for."""
     npcs = chance.sample([resident.npc_id for resident in load_scene().residents(NPCS)], TELLERS)
     telling = [_tell(client, npc, f"teller-{number}-{n}", told(chance), n % 2 == 0) for n, npc in enumerate(npcs)]
     tellers = await asyncio.gather(*telling)
@@ -182,7 +182,7 @@ async def _kill(client: Client, daemon: _Daemon, ledger: _Ledger, chance: Random
         if not teller.fact.quoted_in(facts):
             ledger.unknown.append(f"'{teller.fact.line}' is not in what {teller.npc} remembers: '{facts}'")
         if not teller.ended:
-            # A retry of what was accepted: it is answered with the same text, and not said twice.
+            # This retries an accepted turn: it gets the same text, and the turn is not said twice.
             again = await _say(client, teller.npc, teller.player, teller.fact.line, turn_id=teller.turn_id)
             if again.end is None or again.end.finish is not TalkFinish.REPEATED:
                 ledger.unknown.append(f"turn {teller.turn_id} was said twice")
@@ -214,7 +214,7 @@ async def _ask(client: Client, teller: _Teller) -> str:
 
 
 async def _talk(client: Client, ledger: _Ledger, number: int, over: asyncio.Event) -> None:
-    """A player who talks with one NPC after the other, and begins again where a conversation was broken off."""
+    """A player who talks with one NPC after the other, and begins again after a broken conversation."""
     chance = Random(f"{SEED}/{number}")
     npcs = [resident.npc_id for resident in load_scene().residents(NPCS)]
     patter = Patter(load_scene().player, chance)
@@ -231,7 +231,7 @@ async def _talk(client: Client, ledger: _Ledger, number: int, over: asyncio.Even
                 served = True
                 await asyncio.sleep(chance.uniform(0.1, 0.6))
             except NpcdError:
-                ledger.broken_off += served  # and not every try until it serves again
+                ledger.broken_off += served  # count it once, and not every try until the daemon serves again
                 served = False
                 await asyncio.sleep(0.1)
 
@@ -239,7 +239,7 @@ async def _talk(client: Client, ledger: _Ledger, number: int, over: asyncio.Even
 async def _say(
     client: Client, npc: str, player: str, line: str, turn_id: str | None = None, player_name: str = ""
 ) -> Said:
-    """One turn to its end. Raises NpcdError."""
+    """Runs one turn to its end. Raises NpcdError."""
     said = Said()
     async for event in client.talk(
         npc, player, line, turn_id, player_name=player_name, max_tokens=MAX_TOKENS, timeout_s=TURN_S
@@ -249,7 +249,8 @@ async def _say(
 
 
 async def _lost(figures: Figures, client: Client, data: Path, ledger: _Ledger) -> int:
-    """What was accepted and is not everywhere once: turns in the journal, records in the archive, bonds in Redis."""
+    """The accepted data that is not everywhere exactly once: turns in the journal, records in the archive, bonds in
+    Redis."""
     scene = load_scene()
     world = scene.world.world_id
     npcs = [resident.npc_id for resident in scene.residents(NPCS)]

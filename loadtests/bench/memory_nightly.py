@@ -1,4 +1,4 @@
-"""What of the memory area is too long for it: `python -m loadtests.bench.memory_nightly`, part of `make nightly`.
+"""The parts of the memory area that are too long for it: `python -m loadtests.bench.memory_nightly`, in `make nightly`.
 
 Twenty kills, and two hundred NPCs in conversation for two minutes after the warm-up. Figures go into the same file as
 the area's; it exits 1 when a goal was missed.
@@ -23,7 +23,7 @@ MODEL = figures.ROOT / "models" / "npcd-demo.gguf"
 
 
 def main(kills: int = KILLS, seconds: float = SECONDS, results: Path = figures.RESULTS) -> int:
-    """Runs both; 0 when every goal was kept."""
+    """Runs both. Returns 0 when every goal was kept."""
     found, elsewhere = figures.Figures(lambda line: print(line, flush=True)), Elsewhere()
     try:
         uvloop.run(_both(found, kills, seconds))

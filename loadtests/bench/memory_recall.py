@@ -1,9 +1,9 @@
-"""What is remembered by a thousand NPCs and stands in Redis alone: how soon it is here, while the demo is played.
+"""Memories of a thousand NPCs that only Redis holds: the time until they are in process, while the demo is played.
 
-The memories come as a save game is imported; then the daemon is started anew, and has nothing in process. Half of the
-bonds are asked for by Npcs.Recall, as the first turn of a conversation does: measured by the daemon (what Timings call
-recall), on the event loop that serves the demo meanwhile. For the other half a player comes into sight: measured by
-the daemon from the observation to the bond in process.
+The memories arrive as a save game is imported; then the daemon is restarted, and has none in process. Half of the bonds
+are asked for by Npcs.Recall, as the first turn of a conversation does: the daemon measures that (the recall of
+Timings), on the event loop that serves the demo meanwhile. For the other half a player comes into sight: the daemon
+measures from the observation to the bond in process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from scheduler.meter import percentile
 
 NPCS = 1_000
 RATE_HZ = 40.0  # of each kind
-SETTLE_S, MORE_S = 4.0, 30.0  # the demo registers and begins; it is ended when we have done
+SETTLE_S, MORE_S = 4.0, 30.0  # the demo has time to register and begin; it is ended with the benchmark
 CAUGHT_UP_S = 60.0
 
 
 async def run(figures: Figures, model: Path, quick: bool) -> None:
-    """Fills the stores, starts anew, measures."""
+    """Fills the stores, restarts the daemon, measures."""
     each = 100 if quick else NPCS // 2
     figures.note(f"-- {NPCS} NPCs of 20 facts in Redis, beside the demo; {each} reads of each kind")
     scene = load_scene()
@@ -91,7 +91,7 @@ def _save(world: World, specs: list[NpcSpec]) -> bytes:
 
 
 async def _recall(client: Client, count: int) -> None:
-    """Asks for the first bonds, at a steady pace and not one after the other. Raises NpcdError."""
+    """Asks for the first bonds, at a steady pace and without waiting for answers. Raises NpcdError."""
     ids = [resident.npc_id for resident in load_scene().residents(count)]
     asked = []
     began_s = time.monotonic()
@@ -104,7 +104,7 @@ async def _recall(client: Client, count: int) -> None:
 
 
 async def _see(client: Client, count: int) -> None:
-    """Has a player come into sight of the last NPCs, one after the other."""
+    """Makes the last NPCs see their player, one after the other."""
     residents = load_scene().residents(NPCS)
     async with client.live() as live:
         await live.wait_connected(children.READY_S)

@@ -1,6 +1,6 @@
-"""`npcd serve` that tells what its memory does: run as a child, `python -m loadtests.bench.memory_served ARGUMENTS`.
+"""`npcd serve` that reports its memory's work: run as a child, `python -m loadtests.bench.memory_served ARGUMENTS`.
 
-/npcd.bench/Memory answers, as JSON, what was seen since it was asked last: see Seen. Times in nanoseconds.
+/npcd.bench/Memory answers the counts since its last call, as JSON: see Seen. Times are in nanoseconds.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ stops = Stops()
 
 @dataclass(slots=True)
 class Seen:
-    """What a daemon saw of its memory.
+    """The measured work of a daemon's memory.
 
-    `recalls` are Recall's own times as Timings have them, with the stores that answered; `prefetches` run from a player
-    who is seen to the bond in process. `silver` is TalkRequest received to first text, `gold` due to frame, both handed
-    to gRPC. `steps` and `stops` are memory/ on the event loop, see memory_timed.
+    `recalls` are Recall's own times as Timings have them, with the stores that answered. `prefetches` run from the
+    sight of a player to the bond in process. `silver` is TalkRequest received to first text, `gold` due to frame, both
+    handed to gRPC. `steps` and `stops` are of memory/ on the event loop, see memory_timed.
     """
 
     recalls: list[tuple[int, tuple[str, ...], bool]] = field(default_factory=list)
@@ -47,7 +47,7 @@ _asked_ns: dict[tuple[NpcKey, str], int] = {}
 
 
 def note_reads() -> None:
-    """Has recalls and prefetches noted. Before memory/ is timed."""
+    """Has recalls and prefetches noted. Call it before memory/ is timed."""
     from memory.bond import Bond
     from memory.bonds import Bonds, Held
     from memory.recall import Recall, Recalled
@@ -83,10 +83,10 @@ def note_reads() -> None:
 
 
 def serve(arguments: list[str]) -> int:
-    """Serves as ever, with the one call more."""
+    """Serves as usual, with the one call more."""
     note_reads()
     time_all(steps)
-    # Only now: these take functions of memory/ by name.
+    # Only now: these import functions of memory/ by name.
     import daemon.rpc.grpc_face
     from daemon.main import main
 
@@ -119,7 +119,7 @@ def serve(arguments: list[str]) -> int:
 
 
 def read(answer: bytes) -> Seen:
-    """What /npcd.bench/Memory answered."""
+    """Reads an answer of /npcd.bench/Memory."""
     said: dict[str, Any] = json.loads(answer)
     return Seen(**said)
 

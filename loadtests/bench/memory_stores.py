@@ -1,6 +1,7 @@
-"""A daemon's data folder seen from outside: its servers' processes, and what journal, recent store and archive hold.
+"""A daemon's data folder seen from outside: its servers' processes, and the contents of journal, recent store and
+archive.
 
-For comparing them with each other and with what clients were told.
+Benchmarks compare them with each other and with the clients' notes.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ READ_AT_ONCE, READ_BYTES = 1_000, 16 << 20
 EVENTS_MAX = 1_000_000  # as many as `npcd archive show` prints; a run has some ten thousand
 LOOK_S = 0.1
 T = TypeVar("T")
-TENANT = ""  # of a daemon without a tokens file
+TENANT = ""  # a daemon without a tokens file has no tenants
 
 
 @contextlib.contextmanager
 def data_folder() -> Iterator[Path]:
-    """A new data folder, gone afterwards; with a short path, so that sockets are in it."""
+    """A new data folder that is removed afterwards; its path is short, so that sockets fit into it."""
     folder = Path(tempfile.mkdtemp(prefix="npcd-data-"))
     try:
         yield folder
@@ -50,12 +51,12 @@ def data_folder() -> Iterator[Path]:
 
 
 def serving_pid(data: Path) -> int:
-    """The process that serves, from the folder's lock."""
+    """The process id of the serving process, from the folder's lock."""
     return int((data / "lock").read_text("ascii"))
 
 
 def signal_server(data: Path, name: str, number: signal.Signals) -> int:
-    """Sends a signal to every process of "redis" or "postgres", the eldest first; how many there were."""
+    """Sends a signal to every process of "redis" or "postgres", the oldest first. Returns their number."""
     pids = holders(data / name / "lock")
     first = eldest(pids)
     for pid in (*first, *(pid for pid in pids if pid not in first)):
@@ -65,7 +66,7 @@ def signal_server(data: Path, name: str, number: signal.Signals) -> int:
 
 
 async def caught_up(client: Client, timeout_s: float) -> None:
-    """Waits until every store is there and has the whole journal. Raises NpcdError."""
+    """Waits until every store is up and has the whole journal. Raises NpcdError."""
     until_s = time.monotonic() + timeout_s
     while True:
         stores = (await client.status()).stores
@@ -78,12 +79,12 @@ async def caught_up(client: Client, timeout_s: float) -> None:
 
 
 async def behind_bytes(client: Client, name: str) -> int:
-    """How much of the journal a store has not got."""
+    """The bytes of the journal that a store still lacks."""
     return next((s.behind_bytes for s in (await client.status()).stores if s.store == name), 0)
 
 
 def journal(data: Path) -> list[Record]:
-    """Every record, in order. Reads a copy: a journal has one owner."""
+    """Every record, in order. Reads a copy, because a journal has one owner."""
     copy = Path(tempfile.mkdtemp(prefix="npcd-journal-"))
     try:
         for segment in sorted((data / "journal").glob("*.journal")):
@@ -103,9 +104,9 @@ def journal(data: Path) -> list[Record]:
 async def at_rest(
     data: Path, client: Client, read: Callable[[], Awaitable[T]], timeout_s: float
 ) -> tuple[list[Record], T]:
-    """The journal, and what `read` gives of a store, of one and the same moment: nothing was written between. What is
-    still under way when the load has ended (a summary, on a slow machine) would else stand in one and not in the other.
-    Raises NpcdError when the journal goes on growing.
+    """The journal and the result of `read`, of one and the same moment: no record was written between. A record that is
+    still under way when the load has ended (a summary, on a slow machine) would otherwise be in only one of them.
+    Raises NpcdError when the journal does not stop growing.
     """
     until_s = time.monotonic() + timeout_s
     while True:
@@ -120,12 +121,12 @@ async def at_rest(
 
 
 def owner_url(data: Path) -> str:
-    """Where a data folder's PostgreSQL is, for who may read."""
+    """The URL of a data folder's PostgreSQL for a role that may read."""
     return f"postgresql://{OWNER}@/{DATABASE}?host={quote(str(data / 'run' / 'postgres'), safe='')}&port={PORT}"
 
 
 def archive_ids(url: str, world: str, npcs: Iterable[str]) -> Counter[str]:
-    """How often each event stands in the archive, by the record's id: of these NPCs, and of the world itself."""
+    """The number of each event's copies in the archive, by the record's id: of these NPCs, and of the world itself."""
     parser = argparse.ArgumentParser()
     archive_command.add_to(parser.add_subparsers(dest="command"))
     found: Counter[str] = Counter()
@@ -137,7 +138,7 @@ def archive_ids(url: str, world: str, npcs: Iterable[str]) -> Counter[str]:
 
 
 async def recent_bonds(data: Path, world: str) -> dict[tuple[str, str], Bond]:
-    """What the recent store holds of a world, by NPC and player. Raises StoreFailed."""
+    """The recent store's bonds of a world, by NPC and player. Raises StoreFailed."""
     recent = Recent(RecentSettings(url=f"unix://{quote(str(data / 'run' / 'redis' / 'redis.sock'))}", op_s=10.0))
     try:
         if not await recent.wait(10.0):
@@ -148,8 +149,8 @@ async def recent_bonds(data: Path, world: str) -> dict[tuple[str, str], Bond]:
 
 
 def folded_bonds(records: Sequence[Record], world: str) -> dict[tuple[str, str], Bond]:
-    """What the journal says that NPCs of a world remember, by NPC and player."""
-    state = State(lambda _: {})  # nobody restores anything here
+    """The bonds of a world that the journal yields, by NPC and player."""
+    state = State(lambda _: {})  # no save is restored here
     for record in records:
         state.apply(record)
     bonds: dict[tuple[NpcKey, str], Bond] = state.bonds
@@ -157,10 +158,10 @@ def folded_bonds(records: Sequence[Record], world: str) -> dict[tuple[str, str],
 
 
 def different(one: dict[tuple[str, str], Bond], other: dict[tuple[str, str], Bond]) -> list[tuple[str, str]]:
-    """The pairs whose bonds are not the same."""
+    """The pairs whose bonds differ."""
     return [pair for pair in one.keys() | other.keys() if one.get(pair) != other.get(pair)]
 
 
 def turn_ids(records: Iterable[Record]) -> Counter[str]:
-    """How often each turn stands in the journal, by the client's id."""
+    """The number of each turn's copies in the journal, by the client's id."""
     return Counter(record.body.get("turn_id", "") for record in records if record.kind is Kind.TURN)

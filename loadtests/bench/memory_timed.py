@@ -1,10 +1,10 @@
-"""How long the code of memory/ keeps the event loop from everybody else: every step of it there, and its own threads.
+"""The times for which code of memory/ blocks the event loop: each of its steps there, and its own threads.
 
-A step is a call from outside memory/ on the loop's thread, or what a coroutine of memory/ does between two waits. Its
-time is the wall's, less the time in which the thread was ready and the kernel ran somebody else: that is the machine's;
-and less Python's garbage collections, which come by whoever allocates next.
-Threads of memory/ stop the loop too, while they have the interpreter. A thread that wants it every half millisecond
-sees how long that takes; the processor time that those threads spent meanwhile bounds what of it is theirs.
+A step is a call from outside memory/ on the loop's thread, or the work of a coroutine of memory/ between two waits. Its
+time is the wall's, less the time in which the thread was ready and the kernel ran another one, which is the machine's,
+and less Python's garbage collections, which any allocation may start.
+Threads of memory/ stop the loop too, while they hold the interpreter. A thread that asks for it every half millisecond
+sees how long that takes; the processor time that those threads spent meanwhile bounds their part.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 import memory
 from core.clock import MS, now_ns
 
-NOTED_NS = MS // 5  # shorter steps are counted, and not looked at
+NOTED_NS = MS // 5  # shorter steps are only counted
 LONGEST_KEPT = 5
-# These run on threads of their own alone, and are not to be slowed down there.
+# These run only on threads of their own, and must not be slowed down there.
 NOT_ON_THE_LOOP = ("archive", "archive_admin", "frames", "segments", "recent_keys", "state")
 THREADS = ("journal", "journal-disk", "feeder-recent", "feeder-archive")
 LOOK_EVERY_NS = MS // 2
@@ -36,12 +36,12 @@ FIND_EVERY_NS = 1_000 * MS
 
 
 class Steps:
-    """What memory/ did on the loop's thread. start() there; before that everything runs as it is."""
+    """The steps of memory/ on the loop's thread. Call start() there; before that everything runs untimed."""
 
     def __init__(self) -> None:
         self.count = 0
         self.total_ns = 0
-        # Own time, the wall's, the processor's, and what it was; the longest first.
+        # Own time, the wall's, the processor's, and the step's name; the longest first.
         self.longest: list[tuple[int, int, int, str]] = []
         self._thread = 0
         self._inside = False
@@ -56,17 +56,17 @@ class Steps:
         gc.callbacks.append(self._collects)
 
     def stop(self) -> None:
-        """Nothing is timed any more."""
+        """Stops the timing."""
         self._thread = 0
         gc.callbacks.remove(self._collects)
 
     def clear(self) -> None:
-        """Forgets what was noted."""
+        """Forgets all notes."""
         self.count = self.total_ns = 0
         self.longest = []
 
     def run(self, name: str, inner: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Calls `inner`; timed when this is the loop's thread and no step of memory/ is under way in it."""
+        """Calls `inner`, and times it when this is the loop's thread and no step of memory/ is under way in it."""
         if self._inside or threading.get_ident() != self._thread:
             return inner(*args, **more)
         assert self._clock is not None
@@ -104,19 +104,19 @@ class Timed(Coroutine[Any, Any, Any]):
         self._inner = inner
 
     def send(self, value: Any) -> Any:
-        """One step."""
+        """Runs one step."""
         return self._steps.run(self.__name__, self._inner.send, value)
 
     def throw(self, *error: Any) -> Any:
-        """One step that begins with an exception."""
+        """Runs one step that begins with an exception."""
         return self._steps.run(self.__name__, self._inner.throw, *error)
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the coroutine."""
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self  # it has all that await asks of a generator
+        return self  # it has every method that await needs
 
     def __iter__(self) -> Timed:
         return self
@@ -126,7 +126,8 @@ class Timed(Coroutine[Any, Any, Any]):
 
 
 def time_all(steps: Steps) -> int:
-    """Replaces every function and method of memory/ by a timed one; how many. Before others import from there."""
+    """Replaces every function and method of memory/ by a timed one, and returns their number. Call it before other
+    modules import from memory/."""
     found = (module.name for module in pkgutil.iter_modules(memory.__path__))
     names = [f"memory.{name}" for name in found if name not in NOT_ON_THE_LOOP]
     return sum(_time_module(steps, importlib.import_module(name)) for name in names)
@@ -146,7 +147,7 @@ def _time_module(steps: Steps, module: ModuleType) -> int:
 
 
 def _timed_member(steps: Steps, module: str, found: Any) -> Any:
-    """The same member, timed; None for what is not a function of this module."""
+    """The same member, timed; None for a member that is no function of this module."""
     if isinstance(found, classmethod | staticmethod):
         inner = _timed_member(steps, module, found.__func__)
         return type(found)(inner) if inner is not None else None
@@ -156,7 +157,7 @@ def _timed_member(steps: Steps, module: str, found: Any) -> Any:
     if not isinstance(found, FunctionType) or found.__module__ != module:
         return None
     if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
-        return None  # who runs through them is timed
+        return None  # its callers are timed
     return timed(steps, f"{module}.{found.__qualname__}", found)
 
 
@@ -178,7 +179,8 @@ def timed(steps: Steps, name: str, inner: Callable[..., Any]) -> Callable[..., A
 
 
 class Stops:
-    """How long who wants the interpreter waits while threads of memory/ compute: `longest_ns` bounds it from above."""
+    """How long a thread that wants the interpreter waits while threads of memory/ compute: `longest_ns` is an upper
+    bound."""
 
     def __init__(self) -> None:
         self.longest_ns = 0
@@ -186,16 +188,16 @@ class Stops:
         self._thread = threading.Thread(target=self._watch, name="stops", daemon=True)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begins to watch."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops watching."""
         self._over.set()
         self._thread.join()
 
     def clear(self) -> None:
-        """Forgets what was seen."""
+        """Forgets all notes."""
         self.longest_ns = 0
 
     def _watch(self) -> None:
@@ -209,14 +211,14 @@ class Stops:
             waited_ns = ours.waited_ns()
             began_ns = now_ns()
             time.sleep(LOOK_EVERY_NS / 1e9)
-            # Who has the interpreter now may have had it since we fell asleep.
+            # The thread that has the interpreter now may have had it since this one fell asleep.
             slept_ns = now_ns() - began_ns - (ours.waited_ns() - waited_ns)
             if slept_ns > 2 * LOOK_EVERY_NS:
                 self.longest_ns = max(self.longest_ns, min(slept_ns, sum(t.ran_ns() for t in theirs) - ran_ns))
 
 
 class _Thread:
-    """What the kernel knows of a thread of this process. Linux; zeros where it does not say."""
+    """The kernel's figures of a thread of this process. Linux; zeros elsewhere."""
 
     def __init__(self, native_id: int) -> None:
         self._clock = (~native_id << 3) | 6  # MAKE_THREAD_CPUCLOCK(tid, CPUCLOCK_SCHED) of linux/posix-timers.h
@@ -226,14 +228,14 @@ class _Thread:
             self._fd = -1
 
     def ran_ns(self) -> int:
-        """Processor time."""
+        """The thread's processor time."""
         try:
             return time.clock_gettime_ns(self._clock)
-        except OSError:  # it has ended
+        except OSError:  # the thread has ended
             return 0
 
     def waited_ns(self) -> int:
-        """Time in which it could have run, and somebody else did."""
+        """Time in which the thread was ready while another one ran."""
         try:
             return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd >= 0 else 0
         except (OSError, ValueError, IndexError):

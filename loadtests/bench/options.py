@@ -1,4 +1,4 @@
-"""What the command line says to an area."""
+"""The options of the command line for an area."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`parts` empty: all. `peer_binary` empty: the peer runs from the xllamacpp package of `peer_python`."""
+    """An empty `parts` means all. With an empty `peer_binary` the peer runs from the xllamacpp package of
+    `peer_python`."""
 
     model: Path
     parts: frozenset[str]
@@ -17,5 +18,5 @@ class Options:
     quick: bool
 
     def wants(self, part: str) -> bool:
-        """Whether a part is to run."""
+        """True when a part was selected."""
         return not self.parts or part in self.parts

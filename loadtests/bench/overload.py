@@ -1,9 +1,9 @@
-"""npcd alone at 120 % of what it carries on this machine: what a player waits for meanwhile.
+"""npcd alone at 120 % of its capacity on this machine: the waiting times of players meanwhile.
 
-The work is that of `peer` (its intents, its dialogue turns, its moments), on npcd alone. What the machine carries is
-measured first, by callers who never pause, so the load follows the machine. A line that is refused is said again after
-the retry time; its latency goes on from when it was due. A line or an intent without an answer when a round is cut off
-counts with its age.
+The work is that of `peer` (its intents, its dialogue turns, its moments), on npcd alone. Callers who never pause
+measure the machine's capacity first, so the load follows the machine. A refused line is said again after the retry
+time; its latency goes on from when it was due. A line or an intent without an answer when a round is cut off counts
+with its age.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUICK_ROUNDS = 3
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """Measures what npcd carries, then plays the rounds. Raises NpcdError when the daemon does not come up."""
+    """Measures npcd's capacity, then plays the rounds. Raises NpcdError when the daemon does not start."""
     scene = load_scene()
     prompts = Prompts(options.model, scene)
     lines = [line for situation in scene.player.lines.values() for line in situation]

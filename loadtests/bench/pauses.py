@@ -1,8 +1,8 @@
-"""How long the event loop stands still: each call's longest stretch, and Python's own pauses.
+"""The longest stops of the event loop: each call's longest stretch, and Python's own pauses.
 
-Calls are measured on a daemon with 10,000 NPCs (loadtests/bench/pauses_calls.py). All else is in one process on the
-shipped model: a daemon with 1,000 NPCs whose engine is kept busy with Bronze work where it says so. Measured there is
-what the event loop feels: how late a callback comes that asked for now.
+Calls are measured on a daemon with 10,000 NPCs (loadtests/bench/pauses_calls.py). All other parts run in one process on
+the shipped model: a daemon with 1,000 NPCs, whose engine some parts keep busy with Bronze work. They measure the event
+loop's lag: how late a callback runs that was requested for now.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROUNDS = 5
 
 
 async def run(found: Figures, options: Options) -> None:
-    """Measures all parts that are wanted."""
+    """Measures the selected parts."""
     send_native_log_to(None)
     rounds = 2 if options.quick else ROUNDS
     if options.wants("calls"):
@@ -84,7 +84,7 @@ async def _with_daemon(options: Options, threads: int, part: Callable[[Daemon], 
 
 
 async def _collections(found: Figures, daemon: Daemon, rounds: int) -> None:
-    """A full collection as it is, and after gc.freeze()."""
+    """A full collection without and after gc.freeze()."""
     for seen in range(3):
         await daemon.calls.observe("", _frame(daemon, NPCS, seen))
     await daemon.door.all_ended()
@@ -102,7 +102,7 @@ async def _collections(found: Figures, daemon: Daemon, rounds: int) -> None:
 
 
 async def _slices(found: Figures, daemon: Daemon, rounds: int) -> None:
-    """A frame of 1,000 observations, in slices of 1 ms and in one piece: the longest that the loop stood still."""
+    """A frame of 1,000 observations, in slices of 1 ms and in one piece: the longest stop of the loop."""
     calls = daemon.calls
     whole = replace(calls._settings, slice_ms=10_000.0)
     sliced = calls._settings
@@ -123,7 +123,7 @@ async def _slices(found: Figures, daemon: Daemon, rounds: int) -> None:
 
 
 async def _switch(found: Figures, daemon: Daemon, rounds: int) -> None:
-    """How late the loop is under a saturated engine, with Python's default switch interval and a tenth of it."""
+    """The loop's lag under a saturated engine, with Python's default switch interval and a tenth of it."""
     default_s = sys.getswitchinterval()
     late: dict[float, list[float]] = {default_s: [], default_s / 10: []}
     stop = _saturate(daemon)
@@ -143,7 +143,7 @@ async def _switch(found: Figures, daemon: Daemon, rounds: int) -> None:
 
 
 async def _cores(found: Figures, daemon: Daemon, rounds: int) -> None:
-    """The same lateness with all threads on all cores, and with a core that is the engine's alone."""
+    """The same lag with all threads on all cores, and with a core for the engine alone."""
     cores = os.sched_getaffinity(0)
     late: dict[bool, list[float]] = {False: [], True: []}
     stop = _saturate(daemon)
@@ -166,7 +166,7 @@ async def _cores(found: Figures, daemon: Daemon, rounds: int) -> None:
 
 
 async def _threads(found: Figures, daemon: Daemon, threads: int, rounds: int) -> None:
-    """The same lateness, and tokens per second, by the engine's threads."""
+    """The same lag, and tokens per second, by the number of the engine's threads."""
     stop = _saturate(daemon)
     meter = daemon.scheduler.meter.tiers[Tier.BRONZE]
     lags, rates = [], []
@@ -184,7 +184,7 @@ async def _threads(found: Figures, daemon: Daemon, threads: int, rounds: int) ->
 
 
 class _Lateness:
-    """Asks the loop for a callback again and again, a millisecond apart, and notes how late each comes."""
+    """Requests a callback from the loop again and again, a millisecond apart, and notes how late each one runs."""
 
     def __init__(self) -> None:
         self.late_ns: list[int] = []
@@ -206,7 +206,7 @@ class _Lateness:
 
 
 def _saturate(daemon: Daemon) -> Callable[[], None]:
-    """Keeps 16 Bronze works running until the answer is called."""
+    """Keeps 16 Bronze works running until the returned function is called."""
     running = True
 
     def again(number: int) -> None:
@@ -233,7 +233,7 @@ def _saturate(daemon: Daemon) -> Callable[[], None]:
 
 
 def _frame(daemon: Daemon, count: int, seen: int) -> intents_pb2.ObservationFrame:
-    """A frame in which everybody sees something else than before."""
+    """A frame in which every NPC's sight has changed."""
     leases = daemon.calls._worlds.world("", "w").npcs
     kinds = ("wolf", "player", "rat", "corpse", "merchant")
     return intents_pb2.ObservationFrame(

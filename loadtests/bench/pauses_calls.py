@@ -1,8 +1,8 @@
-"""How long each call keeps the event loop from all others: the longest stretch of a daemon with 10,000 NPCs.
+"""The longest stretch for which each call blocks the event loop, on a daemon with 10,000 NPCs.
 
-A daemon with all its stores, as a child that tells (loadtests/bench/stretches.py). One call at a time, each as large as
-the limits allow; what follows from it in the background counts as its own. Gives `pauses.call_NAME_ms` (the processor's
-time of the loop's thread), `pauses.call_NAME_wall_ms`, and the longest of all.
+A daemon with all its stores runs as a child that reports its stretches (loadtests/bench/stretches.py). One call runs at
+a time, each as large as the limits allow, and its work in the background counts as its own. Gives `pauses.call_NAME_ms`
+(the processor's time of the loop's thread), `pauses.call_NAME_wall_ms`, and the longest of all.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2
 from npcd_client import connection
 
 NPCS = 10_000
-BONDS = 10_000  # of an NPC with a player, in process
+BONDS = 10_000  # bonds of an NPC with a player, in process
 AT_ONCE = 20
 TALKED = 40
 FRAME_NPCS = 1_000
-SETTLE_S = 0.4  # in which the aftermath of a call comes
+SETTLE_S = 0.4  # time for a call's work in the background
 READY_S = 120.0
 SERVICES = ("npcd.v1.Npcs", "npcd.v1.Intents")
 TEXT = "Bakes bread at the mill and sells it by the old road; fears wolves, and the night, and owes the mayor money."
@@ -40,7 +40,7 @@ KINDS = ("wolf", "player", "rat", "corpse", "merchant")
 
 
 def daemon(folder: Path, *sets: str) -> Child:
-    """A daemon whose stretches are told, with its data in a folder that outlives it."""
+    """A daemon that reports its stretches, with its data in a folder that outlives it."""
     listen = ("--listen", "unix:{folder}/npcd.sock", "--http", "127.0.0.1:0", "--data", str(folder))
     return Child(
         [sys.executable, "-m", "loadtests.bench.stretches", *listen, *(p for one in sets for p in ("--set", one))]
@@ -48,7 +48,7 @@ def daemon(folder: Path, *sets: str) -> Child:
 
 
 class _Game:
-    """One connection to the daemon, and what it knows of its NPCs."""
+    """One connection to the daemon, and the NPCs' leases and ticks."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -61,7 +61,7 @@ class _Game:
         await connection.wait_serving(self.channel, SERVICES, READY_S, ())
 
     async def ask(self, method: str, request: Any, answer: Any) -> Any:
-        """One unary call."""
+        """Makes one unary call."""
         return await self.channel.unary_unary(
             f"/npcd.v1.{method}", request_serializer=_bytes, response_deserializer=answer.FromString
         )(request, timeout=60)
@@ -85,23 +85,23 @@ class _Game:
         )(requests, timeout=60)
 
     async def raw(self, method: str, request: bytes = b"") -> bytes:
-        """One unary call of bytes."""
+        """Makes one unary call of bytes."""
         call: Any = self.channel.unary_unary(f"/{method}")
         return bytes(await call(request, timeout=60))
 
     async def longest(self) -> tuple[float, float, str]:
-        """The longest stretch since it was asked last: the processor's and the wall's milliseconds, and where."""
+        """The longest stretch since the last call: the processor's and the wall's milliseconds, and its place."""
         said = json.loads(await self.raw("npcd.bench/Longest"))
         return said["cpu_ns"] / 1e6, said["wall_ns"] / 1e6, said["what"]
 
     async def register(self, **more: Any) -> None:
-        """All NPCs."""
+        """Registers all NPCs."""
         request = npcs_pb2.RegisterRequest(world_id="w", npcs=_specs(), **more)
         answer = await self.ask("Npcs/Register", request, npcs_pb2.RegisterResponse)
         self.leases = {lease.npc_id: lease.lease_epoch for lease in answer.leases}
 
     def frame(self, first: int, count: int = FRAME_NPCS) -> intents_pb2.ObservationFrame:
-        """A frame in which each of some NPCs sees something else than before."""
+        """A frame in which some NPCs' sights have changed."""
         self.seen += 1
         return intents_pb2.ObservationFrame(
             world_id="w",
@@ -125,7 +125,7 @@ class _Game:
         )  # fmt: skip
 
     async def http(self, path: str) -> None:
-        """One request of a probe."""
+        """One HTTP request as a probe makes it."""
         found = [p for p in self.child.log.split() if p.startswith("http=")]
         address = found[-1].removeprefix("http=").strip("'\"")
 
@@ -137,7 +137,7 @@ class _Game:
 
 
 async def measure(found: Figures, options: Options) -> None:
-    """All calls; the longest of all last."""
+    """Measures all calls; the longest of all comes last."""
     folder = Path(tempfile.mkdtemp(prefix="npcd-bench-"))
     longest: dict[str, float] = {}
 
@@ -193,7 +193,7 @@ async def measure(found: Figures, options: Options) -> None:
 
 
 async def _life(game: _Game, call: Callable[[_Game, str, Callable[[], Awaitable[object]]], Awaitable[None]]) -> bytes:
-    """The calls of one daemon's life; what it exported."""
+    """Makes the calls of one daemon's life. Returns its export."""
     names = [f"n{i}" for i in range(NPCS)]
 
     async def do(name: str, method: str, request: Any, answer: Any) -> None:

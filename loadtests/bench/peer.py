@@ -1,20 +1,20 @@
 """The same mixed work on npcd and on llama.cpp's llama-server, open loop, in turns.
 
 The work, per second of a rate r: r intents of 96 NPCs of the demo village in turn, each with a persona of its own
-(trunk of about 270 tokens, tail of about 20, three tokens out of what the world allows), and r / 20 dialogue turns of
-12 other NPCs (the trunk, up to four turns, a line, then up to 24 greedy tokens, streamed). Moments are random and the
-same for both sides, trunks and tails the same token ids, answers are compared. Latency counts from the moment when an
-intent or a line was due. An intent that agrees with a newer observation answers the older ones too.
+(trunk of about 270 tokens, tail of about 20, three tokens out of the world's choice), and r / 20 dialogue turns of 12
+other NPCs (the trunk, up to four turns, a line, then up to 24 greedy tokens, streamed). Moments are random and the same
+for both sides, trunks and tails are the same token ids, and answers are compared. Latency counts from the moment when
+an intent or a line was due. An intent that agrees with a newer observation answers the older ones too.
 
-npcd: `npcd serve` as it ships, on a Unix socket. Intents go through one Live stream of npcd_client, dialogues through
-Talk. Barks are off, because the peer does not make them, and the cadence is raised so that every observation is asked
-about. npcd also prepares each finished turn's trunk in the background.
+npcd: `npcd serve` with its defaults, on a Unix socket. Intents go through one Live stream of npcd_client, dialogues
+through Talk. Barks are off, because the peer does not make them, and the cadence is raised so that every observation is
+asked about. npcd also prepares each finished turn's trunk in the background.
 
 llama-server: see loadtests/peers/llama_server.py; its settings are the best of a grid that is printed. The caller keeps
 the conversations' tokens for it.
 
-Servers and caller are three processes on the same cores; a server that is not measured is idle. Rates: 60 % and 120 %
-of what the slower side does with 64 callers who never pause.
+Servers and caller are three processes on the same cores; a server that is not measured is idle. The rates are 60 % and
+120 % of the slower side's with 64 callers who never pause.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from scheduler.meter import percentile
 PARTS = ("llama_server",)
 INTENT_NPCS = 96
 TALK_NPCS = 12
-# Family names, put together.
+# Family names, each made of two parts.
 FIRST = ("Ash", "Black", "Cold", "Deep", "East", "Fox", "Grey", "Hill", "Iron", "Long", "Moss", "North")
 LAST = ("brook", "field", "ford", "ham", "wood", "stone", "mere", "well", "gate")
 INTENTS_PER_TURN = 20
@@ -80,7 +80,7 @@ READY_S = 60.0
 
 @dataclass(slots=True)
 class Tally:
-    """What one round of one side gave. Latencies in nanoseconds; `answers` by (NPC, tick)."""
+    """The results of one round of one side. Latencies are in nanoseconds; `answers` are by (NPC, tick)."""
 
     intents_ns: list[int] = field(default_factory=list)
     first_ns: list[int] = field(default_factory=list)
@@ -90,24 +90,24 @@ class Tally:
     reply_tokens: int = 0
     computed_tokens: int = 0
     failed: int = 0
-    cut_ns: list[int] = field(default_factory=list)  # how old intents without an answer were when the round was cut
-    cut_first_ns: list[int] = field(default_factory=list)  # the same of lines without a first text
-    refused: int = 0  # lines that were refused and said again
+    cut_ns: list[int] = field(default_factory=list)  # ages of intents without an answer when the round was cut off
+    cut_first_ns: list[int] = field(default_factory=list)  # ages of lines without a first text
+    refused: int = 0  # refused lines that were said again
     late_ns: list[int] = field(default_factory=list)  # the caller's own lateness
 
     @property
     def done(self) -> int:
-        """Intents and turns that came to their end."""
+        """Intents and turns that were completed."""
         return len(self.intents_ns) + self.turns
 
     @property
     def gold_p95_ms(self) -> float:
-        """Intent latency; one without an answer counts with its age."""
+        """p95 of intent latency; an intent without an answer counts with its age."""
         return percentile(self.intents_ns + self.cut_ns, 0.95) / MS
 
     @property
     def ttft_p95_ms(self) -> float:
-        """Line due -> first text; one without a text counts with its age."""
+        """p95 of line due to first text; a line without a text counts with its age."""
         return percentile(self.first_ns + self.cut_first_ns, 0.95) / MS
 
 
@@ -117,13 +117,13 @@ class Side(Protocol):
     name: str
 
     async def computed_tokens(self) -> int:
-        """Prompt tokens that it has computed so far, and not found in a cache."""
+        """Prompt tokens that it has computed so far; cache hits do not count."""
 
     async def intend(self, number: int, tick: int) -> tuple[str, str, str]:
-        """Asks what an NPC does: action, target, emotion."""
+        """Asks for an NPC's intent: action, target, emotion."""
 
     async def say(self, number: int, line: str, fresh: bool, on_first: Callable[[], None]) -> tuple[str, int]:
-        """One turn: the reply and its tokens. `fresh`: the first of a conversation."""
+        """Runs one turn and returns the reply and its tokens. `fresh` marks the first turn of a conversation."""
 
 
 def villagers(scene: Scene) -> list[NpcSpec]:
@@ -161,7 +161,7 @@ class Prompts:
         self.actions = {self._one(a.word): a for a in self._actions}
 
     def tail(self, seen: Observation) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """An observation as an intent's tail, and the entities that <|1|>, <|2|>, ... are."""
+        """An observation as an intent's tail, and the entities of <|1|>, <|2|>, ..."""
         perception = self.layout.perceive(
             Seen(
                 seen.tick,
@@ -175,7 +175,7 @@ class Prompts:
         return self.layout.intent_tail(perception), tuple(p.entity_id for p in perception.percepts)
 
     def grammar(self, percepts: int) -> str:
-        """What an intent may be when that many percepts can be named."""
+        """The grammar of an intent that can name so many percepts."""
         marks = [self.layout.marks[f"p{i}"][0] for i in range(percepts + 1)]
         actions = [(token, marks[1:] if a.needs_target else marks) for token, a in self.actions.items()]
         return llama_server.token_grammar(actions, list(self.emotions))
@@ -201,11 +201,11 @@ class NpcdSide:
         self._client = client
         self._live = live
         self._prompts = prompts
-        # By NPC: what was asked and not answered yet, oldest first.
+        # By NPC: questions without an answer yet, oldest first.
         self._waiting: dict[str, deque[tuple[int, asyncio.Future[Intent]]]] = {n: deque() for n in prompts.npc_ids}
 
     def answered(self, intent: Intent) -> None:
-        """A new intent of the model; a rule of the policy only stands in for one."""
+        """A new intent of the model has come; a rule of the policy only stands in for one."""
         if intent.source is not IntentSource.MODEL:
             return
         waiting = self._waiting[intent.npc_id]
@@ -241,7 +241,7 @@ class NpcdSide:
 
 
 class PeerSide:
-    """llama-server through HTTP. Keeps what was said, since the server does not."""
+    """llama-server through HTTP. Keeps the conversations, since the server does not."""
 
     name = "llama-server"
 
@@ -287,7 +287,7 @@ class PeerSide:
 
 
 class Caller:
-    """Plays the work on one side. `patient`: a line that is refused is said again after the retry time, and its latency
+    """Plays the work on one side. With `patient` a refused line is said again after the retry time, and its latency
     goes on from when it was due.
     """
 
@@ -299,18 +299,18 @@ class Caller:
         self._next_npc = 0
         self._turns = [0] * TALK_NPCS
         self._next_talk = 0
-        # One NPC answers one line at a time; asyncio.Lock wakes in order.
+        # One NPC answers one line at a time; asyncio.Lock wakes waiters in order.
         self._floors = [asyncio.Lock() for _ in range(TALK_NPCS)]
 
     async def meet(self) -> None:
-        """Everybody once, so that a cache that can hold them all does."""
+        """Asks every NPC once, so that a cache that can hold them all does."""
         tally, now = Tally(), now_ns()
         for _ in range(0, INTENT_NPCS, 16):
             await asyncio.gather(*(self._intent(tally, now) for _ in range(16)))
         await asyncio.gather(*(self._turn(tally, now) for _ in range(TALK_NPCS)))
 
     async def busy(self, seconds: float) -> float:
-        """Callers who never pause; intents per second."""
+        """Callers who never pause. Returns intents per second."""
         tally = Tally()
         ends_ns = now_ns() + round(seconds * S)
         units = iter(range(10**9))
@@ -329,7 +329,8 @@ class Caller:
         return len(tally.intents_ns) / ((now_ns() - began_ns) / S)
 
     async def play(self, intents_per_s: float, seconds: float, turn: int) -> Tally:
-        """Open loop at a rate, the same for the same `turn`. What has no answer DRAIN_S after the end is cut off."""
+        """Plays open loop at a rate, the same for the same `turn`. Requests without an answer DRAIN_S after the end are
+        cut off."""
         tally, chance = Tally(), random.Random(turn)
         computed = await self.side.computed_tokens()
         # Ticks grow over rounds, and the same round asks both sides the same.
@@ -446,7 +447,7 @@ async def npcd_side(
 
 @asynccontextmanager
 async def peer_side(settings: PeerSettings, options: Options, prompts: Prompts) -> AsyncIterator[PeerSide]:
-    """A llama-server of our own. Raises NpcdError with what to install when there is none."""
+    """A llama-server of our own. Raises NpcdError that says what to install when there is none."""
     command = llama_server.command(settings, options.peer_python, options.peer_binary)
     http = HttpCalls(llama_server.HOST, settings.port, CONNECTIONS)
     async with Child(command, talks=not options.peer_binary) as child:
@@ -462,7 +463,7 @@ async def peer_side(settings: PeerSettings, options: Options, prompts: Prompts) 
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """The grid, both capacities, and the rounds. Raises NpcdError when a server is missing or refuses."""
+    """Runs the grid, both capacities, and the rounds. Raises NpcdError when a server is missing or refuses."""
     scene = load_scene()
     prompts = Prompts(options.model, scene)
     lines = [line for situation in scene.player.lines.values() for line in situation]
@@ -492,7 +493,7 @@ async def run(figures: Figures, options: Options) -> None:
 
 
 async def _best(figures: Figures, options: Options, prompts: Prompts, lines: Sequence[str]) -> PeerSettings:
-    """The settings that serve most intents: the grid first, then a few more choices on top of its best."""
+    """The settings that serve most intents: the best of the grid, then the best of a few more choices on top of it."""
     seconds = 1.0 if options.quick else CAPACITY_S
     figures.note(f"-- llama-server's settings, {CALLERS} callers for {seconds:g} s each: intents/s")
 
@@ -514,7 +515,7 @@ async def _best(figures: Figures, options: Options, prompts: Prompts, lines: Seq
         first = first[4:6]
     tried = [(await measure(settings), settings) for settings in first]
     rate, best = max(tried, key=lambda one: one[0])
-    # A slot of its own for everybody is the best that pinning can be.
+    # Pinning cannot do better than a slot for every NPC.
     for more in ({"pin": True}, {"pin": True, "slots": 128}, {"threads": 2}, {"cache_ram_mib": 2048}):
         other = replace(best, **more)
         other_rate = await measure(other)
@@ -543,7 +544,7 @@ async def _rounds(figures: Figures, us: Caller, them: Caller, rate: float, suffi
     for name, tallies in (("npcd", ours), ("llama_server", theirs)):
         figures.add(f"peer.{name}.gold_p95_ms{suffix}", median(t.gold_p95_ms for t in tallies))
         figures.add(f"peer.{name}.ttft_p95_ms{suffix}", median(t.ttft_p95_ms for t in tallies))
-    if not suffix:  # above that, newer observations take older ones' places
+    if not suffix:  # above that, newer observations supersede older ones
         same = [o.answers[k] == t.answers[k] for o, t in pairs for k in o.answers.keys() & t.answers.keys()]
         alike = [o.replies[k] == t.replies[k] for o, t in pairs for k in o.replies.keys() & t.replies.keys()]
         figures.note(
@@ -556,7 +557,7 @@ async def _rounds(figures: Figures, us: Caller, them: Caller, rate: float, suffi
 
 
 def words(tally: Tally) -> str:
-    """One round for a reader."""
+    """One round in words."""
     gold = "/".join(f"{percentile(tally.intents_ns + tally.cut_ns, p) / MS:.1f}" for p in (0.5, 0.95, 0.99))
     first = "/".join(f"{percentile(tally.first_ns, p) / MS:.1f}" for p in (0.5, 0.95, 0.99))
     each = tally.computed_tokens / max(1, tally.done)
@@ -569,7 +570,7 @@ def words(tally: Tally) -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
+    """A port of loopback that is free now."""
     with socket.socket() as one:
         one.bind((llama_server.HOST, 0))
         return int(one.getsockname()[1])

@@ -1,6 +1,6 @@
 """Gold beside long prefills: 8 Silver prefills of 1,000 tokens always running, Gold at 50/s, with and without budget.
 
-Open loop: intents arrive at random moments whatever becomes of those before. Both sides take turns on one engine.
+Open loop: intents arrive at random moments, even while earlier ones wait. Both sides take turns on one engine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Round:
 
 
 async def run(figures: Figures, rig: Rig, village: Village, quick: bool) -> None:
-    """Both sides, in turns."""
+    """Measures both sides, in turns."""
     round_s, rounds = (3.0, 1) if quick else (ROUND_S, ROUNDS)
     figures.note(f"-- {PREFILLS} prefills of {PREFILL_LEN} tokens and {GOLD_PER_S} Gold/s; {rounds} rounds of each")
     budget = rig.planner
@@ -77,7 +77,7 @@ async def _round(rig: Rig, village: Village, planner: PlannerSettings, round_s: 
     dues: list[tuple[int, list[int]]] = []
     at_ns = began_ns + 5 * MS
     while at_ns < began_ns + round_s * S:
-        # Nobody is asked twice while it is being asked: the daemon's cadence sees to that.
+        # No NPC is asked twice at once, as the daemon's cadence ensures.
         dues.append((at_ns, [len(dues) % NPCS]))
         at_ns += round(village.chance.expovariate(GOLD_PER_S) * S)
     await gold.play(dues)

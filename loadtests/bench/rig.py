@@ -1,8 +1,7 @@
 """The whole scheduler on a real engine and a real event loop, without the daemon around it.
 
-Owns one LlamaEngine, its EngineLoop thread and a Door on the running loop. Times what each stage of a step takes by
-wrapping the stages' methods, about a microsecond each. Between rounds everything is idle, so settings may be exchanged
-then.
+Owns one LlamaEngine, its EngineLoop thread and a Door on the running loop. Times each stage of a step by wrapping the
+stages' methods, about a microsecond each. Between rounds everything is idle, so settings may be exchanged then.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from scheduler.warmup import sweep
 from tiers.promises import Promises
 
 NPCS = 200
-TRUNK_LEN = 270  # what the intent trunks of the demo village have
+TRUNK_LEN = 270  # the length of the demo village's intent trunks
 TAIL_LEN = 24
 LANES = 32
 PREFIXES = 4
@@ -50,7 +49,7 @@ class Stages:
     ns: dict[str, list[int]] = field(default_factory=dict)
 
     def time(self, owner: Any, method: str, name: str) -> None:
-        """Replaces `owner.method` by one that notes how long it took."""
+        """Replaces `owner.method` by one that notes its time."""
         inner: Callable[..., Any] = getattr(owner, method)
         notes = self.ns.setdefault(name, [])
 
@@ -64,23 +63,23 @@ class Stages:
         setattr(owner, method, timed)
 
     def clear(self) -> None:
-        """Forgets what was noted."""
+        """Forgets all notes."""
         for notes in self.ns.values():
             notes.clear()
 
     def median_us(self, name: str) -> float:
-        """Median of one stage in microseconds; 0 when it never ran."""
+        """The median of one stage in microseconds; 0 when it never ran."""
         notes = self.ns.get(name)
         return median(notes) / 1000 if notes else 0.0
 
     def count(self, name: str) -> int:
-        """How often it ran."""
+        """The number of its runs."""
         return len(self.ns.get(name, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class StepNote:
-    """One step: when it ended, what it took and was allowed, micro-batches, and tokens by tier."""
+    """One step: its end, its time and budget, micro-batches, and tokens by tier."""
 
     ended_ns: int
     took_ns: int
@@ -90,7 +89,7 @@ class StepNote:
 
 
 class Rig:
-    """Start it with `async with`. `steps` notes every step, `lean` ones without whose tokens they were."""
+    """Start it with `async with`. `steps` notes every step; with `lean` without the tokens' tiers."""
 
     def __init__(self, settings: LlamaSettings, waiting_max: int = 256) -> None:
         promises = Promises()
@@ -100,7 +99,7 @@ class Rig:
             silver=replace(promises.silver, running_max=LANES, waiting_max=waiting_max),
         )
         self.engine = LlamaEngine(settings)
-        # Greedy outputs must have the length that was asked for: nothing ends a generation here.
+        # Greedy outputs must have the requested length, so no token ends a generation here.
         self.engine.vocab.eog_ids = frozenset()
         self.planner = PlannerSettings()
         self.planner = replace(self.planner, chunk_min=max(self.planner.chunk_min, self.engine.geometry.chunk_min))
@@ -131,18 +130,18 @@ class Rig:
             self.engine.close()
 
     def use(self, planner: PlannerSettings) -> None:
-        """Exchanges the planner's settings; only while nothing runs."""
+        """Exchanges the planner's settings; only while no work runs."""
         assert not self.door.open, "settings are exchanged between rounds"
         self.scheduler.settings = replace(self.scheduler.settings, planner=planner)
 
     async def idle(self) -> None:
-        """Waits until every ticket has ended. Raises what ended the engine thread."""
+        """Waits until every ticket has ended. Raises the error that ended the engine thread."""
         await self.door.all_ended()
         if self._death is not None:
             raise self._death
 
     async def run(self, works: Sequence[Work]) -> int:
-        """Runs works from submitting to the last end; nanoseconds."""
+        """Runs works from submitting to the last end. Returns nanoseconds."""
         began = now_ns()
         self.door.submit_group([(work, lambda _: None, _ignore) for work in works])
         await self.idle()
@@ -197,11 +196,11 @@ class _Dealer:
 
 
 def _ignore(_: Chunk) -> None:
-    """For whoever only waits for the end."""
+    """A listener for callers that only wait for the end."""
 
 
 def tuned(model: Path, note: Callable[[str], None]) -> LlamaSettings:
-    """The engine settings of a daemon on this machine: what engines.tune measures to be fastest."""
+    """The engine settings of a daemon on this machine: the fastest by engines.tune."""
     send_native_log_to(None)
     asked = LlamaSettings(model, sequences=SEQUENCES, context_len=CONTEXT_LEN)
     chosen, tried = tune(asked, now_ns)
@@ -225,7 +224,7 @@ class Village:
         self.choice = self._choice()
 
     def text(self, length: int) -> Tokens:
-        """Random words."""
+        """Random words of a length."""
         return self._random.choice(self._words, length).astype(np.int32)
 
     def trunk_only(self, number: int) -> Work:
@@ -243,7 +242,7 @@ class Village:
         return self._work(tier, number, self.text(tail_len), tokens)
 
     def fresh(self, slot: int, trunk_len: int) -> Work:
-        """Silver with a trunk that nobody has computed, a short tail and one token. One key per slot."""
+        """Silver with a new trunk, a short tail and one token. One key per slot."""
         now = now_ns()
         return Work(
             tier=Tier.SILVER,
@@ -276,7 +275,7 @@ class Village:
 
 @dataclass(slots=True)
 class Asked:
-    """One open-loop work: when it was due, handed in, and what its ticket said since."""
+    """One open-loop work: when it was due and submitted, and its ticket's times since."""
 
     due_ns: int
     submitted_ns: int = 0
@@ -286,18 +285,18 @@ class Asked:
 
     @property
     def queue_ns(self) -> int:
-        """Handed in -> taken into a step."""
+        """Submitted -> taken into a step."""
         assert self.ended is not None
         return self.ended.timings.taken_ns - self.submitted_ns
 
     @property
     def gaps_ns(self) -> list[int]:
-        """A token to the next one, as the engine thread knew them."""
+        """The times from one token to the next one, on the engine thread's clock."""
         return [b - a for a, b in zip(self.chunks_ns, self.chunks_ns[1:], strict=False)]
 
 
 class OpenLoop:
-    """Submits groups at their due moments, whatever happens to those before; `asked` has all of them."""
+    """Submits groups at their due moments, even while earlier ones wait; `asked` has all of them."""
 
     def __init__(self, rig: Rig, make: Callable[[int], Work]) -> None:
         self.asked: list[Asked] = []
@@ -305,7 +304,7 @@ class OpenLoop:
         self._make = make
 
     async def play(self, dues: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Plays (moment, NPC numbers), in order; tells the window when the next are due, as the daemon does."""
+        """Plays (moment, NPC numbers), in order. Tells the window when the next are due, as the daemon does."""
         for i, (due_ns, numbers) in enumerate(dues):
             self._rig.engine_loop.next_due_ns = due_ns
             await until(due_ns)
@@ -335,7 +334,7 @@ class OpenLoop:
 
 
 async def until(moment_ns: int) -> None:
-    """Sleeps to a moment; again when the timer fired early."""
+    """Sleeps until a moment, and again when the timer fired early."""
     left_ns = moment_ns - now_ns()
     while left_ns > 0:
         await asyncio.sleep(left_ns / S)
@@ -360,5 +359,5 @@ class Refill:
         self._rig.door.submit(self._make(slot), on_end)
 
     def stop(self) -> None:
-        """Lets what runs come to its end."""
+        """Lets the running works end, and submits no more."""
         self._running = False

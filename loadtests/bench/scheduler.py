@@ -11,7 +11,7 @@ PARTS = ("steps", "prefill", "flood", "get", "cancel")
 
 
 async def run(figures: Figures, options: Options) -> None:
-    """All parts that are wanted. Raises ConfigError when the model cannot be loaded."""
+    """Runs the selected parts. Raises ConfigError when the model cannot be loaded."""
     if any(options.wants(part) for part in PARTS[:3]):
         settings = tuned(options.model, figures.note)
         async with Rig(settings) as rig:

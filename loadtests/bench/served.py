@@ -1,8 +1,8 @@
 """`npcd serve` with three calls more, for benchmarks: run as a child, `python -m loadtests.bench.served ARGUMENTS`.
 
-/npcd.bench/Empty answers nothing, which is what any call of the server costs. /npcd.bench/Bronze keeps as many Bronze
-works running as its four bytes say, since Story is not there yet to ask for them. /npcd.bench/Lanes tells when lanes
-were leased and given back: times on the machine's monotonic clock, so another process can compare them with its own.
+/npcd.bench/Empty answers nothing: its time is the cost of any call. /npcd.bench/Bronze keeps as many Bronze works
+running as its four bytes say, since no Story rpc exists yet. /npcd.bench/Lanes reports when lanes were leased and given
+back, on the machine's monotonic clock, so that another process can compare the times with its own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from scheduler.placing import Placer
 SERVICE = "npcd.bench"
 BRONZE_TAIL_LEN = 24
 BRONZE_TOKENS = 150
-# A lane leased (LEASED) or given back: when, how many tokens of the tail and what follows were in it, how many the tail
-# has, and whose it was.
+# A lane leased (LEASED) or given back: when, how many tokens of the tail and after it were in it, the tail's length,
+# and its NPC.
 LANE = struct.Struct("<qii32s")
 LEASED = -1
 
@@ -71,7 +71,7 @@ class Face(GrpcFace):
         return answer
 
     def _submit(self, number: int) -> None:
-        """One Bronze work on the trunk of some NPC; when it ends the next takes its place."""
+        """Submits one Bronze work on the trunk of some NPC; when it ends the next takes its place."""
         assert self.calls is not None
         npcs = [npc for world in self.calls._worlds._worlds.values() for npc in world.npcs.values()]
         npc = npcs[number * 12 % len(npcs)]
@@ -81,9 +81,9 @@ class Face(GrpcFace):
             key=TrunkKey(npc.key, ""),
             trunk=npc.trunk,
             shared=npc.shared,
-            # Any words will do; another number, other words.
+            # The words do not matter; another number gives other words.
             tail=np.asarray([300 + (number * 37 + i) % 1000 for i in range(BRONZE_TAIL_LEN)], np.int32),
-            max_tokens=BRONZE_TOKENS + number * 37 % BRONZE_TOKENS,  # not all of them at once
+            max_tokens=BRONZE_TOKENS + number * 37 % BRONZE_TOKENS,  # they do not all end at once
             due_ns=now,
             deadline_ns=now + 5 * S,
         )
@@ -98,7 +98,7 @@ class Face(GrpcFace):
 
 
 class EndlessVocab(LlamaVocab):
-    """No token ends a text by itself: a Bronze work has all of its tokens. Dialogues have stop ids of their own."""
+    """No token ends a text by itself, so a Bronze work has all of its tokens. Dialogues have stop ids of their own."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -126,7 +126,7 @@ def _note(place: Place, branch_len: int) -> None:
 
 
 if __name__ == "__main__":
-    # The daemon is built as ever, from these two instead of its own.
+    # The daemon is built as usual, with these two instead of its own.
     for module, name, ours in (
         (daemon.rpc.grpc_face, "GrpcFace", Face),
         (scheduler.scheduler, "Placer", NotingPlacer),

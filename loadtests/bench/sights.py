@@ -1,6 +1,6 @@
-"""What the demo village's NPCs see in benchmarks: every observation says something else than the one before.
+"""The sights of the demo village's NPCs in benchmarks: every observation differs from the one before.
 
-Three percepts each, so that an intent has three tokens and none of them is forced: action, target, emotion.
+There are three percepts each, so that an intent has three tokens and none of them is forced: action, target, emotion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ PLACES = ("tavern", "crypt", "market", "forest", "gate", "mill")
 
 
 def sight(npc_id: str, number: int, tick: int, urgent: bool = False) -> Observation:
-    """What NPC `number` sees at its `tick`-th look. `urgent`: something happened, so npcd does not wait for a slot."""
+    """The sight of NPC `number` at its `tick`-th look. `urgent` adds an event, so that npcd does not wait for a
+    slot."""
     n = number * 7 + tick
     percepts = (
         Percept("player-1", "player", STANCES[n % 3], DISTANCES_M[n % 4]),

@@ -1,7 +1,7 @@
 """`npcd serve` on the simulated engine, whose steps really take a stated time: `python -m loadtests.bench.simulated
 STEP_MS serve ARGUMENTS`.
 
-What comes out is nonsense and always takes equally long, so that two who measure it can be held against each other.
+Its output is nonsense and always takes equally long, so that two measurements of it can be compared.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from prompts.layout import MARKS
 
-# A step takes equally long whatever is in it, so everything that waits goes into one; and nobody gives up waiting.
+# A step takes equally long with any works, so all waiting works go into one; and no deadline is near.
 SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")
 
 
 class SpentClock(VirtualClock):
-    """A clock whose moving forward takes as long as it says."""
+    """A clock that sleeps for the time by which it advances."""
 
     def advance(self, by_ns: int) -> None:
         """Sleeps."""
@@ -31,7 +31,7 @@ class SpentClock(VirtualClock):
 
 
 def model(config: Config, step_ms: float) -> Model:
-    """The simulated engine in the geometry of the configuration, `step_ms` for each step whatever is in it."""
+    """The simulated engine in the geometry of the configuration, with `step_ms` for each step."""
     wanted = config.engine
     vocab = SimVocab(list(MARKS.values()))
     geometry = Geometry(wanted.sequences, wanted.context_len, wanted.batch_len, wanted.micro_len, vocab.size)
@@ -43,6 +43,6 @@ if __name__ == "__main__":
     step, command = float(sys.argv[1]), [*sys.argv[2:], "--no-supervise"]
     for one in SETS:
         command += ["--set", one]
-    # The daemon is built as ever, around this model instead of its own.
+    # The daemon is built as usual, around this model instead of its own.
     daemon.build.load_model = lambda config: model(config, step)
     sys.exit(main(command))

@@ -1,4 +1,4 @@
-"""What the scheduler costs: 32 works through Scheduler, EngineLoop and Door against bare llama_decode and argmax.
+"""The cost of the scheduler: 32 works through Scheduler, EngineLoop and Door against bare llama_decode and argmax.
 
 Both sides use the same model, settings, threads and lengths, take turns, and are timed from the first tail to the last
 token. Silver's works run on lanes: a copy of the trunk, side by side with the others; Gold's run where the trunk lives.
@@ -26,9 +26,9 @@ NO_BUDGET_MS = 1_000.0
 
 
 async def run(figures: Figures, rig: Rig, village: Village, settings: LlamaSettings, quick: bool) -> None:
-    """The efficiencies, and the costs by name."""
+    """Measures the efficiencies and the named costs."""
     round_s, rounds = (1.0, 2) if quick else (ROUND_S, ROUNDS)
-    bare = Bare(settings, COUNT)  # the same context: many sequences cost a few percent by themselves
+    bare = Bare(settings, COUNT)  # the same context: many sequences alone cost a few percent
     with ThreadPoolExecutor(1) as thread:  # the bare side keeps to one thread, as the engine thread does
         steps = _Steps(figures, rig, village, bare, thread)
         rig.lean = True
@@ -55,12 +55,12 @@ class _Steps:
         self._thread = thread
 
     async def prepare(self) -> None:
-        """Trunks where both sides want them."""
+        """Puts trunks where both sides need them."""
         trunks = self._village.trunks[:COUNT]
         await asyncio.get_running_loop().run_in_executor(self._thread, self._bare.prepare, trunks)
 
     async def floor(self, steps: int) -> int:
-        """The bare side: 32 tails, then `steps` tokens each; nanoseconds."""
+        """The bare side: 32 tails, then `steps` tokens each. Returns nanoseconds."""
         tails = [self._village.text(TAIL_LEN) for _ in range(COUNT)]
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._bare.run, TRUNK_LEN, tails, steps)
@@ -77,7 +77,7 @@ class _Steps:
         for turn in range(rounds):
             stages.clear()
             self._rig.steps.clear()
-            # Whoever goes second may find the machine warmer or busier: take turns.
+            # The second side may find the machine warmer or busier, so they take turns.
             if turn % 2:
                 took_ns = await self.whole(list(range(COUNT)), steps)
                 floor_ns = await self.floor(steps)
@@ -120,7 +120,7 @@ class _Steps:
         self._table("scattered")
 
     async def in_place(self, batches: int, rounds: int) -> None:
-        """The same as Gold, which runs where its trunk lives: what scattering itself costs here."""
+        """The same as Gold, which runs where its trunk lives: the cost of scattering itself."""
         figures = self._figures
         figures.note(f"-- the same as Gold without a budget, in the trunks' own sequences; {rounds} rounds")
         kept = self._rig.planner
@@ -146,7 +146,7 @@ class _Steps:
         return sum(s.micro_batches for s in steps) / max(1, len(steps))
 
     def _name_costs(self, steps: int) -> None:
-        """Where a step of the last round went."""
+        """The parts of a step's time in the last round."""
         figures, stages = self._figures, self._rig.stages
         decode_us = stages.median_us("decode")
         step_us = median(b.ended_ns - a.ended_ns for a, b in zip(self._rig.steps, self._rig.steps[1:], strict=False))

@@ -1,12 +1,13 @@
-"""`npcd serve` that tells how long it kept its event loop: run as a child, `python -m loadtests.bench.stretches ARGS`.
+"""`npcd serve` that reports how long it blocked its event loop: run as a child, `python -m loadtests.bench.stretches
+ARGS`.
 
-A stretch is what the loop runs without a pause: one callback, or one step of a coroutine. Its time is the CPU time of
-the loop's thread, so a busy machine does not count; the wall time beside it includes other threads that had the
+A stretch is a run of the loop without a pause: one callback, or one step of a coroutine. Its time is the CPU time of
+the loop's thread, so a busy machine does not count; the wall time beside it includes other threads that held the
 interpreter. Garbage collections within a stretch are part of it. The loop is asyncio's own, because uvloop's callbacks
-cannot be timed; what runs in it is the same.
+cannot be timed; the code that runs in it is the same.
 
-/npcd.bench/Longest answers, as JSON, the longest stretch since it was asked last. /npcd.bench/Tidy has the house kept
-as it is once a minute.
+/npcd.bench/Longest answers, as JSON, the longest stretch since its last call. /npcd.bench/Tidy does the housekeeping of
+every minute.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 
 import grpc
 
-NOTED_NS = 1_000_000  # shorter stretches are not looked at closer
-INNERMOST = 4  # calls that are told of a coroutine that waits
+NOTED_NS = 1_000_000  # shorter stretches are not recorded in detail
+INNERMOST = 4  # innermost calls that are reported of a waiting coroutine
 
 
 class Stretches:
@@ -50,7 +51,7 @@ class Stretches:
         setattr(asyncio.Handle, "_run", timed)  # noqa: B010  # mypy knows it as a method
 
     def take(self) -> dict[str, Any]:
-        """The longest since it was taken last."""
+        """The longest stretch since the last take()."""
         said = {"cpu_ns": self.cpu_ns, "wall_ns": self.wall_ns, "what": self.what}
         self.cpu_ns = self.wall_ns = 0
         self.what = ""
@@ -58,7 +59,7 @@ class Stretches:
 
 
 def _what(handle: Any) -> str:
-    """The callback, or the innermost lines at which the coroutine that was stepped waits now."""
+    """The callback, or the innermost lines at which the stepped coroutine waits now."""
     task = getattr(handle._callback, "__self__", None)
     if not isinstance(task, asyncio.Task):
         return repr(handle._callback)[:200]
@@ -76,7 +77,7 @@ stretches = Stretches()
 
 
 def serve(arguments: list[str]) -> int:
-    """Serves as ever, on a loop that is timed, with the calls above."""
+    """Serves as usual, on a timed loop, with the calls above."""
     import daemon.process.serve
     import daemon.process.tidy
     import daemon.rpc.grpc_face
@@ -104,11 +105,11 @@ def serve(arguments: list[str]) -> int:
             return b""
 
     class Loops:
-        """In place of uvloop."""
+        """Stands in for uvloop."""
 
         @staticmethod
         def run(main: Coroutine[Any, Any, int]) -> int:
-            """As asyncio's."""
+            """Runs as asyncio's does."""
             return asyncio.run(main)
 
     revive = getattr(daemon.process.serve, "revive")  # noqa: B009  # mypy wants it to be exported

@@ -1,8 +1,8 @@
-"""A game of its own process that loads a daemon: `python -m loadtests.bench.traffic TARGET`.
+"""A game in its own process that loads a daemon: `python -m loadtests.bench.traffic TARGET`.
 
 Defines the demo's world, registers NPCs, then obeys its standard input: "load" starts 400 intents/s and 8 dialogues,
-"rest" ends them, the end of input ends the process. After each it prints one JSON line, so that whoever started it
-knows where it stands. Its own process, because it must not slow down the one that measures.
+"rest" ends them, the end of input ends the process. After each it prints one JSON line, so that its parent knows its
+state. It is a process of its own, because it must not slow down the one that measures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from npcd_client import Client, Live, NpcdError
 
 NPCS = 200
 DIALOGUES = 8
-RATE_HZ = 2.0  # per NPC: as often as npcd's cadence asks
+RATE_HZ = 2.0  # per NPC, as often as npcd's cadence asks
 READY_S = 120.0
 
 
@@ -44,7 +44,7 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def prepare(self) -> None:
-        """One intent each, so that everybody is in the table."""
+        """Asks for one intent of each NPC, so that all are in the table."""
         async with self._client.live() as live:
             for number in range(len(self._npcs)):
                 self._look(live, number)
@@ -55,13 +55,13 @@ class Traffic:
                 await asyncio.sleep(0.05)
 
     def load(self) -> None:
-        """Starts."""
+        """Starts the load."""
         self.observed = self.turns = self.refused = 0
         self._tasks = [asyncio.create_task(self._watch())]
         self._tasks += [asyncio.create_task(self._talk(n)) for n in range(DIALOGUES)]
 
     async def rest(self) -> None:
-        """Ends it."""
+        """Ends the load."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
