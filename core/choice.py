@@ -40,7 +40,7 @@ class Choice:
 class Node:
     """One place in the graph. `ids[i]` leads to `nexts[i]`; no ids means that the choice is complete.
 
-    `labels[i]` is the (stage, option) that taking `ids[i]` completes, or None; of two labels of one stage on a way the
+    `labels[i]` is the (stage, option) that taking `ids[i]` completes, or None; of two labels of one stage on a path the
     later counts. `longest` is how many tokens the longest answer from here has.
     """
 

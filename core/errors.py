@@ -15,7 +15,7 @@ class NpcdError(Exception):
 class CallerError(NpcdError):
     """The caller asked for something that is wrong; the message names the field and the limit.
 
-    What the caller sent may stand in it, so it is cut: a status travels in a header, and headers have a limit.
+    The message may quote the caller's text, so it is cut: a status travels in a header, and headers have a limit.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -33,19 +33,19 @@ class Stale(CallerError):
 
 
 class Unauthenticated(NpcdError):
-    """No credentials, or ones that nobody knows."""
+    """The caller has no credentials, or unknown ones."""
 
 
 class NotAllowed(NpcdError):
-    """The caller is known and has no right to do this; the message says who has."""
+    """The caller is known but has no right to do this; the message names the role that has."""
 
 
 class NotBuilt(NpcdError):
-    """The contract has this call, this daemon does not answer it yet."""
+    """The contract has this call, but this daemon does not answer it yet."""
 
 
 class Overloaded(NpcdError):
-    """Too busy. Normal, cheap, counted; `retry_ms` says when to come again."""
+    """Too busy. Normal, cheap, counted; retry after `retry_ms`."""
 
     def __init__(self, message: str, retry_ms: int) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class Overloaded(NpcdError):
 
 
 class Draining(NpcdError):
-    """This daemon is going away and takes nothing new."""
+    """This daemon is shutting down and takes no new work."""
 
 
 class EngineFailed(NpcdError):

@@ -66,7 +66,7 @@ def read_toml(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_text(path: Path, name: str) -> str:
-    """What stands in a TOML file, without a byte order mark. Raises ConfigError as read_toml()."""
+    """The text of a TOML file, without a byte order mark. Raises ConfigError as read_toml()."""
     try:
         with open(path, "rb") as file:
             data = file.read(TOML_BYTES_MAX + 1)
@@ -86,7 +86,7 @@ def read_text(path: Path, name: str) -> str:
 
 
 def not_text(data: bytes) -> str:
-    """Why these bytes of a file are no text that could be TOML, and what to do; empty when they may be."""
+    """The reason why these bytes of a file cannot be TOML, and what to do; empty when they can."""
     even, odd = data[0:2000:2].count(0), data[1:2000:2].count(0)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or max(even, odd) > 4 * min(even, odd) + len(data[:2000]) // 8:
         return f"is UTF-16 and must be UTF-8; {SAVE_AS_UTF8}"

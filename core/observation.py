@@ -1,4 +1,4 @@
-"""What a game says about one NPC at one moment, as plain values.
+"""One NPC at one moment, as the game sees it, in plain values.
 
 Named tuples: thousands of them are made per second, and making a frozen dataclass costs four times as much.
 """

@@ -1,9 +1,9 @@
-"""Long work on the event loop in slices: after each slice everybody else gets a turn.
+"""Long work on the event loop in slices: after each slice other tasks get a turn.
 
-Code that decides is a generator of steps (core/steps.py); Slices.run() goes through it and rests.
+Deciding code is a generator of steps (core/steps.py); Slices.run() runs it and rests between slices.
 
-After each slice young objects are collected. Python itself does that when so many more were made than freed, so work
-that replaces old objects by new ones puts it off, until a collection has to look through all of them in one go.
+After each slice the garbage collector collects young objects. Python itself does that only when many more objects were
+made than freed. Work that replaces old objects by new ones would put it off until one long collection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ YOUNG = 1  # the generations that are collected after a slice: this one and the 
 
 
 def collect_young() -> None:
-    """Collects what was made since the last time. Takes as long as there is of it: two microseconds when nothing is."""
+    """Collects objects made since the last time. Takes time with their number: two microseconds without any."""
     gc.collect(YOUNG)
 
 
@@ -37,18 +37,18 @@ class Slices:
 
     @property
     def over(self) -> bool:
-        """Whether the slice has lasted long enough."""
+        """True when the slice has lasted long enough."""
         return self._clock() - self._began_ns >= self._slice_ns
 
     async def rest(self) -> None:
-        """Gives everybody else a turn, when the slice is over. What was true before may not be true afterwards."""
+        """Gives other tasks a turn when the slice is over. State may have changed afterwards."""
         if self._clock() - self._began_ns >= self._slice_ns:
             collect_young()
             await asyncio.sleep(0)
             self._began_ns = self._clock()
 
     async def let_go(self, last: list[Any] | dict[Any, Any]) -> None:
-        """Empties a list or a dict of things that nobody else has: to free many takes as long as to make them."""
+        """Empties a list or dict in slices: freeing many objects takes as long as making them."""
         while last:
             if isinstance(last, dict):
                 for _ in range(min(LET_GO, len(last))):
@@ -75,7 +75,7 @@ class Slices:
 
 
 class Pace:
-    """How long a slice is, for all who work on one event loop: call it for each piece of long work."""
+    """The length of a slice, for all work on one event loop: call it for each piece of long work."""
 
     def __init__(self, slice_ns: int, clock: Clock) -> None:
         self._slice_ns = slice_ns

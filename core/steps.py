@@ -1,6 +1,6 @@
-"""Long work in steps: a generator that yields wherever others may have a turn, and returns the result.
+"""Long work in steps: a generator that yields wherever other tasks may have a turn, and returns the result.
 
-Plain code decides where that is; core/slices.py rests there on the event loop.
+Plain code decides where it yields; core/slices.py rests there on the event loop.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which text may be given: one rule for names, short words and prose, in every language.
+"""The text that callers may give: one rule for names, short words and prose, in every language.
 
-What people have is taken: letters and marks of every script, spaces of every width, joiners, apostrophes, emoji, icons
-of a game's own font. Refused are characters that nobody writes and that change how others see a text: controls (ESC
-drives terminals), the overrides, embeddings and isolates of bidirectional text (Unicode TR 36, 3.2), tags (text that
-nobody sees, except in flags), and code points that are no characters. Decides only.
+Accepted are letters and marks of every script, spaces of every width, joiners, apostrophes, emoji, and icons of a
+game's own font. Refused are characters that nobody writes and that change how others see a text: controls (ESC
+drives terminals), the overrides, embeddings and isolates of bidirectional text (Unicode TR 36, 3.2), tags (invisible
+text, except in flags), and code points that are no characters. Decides only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FLAGS = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{1,6}\U000e007f")
 
 
 def name_fault(value: str) -> str:
-    """Why a value cannot be a name, as a predicate; empty: it can. A name is one line that can be seen."""
+    """The reason why a value cannot be a name, as a predicate; empty: it can. A name is one visible line."""
     if not value:
         return "is empty"
     size = len(value.encode("utf-8", "replace"))
@@ -39,7 +39,7 @@ def name_fault(value: str) -> str:
 
 
 def line_fault(value: str) -> str:
-    """Why a value cannot stand in one line; empty: it can."""
+    """The reason why a value cannot be one line; empty: it can."""
     # Nearly all words are plain, and observations bring thousands of them a second.
     return "" if value.isascii() and value.isprintable() else _fault(_NOT_IN_A_LINE, value)
 
@@ -50,22 +50,22 @@ def prose_fault(value: str) -> str:
 
 
 def check_name(field: str, value: str) -> str:
-    """The value, when it can be a name: one line of 1 to 64 bytes that can be seen. Raises CallerError."""
+    """The value, if it can be a name: one visible line of 1 to 64 bytes. Raises CallerError."""
     return _checked(field, value, name_fault(value))
 
 
 def check_line(field: str, value: str) -> str:
-    """The value, when it can stand in one line; it may be empty. Raises CallerError."""
+    """The value, if it can be one line; it may be empty. Raises CallerError."""
     return _checked(field, value, line_fault(value))
 
 
 def check_prose(field: str, value: str) -> str:
-    """The value, when it can be text of several lines; it may be empty. Raises CallerError."""
+    """The value, if it can be text of several lines; it may be empty. Raises CallerError."""
     return _checked(field, value, prose_fault(value))
 
 
 def cleaned(value: str) -> str:
-    """The text without what is refused in prose: for what earlier versions took."""
+    """The text without characters that are refused in prose: for text that earlier versions accepted."""
     return value if not prose_fault(value) else _NOT_IN_PROSE.sub("", value)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Tier(IntEnum):
-    """The promise made to one piece of work; a smaller number is served first."""
+    """The promise made to one work; a smaller number is served first."""
 
     GOLD = 0
     SILVER = 1
@@ -15,7 +15,7 @@ class Tier(IntEnum):
 
 
 class Activation(IntEnum):
-    """How much attention an NPC gets now; a smaller number is more."""
+    """The attention that an NPC gets now; a smaller number is more."""
 
     ACTIVE = 0
     WARM = 1
@@ -34,7 +34,7 @@ class Finish(Enum):
 
 
 class Source(Enum):
-    """Who answered for an NPC."""
+    """The source of an NPC's answer."""
 
     MODEL = "model"
     POLICY = "policy"
@@ -63,9 +63,9 @@ class TrunkKey(NamedTuple):
 
     @property
     def origin(self) -> TrunkKey:
-        """What this is a fork of, or itself."""
+        """The trunk that this is a fork of, or this trunk itself."""
         return self._replace(fork="") if self.fork else self
 
     def covers(self, other: TrunkKey) -> bool:
-        """Whether whoever means this key means that one too: plain, it stands for all adapters and forks of it."""
+        """True if this key includes that one: a key without adapter and fork stands for all adapters and forks."""
         return self == other or (not self.adapter and not self.fork and self[:2] == other[:2])

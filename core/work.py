@@ -15,8 +15,8 @@ from core.words import Finish, Tier, TrunkKey
 class Sampling:
     """How a token is drawn. Temperature 0 is greedy and ignores the rest.
 
-    `unrepeat` > 0 keeps what was said lately from being said again: a token that would go on as one of the last
-    `unrepeat_last_n` tokens did, after a common beginning of n tokens, loses unrepeat * unrepeat_base ** (n - 1).
+    `unrepeat` > 0 penalises repetition: a token that would continue one of the last `unrepeat_last_n` tokens as
+    before, after a common beginning of n tokens, loses unrepeat * unrepeat_base ** (n - 1).
     """
 
     temperature: float = 0.0
@@ -97,7 +97,7 @@ class Chunk(NamedTuple):
 
 @dataclass(slots=True)
 class Timings:
-    """Where one work's time went (nanoseconds, one clock) and what it cost (tokens)."""
+    """The time that one work took in each stage (nanoseconds, one clock), and its tokens."""
 
     submitted_ns: int = 0
     taken_ns: int = 0

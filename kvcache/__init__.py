@@ -1,1 +1,1 @@
-"""Which tokens' KV is where. Everything here decides; the scheduler moves the bytes."""
+"""The place of each trunk's KV. Everything here decides; the scheduler moves the bytes."""

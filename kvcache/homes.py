@@ -1,8 +1,8 @@
-"""The book of trunks: whose tokens are held where.
+"""The book of trunks: the place where each trunk's KV is held.
 
 A trunk's home is a resident sequence, or bytes in host RAM, or bytes in a store beyond it, or nothing (then it is
-recomputed from its tokens). What a trunk in a sequence was loaded from stays in RAM as its *clean copy* while the two
-are equal and nobody needs the room, so that moving it out again stores nothing.
+recomputed from its tokens). If a trunk was loaded into a sequence from RAM, its bytes stay there as a *clean copy*
+while the two are equal and nobody needs the room. Evicting the trunk again then stores nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Trunk:
 
     @property
     def bytes_away(self) -> int:
-        """How many bytes it takes where it rests; 0 in a sequence."""
+        """Bytes that it takes in RAM or in the store; 0 in a sequence."""
         return len(self.blob) if self.blob is not None else self.parked_bytes
 
 
@@ -72,9 +72,9 @@ class Homes:
         self.ram_bytes_max = ram_bytes_max
         self.parked_bytes = 0
         self.parked_bytes_max = parked_bytes_max
-        self._in_ram: dict[int, Trunk] = {}  # by id, who came first is first
+        self._in_ram: dict[int, Trunk] = {}  # by id, in the order in which they came
         self._copied: dict[int, Trunk] = {}  # by id: those in sequences that have a copy
-        self._in_store: dict[int, Trunk] = {}  # by number, the same
+        self._in_store: dict[int, Trunk] = {}  # by number, in the order in which they came
         self.ram_dropped = 0
         self._first = first
         self._free = set(range(first, first + count))
@@ -132,8 +132,8 @@ class Homes:
         return True
 
     def vacate(self, trunk: Trunk, blob: Sealed | None) -> list[tuple[Trunk, Sealed]]:
-        """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one. Who had to leave RAM for it,
-        perhaps itself: each to be parked or lost.
+        """Takes the trunk's sequence away; its KV lives on in `blob`, when there is one. Returns the trunks that were
+        evicted from RAM for it, perhaps itself: each is to be parked or lost.
         """
         assert trunk.seq >= 0 and not trunk.users, "only an unused resident trunk is moved out"
         self.take_copy(trunk)
@@ -153,8 +153,8 @@ class Homes:
         trunk.tokens, trunk.held = tokens, held
 
     def put(self, trunk: Trunk, blob: Sealed) -> list[tuple[Trunk, Sealed]]:
-        """Puts bytes into RAM; until there is room copies are dropped, then who came there longest ago leaves it. Who
-        left, as vacate().
+        """Puts bytes into RAM. Until there is room, copies are dropped, then the trunk that came to RAM longest ago is
+        evicted. Returns the evicted trunks, as vacate().
         """
         assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
         if len(blob) > self.ram_bytes_max:
@@ -162,12 +162,12 @@ class Homes:
         evicted = []
         while self.ram_bytes + len(blob) > self.ram_bytes_max:
             if self._copied:
-                # Who was used last will be moved out last: its copy is of the least use.
+                # The trunk that was used last will be evicted last, so its copy is of the least use.
                 self.take_copy(max(self._copied.values(), key=lambda t: t.used_ns))
                 continue
             oldest = next(iter(self._in_ram.values()))
             gone = self.take_blob(oldest)
-            assert gone is not None, "whoever is in RAM has bytes"
+            assert gone is not None, "a trunk in RAM has bytes"
             evicted.append((oldest, gone))
             self.ram_dropped += 1
         trunk.blob = blob
@@ -185,7 +185,7 @@ class Homes:
 
     def loaded(self, trunk: Trunk) -> None:
         """Notes that a trunk's sequence holds what its bytes in RAM say: they are its copy from here on."""
-        assert trunk.seq >= 0 and trunk.blob is not None and trunk.copy is None, "only what is in RAM is loaded"
+        assert trunk.seq >= 0 and trunk.blob is not None and trunk.copy is None, "only a trunk in RAM is loaded"
         del self._in_ram[id(trunk)]
         trunk.blob, trunk.copy = None, trunk.blob
         self._copied[id(trunk)] = trunk
@@ -199,17 +199,18 @@ class Homes:
         return copy
 
     def touch(self, trunk: Trunk) -> None:
-        """Lets a trunk that is in RAM leave it last."""
+        """Makes a trunk that is in RAM the last one to be evicted."""
         if self._in_ram.pop(id(trunk), None) is not None:
             self._in_ram[id(trunk)] = trunk
 
     def parks(self, size: int) -> bool:
-        """Whether so many bytes could be in the store at all."""
+        """True if so many bytes could be in the store at all."""
         return size <= self.parked_bytes_max
 
     def park(self, trunk: Trunk, number: int, size: int) -> list[Trunk]:
-        """Notes that a trunk without a home is in the store under a number. Who is to be removed there, to keep its
-        bound: they came longest ago. Who is on its way back goes last: it leaves anyway, and somebody waits for it.
+        """Notes that a trunk without a home is in the store under a number. Returns the trunks that must be removed
+        there to keep its bound: those that came longest ago. A trunk that is on its way back is removed last, because
+        it leaves anyway, and a work waits for it.
         """
         assert trunk.seq < 0 and trunk.blob is None and not trunk.parked, "a trunk has one home"
         gone: list[Trunk] = []
@@ -250,7 +251,7 @@ class Homes:
         return trunk.seq
 
     def commit(self, fork: Trunk) -> int:
-        """Gives what a fork holds to the trunk that it is a fork of, and removes the fork; the sequence that the trunk
+        """Gives a fork's KV to the trunk that it is a fork of, and removes the fork; the sequence that the trunk
         had (to be emptied) or -1. Both must be unused. A fork that has lost its KV changes nothing.
         """
         trunk = self.get(fork.key.origin)
@@ -274,8 +275,8 @@ class Homes:
         return gone
 
     def forget_sequences(self) -> list[tuple[Trunk, Sealed]]:
-        """The engine was rebuilt: what sequences held is gone. Who has a copy and is not in use rests in RAM now; who
-        of the others sits in which stays. Who had to leave RAM, as vacate().
+        """The engine was rebuilt, so the KV in sequences is gone. A trunk with a copy that is not in use rests in RAM
+        now; the others keep their sequences. Returns the trunks that were evicted from RAM, as vacate().
         """
         evicted = []
         for trunk in list(self._resident.values()):
@@ -298,7 +299,7 @@ class Homes:
 
 
 def common_len(held: Tokens, wanted: Tokens) -> int:
-    """How many leading tokens two sequences share."""
+    """The number of leading tokens that two sequences share."""
     n = min(len(held), len(wanted))
     if not n:
         return 0

@@ -1,4 +1,4 @@
-"""The dense block of sequences for work that has no resident sequence of its own."""
+"""The block of neighbouring sequences for works that have no resident sequence of their own."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Lanes:
 
     @property
     def leased(self) -> int:
-        """How many are leased."""
+        """The number of leased lanes."""
         return len(self._leased)
 
     @property
     def free(self) -> int:
-        """How many are free."""
+        """The number of free lanes."""
         return len(self._free)

@@ -26,12 +26,12 @@ class Prefix:
 
     @property
     def ready(self) -> bool:
-        """Whether all of it is computed."""
+        """True when all of it is computed."""
         return self.held == len(self.tokens)
 
 
 class Prefixes:
-    """At most `count` prefixes, in sequences first .. first + count - 1; the longest unused gives way.
+    """At most `count` prefixes, in sequences first .. first + count - 1; the one that is unused longest is evicted.
 
     Invariant: one prefix per sequence, free + held == count.
     """
@@ -41,8 +41,8 @@ class Prefixes:
         self._by_name: dict[bytes, Prefix] = {}
 
     def take(self, tokens: Tokens, now_ns: int, adapter: str = "") -> tuple[Prefix, Prefix | None] | None:
-        """The prefix for these tokens, computed with that adapter, with one more user, and the one that gave way for it
-        (empty its sequence).
+        """The prefix for these tokens, computed with that adapter, with one more user, and the one that was evicted for
+        it (empty its sequence).
 
         None when every sequence is in use by others.
         """

@@ -1,8 +1,8 @@
-"""What must be true of stored KV bytes before the engine sees one of them.
+"""Checks of stored KV bytes, before the engine sees one of them.
 
-Bytes are sealed with a header when they leave a sequence: what made them (model, KV type, attention, shape, adapter),
-which tokens they are of, how many bytes, and a checksum. A checksum finds what broke by accident; bytes that were in
-Redis are signed besides, because others can write there.
+Bytes are sealed with a header when they leave a sequence. It names their origin (model, KV type, attention, shape,
+adapter), their tokens, their length, and a checksum. The checksum finds accidental damage. Bytes that were in Redis
+are signed as well, because others can write there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAGIC = b"npKV"
 HEADER_BYTES = _HEADER.size
 SIGNATURE_BYTES = 32
 
-# Why bytes are not loaded: what fault() answers, what a signature adds, and what the engine itself refuses.
+# Reasons why bytes are not loaded: the answers of fault(), a wrong signature, and a refusal of the engine itself.
 REASONS = (
     "format", "model", "kv_type", "attention", "geometry", "adapter", "tokens", "length", "checksum", "signature",
     "engine",
@@ -34,7 +34,7 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """One sequence's KV bytes and the header that says what they are."""
+    """One sequence's KV bytes and their header."""
 
     header: bytes
     payload: bytes
@@ -57,7 +57,7 @@ class Verifier:
         return Sealed(self._header(payload, tokens, adapter), payload)
 
     def fault(self, sealed: Sealed, tokens: Tokens, adapter: str = "") -> str:
-        """Why these are not the bytes of these tokens, one of REASONS; empty when they are."""
+        """The reason why these are not the bytes of these tokens, one of REASONS; empty when they are."""
         if len(sealed.header) != HEADER_BYTES:
             return "format"
         said, meant = _HEADER.unpack(sealed.header), _HEADER.unpack(self._header(b"", tokens, adapter))

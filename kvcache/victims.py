@@ -1,4 +1,4 @@
-"""Whom to move out of a sequence when room is needed."""
+"""The choice of the trunk that is evicted from its sequence when room is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def choose(residents: Iterable[Trunk], now_ns: int) -> tuple[Trunk, str] | None:
     best: Trunk | None = None
     fresh_ns = now_ns - IDLE_NS
     fresh, tier, used_ns = True, Tier.GOLD, 0
-    for trunk in residents:  # over all of them for every one that moves out: no tuples, and most are told apart early
+    for trunk in residents:  # each eviction looks at all: no tuples, one comparison for most
         if trunk.users:
             continue
         used, mine = trunk.used_ns, trunk.tier

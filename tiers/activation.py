@@ -1,28 +1,28 @@
-"""Who gets how much attention: active, warm or ambient, decided anew from what was seen last.
+"""The attention of each NPC: active, warm or ambient, decided anew from the last observations.
 
 The score is an **effective distance** in metres, smaller is better: the distance to the nearest player (none:
 infinite), more when the player is out of sight, less with a quest or a bond between them, and 0 for a while after a
 conversation.
 
-`Activations.decide` gives places in this order, first those of the active level, then the warm ones among all who are
-left. Up to the cap (`active_max`, `warm_max`):
+`Activations.decide` gives places in this order, first those of the active level, then the warm ones among all NPCs
+that are left. Up to the cap (`active_max`, `warm_max`):
 
 1. **called**: the game's override names the level.
-2. **qualified**: near enough. That is hysteresis of the NPC's own effective distance, whoever else is there: it begins
-   at `enter_m` and ends beyond `leave_m`. For `stay_s` after a promotion, whoever was promoted counts as qualified.
+2. **qualified**: near enough. The NPC's own effective distance has hysteresis, independent of other NPCs: it qualifies
+   at `enter_m` and stops beyond `leave_m`. For `stay_s` after a promotion, a promoted NPC counts as qualified.
 
 And up to the floor (`active_min`, `warm_min`) only:
 
-3. **filling up**: the best others, so that few NPCs, or a game without players, are thought about all the same.
-   Whoever fills up goes when enough are qualified (after `stay_s`), and does not become qualified by being there.
+3. **filling up**: the best others, so that the model is also asked about few NPCs, or in a game without players.
+   An NPC that fills up goes when enough are qualified (after `stay_s`). It does not qualify by having a place.
 
-Inside each of the three the smallest effective distance is first. Who has a place keeps it unless a newcomer's
-effective distance is smaller by `margin_share`; among equals, who has a place, then who came to be known first. Whoever
-finds no place at the active level competes for a warm one, still as called or qualified.
+Inside each of the three the smallest effective distance is first. An NPC keeps its place unless a newcomer's effective
+distance is smaller by `margin_share`. Among equals, NPCs with a place are first, then those that were known first. An
+NPC without a place at the active level competes for a warm one, still as called or qualified.
 
-An override is the last word: to active it goes before all qualified; to warm it is never active, to ambient never
-anything else, whatever the distance, the floors, a conversation or the minimum stay say. Only the caps and being
-unobserved stand above it: who was not observed for `stale_s` is ambient.
+An override has the last word. An override to active goes before all qualified NPCs. With one to warm an NPC is never
+active, and with one to ambient it is always ambient, whatever its distance, the floors, a conversation or the minimum
+stay would give. Two rules are above it: the caps, and an NPC that was not observed for `stale_s` is ambient.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ActivationSettings:
 
 
 def check_activation(settings: ActivationSettings, section: str = "intents.activation") -> None:
-    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+    """Checks bounds. Raises ConfigError naming the setting, which is in `section`."""
 
     def check(right: bool, name: str, must: str) -> None:
         if not right:
@@ -121,7 +121,7 @@ def check_activation(settings: ActivationSettings, section: str = "intents.activ
 
 
 class Change(NamedTuple, Generic[Who]):
-    """One NPC's level became another, and why, in words for people."""
+    """A change of one NPC's level, with a reason for people."""
 
     who: Who
     before: Activation
@@ -130,7 +130,7 @@ class Change(NamedTuple, Generic[Who]):
 
 
 class _Why(Enum):
-    """What gave an NPC its level."""
+    """The reason for an NPC's level."""
 
     DISTANCE = 0
     SPEECH = 1
@@ -143,7 +143,7 @@ class _Why(Enum):
 
 _NEVER_NS = -(1 << 62)
 AT_ONCE = 64  # NPCs looked at in one step: below 0.1 ms
-# Looked up once: deciding goes over everybody four times a second.
+# Looked up once: deciding goes over all NPCs four times a second.
 _ACTIVE, _WARM, _AMBIENT = Activation.ACTIVE, Activation.WARM, Activation.AMBIENT
 _DISTANCE, _SPEECH, _STAY, _FLOOR, _OVERRIDE, _CAP = (
     _Why.DISTANCE, _Why.SPEECH, _Why.STAY, _Why.FLOOR, _Why.OVERRIDE, _Why.CAP,
@@ -152,7 +152,7 @@ _DISTANCE, _SPEECH, _STAY, _FLOOR, _OVERRIDE, _CAP = (
 
 @dataclass(slots=True, eq=False)
 class _Interest(Generic[Who]):
-    """What is known of one NPC. `near` is the level that its effective distance alone gives it, with hysteresis."""
+    """One NPC as it is known. `near` is the level that its effective distance alone gives it, with hysteresis."""
 
     who: Who
     number: int
@@ -172,7 +172,7 @@ class _Interest(Generic[Who]):
     why: _Why = _Why.UNOBSERVED
 
 
-# Who has a place; of the called and the qualified who has none; and the others that are left.
+# NPCs with a place; the called and the qualified without one; and the others that are left.
 _Placed = tuple[list[_Interest[Who]], list[_Interest[Who]], list[_Interest[Who]], tuple[list[_Interest[Who]], ...]]
 
 
@@ -181,7 +181,7 @@ class Activations(Generic[Who]):
 
     def __init__(self, settings: ActivationSettings = ActivationSettings()) -> None:
         self.settings = settings
-        # The caps as they are now: whoever knows how much is carried lowers them (tiers/carrying.py).
+        # The caps as they are now: tiers/carrying.py knows how much the engine carries, and lowers them.
         self.active_max = settings.active_max
         self.warm_max = settings.warm_max
         self.active = 0
@@ -208,7 +208,7 @@ class Activations(Generic[Who]):
             self._watched[who] = interest
 
     def knows(self, who: Who, quest: bool, relationship: float) -> None:
-        """What stands between it and the nearest player: an active quest, and a relationship of 0 to 1."""
+        """Its bond with the nearest player: an active quest, and a relationship of 0 to 1."""
         interest = self._known.get(who) or self._get_to_know(who)
         interest.quest = quest
         bond = min(max(relationship, 0.0), 1.0)
@@ -219,7 +219,7 @@ class Activations(Generic[Who]):
         (self._known.get(who) or self._get_to_know(who)).spoke_ns = now_ns
 
     def remove(self, who: Who) -> None:
-        """It is no longer there. Not a change that anybody is told of."""
+        """It is no longer there. Nobody is told of this change."""
         interest = self._known.pop(who, None)
         if interest is not None:
             interest.gone = True
@@ -233,19 +233,19 @@ class Activations(Generic[Who]):
         return _AMBIENT if interest is None else interest.level
 
     def reason(self, who: Who) -> str:
-        """Why it has its level, for people: "player at 12.0 m", "spoke 20 s ago", "cap of 200"."""
+        """The reason for its level, for people: "player at 12.0 m", "spoke 20 s ago", "cap of 200"."""
         interest = self._known.get(who)
         return "never observed" if interest is None or interest.seen_ns == _NEVER_NS else self._words(interest)
 
     def decide(self, now_ns: int) -> list[Change[Who]]:
-        """All levels anew. What changed: demotions first, which make room, then promotions, the best first.
+        """Decides all levels anew. Returns the changes: demotions first, to make room, then promotions, the best first.
 
         Takes time with the number of NPCs observed within `stale_s`, however many are known.
         """
         return at_once(self.deciding(now_ns))
 
     def deciding(self, now_ns: int) -> Steps[list[Change[Who]]]:
-        """The same in steps. What is seen between them counts for NPCs that were not looked at yet, and NPCs that are
+        """The same in steps. Observations between them count for NPCs that were not looked at yet. NPCs that were
         removed meanwhile are not among the changes.
         """
         s = self.settings
@@ -324,7 +324,7 @@ class Activations(Generic[Who]):
         qualified: list[_Interest[Who]],
         others: tuple[list[_Interest[Who]], ...],
     ) -> Steps[_Placed[Who]]:
-        """Who gets the level's places, and who of the called, the qualified and the others does not."""
+        """The NPCs that get the level's places, and the called, the qualified and the others that do not."""
         s = self.settings
         most = self.active_max if level is _ACTIVE else self.warm_max
         least = min(s.active_min if level is _ACTIVE else s.warm_min, most)
@@ -383,7 +383,7 @@ class Activations(Generic[Who]):
         ambient: list[_Interest[Who]],
         now_ns: int,
     ) -> Steps[list[tuple[_Interest[Who], Activation]]]:
-        """Everybody's level becomes what was decided; who changed and what they were before, in order."""
+        """Sets all levels as decided. Returns the NPCs that changed and their levels before, in order."""
         up: list[tuple[_Interest[Who], Activation]] = []
         down: list[tuple[_Interest[Who], Activation]] = []
         for level, members in ((_ACTIVE, active), (_WARM, warm), (_AMBIENT, ambient)):
@@ -410,7 +410,7 @@ class Activations(Generic[Who]):
         return interest
 
     def _lose_sight_of(self, interest: _Interest[Who]) -> None:
-        """What was seen counts no more; what is known of it and its players stays."""
+        """Drops its observation; its bond with players stays."""
         interest.near = _AMBIENT
         interest.effective_m = math.inf
         interest.why = _Why.UNOBSERVED

@@ -1,6 +1,6 @@
-"""When an NPC's next intent is due: at most once per slot of its cadence, and only when something has changed.
+"""The moment at which an NPC's next intent is due: at most once per slot of its cadence, and only after a change.
 
-The more attention, the shorter the slot; an ambient NPC has none, and is the rule policy's.
+The more attention, the shorter the slot. An ambient NPC has none: the rule policy answers for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CadenceSettings:
 
 
 def check_cadence(settings: CadenceSettings, section: str = "intents.cadence") -> None:
-    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+    """Checks bounds. Raises ConfigError naming the setting, which is in `section`."""
     if not 0.1 <= settings.active_hz <= 20:
         raise ConfigError(f"{section}.active_hz: {settings.active_hz:g}, must be 0.1 to 20")
     if not 0.01 <= settings.warm_hz <= settings.active_hz:
@@ -49,7 +49,7 @@ def check_cadence(settings: CadenceSettings, section: str = "intents.cadence") -
 
 
 def phase_ns(number: int, slot_ns: int) -> int:
-    """Where in its slot the NPC with that number is due."""
+    """The moment in its slot at which the NPC with that number is due."""
     return int((number // TOGETHER) * SPREAD % 1.0 * slot_ns)
 
 
@@ -61,7 +61,7 @@ def next_slot_ns(number: int, slot_ns: int, after_ns: int) -> int:
 
 
 def due_ns(number: int, slot_ns: int, received_ns: int, asked_ns: int | None, urgent: bool) -> int:
-    """When an NPC that changed at `received_ns` is due; `asked_ns` is when it was asked last (None: never).
+    """The moment at which an NPC that changed at `received_ns` is due; `asked_ns` is the last question (None: none).
 
     The first time and urgent changes are due at once, but never twice within a quarter of a slot.
     """

@@ -1,7 +1,7 @@
-"""How many NPCs the engine carries at their cadence: the caps of activation, found by trying.
+"""The number of NPCs that the engine carries at their cadence: the caps of activation, found by trying.
 
-As much attention as there is time for: while intents come in time the caps grow, when they come late they shrink at
-once, between the floor of active NPCs and the maxima of the settings. Whoever fills up `warm_min` gives way as well.
+While intents come in time the caps grow. When intents come late the caps shrink at once. They stay between the floor of
+active NPCs and the maxima of the settings. The caps also bound the NPCs that fill up `warm_min`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CarrySettings:
 
 
 def check_carry(settings: CarrySettings, section: str = "intents.carry") -> None:
-    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+    """Checks bounds. Raises ConfigError naming the setting, which is in `section`."""
 
     def check(right: bool, name: str, must: str) -> None:
         if not right:
@@ -49,8 +49,8 @@ def check_carry(settings: CarrySettings, section: str = "intents.carry") -> None
 
 
 LEAST = 0.05
-FEW = 8  # intents in a round that say nothing about the share of late ones
-TOLD_EVERY_NS = S // 2  # a shrinking takes that long to be felt
+FEW = 8  # with fewer intents in a round the share of late ones means nothing
+TOLD_EVERY_NS = S // 2  # the effect of a shrinking shows after this time
 
 
 class Carrying:
@@ -90,7 +90,7 @@ class Carrying:
         return self.share
 
     def calm(self, now_ns: int) -> bool:
-        """Whether nothing has come late for `calm_s`, and intents were watched for as long."""
+        """True if no intents have come late for `calm_s`, and intents were watched for as long."""
         return self._began_ns is not None and now_ns - max(self._began_ns, self._shrunk_ns or 0) >= self._calm_ns
 
     def caps(self, active_min: int, active_max: int, warm_max: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Which expected states are worth asking about, and what became of them.
+"""The choice of expected states that are worth asking about, and the account of their outcome.
 
-Every expected state is noted, asked about or not, and is watched until it comes true or its time is over. So each kind
-of prediction is judged by how often it comes true here, in this game, at no cost; the best kinds are asked about, as
-many as together keep within the allowed waste. All that is asked about is accounted: tokens spent, wasted, time saved.
+Every expected state is noted, whether the model is asked about it or not, and watched until it comes true or expires.
+So npcd learns at no cost how often each kind of prediction comes true in this game. It asks about the best kinds, as
+many as together keep within the allowed waste, and counts tokens spent, tokens wasted and time saved.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from core.clock import MS
 from core.words import Activation
 from tiers.prediction import PredictionSettings
 
-WHEN_MS = (500, 1_000, 2_000)  # a kind is judged apart for what is near and what is far
-PRIOR = 8  # so many cases the chance that a prediction came with stands for
+WHEN_MS = (500, 1_000, 2_000)  # near and far predictions of a kind are judged apart
+PRIOR = 8  # the chance that a prediction comes with counts as so many cases
 CASES_MAX = 400  # older cases count half when there are so many
 MARGIN = 0.06  # of the allowed waste that is kept back
-TIGHTEN = 4.0  # by how much more is wanted, when more than that is wasted
+TIGHTEN = 4.0  # the factor by which more is required when more is wasted
 CHOSEN_EVERY = 64  # cases after which the kinds are judged anew
 KINDS_MAX = 256
-OPEN_MAX = 32  # states that are asked about and may still come, beyond as many as came already
-SOON_MS = 500  # what comes in one such step is equally urgent
+OPEN_MAX = 32  # states that were asked about and may still come true, beyond the number of hits so far
+SOON_MS = 500  # states within one such step are equally urgent
 
 
-# Turns a moment into the game time of whom it is about: states come true in game time, and are given that much of it.
+# Turns a moment into an NPC's game time: states come true, and expire, in game time.
 GameTimeOf = Callable[[Hashable, int], int]
 
 
@@ -43,7 +43,7 @@ class ForesightCounts:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A question that could be asked ahead of time: about whom, which state, and what asking costs."""
+    """A question that could be asked ahead of time: the NPC, the state, and the cost in tokens."""
 
     who: Hashable
     state: Hashable
@@ -56,7 +56,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Judged:
-    """How one kind of prediction has fared: cases that are over, and those that came true."""
+    """The record of one kind of prediction: cases that are over, and those that came true."""
 
     cases: float
     true: float
@@ -64,25 +64,25 @@ class Judged:
 
     @property
     def share(self) -> float:
-        """Of its cases, how many come true."""
+        """The share of its cases that came true."""
         return self.true / self.cases
 
 
 @dataclass(slots=True, eq=False)
 class _Noted:
-    """One expected state of one NPC, and all that it was offered as. `tokens` -1: not asked about."""
+    """One expected state of one NPC, and the kinds of its predictions. `tokens` -1: not asked about."""
 
     kinds: list[tuple[str, int]]
     due_ns: int  # in game time
     until_ns: int  # in game time
-    look_ns: int = 0  # when it is looked whether that is over
+    look_ns: int = 0  # the moment at which its end is checked
     tokens: int = -1
     true: bool = False
     over: bool = False
 
 
 class Foresight:
-    """The books of all NPCs; one without expected states has none. `who` and `state` are whatever names them.
+    """The books of all NPCs; an NPC without expected states has none. `who` and `state` are any hashable names.
 
     Invariant: an NPC has at most per_npc_max states that were asked about, and as many that are only watched.
     """
@@ -103,7 +103,7 @@ class Foresight:
     # -- ahead of time -----------------------------------------------------------------------------------------
 
     def offer(self, who: Hashable, state: Hashable, kind: str, chance: float, in_ms: int, now_ns: int) -> bool:
-        """Whether asking about this state now is worth its tokens; notes it in any case, to see whether it comes."""
+        """True if asking about this state now is worth its tokens; notes it in any case, to see if it comes true."""
         if not self._settings.on:
             return False
         named = _named(kind, in_ms)
@@ -129,7 +129,7 @@ class Foresight:
         return first is None or first[1].due_ns < at_ns
 
     def choose(self, offers: Iterable[Offer], budget_tokens: int, now_ns: int) -> list[Offer]:
-        """Whom to ask about what, in this order: active before warm, soon before later, likely before less likely."""
+        """The questions to ask, in this order: active before warm, soon before later, likely before less likely."""
         worth = [o for o in offers if self.offer(o.who, o.state, o.kind, o.chance, o.in_ms, now_ns)]
         worth.sort(key=lambda o: (o.activation, o.in_ms // SOON_MS, -self.share(o.kind, o.in_ms, o.chance), o.in_ms))
         chosen = []
@@ -148,7 +148,7 @@ class Foresight:
         if noted is None or noted.tokens < 0:
             self._open += 1
             if noted is not None:
-                noted.true = False  # what came before it was asked about is no hit
+                noted.true = False  # a state that came true before the question is no hit
             first = self._first(book, asked=True)
             if first is not None:
                 self._end(who, *first)
@@ -162,7 +162,7 @@ class Foresight:
     # -- in its time -------------------------------------------------------------------------------------------
 
     def came_true(self, who: Hashable, state: Hashable, saved_ns: int, now_ns: int) -> bool:
-        """Call it for each new state of an NPC; whether it was asked about. `saved_ns` counts if it was."""
+        """Call it for each new state of an NPC; True if it was asked about. `saved_ns` counts if it was."""
         book = self._books.get(who)
         noted = book.get(state) if book is not None else None
         if noted is None or noted.until_ns < self._game_time(who, now_ns):
@@ -177,7 +177,7 @@ class Foresight:
         return noted.tokens >= 0
 
     def expire(self, now_ns: int) -> list[tuple[Hashable, Hashable]]:
-        """Ends what is over; which NPCs' states of those that were asked about no longer count, since the last call."""
+        """Ends expired states. Returns those, of all that were asked about, that ended since the last call."""
         ends = self._ends
         while ends and ends[0][0] < now_ns:
             look_ns, who, state, noted = ends.popleft()
@@ -197,15 +197,15 @@ class Foresight:
         self._ends.append((noted.look_ns, who, state, noted))
 
     def remove(self, who: Hashable) -> None:
-        """Forgets an NPC; what was asked about it and did not come true is wasted."""
+        """Forgets an NPC; questions about its states that did not come true are wasted."""
         for state, noted in list(self._books.get(who, {}).items()):
             self._end(who, state, noted, learn=False)
         self._books.pop(who, None)
 
-    # -- how good it is ----------------------------------------------------------------------------------------
+    # -- learning ----------------------------------------------------------------------------------------
 
     def share(self, kind: str, in_ms: int, chance: float = 0.0) -> float:
-        """How many predictions of this kind come true, of those that were seen so far; else the chance."""
+        """The share of predictions of this kind that came true so far; without any, the chance."""
         judged = self._kinds.get(_named(kind, in_ms))
         return judged.share if judged else chance
 
@@ -233,7 +233,7 @@ class Foresight:
             self._choose_kinds()
 
     def _choose_kinds(self) -> None:
-        """The best kinds, as many as together come true often enough; fewer, when more was wasted than meant."""
+        """Chooses the best kinds, as many as together come true often enough; fewer, when too much was wasted."""
         wanted = self._wanted
         if self._settled_tokens:
             meant = self._settings.wasted_max - MARGIN
@@ -247,7 +247,7 @@ class Foresight:
     # -- books -------------------------------------------------------------------------------------------------
 
     def _first(self, book: dict[Hashable, _Noted], asked: bool) -> tuple[Hashable, _Noted] | None:
-        """What has to give way to one more, as it should have come true first; None while there is room."""
+        """The state that one more would replace: the one that was due first. None while there is room."""
         there = [(state, noted) for state, noted in book.items() if (noted.tokens >= 0) == asked]
         return None if len(there) < self._settings.per_npc_max else min(there, key=lambda at: at[1].due_ns)
 
@@ -261,7 +261,7 @@ class Foresight:
                 self.counts.wasted_tokens += noted.tokens
                 self._open -= 1
         if learn:
-            # Only now, also of what came true: else the first seconds, before anything is over, would look too good.
+            # Hits count at the end of their time, too: else the first seconds, before any miss, would look too good.
             for kind in noted.kinds:
                 self._learn(kind, noted.true)
 

@@ -1,4 +1,4 @@
-"""The rule policy: what an NPC does when the model has not answered. A flat table, read top to bottom; the first row
+"""The rule policy, which answers for an NPC when the model has not. A flat table, read top to bottom; the first row
 that holds answers.
 
 Clients evaluate the same table from the same vectors (clients/conformance/policy_vectors.json).
@@ -34,7 +34,7 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class PolicyAnswer:
-    """What the table says; `target` is the percept that made the row hold, if one did."""
+    """The table's answer; `target` is the percept that made the row hold, if one did."""
 
     action: str
     emotion: str

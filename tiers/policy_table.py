@@ -1,6 +1,6 @@
-"""From what designers write to the flat table that is evaluated (tiers/policy.py).
+"""Compiles a designer's file into the flat table that is evaluated (tiers/policy.py).
 
-Written are sections, one for each archetype and one for everybody:
+A file has sections, one for each archetype and one for all NPCs:
 
     [villager]
     rows = [{ percept_stance = "hostile", distance_max_m = 20.0, action = "flee", emotion = "afraid" }]
@@ -9,8 +9,8 @@ Written are sections, one for each archetype and one for everybody:
     rows = [{ action = "idle", emotion = "calm" }]
 
 A world's table is, from the top: the world's own rows as they come; the sections of archetypes for which the world has
-no row of its own; [default]; and, if nothing so far holds always, a row that does. So there is always an answer. What
-a world has no words for, and what can never be reached, is left out.
+no row of its own; [default]; and, if no row so far always holds, one that does. So there is always an answer. Rows
+with words that the world lacks, and rows that can never be reached, are left out.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tiers.policy import PolicyRow
 
 DEFAULT = "default"
 ROWS_MAX = 512  # of one file
-NUMBERS = {"distance_max_m": math.inf, "health_max": 1.0}  # what a row's numbers may be at most
+NUMBERS = {"distance_max_m": math.inf, "health_max": 1.0}  # upper bounds of a row's numbers
 KEYS = tuple(f.name for f in fields(PolicyRow) if f.name != "archetype_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The rows of one archetype, or of everybody (archetype_id empty), and the file that they stand in."""
+    """The rows of one archetype, or of all NPCs (archetype_id empty), and the file that they are in."""
 
     archetype_id: str
     origin: str
     rows: tuple[PolicyRow, ...]
 
     def place(self, number: int) -> str:
-        """Where its row with that number (from 0) stands."""
+        """The place of its row with that number (from 0)."""
         return f"{self.origin} [{self.archetype_id or DEFAULT}] row {number + 1}"
 
 
@@ -50,7 +50,7 @@ Sections = Mapping[str, Section]  # by archetype
 
 @dataclass(frozen=True, slots=True)
 class WorldWords:
-    """What a world's rows may say: archetypes, actions, those of them that need a target, and emotions."""
+    """The words that a world's rows may use: archetypes, actions, actions that need a target, and emotions."""
 
     archetypes: Sequence[str]
     actions: Sequence[str]
@@ -63,12 +63,12 @@ class Left(NamedTuple):
 
     place: str
     reason: str
-    unknown_words: bool  # or it is only never reached, or about somebody else
+    unknown_words: bool  # False: it is never reached, or about another archetype
 
 
 @dataclass(slots=True)
 class PolicyTable:
-    """The flat table, where each of its rows comes from, and what was left out. The last row holds for everybody."""
+    """The flat table, the origin of each row, and the rows that were left out. The last row always holds."""
 
     rows: list[PolicyRow] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ def read_row(given: Any, place: str, archetype_id: str) -> PolicyRow:
 
 
 def why_not(row: PolicyRow, words: WorldWords) -> tuple[str, str]:
-    """(field, reason) why a world cannot have a row; two empty texts when it can."""
+    """(field, reason) if a world cannot have a row; two empty texts if it can."""
     if row.action not in words.actions:
         return "action", f"'{row.action}' is not an action of the world"
     if row.emotion not in words.emotions:
@@ -142,14 +142,14 @@ def why_not(row: PolicyRow, words: WorldWords) -> tuple[str, str]:
 
 
 def compile_table(own: Sequence[PolicyRow], sections: Sections, words: WorldWords) -> PolicyTable:
-    """A world's table: its own rows (which it has the words for), then what they leave open."""
+    """A world's table: its own rows (all of whose words it has), then the sections for states that those leave open."""
     return at_once(compiling_table(own, sections, words))
 
 
 def compiling_table(own: Sequence[PolicyRow], sections: Sections, words: WorldWords) -> Steps[PolicyTable]:
     """The same in steps."""
     table = PolicyTable()
-    closed: dict[str, str] = {}  # the place of a row that holds always, by archetype; "" closes all
+    closed: dict[str, str] = {}  # the place of a row that always holds, by archetype; "" closes all
     for i, row in enumerate(own):
         _add(table, closed, row, f"world row {i + 1}")
         yield
@@ -173,7 +173,7 @@ def compiling_table(own: Sequence[PolicyRow], sections: Sections, words: WorldWo
 
 
 def _below(sections: Sections) -> Iterator[tuple[str, PolicyRow]]:
-    """Archetypes' rows, then everybody's."""
+    """Rows of archetypes, then rows of all NPCs."""
     ordered = [s for s in sections.values() if s.archetype_id] + [s for s in sections.values() if not s.archetype_id]
     for section in ordered:
         yield from ((section.place(i), row) for i, row in enumerate(section.rows))
@@ -191,7 +191,7 @@ def _add(table: PolicyTable, closed: dict[str, str], row: PolicyRow, place: str)
 
 
 def whole(sections: Sections) -> list[PolicyRow]:
-    """Every row, archetypes' before everybody's, as if a world had all the words."""
+    """Every row, those of archetypes first, as if a world had all the words."""
     return [row for _, row in _below(sections)]
 
 

@@ -1,12 +1,12 @@
-"""What an NPC will probably see a few seconds from now: positions by velocity, and simple events.
+"""Predicts an NPC's observations a few seconds ahead: positions by velocity, and simple events.
 
-A percept says how far away it is, not where; how fast it comes closer is read off its last half second. Only what
-follows from the present is expected: distances pass an edge, two percepts change places, something leaves hearing,
-health falls past an edge, an event is no longer mentioned, the day goes on. New percepts, new events and changes of
-mind are not guessed.
+A percept gives a distance, no position; its last half second gives the speed at which it comes closer. Predictions
+follow from the present alone: distances pass an edge, two percepts change places, something leaves hearing, health
+falls past an edge, an event is no longer mentioned, the day goes on. New percepts, new events and changes of mind are
+not predicted.
 
-Expected are *states* as the model tells them apart. Each comes as an observation that has it, at the first moment the
-game is likely to tell it, so that it can be asked about like any other.
+Predicted are *states* as the model distinguishes them. Each comes as an observation that has it, at the first moment
+at which the game is likely to send it, so that the model can be asked about it like about any other.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from math import inf, sqrt
 
 from core.observation import Observation, Percept
 
-# What makes the next state another one; the sooner it is, the likelier it comes true. (chance at once, and how much of
-# it is left after a second), as measured on the demo's village; who keeps books learns better ones.
+# Kinds of change that lead to another state; the sooner one is, the likelier it comes true. (chance at once, and the
+# share of it that is left after a second), as measured on the demo's village; tiers/foresight.py learns better ones.
 CHANCES = {
     "nearer": (0.6, 0.5),
     "farther": (0.5, 0.5),
@@ -29,21 +29,21 @@ CHANCES = {
     "calm": (0.75, 0.9),
     "day": (0.8, 0.95),
 }
-LATER = " later"  # what follows upon an expected state: chances multiply
+LATER = " later"  # a state after a predicted state: chances multiply
 
 SAMPLE_EVERY_MS = 180
 SAMPLES = 6  # the last second
-SLOPE_MS = 350  # over how long a speed is measured, at least
-GAP_MAX_MS = 2_000  # who was not observed for longer has no speeds
+SLOPE_MS = 350  # the shortest time over which a speed is measured
+GAP_MAX_MS = 2_000  # an NPC that was not observed for longer has no speeds
 SPEED_MIN_MPS = 0.1  # slower is standing still
 SPEED_MAX_MPS = 20.0  # faster is a teleport
-TURN_MPS = 0.5  # whose own speed changed by more has to see anew how the others move
-JUMP_M = 2.0  # a body that is set straight
+TURN_MPS = 0.5  # after a larger change of its own speed an NPC measures the others anew
+JUMP_M = 2.0  # a larger step is a correction of a position
 PAST_S = 0.02  # an edge is passed when it is behind by that much
 OBSERVED_EVERY_MS_MIN = 50
-BEYOND = 3  # so many percepts after the notable ones may come to be among them
+BEYOND = 3  # so many percepts after the notable ones may become notable
 SIGHT_GAP_M = 1.0  # between the farthest in sight and the nearest that is not
-RIM, RIM_MIN = 0.95, 200  # so much was noticed within that share of the farthest, until that counts as the reach
+RIM, RIM_MIN = 0.95, 200  # the farthest percept is the reach, once so many percepts were within this share of it
 WORDS_MAX = 256
 
 
@@ -103,14 +103,14 @@ class Expected:
 
 @dataclass(slots=True)
 class Habits:
-    """What one world does again and again, learned as it is seen: how long events are mentioned, how the day goes, how
-    far NPCs see and notice. All NPCs of a world share one.
+    """The habits of one world, learned from observations: how long events are mentioned, how the day goes, how far NPCs
+    see and notice. All NPCs of a world share one.
     """
 
     event_ms: dict[str, float] = field(default_factory=dict)
     day: dict[str, tuple[str, int]] = field(default_factory=dict)  # word: the next one, and how long this one lasts
     day_word: str = ""
-    day_since_ms: int = -1  # -1: it had begun before anybody looked
+    day_since_ms: int = -1  # -1: it had begun before the first observation
     noticed_m: float = 0.0  # the farthest that anything was noticed,
     noticed_there: int = 0  # and how much was noticed nearly as far away
     seen_m: float = 0.0  # the farthest that anything was in sight,
@@ -130,7 +130,7 @@ class Habits:
         lasted_ms = at_ms - self.day_since_ms
         if self.day_since_ms >= 0:
             if -GAP_MAX_MS < lasted_ms < GAP_MAX_MS:
-                return  # not everybody hears of it at once
+                return  # NPCs are told of it at different moments
             if lasted_ms > 0 and (len(self.day) < WORDS_MAX or self.day_word in self.day):
                 self.day[self.day_word] = (word, lasted_ms)
         self.day_since_ms = at_ms if self.day_word else -1
@@ -297,7 +297,7 @@ def expected(motion: Motion, seen: Observation, edges: Edges, settings: Predicti
 
     found: list[Expected] = []
     known = {_state(seen, ranked, edges)} if moments else set()
-    # What is between two observations nobody sees.
+    # A state between two observations is never seen.
     every_s = max(motion.every_ms, OBSERVED_EVERY_MS_MIN) / 1000
     then_s = 0.0
     for in_s, kind in moments:
@@ -439,7 +439,7 @@ def _rank(p: Percept) -> tuple[bool, bool, float, str]:
 
 
 def _state(seen: Observation, ranked: Sequence[Percept], edges: Edges) -> tuple[object, ...]:
-    """What of an observation tells states of one NPC apart, for as long as nothing unexpected happens."""
+    """The parts of an observation that distinguish states of one NPC, as long as nothing unexpected happens."""
     kept = [(p.entity_id, p.in_sight, bisect_right(edges.distances_m, p.distance_m)) for p in ranked[: edges.percepts]]
     return (
         seen.time_of_day,

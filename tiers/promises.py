@@ -1,4 +1,4 @@
-"""What each tier is promised, as settings."""
+"""The promise of each tier, as settings."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Promises:
         return (self.gold, self.silver, self.bronze)[tier]
 
     def deadline_ns(self, tier: Tier, due_ns: int) -> int:
-        """When the first token of a work that was due at `due_ns` should be there."""
+        """The moment by which a work that was due at `due_ns` should have its first token."""
         return due_ns + self.of(tier).first_ms * MS
 
     def overdue_ns(self, tier: Tier, due_ns: int) -> int:
-        """From when on a work that was due at `due_ns` counts as one tier higher."""
+        """The moment from which a work that was due at `due_ns` counts as one tier higher."""
         return due_ns + self.of(tier).wait_max_ms * MS
 
 

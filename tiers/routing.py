@@ -1,4 +1,4 @@
-"""Which tier and engine each kind of work goes to, and how large it may be: one table, settings as well as code."""
+"""The tier, engine and size of each kind of work: one table, which is both settings and code."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class WorkKind(Enum):
 
 
 ABOUT = {
-    WorkKind.INTENT: "what an NPC is about to do: action, target, emotion",
+    WorkKind.INTENT: "the next action, target and emotion of an NPC",
     WorkKind.BARK: "a few words for an action that speaks",
-    WorkKind.REPLY: "what an NPC says to a player's line",
+    WorkKind.REPLY: "an NPC's answer to a player's line",
     WorkKind.REPLY_TRUNK: "a conversation's KV, made ready for the next line",
-    WorkKind.SUMMARY: "what an NPC keeps of a conversation that is over",
+    WorkKind.SUMMARY: "the memory that an NPC keeps of a conversation that is over",
     WorkKind.TRUNK: "an NPC's KV, made ready before it is asked",
     WorkKind.PREDICTION: "an intent for a state that has not come yet",
-    WorkKind.PREDICTION_BARK: "the first words for somebody who walks up",
+    WorkKind.PREDICTION_BARK: "the first words for a player who walks up",
 }
 
 SILENT = frozenset({WorkKind.REPLY_TRUNK, WorkKind.TRUNK})  # they make KV and no tokens
@@ -100,7 +100,7 @@ assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == 
 
 
 def check_routes(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:
-    """Raises ConfigError naming the first setting that cannot be, and its limit."""
+    """Raises ConfigError naming the first setting that is not possible, and its limit."""
     for kind in WorkKind:
         route, name = routes.of(kind), f"routes.{kind.value}"
         if route.engine not in engines:
@@ -120,15 +120,13 @@ def _check_tier(kind: WorkKind, route: Route, name: str) -> None:
     if route.tier is Tier.GOLD and route.recall:
         raise ConfigError(f"{name}.recall: Gold never waits on I/O; leave it false, or take another tier")
     if route.recall and kind not in RECALLING:
-        raise ConfigError(f"{name}.recall: only a reply waits for what is remembered; leave it false")
+        raise ConfigError(f"{name}.recall: only a reply waits for memory; leave it false")
     if kind in SILENT and route.tier is Tier.GOLD:
         raise ConfigError(
             f"{name}.tier: gold, must be silver or bronze: Gold is for few tokens, and would wait for a trunk's"
         )
     if kind in GUESSES and route.tier is not Tier.BRONZE:
-        raise ConfigError(
-            f"{name}.tier: {route.tier.name.lower()}, must be bronze: guesses are for time that nobody else needs"
-        )
+        raise ConfigError(f"{name}.tier: {route.tier.name.lower()}, must be bronze: predictions run in spare time only")
 
 
 def _check_output(kind: WorkKind, route: Route, name: str, promises: Promises, engine_len: int) -> None:

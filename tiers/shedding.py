@@ -1,14 +1,14 @@
-"""What is put off or refused while there is more to do than can be done, why, and when to come again.
+"""Overload: the work that is put off or refused, the reason, and when to retry.
 
-    work          goes when                                  what a game sees
-    predictions   anybody waits, or an NPC for its share     nothing: an intent is as late as without them
+    work          put off or refused when                    effect in the game
+    predictions   any work waits, or an NPC for its share    none: an intent is as late as without them
     barks         Gold waits long                            intents without words
-    intents       Gold waits too long; the engine stands     the last intent, or the policy's: never an error
-    dialogue      Silver's queue is full; the engine stands  who waits longest is kept, the newest gets a retry time
+    intents       Gold waits too long; the engine stalls     the last intent, or the policy's: never an error
+    dialogue      Silver's queue is full; the engine stalls  the longest wait is kept, the newest gets a retry time
     stories       Bronze's queue is full, or waits long      they wait; the newest gets a retry time when it is full
 
-Predictions go before barks, barks before intents. What went comes back when its reason has been well below its bound
-for a while, so that nothing flaps.
+Predictions are put off before barks, barks before intents. Work comes back when its reason has been well below its
+bound for a while, so that it does not come and go.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.errors import ConfigError
 
 
 class Sheddable(Enum):
-    """Work as the status names it, in the order in which it goes."""
+    """Work as the status names it, in the order in which it is put off."""
 
     PREDICTIONS = "predictions"
     BARKS = "barks"
@@ -66,8 +66,8 @@ class ShedSettings:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """One tier's queue: works that wait, the most that may, how long the first of them has, and the retry time that a
-    refused one is told.
+    """One tier's queue: works that wait, the most that may wait, the longest wait, and the retry time that a refused
+    work is told.
     """
 
     waiting: int = 0
@@ -78,7 +78,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How it stands at a moment. `put_off` NPCs are due and wait for their share; the engine has not come round for
+    """The load at a moment. `put_off` NPCs are due and wait for their share. The engine has not finished a step for
     `still_ms` though there is work, and its step should take `step_ms`.
     """
 
@@ -100,7 +100,7 @@ class Shed(NamedTuple):
 
 
 class _Cause(NamedTuple):
-    """How near its bound something is (1: there), and how it is said: a format and its numbers, as most are not."""
+    """A value as a share of its bound (1: reached), and its message: a format and numbers, as few are printed."""
 
     share: float
     said: str
@@ -115,7 +115,7 @@ class _Gone:
 
 
 class Shedding:
-    """Remembers what went. Law: while barks are gone predictions are, and while intents are gone barks are."""
+    """Remembers the work that is put off. Law: predictions are put off while barks are, and barks while intents are."""
 
     def __init__(self, settings: ShedSettings) -> None:
         self._settings = settings
@@ -123,12 +123,12 @@ class Shedding:
 
     @property
     def allows_predictions(self) -> bool:
-        """Whether guesses may be made."""
+        """True if predictions may be asked about."""
         return Sheddable.PREDICTIONS not in self._gone
 
     @property
     def allows_barks(self) -> bool:
-        """Whether words may be made for intents."""
+        """True if barks may be generated."""
         return Sheddable.BARKS not in self._gone
 
     @property
@@ -137,7 +137,7 @@ class Shedding:
         return [self._gone[work].shed for work in Sheddable if work in self._gone]
 
     def look(self, load: Load, now_ns: int) -> None:
-        """Takes in how it stands now."""
+        """Takes in the load as it is now."""
         for work in Sheddable:
             worst = max(self._causes(work, load))
             gone = self._gone.get(work)
@@ -156,7 +156,7 @@ class Shedding:
                 del self._gone[work]
 
     def _causes(self, work: Sheddable, load: Load) -> Iterator[_Cause]:
-        """What may send a work away."""
+        """The reasons that may put a work off."""
         s, gold, silver, bronze = self._settings, load.gold, load.silver, load.bronze
         queue = {Sheddable.DIALOGUE: silver, Sheddable.STORIES: bronze}.get(work)
         retry_ms = queue.retry_ms if queue is not None else 0

@@ -39,7 +39,7 @@ def test_the_shipped_table_is_that_of_the_design() -> None:
         ("intent", {"recall": True}, "routes.intent.recall: Gold never waits on I/O"),
         ("bark", {"recall": True}, "routes.bark.recall: Gold never waits on I/O"),
         ("reply", {"tier": Tier.GOLD}, "routes.reply.recall: Gold never waits on I/O"),
-        ("summary", {"recall": True}, "routes.summary.recall: only a reply waits for what is remembered"),
+        ("summary", {"recall": True}, "routes.summary.recall: only a reply waits for memory"),
         ("trunk", {"tier": Tier.GOLD}, "routes.trunk.tier: gold, must be silver or bronze"),
         ("reply_trunk", {"tier": Tier.GOLD}, "routes.reply_trunk.tier: gold, must be silver or bronze"),
         ("prediction", {"tier": Tier.GOLD}, "routes.prediction.tier: gold, must be bronze"),
