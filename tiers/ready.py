@@ -1,0 +1,96 @@
+"""What tiers/asking.py wants done: one read-only value, as etcd-raft's Ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+Who = TypeVar("Who")
+
+
+class Rule(NamedTuple, Generic[Who]):
+    """The rules answer for this NPC, which has been due since `due_ns`."""
+
+    who: Who
+    due_ns: int
+
+
+class Recall(NamedTuple, Generic[Who]):
+    """The NPC's memory of answers may answer. Say recalled() or forgot()."""
+
+    who: Who
+    due_ns: int
+
+
+class Ask(NamedTuple, Generic[Who]):
+    """Ask the model about what the NPC saw last. Say answered(), failed(), dropped() or refused() of this number."""
+
+    who: Who
+    number: int
+    due_ns: int
+
+
+class Stand(NamedTuple, Generic[Who]):
+    """The answer to this question is the NPC's intent. `agrees`: it is about what the NPC sees now."""
+
+    who: Who
+    number: int
+    agrees: bool
+
+
+class Ready(NamedTuple, Generic[Who]):
+    """Do all of it, in this order of fields, before the next input; observed() alone may come before.
+
+    `wake_ns`: tick() must be called then, or earlier; None: at the moment that was told before. `expect_ns`: when the
+    next NPC gets into line, if that is the next thing to happen; told by the first Ready after a tick.
+    """
+
+    confirm: tuple[Who, ...]  # the intent agrees with the newest that was looked at
+    stand: tuple[Stand[Who], ...]
+    keep: tuple[int, ...]  # the answer to this question does not stand: the NPC keeps its intent
+    rule: tuple[Rule[Who], ...]
+    recall: tuple[Recall[Who], ...]
+    load: tuple[Who, ...]  # bring its KV into place; say loaded() or not_loaded()
+    cancel: tuple[int, ...]  # questions that nobody waits for
+    ask: tuple[Ask[Who], ...]  # as one group
+    look: tuple[Who, ...]  # at its glimpse; say saw() or spoiled()
+    wake_ns: int | None
+    expect_ns: int | None
+
+
+@dataclass(slots=True)
+class Wanted(Generic[Who]):
+    """What the next Ready says, as it is put together."""
+
+    confirm: list[Who] = field(default_factory=list)
+    stand: list[Stand[Who]] = field(default_factory=list)
+    keep: list[int] = field(default_factory=list)
+    rule: list[Rule[Who]] = field(default_factory=list)
+    recall: list[Recall[Who]] = field(default_factory=list)
+    load: list[Who] = field(default_factory=list)
+    cancel: list[int] = field(default_factory=list)
+    ask: list[Ask[Who]] = field(default_factory=list)
+    look: list[Who] = field(default_factory=list)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is wanted."""
+        w = self
+        return not (w.confirm or w.stand or w.rule or w.recall or w.ask or w.look or w.load or w.keep or w.cancel)
+
+    def take(self, wake_ns: int | None, expect_ns: int | None) -> Ready[Who]:
+        """All of it; nothing is wanted afterwards."""
+        ready = Ready(
+            tuple(self.confirm), tuple(self.stand), tuple(self.keep), tuple(self.rule), tuple(self.recall),
+            tuple(self.load), tuple(self.cancel), tuple(self.ask), tuple(self.look), wake_ns, expect_ns,
+        )  # fmt: skip
+        self.confirm.clear()
+        self.stand.clear()
+        self.keep.clear()
+        self.rule.clear()
+        self.recall.clear()
+        self.load.clear()
+        self.cancel.clear()
+        self.ask.clear()
+        self.look.clear()
+        return ready
