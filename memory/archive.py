@@ -96,7 +96,7 @@ class Row(NamedTuple):
 
 
 def row_of(record: Record, key: bytes) -> Row | None:
-    """What the archive keeps of a record; None when that is nothing. Players' ids are pseudonyms in it."""
+    """The archive's row of a record; None when it keeps none. Players' ids are pseudonyms in it."""
     if record.kind is Kind.REDACTED:
         return None
     body: Body = record.body
@@ -147,8 +147,8 @@ class ArchiveWriter:
         return None
 
     def write(self, records: Sequence[Record], upto: Position) -> None:
-        """Adds what is not there yet and forgets whom it says, in order, all or none. Raises StoreFailed; what is about
-        a record, and would be so again, is psycopg's error.
+        """Adds records that are not there yet and forgets players, in order, all or none. Raises StoreFailed, or
+        psycopg's error when a record is at fault and another try would fail as well.
         """
         with self._failing():
             connection = self._connection or self._connect()
@@ -171,7 +171,7 @@ class ArchiveWriter:
             connection.commit()
 
     def close(self) -> None:
-        """Ends the connection, if there is one; what is not committed is as if it had never come."""
+        """Ends the connection, if there is one, and rolls back."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

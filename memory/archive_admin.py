@@ -1,7 +1,7 @@
-"""What is done to the archive by hand, as the database's owner: migrate, show, forget, compact.
+"""Operations on the archive by hand, as the database's owner: migrate, show, forget, compact.
 
-Each function opens a connection of its own and closes it. All raise ConfigError when what is asked makes no sense, and
-StoreFailed, in one line and without the password, when the server is away or refuses. The daemon never comes here.
+Each function opens a connection of its own and closes it. All raise ConfigError when a value is wrong, and StoreFailed,
+in one line and without the password, when the server is away or refuses. The daemon never uses this file.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ def migrate(
     now: datetime | None = None,
     folder: Path = MIGRATIONS,
 ) -> list[str]:
-    """Brings the database to what this npcd needs; what was done, a line each. Done again it changes nothing.
+    """Brings the database to the schema that this npcd needs. Returns its steps, a line each. Running it again changes
+    nothing.
 
-    The months from the last one to `months` ahead get partitions, so it wants to be run again from time to time. The
-    serving role is made if it is not there: without a password it can come by a socket's peer or a certificate only.
+    The months from the last one to `months` ahead get partitions, so run it again from time to time. The serving role
+    is made if it is not there. Without a password it can connect by a socket's peer or a certificate only.
     """
     if not 1 <= months <= MONTHS_AHEAD_MAX:
         raise ConfigError(f"months: {months}, must be 1 to {MONTHS_AHEAD_MAX}")
@@ -130,7 +131,7 @@ def migrate(
     done: list[str] = []
     with _owner(url) as connection:
         encoding = connection.info.parameter_status("server_encoding")
-        if encoding != "UTF8":  # what players write would be refused, a record here and there
+        if encoding != "UTF8":  # else it would refuse some records with text of players
             raise StoreFailed(f"PostgreSQL: the database's encoding is {encoding}; make one with ENCODING 'UTF8'")
         connection.execute("SELECT pg_advisory_lock(%s)", [_ADVISORY_LOCK])
         done += _apply(connection, folder)
@@ -151,9 +152,10 @@ def show(url: str, npc: str, world: str | None = None, tenant: str | None = None
 
 
 def forget(url: str, tenant: str, world: str, player: str, npc: str = "") -> int:
-    """Deletes a player's events with one NPC, or with all of a world; how many. A row is left that says so.
+    """Deletes a player's events with one NPC, or with all of a world, and leaves a row that says so. Returns their
+    number.
 
-    `player` is the pseudonym that show() gives. What other stores know stays there: the daemon's Forget reaches all.
+    `player` is the pseudonym that show() gives. Other stores keep the player: the daemon's Forget reaches all stores.
     Raises ConfigError for what is no pseudonym, and StoreFailed when the archive knows no such world.
     """
     if not _PSEUDONYM.fullmatch(player):

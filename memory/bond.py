@@ -19,10 +19,10 @@ RECENT_MS = 30 * DAY_MS
 FACTS_KEPT, FACTS_TOLD = 24, 8
 SUMMARIES_KEPT = 4
 MOODS_KEPT = 16
-EXCHANGES_KEPT = 12  # of the session under way: the hot window of 20 utterances, and who retries
+EXCHANGES_KEPT = 12  # of the session under way: the hot window of 20 utterances, and retries
 FACT_HALF_LIFE_MS = 7 * DAY_MS
 MOOD_HALF_LIFE_MS = 3_600_000
-# What from_json() takes: more than ever comes about here.
+# Limits of from_json(): more than a bond ever has.
 NAME_LEN_MAX, TEXT_LEN_MAX, LINE_LEN_MAX = 256, 4_096, 65_536
 
 
@@ -35,21 +35,21 @@ class Fact(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What happened in one session."""
+    """The summary of one session."""
 
     text: str
     at_ms: int
 
 
 class Mood(NamedTuple):
-    """What the NPC felt at one time."""
+    """The NPC's emotion at one time."""
 
     emotion: str
     at_ms: int
 
 
 class Exchange(NamedTuple):
-    """A player's line and what the NPC said to it. `finish` says how it was cut off; empty: the NPC came to its end."""
+    """A player's line and the NPC's reply. `finish` says how the reply was cut off; empty: it is whole."""
 
     turn_id: str
     line: str
@@ -69,7 +69,7 @@ class OpenSession:
 
 @dataclass(slots=True)
 class Bond:
-    """What an NPC remembers of a player. `name` is how the player is called, empty while nobody said."""
+    """An NPC's memory of a player. `name` is the player's name, empty while it is not known."""
 
     name: str = ""
     relationship: Relationship | None = None
@@ -81,12 +81,12 @@ class Bond:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in it."""
+        """True if there is nothing in it."""
         return self == Bond()
 
     @property
     def last_ms(self) -> int:
-        """When something of it happened last; 0 when it is cards alone."""
+        """The time of its newest event; 0 when it is cards alone."""
         times = [x.at_ms for kept in (self.facts, self.summaries, self.moods) for x in kept]
         return max([*times, self.session.last_ms if self.session else 0])
 
@@ -110,7 +110,7 @@ def apply(bond: Bond, record: Record) -> None:
 
 
 def within(bond: Bond, now_ms: int, window_ms: int = RECENT_MS) -> Bond:
-    """The bond without what is older than the window. Cards stay: they live for as long as the NPC is registered."""
+    """The bond without memories older than the window. Cards stay: they live as long as the NPC is registered."""
     if bond.last_ms and now_ms - bond.last_ms > window_ms:
         return cards_of(bond)
     young = now_ms - window_ms
@@ -156,7 +156,7 @@ def salient(facts: Sequence[Fact], now_ms: int, count: int = FACTS_TOLD) -> list
 
 
 def mood(moods: Sequence[Mood], now_ms: int) -> str:
-    """What the NPC feels about the player on the whole; a mood weighs half after an hour. Empty if nothing."""
+    """The NPC's overall feeling about the player; a mood weighs half after an hour. Empty if there is none."""
     weights: dict[str, float] = {}
     for m in moods:
         weights[m.emotion] = weights.get(m.emotion, 0.0) + 0.5 ** (max(0, now_ms - m.at_ms) / MOOD_HALF_LIFE_MS)
@@ -253,7 +253,7 @@ def _turn(bond: Bond, record: Record) -> None:
 
 
 def _add_facts(bond: Bond, body: Body, at_ms: int) -> None:
-    """A fact that is said again is as young as its last time, and never less important."""
+    """A fact that is said again has its newest time, and never less importance."""
     for text, importance in body.get("facts", ()):
         same = next((f for f in bond.facts if f.text.casefold() == text.casefold()), None)
         if same is not None:

@@ -1,9 +1,9 @@
-"""Bonds in process: what NPCs hold of players who are about, as new as the last record.
+"""Bonds in process: the memory of players who are about, as new as the last record.
 
-A bond is *complete* when what is in the recent store was under it before records were folded in; otherwise it has what
-happened here alone, and is asked for again when the store has caught up. A bond that the recent store does not have
-yet in full is *unsaved* and is not put away, so that it cannot be read back old. Plain and synchronous; on the event
-loop.
+A bond is *complete* when it was read from the recent store before records were folded in. Otherwise it has only the
+records of this process, and is read again when the store has caught up. A bond that the recent store does not have
+yet in full is *unsaved*. It is not evicted, so that an old version of it cannot be read back. Plain and synchronous; on
+the event loop.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Held:
 
     @property
     def unsaved(self) -> bool:
-        """Whether the recent store has less of it than we do."""
+        """True if the recent store has less of it than this process."""
         return self.writing > 0 or self.unsaved_until is not None
 
 
@@ -52,14 +52,14 @@ class Bonds:
         self._worlds: dict[WorldKey, dict[Pair, Held]] = {}
         self._to_age: list[Pair] = []
         self._uses = 0
-        self._behind: set[Held] = set()  # with something unsaved, or that was so when it was looked at last
-        self._gone: list[Held] = []  # nobody finds them any more; to free many takes time, see freeing()
+        self._behind: set[Held] = set()  # those that were unsaved at the last look
+        self._gone: list[Held] = []  # no longer found; freeing many takes time, see freeing()
 
     def __len__(self) -> int:
         return sum(len(held) for held in self._worlds.values())
 
     def count(self, tenant: str) -> int:
-        """How many are a tenant's."""
+        """The number of a tenant's bonds."""
         return sum(len(held) for (owner, _), held in self._worlds.items() if owner == tenant)
 
     def find(self, npc: NpcKey, player: str) -> Held | None:
@@ -92,13 +92,13 @@ class Bonds:
         self._behind.add(held)
 
     def written(self, held: Held, until: Position) -> None:
-        """The record stands before this position of the journal, or nowhere."""
+        """The record is before this position of the journal, or was not written."""
         held.writing -= 1
         held.unsaved_until = until
         self._behind.add(held)
 
     def forget(self, tenant: str, world: str, player: str, npc: str = "") -> int:
-        """Drops a player's bonds with one NPC, or with every NPC of a world, at once; how many there were."""
+        """Drops a player's bonds with one NPC, or with every NPC of a world, at once. Returns their number."""
         there = self._worlds.get((tenant, world), {})
         if npc:
             pair = (NpcKey(tenant, world, npc), player)
@@ -144,7 +144,7 @@ class Bonds:
         return self._worlds.pop((tenant, world), {})
 
     def put_away(self, saved: Position | None) -> int:
-        """Marks what the recent store has now (None: there is no such store) and makes room; how many are unsaved."""
+        """Marks bonds that the recent store has now (None: no such store) and makes room. Returns the number of unsaved."""
         return at_once(self.putting_away(saved))
 
     def putting_away(self, saved: Position | None) -> Steps[int]:
@@ -184,7 +184,7 @@ class Bonds:
             self._behind.discard(held)
 
     def ageing(self, now_ms: int) -> Steps[None]:
-        """Takes out of some bonds what is too old to be remembered; called again and again it comes to all of them."""
+        """Takes memories that are too old out of some bonds; repeated calls come to all of them."""
         if not self._to_age:
             self._to_age = [pair for world in self._worlds.values() for pair in world]
         for _ in range(min(AGED_AT_ONCE, len(self._to_age))):

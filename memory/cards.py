@@ -1,7 +1,7 @@
-"""Cards: what a game tells an NPC about one player. Two of them, 2 KB each at most: relationship and quest.
+"""Cards: facts that a game sets about an NPC and one player. Two cards, 2 KB each at most: relationship and quest.
 
 A card has a full form, which stands in the trunk, and a digest of one line, which goes with every tail. The sentences
-are those that the shipped model was trained on. Plain values: times and tokens are others' business.
+are those that the shipped model was trained on. Plain values without times and tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRUST_WORDS = ((0.6, "a trusted friend"), (0.2, "a friend"), (-0.2, ""), (-0.6, 
 
 @dataclass(frozen=True, slots=True)
 class Relationship:
-    """How an NPC stands to a player. Trust and affinity are -1 to 1; promises and betrayals are sentences."""
+    """An NPC's relationship to a player. Trust and affinity are -1 to 1; promises and betrayals are sentences."""
 
     trust: float = 0.0
     affinity: float = 0.0
@@ -34,7 +34,7 @@ class Relationship:
 
 @dataclass(frozen=True, slots=True)
 class Quest:
-    """What an NPC has to do with a player: `active` quests and `milestones` that were reached, as sentences."""
+    """Quests that an NPC and a player share: `active` ones and `milestones` that were reached, as sentences."""
 
     active: tuple[str, ...] = ()
     milestones: tuple[str, ...] = ()
@@ -71,14 +71,14 @@ def check(field: str, card: Card) -> None:
 
 
 def relation(card: Relationship | None) -> str:
-    """In words what a player is to an NPC; empty for somebody it has no opinion of."""
+    """The relationship in words; empty if the NPC has no opinion of the player."""
     if card is None:
         return ""
     return next(words for least, words in TRUST_WORDS if card.trust >= least)
 
 
 def full(name: str, relationship: Relationship | None, quest: Quest | None) -> list[str]:
-    """Both cards as sentences, what matters most first."""
+    """Both cards as sentences, the most important first."""
     said = relation(relationship)
     out = [f"{name} is {said}."] if said else []
     if relationship is not None:
@@ -89,7 +89,7 @@ def full(name: str, relationship: Relationship | None, quest: Quest | None) -> l
 
 
 def digest(name: str, relationship: Relationship | None, quest: Quest | None) -> str:
-    """One short line: who the player is to the NPC, and the newest quest; empty when there is nothing to say."""
+    """One short line: the relationship and the newest quest; empty without both."""
     said = relation(relationship)
     out = [f"{name}, {said}."] if said else []
     if quest is not None and quest.active:

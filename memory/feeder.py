@@ -1,12 +1,12 @@
-"""Feeders: what brings the journal's records to a store, on a thread of their own, however long the store is away.
+"""Feeders: they write the journal's records into a store, on a thread of their own, however long the store is away.
 
     journal ──read()──▶ gather, up to batch_max or gather_ms ──write()──▶ store          one thread per store
             ◀─seen()──  note how far
 
-A store that raises StoreFailed gets the same records again, after a pause and a new connection. Anything else that it
-raises is a bug, in it or in a record: after some tries the records are written one by one, and those that cannot be
-are set aside, so that they do not stop the others. A batch is small, so that the thread does not keep the interpreter
-from others for long.
+A store that raises StoreFailed gets the same records again, after a pause and a new connection. Any other exception is
+a bug, in the store's code or in a record. After some tries the records are then written one by one, and those that fail
+are set aside, so that they do not stop the others. A batch is small, so that the thread does not hold the interpreter
+for long.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Feeder:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Ends the thread after the batch that is being written; whether it ended in time. Blocks."""
+        """Ends the thread after the batch that is being written. Returns True if it ended in time. Blocks."""
         self._stopping.set()
         self._hurry.set()
         if self._thread.ident is not None:
@@ -138,7 +138,7 @@ class Feeder:
         return FeederState(self.position, behind, self.away, self.written, self.aside)
 
     async def passed(self, position: Position, timeout_s: float) -> bool:
-        """Whether the store has, within this time, everything before a position. On the event loop."""
+        """True if the store has everything before a position within this time. On the event loop."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
         waiting = (position, answer)
@@ -346,7 +346,7 @@ def _tell(answer: asyncio.Future[bool], passed: bool) -> None:
 
 
 def _reason_of(error: Exception) -> str:
-    """What a bug was and where. Not in its own words: what players said may stand in them."""
+    """A bug's type and place. Its message is left out: it may quote players."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""Frames: what the bytes of one segment of the journal mean, and how they are read when some of them are wrong.
+"""Frames: the format of one segment of the journal, and how it is read when some bytes are wrong.
 
     <number as 16 digits>.journal     number: Unix time in ms when it was begun, and always more than all before
 
@@ -12,8 +12,8 @@
      | marker   | length   | crc-32   | payload         |
                              of number, at and payload
 
-The payload is memory.records.to_bytes. It is ASCII behind its first byte, so the marker cannot stand in it, and
-where a record is broken the next one is found by looking for a marker with a checksum that holds at that very place.
+The payload is memory.records.to_bytes. It is ASCII after its first byte, so the marker cannot occur in it. After a
+broken record the next one is found by its marker and a checksum that includes its place.
 Reads files and keeps nothing; any thread.
 """
 
@@ -59,7 +59,7 @@ def header(number: int) -> bytes:
 
 
 def header_holds(data: bytes, number: int) -> bool:
-    """Whether the first bytes are whole. Raises StoreFailed when they are, and of a version that we cannot read."""
+    """True if the first bytes are whole. Raises StoreFailed if they are of a version that we cannot read."""
     if len(data) < HEADER_LEN:
         return False
     magic, version, said = _BEGIN.unpack_from(data)

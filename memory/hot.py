@@ -44,8 +44,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A turn that came to its end, for retries: what its last event told. `timings` are bytes of the contract's message
-    (empty: an earlier life of the daemon had the turn); `accepted`: it stands in the journal.
+    """A finished turn, for retries: the content of its last event. `timings` are bytes of the contract's message
+    (empty: an earlier life of the daemon had the turn); `accepted`: it is in the journal.
     """
 
     text: str
@@ -61,8 +61,8 @@ class Session:
     `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
     `summary` and `known` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
-    is None until the session has begun. `noted` was learned since then. What is `forgotten` is not to be kept. While it
-    is not `recalled`, recent memory was late, and is asked again with every turn.
+    is None until the session has begun. `noted` was learned since then. A `forgotten` session is not kept. While it is
+    not `recalled`, recent memory was late, and is asked again with every turn.
     """
 
     npc: NpcKey
@@ -81,21 +81,21 @@ class Session:
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
     recalled: bool = False
-    cut: set[str] = field(default_factory=set)  # what had no room in the context, until somebody is told
+    cut: set[str] = field(default_factory=set)  # parts that had no room in the context, until a turn reports them
 
     @property
     def lines(self) -> tuple[int, ...]:
-        """What the NPC said in its last LINES_KEPT turns, oldest first, also when the turns themselves have left."""
+        """The NPC's lines of its last LINES_KEPT turns, oldest first, also of turns that have left."""
         return tuple(t for line in self.spoken for t in line)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What is remembered, and all kept turns, as they stand in the trunk."""
+        """The memory and all kept turns, as they stand in the trunk."""
         return (self.summary or ()) + self.known + tuple(t for turn in self.turns for t in turn.tokens)
 
 
 class Hot:
-    """All sessions. Invariant: at most sessions_max; the longest silent one gives way."""
+    """All sessions. Invariant: at most sessions_max; beyond that the one that is silent longest ends."""
 
     def __init__(self, settings: HotSettings) -> None:
         self.settings = settings
@@ -114,7 +114,7 @@ class Hot:
         return session
 
     def holds(self, session: Session) -> bool:
-        """Whether this very session is under way still."""
+        """True if this very session is still under way."""
         return self._sessions.get((session.npc, session.player)) is session
 
     def open(self, npc: NpcKey, player: str, epoch: int, now_ns: int) -> tuple[Session, list[Session]]:
@@ -138,7 +138,7 @@ class Hot:
         return session, over
 
     def add(self, session: Session, turns: list[Turn], now_ns: int, cut_turn: str = "") -> bool:
-        """Adds an exchange's turns; whether old ones went (the trunk is to be rebuilt)."""
+        """Adds an exchange's turns. Returns True if old ones left (the trunk must be rebuilt)."""
         session.exchanges += 1
         session.cut_turn = cut_turn
         session.turns += turns
@@ -152,7 +152,7 @@ class Hot:
         return True
 
     def make_room(self, session: Session) -> bool:
-        """Makes room in the context: facts go first, then the summary, then two turns at a time; whether there were."""
+        """Makes room in the context: drops facts, then the summary, then two turns at a time. False if none is left."""
         if session.known:
             session.known = ()
             session.cut.add("facts")
@@ -209,7 +209,7 @@ class Hot:
         return [s for s in self._sessions.values() if now_ns - s.last_ns > self.settings.idle_s * S]
 
     def end_if_silent(self, session: Session, now_ns: int) -> bool:
-        """Takes a session out that is silent still; whether it was there, and silent."""
+        """Takes a session out if it is still silent. Returns True if it did."""
         pair = (session.npc, session.player)
         if self._sessions.get(pair) is not session or now_ns - session.last_ns <= self.settings.idle_s * S:
             return False

@@ -1,7 +1,7 @@
-"""Memory: the one door of the daemon to what NPCs remember. On the event loop; nothing here waits for a disk.
+"""Memory: the one door of the daemon to the memory of NPCs. On the event loop; nothing here waits for a disk.
 
-What happens is folded into the bonds in process and appended to the journal; the feeders bring it to the stores. What
-is asked comes from the process, or from the recent store within a budget. Without a journal (`memory.keep = false`)
+New records are folded into the bonds in process and appended to the journal; the feeders write them into the stores.
+Reads are answered from the process, or from the recent store within a budget. Without a journal (`memory.keep = false`)
 only this process remembers.
 """
 
@@ -34,7 +34,7 @@ NEVER = Position(1 << 62, 0)
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """How a store does: why it is `away` (empty: it is not), and how much of the journal it has not got yet."""
+    """The state of a store: the reason why it is `away` (empty: it is not), and the bytes of the journal it lacks."""
 
     name: str
     away: str
@@ -43,18 +43,18 @@ class StoreState:
 
 
 class FileRewriter(Protocol):
-    """What forgetting needs of memory.rewriting.Rewriting."""
+    """The part of memory.rewriting.Rewriting that forgetting needs."""
 
     @property
     def away(self) -> str:
-        """Why the file still has what was deleted from the store; empty when all is well."""
+        """The reason why the file still has deleted text; empty when it has none."""
 
     async def clean(self, timeout_s: float) -> bool:
-        """Whether, within this time, the file has nothing of what was deleted before."""
+        """True if the file has none of the text deleted before, within this time."""
 
 
 class RecentReader(Protocol):
-    """What save games need of memory.recent.Recent."""
+    """The part of memory.recent.Recent that save games need."""
 
     async def bonds(self, tenant: str, world: str) -> dict[tuple[str, str], Bond]:
         """All bonds of a world by NPC and player. Raises StoreFailed."""
@@ -76,7 +76,7 @@ class Memory:
     ) -> None:
         self.bonds = bonds
         self._rewriting = rewriting
-        # Who is forgotten here, and not yet in the journal: the recent store's word about them does not count.
+        # Players that are forgotten here and not yet in the journal: the recent store's answers do not count.
         self._forgetting: set[tuple[NpcKey, str]] = set()
         self.recaller = recall
         self._reader = reader
@@ -85,10 +85,10 @@ class Memory:
         self.archive_feeder = archive
         self.wall_ms = wall_ms
         self._timelines: dict[tuple[str, str], str] = {}
-        # Worlds of which the recent store still has what is forgotten or undone, and until where.
+        # Worlds of which the recent store still has forgotten or undone records, and the position up to which.
         self._undone: dict[tuple[str, str], Position] = {}
         recall.readable = self._readable
-        # Whether there is such a world: of one that is deleted, nothing about its players is kept any more.
+        # True if there is such a world. Of a deleted world no memory is kept any more.
         self.has_world: Callable[[str, str], bool] = lambda tenant, world: True
         recall.forgotten = self._is_forgotten
         recall.catch_up = self._catch_up
@@ -96,19 +96,19 @@ class Memory:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything outlives this process."""
+        """True if memory outlives this process."""
         return self.journal is not None
 
     def timeline(self, tenant: str, world: str) -> str:
-        """The history that the world goes on with."""
+        """The world's present timeline."""
         return self._timelines.get((tenant, world), FIRST_TIMELINE)
 
     def set_timeline(self, tenant: str, world: str, timeline: str) -> None:
-        """Begins, or goes on with, a history."""
+        """Begins a timeline, or goes on with one."""
         self._timelines[tenant, world] = timeline
 
     async def recall(self, npc: NpcKey, player: str) -> Recalled:
-        """What an NPC remembers of a player (memory.recall)."""
+        """An NPC's memory of a player (memory.recall)."""
         return await self.recaller.recall(npc, player)
 
     def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
@@ -116,22 +116,22 @@ class Memory:
         return self.recaller.at_hand(npc, player)
 
     def is_whole(self, npc: NpcKey, player: str) -> bool:
-        """Whether what is in this process is all that is remembered."""
+        """True if this process has all of the memory."""
         return self.recaller.is_whole(npc, player)
 
     def near(self, npc: NpcKey, player: str) -> None:
-        """A player comes near an NPC: what is remembered will be asked for."""
+        """A player comes near an NPC: its memory will be needed."""
         self.recaller.prefetch(npc, player)
 
     async def keep(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> bool:
-        """Folds something in and has it written; whether it stands in the journal. Never waits for a store.
+        """Folds a record in and writes it to the journal. Returns True if it is in there. Never waits for a store.
 
-        It is written also when who waits for it goes away.
+        It is written also when the caller is cancelled.
         """
         return await asyncio.shield(self.keep_soon(kind, npc, player, body))
 
     def keep_soon(self, kind: Kind, npc: NpcKey, player: str = "", body: Body | None = None) -> asyncio.Future[bool]:
-        """The same for a caller that does not wait. It is folded in and has its place in the journal's row at once."""
+        """The same for a caller that does not wait. It is folded in and queued for the journal at once."""
         record = self._record(kind, npc, player, body)
         held: Held | None = None
         if kind in ABOUT_A_PLAYER:
@@ -141,13 +141,13 @@ class Memory:
         return self._put(record, held)
 
     def archive(self, kind: Kind, npc: NpcKey, body: Body) -> None:
-        """Something about an NPC alone, for the archive: nobody waits for it, and on a full disk it is not there."""
+        """A record about an NPC alone, for the archive: nobody waits for it, and on a full disk it is lost."""
         if self.journal is not None and self.archive_feeder is not None:
             self.journal.add(self._record(kind, npc, "", body))
 
     def forget_here(self, npc: NpcKey, player: str) -> asyncio.Future[bool]:
-        """Forgets a player by one NPC, or by its whole world when npc.npc is empty: in this process, at once. The wish
-        to forget has its place in the journal's row; the answer says whether it stands there. forget() does the rest.
+        """Forgets a player by one NPC, or by its whole world when npc.npc is empty: in this process, at once. The
+        record of it is queued for the journal; the future is True once it is there. forget() does the rest.
         """
         self.recaller.forget(npc, player)
         self.bonds.forget(npc.tenant, npc.world, player, npc.npc)  # freed by looking_after()
@@ -158,15 +158,15 @@ class Memory:
         return written
 
     def forgotten_at_last(self, npc: NpcKey, player: str) -> None:
-        """A forget_here() that did not get into the journal needs to be thought of no more: another one did."""
+        """Drops a forget_here() that did not get into the journal: another one did."""
         self._forgetting.discard((npc, player))
 
     async def forget(self, npc: NpcKey, player: str, written: asyncio.Future[bool], redact: bool = True) -> list[str]:
-        """Forgets who was forgotten here in every store. The stores that have by now; the others do as soon as they
-        are there, because the wish stands in the journal, after all that is to be forgotten.
+        """Forgets in every store a player who was forgotten here. Returns the stores that have forgotten by now. The
+        others forget as soon as they are back, because the journal has the record of it, after all that it is about.
 
-        Raises StoreFailed when it does not. Then the journal has been overwritten all the same (which takes no room)
-        unless `redact` is false, and nothing is recalled from the recent store until forgotten_at_last().
+        Raises StoreFailed if the journal has not. Then the journal has been overwritten all the same (which takes no
+        room) unless `redact` is false, and nothing is recalled from the recent store until forgotten_at_last().
         """
         reached = ["hot"]
         if self.journal is None:
@@ -185,7 +185,7 @@ class Memory:
                 and record.kind is not Kind.FORGET
             )  # fmt: skip
 
-        # What a store has not got yet never comes to it.
+        # Records that a store has not got yet never reach it.
         await asyncio.to_thread(journal.redact, about, player)
         if not accepted:
             raise StoreFailed(self._unwritten())
@@ -216,9 +216,9 @@ class Memory:
                 await self._put(self._record(Kind.CARD, npc, player, body), None)
 
     async def bonds_of(self, tenant: str, world: str, slices: Slices) -> dict[tuple[str, str], Bond]:
-        """All that is remembered in a world, by NPC and player. Raises StoreFailed when the recent store is away."""
+        """All memory of a world, by NPC and player. Raises StoreFailed when the recent store is away."""
         if not await self.settled(SETTLED_WITHIN_S):
-            raise StoreFailed("the recent store is away or behind, so what NPCs remember cannot be told in full")
+            raise StoreFailed("the recent store is away or behind, so the memory of NPCs cannot be read in full")
         out = await self._reader.bonds(tenant, world) if self._reader is not None else {}
         for (npc, player), held in self.bonds.of_world(tenant, world).items():
             if held.complete:
@@ -241,12 +241,12 @@ class Memory:
         body: Body,
         slices: Slices,
     ) -> bool:
-        """A world goes on with these bonds, on another timeline; whether that stands in the journal.
+        """A world goes on with these bonds, on another timeline. Returns True if that is in the journal.
 
-        Everything else that its NPCs remember is gone at once, and from the recent store when it comes to this.
+        All other memory of its NPCs is gone at once, and from the recent store when it comes to this record.
         """
         made = await slices.run(self.bonds.made(tenant, world, bonds, write=self.recent_feeder is not None))
-        # From here to the record in the journal's row nobody else gets a turn.
+        # From here until the record is queued for the journal no other task gets a turn.
         self.recaller.forget_world(tenant, world)
         dropped = self.bonds.exchange(tenant, world, made)
         self.set_timeline(tenant, world, timeline)
@@ -260,24 +260,24 @@ class Memory:
         return accepted
 
     async def delete_world(self, tenant: str, world: str, version: int) -> bool:
-        """Writes down that a world is deleted; whether that stands in the journal (always, when nothing is kept).
+        """Records that a world is deleted. Returns True if that is in the journal (always, when nothing is kept).
 
-        What its NPCs remember stays in this process until drop_world(); the recent store drops it when it comes to
-        this.
+        The memory of its NPCs stays in this process until drop_world(); the recent store drops it when it comes to
+        this record.
         """
         if self.journal is None:
             return True
         return await self._undo(self._record(Kind.DELETED, NpcKey(tenant, world, ""), "", {"version": version}))
 
     async def drop_world(self, tenant: str, world: str, slices: Slices) -> None:
-        """Drops from this process what the NPCs of a deleted world remember, and its timeline."""
+        """Drops the memory of a deleted world's NPCs from this process, and its timeline."""
         self.recaller.forget_world(tenant, world)
         dropped = self.bonds.drop_world(tenant, world)
         self._timelines.pop((tenant, world), None)
         await slices.let_go(dropped)
 
     async def settled(self, timeout_s: float) -> bool:
-        """Whether the recent store has, within this time, all that happened before."""
+        """True if the recent store has all earlier records within this time."""
         if self.journal is None or self.recent_feeder is None:
             return True
         if self._pending:
@@ -285,7 +285,7 @@ class Memory:
         return await self.recent_feeder.passed(self.journal.end, timeout_s)
 
     def looking_after(self) -> Steps[int]:
-        """Once a second: makes room in process. How many bonds the recent store does not have in full."""
+        """Once a second: makes room in process. Returns the number of bonds that the recent store lacks in part."""
         yield from self.bonds.freeing()
         yield from self.bonds.ageing(self.wall_ms())
         feeder = self.recent_feeder
@@ -304,16 +304,16 @@ class Memory:
         return out
 
     def degraded(self) -> list[str]:
-        """What is not as it should be, a line each."""
+        """The problems, a line each."""
         away = [
             s.away if s.name == "journal" else f"{s.name} memory is away: {s.away}" for s in self.states() if s.away
         ]
         if self._rewriting is not None and self._rewriting.away:
-            away.append(f"Redis's file still has what was forgotten: {self._rewriting.away}")
+            away.append(f"Redis's file still has forgotten text: {self._rewriting.away}")
         return away
 
     async def close(self) -> None:
-        """Waits for what is under way and for the journal's last record; the feeders end where they are."""
+        """Waits for records under way and for the journal's last one; the feeders end where they are."""
         if self._pending:
             await asyncio.wait(self._pending)
         for feeder in (self.recent_feeder, self.archive_feeder):
@@ -324,7 +324,7 @@ class Memory:
             await asyncio.to_thread(self.journal.close)
 
     async def _undo(self, record: Record) -> bool:
-        """Writes a record that takes back what stands before it; whether it stands in the journal."""
+        """Writes a record that undoes earlier ones. Returns True if it is in the journal."""
         return await asyncio.shield(self._undo_soon(record))
 
     def _undo_soon(self, record: Record) -> asyncio.Future[bool]:
@@ -340,7 +340,7 @@ class Memory:
             assert self.journal is not None
             if not done.cancelled() and done.result():
                 self._undone[world] = self.journal.end
-            elif record.kind is not Kind.RESTORED:  # who asked hears of it: of the stores, none has it
+            elif record.kind is not Kind.RESTORED:  # the caller hears of it; no store has it
                 self._undone[world] = before if before is not None else START
 
         written.add_done_callback(answered)
@@ -393,5 +393,5 @@ def _refused() -> asyncio.Future[bool]:
 
 
 def new_timeline() -> str:
-    """An id for a history that begins."""
+    """An id for a new timeline."""
     return secrets.token_hex(8)

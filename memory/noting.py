@@ -1,10 +1,10 @@
-"""Noting: what of a conversation is worth keeping, by rules; and whether a model's summary of it can be believed.
+"""Noting: rules that find facts worth keeping in a conversation, and that check a model's summary of it.
 
-A fact is a sentence about the player in the third person, with PLAYER where the name stands: it may become known
-later. The first rules are those sentences that the shipped model was trained to remember (models/corpus/memories.py);
-any other short statement about oneself is kept too, and weighs less. English only: elsewhere the summary is all there
-is. Names may be of any script, and spelling is taken as people type it: curly apostrophes, none at all, no capitals.
-Plain values.
+A fact is a sentence about the player in the third person, with PLAYER in place of the name, which may become known
+later. The first rules are the sentences that the shipped model was trained to remember (models/corpus/memories.py).
+Any other short statement about oneself is kept too, with less weight. The rules are English; in other languages there
+is the summary alone. Names may be of any script, and spelling is taken as people type it: curly apostrophes, none at
+all, no capitals. Plain values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FACT_LEN_MAX = 160
 NAME_LEN_MAX = 64
 FACTS_PER_LINE_MAX = 4
 SUMMARY_LEN_MAX = 600
-BORNE_OUT_MIN = 0.75  # of what a sentence of a summary says, names aside, must come from the conversation
+BORNE_OUT_MIN = 0.75  # share of a summary sentence's words, names aside, that must come from the conversation
 
 Noted = tuple[str, float]
 
@@ -59,7 +59,7 @@ _NO_NAMES = frozenset(
     "tonight too unimportant unknown unspoken until up us very was we well what whatever when whenever where "
     "which while who whom whose why will with without wrong yesterday yet you your yours".split()
 )
-# (what the player says, what is noted with the groups in their places, importance); the first that fits counts.
+# (pattern of the player's words, the fact with the groups in their places, importance); the first that fits counts.
 _RULES = tuple(
     (re.compile(said + _END, re.IGNORECASE), note, importance)
     for said, note, importance in (
@@ -125,7 +125,7 @@ def name_of(line: str) -> str:
 
 
 def facts_of(line: str, npc_name: str) -> list[Noted]:
-    """What a player's line tells about the player: (sentence, importance), the most important FACTS_PER_LINE_MAX."""
+    """The facts about the player in a line: (sentence, importance), the most important FACTS_PER_LINE_MAX."""
     out: list[Noted] = []
     for sentence in sentences(line):
         if sentence.endswith(_QUESTIONS) or len(sentence) > FACT_LEN_MAX:
@@ -169,13 +169,13 @@ def believed(said: str, exchanges: Iterable[Exchange], names: Sequence[str]) -> 
 
 
 def covered(sentence: str, facts: Iterable[str]) -> bool:
-    """Whether one of the facts says the same, maybe in other words."""
+    """True if one of the facts says the same, maybe in other words."""
     words = {_stem(w) for w in _words(sentence) if len(w) >= 4}
     return any(words <= {_stem(w) for w in _words(fact)} for fact in facts)
 
 
 def _may_be_name(word: str, shouted: bool) -> bool:
-    """Whether a word can be a name or a part of one. Where all is shouted or nothing has capitals, some are none."""
+    """True if a word can be a name or a part of one. In a line of capitals, or without any, fewer words can."""
     bare = word.strip("'-")
     if not bare or not bare[0].isalpha():
         return False
@@ -185,12 +185,12 @@ def _may_be_name(word: str, shouted: bool) -> bool:
 
 
 def _is_name(word: str, shouted: bool) -> bool:
-    """Whether a word after a name is its second part by its looks: a capital, or a script without them."""
+    """True if a word after a name looks like its second part: a capital, or a script without capitals."""
     return not shouted and word[0].isalpha() and not word[0].islower()
 
 
 def _ends(line: str, at: int) -> bool:
-    """Whether a sentence, or a part of it, ends here."""
+    """True if a sentence, or a part of it, ends here."""
     rest = line[at:].lstrip()
     return not rest or not rest[0].isalnum()
 

@@ -1,7 +1,7 @@
-"""KV bytes in Redis: the home of what had no room in RAM.
+"""KV bytes in Redis: the home of trunks that had no room in RAM.
 
-Owns a connection and the thread that uses it; whoever parks, fetches or drops never waits. Bytes are signed with a key
-that never leaves the process, so what others wrote there is not taken. They are gone after `ttl_s`, with a fetch, and
+Owns a connection and the thread that uses it; park, fetch and drop never wait. Bytes are signed with a key that never
+leaves the process, so bytes that others wrote there are refused. Bytes are deleted after `ttl_s`, with a fetch, and
 when a daemon of the same journal starts again: only the process that parked them knows whose they are.
 
 npcd:1:kv:{journal}:{number}  signature, length of the header, header, bytes
@@ -98,7 +98,7 @@ class Parked:
             self._wake.notify()
 
     def settled(self, timeout_s: float) -> bool:
-        """Whether all that was asked before is done within this time. Blocks; not for the event loop."""
+        """True if all earlier requests are done within this time. Blocks; not for the event loop."""
         fence = threading.Event()
         with self._wake:
             self._fences.append(fence)
@@ -106,7 +106,7 @@ class Parked:
         return fence.wait(timeout_s) and not self.away
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread; what waits stays undone."""
+        """Ends the thread; waiting requests are dropped."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -199,7 +199,7 @@ class Parked:
         self._answer(number, header, payload, "" if ours else "signature")
 
     def _take(self, number: int) -> tuple[bytes, bytes] | None:
-        """What has not been written yet, which then will not be."""
+        """Takes bytes that have not been written yet; they will not be."""
         with self._wake:
             kept = self._parking.pop(number, None)
             if kept is not None:

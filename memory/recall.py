@@ -1,8 +1,8 @@
-"""Recall: what an NPC remembers of a player, at once when it is in process, else from the recent store within a budget.
+"""Recall: an NPC's memory of a player, at once when it is in process, else from the recent store within a budget.
 
-Owns the reads under way: one for each bond, however many ask. A read that is late goes on without those who asked, and
-its answer is there for the next. While the store has not been read, every answer says that it is late, and the next
-question reads again. The archive is never asked.
+Owns the reads under way: one for each bond, however many callers ask. A read that is late goes on in the background,
+and its answer is there for the next caller. While the store has not been read, every answer says that it is late, and
+the next call reads again. The archive is never asked.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from core.words import NpcKey
 from memory.bond import Bond, within
 from memory.bonds import Bonds, Held, Pair, WorldKey
 
-PREFETCH_AGAIN_NS = 60_000 * MS  # somebody nobody knows is not asked for with every observation
+PREFETCH_AGAIN_NS = 60_000 * MS  # an unknown player is not asked for with every observation
 FAILED_AGAIN_NS = 1_000 * MS  # nor is a store that is away
 TRIED_MAX = 20_000
 
 
 class RecentStore(Protocol):
-    """What recall needs of memory.recent.Recent."""
+    """The part of memory.recent.Recent that recall needs."""
 
     async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
         """The bond, or None when there is none. Raises StoreFailed."""
@@ -77,7 +77,7 @@ class Recall:
         self._clock = clock
         self._wall_ms = wall_ms
         self.readable = readable
-        # Who is forgotten in this process, and by nobody else yet: the store is not asked about them.
+        # Players that are forgotten in this process and not yet in the store: the store is not asked about them.
         self.forgotten: Callable[[NpcKey, str], bool] = lambda *_: False
         # Waits until the store has a bond in full, or raises StoreFailed.
         self.catch_up: Callable[[Held], Awaitable[None]] = _never
@@ -88,16 +88,16 @@ class Recall:
         self._marks: dict[WorldKey, object] = {}
 
     def at_hand(self, npc: NpcKey, player: str) -> Bond | None:
-        """What is in process, without asking anybody; None when nothing is."""
+        """The bond in process, without asking a store; None when there is none."""
         held = self._bonds.find(npc, player)
         return held.bond if held is not None else None
 
     def is_whole(self, npc: NpcKey, player: str) -> bool:
-        """Whether what is in process is all that there is."""
+        """True if the bond in process is all that there is."""
         return not self._misses(npc, player, self._bonds.find(npc, player))
 
     async def recall(self, npc: NpcKey, player: str) -> Recalled:
-        """The bond, within the budget. Never fails: without the store it is what is in process."""
+        """The bond, within the budget. Never fails: without the store it is the bond in process."""
         began_ns = self._clock()
         held = self._bonds.find(npc, player)
         if not self._misses(npc, player, held):
@@ -144,9 +144,7 @@ class Recall:
         self._read(npc, player)
 
     def forget(self, npc: NpcKey, player: str) -> None:
-        """What is read now of a player's bond with one NPC, or with its whole world when npc.npc is empty, is not to be
-        believed any more.
-        """
+        """Drops reads under way of a player's bond with one NPC, or with its whole world when npc.npc is empty."""
         for key, who in list(self._reads):
             if who == player and key[:2] == npc[:2] and npc.npc in ("", key.npc):
                 self._reads.pop((key, who)).cancel()
@@ -158,11 +156,11 @@ class Recall:
         self._marks.pop((tenant, world), None)
 
     def _misses(self, npc: NpcKey, player: str, held: Held | None) -> bool:
-        """Whether the store has more than we do, or may have."""
+        """True if the store has more than this process, or may have."""
         return self._store is not None and not (held is not None and held.complete) and not self.forgotten(npc, player)
 
     def _to_read(self, npc: NpcKey, player: str, held: Held | None) -> bool:
-        """Whether the rest can be read from the store. A bond that it does not have in full yet is not read back."""
+        """True if the rest can be read from the store. A bond that it does not have in full yet is not read back."""
         return self._misses(npc, player, held) and not (held is not None and held.unsaved) and self.readable(npc)
 
     def _read(self, npc: NpcKey, player: str) -> asyncio.Task[None]:
@@ -177,14 +175,14 @@ class Recall:
         if self._reads.get(pair) is done:
             del self._reads[pair]
         if not done.cancelled() and done.exception() is not None and pair in self._tried:
-            # Whoever waited has heard of it. It is soon asked for again.
+            # Waiting callers have heard of it. It is soon asked for again.
             self._tried[pair] = (self._tried[pair][0], self._clock() - PREFETCH_AGAIN_NS + FAILED_AGAIN_NS)
 
     async def _fetch(self, npc: NpcKey, player: str) -> None:
         assert self._store is not None, "asked without a store"
         bond = await self._store.recall(npc, player, self._wall_ms())
         held = self._bonds.find(npc, player)
-        # What happened here while it was read is not in it: then it is read again when the store has that too.
+        # Records of this process since the read began are not in it: it is read again when the store has them.
         if self._to_read(npc, player, held):
             self._bonds.put(npc, player, bond if bond is not None else Bond(), complete=True)
 

@@ -1,7 +1,7 @@
 """Reads the recent store: worlds, NPCs and thirty days of bonds, as memory/recent_keys.py lays them out.
 
 Recent owns one connection, on the event loop, and only reads. All reads share it and answers come in order. A cancelled
-read leaves its place in the row; its answer is passed over, so no other read gets it.
+read keeps its place; its answer is skipped, so no other read gets it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Recent:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def wait(self, timeout_s: float) -> bool:
-        """Whether the store is there within this time."""
+        """True if the store is connected within this time."""
         self.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

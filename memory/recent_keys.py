@@ -1,4 +1,4 @@
-"""The keys of the recent store, and what a batch of the journal's records changes in them. Plain values: no connection.
+"""The keys of the recent store, and the changes that a batch of records makes in them. Plain values: no connection.
 
 <w> is <tenant>:<world>. Ids are written with % as %25 and : as %3A, so that no two keys are one.
 
@@ -38,8 +38,8 @@ Load = Callable[[str], Mapping[tuple[str, str], Bond]]
 
 @dataclass(slots=True)
 class Found:
-    """What stood in the store: all bonds that a batch folds into, entries of indexes that it may drop, and the last
-    lease of each world that it defines or registers NPCs in.
+    """Values in the store before a batch: all bonds that it folds into, entries of indexes that it may drop, and the
+    last lease of each world that it defines or registers NPCs in.
     """
 
     at: Position
@@ -50,9 +50,9 @@ class Found:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be written: bonds by when they were touched last, and commands about worlds and NPCs.
+    """Values to write: bonds by when they were touched last, and commands about worlds and NPCs.
 
-    Bonds that are `settled` become the same whatever was there: this batch drops them first.
+    Bonds that are `settled` do not depend on the store: this batch drops them first.
     """
 
     bonds: dict[Pair, Bond]
@@ -91,8 +91,8 @@ class Changes:
 
 
 def changes(records: Iterable[Record], found: Found, load: Load) -> Changes:
-    """Folds records, in their order, into what was found. `load` gives the bonds of a save's file, for us to change;
-    what it raises is raised.
+    """Folds records, in their order, into the found values. `load` gives the bonds of a save's file, for us to change;
+    its exceptions pass through.
     """
     out = Changes(found.bonds)
     for record in records:
@@ -105,7 +105,7 @@ def changes(records: Iterable[Record], found: Found, load: Load) -> Changes:
             for pair in [*out.bonds, *found.indexed]:
                 if pair[0][:2] == world and pair[1] == record.player and record.npc in ("", pair[0].npc):
                     out.settle(pair, Bond(), record.at_ms)
-            if record.npc:  # whether the index knows it or not
+            if record.npc:  # also if the index does not know it
                 out.settle((record.key, record.player), Bond(), record.at_ms)
         elif record.kind is Kind.RESTORED:
             for pair in [*out.bonds, *found.indexed]:
@@ -179,7 +179,7 @@ def bounds_of(player: str) -> tuple[bytes, bytes]:
 
 
 def pair_of(world: WorldId, entry: bytes) -> Pair:
-    """Who an entry of a world's index is about."""
+    """The NPC and player of an entry of a world's index."""
     player, npc = ids_of(entry)
     return NpcKey(*world, npc), player
 
@@ -212,7 +212,7 @@ def position_of(said: bytes | None) -> Position:
     try:
         return Position.parse(said.decode()) if said else START
     except ValueError as error:
-        raise StoreFailed(f"what it has as the journal's position is none: {error}") from error
+        raise StoreFailed(f"its journal position is not a position: {error}") from error
 
 
 def _said(bond: Bond) -> bytes:

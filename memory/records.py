@@ -1,7 +1,7 @@
-"""What the journal holds: one record for everything that is accepted, and its bytes.
+"""The journal's records, one for everything that is accepted, and their bytes.
 
-A record names its NPC and player (as far as it is about one), the world's timeline, and when it happened by the wall
-clock. What stands in `body`, by kind (a field may be left out when it is empty):
+A record names its NPC and player (if it is about one), the world's timeline, and the wall-clock time. `body` has these
+fields by kind (a field may be left out when it is empty):
 
     WORLD       definition (base64 of the game's own message), version, lease_last
     NPCS        npcs: [[npc_id, base64 of its spec, lease_epoch], ...]
@@ -34,7 +34,7 @@ Body = dict[str, Any]
 
 
 class Kind(IntEnum):
-    """What a record is about. The numbers stand in files: they are only ever added."""
+    """The kind of a record. The numbers are in files: they are only ever added."""
 
     WORLD = 1
     NPCS = 2

@@ -1,5 +1,5 @@
-"""Why a Redis cannot be npcd's recent store, and what helps: from what it says of itself, or from how it refuses. Each
-reason is "why; what helps". Decides only.
+"""Reasons why a Redis cannot be npcd's recent store, with a fix: from its INFO, or from its refusal. Each reason is
+"problem; fix". Decides only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ VERSION_MIN = (6, 2)  # SET with PXAT
 CLUSTER = "is part of a Redis Cluster, which npcd does not use; give the address of a Redis without cluster-enabled"
 SENTINEL = "is a Redis Sentinel; give the address of the Redis that it watches, not of the Sentinel"
 REPLICA = "is a replica, which only reads; give the address of its primary"
-# What an error's text has, and the reason.
+# A part of an error's text, and the reason.
 REFUSALS = (
     ("authentication required", "wants a password; put it into the URL, as redis://:PASSWORD@HOST:PORT, or its file "
                                 "into memory.recent.password_file"),

@@ -1,10 +1,10 @@
-"""Rewriting: has Redis write its append-only file anew when somebody was forgotten, so that the text is not in it.
+"""Rewriting: has Redis rewrite its append-only file after a player was forgotten, so that the text is not in it.
 
     feeder: DEL bond, SET npcd:1:rewrite:<journal> ──owed()──▶ thread "rewriting": BGREWRITEAOF, wait, DEL that key
-    Forget: clean() ──────────────────────────────────────────▶                    answer whoever waited
+    Forget: clean() ──────────────────────────────────────────▶                    answer the callers
 
-What Redis deletes stands in its file until the file is written anew. That this is owed is a key in Redis itself, so a
-kill of either process does not lose it. Many wishes that come together are one rewriting.
+Text that Redis deletes stays in its file until the file is rewritten. A key in Redis itself says that a rewrite is
+owed, so a kill of either process does not lose it. Many requests that come together are one rewrite.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.errors import StoreFailed
 from memory.recent_keys import key_of
 from memory.redis_connection import Asking, RecentSettings
 
-GATHER_S = 0.05  # wishes that come within this time are one
+GATHER_S = 0.05  # requests within this time are one
 LOOK_S = 0.02
 LOOK_MOST_S = 0.5
 AGAIN_FIRST_S, AGAIN_LAST_S = 0.25, 10.0
@@ -54,7 +54,7 @@ class Rewriting:
         self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread; what is owed stays so for the next life. Blocks."""
+        """Ends the thread; an owed rewrite stays owed for the next start. Blocks."""
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:
@@ -68,7 +68,7 @@ class Rewriting:
         self._wake.set()
 
     async def clean(self, timeout_s: float) -> bool:
-        """Whether, within this time, the file has nothing of what was deleted before. On the event loop."""
+        """True if the file has none of the text deleted before, within this time. On the event loop."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
         with self._lock:
@@ -122,7 +122,7 @@ class Rewriting:
             return
         self._owing = True
         began_ns = now_ns()
-        while (said := self._state()).get("aof_rewrite_in_progress") == "1":  # it began before; what it reads is old
+        while (said := self._state()).get("aof_rewrite_in_progress") == "1":  # it began before, so it reads old data
             self._pause(began_ns)
         if said.get("aof_enabled") == "1":
             before = self._files()

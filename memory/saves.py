@@ -1,4 +1,4 @@
-"""Save files: a world's memory as lines of JSON, without KV. What Checkpoint writes, Restore reads, and Export streams.
+"""Save files: a world's memory as lines of JSON, without KV. Checkpoint writes them, Restore and Export read them.
 
     {"npcd_save": 1, "world": ..., "timeline": ..., "at_ms": ..., "definition": ..., "version": ..., "lease_last": ...}
     ["npc", spec in base64, lease epoch]        one line per registered NPC
@@ -198,7 +198,7 @@ def put_aside(folder: Path) -> int:
     """Takes a world's checkpoints out of sight, so that they are gone at once; how many. Raises OSError.
 
     put_back() undoes it, remove() ends it. When the process dies between, sweep() removes them at the next start: their
-    world was to be deleted. What the world went on from stays where it is: the stores may have to read it still.
+    world was to be deleted. The checkpoint that the world went on from stays: the stores may still have to read it.
     """
     aside = _aside(folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -255,7 +255,7 @@ def encoding(data: bytes) -> Steps[str]:
 
 
 def decoding(text: str) -> Steps[bytes]:
-    """What base64_of() or encoding() made a text of, in steps. Raises ValueError."""
+    """Decodes a text of base64_of() or encoding(), in steps. Raises ValueError."""
     out = []
     for at in range(0, len(text), ENCODED_BYTES):
         out.append(base64.b64decode(text[at : at + ENCODED_BYTES]))

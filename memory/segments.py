@@ -1,4 +1,4 @@
-"""The journal's segments as readers see them: reading, readers' places, redaction, and which may be deleted.
+"""The journal's segments as readers see them: reading, readers' positions, redaction, and retention.
 
     1763712345678              1763715945901                 (numbers: memory/frames.py)
     ┌───────────────────┐      ┌───────────────┬ ─ ─ ┐
@@ -63,7 +63,7 @@ class Segments:
     def __init__(self, folder: Path, readers: Sequence[str]) -> None:
         self.folder = folder
         self.counts = Counts()
-        # Invariant: what is in `sealed` is whole before `end` is behind it. Replaced, never changed.
+        # Invariant: a segment in `sealed` is whole before `end` is behind it. Replaced, never changed.
         self.sealed: Mapping[int, int] = {}
         self.end = START
         self._last_ms: Mapping[int, int] = {}  # of this life's sealed segments; replaced, never changed
@@ -75,7 +75,7 @@ class Segments:
         self._overwriting = threading.Lock()
 
     def open(self) -> None:
-        """Finds what is there and cuts a torn tail off. Raises OSError, and StoreFailed for a format we cannot read."""
+        """Finds the segments and cuts a torn tail off. Raises OSError, and StoreFailed for a format we cannot read."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sealed = {number: self._size_of(number) for number in numbers_in(self.folder)}
         if sealed:
@@ -111,7 +111,7 @@ class Segments:
         return {number for number, following in pairwise(numbers) if last_ms.get(number, following) < at_ms}
 
     def drop(self, numbers: Sequence[int]) -> bool:
-        """Deletes segments; whether there were any."""
+        """Deletes segments. Returns True if there were any."""
         with self._grown:
             self.sealed = {number: size for number, size in self.sealed.items() if number not in numbers}
             self._last_ms = {number: ms for number, ms in self._last_ms.items() if number not in numbers}
@@ -144,7 +144,7 @@ class Segments:
         return total
 
     def newest(self, bytes_max: int) -> Position:
-        """Where the oldest segment begins from which on there are at most so many bytes; the last one at least."""
+        """The beginning of the oldest segment from which there are at most so many bytes; at least of the last one."""
         left, at = bytes_max, self.end
         for number, size in sorted(self._sizes().items(), reverse=True):
             left -= size
@@ -154,19 +154,19 @@ class Segments:
         return at
 
     def standing(self, position: Position) -> Position:
-        """Where a reader that stands at a position reads on: what is gone is passed over and counted."""
+        """The position at which a reader at a position reads on: deleted records are skipped and counted."""
         end = self.end
         return self._on_from(position, end, self.sealed)
 
     def wait(self, position: Position, timeout_s: float) -> bool:
-        """Blocks until something stands behind a position; whether it does."""
+        """Blocks until there are records after a position. Returns True if there are."""
         with self._grown:
             return self._grown.wait_for(lambda: self.end > position, timeout_s)
 
     def read(self, position: Position, count_max: int, bytes_max: int) -> tuple[list[Record], Position]:
         """The records from a position on, and the position after them; none only at the end. Raises StoreFailed.
 
-        What is unreadable or gone is passed over and counted. A record comes also when it alone is above bytes_max.
+        Unreadable and deleted records are skipped and counted. A record comes also when it alone is above bytes_max.
         """
         records: list[Record] = []
         while len(records) < count_max and bytes_max > 0:
@@ -205,14 +205,14 @@ class Segments:
             self._save(reader, position)
 
     def seen_by(self, reader: str) -> Position | None:
-        """What the reader said last, in this life or before; None when it never did, or that is unreadable."""
+        """The reader's last seen(), in this life or before; None when there is none, or it is unreadable."""
         return self._seen.get(reader) or self._load(reader)
 
     def redact(self, match: Callable[[Record], bool], containing: str) -> int:
-        """Overwrites what matches; how many. All that stood before is on the disk when it returns. Blocks. Raises
-        StoreFailed.
+        """Overwrites matching records. Returns their number. Everything before is on the disk when it returns. Blocks.
+        Raises StoreFailed.
 
-        What is unreadable is overwritten too: nobody knows about whom it was.
+        Unreadable records are overwritten too: nobody knows whom they are about.
         """
         needle = json.dumps(containing)[1:-1].encode()
         count = 0
@@ -222,7 +222,7 @@ class Segments:
                     with self._descriptor(number, os.O_RDWR) as fd:
                         count += self._redact(fd, number, limit, match, needle)
                 except FileNotFoundError:
-                    continue  # it is not kept any more, or nothing was ever written
+                    continue  # it was deleted, or nothing was ever written
                 except OSError as error:
                     raise StoreFailed(f"journal: {name_of(number)}: {error.strerror}") from error
             try:
@@ -311,10 +311,12 @@ class Segments:
     def _miss(self, position: Position) -> None:
         if self._is_new(position):
             self.counts.gaps += 1
-            log.warning("journal is asked for what is gone", position=str(position), oldest=str(self.first))
+            log.warning(
+                "journal records were deleted before they were read", position=str(position), oldest=str(self.first)
+            )
 
     def _is_new(self, place: Position) -> bool:
-        """Whether this damage or gap was not counted before: readers come by it more than once."""
+        """True if this damage or gap was not counted before: readers come by it more than once."""
         with self._grown:
             if place in self._counted or len(self._counted) >= PLACES_KEPT:
                 return False
@@ -357,7 +359,7 @@ class Segments:
         return size
 
     def _cut_tail(self, number: int, size: int) -> int:
-        """Cuts off what stands behind the last whole record: a write was interrupted there. The bytes that are left."""
+        """Cuts off the bytes after the last whole record: a write was interrupted. Returns the size that is left."""
         whole = HEADER_LEN if size >= HEADER_LEN else 0
         with self._descriptor(number, os.O_RDONLY) as fd:
             for _, payload, after in walk(fd, number, HEADER_LEN, size):

@@ -1,4 +1,4 @@
-"""What the journal alone says of how things stand: worlds, NPCs and bonds, folded from its records.
+"""The state that the journal alone gives: worlds, NPCs and bonds, folded from its records.
 
 For a daemon that starts again without the recent store. Plain: records come in one after the other.
 """
