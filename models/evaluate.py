@@ -1,10 +1,10 @@
 """Examines the shipped files through llama.cpp and the daemon's engine, on names and worlds that no training meets.
 
 python -m models.evaluate [--model models/npcd-demo.gguf] [--quick] [--shuffle 0.2] [--transcript]    (make model-eval)
-python -m models.evaluate --model chat.gguf --intents 120    (any chat model; only what it chooses)
+python -m models.evaluate --model chat.gguf --intents 120    (any chat model; intents only)
 
-Ends with 1 when a goal is missed. With --shuffle this part of the right answers is dealt out anew; the run then shows
-what it costs, and ends with 1 when that is nothing: an examination that nobody can fail says nothing.
+Ends with 1 when a goal is missed. With --shuffle this share of the right answers is shuffled. The run then shows the
+loss, and ends with 1 when there is none: an examination that cannot be failed proves nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prompts.layout import Caps
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is asked."""
+    """The number of questions."""
 
     intents: int = 2400
     npcs: int = 30
@@ -42,7 +42,7 @@ QUICK = Amount(300, 4, 1, 6)
 
 @dataclass(slots=True)
 class Report:
-    """Prints what is measured, and keeps which goals were missed."""
+    """Prints the figures, and keeps the missed goals."""
 
     goals: int = 0
     missed: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ def intents(report: Report, asked: Sequence[exam_intents.Asked]) -> None:
 
 
 def facts(report: Report, answers: Sequence[Answered]) -> None:
-    """The tables of what stands in persona and lore: by kind, and by archetype."""
+    """The tables of facts in persona and lore: by kind, and by archetype."""
     for title, key in (("facts, by kind", "kind"), ("facts, by archetype", "archetype")):
         report.line(f"\n{title:<26}{'asked':>6}{'right':>9}")
         for name, group in by(answers, key).items():
@@ -84,7 +84,7 @@ def facts(report: Report, answers: Sequence[Answered]) -> None:
 
 
 def memory(report: Report, answers: Sequence[Answered], player: Sequence[Answered]) -> None:
-    """The tables of what was told before, and of what nobody told."""
+    """The tables of facts that were told before, and of facts that nobody told."""
     places = {"told": "told three turns ago", "card": "stands on a card", "digest": "stands in the digest"}
     report.line(f"\n{'memories':<26}{'asked':>6}{'used':>9}   by archetype: {', '.join(words.ARCHETYPES)}")
     for place, title in places.items():
@@ -108,7 +108,7 @@ def _remembered(report: Report, title: str, group: Sequence[Answered]) -> None:
 
 
 def secrets(report: Report, answers: Sequence[Answered]) -> None:
-    """Who was told the secret."""
+    """The table of listeners who were told the secret."""
     report.line(f"\n{'secret told to':<26}{'asked':>6}{'told':>9}")
     for place, group in by(answers, "place").items():
         title = {"card": "a friend (card)", "digest": "a friend (digest)", "wary": "one not trusted"}.get(place, place)
@@ -116,7 +116,7 @@ def secrets(report: Report, answers: Sequence[Answered]) -> None:
 
 
 def talk(report: Report, voice: Voice, talks: Sequence[Sequence[exam_talk.Spoken]]) -> None:
-    """The voices, and how replies vary."""
+    """The voices, and the variety of replies."""
     heard = exam_talk.recognised(voice, talks)
     report.line("\nvoice recognised, single replies: ")
     report.line(", ".join(f"{k} {report.goal(f'voice of {k}', v, least=0.9)}" for k, v in heard.items()))
@@ -167,7 +167,7 @@ def examine(report: Report, model: Path, amount: Amount, seed: int, shuffle: flo
 
 
 def intents_only(report: Report, model: Path, count: int, seed: int, caps: Caps = Caps()) -> None:
-    """The table of intents of a model that was not trained for npcd: no goals, and nothing of how it speaks."""
+    """The table of intents of a model that was not trained for npcd: no goals, and no tables of its speech."""
     with Speaker(model, caps=caps) as speaker:
         report.line(f"layout: {speaker.layout.kind}")
         intents(report, exam_intents.ask(speaker, count, seed))
@@ -185,7 +185,7 @@ def _shuffled(
         "facts": (rate(told), rate(exam_facts.shuffled(told, part, seed))),
     }
     for name, (true, false) in pairs.items():
-        least = true * part / 3  # what is dealt out anew may be right by chance
+        least = true * part / 3  # shuffled answers may be right by chance
         drop = report.goal(f"drop of {name}", true - false, least=least)
         report.line(
             f"{name}: {true:.3f}, with {part:.0%} of the right answers shuffled {false:.3f}: it drops by {drop}"

@@ -18,7 +18,7 @@ NAME = "npcd demonstration model"
 
 
 def export(net: Net, bpe: Bpe, path: str) -> int:
-    """Writes the file (whole or not at all) and answers with its size in bytes."""
+    """Writes the file (whole or not at all) and returns its size in bytes."""
     s = net.shape
     passing = f"{path}.part"
     w = gguf.GGUFWriter(passing, "llama")

@@ -35,7 +35,7 @@ _BLOCK = {
 
 
 def export(model: Path, out: Path) -> None:
-    """Writes the folder `out`. Weights stay bf16, bit for bit, norms included: theirs are rounded to it."""
+    """Writes the folder `out`. Weights stay bf16, bit for bit; norms are rounded to it."""
     reader = gguf.GGUFReader(str(model))
     out.mkdir(parents=True, exist_ok=True)
     config = _config(reader)
@@ -88,7 +88,7 @@ def load(path: Path) -> dict[str, Array]:
 def check(model: Path, out: Path) -> float:
     """The mean difference between llama.cpp's logits and those of the written files, on a short text.
 
-    Raises AssertionError when it is more than bf16 arithmetic explains, or when they disagree about the next token.
+    Raises AssertionError when it is more than bf16 arithmetic explains, or when the likeliest next tokens differ.
     """
     with Played(str(model)) as played:
         tokens = [
@@ -143,7 +143,8 @@ def logits(folder: Path, tokens: list[int]) -> Array:
 
 
 def _halves(matrix: Array, heads: int) -> Array:
-    """Rows as Hugging Face turns them: a head's first half with its second, where llama.cpp has neighbours."""
+    """Rows in Hugging Face's order: a head's first half is rotated with its second, where llama.cpp rotates
+    neighbours."""
     rows, columns = matrix.shape
     return matrix.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

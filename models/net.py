@@ -11,17 +11,17 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The network's sizes; `rotary_base` and `norm_eps` as GGUF stores them."""
+    """The network's sizes; `rotary_base` and `norm_eps` are as GGUF stores them."""
 
     vocab_len: int = 2048
     hidden: int = 192
     layers: int = 4
     heads: int = 3
-    kv_heads: int = 1  # one for all: on a CPU steps cost their dot products, and long ones are cheap (CARD.md)
+    kv_heads: int = 1  # one for all: on a CPU a step costs its dot products, and long ones are cheap (CARD.md)
     head_len: int = 64
     inner: int = 512
     context_len: int = 2048
-    rotary_base: float = 1_000_000.0  # high: slow pairs compare words over hundreds of tokens
+    rotary_base: float = 1_000_000.0  # high, so that slow pairs compare words over hundreds of tokens
     norm_eps: float = 1e-5
 
 
@@ -44,7 +44,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention over what the mask shows, then SwiGLU, each added to its input."""
+    """Attention over the visible tokens, then SwiGLU, each added to its input."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Block(nn.Module):
         v = self.attn_v(h).view(batch, length, s.kv_heads, s.head_len).transpose(1, 2)
         k = k.repeat_interleave(s.heads // s.kv_heads, 1)
         v = v.repeat_interleave(s.heads // s.kv_heads, 1)
-        # Written out: on a CPU the compiler makes more of it than the library's own attention with a mask.
+        # Written out: on a CPU the compiler makes it faster than the library's own attention with a mask.
         scores = (q @ k.transpose(-1, -2)) * s.head_len**-0.5 + hidden
         seen = torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ v
         x = x + self.attn_output(seen.transpose(1, 2).reshape(batch, length, -1))
@@ -108,13 +108,14 @@ class Net(nn.Module):
 
 
 def _begin(net: Net) -> None:
-    """Random weights, but with the two heads that find and copy: training from nothing on a CPU does not last until
-    they form by themselves (models/CARD.md).
+    """Random weights, but with the two heads that find and copy: a training from nothing on a CPU is too short for them
+    to form by themselves (models/CARD.md).
 
     Layer 0: a head that looks at the token before (queries and keys come from a constant that every embedding has,
     turned by one position) and writes that token into a subspace of its own. Layer 1: a head that compares a token with
-    what stands in that subspace (in the pairs that turn slowly), so it looks behind an earlier occurrence of the same
-    token, and adds what it finds to the output. See Olsson et al., "In-context Learning and Induction Heads", 2022.
+    the content of that subspace (in the pairs that turn slowly), so it looks behind an earlier occurrence of the same
+    token, and adds the token that it finds to the output. See Olsson et al., "In-context Learning and Induction Heads",
+    2022.
     """
     s = net.shape
     std, wide = 0.05, s.head_len
@@ -155,7 +156,7 @@ def _begin(net: Net) -> None:
 
 
 def _directions(rows: int, columns: int) -> Tensor:
-    """Random columns at right angles, blind for the constant in the first row."""
+    """Random columns at right angles, without a part of the constant in the first row."""
     made: Tensor = torch.linalg.qr(torch.randn(rows, columns))[0]
     made[0] = 0
     return made

@@ -1,6 +1,6 @@
-"""A GGUF file as llama.cpp plays it: tokens and logits, one sequence at a time.
+"""Runs a GGUF file with llama.cpp: tokens and logits, one sequence at a time.
 
-Used by the checks after an export, the draft's examination and tests. Not fast and not meant to be: engines/ is.
+The checks after an export, the draft's examination and tests use it. It is not fast and not meant to be: engines/ is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Played:
 
     @property
     def parameters(self) -> int:
-        """How many weights the model has; tied ones count once."""
+        """The number of the model's weights; tied ones count once."""
         return int(llama_cpp.llama_model_n_params(self._model))
 
     # -- tokens ------------------------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ class Played:
         return self._controls.get(text, -1)
 
     def is_control(self, token: int) -> bool:
-        """Whether no plain text can hold this token."""
+        """True when no plain text can encode to this token."""
         return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
 
     def ends(self, token: int) -> bool:
-        """Whether generation ends with this token."""
+        """True when generation ends with this token."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def token_text(self, token: int) -> str:
@@ -95,7 +95,7 @@ class Played:
         return str(llama_cpp.llama_vocab_get_text(self._vocab, token).decode())
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; control tokens give nothing."""
+        """The text of tokens; control tokens give no text."""
         out = b""
         room = ctypes.create_string_buffer(256)
         for token in tokens:
@@ -106,7 +106,7 @@ class Played:
     # -- play --------------------------------------------------------------------------------------------------
 
     def logits(self, tokens: Sequence[int], every: bool = False) -> NDArray[np.float32]:
-        """Scores after `tokens` (after each of them with `every`); what the context held in common is kept."""
+        """Scores after `tokens` (after each of them with `every`). The common prefix with the context is kept."""
         same = 0
         if not every:
             while same < min(len(tokens) - 1, len(self.held)) and tokens[same] == self.held[same]:

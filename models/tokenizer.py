@@ -17,11 +17,11 @@ from prompts.layout import MARKS
 
 VOCAB_LEN = 2048
 _TEXT_TREES = 3000
-_WORD_WEIGHT = 500  # how often each standard word is shown on its own, so that it becomes one token
+_WORD_WEIGHT = 500  # copies of each standard word on its own, so that it becomes one token
 
 
 class Bpe:
-    """A trained tokenizer as an Encoder. Texts are encoded without control tokens, always."""
+    """A trained tokenizer as an Encoder. Texts are always encoded without control tokens."""
 
     bos_id = -1
 

@@ -29,10 +29,10 @@ from prompts.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the training goes. `recall` is the share of trees without meaning in the first tenth and in the rest.
+    """The settings of a training. `recall` is the share of trees without meaning in the first tenth and in the rest.
 
     The rate follows a cosine over `horizon` steps; the run ends at `steps`, and its last `cooling` steps go down to
-    `rate_end` in a straight line. So a run can be made shorter or longer without beginning anew.
+    `rate_end` in a straight line. So a run can be made shorter or longer without a new start.
     """
 
     seed: int = 1
@@ -48,17 +48,17 @@ class Recipe:
     clip: float = 1.0
     threads: int = 2
     recall: tuple[float, float] = (0.3, 0.03)
-    late: int = 4000  # the step from which the trees ask more for what takes longest to learn
+    late: int = 4000  # from this step on the trees have more of the slow lessons
     check_every: int = 250
     check_trees: int = 20
-    patience: int = 20  # checks without a better one, and the run is over
+    patience: int = 20  # the run ends after so many checks without a better one
     bf16: bool = field(default_factory=lambda: bool(torch.cpu.get_capabilities().get("avx512_bf16")))
     compiled: bool = field(default_factory=lambda: shutil.which("g++") is not None)
 
 
 @dataclass(slots=True)
 class Curve:
-    """What was logged: losses by class on trees of the training (smoothed) and on held-out ones, and what it took."""
+    """The logged values: losses by class on trees of the training (smoothed) and on held-out ones, and the cost."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     points: list[dict[str, float]] = field(default_factory=list)
@@ -71,9 +71,9 @@ Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def train(layout: Layout, recipe: Recipe, shape: Shape, checkpoint: Path | None = None) -> tuple[Net, Curve]:
-    """A trained network (the best one of all checks), and its curve. Prints a line at every check.
+    """Trains and returns the best network of all checks, and its curve. Prints a line at every check.
 
-    Goes on from `checkpoint` when it is there and of the same recipe; writes it at every check.
+    Continues from `checkpoint` if it exists and has the same recipe; writes it at every check.
     """
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
@@ -156,7 +156,7 @@ def _trees_of(layout: Layout, recipe: Recipe, step: int) -> list[Tree]:
 
 
 def _held_out(layout: Layout, recipe: Recipe) -> list[Batch]:
-    """Trees of names, items and orders that the training does not meet."""
+    """Trees of held-out names, items and orders."""
     made = [make_tree(rng_of(recipe.seed, "held", i), layout, recipe.tree_len, True) for i in range(recipe.check_trees)]
     size = recipe.trees_per_step
     return [make_batch(made[i : i + size], recipe.tree_len) for i in range(0, len(made) - size + 1, size)]
@@ -171,7 +171,7 @@ def _optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
         betas=(0.9, 0.98),
         fused=True,
     )
-    # Its step matches AdamW's in size, so that one rate serves both.
+    # The step's size matches AdamW's, so that one rate serves both.
     muon = torch.optim.Muon(matrices, weight_decay=recipe.decay, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw]
 
@@ -194,7 +194,7 @@ def _losses(net: Net, forward: Forward, batch: Batch, recipe: Recipe) -> Tensor:
 def _step(
     net: Net, forward: Forward, optimizers: list[torch.optim.Optimizer], batch: Batch, recipe: Recipe
 ) -> dict[str, float]:
-    """One optimizer step; answers with the weighted loss and the mean loss of each class of tokens."""
+    """One optimizer step. Returns the weighted loss and the mean loss of each class of tokens."""
     each = _losses(net, forward, batch, recipe)
     loss = (each * batch.weights).sum() / batch.weights.sum()
     net.zero_grad(set_to_none=True)
@@ -222,7 +222,7 @@ def _check(forward: Forward, net: Net, held: list[Batch], recipe: Recipe) -> dic
 
 
 def _by_class(each: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
-    """Sum of losses and count, by the class of the tokens; classes that are not there are left out."""
+    """Sum of losses and count, by the class of the tokens; absent classes are left out."""
     out: dict[str, tuple[float, int]] = {}
     for name, weight in CLASSES.items():
         chosen = each[(batch.weights - weight).abs() < 1e-6]

@@ -1,4 +1,4 @@
-"""Whether an exported file says the same as the network it came from: tokens of any text, and logits."""
+"""Checks that an exported file computes the same as its network: tokens of any text, and logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from prompts.layout import MARKS, Layout
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """What was compared: texts, logit rows, the largest and mean difference, how often the likeliest token agrees."""
+    """The compared amounts: texts, logit rows, the largest and mean difference, how often the likeliest token
+    agrees."""
 
     texts: int
     rows: int
@@ -28,7 +29,7 @@ class Same:
 
 
 def verify(net: Net, bpe: Bpe, path: str, seed: int) -> Same:
-    """Compares; raises AssertionError where file and network disagree by more than bf16 arithmetic explains."""
+    """Compares both. Raises AssertionError where file and network differ by more than bf16 arithmetic explains."""
     with Played(path) as played:
         count = _tokens(bpe, played, seed)
         layout = Layout(bpe)
@@ -47,7 +48,7 @@ def verify(net: Net, bpe: Bpe, path: str, seed: int) -> Same:
 
 
 def _tokens(bpe: Bpe, played: Played, seed: int) -> int:
-    """Compares encodings of corpus texts and of random unicode; answers with how many."""
+    """Compares encodings of corpus texts and of random unicode, and returns their number."""
     rng = Random(f"verify:{seed}")
     checked = 0
     samples = [t for _, t in zip(range(3000), texts(seed + 1, 200), strict=False)]
@@ -73,7 +74,7 @@ def _tokens(bpe: Bpe, played: Played, seed: int) -> int:
 
 
 def _any_character(rng: Random) -> str:
-    """Mostly what people type, at times any character at all."""
+    """Mostly characters that people type, at times any character at all."""
     if rng.random() < 0.7:
         return rng.choice("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789 .,;!?'\"<>|-_\n\t")
     if rng.random() < 0.7:

@@ -1,1 +1,1 @@
-"""What is needed to build npcd, and never to run it."""
+"""Programs for building npcd, which it does not need to run."""

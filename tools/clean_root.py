@@ -1,8 +1,9 @@
-"""The README's two commands in a clean Debian 12, as somebody new runs them: `make clean-root`.
+"""Runs the README's two commands in a clean Debian 12, as a new user does: `make clean-root`.
 
-A fresh root that debootstrap made gets the packages that the README asks for and nothing else, and a copy of what git
-has of this checkout. `make demo` and `make test` run in it, by chroot, and the seconds of each are printed. Needs root
-and debootstrap, and some twenty minutes; the root is kept in the cache, without the packages and the checkout.
+A fresh root made by debootstrap gets the packages that the README asks for and nothing else, and a copy of the
+checkout's committed files. `make demo` and `make test` run in it, by chroot, and the seconds of each are printed. It
+needs root and debootstrap, and some twenty minutes. The root is kept in the cache, without the packages and the
+checkout.
 Other commands than these two can be given: `python3 -m tools.clean_root "make demo"`.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tools.image import PATH, ROOT, Build, Machine
 
-# What the README asks for, in Debian's names. The package sources' and pip's certificates are lent by the machine.
+# The README's packages, by Debian's names. The machine lends the package sources and pip's certificates.
 ASKED_FOR = ("g++", "make", "python3", "python3-venv")
 COMMANDS = ("make demo", "make test")
 MISSING = 2
@@ -63,7 +64,7 @@ def _run(machine: Machine, commands: Sequence[str]) -> int:
 
 
 def _copy(target: Path) -> None:
-    """What git has of the checkout, as it is committed."""
+    """Copies the checkout's committed files."""
     target.mkdir()
     archive = subprocess.Popen(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE)
     subprocess.run(["tar", "-x", "-C", str(target)], stdin=archive.stdout, check=True)
@@ -72,7 +73,7 @@ def _copy(target: Path) -> None:
 
 
 def _timed(build: Build, script: str, name: str) -> bool:
-    """Runs a line of shell in the root and says how long it took."""
+    """Runs a line of shell in the root and prints its time."""
     began_s = time.monotonic()
     status = build.start(["sh", "-c", script], build.lent() | {"DEBIAN_FRONTEND": "noninteractive"}).wait()
     took_s = time.monotonic() - began_s

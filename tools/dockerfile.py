@@ -1,4 +1,4 @@
-"""Reads a Dockerfile and a .dockerignore, as much of them as ours use. Decides only; tools/image.py acts on them."""
+"""Reads a Dockerfile and a .dockerignore, with the syntax that ours use. Decides only; tools/image.py acts on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KNOWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction: its word, its text in one line, and the line it begins on."""
+    """One instruction: its word, its text in one line, and its first line's number."""
 
     word: str
     text: str
@@ -25,7 +25,7 @@ class Instruction:
 
 @dataclass(slots=True)
 class Stage:
-    """One FROM and what follows it."""
+    """One FROM and the instructions after it."""
 
     base: str
     name: str
@@ -37,7 +37,7 @@ class Stage:
 
 
 def read(text: str) -> list[Stage]:
-    """The stages of a Dockerfile. Raises ValueError naming the line of what is not understood."""
+    """The stages of a Dockerfile. Raises ValueError with the line that it does not understand."""
     stages: list[Stage] = []
     for instruction in _instructions(text):
         if instruction.word not in KNOWN:
@@ -86,7 +86,8 @@ def command(text: str) -> list[str]:
 
 
 def ignored(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a .dockerignore keeps a path of the context out: the last pattern that fits it, or a folder it is in."""
+    """True when a .dockerignore keeps a path out of the context. The last pattern that fits the path, or a folder that
+    holds it, decides."""
     out = False
     parts = PurePosixPath(path).parts
     for pattern in patterns:
@@ -105,5 +106,5 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 def patterns(text: str) -> list[str]:
-    """The lines of a .dockerignore that say something."""
+    """The lines of a .dockerignore that are patterns."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -1,9 +1,9 @@
-"""Builds our Dockerfile without a container engine, and runs what came out: deploy/check.sh.
+"""Builds our Dockerfile without a container engine, and runs the image: deploy/check.sh.
 
-Each stage is a copy of a fresh Debian 12 that debootstrap made; RUN runs in it by chroot, with the environment, folder
-and user that the Dockerfile says. At the end the image's own command is started as its own user, its health check is
-asked until it is well, and SIGTERM must end it with status 0. Needs root and debootstrap. Layers, networks, volumes and
-limits of a real engine are not tried.
+Each stage is a copy of a fresh Debian 12 made by debootstrap; RUN runs in it by chroot, with the environment, folder
+and user of the Dockerfile. At the end the image's own command is started as its own user, its health check is repeated
+until it passes, and SIGTERM must end it with status 0. It needs root and debootstrap. It does not try the layers,
+networks, volumes and limits of a real engine.
 
 A chroot is not a container: it shares this machine's network, processes and kernel. Mounts are undone at the end, those
 of a killed run with the mount namespace that deploy/check.sh makes.
@@ -26,11 +26,11 @@ from tools.dockerfile import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = {"debian:12-slim": "bookworm"}
-# How this machine reaches packages is how the RUN lines reach them: its resolver, certificates and pip settings.
+# RUN lines reach packages as this machine does: by its resolver, certificates and pip settings.
 LENT_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf")
 LENT_ENVIRONMENT = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-LENT_BUNDLE = "/run/lent.crt"  # under a name that no package of the image writes
+LENT_BUNDLE = "/run/lent.crt"  # no package of the image writes a file of this name
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HEALTHY_S, STOP_S = 180, 20
 
@@ -38,14 +38,14 @@ Process = subprocess.Popen[bytes]
 
 
 class Machine:
-    """The folders of all stages below one place, and what is mounted into them."""
+    """The folders of all stages below one place, and the mounts in them."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self._mounts: list[Path] = []
 
     def base(self, suite: str) -> Path:
-        """A fresh Debian, made once by debootstrap from where this machine's packages come from."""
+        """A fresh Debian, made once by debootstrap from this machine's package sources."""
         base = self.place / suite
         if not (base / "etc/debian_version").exists():
             mirror = subprocess.run(
@@ -65,7 +65,7 @@ class Machine:
         return base
 
     def root(self, name: str, base: Path) -> Path:
-        """A stage's folder: a copy of its base, with what RUN lines need from this machine."""
+        """A stage's folder: a copy of its base, with this machine's files that RUN lines need."""
         root = self.place / f"stage-{name}"
         _remove(root)
         subprocess.run(["cp", "-a", str(base), str(root)], check=True)
@@ -81,7 +81,7 @@ class Machine:
             inside.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--rbind", folder, str(inside)], check=True)
             self._mounts.append(inside)
-            # What is undone in there must not be undone out here.
+            # An unmount in there must not unmount out here.
             subprocess.run(["mount", "--make-rslave", str(inside)], check=True)
             if folder not in ("/proc", "/dev"):
                 subprocess.run(["mount", "-o", "remount,bind,ro", str(inside)], check=True)
@@ -140,7 +140,7 @@ class Build:
             _say(f"{stage.name}: line {instruction.line}: {instruction.word}, {took_s:.1f} s")
 
     def enter(self, root: Path, environment: dict[str, str]) -> None:
-        """Programs that are started from now on run in this root, as root."""
+        """Programs started from now on run in this root, as root."""
         self.root, self.environment, self._arguments, self._folder, self._user = root, environment, {}, "/", "0:0"
 
     def _do(self, word: str, text: str) -> None:
@@ -162,7 +162,7 @@ class Build:
 
     def start(self, arguments: Sequence[str], more: Mapping[str, str] | None = None, quiet: bool = False) -> Process:
         """Starts a program in the stage, as its user, in its folder, with its environment and `more`."""
-        # By its path: the program is looked for on the image's PATH.
+        # By its path, because the program is looked for on the image's PATH.
         chroot = shutil.which("chroot") or "/usr/sbin/chroot"
         inside = [chroot, f"--userspec={self._user}", str(self.root), "/usr/bin/env", "-C", self._folder, *arguments]
         environment = self.environment | dict(more or {})
@@ -170,7 +170,7 @@ class Build:
         return subprocess.Popen(inside, env=environment, stdin=subprocess.DEVNULL, stderr=errors)
 
     def lent(self) -> dict[str, str]:
-        """How this machine's pip reaches packages, for a program in the stage."""
+        """This machine's pip settings, for a program in the stage."""
         lent = {key: value for key, value in os.environ.items() if key.startswith(LENT_ENVIRONMENT)}
         if (self.root / LENT_BUNDLE.lstrip("/")).exists():
             lent |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), LENT_BUNDLE)

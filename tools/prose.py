@@ -7,8 +7,8 @@ ends with a question mark. "That" is refused only before a word that begins a cl
 "That is", "That file" and "That works" are demonstratives. A new sentence begins after a full stop, a question mark, an
 exclamation mark and a semicolon, and after a colon with a capital letter. After a colon with a small letter the
 sentence goes on. An error text or a log line begins with a small letter, so these count as well. Headings of pages and
-of tables' columns are titles, no sentences. "Half as far again" is refused wherever it stands: a number is said with
-its direction.
+of tables' columns are titles, no sentences. In a quotation a line that begins with a dash is speech of a transcript.
+"Half as far again" is refused wherever it stands: a number is said with its direction.
 
 It reads Markdown, comments (Python, proto, TOML, YAML, shell, SQL, C++), docstrings, and the string literals of at
 least three words in code that runs; in tests it reads docstrings, comments and messages of assertions, because other
@@ -45,6 +45,8 @@ CLAUSE = (
 BARE = re.compile(rf"(?:{OPENERS})\b(?!['’]s\b)|that\s+(?:{CLAUSE})\b", re.IGNORECASE)
 MARKUP = re.compile(r"[\s*_\"'“‘(\[{>]*")
 HALF_AGAIN = re.compile(r"\bhalf\s+as\s+\w+\s+again\b")
+# A line of speech in a transcript, such as "> — Are you real? *Perhaps.*"
+SPEECH = re.compile(r"\s*>\s*[—–]\s")
 # A sentence ends at a mark before a blank; a colon ends one only before a capital letter.
 END = re.compile(r"[.!?;][\"'”’)\]}*_`]*(?=\s)|:[*_`]*(?=\s+[A-Z])")
 
@@ -107,6 +109,8 @@ def markdown(text: str) -> Iterator[Piece]:
             if not re.match(r"\s*\|[\s:|-]+$", rows[number] if number < len(rows) else ""):
                 row = [cell.strip() for cell in bare.strip("|").split("|")]
                 cells.extend(Piece(((number, cell),)) for cell in row if cell.strip("-:"))
+        elif SPEECH.match(line):
+            prose.append((number, ""))
         else:
             prose.append((number, re.sub(r"^\s*>\s?", "", line)))
     yield from _paragraphs(prose)

@@ -1,7 +1,7 @@
-"""Turns proto/ into Python, and keeps what is on the wire from ever breaking.
+"""Turns proto/ into Python, and keeps the wire from ever breaking.
 
     python -m tools.proto            write npcd/v1, clients/python/npcd_client/v1 and add to proto/wire.lock
-    python -m tools.proto --check    change nothing; exit 1 and say what is stale, broken or against the rules
+    python -m tools.proto --check    change nothing; exit 1 and report stale files, broken wire and broken rules
 
 The daemon and the Python client each carry their own copy of the generated files, because they are installed apart.
 Both copies hold the same descriptors, so that one process may import both.
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "npcd.v1"
 CLIENT_PACKAGE = "npcd_client.v1"
 
-# Where each copy lives, below the root, and the Python package it is imported as.
+# The folder of each copy, below the root, and its Python package.
 COPIES: Mapping[str, str] = {
     "npcd/v1": PACKAGE,
     "clients/python/npcd_client/v1": CLIENT_PACKAGE,
@@ -55,7 +55,7 @@ Method = descriptor_pb2.MethodDescriptorProto
 
 
 class ProtoRefused(Exception):
-    """protoc did not accept the files; the text is what it said."""
+    """protoc refused the files; the text is its message."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def with_oldest(name: str, text: str) -> str:
     """The same generated file, accepting the oldest runtime that it runs with. Raises ProtoRefused where it cannot."""
     major, minor, patch = PROTOBUF_OLDEST
     grpc = ".".join(map(str, GRPC_OLDEST))
-    # (where a version stands, what is to stand there), once each
+    # (the place of a version, its new value), once each
     patterns = {
         "_pb2.py": [
             (r"(?<=^# Protobuf Python Version: ).*$", f"{major}.{minor}.{patch}"),
@@ -142,12 +142,12 @@ def repackage(text: str, package: str) -> str:
     """The same generated file, importing from another package. Wire names ("/npcd.v1.Npcs/...") stay as they are."""
     text = re.sub(rf"^from {re.escape(PACKAGE)} import ", f"from {package} import ", text, flags=re.MULTILINE)
     text = re.sub(rf"'{re.escape(PACKAGE)}\.(\w+_pb2)'", rf"'{package}.\1'", text)
-    # grpc's complaint about an old runtime names the file it stands in.
+    # grpc's error about an old runtime names its file.
     return text.replace(f"in {PACKAGE.replace('.', '/')}/", f"in {package.replace('.', '/')}/")
 
 
 def stale(root: Path, wanted: Mapping[str, str]) -> list[str]:
-    """Paths below root that differ from what is wanted, are missing, or were generated once and are not any more."""
+    """Paths below root that differ from the wanted files, are missing, or are no longer generated."""
     wrong = [path for path, text in wanted.items() if not _reads(root / path, text)]
     for folder in COPIES:
         present = (path.relative_to(root).as_posix() for path in (root / folder).glob("*_pb2*.py*"))
@@ -195,7 +195,7 @@ def _streaming(method: Method) -> str:
 
 
 def wire_lines(files: Sequence[File]) -> list[str]:
-    """What stands on the wire, sorted: `field NAME NUMBER TYPE LABEL`, `value NAME NUMBER`, `rpc NAME IN OUT KIND`."""
+    """The parts of the wire, sorted: `field NAME NUMBER TYPE LABEL`, `value NAME NUMBER`, `rpc NAME IN OUT KIND`."""
     lines = []
     for file in files:
         for name, message in _messages(file):
@@ -221,7 +221,7 @@ def read_wire_lock(path: Path) -> list[str]:
 
 
 def wire_breaks(recorded: Sequence[str], present: Sequence[str]) -> list[str]:
-    """One sentence for each recorded line that vanished, changed, or whose number went to another name."""
+    """One sentence for each recorded line that vanished, changed, or lost its number to another name."""
     by_name = {_name(line): line for line in present}
     by_number = {number: line for line in present if (number := _number(line))}
     broken = []
@@ -340,7 +340,7 @@ def is_one_sentence(text: str) -> bool:
 
 
 def problems(root: Path) -> list[str]:
-    """All that `--check` has to say about a checkout; empty when it is well. Changes nothing."""
+    """All findings of `--check` about a checkout; empty when it is well. Changes nothing."""
     files = describe(root / "proto").file
     found = lint(files)
     present = wire_lines(files)
@@ -354,7 +354,8 @@ def problems(root: Path) -> list[str]:
 
 
 def write(root: Path) -> list[str]:
-    """Generates into the checkout and adds to the wire lock. Returns what forbids it, having written nothing then."""
+    """Generates into the checkout and adds to the wire lock. If breaks of the wire forbid it, returns them and writes
+    nothing."""
     files = describe(root / "proto").file
     present = wire_lines(files)
     recorded = read_wire_lock(root / WIRE_LOCK)

@@ -1,9 +1,9 @@
-"""Puts older protobuf and gRPC runtimes into folders of their own, for the tests of the Python client.
+"""Installs older protobuf and gRPC runtimes into folders of their own, for the tests of the Python client.
 
-    python -m tools.runtimes         install what is missing into build/runtimes (some 40 MiB); safe to run again
+    python -m tools.runtimes         installs the missing ones into build/runtimes (some 40 MiB); safe to run again
 
-Each folder goes to the front of PYTHONPATH, where it hides what .venv has. A package without a wheel for this Python is
-left out, and the test that wants it says so.
+Each folder goes to the front of PYTHONPATH, where it hides the packages of .venv. A package without a wheel for this
+Python is left out, and the test that needs it says so.
 """
 
 import os
@@ -16,7 +16,7 @@ from tools.proto import ROOT
 
 FOLDER = ROOT / "build" / "runtimes"
 
-# The first is the oldest that the client allows. 6.30 checks most strictly what generated code asks for.
+# The first is the oldest that the client allows. 6.30 checks generated code most strictly.
 RUNTIMES: Mapping[str, Sequence[str]] = {
     "protobuf-5.29": ("protobuf==5.29.1", "grpcio==1.63.2"),
     "protobuf-6.30": ("protobuf==6.30.0", "grpcio==1.71.2"),
@@ -29,13 +29,13 @@ GENERATOR_NEEDS = ("grpcio-tools==1.71.2",)
 
 
 def place(name: str) -> Path | None:
-    """Where a runtime or the generator is installed; None when it is not."""
+    """The folder of a runtime or of the generator; None when it is not installed."""
     folder = FOLDER / name
     return folder if (folder / ".ready").exists() else None
 
 
 def install(name: str, needs: Sequence[str]) -> str:
-    """Installs into a folder of its own. Returns why it could not, empty when it is there."""
+    """Installs into a folder of its own. Returns the error, or an empty text when it is there."""
     if place(name):
         return ""
     folder = FOLDER / name

@@ -31,16 +31,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = "docs/SETTINGS.md"
 INTERNAL = "Internal:"
 BOUNDS = re.compile(r"\s+From (-?[\d.]+) to (-?[\d.]+)\.$")
-# Sections whose members are all of one class, and what stands for a member's name.
+# Sections whose members are all of one class, and the placeholder for a member's name.
 MEMBERS = {"promises": "TIER", "routes": "KIND"}
-# The unit that a name ends with; "_max" and "_min" say nothing of it. The longest ending counts.
+# The unit that a name ends with; "_max" and "_min" are no units. The longest ending counts.
 UNITS = {
     "_ms": "ms", "_s": "s", "_us": "µs", "_ns": "ns", "_hours": "hours", "_hz": "per second", "_per_s": "per second",
     "_m": "metres", "_mib": "MiB", "_kib": "KiB", "_bytes": "bytes", "_share": "share of 1", "_x": "factor",
     "_len": "tokens", "_tokens": "tokens",
 }  # fmt: skip
 TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
-# Settings that most people look at first, in this order.
+# Settings that most readers need first, in this order.
 FIRST = (
     "serve.listen", "serve.http", "serve.tokens_file", "engine.model", "engine.sequences", "engine.context_len",
     "engine.threads", "engine.gpu_layers", "memory.folder", "memory.redis", "memory.postgres",
@@ -229,7 +229,7 @@ def _cell(default: str) -> str:
 
 
 def without_sentence(config: Config) -> list[str]:
-    """One complaint for each setting, and each section, that does not say what it is."""
+    """One complaint for each setting, and each section, without a sentence."""
     missing = []
     for section in sections(config):
         for what, says in [(section.name, section.intro), *((s.name, s.says) for s in section.settings)]:
@@ -240,7 +240,7 @@ def without_sentence(config: Config) -> list[str]:
 
 
 def problems(root: Path = ROOT) -> list[str]:
-    """All that `--check` has to say about a checkout; empty when it is well. Changes nothing."""
+    """All findings of `--check` about a checkout; empty when it is well. Changes nothing."""
     config, file = Config(), root / PAGE
     found = without_sentence(config)
     if not found and (not file.is_file() or file.read_text(encoding="utf-8") != page(config)):

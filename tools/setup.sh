@@ -24,7 +24,7 @@ missing() {
     exit 1
 }
 
-# A name on the PATH may be a stub that does not run, so each one is asked.
+# A name on the PATH may be a stub that does not run, so each one is tried.
 answers() { "$1" -c "$2" >/dev/null 2>&1; }
 
 find_python() {
@@ -49,7 +49,7 @@ need_compiler() {
     missing "a C++ compiler (llama.cpp is built from source)" "$(fix g++ gcc-c++ gcc)"
 }
 
-# stage WHAT COMMAND...: one line for a stage, and how long it took; all that the command says goes into the log.
+# stage WHAT COMMAND...: prints one line for a stage, and its time. All output of the command goes into the log.
 stage() {
     local what=$1 began=$SECONDS status=0 working ticking=""
     shift

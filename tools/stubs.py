@@ -26,7 +26,7 @@ CSHARP_PLUGIN = "grpc_csharp_plugin"
 
 
 class Missing(Exception):
-    """A generator is not here; the text says how to get it."""
+    """A generator is not installed; the text says how to get it."""
 
 
 class Failed(Exception):
@@ -34,7 +34,7 @@ class Failed(Exception):
 
 
 def cache() -> Path:
-    """Where what we build of others' tools is kept: outside the checkout."""
+    """The folder for tools of others that we build: outside the checkout."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npcd"
 
 
@@ -59,7 +59,7 @@ def cpp(root: Path, out: Path) -> str:
 
 
 def csharp(root: Path, out: Path) -> str:
-    """Writes C# into `out`; what is not in it, if something is not. Raises Missing and Failed."""
+    """Writes C# into `out`. Returns the missing parts, or an empty text. Raises Missing and Failed."""
     calls = plugin(CSHARP_PLUGIN)
     arguments = [f"--csharp_out={out}", "--csharp_opt=file_extension=.g.cs"]
     if calls:

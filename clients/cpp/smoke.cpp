@@ -2,7 +2,7 @@
 //
 //     smoke unix:///path | host:port
 //
-// Prints one line for each thing it did and ends with status 0; the first thing that goes wrong ends it with status 1.
+// Prints one line for each step and ends with status 0. The first error ends it with status 1.
 // It is the whole contract that a C++ game needs, on the stubs that `make stubs` writes.
 
 #include <grpcpp/grpcpp.h>
@@ -86,7 +86,7 @@ void define_world(v1::Npcs::Stub& npcs) {
   mira->set_persona_id("mira");
   mira->set_name("Mira");
   mira->set_text("Innkeeper of the tavern. Your brother is Otto. You fear wolves.");
-  auto* rule = world.mutable_policy()->add_rows();  // what she does when npcd is late
+  auto* rule = world.mutable_policy()->add_rows();  // the rule for when npcd is late
   rule->set_action("idle");
   rule->set_emotion("calm");
 
@@ -132,7 +132,7 @@ v1::Observation sees_a_friend(const std::string& npc_id, std::uint64_t lease_epo
   return seen;
 }
 
-// Whether an intent of the model's agrees with what we saw. What an earlier run left behind agrees with another tick.
+// True for an intent of the model that agrees with our observation. An intent of an earlier run agrees with another tick.
 bool answers(const v1::Intent& intent, std::uint64_t tick) {
   return intent.source() == v1::INTENT_SOURCE_MODEL && intent.observed_tick() == tick;
 }
@@ -145,7 +145,7 @@ void live(v1::Intents::Stub& intents, const std::map<std::string, std::uint64_t>
   frame.set_world_id(kWorld);
   frame.set_frame(1);
   for (const auto& [npc_id, lease_epoch] : leases) *frame.add_observations() = sees_a_friend(npc_id, lease_epoch, 1);
-  // What is wrong with one NPC is told and ends nothing.
+  // A problem of one NPC is reported and does not end the stream.
   *frame.add_observations() = sees_a_friend("nobody", 1, 1);
   if (!stream->Write(frame)) fail("Live: the first frame was not taken");
 
@@ -156,7 +156,7 @@ void live(v1::Intents::Stub& intents, const std::map<std::string, std::uint64_t>
   while ((answered < leases.size() || !complained) && stream->Read(&answer)) {
     if (answer.sequence() == 1) snapshot = answer.snapshot();
     for (const auto& intent : answer.intents()) newest[intent.npc_id()] = intent;
-    // An observation that says nothing new confirms the intent: it is as young as that observation.
+    // An observation without a change confirms the intent, which is then as young as that observation.
     for (const auto& confirmed : answer.confirmed()) {
       auto& intent = newest[confirmed.npc_id()];
       if (intent.version() == confirmed.version()) intent.set_observed_tick(confirmed.observed_tick());
@@ -233,7 +233,7 @@ void talk(v1::Dialogue::Stub& dialogue) {
   if (!ended.ended()) fail("EndSession: there was no session");
 }
 
-// What is asked wrongly is refused with a status that names the field.
+// A wrong request is refused with a status that names the field.
 void ask_wrongly(v1::Dialogue::Stub& dialogue) {
   v1::TalkRequest request;
   request.set_world_id(kWorld);
@@ -250,7 +250,7 @@ void ask_wrongly(v1::Dialogue::Stub& dialogue) {
   std::cout << "refused: " << status.error_message() << std::endl;
 }
 
-// A channel to a daemon. A proxy in the environment (http_proxy) is for other machines: this one is spoken to directly.
+// A channel to a daemon. A proxy in the environment (http_proxy) is for other machines; this machine is reached directly.
 std::shared_ptr<grpc::Channel> open_channel(const std::string& target) {
   grpc::ChannelArguments arguments;
   for (const char* here : {"unix:", "localhost:", "127.", "[::1]"}) {

@@ -1,1 +1,1 @@
-"""The generated corpus: worlds, what their NPCs do, and how they talk. Everything follows from a seed."""
+"""The generated corpus: worlds, the acts of their NPCs, and their talk. Everything follows from a seed."""

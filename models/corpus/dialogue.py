@@ -1,4 +1,4 @@
-"""Conversations: what a player asks and what an NPC answers, from its persona, its world, its eyes and what was said."""
+"""Conversations: a player asks, and an NPC answers from its persona, its world, its eyes and earlier lines."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _WEIGHTS: dict[str, int] = {
     "hour": 3, "where": 3, "health": 3, "mynameis": 4, "whoami": 4, "help": 3, "odd": 8, "secret": 4, "trust": 2,
     "tell": 16, "asktold": 16,
 }  # fmt: skip
-# How often each is asked on its own: what must be looked up counts more than what is known by heart.
+# How often each is asked on its own: facts to look up count more than facts known by heart.
 QUESTIONS: dict[str, int] = {
     "name": 8, "home": 8, "trade": 4, "kin": 6, "fear": 3, "love": 3, "lost": 5, "town": 6, "ruler": 6, "item": 8, "event": 3,
     "danger": 2, "goods": 2, "secret": 5, "whoami": 3, "trust": 2, "asktold": 4, "see": 3, "hour": 2, "where": 2, "health": 1,
     "greet": 1, "threat": 1, "odd": 2, "bye": 1, "barter": 1,
 }  # fmt: skip
 REMEMBERED: dict[str, int] = {"asktold": 30, "whoami": 8, "secret": 10, "trust": 5, "greet": 2, "bye": 1, "name": 1}
-# The same late in a training: what takes longest to learn.
+# The same late in a training: slow lessons come more often.
 REMEMBERED_LATE: dict[str, int] = REMEMBERED | {"whoami": 14, "secret": 25}
 _PERSONA_TOPICS = frozenset({"name", "home", "trade", "kin", "fear", "love", "lost"})
 _LORE_TOPICS = frozenset({"town", "ruler", "item", "event", "danger", "goods"})
 _SIGHT_TOPICS = frozenset({"see", "hour", "where", "health"})
 _DISTANCE = {"close": "very close", "near": "nearby", "away": "over there", "far": "far away"}
-# Slots whose values can only come from the context: names, and combinations that nobody can know by heart.
+# Slots whose values can only come from the context: names, and combinations that no model knows by heart.
 COPIED = (
     "name home kinname lost lostplace town ruler title item itemplace player secretitem secretplace secondplace secretname "
     "secretkin titem tplace ttown tname tkin sitem count pitem qitem rplace kin fear love trade danger goods years event"
@@ -46,7 +46,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[^.])")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One exchange: what is perceived (None: nothing known), the player's line, the reply; whether it tells of sight.
+    """One exchange: the perception (None: nothing known), the player's line, the reply; and True when it is about
+    sight.
 
     `found` are the words of the reply that had to be found in the context.
     """
@@ -60,19 +61,19 @@ class Turn:
 
 @dataclass(slots=True)
 class Known:
-    """What one NPC may use in a conversation: slots, who is trusted, and what was told, by kind of memory."""
+    """The knowledge of one NPC in a conversation: slots, trusted people, and told facts, by kind of memory."""
 
     facts: dict[str, str]
     player: str
     trusted: bool = False
     told: dict[str, dict[str, str]] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)  # sentences of the last turns, not to be said again
+    said: list[str] = field(default_factory=list)  # sentences of the last turns, which must not be repeated
     topics: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was remembered before a conversation, as texts that may be empty, and what follows from it."""
+    """The memory before a conversation, as texts that may be empty, and the facts in it."""
 
     summary: str
     card: str
@@ -82,7 +83,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """One conversation, with what was remembered before it, what is known at its end, and a summary of it."""
+    """One conversation, with the memory before it, the knowledge at its end, and a summary of it."""
 
     named: str  # the game sends this name with every line
     memory: Memory
@@ -98,7 +99,7 @@ _SUMMARY_HEADS = (
 
 
 def make_memory(rng: Random, world: World, npc: Npc, knows: float = 1.0) -> Memory:
-    """What an NPC remembers of a player: nothing, or a card, at times a summary and a digest."""
+    """An NPC's memory of a player: nothing, or a card, at times a summary and a digest."""
     known = Known(dict(npc.facts), person_name(rng, world.unseen))
     if rng.random() >= knows:
         return Memory("", "", "", known)
@@ -146,7 +147,7 @@ def make_talk(rng: Random, layout: Layout, world: World, npc: Npc, turns: int) -
 def make_questions(
     rng: Random, layout: Layout, world: World, npc: Npc, known: Known, weights: Mapping[str, int], count: int
 ) -> list[Turn]:
-    """Exchanges about different topics, each for itself: none knows of the others."""
+    """Exchanges about different topics, each on its own: no exchange knows of the others."""
     left = dict(weights)
     made: list[Turn] = []
     while len(made) < count and left:
@@ -158,7 +159,7 @@ def make_questions(
 
 
 def _topics(rng: Random, count: int) -> list[str]:
-    """Topics of a talk, rarely twice the same; who says their name is often asked for it later."""
+    """Topics of a talk, rarely twice the same. A player who says their name is often asked for it later."""
     left = {k: float(v) for k, v in _WEIGHTS.items()}
     topics: list[str] = []
     while len(topics) < count:
@@ -173,7 +174,7 @@ def _topics(rng: Random, count: int) -> list[str]:
 def make_turn(
     rng: Random, layout: Layout, world: World, npc: Npc, topic: str, known: Known, alone: bool = False
 ) -> Turn:
-    """One exchange about a topic. Unless `alone`, what is told in it is known afterwards."""
+    """One exchange about a topic. Unless `alone`, facts told in it are known afterwards."""
     seen = make_observation(rng) if rng.random() < (0.5 if alone else 0.85) else None
     line = reply = ""
     used: dict[str, str] = {}
@@ -189,7 +190,7 @@ def make_turn(
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a reply; what a moan trails off into belongs to its sentence."""
+    """The sentences of a reply. The trailing end of a moan belongs to its sentence."""
     return _SENTENCE_END.split(text)
 
 
@@ -277,7 +278,7 @@ def _told_by_heart(
 
 
 def _closed(rng: Random, archetype: str, reply: str, slots: Mapping[str, str]) -> str:
-    """At times another last sentence, one that fits anything."""
+    """The reply, at times with another last sentence that fits any answer."""
     closers = speech.CLOSERS.get(archetype)
     parts = sentences(reply)
     if closers is None or len(parts) < 2 or rng.random() > 0.4 or any(v in parts[-1] for v in slots.values()):
@@ -286,7 +287,7 @@ def _closed(rng: Random, archetype: str, reply: str, slots: Mapping[str, str]) -
 
 
 def _wanted_fact(rng: Random, topic: str, world: World) -> dict[str, str]:
-    """What the player asks after by name: mostly what the lore tells, at times something it does not."""
+    """The fact that the player asks for by name: mostly one of the lore, at times one that the lore does not have."""
     if topic == "item":
         told = "item" in world.facts and rng.random() < 0.85
         return {"item": world.facts["item"] if told else item_name(rng, world.unseen)}
@@ -297,7 +298,7 @@ def _wanted_fact(rng: Random, topic: str, world: World) -> dict[str, str]:
 
 
 def _from_sight(rng: Random, layout: Layout, topic: str, seen: Observation | None, slots: dict[str, str]) -> str:
-    """Fills the slot for what the eyes tell; answers with the reply's key."""
+    """Fills the slot for the seen thing. Returns the reply's key."""
     if topic == "hour" and seen and seen.time_of_day:
         slots["hour"] = seen.time_of_day
         return topic
@@ -327,7 +328,8 @@ def _fitting(lines: tuple[str, ...], slots: dict[str, str]) -> list[str]:
 
 
 def _as_typed(rng: Random, line: str, names: bool = False) -> str:
-    """As players type: sometimes all small letters (never with a name in it), sometimes without the last sign."""
+    """A line as players type: sometimes all small letters (never with a name in it), sometimes without the last
+    sign."""
     if not names and rng.random() < 0.3:
         line = line.lower()
     return line.rstrip(".?!") if rng.random() < 0.25 else line
@@ -346,7 +348,7 @@ _SUMMED = (
 
 
 def _summary(rng: Random, npc: Npc, known: Known) -> str:
-    """One or two sentences: who spoke with whom about what, and what the player told."""
+    """One or two sentences: the speakers, the topic, and the facts that the player told."""
     slots = {"player": known.facts.get("player", "A traveller"), "name": npc.name}
     themes = list(dict.fromkeys(_THEMES[t] for t in known.topics if t in _THEMES))
     slots["themes"] = " and ".join(themes[:2]) or "little"

@@ -1,4 +1,4 @@
-"""Observations and what is done about them: situations drawn so that every rule of the oracle is met, and barks."""
+"""Observations and the acts that follow: situations drawn so that every rule of the oracle is met, and barks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DISTANCES_M = ((0.3, 1.9), (2.1, 7.9), (8.1, 19.9), (20.1, 60.0))
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One asked intent: what there is, what is perceived of it, what is done, and what is shouted ("" for nothing)."""
+    """One asked intent: the situation, its perceived part, the act, and the bark ("" for none)."""
 
     seen: Observation
     perception: Perception
@@ -55,7 +55,7 @@ def make_observation(rng: Random) -> Observation:
 
 
 def scene_of(seen: Observation, perception: Perception) -> Scene:
-    """What the tokens of `perception` show of `seen`."""
+    """The part of `seen` that the tokens of `perception` show."""
     return Scene(seen.time_of_day, seen.place, health_word(seen.health), seen.events[:2], perception.percepts)
 
 

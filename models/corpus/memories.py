@@ -1,7 +1,8 @@
-"""What players tell about themselves, how it is remembered, asked for and told back; and secrets, trust and summaries.
+"""The facts that players tell about themselves, and how NPCs remember, ask for and retell them; secrets, trust and
+summaries.
 
-A memory stands in a conversation ("say"), or in the third person in a card, a digest or a summary ("note"). Asked for
-it ("ask"), an NPC says it in its own voice; asked for one that nobody told, it says so.
+A memory stands in a conversation ("say"), or in the third person in a card, a digest or a summary ("note"). When it is
+asked for ("ask"), an NPC says it in its own voice. Asked for a memory that nobody told, it says so.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def make_memory(rng: Random, kind: str, unseen: bool) -> dict[str, str]:
 
 
 def note(rng: Random, kind: str, slots: dict[str, str]) -> str:
-    """The memory as a card, a digest or a summary has it."""
+    """The memory in the words of a card, a digest or a summary."""
     return pick(rng, KINDS[kind].note.split(".|"), slots).rstrip(".") + "."
 
 
 def said(rng: Random, kind: str, slots: dict[str, str]) -> str:
-    """The memory as the player tells it."""
+    """The memory in the player's words."""
     return pick(rng, [f"{part.rstrip('.')}{{.|.|!}}" for part in KINDS[kind].say.split(".|")], slots)
 
 
@@ -155,7 +156,7 @@ _LICH = {
 }
 CORES = {a: _PLAIN for a in ("villager", "vampire", "werewolf", "ghoul")} | {"zombie": _ZOMBIE, "lich": _LICH}
 
-# What goes before a memory told back, and after it.
+# The words before and after a retold memory.
 _FRAMES: dict[str, tuple[str, str]] = {
     "villager": ("{|||I remember: |As you said, |You told me, |Let me think... |Well, |If I am right, }", "{|. I hope it ends well|. Is that right|. I do listen, you know|. I told nobody|. How could I forget|. My memory is good|. Any news of it|. You said so yourself}"),
     "vampire": ("{|||If memory serves, |As I recall, |I remember it well: |My dear, |Naturally, |You confided in me: }", "{|. I forget nothing|. My memory is long|. Did you doubt me|. Centuries sharpen the mind|. It amused me|. You see, I listen|. A charming detail|. I keep such things|. How could one forget}"),
@@ -215,26 +216,26 @@ _DOUBTS: dict[str, tuple[str, ...]] = {
 
 
 def answer(rng: Random, archetype: str, kind: str, slots: dict[str, str]) -> str:
-    """A memory told back."""
+    """A retold memory."""
     before, after = _FRAMES[archetype]
     return pick(rng, (f"{before}{CORES[archetype][kind]}{after}.",), slots).replace("....", "...")
 
 
 def untold(rng: Random, archetype: str) -> str:
-    """The answer when nobody told it."""
+    """The answer when nobody told the memory."""
     return pick(rng, _UNTOLD[archetype], {})
 
 
 def noted(rng: Random, archetype: str) -> str:
-    """What is said when a player tells something."""
+    """The NPC's answer when a player tells something."""
     return pick(rng, _NOTED[archetype], {})
 
 
 def secret(rng: Random, archetype: str, trusted: bool, slots: dict[str, str]) -> str:
-    """The secret for whom the NPC trusts, a refusal for everybody else and for who has none."""
+    """The secret for a listener whom the NPC trusts. For all others, and from an NPC without a secret, a refusal."""
     return pick(rng, (_SECRET if trusted and "secret" in slots else _REFUSED)[archetype], slots)
 
 
 def trust(rng: Random, archetype: str, trusted: bool) -> str:
-    """Whether the NPC trusts the player."""
+    """The NPC's answer to the question if it trusts the player."""
     return pick(rng, (_TRUSTS if trusted else _DOUBTS)[archetype], {})

@@ -1,6 +1,7 @@
-"""Names of people and towns, items and homes: more combinations than any training sees, and a part that none sees.
+"""Names of people and towns, items and homes: more combinations than any training sees, and a held-out part that none
+sees.
 
-Whether a name is kept for the evaluation follows from the name alone (`held`), so the training can never meet it.
+The name alone decides if it is held out for the evaluation (`held`), so the training can never meet it.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ _LETTERS = ("bcdfghjklmnprstvwz", "aeiou")
 
 
 def held(name: str) -> bool:
-    """Whether this name, item or order of words is kept for the evaluation: one in eight is."""
+    """True when this name, item or order of words is held out for the evaluation: one in eight is."""
     return blake2b(name.encode(), digest_size=1).digest()[0] < 32
 
 
 def drawn(make: Callable[[], str], unseen: bool) -> str:
-    """What `make` gives, from the part that is kept for the evaluation, or from the other part."""
+    """A value of `make` from the held-out part, or from the other part."""
     while held(name := make()) != unseen:
         pass
     return name
 
 
 def person_name(rng: Random, unseen: bool = False) -> str:
-    """A name: of syllables mostly, at times a common one, at times any letters that can be spoken."""
+    """A name: mostly of syllables, at times a common one, at times any pronounceable letters."""
     return drawn(lambda: _person(rng), unseen)
 
 
@@ -84,7 +85,7 @@ def item_name(rng: Random, unseen: bool = False) -> str:
 
 
 def home_name(rng: Random, unseen: bool = False) -> str:
-    """A place to live or to lose things, without its article; plain places are met by the training too."""
+    """A place to live or to lose things, without its article. The training meets plain places, too."""
     if rng.random() < 0.4:
         return rng.choice(_HOME_PLACES)
     return drawn(lambda: f"{rng.choice(_HOME_KINDS)} {rng.choice(_HOME_PLACES)}", unseen)

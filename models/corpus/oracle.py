@@ -1,8 +1,8 @@
-"""What an NPC of each archetype does: ordered rules over what the intent tail shows. The first that matches decides.
+"""The acts of each archetype: ordered rules over the things that the intent tail shows. The first that matches decides.
 
-A rule's condition answers with a target (1..n: a percept), NOBODY (it matches, and no percept matters) or 0 (no match).
-Its actions and emotions are in order of preference; the first that the world offers is taken. This is the teacher of
-the shipped model's intents, so it may only look at what the tokens show.
+A rule's condition returns a target (1..n: a percept), NOBODY (it matches, and no percept matters) or 0 (no match). Its
+actions and emotions are in order of preference; the first that the world offers is taken. This is the teacher of the
+shipped model's intents, so it may only look at things that the tokens show.
 """
 
 from __future__ import annotations

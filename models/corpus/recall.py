@@ -1,4 +1,4 @@
-"""Trees without meaning that teach one thing: what stands in the context can be found there and said again.
+"""Trees without meaning that teach one skill: to find text of the context and say it again.
 
 Random tokens leave nothing to learn by heart, so the loss falls only when the network looks back. A share of the
 training's trees is of this kind, most of them early (models.train).
@@ -13,7 +13,7 @@ from prompts.layout import Layout
 
 
 def make_recall(rng: Random, layout: Layout, length_max: int) -> Tree:
-    """A string said again, or a list of keys and values with questions after the values, in random tokens."""
+    """A repeated string, or a list of keys and values with questions after the values, in random tokens."""
     plain = min(ids[0] for ids in layout.marks.values())  # the ids below are those of text
     return _repeats(rng, plain, length_max) if rng.random() < 0.4 else _pairs(rng, layout, plain, length_max)
 

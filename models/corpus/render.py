@@ -44,7 +44,7 @@ def rng_of(seed: int, split: str, number: int) -> Random:
 
 
 def trees(layout: Layout, seed: int, split: str, length_max: int, unseen: bool = False) -> Iterator[Tree]:
-    """Endless trees of at most `length_max` tokens; with `unseen` of names, items and orders that no training meets."""
+    """Endless trees of at most `length_max` tokens. With `unseen` they have held-out names, items and orders."""
     number = 0
     while True:
         rng = rng_of(seed, split, number)
@@ -53,9 +53,9 @@ def trees(layout: Layout, seed: int, split: str, length_max: int, unseen: bool =
 
 
 def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False, late: bool = False) -> Tree:
-    """One NPC in one world: intents for a third of the tree, the rest is talk of one kind or another.
+    """One NPC in one world: intents for a third of the tree, talk of several kinds for the rest.
 
-    `late` in a training there is more to remember, and less that the persona says.
+    `late` in a training there are more memories, and the persona says less.
     """
     world = make_world(rng, unseen)
     npc = make_npc(rng, rng.choice(words.ARCHETYPES), unseen)
@@ -87,7 +87,7 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
             break
         tree.add(root, *parts)
     if rng.random() < 0.3:
-        # Games write more lore than we do: what follows the trunk must also be found from further away.
+        # Games write more lore than the corpus has, so the text after the trunk must also be found from farther away.
         skip = rng.randrange(_SKIP_MAX)
         for piece in tree.pieces:
             piece.skip = skip if piece.parent == root else 0
@@ -115,7 +115,7 @@ def intent_parts(layout: Layout, world: World, sample: Sample, digest: tuple[int
 
 
 def reply_parts(layout: Layout, reply: str, found: frozenset[str], weight: float) -> Parts:
-    """A closed reply, its found words weighing FOUND when the others weigh as much as a reply."""
+    """A closed reply, whose found words weigh FOUND and whose other words weigh as much as a reply."""
     tokens = layout.spoken(reply)
     weights = [weight] * len(tokens)
     if weight == REPLY:
@@ -130,9 +130,9 @@ def reply_parts(layout: Layout, reply: str, found: frozenset[str], weight: float
 def add_talk(
     rng: Random, tree: Tree, root: int, layout: Layout, world: World, npc: Npc, talk: Talk, length_max: int
 ) -> None:
-    """The conversation's trunk, with a branch where a reply is made from what is seen: at up to three of the turns.
+    """Adds the conversation's trunk, and at up to three turns a branch whose reply is about the sight.
 
-    It ends early when the tree is full; only a talk that found room is followed by questions and a summary.
+    It ends early when the tree is full. Only a talk that found room is followed by questions and a summary.
     """
     here = _add_memory(tree, root, layout, talk.memory)
     digest = layout.digest(talk.memory.digest)
@@ -143,7 +143,7 @@ def add_talk(
         tail = layout.talk_tail(line, turn.perception, digest)
         if tree.length + len(tail) + 2 * _length(reply) + len(line) + 1 > length_max:
             return
-        # What was answered from sight or a digest cannot be answered without it.
+        # A reply from sight or a digest cannot be given without it.
         apart = turn.sighted or bool(digest)
         if apart or (number in branching and turn.perception is not None):
             tree.add(here, (tail, 0.0), *reply)
@@ -206,7 +206,7 @@ class _BytesOnly:
 
 
 def texts(seed: int, count: int) -> Iterator[str]:
-    """The plain text of `count` trees, for training the tokenizer; it follows from the seed alone."""
+    """The plain text of `count` trees, for training the tokenizer. It follows from the seed alone."""
     layout = Layout(_BytesOnly(), _ROOMY)
     for number in range(count):
         rng = rng_of(seed, "text", number)

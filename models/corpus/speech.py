@@ -78,7 +78,7 @@ BARKS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# What a player says, by topic. Shared by all archetypes.
+# The players' lines, by topic. All archetypes share them.
 PLAYER: dict[str, tuple[str, ...]] = {
     "greet": ("{Hello|Hi|Hey|Greetings|Good day|Good evening|Good morning|Well met}{| there|, friend|, stranger|, <name>}{.|!|}", "{Hello|Hi}, {how are you|anyone here}?", "{I greet you|Peace be with you}."),
     "name": ("{What is your name|What's your name|Who are you|How are you called|What do they call you|May I ask your name|Tell me your name|And you are}?", "{Do you have a name|What should I call you|I do not know your name}?"),
@@ -114,7 +114,7 @@ PLAYER: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-# What each archetype answers, by topic. "no_..." answers when the fact is not known.
+# The answers of each archetype, by topic. "no_..." is the answer when the fact is not known.
 REPLIES: dict[str, dict[str, tuple[str, ...]]] = {
     "villager": {
         "greet": ("{Hello|Good day|Hi|Well met}{|, <player>|, friend}. {What can I do for you|What brings you here|How can I help|Can I help you}?", "{Oh, hello|Hello there|Welcome}. {I am just a <trade>|Nice to see a friendly face|It is good to have company}.", "{Good to see you|Nice to meet you}{|, <player>}. {Stay a while|Come in|Sit down}."),

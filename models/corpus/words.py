@@ -1,4 +1,4 @@
-"""The standard words: what the shipped model knows by heart. Worlds use subsets of them, in any order."""
+"""The standard words, which the shipped model knows by heart. Worlds use subsets of them, in any order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACTIONS: tuple[ActionWord, ...] = tuple(
 ACTION: dict[str, ActionWord] = {a.word: a for a in ACTIONS}
 EMOTIONS: tuple[str, ...] = tuple("calm happy curious afraid angry sad hungry suspicious".split())
 
-# A world without these has nothing that can be done alone, or nothing to feel.
+# A world without these words has no action that needs no target, or no emotion.
 ALWAYS_ACTIONS = ("idle",)
 ALWAYS_EMOTIONS = ("calm",)
 

@@ -126,9 +126,9 @@ _LORE: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One generated world. `facts` are what its lore says, by slot name; only told facts are in it.
+    """One generated world. `facts` are those in its lore, by slot name; a fact that is not told is not in it.
 
-    `unseen`: it is for the evaluation, and made of what no training meets.
+    `unseen`: it is for the evaluation, and made of held-out words only.
     """
 
     lore: str
@@ -140,7 +140,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Npc:
-    """One generated NPC. `facts` are what its persona says, by slot name."""
+    """One generated NPC. `facts` are those in its persona, by slot name."""
 
     archetype: str
     nature: str
@@ -149,7 +149,7 @@ class Npc:
     facts: dict[str, str]
 
 
-# Secrets as the persona has them; <i>, <my> and <me> are "you" there, and the speaker's own words when told.
+# Secrets in the persona's words. <i>, <my> and <me> become "you" there, and the speaker's own words in a reply.
 _SECRETS = (
     "the <secretitem> {is|lies|is hidden} {in|under|behind} the <secretplace>",
     "<i> {hid|buried|stole|found|sold} the <secretitem> {in|at} the <secretplace>",
@@ -259,7 +259,7 @@ def make_npc(rng: Random, archetype: str, unseen: bool = False) -> Npc:
 
 
 def _secret(rng: Random, archetype: str, unseen: bool) -> tuple[str, str, dict[str, str]]:
-    """A secret as the persona has it, as the NPC tells it, and the slots that are in it."""
+    """A secret in the persona's words, in the NPC's words, and the slots in it."""
     slots = {
         "secretitem": item_name(rng, unseen),
         "secretplace": home_name(rng, unseen),

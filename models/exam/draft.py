@@ -1,4 +1,5 @@
-"""How often a draft model says the next token right, by tier: intents (gold), replies (silver), summaries (bronze)."""
+"""How often a draft model predicts the next token right, by tier: intents (gold), replies (silver), summaries
+(bronze)."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from models.play import Played
 
 
 def acceptance(speaker: Speaker, draft: Path, npcs: int, seed: int) -> dict[str, tuple[float, int]]:
-    """By tier: the part of the model's own tokens that the draft would have proposed, and how many there were.
+    """By tier: the share of the model's own tokens that the draft would have proposed, and their number.
 
-    A proposal is the draft's likeliest token (among the allowed ones in an intent), after what the model really wrote.
+    A proposal is the draft's likeliest token (among the allowed ones in an intent), after the text that the model
+    really wrote.
     """
     hits: dict[str, list[bool]] = defaultdict(list)
     layout = speaker.layout
@@ -58,7 +60,7 @@ def acceptance(speaker: Speaker, draft: Path, npcs: int, seed: int) -> dict[str,
 
 
 def _proposed(small: Played, before: tuple[int, ...], said: Sequence[int]) -> list[bool]:
-    """For each token said: whether the draft would have proposed it."""
+    """For each generated token: True when the draft would have proposed it."""
     scores = small.logits([*before, *said], every=True)
     first = len(before) - 1
     return [int(scores[first + i].argmax()) == token for i, token in enumerate(said)]

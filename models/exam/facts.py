@@ -1,7 +1,7 @@
-"""The examination in facts: what stands in persona, lore, card, digest or was told before, and what nobody told.
+"""The examination in facts: facts in persona, lore, card, digest or earlier lines, and facts that nobody told.
 
-An answer is right when every word that matters is in it; it is invented when nobody told the fact and the answer names
-something all the same: an item, a place, a number, or a name that the voice does not have by heart.
+An answer is right when every word that matters is in it. It is invented when nobody told the fact and the answer still
+names something: an item, a place, a number, or a name that the voice does not have by heart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.corpus.spin import pick
 from models.corpus.worlds import Npc, World, make_npc, make_world
 from models.exam.speaker import Said, Speaker
 
-_BETWEEN = 3  # exchanges between what is told and what is asked
+_BETWEEN = 3  # exchanges between telling and asking
 _SMALL_TALK = (
     "Nice weather today.",
     "Are you real?",
@@ -39,7 +39,7 @@ _STOP = frozenset("the a an of in at by is are you your i my me".split())
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question: its kind, where the fact stands ("" for nowhere), the words that matter, and the answer."""
+    """One question: its kind, the fact's place ("" for nowhere), the words that matter, and the answer."""
 
     archetype: str
     kind: str
@@ -49,18 +49,18 @@ class Answered:
 
     @property
     def right(self) -> bool:
-        """Whether every word that matters was said."""
+        """True when every word that matters was said."""
         said = {w.lower() for w in _WORD.findall(self.text)}
         return all(w.lower() in said for w in self.wanted)
 
     @property
     def invented(self) -> bool:
-        """Whether something was named though nobody told it."""
+        """True when the answer names something though nobody told the fact."""
         return bool(named(self.archetype, self.text))
 
 
 def persona_and_lore(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
-    """Name, home, kin and what the lore says, asked of `npcs` NPCs of each archetype, each question for itself."""
+    """Asks `npcs` NPCs of each archetype for name, home, kin and the facts of the lore, each question on its own."""
     out: list[Answered] = []
     for archetype, number, world, npc, rng in _npcs("exam-facts", npcs, seed):
         here = trunk(speaker.layout, world, npc)
@@ -82,7 +82,7 @@ def persona_and_lore(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
 
 
 def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
-    """What was told three exchanges ago, stands on a card or in a digest, or was never told."""
+    """Asks for facts that were told three exchanges ago, stand on a card or in a digest, or were never told."""
     out: list[Answered] = []
     for archetype, number, world, npc, rng in _npcs("exam-memory", npcs, seed):
         layout, here = speaker.layout, trunk(speaker.layout, world, npc)
@@ -103,7 +103,7 @@ def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
                 digest = layout.digest(said) if place == "digest" else ()
                 before += layout.card(f"{known.player}." if digest else said).tokens
             else:
-                # What was told is the fact, or (nobody told it) another one.
+                # The told fact is the asked one, or (when nobody told it) another one.
                 line = memories.said(rng, kind, slots) if place else None
                 line = line or (memories.said(rng, other, away) if memories.KINDS[other].say else "Hello there!")
                 for n, said_line in enumerate((line, *rng.sample(_SMALL_TALK, _BETWEEN))):
@@ -117,7 +117,7 @@ def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
 
 
 def player_names(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
-    """The player's name: said three exchanges ago, or never."""
+    """Asks for the player's name: said three exchanges ago, or never."""
     out: list[Answered] = []
     for archetype, number, world, npc, rng in _npcs("exam-names", npcs, seed):
         layout, start = speaker.layout, trunk(speaker.layout, world, npc)
@@ -137,7 +137,7 @@ def player_names(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
 
 
 def secrets(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
-    """The secret, asked by a trusted friend (card or digest say so), by a stranger, and by one who is not trusted."""
+    """Asks for the secret as a trusted friend (card or digest say so), as a stranger, and as one who is not trusted."""
     out: list[Answered] = []
     for archetype, number, world, npc, rng in _npcs("exam-secrets", npcs, seed):
         while "secret" not in npc.facts:
@@ -156,7 +156,7 @@ def secrets(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
 
 
 def rate(answers: Sequence[Answered], invented: bool = False) -> float:
-    """The part that is right, or that is invented."""
+    """The share of right answers, or of invented ones."""
     return sum(a.invented if invented else a.right for a in answers) / max(1, len(answers))
 
 
@@ -169,7 +169,7 @@ def by(answers: Sequence[Answered], field: str) -> dict[str, list[Answered]]:
 
 
 def shuffled(answers: Sequence[Answered], part: float, seed: int) -> list[Answered]:
-    """The same with this part of the right words dealt out anew among questions of the same kind."""
+    """The same with this share of the right words shuffled among questions of the same kind."""
     rng = Random(f"shuffle:{seed}")
     out = list(answers)
     for kind in {a.kind for a in answers}:
@@ -181,7 +181,8 @@ def shuffled(answers: Sequence[Answered], part: float, seed: int) -> list[Answer
 
 
 def named(archetype: str, text: str) -> list[str]:
-    """What an answer names that no refusal would: things, places, numbers, and capitalised words of nobody's voice."""
+    """The things that an answer names and no refusal would: things, places, numbers, and capitalised words of no
+    voice."""
     found: list[str] = []
     things, plain = _things(archetype), _plain(archetype)
     for word in _WORD.findall(text):
@@ -198,7 +199,7 @@ def _things(archetype: str) -> frozenset[str]:
 
 @cache
 def _plain(archetype: str) -> frozenset[str]:
-    """The words of answers that tell nothing."""
+    """The words of answers without a fact."""
     rng = rng_of(0, "plain", 0)
     lines = [memories.untold(rng, archetype) for _ in range(300)] + list(speech.CLOSERS.get(archetype, ()))
     lines += [pick(rng, speech.REPLIES[archetype][k], {"trade": "x"}) for k in _TELLS_NOTHING for _ in range(60)]

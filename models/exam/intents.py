@@ -1,4 +1,5 @@
-"""The intents' examination: held-out worlds, what the oracle decides, and what the model chooses among the allowed."""
+"""The examination in intents: held-out worlds, the oracle's decisions, and the model's choices among the allowed
+ones."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ Choice = tuple[str, int, str]  # action, target, emotion
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One situation: what is right, and what was chosen."""
+    """One situation: the right choice, and the model's."""
 
     archetype: str
     wanted: Choice
@@ -28,9 +29,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Parts of what was asked: right choices by piece and whole, and what always the most frequent one would reach.
+    """Shares of the questions: right choices by piece and whole, and those of always choosing the most frequent one.
 
-    `same_action` is the share of the action that was chosen most: near 1, the model does not look at what it is shown.
+    `same_action` is the share of the most chosen action: near 1, the model ignores the situation.
     """
 
     asked: int
@@ -44,7 +45,7 @@ class Score:
 
 
 def ask(speaker: Speaker, count: int, seed: int) -> list[Asked]:
-    """`count` situations on worlds of names, items and word orders that no training meets; greedy among the allowed."""
+    """`count` situations on worlds of held-out names, items and word orders; greedy among the allowed."""
     layout = speaker.layout
     out: list[Asked] = []
     for number in range(-(-count // _INTENTS_PER_NPC)):
@@ -73,7 +74,7 @@ def scores(asked: Sequence[Asked]) -> dict[str, Score]:
 
 
 def _score(groups: Sequence[Sequence[Asked]]) -> Score:
-    """The most frequent answer is taken per group: it may know the archetype."""
+    """The most frequent answer is taken per group, so the baseline may know the archetype."""
     every = [one for group in groups for one in group]
 
     def part(hits: float) -> float:
@@ -92,7 +93,7 @@ def _score(groups: Sequence[Sequence[Asked]]) -> Score:
 
 
 def shuffled(asked: Sequence[Asked], part: float, seed: int) -> list[Asked]:
-    """The same with this part of the right answers dealt out anew among themselves, within an archetype."""
+    """The same with this share of the right answers shuffled within an archetype."""
     rng = Random(f"shuffle:{seed}")
     out = list(asked)
     for archetype in words.ARCHETYPES:

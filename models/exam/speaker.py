@@ -16,14 +16,14 @@ from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from prompts.layout import Caps, Layout
 from prompts.templates import find_markup
 
-TEMPERATURE = DialogueSettings().temperature  # what a user gets who asks for nothing else
+TEMPERATURE = DialogueSettings().temperature  # the default of a user's daemon
 UNREPEAT = DialogueSettings().unrepeat
 REPLY_MAX = DialogueSettings().max_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One generation: its text, its tokens without the end, and whether the model came to its end by itself."""
+    """One generation: its text, its tokens without the end, and True when the model ended it by itself."""
 
     text: str
     tokens: tuple[int, ...]
@@ -63,9 +63,9 @@ class Speaker:
         return taken
 
     def say(self, trunk: Sequence[int], tail: Sequence[int], seed: int, lines: Sequence[int] = ()) -> Said:
-        """What is said after trunk and tail, as the daemon has it drawn; the same for the same seed.
+        """A reply after trunk and tail, with the daemon's sampling; the same for the same seed.
 
-        `lines` are the tokens of what this NPC said lately.
+        `lines` are the tokens of this NPC's latest lines.
         """
         here, end = [*trunk, *tail], self.layout.stop_ids
         sampling = Sampling(TEMPERATURE, unrepeat=UNREPEAT, seed=seed)

@@ -15,7 +15,7 @@ from models.corpus.worlds import Npc, make_npc, make_world
 from models.exam.speaker import Said, Speaker
 from models.exam.voice import Voice
 
-LINES_KEPT = 12  # of what an NPC said, for its sampler (memory.hot)
+LINES_KEPT = 12  # lines of an NPC, for its sampler (memory.hot)
 WINDOW_TURNS = 12  # no sentence twice within so many turns
 HOT_TURNS, HOT_KEPT = 10, 6  # exchanges: the daemon rebuilds a session's trunk at 20 utterances from the last 12
 _GROUP = 5  # replies that show a broken character together
@@ -32,8 +32,8 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Variety:
-    """Of replies: their number, how many ended, tokens each, parts of different replies, words, pairs of words, and of
-    sentences that the same conversation had before."""
+    """Counts of replies: their number, the share that ended, tokens each, shares of different replies, words and pairs
+    of words, and of sentences that the same conversation had before."""
 
     replies: int
     ended: float
@@ -84,7 +84,7 @@ def converse(speaker: Speaker, talks: int, turns: int, seed: int) -> list[list[S
 
 
 def variety(talks: Sequence[Sequence[Spoken]]) -> Variety:
-    """How the replies vary."""
+    """The variety of the replies."""
     every = [one.said for talk in talks for one in talk]
     split = [s.text.lower().split() for s in every]
     single = [w for one in split for w in one]
@@ -109,7 +109,7 @@ def variety(talks: Sequence[Sequence[Spoken]]) -> Variety:
 
 
 def recognised(voice: Voice, talks: Sequence[Sequence[Spoken]]) -> dict[str, float]:
-    """The part of replies whose archetype the classifier names, by archetype."""
+    """The share of replies whose archetype the classifier names, by archetype."""
     out: dict[str, float] = {}
     for archetype in words.ARCHETYPES:
         lines = [one.said.text for talk in talks for one in talk if one.archetype == archetype]
@@ -120,7 +120,7 @@ def recognised(voice: Voice, talks: Sequence[Sequence[Spoken]]) -> dict[str, flo
 def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long:
     """SCRIPT with one NPC, as the daemon keeps it: the oldest turns leave at the hot window's end.
 
-    World and persona are drawn until there is something to tell: a ruler, a past, goods, kin, fears, a secret.
+    World and persona are drawn until they have enough facts: a ruler, a past, goods, kin, fears, a secret.
     """
     layout = speaker.layout
     rng = rng_of(seed, f"exam-long-{archetype}", 0)

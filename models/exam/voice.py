@@ -1,4 +1,4 @@
-"""Whose voice a line is: naive Bayes over words, learned from the generator's text alone."""
+"""Finds the archetype of a line: naive Bayes over words, learned from the generator's text alone."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Voice:
         self._score: NDArray[np.float64] = np.log(counts / counts.sum(1, keepdims=True))
 
     def of(self, line: str) -> str:
-        """The archetype that says such things; words that it never met tell nothing."""
+        """The archetype that speaks like this. Words that the classifier never met do not count."""
         columns = [self._column[t] for t in tokens_of(line) if t in self._column]
         return self.names[int(self._score[:, columns].sum(1).argmax())]
 
 
 def generated(layout: Layout, seed: int, talks: int, unseen: bool = False) -> dict[str, list[str]]:
-    """Replies of the generator by archetype, from `talks` conversations each, without what was looked up."""
+    """Replies of the generator by archetype, from `talks` conversations each, without facts that were looked up."""
     out: dict[str, list[str]] = {name: [] for name in words.ARCHETYPES}
     for archetype, lines in out.items():
         for number in range(talks):

@@ -65,10 +65,11 @@ def test_a_bare_clause_is_found(sentence: str) -> None:
         "| what | who |\n|---|---|\n| x | y |",
         "```\nwho asks\n```",
         "text\n\n    what a program prints\n",
+        "> — Are you real? *What a thing to say.*  \n> — Why? *Whoever asks pays.*",
     ],
 )
 def test_other_sentences_are_not_found(sentence: str) -> None:
-    """Questions, demonstratives, titles and code are not found, and neither are clauses inside a sentence."""
+    """Questions, demonstratives, titles, code and speech are not found, and neither are clauses inside a sentence."""
     assert found(sentence) == []
 
 

@@ -40,7 +40,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What Register answered: a lease epoch per NPC, and the rule policy for when npcd is late."""
+    """The answer to Register: a lease epoch per NPC, and the rule policy for when npcd is late."""
 
     lease_epochs: dict[str, int]
     policy: Policy
@@ -50,22 +50,22 @@ class Registration:
 
 @dataclass(slots=True)
 class _Known:
-    """What this client has told the daemon about one world, so that it can tell it again."""
+    """One world as this client has defined and registered it, so that it can do so again."""
 
     world: World | None = None
     npcs: dict[str, NpcSpec] = field(default_factory=dict)
     lease_epochs: dict[str, int] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     daemon_epoch: int = 0
-    number: int = 0  # grows when the world is deleted, and when it is defined where there was none
+    number: int = 0  # grows when the world is deleted, and when it is defined anew
 
 
 class Client:
     """A connection to one npcd. Use it in `async with`; all calls belong to that event loop.
 
     `target` is "host:port" or "unix:///path". Any certificate means TLS; `token` is sent as a bearer token. Calls
-    without a `world_id` are about the world that was defined or named first. Errors are those of npcd_client.errors; a
-    `target` or a `token` that cannot be used is refused here.
+    without a `world_id` are about the world that was defined or named first. Errors are those of npcd_client.errors; an
+    unusable `target` or `token` is refused here.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Client:
     # -- worlds and NPCs ---------------------------------------------------------------------------------------
 
     async def define_world(self, world: World, expected_version: int = 0) -> npcs_pb2.DefineWorldResponse:
-        """Defines or updates a world; the same content again changes nothing."""
+        """Defines or updates a world. The same content again changes nothing."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = wire.define_world(world, expected_version)
@@ -130,9 +130,9 @@ class Client:
         )
 
     async def delete_world(self, *, world_id: str = "", expected_version: int = 0) -> npcs_pb2.DeleteWorldResponse:
-        """Deletes a world with its NPCs, all that they remember, and its checkpoints. Its streams end.
+        """Deletes a world with its NPCs, all their memories, and its checkpoints. Its streams end.
 
-        It is not defined again by itself: that takes define_world() and register().
+        The client does not define it again by itself: that takes define_world() and register().
         """
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
@@ -144,7 +144,7 @@ class Client:
         return answer
 
     async def register(self, npcs: Iterable[NpcSpec], *, take_over: bool = False, world_id: str = "") -> Registration:
-        """Puts NPCs into a world, all or none, and remembers their leases: observations carry them by themselves."""
+        """Puts NPCs into a world, all or none, and keeps their leases, which observations then carry by themselves."""
         specs = list(npcs)
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
@@ -161,7 +161,7 @@ class Client:
         return Registration(dict(known.lease_epochs), known.policy, answer.world_version, answer.daemon_epoch)
 
     async def remove(self, npc_ids: Iterable[str], *, world_id: str = "") -> npcs_pb2.RemoveResponse:
-        """Takes NPCs out of the world; what they remember stays in the archive."""
+        """Takes NPCs out of the world. Their memories stay in the archive."""
         gone = list(npc_ids)
         world_id = self._world(world_id)
         stub = npcs_pb2_grpc.NpcsStub(self._open())
@@ -177,7 +177,7 @@ class Client:
     async def describe(
         self, npc_ids: Iterable[str] = (), *, with_history: bool = False, world_id: str = ""
     ) -> npcs_pb2.DescribeResponse:
-        """What npcd knows about NPCs right now, with their newest intents if asked for; no ids: all of the world."""
+        """The present state of NPCs, with their newest intents on request; without ids, of all NPCs of the world."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.DescribeRequest(
@@ -203,7 +203,7 @@ class Client:
         quest: npcs_pb2.QuestCard | None = None,
         world_id: str = "",
     ) -> npcs_pb2.SetCardsResponse:
-        """Tells an NPC what the game knows between it and a player; a card that is left out stays as it is."""
+        """Gives an NPC the game's knowledge between it and a player. A card that is left out stays as it is."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.SetCardsRequest(
@@ -216,21 +216,21 @@ class Client:
         return await self._unary(stub.SetCards(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def recall(self, npc_id: str, player_id: str, *, world_id: str = "") -> npcs_pb2.RecallResponse:
-        """What an NPC remembers of a player: cards, facts, summaries, mood."""
+        """An NPC's memories of a player: cards, facts, summaries, mood."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.RecallRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
         return await self._unary(stub.Recall(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.CheckpointResponse:
-        """Marks what the world's NPCs remember now, for a save game on this daemon."""
+        """Marks the present memories of the world's NPCs, for a save game on this daemon."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.CheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.Checkpoint(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def restore(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.RestoreResponse:
-        """Goes back to a checkpoint; what was said since is not remembered."""
+        """Goes back to a checkpoint. All memories since then are undone."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.RestoreRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
@@ -244,14 +244,15 @@ class Client:
         return await self._unary(stub.ListCheckpoints(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def delete_checkpoint(self, checkpoint_id: str, *, world_id: str = "") -> npcs_pb2.DeleteCheckpointResponse:
-        """Deletes a checkpoint; what NPCs remember now stays as it is."""
+        """Deletes a checkpoint. The NPCs' present memories stay as they are."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.DeleteCheckpointRequest(world_id=self._world(world_id), checkpoint_id=checkpoint_id)
         return await self._unary(stub.DeleteCheckpoint(request, timeout=self.timeout_s, metadata=self._metadata))
 
     async def export_world(self, *, world_id: str = "") -> bytes:
-        """The world's memory as the bytes of a save file. Raises ValueError when they are not those that were sent."""
+        """The world's memory as the bytes of a save file. Raises ValueError when bytes were lost or changed on the
+        way."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         with _sendable():
             request = npcs_pb2.ExportRequest(world_id=self._world(world_id))
@@ -266,7 +267,7 @@ class Client:
         return bytes(content)
 
     async def import_world(self, content: bytes, *, world_id: str = "") -> npcs_pb2.ImportResponse:
-        """Takes back what export_world() gave: world and NPCs where they are missing, and all they remember."""
+        """Reads an export of export_world(): adds the world and NPCs that are missing, and all memories."""
         stub = npcs_pb2_grpc.NpcsStub(self._open())
         parts = [content[at : at + _CHUNK_BYTES] for at in range(0, len(content), _CHUNK_BYTES)] or [b""]
         digest = hashlib.sha256(content).hexdigest()
@@ -303,7 +304,7 @@ class Client:
     ) -> Live:
         """The world's one stream of observations and intents; use it in `async with`.
 
-        `on_intent` hears each new version, `on_problem` each problem, both on the client's loop.
+        `on_intent` gets each new version, `on_problem` each problem, both on the client's loop.
         """
         world_id = self._world(world_id)
         stub = intents_pb2_grpc.IntentsStub(self._open())
@@ -335,12 +336,13 @@ class Client:
         paused: bool = False,
         world_id: str = "",
     ) -> intents_pb2.ObserveResponse:
-        """Observations in one call, for programs that keep no stream. Pace and pause hold until the next such call."""
+        """Sends observations in one call, for programs that keep no stream. Pace and pause hold until the next such
+        call."""
         world_id = self._world(world_id)
         lease_epochs = self._knows(world_id).lease_epochs
         clock = GameClock()
         with _sendable():
-            clock.tell(game_time_ms, time_scale, paused=True)  # it stands still until it is sent
+            clock.tell(game_time_ms, time_scale, paused=True)  # the clock stands still until the call is sent
             request = intents_pb2.ObservationFrame(
                 world_id=world_id,
                 frame=frame,
@@ -355,7 +357,8 @@ class Client:
     async def watch_intents(
         self, npc_ids: Iterable[str] = (), *, world_id: str = ""
     ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
-        """Intents of some NPCs as they change, for onlookers; no ids: of the whole world. A snapshot comes first."""
+        """Intents of some NPCs as they change, for onlookers; without ids, of the whole world. A snapshot comes
+        first."""
         stub = intents_pb2_grpc.IntentsStub(self._open())
         with _sendable():
             request = intents_pb2.WatchIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
@@ -365,14 +368,14 @@ class Client:
                 yield frame
 
     async def get_intents(self, npc_ids: Iterable[str] = (), *, world_id: str = "") -> intents_pb2.GetIntentsResponse:
-        """The newest intents, at once; no ids: of the whole world."""
+        """The newest intents, at once; without ids, of the whole world."""
         stub = intents_pb2_grpc.IntentsStub(self._open())
         with _sendable():
             request = intents_pb2.GetIntentsRequest(world_id=self._world(world_id), npc_ids=npc_ids)
         return await self._unary(stub.Get(request, timeout=self.timeout_s, metadata=self._metadata))
 
     def policy_answer(self, observation: Observation, *, world_id: str = "") -> PolicyAnswer | None:
-        """What the rule policy says for a registered NPC, evaluated here and now; None when no rule holds."""
+        """The rule policy's answer for a registered NPC, evaluated in the client. None when no rule holds."""
         known = self._knows(self._world(world_id))
         spec = known.npcs.get(observation.npc_id)
         return evaluate(known.policy, observation, spec.archetype_id if spec else "")
@@ -393,9 +396,10 @@ class Client:
         world_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TalkEvent, None]:
-        """One line to an NPC; yields what it says as it is made, and at last an END event with Timings.
+        """Says one line to an NPC. Yields its answer as it is made, and at last an END event with Timings.
 
-        Leaving the iteration stops the turn. After a failure send the same `turn_id` again: it is not said twice.
+        Leaving the iteration cancels the turn. After a failure send the same `turn_id` again: the turn is not said
+        twice.
         """
         with _sendable():
             request = wire.talk(
@@ -424,7 +428,7 @@ class Client:
         return Conversation(lambda: stub.Converse(metadata=self._metadata), first)
 
     async def cancel(self, npc_id: str, player_id: str, turn_id: str = "", *, world_id: str = "") -> bool:
-        """Stops a turn, or whatever turn is under way; False when there was none."""
+        """Cancels a turn, or without an id the one under way. Returns False when there was none."""
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
         with _sendable():
             request = dialogue_pb2.CancelTurnRequest(
@@ -434,7 +438,7 @@ class Client:
         return answer.cancelled
 
     async def end_session(self, npc_id: str, player_id: str, *, world_id: str = "") -> dialogue_pb2.EndSessionResponse:
-        """Ends a conversation; what was said is summarised in the background."""
+        """Ends a conversation. npcd summarises it in the background."""
         stub = dialogue_pb2_grpc.DialogueStub(self._open())
         with _sendable():
             request = dialogue_pb2.EndSessionRequest(world_id=self._world(world_id), npc_id=npc_id, player_id=player_id)
@@ -443,14 +447,15 @@ class Client:
     # -- the daemon --------------------------------------------------------------------------------------------
 
     async def status(self) -> admin_pb2.StatusResponse:
-        """Version, model, queues and lanes right now."""
+        """Version, model, queues and lanes at this moment."""
         stub = admin_pb2_grpc.AdminStub(self._open())
         return await self._unary(
             stub.Status(admin_pb2.StatusRequest(), timeout=self.timeout_s, metadata=self._metadata)
         )
 
     async def drain(self, grace_ms: int = 0) -> admin_pb2.DrainResponse:
-        """Ends the daemon: it takes no new work, and cancels what still runs after `grace_ms` (0: the daemon's own)."""
+        """Ends the daemon: it takes no new work, and cancels all running work after `grace_ms` (0: the daemon's own
+        setting)."""
         stub = admin_pb2_grpc.AdminStub(self._open())
         with _sendable():
             request = admin_pb2.DrainRequest(grace_ms=wire.whole("grace_ms", grace_ms, 32))
@@ -483,8 +488,8 @@ class Client:
         return self._known.setdefault(world_id, _Known())
 
     def _forget_world(self, world_id: str, number: int) -> None:
-        """A world was deleted: nothing of it is told again to a daemon that does not know it. The world that was
-        defined after it, before this was heard of, stays known.
+        """Forgets a deleted world, so that it is not defined again on a daemon that does not know it. If the world was
+        defined anew before the deletion was reported, it stays known.
         """
         known = self._knows(world_id)
         if known.number != number:
@@ -493,13 +498,13 @@ class Client:
         known.daemon_epoch = 0
         known.world = None
         known.npcs.clear()
-        known.lease_epochs.clear()  # a Live stream looks into this very table
+        known.lease_epochs.clear()  # a Live stream reads this very table
 
     async def _announce(self, world_id: str, daemon_epoch: int) -> None:
-        """Tells a daemon that does not know our world and NPCs about them again (it lost its state)."""
+        """Defines our world and registers our NPCs again on a daemon that lost its state."""
         known = self._knows(world_id)
         if daemon_epoch and daemon_epoch == known.daemon_epoch:
-            return  # this very daemon gave us the leases: the NPCs were removed on purpose
+            return  # this very daemon gave us the leases, so the NPCs were removed on purpose
         if known.world:
             await self.define_world(known.world)
         if known.npcs:
@@ -514,12 +519,12 @@ class Client:
 
 @contextlib.contextmanager
 def _sendable() -> Iterator[None]:
-    """Turns what no message can carry (half a surrogate pair, a text for a number) into a typed error."""
+    """Turns values that no message can carry (half a surrogate pair, a text for a number) into a typed error."""
     try:
         yield
     except NpcdError:
         raise
-    except Exception as error:  # whatever a value of another type raises: AttributeError, OverflowError and so on
+    except Exception as error:  # a value of another type raises AttributeError, OverflowError and so on
         raise CallerError(f"cannot be sent: {wire.reason(error)}", "INVALID_ARGUMENT") from None
 
 
@@ -535,5 +540,5 @@ def _typed_errors(call: grpc.aio.RpcContext) -> Iterator[None]:
 
 
 def new_turn_id() -> str:
-    """A turn id that nobody else makes."""
+    """A turn id that no other call makes."""
     return uuid.uuid4().hex

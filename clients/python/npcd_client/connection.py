@@ -1,4 +1,4 @@
-"""One gRPC channel to a daemon, and its health question. Owns nothing but the channel."""
+"""One gRPC channel to a daemon, and its health check. Owns nothing but the channel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Metadata = tuple[tuple[str, str], ...]
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    # A daemon on the same machine is back within a second or two: look soon and often.
+    # A daemon on the same machine is back within a second or two, so look soon and often.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -48,8 +48,8 @@ def open_channel(
 
 
 def check_target(target: str) -> None:
-    """Raises CallerError for an address that gRPC would take for another one: without a port it asks port 443, and of
-    a port above 65535 it keeps the lower 16 bits.
+    """Raises CallerError for an address that gRPC would misread: without a port it connects to port 443, and of a port
+    above 65535 it keeps the lower 16 bits.
     """
     if not (isinstance(target, str) and _is_address(target)):
         raise CallerError(
@@ -91,14 +91,14 @@ def _has_port(target: str) -> bool:
 
 
 def direct(target: str) -> tuple[tuple[str, int], ...]:
-    """The channel option that keeps gRPC from asking a proxy (http_proxy and its kin in the environment) for this
-    machine; empty for other machines.
+    """The channel option that keeps gRPC from using a proxy (http_proxy and similar variables) for this machine; empty
+    for other machines.
     """
     return (("grpc.enable_http_proxy", 0),) if is_here(target) else ()
 
 
 def is_here(target: str) -> bool:
-    """Whether a gRPC target is this machine: a Unix socket, localhost, or a loopback address."""
+    """True when a gRPC target is this machine: a Unix socket, localhost, or a loopback address."""
     scheme, colon, rest = target.partition(":")
     if colon and scheme.lower() in ("unix", "unix-abstract"):
         return True
@@ -153,5 +153,5 @@ async def _serving(channel: grpc.aio.Channel, service: str, timeout_s: float, me
 
 
 def closed() -> NpcdError:
-    """What calls on a closed client raise."""
+    """The error of calls on a closed client."""
     return Unavailable("this client is not open; use it in `async with`")

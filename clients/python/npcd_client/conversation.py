@@ -45,7 +45,7 @@ class Conversation:
         seed: int | None = None,
         temperature: float | None = None,
     ) -> str:
-        """Starts a turn, interrupting the present one, and answers its turn id."""
+        """Starts a turn, interrupts the present one, and returns the new turn's id."""
         turn_id = turn_id or uuid.uuid4().hex
         try:
             talk = wire.talk(self._first, text, turn_id, max_tokens, seed, temperature)
@@ -57,7 +57,7 @@ class Conversation:
         return talk.turn_id
 
     async def interrupt(self) -> None:
-        """Stops the present turn; the NPC listens."""
+        """Cancels the present turn; the NPC listens."""
         await self._write(dialogue_pb2.ConverseRequest(interrupt=True))
 
     async def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong, as types, and the one table that makes them from gRPC statuses."""
+"""The errors of this package as types, and the one table that makes them from gRPC statuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ EPOCH_KEY = "daemon-epoch"
 
 
 class NpcdError(Exception):
-    """Base of everything this package raises on purpose; `code` is the gRPC status name, empty when none came."""
+    """Base of all errors that this package raises on purpose. `code` is the gRPC status name, or empty when there is
+    none."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -18,11 +19,11 @@ class NpcdError(Exception):
 
 
 class CallerError(NpcdError):
-    """The daemon refused what was asked: a wrong field, an unknown name, an old version, a missing right."""
+    """The daemon refused the call: a wrong field, an unknown name, an old version, a missing right."""
 
 
 class Overloaded(NpcdError):
-    """The daemon is too busy for this now; come again after `retry_ms`."""
+    """The daemon is too busy for this call now. Try again after `retry_ms`."""
 
     def __init__(self, message: str, code: str = "", retry_ms: int = 0) -> None:
         super().__init__(message, code)
@@ -30,15 +31,15 @@ class Overloaded(NpcdError):
 
 
 class TooLate(NpcdError):
-    """The answer did not come within the time that the caller allowed."""
+    """The answer did not arrive within the caller's time limit."""
 
 
 class Unavailable(NpcdError):
-    """Nobody serves at that address now: not started, still warming up, draining or gone."""
+    """No daemon serves at that address now: not started, still warming up, draining or gone."""
 
 
 class DaemonFailed(NpcdError):
-    """Something below the daemon's contract failed."""
+    """A part below the daemon's contract failed."""
 
 
 _BY_CODE: dict[grpc.StatusCode, type[NpcdError]] = {
@@ -58,7 +59,7 @@ _BY_CODE: dict[grpc.StatusCode, type[NpcdError]] = {
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> NpcdError:
-    """The typed error for a failed call; `retry_ms` comes from the trailing metadata."""
+    """The typed error of a failed call. `retry_ms` comes from the trailing metadata."""
     code = error.code()
     message = error.details() or code.name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -67,7 +68,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> NpcdError:
 
 
 def daemon_epoch(error: grpc.aio.AioRpcError) -> int:
-    """The epoch of the daemon that answered NOT_FOUND; 0 when it did not say."""
+    """The epoch of the daemon that answered NOT_FOUND, or 0 when it gave none."""
     return _number(error, EPOCH_KEY)
 
 

@@ -1,8 +1,7 @@
 """For games that own a frame loop and no event loop: the asyncio client in a thread of its own.
 
-Who owns what: the thread owns the event loop, the Client and the Live stream. The game's thread only appends
-observations, reads the table and hands in coroutines. close() ends the stream, the client, the loop and the thread,
-in that order.
+Ownership: the thread owns the event loop, the Client and the Live stream. The game's thread only appends observations,
+reads the table and submits coroutines. close() ends the stream, the client, the loop and the thread, in that order.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class SoonTalk:
 
     @property
     def done(self) -> bool:
-        """Whether its last event, or its error, has been delivered."""
+        """True when its last event, or its error, has been delivered."""
         return self._future.done()
 
     def cancel(self) -> None:
-        """Stops the turn; no more events after those already on their way."""
+        """Cancels the turn. Events that are already on their way may still come."""
         self._future.cancel()
 
 
@@ -58,7 +57,7 @@ class FrameClient:
 
     @classmethod
     def start(cls, target: str, **options: Any) -> FrameClient:
-        """A client on its own thread; `options` are those of Client. Connects when first asked for something."""
+        """A client on its own thread; `options` are those of Client. It connects with its first call."""
         return cls(Client(target, **options))
 
     def wait(self, work: Coroutine[Any, Any, _Value], timeout_s: float | None = None) -> _Value:
@@ -66,7 +65,7 @@ class FrameClient:
         return self.soon(work).result(timeout_s)
 
     def soon(self, work: Coroutine[Any, Any, _Value]) -> Future[_Value]:
-        """Runs one of the Client's calls on the client's thread; answers at once with its future."""
+        """Starts one of the Client's calls on the client's thread, and returns its future at once."""
         if not self._thread.is_alive():
             work.close()
             raise Unavailable("this client is closed")
@@ -96,17 +95,17 @@ class FrameClient:
 
     @property
     def live(self) -> Live:
-        """The open stream; keep it in a local name in a tight loop."""
+        """The open stream. In a tight loop keep it in a local name."""
         if self._live is None:
             raise Unavailable("no Live stream: call open_live() first")
         return self._live
 
     def observe(self, observation: Observation) -> None:
-        """Hands in what an NPC sees now."""
+        """Sends an NPC's new observation."""
         self.live.observe(observation)
 
     def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent of an NPC, None when there is none yet."""
+        """The newest intent of an NPC, or None before the first one."""
         return self.live.latest(npc_id)
 
     def activation(self, npc_id: str) -> Activation:
@@ -114,7 +113,7 @@ class FrameClient:
         return self.live.activation(npc_id)
 
     def tell_time(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
-        """Tells game time, on which intents expire."""
+        """Reports game time, by which intents expire."""
         self.live.tell_time(game_time_ms, time_scale, paused)
 
     def talk_soon(
@@ -133,7 +132,7 @@ class FrameClient:
         world_id: str = "",
         timeout_s: float | None = None,
     ) -> SoonTalk:
-        """Starts a turn and answers at once; its events come to `on_event` on the client's thread: be quick there."""
+        """Starts a turn and returns at once. `on_event` gets its events on the client's thread and must be quick."""
         turn_id = turn_id or new_turn_id()
 
         async def talk() -> None:

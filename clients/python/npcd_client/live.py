@@ -1,8 +1,8 @@
 """The Live stream of one world: observations out, intents in, for a frame loop that never waits.
 
-Who owns what: any thread calls observe(), latest(), activation() and tell_time(), which touch a deque, dicts, a tuple.
-All else belongs to the client's event loop: one task keeps the stream up, one inside it writes. Cancelling that task
-closes the stream; the table keeps its last intents and what was not sent yet is dropped.
+Ownership: any thread calls observe(), latest(), activation() and tell_time(), which touch a deque, dicts, a tuple. All
+else belongs to the client's event loop: one task keeps the stream up, one inside it writes. Cancelling that task closes
+the stream; the table keeps its last intents, and unsent observations are dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from npcd_client.v1 import intents_pb2
 OBSERVATIONS_PER_FRAME_MAX = 1000  # the contract's limit
 
 _INVALID = "INVALID_ARGUMENT"
-_Waiting = tuple[Observation, int, int]  # when it was handed in, and the NPC's lease then
+_Waiting = tuple[Observation, int, int]  # observation, time of observe(), and the NPC's lease then
 
 LiveCall = grpc.aio.StreamStreamCall[intents_pb2.ObservationFrame, intents_pb2.IntentFrame]
 
@@ -38,14 +38,14 @@ LiveCall = grpc.aio.StreamStreamCall[intents_pb2.ObservationFrame, intents_pb2.I
 class LiveSettings:
     """Bounds and paces of one Live stream.
 
-    `flush_ms`: observations gather this long into one frame. After `idle_ms` without any the loop stops looking, and
-    the next one wakes it; in a game that observes steadily no frame pays for a wake.
+    `flush_ms`: observations gather this long into one frame. After `idle_ms` without any the loop sleeps, and the next
+    one wakes it; in a game that observes steadily no frame pays for a wake.
     """
 
     flush_ms: float = 2.0
     idle_ms: float = 250.0
-    inbox_max: int = 16_384  # observations not yet looked at by the loop; then the oldest go
-    problems_max: int = 256  # newest problems kept for reading
+    inbox_max: int = 16_384  # observations that the loop has not read yet; above it the oldest are dropped
+    problems_max: int = 256  # newest problems that stay readable
     backoff_min_ms: float = 50.0
     backoff_max_ms: float = 2_000.0
 
@@ -55,7 +55,7 @@ LIVE_DEFAULTS = LiveSettings()
 
 @dataclass(frozen=True, slots=True)
 class LiveProblem:
-    """Something wrong with one NPC's observation, or (empty `npc_id`) with the stream itself."""
+    """A problem of one NPC's observation, or (empty `npc_id`) of the stream itself."""
 
     npc_id: str
     code: str
@@ -66,16 +66,16 @@ class LiveProblem:
 
 @dataclass(slots=True)
 class LiveCounters:
-    """What one Live stream has done so far, reconnects included. Written by the client's loop."""
+    """Counts of one Live stream, with all its reconnects. The client's loop writes them."""
 
     connects: int = 0
     frames_sent: int = 0
     frames_received: int = 0
     observations_sent: int = 0
-    observations_coalesced: int = 0  # replaced by a newer one of the same NPC before they were sent
-    observations_overrun: int = 0  # pushed out of a full inbox
-    observations_outdated: int = 0  # their lease was over before they were sent
-    observations_dropped: int = 0  # by the daemon, because a newer tick had come (this stream)
+    observations_coalesced: int = 0  # superseded by a newer one of the same NPC before they were sent
+    observations_overrun: int = 0  # dropped from a full inbox
+    observations_outdated: int = 0  # their lease ended before they were sent
+    observations_dropped: int = 0  # by the daemon, because it had a newer tick (this stream)
     intents_received: int = 0
     confirmations_received: int = 0
     problems: int = 0
@@ -116,12 +116,12 @@ class Live:
         self._known_by = known_by
         self._world_number = world_number
         self._on_deleted = on_deleted
-        self._number = 0  # of the world that the present stream is about: one that is defined anew has another
-        self._was_with = 0  # the epoch of the daemon that had this world last
+        self._number = 0  # of the present stream's world: a world that is defined anew has another number
+        self._was_with = 0  # the epoch of the last daemon that had this world
         self._table = IntentTable(self.clock)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[_Waiting] = deque(maxlen=settings.inbox_max)
-        self._woken = False  # Invariant: while it is True a flush is on its way, and will see all of the inbox
+        self._woken = False  # Invariant: while it is True a flush is scheduled, and will read all of the inbox
         self._newest: dict[str, _Waiting] = {}
         self._unsent = asyncio.Event()
         self._connected = asyncio.Event()
@@ -135,10 +135,11 @@ class Live:
     # -- for frame loops: any thread, no lock, no wait ---------------------------------------------------------
 
     def observe(self, observation: Observation) -> None:
-        """Hands in what an NPC sees now. Any thread; costs an append, and a wake of the client's loop after a pause.
+        """Sends an NPC's new observation. Any thread. It costs an append, and after a pause a wake of the client's
+        loop.
 
-        Raises CallerError for an `npc_id` or a `tick` of another type. Any other field that cannot be sent becomes a
-        LiveProblem of this NPC, and the stream goes on.
+        Raises CallerError for an `npc_id` or a `tick` of another type. Any other faulty field becomes a LiveProblem of
+        this NPC, and the stream goes on.
         """
         if (
             type(observation) is not Observation
@@ -155,28 +156,29 @@ class Live:
             self._loop.call_soon_threadsafe(self._schedule_flush)
 
     def latest(self, npc_id: str) -> Intent | None:
-        """The newest intent of an NPC, at once; None when there is none yet. Any thread."""
+        """The newest intent of an NPC, at once; None before the first one. Any thread."""
         return self._table.rows.get(npc_id)
 
     def activation(self, npc_id: str) -> Activation:
-        """The attention that npcd gives an NPC now; AMBIENT also for one that it was not told of. Any thread.
+        """The attention that npcd gives an NPC now; AMBIENT also for an NPC that it has not reported. Any thread.
 
-        An ambient NPC is not thought about, the rule policy answers for it: a game may observe it less often.
+        For an ambient NPC the rule policy gives the intents, so a game may observe it less often.
         """
         return self._table.activations.get(npc_id, Activation.AMBIENT)
 
     def tell_time(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
-        """Tells game time, on which intents expire. Until told it runs with wall time from 0. Any thread."""
+        """Reports game time, by which intents expire. Until the first report it runs with wall time from 0. Any
+        thread."""
         self.clock.tell(game_time_ms, time_scale, paused)
 
     @property
     def connected(self) -> bool:
-        """Whether the stream is up and its snapshot has come. Any thread."""
+        """True when the stream is up and its snapshot has arrived. Any thread."""
         return self._connected.is_set()
 
     @property
     def intents_stale(self) -> int:
-        """Intents left out because a newer version was here already."""
+        """Intents that were ignored because a newer version was here already."""
         return self._table.stale
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -191,9 +193,9 @@ class Live:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the stream and waits until it is gone. The last intents stay readable; observe() does nothing more."""
+        """Ends the stream and waits until it is gone. The last intents stay readable; observe() then does nothing."""
         self._closed = True
-        self._woken = True  # nobody wakes a loop that may be gone; the inbox keeps its bound
+        self._woken = True  # no call may wake a loop that may be gone; the inbox keeps its bound
         if self._flush:
             self._flush.cancel()
         for task in (self._task, self._announcing):
@@ -203,7 +205,7 @@ class Live:
                     await task
 
     async def wait_connected(self, timeout_s: float) -> None:
-        """Returns when the first snapshot is here; raises TooLate."""
+        """Returns when the first snapshot has arrived; raises TooLate."""
         try:
             await asyncio.wait_for(self._connected.wait(), timeout_s)
         except TimeoutError:
@@ -218,7 +220,7 @@ class Live:
             self._flush = self._loop.call_later(self._settings.flush_ms / 1000, self._take_in)
 
     def _take_in(self) -> None:
-        """Moves the inbox into `_newest`, one observation per NPC, lets the writer go, and comes again."""
+        """Moves the inbox into `_newest`, one observation per NPC, wakes the writer, and schedules its next run."""
         self._flush = None
         if self._inbox:
             self._idle_ms = 0.0
@@ -226,7 +228,7 @@ class Live:
         else:
             self._idle_ms += self._settings.flush_ms
         if self._idle_ms >= self._settings.idle_ms:
-            # First open for a wake, then look: an observation that comes between is seen now, or wakes.
+            # First allow a wake, then read: an observation between the two is read now, or wakes the loop.
             self._woken = self._closed
             if not self._inbox:
                 return
@@ -242,7 +244,7 @@ class Live:
             held = newest.get(observation.npc_id)
             if held is not None:
                 counters.observations_coalesced += 1
-                # Ticks begin anew with a lease: of two leases the later observation is the newer one.
+                # Ticks start anew with a lease: of two leases the later observation is the newer one.
                 if held[2] == lease_epoch and held[0].tick > observation.tick:
                     continue
             newest[observation.npc_id] = waiting
@@ -260,7 +262,7 @@ class Live:
                 if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                     await self._not_found(daemon_epoch(error))
             except Exception as error:
-                # A bug of ours. The game hears of it, and its other NPCs go on over a new connection.
+                # This is a bug of ours. The game gets it as a problem, and its other NPCs go on over a new connection.
                 if self._closed:
                     return  # close() waits for this task
                 self._problem(LiveProblem("", "CLIENT_FAILED", "", f"{type(error).__name__}: {error}"))
@@ -268,12 +270,12 @@ class Live:
             self._connected.clear()
             if self.counters.frames_received > frames_before:
                 backoff_ms = self._settings.backoff_min_ms
-            # Spread out, so that many game servers do not come back in one moment.
+            # Spread out, so that many game servers do not reconnect in one moment.
             await asyncio.sleep(backoff_ms * random.uniform(0.5, 1.0) / 1000)
             backoff_ms = min(backoff_ms * 2, self._settings.backoff_max_ms)
 
     async def _not_found(self, daemon_epoch: int) -> None:
-        """A daemon does not know our world: it was deleted while we were away, or this daemon never had it."""
+        """The daemon does not know our world: it was deleted while we were away, or this daemon never had it."""
         if self._number != self._world_number():
             return  # it was defined meanwhile
         if daemon_epoch and daemon_epoch in (self._was_with, self._known_by()):
@@ -282,7 +284,7 @@ class Live:
             await self._announce_again(daemon_epoch)
 
     def _deleted(self) -> None:
-        # The stream comes again by itself when somebody defines the world anew.
+        # The stream comes back by itself when a client defines the world anew.
         self._was_with = 0
         self._on_deleted(self._number)
         self._problem(LiveProblem("", "WORLD_DELETED", "world_id", f"world '{self.world_id}' was deleted"))
@@ -293,7 +295,7 @@ class Live:
         call = self._open_call()
         self.counters.connects += 1
         writer = self._loop.create_task(self._write(call))
-        # A writer that fails for a reason of its own ends the stream too, and `await writer` below shows the reason.
+        # A writer that fails for a reason of its own ends the stream too, and `await writer` below raises the reason.
         writer.add_done_callback(lambda _: call.cancel())
         try:
             async for frame in call:
@@ -301,22 +303,22 @@ class Live:
         finally:
             call.cancel()
             writer.cancel()
-            # What the writer met is the same end that the reader met.
+            # The writer's error is the end that the reader met, too.
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await writer
 
     async def _write(self, call: LiveCall) -> None:
-        await call.write(self._frame_of([]))  # names the world; the snapshot comes back
+        await call.write(self._frame_of([]))  # names the world; the daemon answers with the snapshot
         self._unsent.set()
         while True:
             await self._unsent.wait()
             self._unsent.clear()
             while self._newest:
-                # Taken as late as possible: what waited for the last write is replaced by what came since.
+                # Taken as late as possible: an observation that waited for the last write is superseded by a newer one.
                 taken = list(self._newest.values())[:OBSERVATIONS_PER_FRAME_MAX]
                 for observation, _, _ in taken:
                     del self._newest[observation.npc_id]
-                # Under a new lease the tick of an older observation would hide those that begin anew.
+                # Under a new lease the tick of an older observation would hide the ticks that start anew.
                 present = [w for w in taken if w[2] in (0, self._lease_epochs.get(w[0].npc_id, 0))]
                 # Counted as they are handed to gRPC: the daemon may have them before the write comes back.
                 self.counters.observations_outdated += len(taken) - len(present)
@@ -335,7 +337,7 @@ class Live:
                 message = wire.observation(observation, lease_epoch)
                 self._table.sent(npc_id, observation.tick, at_ns, lease_epoch)
             except Exception as error:
-                # Whatever is wrong with the observation of one NPC, those of the others go out.
+                # An observation that cannot be sent does not stop those of the other NPCs.
                 field, why = wire.fault(observation)
                 said = f"cannot be sent: {field}: {why}" if field else f"cannot be sent: {wire.reason(error)}"
                 self._problem(LiveProblem(npc_id, "INVALID_FIELD", field, said))
@@ -369,13 +371,13 @@ class Live:
         for error in frame.errors:
             self._problem(LiveProblem(error.npc_id, error.code, error.field, error.message, error.lease_epoch))
             if error.code == "UNKNOWN_NPC" and error.npc_id in self._lease_epochs and self._announcing is None:
-                # Registered, but with a daemon that is gone: tell this one who we are.
+                # We registered with a daemon that is gone, so register with this one.
                 self._announcing = self._loop.create_task(self._announce_again(frame.daemon_epoch))
 
     async def _announce_again(self, daemon_epoch: int) -> None:
         try:
             await self._announce(daemon_epoch)
-            # The game knows nothing of these new leases, so its ticks go on: what waits is of them.
+            # The game knows nothing of these new leases, so its ticks go on, and waiting observations belong to them.
             self._gather()
             for npc_id, (observation, at_ns, _) in self._newest.items():
                 self._newest[npc_id] = (observation, at_ns, self._lease_epochs.get(npc_id, 0))
@@ -399,7 +401,7 @@ class Live:
 
 
 def _told_apart(observation: Observation) -> Observation:
-    """The observation with a plain int for its tick. Raises CallerError for what cannot be told apart and ordered."""
+    """The observation with a plain int for its tick. Raises CallerError when npc_id and tick cannot be compared."""
     if not isinstance(observation, Observation):
         raise CallerError(f"observation: is of type {type(observation).__name__}, must be an Observation", _INVALID)
     if not isinstance(observation.npc_id, str):

@@ -1,4 +1,4 @@
-"""What goes in and comes out while the game runs: observations and intents. Plain values."""
+"""Plain values of the running game: observations go in, intents come out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Activation(IntEnum):
 
 
 class IntentSource(IntEnum):
-    """Where an intent comes from."""
+    """The origin of an intent."""
 
     UNSPECIFIED = 0
     MODEL = 1
@@ -42,9 +42,9 @@ class Percept:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the game says about one NPC at one moment. `tick` must grow; per NPC the highest wins.
+    """The game's report of one NPC at one moment. `tick` must grow; per NPC the highest wins.
 
-    `health` is 0..1, None when not known; `events` newest first; `activation` overrides npcd's own judgement.
+    `health` is 0..1, None when not known; `events` newest first; `activation` overrides npcd's own decision.
     """
 
     npc_id: str
@@ -60,12 +60,13 @@ class Observation:
 
 
 class GameClock:
-    """Game time, told once in a while and extrapolated between. One writer, any readers; no lock."""
+    """Game time, reported once in a while and extrapolated between. One writer, any readers; no lock."""
 
     __slots__ = ("_told",)
 
     def __init__(self) -> None:
-        # One tuple, replaced as a whole: (wall ns, game ms, scale, paused). Until told, game time is wall time.
+        # One tuple, replaced as a whole: (wall ns, game ms, scale, paused). Until the first report, game time is wall
+        # time.
         self._told = (time.monotonic_ns(), 0.0, 1.0, False)
 
     def tell(self, game_time_ms: float, time_scale: float = 1.0, paused: bool = False) -> None:
@@ -80,7 +81,7 @@ class GameClock:
         """Game time at `now_ns` (time.monotonic_ns()), extrapolated from the last `tell`; never below 0."""
         told_ns, told_ms, scale, paused = self._told
         if not paused:
-            # A scale of 0 counts as 1 in the contract: `paused` is how time is stopped.
+            # A scale of 0 counts as 1 in the contract: `paused` stops time.
             told_ms += ((time.monotonic_ns() if now_ns is None else now_ns) - told_ns) * 1e-6 * (scale or 1.0)
         return min(max(0.0, told_ms), GAME_TIME_MAX_MS)
 
@@ -90,22 +91,22 @@ class GameClock:
 
     @property
     def time_scale(self) -> float:
-        """Game seconds per wall second, as told last."""
+        """Game seconds per wall second, as last reported."""
         return self._told[2]
 
     @property
     def paused(self) -> bool:
-        """Whether game time stands still."""
+        """True while game time stands still."""
         return self._told[3]
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What an NPC is about to do. Never changes: a newer version or a confirmation is a new object.
+    """The next act of an NPC. It never changes: a newer version or a confirmation is a new object.
 
-    `agreed_ns` is when the newest observation it agrees with was given to observe(), on time.monotonic_ns();
+    `agreed_ns` is when the newest observation that it agrees with was given to observe(), on time.monotonic_ns();
     `observed_tick`, `lease_epoch` and `game_time_ms` are that observation's. `activation` is the NPC's attention when
-    the daemon told of this version.
+    the daemon sent this version.
     """
 
     npc_id: str
@@ -130,13 +131,13 @@ class Intent:
 
     @property
     def age_ms(self) -> float:
-        """Wall time since the newest observation that this intent agrees with; grows between frames."""
+        """Wall time since the newest observation that this intent agrees with; it grows between frames."""
         return (time.monotonic_ns() - self.agreed_ns) * 1e-6
 
     @property
     def expired(self) -> bool:
-        """Whether its time to live, in game time, is over; a `ttl_ms` of 0 never is.
+        """True when its time to live, in game time, is over. A `ttl_ms` of 0 never expires.
 
-        When game time went back by more than that (a save was loaded), the intent belongs to a time that is not now.
+        When game time went back by more than the time to live (a save was loaded), the intent is over, too.
         """
         return 0 < self.ttl_ms < abs(self.clock.game_time_ms() - self.game_time_ms)

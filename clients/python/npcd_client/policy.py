@@ -1,4 +1,4 @@
-"""The rule policy: what an NPC does when npcd has not answered in time. Decides only.
+"""The rule policy decides what an NPC does when npcd has not answered in time. Decides only.
 
 The daemon and every client evaluate the same table the same way (clients/conformance/policy_vectors.json).
 """
@@ -13,7 +13,8 @@ from npcd_client.world import Policy, PolicyRow
 
 @dataclass(frozen=True, slots=True)
 class PolicyAnswer:
-    """What the first row that held says; the target is the percept that made it hold, empty when it asked for none."""
+    """The answer of the first row that holds. The target is the percept that made it hold, or empty when the row names
+    none."""
 
     action: str
     emotion: str
@@ -36,7 +37,8 @@ def evaluate(policy: Policy, observation: Observation, archetype_id: str) -> Pol
 
 
 def nearest(row: PolicyRow, observation: Observation) -> Percept | None:
-    """The nearest percept of the row's kind and stance within its distance; equally near ones go by entity id."""
+    """The nearest percept of the row's kind and stance within its distance. Of equally near ones the lower entity id is
+    first."""
     fitting = (
         percept
         for percept in observation.percepts

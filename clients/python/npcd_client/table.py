@@ -12,26 +12,26 @@ SENDS_MAX = 128  # send times remembered per NPC: 12 s at 10 Hz, far more than a
 
 
 class IntentTable:
-    """Owned by the client's loop, which alone changes it.
+    """The client's loop owns it, and alone changes it.
 
     `rows` and `activations` may be read from any thread: they hold values that never change and are replaced as a whole
-    by a snapshot. An NPC that is in no row of `activations` is ambient.
+    by a snapshot. An NPC without a row in `activations` is ambient.
     """
 
     def __init__(self, clock: GameClock, sends_max: int = SENDS_MAX) -> None:
         self.rows: dict[str, Intent] = {}
         self.activations: dict[str, Activation] = {}
-        self.stale = 0  # intents left out because a newer version was here
+        self.stale = 0  # intents ignored because a newer version was here
         self._clock = clock
         self._sends_max = sends_max
         self._sends: dict[str, dict[int, int]] = {}  # npc -> tick -> ns, oldest first, of the lease below
-        self._newest: dict[str, tuple[int, int]] = {}  # npc -> lease epoch and tick of what was sent last
+        self._newest: dict[str, tuple[int, int]] = {}  # npc -> lease epoch and tick of the last sent observation
 
     def sent(self, npc_id: str, tick: int, at_ns: int, lease_epoch: int = 0) -> None:
-        """Remembers when the game gave an observation that goes out now."""
+        """Remembers when the game gave an observation that is sent now."""
         before, newest = self._newest.get(npc_id, (lease_epoch, -1))
         if before != lease_epoch or tick <= newest:
-            # Another lease: its ticks are other observations than the same ticks of the one before.
+            # Another lease: its ticks are other observations than the same ticks of the lease before.
             self._sends.pop(npc_id, None)
         self._newest[npc_id] = (lease_epoch, tick)
         sends = self._sends.setdefault(npc_id, {})
@@ -40,13 +40,13 @@ class IntentTable:
             del sends[next(iter(sends))]
 
     def apply(self, frame: intents_pb2.IntentFrame, now_ns: int) -> list[Intent]:
-        """Takes one frame in and answers the intents whose version is new. A snapshot replaces the table."""
+        """Takes one frame and returns the intents whose version is new. A snapshot replaces the table."""
         known = self.rows
         rows: dict[str, Intent] = {} if frame.snapshot else known
         fresh: list[Intent] = []
         for message in frame.intents:
             held = known.get(message.npc_id)
-            # A snapshot begins a stream: what it says stands, even if a daemon that lost its count said it.
+            # A snapshot begins a stream. It replaces the table even if the daemon lost its count of versions.
             if (
                 held
                 and not frame.snapshot
@@ -86,8 +86,8 @@ class IntentTable:
                 return
             agreed_ns = self._agreed_ns(confirmed, now_ns - confirmed.age_ms * 1_000_000)
         else:
-            # A daemon from before these fields. When the send time is gone, what is known for sure is the older time;
-            # a lower tick is newer only if it is one that was sent since.
+            # This daemon is older than these fields. When the send time is unknown, the older time is the safe one; a
+            # lower tick is newer only if it is one that was sent since.
             agreed_ns = self._agreed_ns(confirmed, held.agreed_ns)
             if confirmed.observed_tick <= held.observed_tick and agreed_ns <= held.agreed_ns:
                 return
@@ -100,8 +100,8 @@ class IntentTable:
         )
 
     def _agreed_ns(self, said: intents_pb2.Intent | intents_pb2.IntentConfirmed, otherwise_ns: int) -> int:
-        """When the observation that it agrees with was given; forgets older ones. `otherwise_ns` when it is not
-        remembered, as of an observation that another game server sent.
+        """When the observation that the intent agrees with was given; forgets older ones. Returns `otherwise_ns` when
+        that time is unknown, as for another game server's observation.
         """
         sends = self._sends.get(said.npc_id)
         if not sends:

@@ -1,4 +1,4 @@
-"""What comes back while an NPC speaks. Plain values."""
+"""The events of an NPC's turn. Plain values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class TalkEventKind(IntEnum):
-    """What one event does to the turn."""
+    """The effect of one event on the turn."""
 
     UNSPECIFIED = 0
     STARTED = 1
@@ -29,10 +29,10 @@ class TalkFinish(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a turn's time went, in microseconds, and what it cost in tokens.
+    """The parts of a turn's time, in microseconds, and its cost in tokens.
 
-    Of the prompt, `cached_tokens` were there already: of these `loaded_tokens` came back from RAM or Redis,
-    `copied_tokens` from what NPCs share or another trunk of the NPC; the rest was in its place.
+    Of the prompt, `cached_tokens` were there already: of these `loaded_tokens` were loaded from RAM or Redis,
+    `copied_tokens` were copied from a shared prefix or another trunk of the NPC; the rest was in its place.
     """
 
     queue_us: int
@@ -52,7 +52,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class TalkEvent:
-    """One piece of a turn. `text` is appended on TEXT and stands for all said so far on REPLACE.
+    """One piece of a turn. On TEXT, `text` is appended. On REPLACE it replaces all text so far.
 
     `finish`, `timings` and `accepted` are set on END; `accepted` is None while the daemon keeps no journal.
     """
@@ -69,14 +69,14 @@ class TalkEvent:
 
 
 class Said:
-    """Gathers the events of one turn into what the NPC has said so far."""
+    """Gathers the events of one turn into the NPC's text so far."""
 
     def __init__(self) -> None:
         self.text = ""
         self.end: TalkEvent | None = None
 
     def add(self, event: TalkEvent) -> str:
-        """Takes one event in and answers all said so far."""
+        """Takes one event and returns all text so far."""
         if event.kind is TalkEventKind.TEXT:
             self.text += event.text
         elif event.kind is TalkEventKind.REPLACE:

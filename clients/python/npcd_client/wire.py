@@ -11,7 +11,7 @@ from npcd_client.v1 import dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
 
 
 def whole(field: str, value: int, bits: int) -> int:
-    """The value, when the contract can carry it in so many bits. Raises CallerError."""
+    """The value, if the contract can carry it in so many bits. Raises CallerError."""
     if not 0 <= value < 2**bits:
         raise CallerError(f"{field}: is {value}, must be 0 to {2**bits - 1}", "INVALID_ARGUMENT")
     return value
@@ -90,7 +90,7 @@ def policy(message: npcs_pb2.Policy) -> world.Policy:
 def observation(given: perception.Observation, lease_epoch: int) -> intents_pb2.Observation:
     """An observation under its lease. A value of another type raises any Python error; fault() names its field."""
     if isinstance(given.events, str):
-        raise TypeError("is one text, must be a tuple of texts")  # else each of its letters would be an event
+        raise TypeError("is one text, must be a tuple of texts")  # otherwise each of its letters would be an event
     x_m, y_m, z_m = given.position_m
     vx_mps, vy_mps, vz_mps = given.velocity_mps
     return intents_pb2.Observation(
@@ -131,7 +131,7 @@ def fault(given: perception.Observation) -> tuple[str, str]:
 
 
 def reason(error: Exception) -> str:
-    """What a Python error says; its type where it says nothing."""
+    """The text of a Python error, or its type when it has no text."""
     return str(error) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""What a game tells npcd about its world before anyone moves: lore, kinds, words, personas, policy. Plain values."""
+"""A game's definition of its world, sent before any NPC acts: lore, kinds, words, personas, policy. Plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Archetype:
-    """A kind of NPC: how it is, how it talks.
+    """A kind of NPC: its nature and its way to talk.
 
     `adapter` names a LoRA of the daemon's adapters.folder by its file name without .gguf; several are joined by "+".
     """
@@ -24,7 +24,7 @@ class Archetype:
 
 @dataclass(frozen=True, slots=True)
 class ActionWord:
-    """One thing an NPC can do. `speaks`: a short bark is made as well."""
+    """One thing an NPC can do. With `speaks` npcd makes a short bark as well."""
 
     word: str
     needs_target: bool = False
@@ -33,7 +33,7 @@ class ActionWord:
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """Who one NPC is; several NPCs may share one."""
+    """The character of an NPC; several NPCs may share one."""
 
     persona_id: str
     name: str
@@ -42,7 +42,7 @@ class Persona:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """One rule: what to do when every condition holds. Empty words and zeros are no condition."""
+    """One rule: the action when every condition holds. Empty words and zeros are no condition."""
 
     archetype_id: str = ""
     percept_kind: str = ""
@@ -58,7 +58,7 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules in order; the first that holds answers."""
+    """The rules in order; the first one that holds decides."""
 
     rows: tuple[PolicyRow, ...] = ()
 
@@ -97,7 +97,7 @@ def world_from_toml(text: str) -> World:
     content = tomllib.loads(text.removeprefix("\ufeff"))
     own = [field.name for field in fields(World)]
     for key in sorted(set(content) - set(own)):
-        # Another table of the game's own is left alone; one that looks like a slip would be missed without a word.
+        # Another table of the game's own is ignored; one that looks like a misspelling is an error.
         if near := difflib.get_close_matches(key, own, 1, 0.8):
             raise ValueError(f"unknown key {key}; did you mean {near[0]}?")
     missing = [key for key in ("world_id", "lore", "archetypes", "actions", "emotions") if key not in content]
@@ -134,7 +134,7 @@ def load_world(path: str | Path) -> World:
 
 
 def toml_text(path: str | Path) -> str:
-    """What stands in a TOML file, without the byte order mark that some editors put before it. Raises ValueError for
+    """The text of a TOML file, without the byte order mark that some editors put before it. Raises ValueError for
     UTF-16 and for binary files, OSError when it cannot be read.
     """
     data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -203,7 +203,7 @@ def _example(row: type[_Row]) -> str:
 
 
 class _Wanted(NamedTuple):
-    """What a key's value may be in TOML, and how that is said."""
+    """The TOML type of a key's value, and its name in messages."""
 
     types: tuple[type, ...]
     words: str
