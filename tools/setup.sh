@@ -89,7 +89,12 @@ has() { answers "$VENV/bin/python" "import importlib.metadata; importlib.metadat
 
 make_venv() { rm -rf "$VENV" && "$1" -m venv "$VENV"; }
 
-pip_install() { PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 "$VENV/bin/python" -m pip install -c requirements.txt "$@"; }
+# The pins also hold for what builds a package (hatchling): pip reads them for that from the environment, the newer ones
+# under the second name.
+pip_install() {
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
+        "$VENV/bin/python" -m pip install -c requirements.txt "$@"
+}
 
 if ! mkdir -p "$(dirname "$LOG")" || ! : >"$LOG"; then
     printf 'setup: cannot write %s. Make this folder writable, or clone into one that is.\n' "$PWD/$LOG" >&2

@@ -1,13 +1,14 @@
 """`npcd doctor`: looks at what serve would meet on this machine. daemon/process/diagnosis.py says what it means.
 
-It starts nothing, changes nothing, and reads of the model only what comes before the weights. What cannot be imported
-is a finding: our own modules that need libraries are imported where they are used.
+It starts nothing, changes nothing, and reads of the model only what comes before the weights. A library that cannot be
+imported is a finding: our own modules that need libraries are imported where they are used.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def examine(settings: Callable[[], Config], world: Path | None = None) -> list[C
 
 
 def _of(config: Config, world: Path | None) -> Iterator[Check]:
-    """What depends on the settings."""
+    """The checks that depend on the settings."""
     from daemon.rpc.addresses import look
     from engines.llama import built_with
     from engines.machine import cores_here
@@ -140,13 +141,14 @@ def _adapters(config: Config) -> Iterator[Check]:
 
 
 def _libraries() -> list[Check]:
-    installed = {}
     try:
-        required = metadata.requires("npcd") or []
+        lines = metadata.requires("npcd") or []
     except metadata.PackageNotFoundError:
-        required = []
-    for line in required:
-        name = line.partition("==")[0]
+        lines = []
+    # Those with a marker belong to extras, or to other versions of Python.
+    required = dict(re.findall(r"^([\w.-]+)(.*)$", "\n".join(line for line in lines if ";" not in line), re.MULTILINE))
+    installed = {}
+    for name in required:
         try:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -155,7 +157,7 @@ def _libraries() -> list[Check]:
 
 
 def _cpu_flags() -> frozenset[str]:
-    """What the kernel says that the processor has; empty when it says nothing."""
+    """The processor's features by the kernel's names; empty when the kernel says nothing."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:

@@ -1,8 +1,9 @@
-"""What `npcd doctor` makes of what it found: each function takes facts and gives a Check. Decides only."""
+"""The judgement of `npcd doctor`: each function takes facts and gives a Check. Decides only."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from engines.room import GIB
 PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
 KV_VALUE_BYTES = {"f16": 2.0, "q8_0": 34 / 32}  # a block of 32 values has a scale of two bytes
 KV_BLOCK = 32
-TRUNK_LEN = 1000  # what "room for so many trunks" speaks of
+TRUNK_LEN = 1000  # tokens of a trunk in "room for so many trunks"
 FREE_MIN = 1 * GIB
 REDIS_MIN = (6, 2)
 STORES = {"redis": "recent memory in a store", "postgres": "archive"}
@@ -64,12 +65,12 @@ def fail(name: str, says: str, fix: str) -> Check:
 
 
 def well(checks: Sequence[Check]) -> bool:
-    """Whether npcd would serve."""
+    """True when npcd would serve."""
     return all(check.outcome is not Outcome.FAIL for check in checks)
 
 
 def no_use(checks: Sequence[Check]) -> bool:
-    """Whether it is the model that keeps npcd from serving: on no machine would it."""
+    """True when the model keeps npcd from serving: it would on every other machine as well."""
     return any(check.outcome is Outcome.FAIL and check.name == "model" for check in checks)
 
 
@@ -104,20 +105,37 @@ def python(version: tuple[int, int]) -> Check:
     return ok("python", says)
 
 
-def libraries(required: Sequence[str], installed: Mapping[str, str]) -> list[Check]:
-    """Each library that is missing or of another version than `required` ("name==version", and marked extras) says."""
-    wanted = dict(line.split("==") for line in required if "==" in line and ";" not in line)
+def libraries(required: Mapping[str, str], installed: Mapping[str, str]) -> list[Check]:
+    """Each library that is missing, or whose version is outside its range (">=3.10", "<8,>=5.29")."""
     checks = []
-    for name, version in sorted(wanted.items()):
-        fix = f"pip install {name}=={version}"
+    for name, versions in sorted(required.items()):
+        fix = f"pip install '{name}{versions}'"
         if name not in installed:
             checks.append(fail("libraries", f"{name} is missing", fix))
-        elif installed[name] != version:
-            checks.append(warn("libraries", f"{name} is {installed[name]}, tested with {version}", fix))
-    if not wanted:
+        elif not in_range(installed[name], versions):
+            checks.append(warn("libraries", f"{name} is {installed[name]}; npcd works with {versions}", fix))
+    if not required:
         return [warn("libraries", "npcd is not installed: its versions are unknown", "make setup, or pip install .")]
     some = ", ".join(f"{name} {installed[name]}" for name in ("llama-cpp-python", "grpcio") if name in installed)
-    return checks or [ok("libraries", f"{len(wanted)} as tested, among them {some}")]
+    return checks or [ok("libraries", f"{len(required)} in versions that npcd works with, among them {some}")]
+
+
+def in_range(version: str, versions: str) -> bool:
+    """True when a version fulfils all of these conditions, each one of >=, < and == with a number."""
+    for condition in versions.split(","):
+        sign = condition.rstrip("0123456789.")
+        have, bound = _numbers(version), _numbers(condition.removeprefix(sign))
+        if not {">=": have >= bound, "<": have < bound, "==": have == bound}[sign]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers at the front of a version, without zeros at their end: 2.0.1rc1 gives [2, 0, 1], 3.0 gives [3]."""
+    numbers = [int(number) for part in re.findall(r"^[\d.]*", version) for number in part.split(".") if number]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return numbers
 
 
 def compiler(found: str, engine_there: bool) -> Check:
@@ -132,8 +150,8 @@ def compiler(found: str, engine_there: bool) -> Check:
 def cpu(
     machine: str, has: AbstractSet[str], built: AbstractSet[str], cores: int, threads: int, limit: str = ""
 ) -> Check:
-    """What the processor can (names of the kernel), against what llama.cpp was compiled for (its own names). `cores`
-    may be used by npcd; `limit` says of how many and why, where that is not all of them.
+    """The processor's instructions (the kernel's names) against those that llama.cpp was compiled for (its own names).
+    npcd may use `cores`; `limit` says of how many and why, where that is not all of them.
     """
     names = ARM if machine in ("aarch64", "arm64") else X86
     built_flags = {names[feature] for feature in built if feature in names}
@@ -177,7 +195,7 @@ def data_folder(path: str, trouble: str, fix: str, free: int) -> Check:
 
 
 def own_server(store: str, program: str, missing: str) -> Check:
-    """A server that npcd starts itself; or, "why; what helps", that there is none."""
+    """A server that npcd starts itself; `missing` ("reason; remedy") says why there is none."""
     if program:
         return ok(store, f"npcd's own: {program}")
     says, _, fix = missing.partition("; ")
@@ -195,7 +213,7 @@ def wrong_url(store: str, why: str) -> Check:
 
 
 def away(store: str, why: str) -> Check:
-    """A server by URL that is not there, or does not let npcd do its work ("why; what helps"). Serving goes on."""
+    """A server by URL that is not there, or does not let npcd do its work ("reason; remedy"). Serving goes on."""
     says, _, fix = why.partition("; ")
     return warn(store, f"{says}; until it is there, there is no {STORES[store]}", fix or "start it, or look at its URL")
 
@@ -239,7 +257,7 @@ def model(path: str, size: int, said: Mapping[str, str]) -> Check:
 
 
 def no_model(why: str) -> Check:
-    """A file that serve would refuse ("model: why; what helps")."""
+    """A file that serve would refuse ("model: reason; remedy")."""
     says, _, fix = why.removeprefix("model: ").rpartition("; ")
     other = "give another file with --model, or none for the one that ships"
     return fail("model", says or fix, other if not says else fix if "--model" in fix else f"{fix}, or {other}")
@@ -256,7 +274,7 @@ def kv_type(wanted: str, said: Mapping[str, str]) -> list[Check]:
 
 
 def adapters(names: Sequence[str], loaded_max: int) -> Check:
-    """What archetypes may name. More of them than are in memory at once take turns."""
+    """The adapters that archetypes may name. More of them than are in memory at once take turns."""
     says = f"{len(names)} ({', '.join(names)}), {loaded_max} in memory at once"
     return ok("adapters", says) if names else warn("adapters", "none in adapters.folder", "put GGUF files there")
 
@@ -281,7 +299,7 @@ def world(world_id: str, made_for_npcd: bool, bad_language: str, warnings: Seque
     if warnings:
         return warn("world", f"{says}: {'; '.join(w.partition('; ')[0] for w in warnings)}",
                     "use words that the model knows, or a chat model of your own (--model)")  # fmt: skip
-    known = "the model knows its words" if made_for_npcd else "what words this model was trained on nobody can tell"
+    known = "the model knows its words" if made_for_npcd else "nobody can tell which words this model was trained on"
     return ok("world", f"{says}: {known}")
 
 
@@ -327,9 +345,9 @@ def token_bytes(said: Mapping[str, str], kv_type: str = "f16") -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is divided among NPCs: the settings of that name, `context_len` as llama.cpp pads it; and in bytes what it
-    needs beside and what there is. `free` (0: nobody says) is the lower one of `free_machine` and `free_groups`, which
-    is left of control groups' limits (None without one).
+    """The sequences that NPCs share: the settings of that name, `context_len` as llama.cpp pads it; then, in bytes, the
+    memory needed beside them and the memory there is. `free` (0: unknown) is the lower one of `free_machine` and
+    `free_groups`. The latter is left of control groups' limits (None without one).
     """
 
     sequences: int
@@ -352,7 +370,7 @@ def memory(room: Room, each: int | None) -> Check:
         f"{room.sequences - room.prefixes - room.lanes} residents)"
     )
     if each is None:
-        return ok("memory", f"{divided}; what this model's KV takes is measured when it is loaded")
+        return ok("memory", f"{divided}; the size of this model's KV is measured when it is loaded")
     stream = room.context_len * each
     kv = (room.sequences + 1) * stream
     says = (

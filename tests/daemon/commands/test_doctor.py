@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from daemon.commands import doctor
-from daemon.config import Config, MemorySettings, ServeSettings
+from daemon.config import Config, MemorySettings, ServeSettings, load
 from daemon.main import main
 from daemon.process import diagnosis, embedded
 from daemon.process.datafolder import DataFolder
@@ -47,15 +48,31 @@ def test_python(version: tuple[int, int], outcome: Outcome) -> None:
 
 
 def test_libraries() -> None:
-    """A missing one fails, another version is said; extras are nobody's business here."""
-    required = ["numpy==2.4.6", "grpcio==1.85.1", 'locust==2.47.0; extra == "load"']
+    """A missing library fails; a version outside its range is a warning; both say what to install."""
+    required = {"numpy": ">=2.0", "grpcio": ">=1.71.2"}
     (check,) = diagnosis.libraries(required, {"numpy": "2.4.6", "grpcio": "1.85.1"})
-    assert check.outcome is OK and "2 as tested" in check.says
+    assert check.outcome is OK and "2 in versions that npcd works with" in check.says
     missing, other = diagnosis.libraries(required, {"numpy": "1.26.0"})
-    assert (missing.outcome, missing.says, missing.fix) == (FAIL, "grpcio is missing", "pip install grpcio==1.85.1")
-    assert (other.outcome, other.says) == (WARN, "numpy is 1.26.0, tested with 2.4.6")
-    (unknown,) = diagnosis.libraries([], {})
+    assert (missing.outcome, missing.says, missing.fix) == (FAIL, "grpcio is missing", "pip install 'grpcio>=1.71.2'")
+    assert (other.outcome, other.says) == (WARN, "numpy is 1.26.0; npcd works with >=2.0")
+    (unknown,) = diagnosis.libraries({}, {})
     assert unknown.outcome is WARN and "make setup" in unknown.fix
+
+
+def test_ranges_are_read_as_pip_reads_them() -> None:
+    """Every version at and around the bounds of our ranges, against the library that pip itself uses."""
+    parts = (0, 1, 9, 10, 19)
+    versions = [f"{a}.{b}" for a in parts for b in parts] + [f"{a}.9.{b}" for a in parts for b in parts]
+    for wanted in (">=9", ">=9.10", "<10,>=1.9", ">=1.9.1,<9.0", "==9.10", "==10.0", "<1.10"):
+        for version in versions:
+            expected = SpecifierSet(wanted).contains(version)
+            assert diagnosis.in_range(version, wanted) is expected, (version, wanted)
+
+
+def test_the_ranges_of_this_installation_are_fulfilled() -> None:
+    """Here, where the pinned versions are installed, no library is missing or outside its range."""
+    (check,) = named(doctor.examine(lambda: load(None, environment={})), "libraries")
+    assert check.outcome is OK, check.says
 
 
 def test_a_library_that_does_not_load() -> None:
@@ -92,7 +109,7 @@ def test_compiler() -> None:
     ],
 )
 def test_cpu(machine: str, has: frozenset[str], built: set[str], threads: int, outcome: Outcome, says: str) -> None:
-    """What llama.cpp was built for must be here, and what is here should be used."""
+    """The instructions that llama.cpp was built for must be here, and those that are here should be used."""
     check = diagnosis.cpu(machine, has, built, cores=8, threads=threads)
     assert check.outcome is outcome and says in check.says
     assert bool(check.fix) == (outcome is not OK)
@@ -114,7 +131,7 @@ def test_llama_cpp_says_what_it_was_built_for() -> None:
 
 
 def has_ipv6() -> bool:
-    """Whether this machine has the address ::1; a container often has not."""
+    """True when this machine has the address ::1; a container often has not."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -224,7 +241,7 @@ def test_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_servers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which file it would start; what to install when there is none; off is off."""
+    """Doctor names the file that npcd would start, or the package to install when there is none; off is off."""
     for store in ("redis", "postgres"):
         check = of_store(store, "")
         assert check.outcome is OK and check.says.startswith("npcd's own: /")
@@ -383,7 +400,7 @@ def test_the_arithmetic_is_what_llama_cpp_takes(family: Callable[[str], Path], n
 
 
 def test_memory() -> None:
-    """21 GiB of KV on 20 GiB; what would fit; weights that push it over; and when nothing can be said."""
+    """21 GiB of KV do not fit in 20 GiB, and doctor says how many sequences would; weights count; unknown is said."""
     each = 56 << 10
     check = diagnosis.memory(ROOM, each)
     assert "56 KiB each as f16, and 9 trunks of 1,000 tokens in RAM" in check.says
