@@ -203,7 +203,7 @@ def _readable(setting: str, path: str) -> Check:
 def _remembered(config: Config) -> Iterator[Check]:
     """The data folder and the stores. Of a server by URL it asks, and writes nothing."""
     from daemon.process.datafolder import HELP_FOR_HOME, free_bytes, trouble
-    from daemon.process.embedded import own_postgres, own_redis
+    from daemon.process.server_programs import postgres_for, redis_for
 
     memory = config.memory
     if not memory.keep:
@@ -211,7 +211,7 @@ def _remembered(config: Config) -> Iterator[Check]:
         return
     folder = from_home(memory.folder, "memory.folder", HELP_FOR_HOME)
     yield diagnosis.data_folder(str(folder), *trouble(folder), free_bytes(folder))
-    stores = (("redis", memory.redis, _redis, own_redis), ("postgres", memory.postgres, _postgres, own_postgres))
+    stores = (("redis", memory.redis, _redis, redis_for), ("postgres", memory.postgres, _postgres, postgres_for))
     for store, url, by_url, own in stores:
         if url == OFF:
             yield diagnosis.no_store(store)

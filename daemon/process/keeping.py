@@ -1,4 +1,4 @@
-"""What outlives the process: the data folder with the journal, the stores behind it, and what came out of them.
+"""All that outlives the process: the data folder with the journal, the stores behind it, and what came out of them.
 
 Owns all of it from start to end. The embedded servers, the folder's lock and the journal's first look at its segments
 block, and happen on a thread while the model is loaded.
@@ -22,7 +22,8 @@ from core.slices import Slices
 from daemon.build import Daemon, wall_ms
 from daemon.config import Config
 from daemon.process.datafolder import OWNER_URL, DataFolder
-from daemon.process.embedded import Embedded, Urls
+from daemon.process.embedded import Embedded
+from daemon.process.own_servers import Urls
 from daemon.rpc.remembering import load_copy
 from kvcache.verify import SIGNATURE_BYTES, signer
 from memory import saves
@@ -39,7 +40,7 @@ from memory.rewriting import Rewriting
 from memory.state import State, WorldState
 
 OFF = "off"
-CAUGHT_UP_WITHIN_S = 5.0  # that the recent store has what an earlier life of the daemon wrote last
+CAUGHT_UP_WITHIN_S = 5.0  # until the recent store has the last writes of an earlier life of the daemon
 LATE_WITHIN_S, LATE_AGAIN_S = 60.0, 1.0  # the same for one that is late: in each try, and between two
 READ_BACK_BYTES = 256 << 20  # of the journal, when there is no recent store to say how things stood
 

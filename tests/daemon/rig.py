@@ -94,7 +94,7 @@ class Rig:
         )
 
     def sees(self, npc_id: str, *percepts: tuple[str, str, str, float], **more: object) -> intents_pb2.Observation:
-        """What an NPC sees: (entity, kind, stance, distance) each, at the next tick."""
+        """The observation of an NPC at the next tick: (entity, kind, stance, distance) of each thing it sees."""
         self.tick += 1
         return intents_pb2.Observation(
             npc_id=npc_id,
@@ -235,7 +235,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for what waits a fixed time for stores."""
     monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("memory.memory.SETTLED_WITHIN_S", PATIENCE_S)
-    monkeypatch.setattr("daemon.process.embedded.READY_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.process.own_servers.READY_S", PATIENCE_S)
     monkeypatch.setattr("daemon.process.keeping.CAUGHT_UP_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("daemon.rpc.remembering.FORGOTTEN_WITHIN_S", PATIENCE_S)
 

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from daemon.process.children import launch, run
-from daemon.process.embedded import find_postgres
+from daemon.process.server_programs import find_postgres
 from memory.archive_admin import migrate
 from tests.patience import PATIENCE_S
 

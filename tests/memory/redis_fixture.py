@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from daemon.process.embedded import find_redis
+from daemon.process.server_programs import find_redis
 from tests.patience import PATIENCE_S
 
 SETTINGS = ("--port 0", "--appendonly yes", "--appendfsync everysec", "--loglevel warning", "--daemonize no")

