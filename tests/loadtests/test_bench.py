@@ -1,4 +1,4 @@
-"""Benchmarks: what they find is kept and shown as it is, and both sides of a comparison do the same work."""
+"""Benchmarks: figures are kept and shown unchanged, and both sides of a comparison do the same work."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ SMALL = LlamaSettings(
 
 
 def test_a_figure_is_shown_with_its_unit_and_whether_its_goal_was_kept() -> None:
-    """A line per figure, at once; missed goals are named."""
+    """Each figure is printed at once on a line, and missed goals are named."""
     lines: list[str] = []
     found = figures.Figures(lines.append)
     found.add("step.efficiency_32", 0.97)
@@ -55,7 +55,7 @@ def test_a_figure_is_shown_with_its_unit_and_whether_its_goal_was_kept() -> None
 
 
 def test_the_longest_stretch_of_a_call_has_a_goal_and_every_call_has_words() -> None:
-    """Of each rpc that is built there is one, at least."""
+    """Each rpc that is built has at least one measured call."""
     assert figures.KNOWN["pauses.longest_call_ms"].goal == "< 5"
     for name in CALLS:
         for key in (f"pauses.call_{name}_ms", f"pauses.call_{name}_wall_ms"):
@@ -63,7 +63,7 @@ def test_the_longest_stretch_of_a_call_has_a_goal_and_every_call_has_words() -> 
 
 
 def test_a_stretch_is_what_the_loop_runs_without_a_turn_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest is kept until it is taken, with what it was."""
+    """The longest stretch is kept with its name until it is taken."""
     monkeypatch.setattr(asyncio.Handle, "_run", asyncio.Handle._run)
     stretches = Stretches()
     stretches.start()
@@ -80,7 +80,7 @@ def test_a_stretch_is_what_the_loop_runs_without_a_turn_for_others(monkeypatch: 
 
 
 def test_results_merge_into_one_flat_file(tmp_path: Path) -> None:
-    """An area writes over its own keys and leaves the others; where it was measured stands beside them."""
+    """An area overwrites its own keys and leaves the others; the machine of its measurement is beside them."""
     path = tmp_path / "results" / "bench.json"
     first, second = figures.Figures(lambda _: None), figures.Figures(lambda _: None)
     first.add("step.plan_us", 20)
@@ -99,7 +99,7 @@ def test_results_merge_into_one_flat_file(tmp_path: Path) -> None:
 
 
 def test_the_table_has_machine_goals_and_every_figure() -> None:
-    """Known figures in their order with words and goal, unknown ones after them, where it was measured above."""
+    """Known figures come in their order with words and goal, unknown ones after them; the machine is above."""
     text = figures.table(
         {
             "other.thing_ms": 3.14159,
@@ -120,7 +120,7 @@ def test_the_table_has_machine_goals_and_every_figure() -> None:
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown area, an unknown part, and a table of nothing are errors with a hint."""
+    """An unknown area, an unknown part, and an empty table are errors with a hint."""
     assert command_line.main(["weather"]) == 2
     assert command_line.main(["scheduler", "--only", "sleep"]) == 1
     assert command_line.main(["--table", "--results", str(tmp_path / "none.json")]) == 1
@@ -131,7 +131,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_our_own_work_is_not_somebody_elses() -> None:
-    """A busy loop of ours does not count as others'."""
+    """A busy loop of this process does not count as others' work."""
     elsewhere = Elsewhere()
     ends_ns = now_ns() + 300 * MS
     while now_ns() < ends_ns:
@@ -144,7 +144,7 @@ def test_our_own_work_is_not_somebody_elses() -> None:
 
 
 async def test_the_rig_runs_works_of_all_kinds_and_notes_their_steps() -> None:
-    """Gold in open loop, Bronze that is filled up, fresh Silver: all end, and every token of a step is counted."""
+    """Open-loop Gold, refilled Bronze and fresh Silver all end, and every token of a step is counted."""
     send_native_log_to(None)
     async with Rig(SMALL) as rig:
         village = Village(rig.engine.vocab)
@@ -170,7 +170,7 @@ async def test_the_rig_runs_works_of_all_kinds_and_notes_their_steps() -> None:
 
 
 def test_the_bare_side_makes_the_tokens_that_a_greedy_work_makes() -> None:
-    """Side by side means: the same model, the same positions, the same outputs."""
+    """Both sides have the same model, the same positions and the same outputs."""
     send_native_log_to(None)
 
     async def scheduled(village: Village) -> list[int]:
@@ -204,7 +204,7 @@ def test_the_bare_side_makes_the_tokens_that_a_greedy_work_makes() -> None:
 
 
 def test_the_flood_asks_every_npc_twice_a_second_neighbours_together() -> None:
-    """400 a second of 200 NPCs, in groups of four."""
+    """200 NPCs are asked 400 times a second, in groups of four."""
     dues = flood._dues(0, 3.0)
     assert sum(len(numbers) for _, numbers in dues) == 1200
     assert dues == sorted(dues)
@@ -212,7 +212,7 @@ def test_the_flood_asks_every_npc_twice_a_second_neighbours_together() -> None:
 
 
 def test_notes_of_lanes_are_of_one_size() -> None:
-    """What the daemon packs the canceller unpacks."""
+    """The canceller unpacks the bytes that the daemon packs."""
     packed = LANE.pack(5, 3, 24, b"canceller-7") + LANE.pack(6, -1, 24, b"x" * 32)
     assert [(a, b, c, d.rstrip(b"\0")) for a, b, c, d in LANE.iter_unpack(packed)] == [
         (5, 3, 24, b"canceller-7"),
@@ -236,7 +236,7 @@ def prompts() -> Prompts:
 
 
 def test_the_peer_gets_the_trunks_that_the_daemon_makes(prompts: Prompts) -> None:
-    """Token for token, as Register makes them, and no two the same."""
+    """They are equal to those of Register, token for token, and no two are the same."""
     scene = load_scene()
     worlds = Worlds(Layout(prompts.vocab, Caps()), WorldLimits(), {})
     world = wire.define_world(scene.world, 0).SerializeToString()
@@ -250,7 +250,7 @@ def test_the_peer_gets_the_trunks_that_the_daemon_makes(prompts: Prompts) -> Non
 
 
 def test_the_peer_gets_the_tails_that_the_daemon_makes(prompts: Prompts) -> None:
-    """From the same observation, through the wire and back."""
+    """They follow from the same observation, through the wire and back."""
     layout = Layout(prompts.vocab, Caps())
     for number in range(40):
         seen = sight("mira", number, number + 1, urgent=True)
@@ -262,7 +262,7 @@ def test_the_peer_gets_the_tails_that_the_daemon_makes(prompts: Prompts) -> None
 
 
 def test_every_look_says_something_else_and_forces_nothing() -> None:
-    """Two looks in a row differ as states, so npcd asks about each; three percepts are there to choose from."""
+    """Two looks in a row differ as states, so npcd asks about each. Each has three percepts to choose from."""
     for number in range(20):
         states = []
         for tick in range(1, 30):
@@ -273,7 +273,7 @@ def test_every_look_says_something_else_and_forces_nothing() -> None:
 
 
 def test_the_grammar_allows_what_the_choice_allows(prompts: Prompts) -> None:
-    """The same actions, with the same targets, then the same emotions."""
+    """It allows the same actions, with the same targets, then the same emotions."""
     world = load_scene().world
     words = [ActionWord(a.word, a.needs_target, a.speaks) for a in world.actions]
     choice = prompts.layout.intents(words, world.emotions)[3]
@@ -290,7 +290,7 @@ def test_the_grammar_allows_what_the_choice_allows(prompts: Prompts) -> None:
 
 
 def test_an_answer_in_tokens_reads_as_words(prompts: Prompts) -> None:
-    """Action, the entity that the mark names, emotion."""
+    """It gives the action, the entity that the mark names, and the emotion."""
     action, nobody, second = (
         prompts.layout.word("greet")[0],
         prompts.layout.marks["p0"][0],
@@ -312,7 +312,7 @@ def _last(node: Node) -> Node:
 
 
 def test_the_peer_is_started_as_asked() -> None:
-    """From the package with its settings as JSON, or as a program with flags."""
+    """The peer is started from the package with its settings as JSON, or as a program with flags."""
     settings = next(llama_server.grid("m.gguf", 4000))
     python = llama_server.command(settings, "py", "")
     assert python[0] == "py"
@@ -341,7 +341,7 @@ async def echo() -> AsyncIterator[tuple[HttpCalls, list[str]]]:
             heard.append(path)
             if path == "/stream":
                 writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                # An event that falls apart into two chunks, and two events in one.
+                # An event that is split over two chunks, and two events in one chunk.
                 for part in (b'data: {"n"', b": 1}\n\n", b'data: {"n": 2}\n\ndata: [DONE]\n\n'):
                     writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
                     await writer.drain()
@@ -370,7 +370,7 @@ async def test_a_connection_is_kept_for_the_next_call(echo: tuple[HttpCalls, lis
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_replaced(echo: tuple[HttpCalls, list[str]]) -> None:
-    """The server may hang up between two calls; the second does not notice."""
+    """The server hangs up between two calls, and the second call succeeds."""
     calls, heard = echo
     assert await calls.post("/once", {"a": 1}) == {"a": 1}
     await asyncio.sleep(0.05)
@@ -379,12 +379,12 @@ async def test_a_connection_that_was_closed_meanwhile_is_replaced(echo: tuple[Ht
 
 
 async def test_an_answer_that_is_no_success_is_an_error_with_its_text(echo: tuple[HttpCalls, list[str]]) -> None:
-    """What the server said about it is in the message."""
+    """The server's text is in the message."""
     calls, _ = echo
     with pytest.raises(HttpError, match=r"500 Sorry.*why"):
         await calls.post("/fail", {"why": "because"})
 
 
 async def test_nobody_there_is_not_healthy() -> None:
-    """A closed port is False, not an exception."""
+    """A closed port gives False, and no exception."""
     assert not await HttpCalls("127.0.0.1", 1, 1).get("/health")

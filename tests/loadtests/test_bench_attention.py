@@ -1,4 +1,5 @@
-"""The attention area: its figures have words and goals, its stages make recordings, its logs are read as written."""
+"""The attention area: its figures have words and goals, its stages make recordings, and its logs are read as
+written."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from loadtests.bench.attention_wise import _carried
 from loadtests.scene import load_scene
 
 
-def test_the_area_is_known_and_what_must_be_shown_has_its_goal() -> None:
-    """The goals are those of the promise; no figure of the area is without words."""
+def test_the_area_is_known_and_its_promised_figures_have_goals() -> None:
+    """The goals are those of the promise, and each figure of the area has words."""
     assert "attention" in AREAS and {"cpu", "idle", "change", "prediction", "stall"} == set(attention.PARTS)
     wanted = {
         "attention.cpu_cores": "< 0.5",
@@ -43,13 +44,14 @@ def test_the_area_is_known_and_what_must_be_shown_has_its_goal() -> None:
 
 @pytest.mark.parametrize("players", [0, 2])
 def test_a_stage_is_a_village_or_a_crowd(players: int) -> None:
-    """Both as long and as often observed as asked."""
+    """Both have the requested length and rate."""
     recording = Stage(20, 2.0, 5.0, players).record(load_scene())
     assert (len(recording.residents), len(recording.sights), recording.rate_hz) == (20, 10, 5.0)
 
 
 def test_a_log_keeps_the_models_word_and_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """The policy's counts only where the model never said anything; a later word of the model replaces its earlier."""
+    """The policy's answer counts only where the model never answered. A later answer of the model replaces its earlier
+    one."""
     log = Log([1, 2], [(5, "policy", 31, "a")])
     for action, source in (("flee", "policy"), ("hide", "model"), ("idle", "policy"), ("attack", "model")):
         log.note("a", 1, action, source)
@@ -61,14 +63,14 @@ def test_a_log_keeps_the_models_word_and_is_read_as_it_was_written(tmp_path: Pat
 
 
 def test_an_npc_goes_on_where_nothing_is_said_about_a_slot() -> None:
-    """Until something is."""
+    """The NPC goes on with its last action until the next answer."""
     log = Log(actions={"a 2": ("flee", "model"), "b 1": ("idle", "model")})
     slots = [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
     assert [action for action, _ in _carried(log, slots)] == ["", "flee", "flee", "idle"]
 
 
 def test_every_thread_has_its_own_time() -> None:
-    """A thread that works is seen at work under its name, and nobody's time counts twice."""
+    """A thread that works has time under its name, and no thread's time counts twice."""
     over = threading.Event()
 
     def work() -> None:
@@ -90,7 +92,7 @@ def test_every_thread_has_its_own_time() -> None:
 
 
 def test_cores_are_of_the_time_between() -> None:
-    """Threads that came meanwhile count in full; what no thread accounts for is native."""
+    """New threads count in full, and time of no known thread is native."""
     before = Spent(0, 1_000, {"engine": 400})
     cores = Spent(1_000, 2_000, {"engine": 900, "new": 100}).cores(before)
     assert cores == {"engine": 0.5, "new": 0.1, "native": pytest.approx(0.4)}

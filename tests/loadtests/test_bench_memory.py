@@ -1,4 +1,4 @@
-"""The memory area: what it compares is compared rightly, and what it times is what it says."""
+"""The memory area: its comparisons are right, and it times the work that it names."""
 
 import asyncio
 import gc
@@ -49,21 +49,21 @@ def turn(turn_id: str, line: str = "Hello.", **more: object) -> Record:
 
 
 def test_the_area_is_known_with_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    """`make bench AREA=memory` finds it, and a wrong part is told which there are."""
+    """`make bench AREA=memory` finds it, and the error for a wrong part lists the parts."""
     assert "memory" in command_line.AREAS
     assert command_line.main(["memory", "--only", "sleep"]) == 1
     assert "memory has no part sleep; it has hot, recall, postgres, redis, kill9, flat" in capsys.readouterr().err
 
 
 def test_every_figure_has_words() -> None:
-    """What the area's files add is in the table, and nothing of the table is left unmeasured."""
+    """Each figure of the area's files is in the table, and each figure of the table is measured."""
     written = "".join(path.read_text() for path in HERE.glob("memory*.py"))
     added = set(re.findall(r'figures\.add\(\s*"(memory\.\w+)"', written))
     added |= {f"memory.postgres_{how}_{tier}_p95_ms" for how in ("fault", "well") for tier in ("silver", "gold")}
     assert added == {key for key in figures.KNOWN if key.startswith("memory.")}
 
 
-def test_what_must_be_shown_has_its_goal() -> None:
+def test_promised_figures_have_goals() -> None:
     """The bounds stand where the figures are printed."""
     goals = {key.removeprefix("memory."): k.goal for key, k in figures.KNOWN.items() if key.startswith("memory.")}
     assert goals["hot_read_p99_us"] == "< 50"
@@ -81,7 +81,7 @@ def test_what_must_be_shown_has_its_goal() -> None:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
-    """Steps on this thread, by a clock that goes on by 1 s with every look."""
+    """Steps on this thread, with a clock that goes on by 1 s at every look."""
     clock = iter(range(0, 10**15, 10**9))
     monkeypatch.setattr(memory_timed, "now_ns", lambda: next(clock))
     found = Steps()
@@ -91,7 +91,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 
 
 def test_a_call_from_outside_is_a_step_and_a_call_inside_is_a_part_of_it(steps: Steps) -> None:
-    """One step, also when it fails; another thread's is none."""
+    """It is one step, also when it fails. A call on another thread is none."""
     inner = timed(steps, "inner", lambda: 7)
     assert timed(steps, "outer", lambda: inner() + inner())() == 14
     assert steps.count == 1
@@ -116,7 +116,8 @@ def test_a_call_from_outside_is_a_step_and_a_call_inside_is_a_part_of_it(steps: 
 
 
 async def test_a_coroutine_has_a_step_between_two_waits(steps: Steps) -> None:
-    """Called, awaited, or run as a task; what its caller does is not in it; values and errors come through."""
+    """That holds for a coroutine that is called, awaited, or run as a task. Its caller's work is not in it, and values
+    and errors come through."""
 
     async def waits(times: int) -> int:
         for _ in range(times):
@@ -145,7 +146,8 @@ async def test_a_coroutine_has_a_step_between_two_waits(steps: Steps) -> None:
 
 
 def test_all_of_memory_is_timed_and_works_as_before() -> None:
-    """In a process of its own, since it stays so: what the daemon imports from memory/ afterwards is timed."""
+    """This runs in a process of its own, since the change is permanent: later imports of the daemon get the timed
+    functions."""
     code = """
 import asyncio
 from loadtests.bench.memory_served import note_reads, seen, steps
@@ -174,7 +176,7 @@ asyncio.run(main())
 
 
 def test_a_thread_that_keeps_the_interpreter_is_seen() -> None:
-    """A thread named as one of memory's counts; any other does not, nor one that does nothing."""
+    """A thread with a name of memory/ counts. Any other thread does not, and neither does an idle one."""
 
     def compute(until_s: float) -> None:
         while time.monotonic() < until_s:
@@ -197,8 +199,8 @@ def test_a_thread_that_keeps_the_interpreter_is_seen() -> None:
     assert found["somebody"] == 0
 
 
-def test_what_a_daemon_saw_comes_back_from_its_answer() -> None:
-    """As JSON, and all of it."""
+def test_a_daemons_counts_come_back_from_its_answer() -> None:
+    """The JSON answer has every count."""
     seen = Seen([(5, ("hot", "recent"), False)], [7], [8], [9], 3, 4, [(1, 2, 1, "memory.memory.Memory.keep")], 5)
     back = read(json.dumps(asdict(seen)).encode())
     assert asdict(back) == json.loads(json.dumps(asdict(seen)))
@@ -208,7 +210,8 @@ def test_what_a_daemon_saw_comes_back_from_its_answer() -> None:
 
 
 async def test_the_journal_is_read_beside_its_owner(tmp_path: Path) -> None:
-    """All that was accepted, in order, while it is open; and a turn that was not is missed."""
+    """All accepted records are read in order, while the journal is open. A turn that was not accepted is reported as
+    missing."""
     journal = Journal(tmp_path / "journal", JournalSettings(accept_ms=60_000), lambda: 1_760_000_000_000)
     journal.start()
     try:
@@ -226,13 +229,13 @@ async def test_the_journal_is_read_beside_its_owner(tmp_path: Path) -> None:
     assert memory_stores.folded_bonds(records, "other") == {}
 
 
-async def test_what_is_compared_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A summary that is finished after the journal was read, and stands in the store that is read next, is no event of
-    a stranger: journal and store are read again until nothing came between.
+async def test_compared_stores_are_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A summary may end after the journal was read, and be in the store that is read next. Then journal and store are
+    read again until nothing came between.
     """
 
     async def caught_up(client: Client, timeout_s: float) -> None:
-        """The store is the journal itself here."""
+        """Here the store is the journal itself."""
 
     monkeypatch.setattr(memory_stores, "caught_up", caught_up)
     journal = Journal(tmp_path / "journal", JournalSettings(accept_ms=60_000), lambda: 1_760_000_000_000)
@@ -254,7 +257,7 @@ async def test_what_is_compared_is_of_one_moment(tmp_path: Path, monkeypatch: py
 
 
 def test_bonds_that_differ_are_found() -> None:
-    """Missing on either side, or not the same."""
+    """A pair is reported when it is missing on either side or differs."""
     one = {("mira", "a"): Bond("Anna"), ("mira", "b"): Bond("Bruno"), ("otto", "a"): Bond("Anna")}
     other = {("mira", "a"): Bond("Anna", facts=[Fact("x", 0.5, 1)]), ("otto", "a"): Bond("Anna"), ("vera", "a"): Bond()}
     assert set(memory_stores.different(one, other)) == {("mira", "a"), ("mira", "b"), ("vera", "a")}
@@ -262,28 +265,28 @@ def test_bonds_that_differ_are_found() -> None:
 
 
 def test_the_archive_is_counted_by_the_records_ids(archive_database: Database) -> None:
-    """Each event of the NPCs that are named and of the world itself; others' are not."""
+    """Each event of the named NPCs and of the world itself counts; other events do not."""
     writer = ArchiveWriter(ArchiveSettings(archive_database.serving_url), b"k" * 32)
     world = Record(Kind.WORLD, 5, "", "w", body={"version": 1}, id=make_id(5))
     elsewhere = replace(world, world="v", id=make_id(6))
     records = [turn("t0"), turn("t1"), world, elsewhere]
     writer.connect()
     writer.write(records, Position(1, 1))
-    writer.write(records[:1], Position(1, 2))  # once more, which adds nothing
+    writer.write(records[:1], Position(1, 2))  # the same records again add nothing
     writer.close()
     found = memory_stores.archive_ids(archive_database.url, "w", ["mira", "otto"])
     assert found == {record.id: 1 for record in records[:3]}
 
 
 def run_of(fault: bool, silver_ms: float, gold_ms: float, step_ns: int, stop_ns: int) -> memory_faults._Run:
-    """A run in which every turn and every intent took the same."""
+    """A run in which every turn and every intent took the same time."""
     seen = Seen(silver=[int(silver_ms * 1e6)] * 9, gold=[int(gold_ms * 1e6)] * 9, steps=10, steps_total=10_000)
     seen.steps_longest, seen.stop_longest = [(step_ns, step_ns, step_ns, "x")], stop_ns
     return memory_faults._Run(fault, seen, Played(seconds=20.0), 0)
 
 
 def test_the_worse_tier_counts_and_a_little_more_is_none() -> None:
-    """Medians of the runs' p95s; two milliseconds more are as good as none, whatever the ratio."""
+    """The medians of the runs' p95s are compared. Two milliseconds more count as equal, whatever the ratio."""
     found = figures.Figures(lambda _: None)
     runs = [run_of(False, ms, 4.0, 100_000, 0) for ms in (10.0, 11.0, 90.0)]
     runs += [run_of(True, ms, 5.9, 900_000, 1_500_000) for ms in (13.0, 15.0, 14.3)]
@@ -295,7 +298,7 @@ def test_the_worse_tier_counts_and_a_little_more_is_none() -> None:
 
 
 def test_a_village_s_report_is_read_back() -> None:
-    """Turns with their Timings, and errors."""
+    """The report has the turns with their Timings, and the errors."""
     timings = Timings(0, 0, 250, 0, 0, 0, 0, 3, ("hot", "recent"), False, 0)
     end = TalkEvent(TalkEventKind.END, "t1", "s", "", 2, timings=timings, accepted=True)
     report = Played(seconds=20.0, turns=[Turn.of(end, 12.3456, True)])
@@ -306,7 +309,7 @@ def test_a_village_s_report_is_read_back() -> None:
 
 
 def test_the_imported_memories_are_a_thousand_of_twenty_facts() -> None:
-    """A save as the daemon reads it, with an NPC and a bond each."""
+    """The save is one that the daemon reads, with an NPC and a bond for each."""
     specs = [resident.spec for resident in load_scene().residents(memory_recall.NPCS)]
     save = saves.unpack(memory_recall._save(load_scene().world, specs))
     assert len(save.npcs) == len(save.bonds) == 1_000
@@ -318,7 +321,7 @@ def test_the_imported_memories_are_a_thousand_of_twenty_facts() -> None:
 
 
 def test_an_answer_is_right_when_every_word_that_matters_is_in_it() -> None:
-    """Case and other words do not count; a part is not enough."""
+    """Case and other words do not matter; a part of the words is not enough."""
     fact = Told("Anna", "I lost my silver ring at the mill.", "What did I lose?", frozenset({"silver", "ring", "mill"}))
     assert fact.quoted_in("As you said, it was your Silver ring, by the mill. I do listen.")
     assert not fact.quoted_in("You lost your silver ring.")
@@ -327,7 +330,7 @@ def test_an_answer_is_right_when_every_word_that_matters_is_in_it() -> None:
 
 
 def test_facts_differ_and_their_lines_have_what_is_asked_for() -> None:
-    """A hundred of them, of every kind that players tell."""
+    """A hundred facts are of every kind that players tell."""
     chance = Random(3)
     facts = [told(chance) for _ in range(100)]
     assert len({fact.line for fact in facts}) > 90
@@ -339,5 +342,5 @@ def test_facts_differ_and_their_lines_have_what_is_asked_for() -> None:
 
 
 def test_resident_memory_is_read() -> None:
-    """Of this process: more than nothing, in MiB."""
+    """The memory of this process is more than zero, in MiB."""
     assert 1 < memory_flat.resident_mib(threading.get_native_id()) < 100_000

@@ -1,4 +1,4 @@
-"""The overload bench: what a player waits for is counted whole."""
+"""The overload benchmark counts a player's whole waiting time."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from npcd_client import Overloaded
 
 
 class Refusing:
-    """A side that refuses a line `times` times, or never says anything."""
+    """A side that refuses a line `times` times, or never answers."""
 
     name = "refusing"
 
@@ -17,7 +17,7 @@ class Refusing:
         self.times = times
 
     async def computed_tokens(self) -> int:
-        """None."""
+        """Always zero."""
         return 0
 
     async def intend(self, number: int, tick: int) -> tuple[str, str, str]:
@@ -25,7 +25,7 @@ class Refusing:
         return "wait", "", "calm"
 
     async def say(self, number: int, line: str, fresh: bool, on_first: Callable[[], None]) -> tuple[str, int]:
-        """Refuses, then speaks; with `times` below 0 it is silent."""
+        """Refuses, then speaks; with `times` below 0 it never answers."""
         if self.times < 0:
             await asyncio.Event().wait()
         if self.times:
@@ -36,7 +36,7 @@ class Refusing:
 
 
 async def test_a_line_that_is_refused_is_said_again_and_its_time_goes_on() -> None:
-    """From when it was due, retry times included."""
+    """The time counts from the moment when the line was due, with retry times."""
     tally, caller = Tally(), Caller(Refusing(2), ["Hello."], patient=True)
     await caller._turn(tally, now_ns())
     assert (tally.turns, tally.refused, tally.failed) == (1, 2, 0)
@@ -44,7 +44,7 @@ async def test_a_line_that_is_refused_is_said_again_and_its_time_goes_on() -> No
 
 
 async def test_a_line_that_was_never_answered_counts_with_its_age() -> None:
-    """It is not left out of the percentiles."""
+    """The line is not left out of the percentiles."""
     tally, caller = Tally(), Caller(Refusing(-1), ["Hello."], patient=True)
     task = asyncio.create_task(caller._turn(tally, now_ns() - 5_000 * MS))
     await asyncio.sleep(0)

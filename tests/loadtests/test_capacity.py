@@ -1,4 +1,4 @@
-"""Capacity: stated costs follow from public figures, the same seed gives the same town, the page is in step."""
+"""Capacity: stated costs follow from public figures, the same seed gives the same town, and the page is up to date."""
 
 import os
 import subprocess
@@ -29,12 +29,12 @@ TINY = SearchSettings(npc_seconds=50.0, seconds=(1.0, 2.0), warm_s=0.5, last=50)
 
 
 def column(key: str) -> Column:
-    """One of the stated ones."""
+    """One of the stated columns."""
     return next(c for c in STATED_COSTS.columns if c.key == key)
 
 
 def test_a_cards_costs_follow_from_its_public_figures() -> None:
-    """A pass reads the weights at the bandwidth that is reached; KV is read once; a step is one pass or many."""
+    """A pass reads the weights at the reached bandwidth, KV is read once, and a step is one pass or many."""
     s = STATED_COSTS
     cost = step_cost(s.host, s.cards["l4"], s.models["qwen2_5-3b"], s.weights["f16"], s.layouts["runs"])
     assert cost.pass_us == pytest.approx(3.09e9 * 2 / (300e9 * 0.8) * 1e6)
@@ -45,7 +45,7 @@ def test_a_cards_costs_follow_from_its_public_figures() -> None:
 
 
 def test_sequences_are_what_the_memory_holds_beside_the_weights() -> None:
-    """A model that leaves no room for KV does not fit, and says so."""
+    """A model that leaves no room for KV does not fit, with a reason."""
     assert column("l4-qwen2_5-3b-f16-runs").sequences == 256
     s = STATED_COSTS
     small = replace(s.cards["l4"], memory_gb=8.0)
@@ -55,7 +55,7 @@ def test_sequences_are_what_the_memory_holds_beside_the_weights() -> None:
 
 
 def test_a_file_of_your_own_may_state_other_machines(tmp_path: Path) -> None:
-    """A measured machine's terms are taken as they are; what is wrong is said, with where the form stands."""
+    """A measured machine's terms are taken unchanged. A faulty file is refused with the place that has the form."""
     own = tmp_path / "my.toml"
     own.write_text(STATED.read_text().replace("[measured.cpu]", "[measured.mine]").replace('["cpu"]', '["mine"]'))
     mine = read(own).columns[0]
@@ -74,8 +74,8 @@ def test_the_fit_finds_the_terms_that_made_the_points() -> None:
     assert found.tolist() == pytest.approx(true, rel=0.05, abs=5.0)
 
 
-def test_what_python_takes_is_measured_on_the_model_that_ships() -> None:
-    """Some microseconds of a step, and for each sequence in it, on a busy machine too."""
+def test_pythons_time_is_measured_on_the_model_that_ships() -> None:
+    """Python takes some microseconds of a step, and some for each sequence in it, on a busy machine as well."""
     settings = LlamaSettings(MODEL, sequences=96, context_len=512, threads=1, flash_attention="off", weights="file")
     engine = LlamaEngine(settings)
     engine.vocab.eog_ids = frozenset()
@@ -86,9 +86,7 @@ def test_what_python_takes_is_measured_on_the_model_that_ships() -> None:
 
 
 def test_a_small_town_holds_on_this_cpu_and_nothing_holds_on_a_machine_that_is_too_slow() -> None:
-    """Promises are measured: all of them on a machine with time to spare, none where a pass takes longer than a token
-    may.
-    """
+    """All promises hold on a machine with time to spare, and none where a pass takes longer than a token may."""
     talkative = TownSettings(npcs_per_player=5)
     here = Simulation(column("cpu"), STATED_COSTS.daemon, 40, talkative, seconds=4.0, warm_s=1.0).run()
     assert here.broken(Promised()) == {}
@@ -102,14 +100,14 @@ def test_a_small_town_holds_on_this_cpu_and_nothing_holds_on_a_machine_that_is_t
 
 
 def test_the_event_loop_is_a_limit_of_its_own() -> None:
-    """Observations cost the loop whoever thinks."""
+    """Observations cost the event loop, whatever the engine is."""
     dear = replace(STATED_COSTS.daemon, observation_us=2_500.0)
     report = Simulation(column("cpu"), dear, 40, seconds=1.0, warm_s=0.5).run()
     assert "the event loop" in report.broken(Promised())
 
 
 def test_a_search_ends_between_a_town_that_holds_and_one_that_does_not() -> None:
-    """What breaks is named; the ends are near each other."""
+    """The broken promise is named, and the two ends are near each other."""
     slower = replace(column("cpu"), cost=SimCost(step_us=2_000.0, micro_us=1_000.0, token_us=100.0))
     found = carried(slower, STATED_COSTS.daemon, settings=replace(TINY, last=400))
     assert found.held is not None and found.beyond is not None
@@ -129,7 +127,7 @@ print(asdict(Simulation(stated.columns[0], stated.daemon, 60, seconds=2.0, warm_
 
 
 def test_the_same_seed_gives_the_same_report_in_another_process() -> None:
-    """Whatever Python's hashes are."""
+    """The report does not depend on Python's hashes."""
     here = asdict(Simulation(column("cpu"), STATED_COSTS.daemon, 60, seconds=2.0, warm_s=0.5).run())
     env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}
     there = subprocess.run([sys.executable, "-c", SAME], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -138,7 +136,7 @@ def test_the_same_seed_gives_the_same_report_in_another_process() -> None:
     assert other != here
 
 
-def test_what_is_compared_was_measured() -> None:
+def test_compared_figures_were_measured() -> None:
     """Every figure of the comparison has a measured one, and the engine's busy share is near it."""
     found = validate.compare(column("cpu"), STATED_COSTS.daemon, seconds=1.0)
     assert len(found) >= 5
@@ -146,7 +144,8 @@ def test_what_is_compared_was_measured() -> None:
 
 
 def test_the_page_is_what_the_results_say_and_they_are_of_these_inputs() -> None:
-    """docs/CAPACITY.md and its chart; after a change of cost models or town, `make capacity` writes them anew."""
+    """docs/CAPACITY.md and its chart follow from the results. After a change of cost models or town, `make capacity`
+    writes them again."""
     found = load(RESULTS)
     assert found.inputs == inputs(), "run `make capacity`"
     assert [row.key for row in found.rows] == [c.key for c in STATED_COSTS.columns]
@@ -158,7 +157,7 @@ def test_the_page_is_what_the_results_say_and_they_are_of_these_inputs() -> None
 
 
 def test_the_town_is_the_one_that_the_page_describes() -> None:
-    """The words of the page have the numbers of the settings."""
+    """The numbers in the page's text are those of the settings."""
     town, text = TownSettings(), PAGE.read_text("utf-8")
     assert f"every {town.npcs_per_player} NPCs in view one player" in text
     assert f"{town.active_share:.0%}".replace("%", " %") in text

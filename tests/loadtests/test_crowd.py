@@ -1,4 +1,4 @@
-"""The crowd: a recording that is what it says, as bytes that npcd reads, and a game server's books of it."""
+"""The crowd: a recording with the promised contents, in bytes that npcd reads, and a game server's books of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def read(body: bytes) -> intents_pb2.Observation:
 
 
 def test_every_sight_is_an_observation_that_npcd_takes(crowd: Recording) -> None:
-    """With places, percepts within reach, the nearest player, and a state that changes exactly when npcd's does."""
+    """Each has a place, percepts within reach, the nearest player, and a state that changes exactly when npcd's
+    does."""
     states: dict[str, str] = {}
     here: dict[str, str] = {}
     changes, reach_m = 0, load_scene().see_m
@@ -64,7 +65,7 @@ def test_every_sight_is_an_observation_that_npcd_takes(crowd: Recording) -> None
 
 
 def test_nobody_changes_twice_within_a_second(crowd: Recording) -> None:
-    """Which is what the load promises of its NPCs, beside what is said to them."""
+    """The load promises that for its NPCs, apart from players' lines."""
     changed = {n: [0] for n in range(NPCS)}
     for round_, (before, after) in enumerate(pairwise(crowd.sights), 1):
         for n, (was, is_) in enumerate(zip(before, after, strict=True)):
@@ -81,7 +82,7 @@ def test_the_same_seed_sees_the_same_and_another_does_not(crowd: Recording) -> N
 
 
 def test_people_and_players_walk_no_faster_than_they_can(crowd: Recording) -> None:
-    """Positions of a round and the next are a step apart; players come near and leave again."""
+    """Positions of two rounds in a row are a step apart. Players come near and leave again."""
     at = np.array([[(o.x_m, o.z_m) for o in (read(s.body) for s in sights)] for sights in crowd.sights])
     steps_m = np.hypot(*np.moveaxis(np.diff(at, axis=0), 2, 0))
     assert 0 < steps_m.max() <= 1.2 / RATE_HZ + 1e-9
@@ -107,7 +108,7 @@ def game(crowd: Recording) -> RecordedGame:
 
 
 def test_each_npc_is_observed_ten_times_a_second_under_its_lease(crowd: Recording) -> None:
-    """In every third frame, with ticks that grow; a later stream goes on from where the ticks were."""
+    """Each NPC is in every third frame, with ticks that grow. A later stream goes on from the last tick."""
     g, ticks = game(crowd), {r.npc_id: [0] for r in crowd.residents}
     for number in range(2 * FPS):
         frame = intents_pb2.ObservationFrame.FromString(g.frame(number, number))
@@ -121,7 +122,7 @@ def test_each_npc_is_observed_ten_times_a_second_under_its_lease(crowd: Recordin
     assert min(said.tick for said in frame.observations) > max(map(max, ticks.values()))
 
 
-def test_who_talks_is_seen_and_what_is_said_is_heard_for_a_while(crowd: Recording) -> None:
+def test_a_talking_player_is_seen_and_a_line_is_heard_for_a_while(crowd: Recording) -> None:
     g = game(crowd)
     npc_id = crowd.residents[0].npc_id
 
@@ -142,7 +143,7 @@ def test_who_talks_is_seen_and_what_is_said_is_heard_for_a_while(crowd: Recordin
 
 
 def test_only_active_npcs_have_ages_and_ambient_ones_no_slots(crowd: Recording) -> None:
-    """The frame says who is active; the others' intents may be as old as they like."""
+    """The frame says who is active. Intents of other NPCs may have any age."""
     g, board = game(crowd), Board(NPCS, Slots(NPCS))
     g.board = board
     first, second = crowd.residents[0].npc_id, crowd.residents[1].npc_id
@@ -171,7 +172,7 @@ def test_only_active_npcs_have_ages_and_ambient_ones_no_slots(crowd: Recording) 
 
 
 def test_a_village_is_recorded_as_it_is_played() -> None:
-    """Its NPCs follow the world's policy and ask for full attention; the same village sees the same again."""
+    """Its NPCs follow the world's policy and ask for full attention. The same village sees the same again."""
     scene = load_scene()
     first, second = (village_played(Village(scene, 20, 7), 3.0, RATE_HZ) for _ in range(2))
     assert first.sights == second.sights and len(first.sights) == 30

@@ -1,6 +1,6 @@
-"""The demo from the outside: it plays, reports, ends its daemon, and says so when the daemon dies.
+"""The demo from outside: it plays, reports, ends its daemon, and says so when the daemon dies.
 
-In place of npcd a script stands in that ends the way a test wants; what it serves is the fake daemon of tests/clients.
+A script stands in for npcd and ends as the test says. It serves the fake daemon of tests/clients.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_a_daemon_that_dies_on_the_way_ends_the_run(tmp_path: Path) -> None:
 def test_numbers_that_make_no_game_are_refused(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line below the usage, with the bounds; nothing is started."""
+    """The error is one line below the usage, with the bounds, and nothing is started."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -117,7 +117,7 @@ def test_numbers_that_make_no_game_are_refused(
 def test_a_scene_that_is_none_is_told(
     content: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With its file, before a daemon is started."""
+    """The error names the file, before a daemon is started."""
     path = tmp_path / "scene.toml"
     if content is not None:
         path.write_bytes(content)
@@ -127,7 +127,7 @@ def test_a_scene_that_is_none_is_told(
 
 
 def test_frames_that_the_machine_does_not_carry_are_told(tmp_path: Path) -> None:
-    """A thousand NPCs at a thousand frames a second; the run ends, with the report, and not with 0."""
+    """A thousand NPCs at a thousand frames a second end with the report and a status other than 0."""
     done = demo(tmp_path, "--npcs", "1000", "--seconds", "1", "--fps", "1000", "--json", "out.json")
     assert done.returncode == 1
     made = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -138,14 +138,15 @@ def test_frames_that_the_machine_does_not_carry_are_told(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("arguments", [[], ["--json", "/dev/full"]])
 def test_a_report_that_cannot_be_written_is_told(arguments: list[str], tmp_path: Path) -> None:
-    """A full disk below standard output or the file: one line, no traceback, and not 0."""
+    """For a full disk below standard output or the file the demo prints one line, no traceback, and does not exit with
+    0."""
     (tmp_path / "npcd").mkdir()
     (tmp_path / "npcd" / "__init__.py").touch()
     (tmp_path / "npcd" / "__main__.py").write_text(STUB, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "clients" / "python")])
     with open(os.devnull if arguments else "/dev/full", "w") as out:
         done = subprocess.run(
-            # So few frames that no machine is told that it is too slow for them.
+            # So few frames that no machine is too slow for them.
             [sys.executable, "-m", "loadtests.demo", *"--npcs 2 --seconds 1 --fps 30 --rate-hz 1".split(), *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}, stdout=out, stderr=subprocess.PIPE,
@@ -157,9 +158,9 @@ def test_a_report_that_cannot_be_written_is_told(arguments: list[str], tmp_path:
 
 
 def test_ctrl_c_while_it_waits_ends_with_a_line(tmp_path: Path) -> None:
-    """And with 130; no traceback."""
+    """The status is 130, without a traceback."""
     command = [sys.executable, "-c", "import sys; from npcd.__main__ import main; sys.exit(main())", "demo"]
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections and never answers
         where = f"127.0.0.1:{mute.getsockname()[1]}"
         process = subprocess.Popen(
             [*command, "--connect", where], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -172,7 +173,7 @@ def test_ctrl_c_while_it_waits_ends_with_a_line(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_libraries_are_imported_ends_without_a_word(tmp_path: Path) -> None:
-    """Here the client is a library that takes for ever to import."""
+    """Here the client is a library whose import never ends."""
     (tmp_path / "npcd_client.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
     code = "import sys; from npcd.__main__ import main; sys.exit(main())"
     process = subprocess.Popen(
@@ -189,7 +190,7 @@ def test_ctrl_c_while_libraries_are_imported_ends_without_a_word(tmp_path: Path)
 def test_a_daemon_that_is_not_there_is_told_soon(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With --connect: one that starts would listen, so nobody is waited for."""
+    """With --connect no wait is needed, because a daemon that is starting listens already."""
     monkeypatch.setattr(loadtests.demo, "NOBODY_TIMEOUT_S", 0.1)
     assert main(["--connect", "127.0.0.1:1"]) == 1
     said = capfd.readouterr().err
@@ -198,7 +199,7 @@ def test_a_daemon_that_is_not_there_is_told_soon(
 
 @pytest.mark.parametrize("example", ["ten_lines", "remembering"])
 def test_an_example_without_a_daemon_says_what_is_missing(example: str) -> None:
-    """In two lines; no traceback."""
+    """The example prints two lines and no traceback."""
     program = ROOT / "clients" / "python" / "examples" / f"{example}.py"
     done = subprocess.run(
         [sys.executable, str(program), "127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
@@ -209,7 +210,7 @@ def test_an_example_without_a_daemon_says_what_is_missing(example: str) -> None:
 
 
 def kept() -> dict[str, Any]:
-    """A report that keeps every promise, barely."""
+    """A report that just keeps every promise."""
     return {
         "seconds": 20.0,
         "frames": 5500,

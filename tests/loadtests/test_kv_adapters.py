@@ -1,4 +1,4 @@
-"""The benchmark of adapters measures what it says."""
+"""The benchmark of adapters measures the work that it names."""
 
 from daemon.config import SHIPPED_MODEL
 from loadtests.bench import figures, kv_adapters
@@ -6,7 +6,7 @@ from loadtests.bench.figures import Figures
 
 
 async def test_every_figure_is_there_and_has_words() -> None:
-    """A second activated adapter computes no token of the trunk; the rest are times of this machine."""
+    """A second activated adapter computes no token of the trunk. All other figures are times of this machine."""
     found = Figures(lambda line: None)
     await kv_adapters.run(found, SHIPPED_MODEL, quick=True)
     assert {key for key in figures.KNOWN if key.startswith("adapter.")} == set(found.found)

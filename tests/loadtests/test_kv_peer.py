@@ -1,4 +1,5 @@
-"""The comparison with llama-server on many NPCs asks both the same, and says so when there is no llama-server."""
+"""The comparison with llama-server on many NPCs sends both the same requests, and says so when there is no
+llama-server."""
 
 import asyncio
 import sys
@@ -28,7 +29,7 @@ SMALL = LlamaSettings(SHIPPED_MODEL, sequences=48, context_len=1280, threads=1, 
     [(sys.executable, "/nowhere/llama-server", "no program"), (sys.executable, "", "has no xllamacpp")],
 )
 async def test_without_a_llama_server_nothing_is_measured(python: str, binary: str, says: str) -> None:
-    """It is said plainly, and the area is over."""
+    """It prints that, and the area ends."""
     lines: list[str] = []
     figures = Figures(lines.append)
     await kv_peer.run(figures, Options(SHIPPED_MODEL, frozenset(), python, binary, quick=True))
@@ -51,7 +52,7 @@ async def side(people: People) -> AsyncIterator[Side]:
 
 
 async def test_a_visit_computes_its_tail_and_streams_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a first visit the trunk is there. A round plays each visit once; what is late is cut off."""
+    """After a first visit the trunk is there. A round plays each visit once, and late ones are cut off."""
     people = People(SHIPPED_MODEL, 8)
     async with side(people) as npcd:
         await npcd.fill(8)
@@ -70,7 +71,7 @@ async def test_a_visit_computes_its_tail_and_streams_its_reply(monkeypatch: pyte
 
 
 def test_visits_are_the_same_for_the_same_seed() -> None:
-    """Trunks and who is visited; the most visited have slots of their own when they are pinned."""
+    """That holds for the trunks and the order of visits. With pinning the most visited NPCs have slots of their own."""
     one, other = People(SHIPPED_MODEL, 30), People(SHIPPED_MODEL, 30)
     assert one.trunks == other.trunks
     assert one.by_rank == other.by_rank
@@ -82,8 +83,8 @@ def test_visits_are_the_same_for_the_same_seed() -> None:
     assert bodies[0]["prompt"] == [*one.trunks[one.by_rank[0]], 1, 2] and bodies[0]["ignore_eos"]
 
 
-def test_what_the_cache_in_ram_holds_is_a_setting() -> None:
-    """It is in the words that are printed and in the command."""
+def test_the_size_of_the_cache_in_ram_is_a_setting() -> None:
+    """The setting is in the printed words and in the command."""
     settings = PeerSettings("m", 1, cache_ram_mib=512, cache_idle=False)
     assert "cache 512 MiB when taken" in settings.words
     asked = command(settings, "", "llama-server")

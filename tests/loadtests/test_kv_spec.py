@@ -16,7 +16,8 @@ MODEL = figures.ROOT / "models" / "npcd-demo.gguf"
 
 
 def test_break_even_is_where_as_many_tokens_more_come() -> None:
-    """A step twice as dear needs one right draft of one; one as dear as without needs none; above 1 it never pays."""
+    """A step that takes twice as long needs one right draft of one. A step as short as without drafts needs none. Above
+    1 drafts never pay."""
     assert break_even(2.0, 1) == pytest.approx(1.0)
     assert break_even(1.0, 3) == pytest.approx(0.0, abs=1e-6)
     assert break_even(1.0 + 0.5 + 0.25 + 0.125, 3) == pytest.approx(0.5)
@@ -24,7 +25,7 @@ def test_break_even_is_where_as_many_tokens_more_come() -> None:
 
 
 def test_simulated_gains_grow_with_acceptance_and_shrink_with_the_batch() -> None:
-    """On both cards; without right drafts they cost."""
+    """That holds on both cards. Without right drafts they cost time."""
     for card in CARDS:
         gains = {a: _took_s(card, 1, None) / _took_s(card, 1, a) for a in (0.0, 0.5, 1.0)}
         assert gains[0.0] < 1.0 < gains[0.5] < gains[1.0] < 4.0
@@ -35,7 +36,7 @@ def test_simulated_gains_grow_with_acceptance_and_shrink_with_the_batch() -> Non
 
 
 def test_the_random_draft_is_right_more_often_than_not(tmp_path: Path) -> None:
-    """Target and draft load, have one vocabulary, and agree often enough for a gain to be possible."""
+    """Target and draft load, have one vocabulary, and agree often enough for a gain."""
     target, draft = kv_spec_big.write(MODEL, tmp_path)
     engine = LlamaEngine(LlamaSettings(target, sequences=40, context_len=256, flash_attention="off", weights="file"))
     assert 20e6 <= engine.card.parameters <= 40e6
@@ -55,6 +56,6 @@ def test_works_say_the_same_with_drafts_and_without() -> None:
 
 
 def test_every_figure_of_the_area_has_words() -> None:
-    """What it finds is known by name; drafts that are off have a goal."""
+    """Each figure is known by name, and drafts that are off have a goal."""
     assert Figures(lambda _: None).missed == []
     assert figures.KNOWN["spec.off_cost_share"].goal == "< 0.03"

@@ -57,7 +57,7 @@ def test_the_scenes_are_what_they_are_named_for() -> None:
     ],
 )
 def test_a_wrong_plan_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
-    """The message names what is wrong."""
+    """The message names the fault."""
     text = (SCENES / "village.toml").read_text("utf-8").replace('"demo.toml"', f'"{SCENES / "demo.toml"}"')
     assert old in text
     (tmp_path / "wrong.toml").write_text(text.replace(old, new), "utf-8")
@@ -66,7 +66,7 @@ def test_a_wrong_plan_is_refused(tmp_path: Path, old: str, new: str, says: str) 
 
 
 def test_a_wrong_crowd_is_refused(tmp_path: Path) -> None:
-    """Its keys are known, and it is observed in every so many frames."""
+    """Its keys are known, and each NPC is observed in every so many frames."""
     text = (SCENES / "town.toml").read_text("utf-8").replace('"demo.toml"', f'"{SCENES / "demo.toml"}"')
     for old, new, says in (
         ("players = 5", "ghosts = 5", r"missing \['players'\], unknown \['ghosts'\]"),
@@ -79,7 +79,7 @@ def test_a_wrong_crowd_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_scene_names_those_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong name is said before anything is started, and whether or not locust is installed."""
+    """A wrong name is refused before anything is started, with locust and without it."""
     assert main(["city"]) == 2
     said = capsys.readouterr().err
     assert "city" in said and "village" in said and "locust" not in said
@@ -90,13 +90,13 @@ def test_an_unknown_scene_names_those_that_are_there(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("scene", ["village", "town"])
 def test_every_scene_has_a_budget(scene: str) -> None:
-    """The tiers' promises stand in each of them."""
+    """Each of them has the tiers' promises."""
     rows = load_budget(BUDGET, scene)
     assert rows["gold_token_p95_ms"]["max"] == 16 and rows["silver_ttft_p95_ms"]["max"] == 250
 
 
 def test_each_row_can_break() -> None:
-    """A figure over its max, under its min or not there breaks its row, and only its row."""
+    """A figure over its max, under its min, or missing breaks its row and no other."""
     rows = load_budget(BUDGET, "village")
     good = {name: row.get("max", row.get("min")) for name, row in rows.items()}
     assert broken_rows(good, rows) == []
@@ -109,12 +109,12 @@ def test_each_row_can_break() -> None:
 
 
 def test_a_percentile_of_nothing_keeps_no_budget() -> None:
-    """0 ms is what a histogram without values says; no errors is a fine number."""
+    """A histogram without values gives 0 ms, which breaks its row. Zero errors keep theirs."""
     assert broken_rows({"a_ms": 0.0, "errors": 0}, {"a_ms": {"max": 5}, "errors": {"max": 0}}) == ["a_ms: not measured"]
 
 
 def test_a_budget_that_says_nothing_is_refused(tmp_path: Path) -> None:
-    """A misspelt bound would never break."""
+    """A misspelt bound would never break, so it is refused."""
     path = tmp_path / "budget.toml"
     path.write_text("[village]\nerrors = { most = 0 }\n", "utf-8")
     with pytest.raises(ValueError, match="errors must say max, min or both"):
@@ -147,7 +147,7 @@ def test_boards_add_up() -> None:
 
 @dataclass
 class Run:
-    """What came out of one."""
+    """The results of one run."""
 
     step_ms: float
     done: subprocess.CompletedProcess[str]
@@ -155,7 +155,7 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What it wrote."""
+        """The figures that it wrote."""
         made: dict[str, Any] = json.loads((self.folder / "agreement.json").read_text("utf-8"))
         return made
 
@@ -163,11 +163,11 @@ class Run:
 TRIES, LATE_MAX_MS = 3, 100
 
 
-# Each step time with a budget: the first one is kept, the second cannot be.
+# A budget for each step time: the first one can be kept, the second cannot.
 @pytest.fixture(scope="module", params=[(80, 10_000), (100, 1)], ids=["80 ms", "100 ms"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One load against the simulated daemon. One that was itself far too late with its lines, because the machine did
-    something else meanwhile, says nothing about either side: then it is made again.
+    """One load against the simulated daemon. If the load was far too late with its own lines, because the machine was
+    busy, the run says nothing about either side and is repeated.
     """
     step_ms, silver_max_ms = request.param
     for _ in range(TRIES):
@@ -200,7 +200,7 @@ def _load(step_ms: float, silver_max_ms: float, folder: Path) -> Run:
 
 @needs_locust
 def test_a_run_keeps_its_budget_or_names_the_row_that_broke(run: Run) -> None:
-    """Exit status 0 or 1, locust's report beside the figures, and nothing left behind."""
+    """The exit status is 0 or 1, locust's report is beside the figures, and nothing is left behind."""
     if run.step_ms == 80:
         assert run.done.returncode == 0, run.done.stderr
         assert "broken" not in run.done.stderr
@@ -214,9 +214,9 @@ def test_a_run_keeps_its_budget_or_names_the_row_that_broke(run: Run) -> None:
 
 @needs_locust
 def test_locust_and_npcd_measure_the_same(run: Run) -> None:
-    """Their medians of the same thing are 10 % or 2 ms apart at most, and not below what steps cost.
+    """Their medians of the same value differ by 10 % or 2 ms at most, and are not below the cost of steps.
 
-    Where the load itself is late with its lines by more than that, it is as late in seeing the answers.
+    Where the load itself is late with its lines by more than that, it sees the answers as late.
     """
     figures = run.figures
     assert figures["daemon"]["engine"] == "sim"
@@ -235,7 +235,7 @@ def test_locust_and_npcd_measure_the_same(run: Run) -> None:
 
 
 def _ask(url: str, data: dict[str, object] | None = None) -> str:
-    """What the web page answers; POST with data."""
+    """The web page's answer; POST with data."""
     body = urllib.parse.urlencode(data).encode() if data is not None else None
     with urllib.request.urlopen(url, body, timeout=10) as answer:
         return str(answer.read().decode())
@@ -250,7 +250,7 @@ def _until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
 
 @needs_locust
 def test_the_web_page_starts_and_stops_loads(tmp_path: Path) -> None:
-    """On this machine only, again and again, until Ctrl-C; then daemon and locust are gone."""
+    """It serves this machine only, again and again, until Ctrl-C. Then daemon and locust are gone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -288,7 +288,7 @@ def test_the_web_page_starts_and_stops_loads(tmp_path: Path) -> None:
 
 @needs_locust
 def test_a_daemon_that_is_not_there_is_no_run(tmp_path: Path) -> None:
-    """Exit status 3, and the reason."""
+    """The exit status is 3, with the reason."""
     command = [sys.executable, "-m", "loadtests.load", "village", "--connect", f"unix://{tmp_path}/none"]
     done = subprocess.run(
         [*command, "--results", str(tmp_path)],

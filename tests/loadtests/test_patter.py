@@ -1,4 +1,4 @@
-"""What players say is drawn from a seed, greets first, takes its leave last, and does not repeat itself."""
+"""Players' lines are drawn from a seed, begin with a greeting, end with a goodbye, and do not repeat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reaction runs from the observation with a new event to the model's first intent that knows of it."""
+"""A reaction runs from the observation with a new event to the model's first intent for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_event_that_goes_on_is_one_event() -> None:
     assert books.answered(intent(8), 1330 * MS) == (30.0, 30.0)
 
 
-def test_what_is_confirmed_is_no_reaction() -> None:
+def test_a_confirmation_is_no_reaction() -> None:
     books = Reactions()
     books.observed(seen(5, "attacked"), 1000 * MS)
     books.confirmed("mira", 4)

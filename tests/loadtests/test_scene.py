@@ -1,4 +1,4 @@
-"""The demo's scene fits the contract's limits, and speaks the words that the shipped model knows."""
+"""The demo's scene fits the contract's limits, and uses the words that the shipped model knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPOKEN = {"greet", "talk", "warn", "trade", "attack", "howl"}
 
 
 def test_prose_is_short_enough() -> None:
-    """Lore stays below 110 words and everything else below 40, far from any token cap."""
+    """Lore stays below 110 words and all other texts below 40, far from any token cap."""
     assert len(SCENE.world.lore.split()) <= 110
     for archetype in SCENE.world.archetypes:
         assert len(archetype.description.split()) <= 40, archetype.archetype_id

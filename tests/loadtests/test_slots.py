@@ -1,4 +1,4 @@
-"""The books on who answered in time: what is due, what answers it, and what counts as the policy's."""
+"""The books on answers in time: slots that are due, their answers, and those that count as the policy's."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_too_late_is_the_policys() -> None:
 
 
 def test_every_due_slot_is_settled_exactly_once() -> None:
-    """Random play: due slots = settled + open at every step, and nothing stays open after close()."""
+    """In random play due slots = settled + open at every step, and no slot stays open after close()."""
     for seed in range(30):
         chance = random.Random(seed)
         slots, tick = Slots(4), 0

@@ -1,4 +1,4 @@
-"""The simulation: the same seed is the same village, intents move bodies, percepts come from positions."""
+"""The simulation: the same seed gives the same village, intents move bodies, percepts come from positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that appends to a journal for ever and prints what was accepted; it is killed in the middle of it.
+"""A program that appends to a journal without end and prints the accepted ids. A test kills it in the middle.
 
 python crash.py FOLDER LIFE
 """

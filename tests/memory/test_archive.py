@@ -1,4 +1,4 @@
-"""The archive's writer against a real PostgreSQL: exactly once, in order, bounded, and allowed nothing else."""
+"""The archive's writer against a real PostgreSQL: exactly once, in order, bounded, and without further rights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def a_writer(url: str, settings: ArchiveSettings = PATIENT) -> ArchiveWriter:
 
 @pytest.fixture
 def writer(archive_database: Database) -> Iterator[ArchiveWriter]:
-    """A writer as the daemon has it."""
+    """A connected writer with the daemon's settings."""
     writer = a_writer(archive_database.serving_url)
     writer.connect()
     yield writer
@@ -50,7 +50,7 @@ def writer(archive_database: Database) -> Iterator[ArchiveWriter]:
 
 
 def ids(database: Database, where: str = "true") -> list[str]:
-    """The events' ids, as records have them, in order of time."""
+    """The events' ids as in their records, in order of time."""
     rows = database.execute(f"SELECT event_id FROM events WHERE {where} ORDER BY event_time, event_id")
     return [row[0].hex for row in rows]
 
@@ -64,7 +64,7 @@ def bodies(database: Database) -> list[Any]:
 
 
 def test_a_turn_as_a_row(writer: ArchiveWriter, archive_database: Database) -> None:
-    """Time and id are the record's own; the player is a pseudonym, and so is its id wherever games put it."""
+    """Time and id are the record's own. The player is a pseudonym in its column and wherever games put its id."""
     body = {
         "session": "s1",
         "turn_id": "p-77/4",
@@ -101,20 +101,21 @@ def test_a_turn_as_a_row(writer: ArchiveWriter, archive_database: Database) -> N
         (Kind.DELETED, {"version": 3}, {"version": 3}),
     ],
 )
-def test_what_is_kept_of_each_kind(kind: Kind, body: Body, kept: Body) -> None:
-    """Everything but what only a restarted daemon needs."""
+def test_the_kept_fields_of_each_kind(kind: Kind, body: Body, kept: Body) -> None:
+    """A row keeps everything except the fields that only a restarted daemon needs."""
     row = row_of(record(kind, body=body, player=""), KEY)
     assert row is not None and row.kind == str(int(kind))
     assert json.loads(row.body) == kept
 
 
-def test_what_is_redacted_is_not_kept() -> None:
-    """The place of a forgotten record is nothing to the archive."""
+def test_a_redacted_record_is_not_kept() -> None:
+    """The archive has no row for a record that was overwritten."""
     assert row_of(record(Kind.REDACTED, body={}), KEY) is None
 
 
 def test_the_target_of_an_intent() -> None:
-    """A player whom an NPC goes for is a pseudonym too, and it is an event of that player; others are themselves."""
+    """A player who is an intent's target is a pseudonym, and the event belongs to that player. Other targets keep their
+    ids."""
     at_player = row_of(record(Kind.INTENT, body={"target": "p-9", "target_kind": "player"}, player=""), KEY)
     at_wolf = row_of(record(Kind.INTENT, body={"target": "p-9", "target_kind": "monster"}, player=""), KEY)
     assert at_player is not None and at_wolf is not None
@@ -124,7 +125,7 @@ def test_the_target_of_an_intent() -> None:
 
 
 def test_pseudonyms() -> None:
-    """Sixteen hex digits, the same every time, others with another key, in another tenant, and for another player."""
+    """A pseudonym is sixteen hex digits. It is the same every time, and differs by key, tenant and player."""
     said = [pseudonym(KEY, "a", "p"), pseudonym(KEY, "b", "p"), pseudonym(KEY, "a", "q"), pseudonym(b"other", "a", "p")]
     said += [pseudonym(KEY, "ap", ""), pseudonym(KEY, "", "ap"), pseudonym(KEY, 'a", "p', "")]
     assert said[0] == pseudonym(KEY, "a", "p")
@@ -137,7 +138,8 @@ def test_pseudonyms() -> None:
 
 
 def test_zeros_and_half_characters(writer: ArchiveWriter, archive_database: Database) -> None:
-    """A zero character and half a surrogate pair are replaced, wherever they are; the two halves are a character."""
+    """A zero character and half a surrogate pair are replaced everywhere. Two halves of a pair become their
+    character."""
     body = {"line": "a\0b", "reply": "\ud83d", "\0": ["\udc00", "\ud83d\ude00", float("nan"), 1.5]}
     said = Record(Kind.TURN, NOW_MS, "s\0", "v\ud800", "g\0", "p\0\ud800", "\0", body, make_id(NOW_MS))
     writer.write([said], START)
@@ -146,7 +148,7 @@ def test_zeros_and_half_characters(writer: ArchiveWriter, archive_database: Data
 
 
 def test_any_body_is_taken(writer: ArchiveWriter, archive_database: Database) -> None:
-    """Nothing that the journal can hold is refused, so nothing stands in the way of what comes after it."""
+    """The database accepts every body that the journal can hold, so no record blocks the ones after it."""
     text = st.text(st.characters(), max_size=20)
     values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | text,
@@ -171,7 +173,7 @@ def test_any_body_is_taken(writer: ArchiveWriter, archive_database: Database) ->
 
 
 def deliver(writer: ArchiveWriter, records: list[Record], chance: random.Random) -> int:
-    """Brings records as a feeder does that often begins again from an offset of before; how often it failed."""
+    """Writes records as a feeder that often starts again from an earlier offset. Returns the number of failures."""
     at = failures = 0
     while at < len(records):
         assert failures < 2000
@@ -187,7 +189,7 @@ def deliver(writer: ArchiveWriter, records: list[Record], chance: random.Random)
 
 
 def test_once_over_repeated_batches(writer: ArchiveWriter, archive_database: Database) -> None:
-    """What comes again, whole or in part, or twice in one batch, is there once."""
+    """A record that is repeated, in a whole batch, a part of one or twice in one, is in the archive once."""
     records = [record(at_ms=NOW_MS + i // 3) for i in range(300)]
     deliver(writer, records, random.Random(1))
     writer.write([*records[:50], *records[25:75]], START)
@@ -195,7 +197,7 @@ def test_once_over_repeated_batches(writer: ArchiveWriter, archive_database: Dat
 
 
 def test_once_while_connections_are_killed(writer: ArchiveWriter, archive_database: Database) -> None:
-    """Connections that end at random moments cost retries, and neither lose nor double an event."""
+    """Connections that end at random moments cost retries, and no event is lost or doubled."""
     records = [record(at_ms=NOW_MS + i) for i in range(400)]
     chance, over = random.Random(2), threading.Event()
     killed = 0
@@ -212,7 +214,7 @@ def test_once_while_connections_are_killed(writer: ArchiveWriter, archive_databa
     killer.start()
     try:
         failures = deliver(writer, records, random.Random(3))
-        while killed == 0:  # a machine so quick that it was done before the first
+        while killed == 0:  # on a quick machine it may end before the first kill
             failures += deliver(writer, records, random.Random(3))
     finally:
         over.set()
@@ -222,8 +224,8 @@ def test_once_while_connections_are_killed(writer: ArchiveWriter, archive_databa
 
 
 def test_once_over_a_crash_of_the_server(writer: ArchiveWriter, archive_database: Database, postgres: Server) -> None:
-    """While the server is away writing fails; after it is back everything is there once. What was written before is
-    there too, also on a server that is set to put commits off.
+    """While the server is down, writes fail. When it is back, everything is there once. Earlier writes are there too,
+    even on a server that is configured to commit asynchronously.
     """
     assert archive_database.execute("SHOW synchronous_commit") == [("off",)]
     records = [record(at_ms=NOW_MS + i) for i in range(60)]
@@ -241,8 +243,8 @@ def test_once_over_a_crash_of_the_server(writer: ArchiveWriter, archive_database
 
 
 def test_once_over_a_server_that_stands_still(archive_database: Database, postgres: Server) -> None:
-    """A server that is stopped and keeps its sockets open fails the write and the next connection, within their limits;
-    when it goes on, everything is there once.
+    """A stopped server with open sockets fails the write and the next connection, within their limits. When it runs
+    again, everything is there once.
     """
     records = [record(at_ms=NOW_MS + i) for i in range(60)]
     hasty = a_writer(archive_database.serving_url, ArchiveSettings(connect_s=1, op_s=0.5))
@@ -265,7 +267,7 @@ def test_once_over_a_server_that_stands_still(archive_database: Database, postgr
 
 
 def test_a_table_that_is_locked(archive_database: Database) -> None:
-    """A lock in the way is waited for no longer than a batch may take; after it the same batch goes in."""
+    """A write waits for a lock no longer than a batch may take. After that the same batch is written."""
     hasty = a_writer(archive_database.serving_url, ArchiveSettings(op_s=0.5))
     said = [record()]
     with psycopg.connect(archive_database.url) as connection:
@@ -280,14 +282,14 @@ def test_a_table_that_is_locked(archive_database: Database) -> None:
 
 
 def test_all_or_none(writer: ArchiveWriter, archive_database: Database) -> None:
-    """When a batch fails in its middle nothing of it is there. A record that can never go in is an error of its own
-    kind, so that it does not stop the others for ever.
+    """A batch that fails in its middle leaves nothing. A record that can never be written raises an error of its own
+    kind, so that it does not block the others for ever.
     """
     first = record(at_ms=NOW_MS)
     same_place = Record(Kind.FORGET, NOW_MS, "studio", "vale", "", "p-77", "first", {}, first.id)
     other = record(at_ms=NOW_MS + 1, player="p-78")
     writer.write([Record(Kind.CARD, NOW_MS, "studio", "vale", "greta", "p-78", "first", {}, first.id)], START)
-    chance = random.Random(4)  # so that it does not compress
+    chance = random.Random(4)  # random, so that it does not compress
     long = record(npc="".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(4000)))
     for wrong, error in ((same_place, psycopg.errors.UniqueViolation), (long, psycopg.errors.ProgramLimitExceeded)):
         with pytest.raises(error):
@@ -305,22 +307,23 @@ def forgetting(at_ms: int, player: str = "p-77", npc: str = "") -> Record:
 
 
 def test_forgetting_keeps_the_order(writer: ArchiveWriter, archive_database: Database) -> None:
-    """What came before in the journal is gone, also from the same batch; what came after stays; a row says how many."""
+    """Earlier records of the journal are gone, also from the same batch; later ones stay. A row says how many were
+    deleted."""
     before = [record(at_ms=NOW_MS + i) for i in range(3)]
     aimed = record(Kind.INTENT, NOW_MS + 3, {"target": "p-77", "target_kind": "player"}, player="")
     others = [record(at_ms=NOW_MS + 4, player="p-78"), record(Kind.INTENT, NOW_MS + 5, {"action": "idle"}, player="")]
     forget, after = forgetting(NOW_MS + 6), record(at_ms=NOW_MS + 7)
     writer.write(before[:2], START)
     batch = [before[2], aimed, *others, forget, after]
-    for _ in range(2):  # the second time it is as it was
+    for _ in range(2):  # the second time nothing changes
         writer.write(batch, START)
         assert ids(archive_database) == [r.id for r in (*others, forget, after)]
         (row,) = archive_database.execute("SELECT player, npc, body FROM events WHERE kind = 9")
         assert row == (pseudonym(KEY, "studio", "p-77"), "", {"deleted": 4})
 
 
-def test_whom_forgetting_reaches(writer: ArchiveWriter, archive_database: Database) -> None:
-    """One NPC's memory of one player in one world; no other NPC's, player's, world's or tenant's."""
+def test_the_reach_of_forgetting(writer: ArchiveWriter, archive_database: Database) -> None:
+    """It deletes one NPC's memory of one player in one world, and nothing of another NPC, player, world or tenant."""
     told = {
         (tenant, world, npc, player): Record(
             Kind.TURN, NOW_MS, tenant, world, npc, player, "", {"session": "s", "line": "a", "reply": "b"}, make_id(0)
@@ -340,7 +343,7 @@ def test_whom_forgetting_reaches(writer: ArchiveWriter, archive_database: Databa
 
 
 def test_forgetting_nobody(writer: ArchiveWriter, archive_database: Database) -> None:
-    """Without a player nothing is forgotten: not by a record, and not by the database."""
+    """Without a player nothing is deleted, neither by a record nor by the database's function."""
     writer.write([record(player=""), forgetting(NOW_MS, player="")], START)
     assert len(ids(archive_database)) == 1
     with (
@@ -354,7 +357,8 @@ def test_forgetting_nobody(writer: ArchiveWriter, archive_database: Database) ->
 
 
 def test_partitions(writer: ArchiveWriter, archive_database: Database) -> None:
-    """An event of now and one of next month are in their months; one from three years ahead is kept all the same."""
+    """An event of this month and one of the next are in their months' partitions. One from three years ahead is kept as
+    well."""
     now = datetime.now(UTC)
     next_month = (now.replace(day=1) + timedelta(days=32)).replace(day=1)
     times = [now, next_month, now + timedelta(days=3 * 365)]
@@ -388,8 +392,8 @@ def test_partitions(writer: ArchiveWriter, archive_database: Database) -> None:
         "LANGUAGE sql AS 'SELECT 1::bigint'",
     ],
 )
-def test_what_the_serving_role_may_not(archive_database: Database, statement: str) -> None:
-    """Reading, changing and deleting are refused by the database, whatever the daemon would try."""
+def test_statements_that_the_serving_role_may_not_run(archive_database: Database, statement: str) -> None:
+    """The database refuses all reads, updates and deletes of the serving role."""
     with (
         psycopg.connect(archive_database.serving_url) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
@@ -401,13 +405,13 @@ def test_what_the_serving_role_may_not(archive_database: Database, statement: st
 
 
 def test_a_database_that_is_not_migrated(empty_database: Database) -> None:
-    """It is said, and what helps."""
+    """The error says so, and names the command that helps."""
     with pytest.raises(StoreFailed, match="no table events; run npcd migrate"):
         a_writer(empty_database.serving_url).connect()
 
 
 def test_a_role_that_may_not_write(archive_database: Database) -> None:
-    """It is said at once, and what helps; so is it when the right is lost later."""
+    """The error comes at once and names the command that helps, also when the right is lost later."""
     with pytest.raises(StoreFailed, match=f"{SECRET_ROLE} may not add events; .*--serving-role {SECRET_ROLE}"):
         a_writer(archive_database.server.url(archive_database.name, SECRET_ROLE, SECRET)).connect()
     writer = a_writer(archive_database.serving_url)
@@ -422,7 +426,7 @@ def test_a_role_that_may_not_write(archive_database: Database) -> None:
 
 @pytest.mark.parametrize("where", ["here", "nowhere"])
 def test_no_error_has_the_password(archive_database: Database, where: str) -> None:
-    """Neither one that the server refuses, nor one for a server that is not there."""
+    """No error has it, neither of a refused login nor of a server that is down."""
     url = archive_database.server.url(archive_database.name, SECRET_ROLE, "s3cret/%word")
     writer = a_writer(url if where == "here" else url.replace("npcd-pg-", "npcd-none-"))
     with pytest.raises(StoreFailed, match="PostgreSQL: ") as caught:
@@ -432,7 +436,7 @@ def test_no_error_has_the_password(archive_database: Database, where: str) -> No
 
 
 def test_a_url_that_is_none() -> None:
-    """It is refused when the writer is made, with what it must look like, and is not repeated."""
+    """The constructor refuses it with the form of a URL, and does not repeat the text."""
     for url in ("postgresql://u:s3cret%word@h/d", "s3cret", "postgresql://u@h/d?s3cret=1"):
         with pytest.raises(ConfigError, match="postgresql://user@host") as caught:
             a_writer(url)
@@ -450,7 +454,7 @@ def test_a_password_that_is_right(archive_database: Database) -> None:
 
 
 def test_look(archive_database: Database, empty_database: Database) -> None:
-    """What doctor tells of the server: its version, our role, and whether that may more than it should."""
+    """Doctor's look gives the server's version, our role, and any right that it should not have."""
     version, role, reads = look(ArchiveSettings(archive_database.serving_url, op_s=60))
     assert version in archive_database.execute("SELECT version()")[0][0] and " " not in version
     assert (role, reads) == (SERVING, False)
@@ -460,7 +464,7 @@ def test_look(archive_database: Database, empty_database: Database) -> None:
 
 
 def test_close_is_always_possible(archive_database: Database) -> None:
-    """Before the first connection, twice, and then again the writer works."""
+    """close() works before the first connection and twice, and the writer works again afterwards."""
     writer = a_writer(archive_database.serving_url)
     steps: list[Callable[[], object]] = [writer.close, writer.connect, writer.close, writer.close]
     for step in steps:

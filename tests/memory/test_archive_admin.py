@@ -1,4 +1,4 @@
-"""What the owner does to the archive: migrations once and unchanged, partitions, roles, and looking at it."""
+"""The owner's commands for the archive: migrations that run once and unchanged, partitions, roles, and reading it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def turn(at: datetime, npc: str = "greta", world: str = "vale", tenant: str = ""
 
 
 def write(database: Database, *records: Record) -> None:
-    """Brings records as the daemon does."""
+    """Writes records as the daemon does."""
     writer = ArchiveWriter(ArchiveSettings(database.serving_url, op_s=60), KEY)
     writer.write(records, START)
     writer.close()
@@ -52,7 +52,7 @@ def partitions(database: Database) -> list[str]:
 
 
 def shape(database: Database) -> list[tuple[object, ...]]:
-    """All that is defined in the database: tables, columns, functions, and who may do what."""
+    """All definitions in the database: tables, columns, functions, and rights."""
     return [
         *database.execute(
             "SELECT relname, relkind, relacl::text, attname, format_type(atttypid, atttypmod) FROM pg_class c "
@@ -66,7 +66,7 @@ def shape(database: Database) -> list[tuple[object, ...]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Our migrations, to be changed."""
+    """A copy of our migrations that a test may change."""
     return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
 
 
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_migrating_twice(empty_database: Database) -> None:
-    """Everything is made once and said; again, nothing is left to do and nothing is changed."""
+    """The first run makes and reports everything. The second run finds nothing to do and changes nothing."""
     url = empty_database.url
     done = migrate(url, now=MAY_2026)
     assert done[:2] == [f"{name} is applied" for name in FILES[:2]]
@@ -85,7 +85,7 @@ def test_migrating_twice(empty_database: Database) -> None:
 
 
 def test_two_at_once(empty_database: Database) -> None:
-    """Of two migrations at the same time one waits for the other; both end well, and everything is made once."""
+    """Of two migrations at the same time one waits for the other. Both succeed, and everything is made once."""
     done: list[list[str]] = []
     threads = [threading.Thread(target=lambda: done.append(migrate(empty_database.url))) for _ in range(2)]
     for thread in threads:
@@ -97,7 +97,7 @@ def test_two_at_once(empty_database: Database) -> None:
 
 
 def test_a_migration_that_was_changed(archive_database: Database, folder: Path) -> None:
-    """It is refused by its name, and nothing is done."""
+    """It is refused by its name, and nothing changes."""
     with (folder / FILES[0]).open("a") as file:
         file.write("-- one more line\n")
     (folder / "0003_more.sql").write_text("CREATE TABLE more (a int);")
@@ -123,7 +123,7 @@ def test_a_newer_npcd_was_here(archive_database: Database, folder: Path) -> None
 
 
 def test_a_migration_that_fails(archive_database: Database, folder: Path) -> None:
-    """Nothing of it stays, what came before it does, and it can be tried again."""
+    """It leaves nothing, earlier migrations stay, and it can be tried again."""
     (folder / "0003_more.sql").write_text("CREATE TABLE more (a int);")
     (folder / "0004_wrong.sql").write_text("CREATE TABLE half (a int); SELECT 1/0;")
     with pytest.raises(StoreFailed, match="division by zero"):
@@ -134,7 +134,7 @@ def test_a_migration_that_fails(archive_database: Database, folder: Path) -> Non
 
 
 def test_somebody_elses_table(empty_database: Database) -> None:
-    """A database that has a table of that name is left as it is."""
+    """A database that has a foreign table of that name is left as it is."""
     with psycopg.connect(empty_database.url) as connection:
         connection.execute("CREATE TABLE events (mine int)")
     with pytest.raises(StoreFailed, match='relation "events" already exists'):
@@ -143,7 +143,7 @@ def test_somebody_elses_table(empty_database: Database) -> None:
 
 
 def test_a_database_of_another_encoding(postgres: Server) -> None:
-    """It is refused: it could not take everything that is said."""
+    """It is refused, because it cannot store every text."""
     postgres.execute(f"CREATE DATABASE latin OWNER {OWNER} ENCODING 'LATIN1' TEMPLATE template0")
     try:
         with pytest.raises(StoreFailed, match="encoding is LATIN1; make one with ENCODING 'UTF8'"):
@@ -162,8 +162,8 @@ def show_columns(database: Database) -> list[str]:
 
 
 def test_the_column_for_embeddings(empty_database: Database) -> None:
-    """It is there, and may be empty, when the server has pgvector and the owner may use it; else that is said and
-    everything else is done. It comes later when pgvector does.
+    """The column exists, and may be empty, when the server has pgvector and the owner may use it. Otherwise that is
+    reported and everything else is done. A later migration adds the column when pgvector has arrived.
     """
     done = migrate(empty_database.url)
     assert [line for line in done if line.startswith("no column embedding")]
@@ -182,7 +182,7 @@ def test_the_column_for_embeddings(empty_database: Database) -> None:
 
 
 def test_a_month_later(empty_database: Database) -> None:
-    """Running it again makes what has come near."""
+    """A second run makes the partitions of the months that have come near."""
     migrate(empty_database.url, 2, now=MAY_2026)
     assert partitions(empty_database) == ["events_2026_04", "events_2026_05", "events_2026_06", "events_2026_07"]
     done = migrate(empty_database.url, 2, now=MAY_2026 + timedelta(days=62))
@@ -191,8 +191,8 @@ def test_a_month_later(empty_database: Database) -> None:
 
 
 def test_the_default_partition_is_tidied(empty_database: Database) -> None:
-    """Events for which there was no month go to theirs when it is made, those of long ago too; those that are still
-    far ahead wait. None is lost, and new ones go in meanwhile and afterwards.
+    """Events without a month's partition move to it when it is made, also very old ones; those that are still far ahead
+    wait. None is lost, and new ones are written meanwhile and afterwards.
     """
     migrate(empty_database.url, 1, now=MAY_2026)
     days = (-400, -1, 0, 40, 70, 1100)
@@ -208,7 +208,7 @@ def test_the_default_partition_is_tidied(empty_database: Database) -> None:
 
 
 def test_months_that_make_no_sense() -> None:
-    """They are refused before anything is connected to."""
+    """They are refused before any connection."""
     for months in (0, -1, 241):
         with pytest.raises(ConfigError, match="months"):
             migrate("postgresql:///none", months)
@@ -225,7 +225,7 @@ def test_months_that_make_no_sense() -> None:
 
 @pytest.fixture
 def new_role(archive_database: Database) -> Iterator[str]:
-    """The name of a role that is not there; it is gone afterwards."""
+    """The name of a role that does not exist; it is dropped afterwards."""
     name = f'npcd "{archive_database.name}"'
     yield name
     quoted = name.replace('"', '""')
@@ -234,7 +234,8 @@ def new_role(archive_database: Database) -> Iterator[str]:
 
 
 def test_a_role_is_made(archive_database: Database, new_role: str) -> None:
-    """With a password, which the server knows as a verifier only; given again, it is the new one."""
+    """The role has a password, of which the server stores only a verifier. A second migration with a password sets the
+    new one."""
     done = migrate(archive_database.url, serving_role=new_role, password="s3cret")
     assert f"role {new_role} is made, with a password" in done
     assert f"{new_role} may add events and forget players, and nothing else" in done
@@ -247,14 +248,14 @@ def test_a_role_is_made(archive_database: Database, new_role: str) -> None:
 
 
 def test_a_role_without_a_password(archive_database: Database, new_role: str) -> None:
-    """It is made, and comes by other ways than a password."""
+    """The role is made, and logs in by other means than a password."""
     done = migrate(archive_database.url, serving_role=new_role)
     assert f"role {new_role} is made, without password" in done
     assert archive_database.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", new_role) == [(None,)]
 
 
 def test_rights_that_were_lost_or_gained(archive_database: Database) -> None:
-    """Migrating again gives the serving role what it should have and takes what it should not."""
+    """A migration restores the serving role's rights and revokes all others."""
     archive_database.execute(f"REVOKE INSERT ON events FROM {SERVING}; GRANT SELECT ON events_default TO PUBLIC")
     archive_database.execute(f"GRANT SELECT (npc), DELETE ON events TO {SERVING}; GRANT ALL ON SCHEMA public TO PUBLIC")
     with pytest.raises(StoreFailed, match="CREATE on schema public"):
@@ -269,7 +270,8 @@ def test_rights_that_were_lost_or_gained(archive_database: Database) -> None:
 
 @pytest.mark.parametrize("role", ["postgres", OWNER, "reader"])
 def test_roles_that_may_more(archive_database: Database, role: str) -> None:
-    """A superuser, the owner, and who may read everything anyway are refused as serving roles; the owner stays one."""
+    """A superuser, the owner, and a role that may read everything are refused as serving roles. The owner keeps its
+    rights."""
     if role == "reader":
         role = f"reader_{archive_database.name}"
         archive_database.execute(f"CREATE ROLE {role}; GRANT pg_read_all_data TO {role}")
@@ -282,7 +284,7 @@ def test_roles_that_may_more(archive_database: Database, role: str) -> None:
 
 
 def test_an_owner_that_may_make_no_roles(archive_database: Database) -> None:
-    """What a superuser has to do is said."""
+    """The error gives the statements that a superuser has to run."""
     archive_database.execute(f"ALTER ROLE {OWNER} NOCREATEROLE")
     try:
         with pytest.raises(StoreFailed, match='have a superuser do CREATE ROLE "new" LOGIN, then migrate again'):
@@ -293,7 +295,7 @@ def test_an_owner_that_may_make_no_roles(archive_database: Database) -> None:
 
 
 def test_a_role_of_no_name() -> None:
-    """It is refused before anything is connected to."""
+    """It is refused before any connection."""
     for name in ("", "x" * 64):
         with pytest.raises(ConfigError, match="serving role"):
             migrate("postgresql:///none", serving_role=name)
@@ -303,7 +305,7 @@ def test_a_role_of_no_name() -> None:
 
 
 def test_show(archive_database: Database) -> None:
-    """The newest events of the NPC in order of time; of one world or tenant when asked."""
+    """It prints the newest events of the NPC in order of time, on request of one world or tenant."""
     now = datetime.now(UTC)
     minutes = [turn(now + timedelta(minutes=n)) for n in range(5)]
     elsewhere = [turn(now, world="moor"), turn(now, tenant="studio"), turn(now, npc="olaf")]
@@ -327,19 +329,19 @@ def test_show(archive_database: Database) -> None:
 
 
 def test_show_before_migrating(empty_database: Database) -> None:
-    """It says that nothing is there to look at, and what helps."""
+    """The error says that there are no tables, and names the command that helps."""
     with pytest.raises(StoreFailed, match="run npcd migrate"):
         show(empty_database.url, "greta")
 
 
 def test_show_as_the_serving_role(archive_database: Database) -> None:
-    """It cannot, and the owner's URL is asked for."""
+    """The serving role cannot read, and the error asks for the owner's URL."""
     with pytest.raises(StoreFailed, match=r"permission denied.*URL of the database's owner"):
         show(archive_database.serving_url, "greta")
 
 
 def test_forget(archive_database: Database) -> None:
-    """By the pseudonym that show() gives; it says how many, and leaves a row that says so."""
+    """It deletes by the pseudonym that show() prints, reports the number, and leaves a row about it."""
     now = datetime.now(UTC)
     write(archive_database, turn(now), turn(now, npc="olaf"), turn(now, player="q"))
     who = pseudonym(KEY, "", "p")
@@ -353,7 +355,7 @@ def test_forget(archive_database: Database) -> None:
 
 
 def test_compact(empty_database: Database) -> None:
-    """Months before those to be kept are gone with their events, and so is what has no month; the rest stays."""
+    """Months before those to keep are dropped with their events, and so are old events of no month. The rest stays."""
     migrate(empty_database.url, 1, now=MAY_2026)
     write(empty_database, *(turn(MAY_2026 + timedelta(days=n)) for n in (-500, -31, -30, 0, 30, 1100)))
     assert compact(empty_database.url, 1, now=MAY_2026) == [
@@ -365,7 +367,7 @@ def test_compact(empty_database: Database) -> None:
 
 
 def test_a_server_that_is_not_there(archive_database: Database) -> None:
-    """One line, without the password."""
+    """The error is one line without the password."""
     url = archive_database.server.url("none", OWNER, "s3cret").replace("npcd-pg-", "npcd-none-")
     with pytest.raises(StoreFailed, match="PostgreSQL: ") as caught:
         migrate(url)

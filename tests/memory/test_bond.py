@@ -1,4 +1,4 @@
-"""Bonds are a fold over records; cards say what is too large; noting keeps what was said, and nothing else."""
+"""Bonds are a fold over records. Cards report the field that is too large. Noting keeps only facts that were said."""
 
 from random import Random
 
@@ -37,7 +37,7 @@ NOW = 1_800_000_000_000
 
 
 def test_a_record_survives_its_bytes() -> None:
-    """Whatever stands in it; ids are UUIDs that sort by time."""
+    """Every record is decoded as it was encoded, with any content. Its id is a UUID that sorts by time."""
     record = Record(
         Kind.TURN,
         NOW,
@@ -59,7 +59,7 @@ def test_a_record_survives_its_bytes() -> None:
 
 @given(st.integers(0, 10_000))
 def test_a_bond_survives_its_json(seed: int) -> None:
-    """However it came about; and so do the bounds of everything in it."""
+    """Every bond is decoded as it was encoded, and the bounds of all its parts hold."""
     rng = Random(seed)
     bond = Bond()
     for n in range(rng.randrange(60)):
@@ -70,8 +70,8 @@ def test_a_bond_survives_its_json(seed: int) -> None:
     assert moved(moved(bond, 5_000), -5_000) == bond
 
 
-def test_what_is_no_bond_is_refused() -> None:
-    """A store may hold anything."""
+def test_bytes_that_are_no_bond_are_refused() -> None:
+    """Bytes of a store that are no bond are refused."""
     broken: list[Body] = [{"facts": [[1]]}, {"session": 3}, {"relationship": {}}, {"summaries": 5}]
     for said in broken:
         with pytest.raises(ValueError):
@@ -79,7 +79,7 @@ def test_what_is_no_bond_is_refused() -> None:
 
 
 def test_a_month_is_remembered_and_no_longer() -> None:
-    """Seven days later facts and summary are there, 31 days later nothing is but the cards, which the game gave."""
+    """Facts and summary are there after seven days. After 31 days only the cards are, which the game gave."""
     bond = Bond()
     apply(bond, turn(NOW, "I lost my ring.", "Oh.", facts=[["{player} lost the ring.", 0.7]], name="Ann"))
     apply(bond, Record(Kind.SUMMARY, NOW, *NPC, "p", "", {"session": "s", "text": "They met."}))
@@ -92,8 +92,8 @@ def test_a_month_is_remembered_and_no_longer() -> None:
     assert not again.facts and not again.summaries and again.relationship == Relationship(trust=0.9)
 
 
-def test_what_matters_is_told_first_and_fades() -> None:
-    """Importance halves with every week; a fact that is said again is young again."""
+def test_important_facts_come_first_and_fade() -> None:
+    """A fact's importance halves with every week, and a repeated fact is young again."""
     bond = Bond()
     for n in range(FACTS_KEPT + 10):
         apply(bond, turn(NOW + n, "x", "y", facts=[[f"fact {n}", 0.9 if n < 3 else 0.4]]))
@@ -105,14 +105,14 @@ def test_what_matters_is_told_first_and_fades() -> None:
 
 
 def test_the_newest_mood_weighs_most() -> None:
-    """One old great fear against two fresh joys."""
+    """Two fresh joys outweigh one old great fear."""
     hour = 3_600_000
     assert mood([Mood("afraid", NOW - 8 * hour), Mood("afraid", NOW - 8 * hour), Mood("happy", NOW)], NOW) == "happy"
     assert mood([], NOW) == ""
 
 
 def test_a_session_is_over_when_its_own_end_comes() -> None:
-    """The end of another one changes nothing."""
+    """The end of another session changes nothing."""
     bond = Bond()
     apply(bond, turn(NOW, "a", "b", session="one"))
     apply(bond, Record(Kind.ENDED, NOW, *NPC, "p", "", {"session": "two"}))
@@ -122,7 +122,7 @@ def test_a_session_is_over_when_its_own_end_comes() -> None:
 
 
 def test_cards_say_which_field_to_shorten() -> None:
-    """Numbers, lengths, counts and the whole."""
+    """The error names the number, text or list that is too large, or the whole card."""
     for field, card in (
         ("relationship.trust", Relationship(trust=float("nan"))),
         ("relationship.affinity", Relationship(affinity=1.5)),
@@ -156,8 +156,8 @@ def test_cards_are_told_in_words() -> None:
 
 
 @pytest.mark.parametrize("kind", memories.SAID)
-def test_what_the_model_was_trained_to_remember_is_noted(kind: str) -> None:
-    """Each kind of thing that players tell, with held-out names, in the words that the model knows."""
+def test_every_kind_of_fact_that_the_model_was_trained_on_is_noted(kind: str) -> None:
+    """For each kind of fact that players tell, with held-out names, the note has the words that the model knows."""
     rng = Random(7)
     for _ in range(40):
         slots = memories.make_memory(rng, kind, unseen=True)
@@ -168,7 +168,7 @@ def test_what_the_model_was_trained_to_remember_is_noted(kind: str) -> None:
 
 
 def test_noting_leaves_questions_and_small_talk() -> None:
-    """What is no fact about the player is not noted; what is said about oneself is, in the third person."""
+    """Only facts about the player are noted, in the third person."""
     for line in ("Do you know where I lost my ring?", "Nice weather.", "How are you?", "", "I", "I am."):
         assert facts_of(line, "Mira") == []
     assert [t for t, _ in facts_of("I am a smith and I hate my brother. I love you!", "Mira")] == [
@@ -181,13 +181,13 @@ def test_noting_leaves_questions_and_small_talk() -> None:
 
 @given(st.text(max_size=300))
 def test_noting_takes_any_text(line: str) -> None:
-    """No line breaks it, and nothing that it notes is long."""
+    """No text makes it fail, and every note is short."""
     assert all(len(text) <= 160 for text, _ in facts_of(line, "Mira"))
     name_of(line)
 
 
 def test_a_summary_is_believed_as_far_as_it_was_said() -> None:
-    """Names, things and deeds that nobody mentioned are not remembered; repeated sentences once."""
+    """Names, things and deeds that nobody mentioned are left out, and so are repeated sentences."""
     said = [turn(NOW, "I lost my green lantern at the old ferry.", "We all have our troubles.").body]
     bond = Bond()
     apply(bond, turn(NOW, said[0]["line"], said[0]["reply"]))
@@ -204,7 +204,7 @@ def test_a_summary_is_believed_as_far_as_it_was_said() -> None:
 
 
 def test_bonds_that_the_store_does_not_have_are_not_put_away() -> None:
-    """Room is made among the others, the longest unused first."""
+    """Other bonds are evicted, the longest unused first."""
     bonds = Bonds(held_max=2)
     keys = [NpcKey("", "w", f"n{i}") for i in range(4)]
     for key in keys:
@@ -224,7 +224,7 @@ def test_bonds_that_the_store_does_not_have_are_not_put_away() -> None:
 
 
 def test_bonds_in_process_lose_what_is_too_old() -> None:
-    """Also those that nobody asks for; cards stay."""
+    """Bonds that are never read lose old facts, too; their cards stay."""
     bonds = Bonds(10_000)
     for n in range(1_000):
         held = bonds.fold(turn(NOW, "I lost my ring.", "Oh.", facts=[["a fact", 0.7]], player=f"p{n}"), complete=True)
@@ -238,7 +238,7 @@ def test_bonds_in_process_lose_what_is_too_old() -> None:
 
 
 def test_bonds_with_cards_are_put_away_last_where_nobody_else_has_them() -> None:
-    """Without a recent store, talk makes room before cards do; with one, the longest unused goes."""
+    """Without a recent store, bonds without cards are evicted first; with one, the longest unused bond is."""
     for saved, left in ((None, {"p0", "p3"}), (Position(9, 9), {"p2", "p3"})):
         bonds = Bonds(2)
         for n in range(4):
@@ -249,8 +249,8 @@ def test_bonds_with_cards_are_put_away_last_where_nobody_else_has_them() -> None
         assert {player for (_, player), _ in bonds.pairs()} == left
 
 
-def test_who_is_forgotten_by_many_is_found_by_none_and_freed_a_few_at_a_time() -> None:
-    """To free many bonds takes as long as to make them."""
+def test_a_forgotten_player_of_many_bonds_is_gone_at_once_and_freed_a_few_at_a_time() -> None:
+    """The bonds cannot be found at once, and their memory is freed in several steps."""
     bonds = Bonds(10_000)
     for n in range(100):
         for player in ("p", "q"):

@@ -1,4 +1,4 @@
-"""A feeder brings everything to its store, in order, whatever the store or a record does meanwhile."""
+"""A feeder brings every record to its store, in order, through all failures of the store or of a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUICK = FeederSettings(gather_ms=1, pause_ms=1, pause_max_ms=4)
 
 
 class Kept:
-    """A store in this process that keeps what it gets. With `knows` it keeps its position with it, all or none."""
+    """A store in this process that keeps its records. With `knows` it keeps its position with them, all or none."""
 
     def __init__(self, name: str = "archive", knows: bool = False) -> None:
         self.name = name
@@ -35,8 +35,8 @@ class Kept:
         self.poison: set[int] = set()
         self.connects = 0
         self.tries = 0
-        self.heals_after = 1 << 30  # so many tries; then nothing is poison any more
-        self.lose_answers = 0  # so many writes are done, but the feeder does not hear so
+        self.heals_after = 1 << 30  # after so many tries no record is poison any more
+        self.lose_answers = 0  # so many writes succeed while the feeder gets no answer
         self.closed = threading.Event()
 
     def connect(self) -> Position | None:
@@ -64,7 +64,7 @@ class Kept:
 
     @property
     def numbers(self) -> list[int]:
-        """Which records it has, by their number."""
+        """The numbers of its records."""
         return [r.at_ms for r in list(self.records)]
 
     def _fail_if_away(self) -> None:
@@ -74,7 +74,7 @@ class Kept:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """A journal that runs."""
+    """A running journal."""
     journal = open_journal(tmp_path)
     yield journal
     journal.close()
@@ -88,7 +88,7 @@ def open_journal(folder: Path) -> Journal:
 
 @contextmanager
 def feeding(store: Kept, journal: Journal, settings: FeederSettings = QUICK) -> Iterator[Feeder]:
-    """A feeder that runs."""
+    """A running feeder."""
     feeder = Feeder(store, journal, settings)
     feeder.start()
     try:
@@ -107,7 +107,7 @@ def append(journal: Journal, *numbers: int) -> None:
 
 
 def until(true: Callable[[], object]) -> None:
-    """Waits for something that another thread does."""
+    """Waits for an effect of another thread."""
     end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -116,7 +116,7 @@ def until(true: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("knows", [True, False])
 async def test_everything_arrives_in_order(journal: Journal, knows: bool) -> None:
-    """What was there before, and what comes, in batches of at most batch_max."""
+    """Earlier records and new ones arrive, in batches of at most batch_max."""
     store = Kept(knows=knows)
     append(journal, *range(250))
     with feeding(store, journal) as feeder:
@@ -130,7 +130,7 @@ async def test_everything_arrives_in_order(journal: Journal, knows: bool) -> Non
 
 
 async def test_few_records_are_gathered(journal: Journal) -> None:
-    """A part of a batch is written when its time is over, or when somebody waits for it."""
+    """A part of a batch is written when its time is over, or when a caller waits for it."""
     store = Kept()
     with feeding(store, journal, FeederSettings(gather_ms=3_600_000)) as feeder:
         append(journal, 1)
@@ -145,7 +145,7 @@ async def test_few_records_are_gathered(journal: Journal) -> None:
 
 
 async def test_a_store_that_is_away_for_long_gets_all_exactly_once(journal: Journal) -> None:
-    """Nothing is lost and nothing comes twice; it is said that it is away, once in the log, and that it is back."""
+    """Nothing is lost or doubled. The log says once that the store is down, and once that it is back."""
     store = Kept(knows=True)
     store.away = "connection refused"
     with capture_logs() as logs, feeding(store, journal) as feeder:
@@ -168,7 +168,7 @@ async def test_a_store_that_is_away_for_long_gets_all_exactly_once(journal: Jour
 
 
 async def test_pauses_double_up_to_a_bound(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is away is not asked all the time."""
+    """The pauses between tries to reach a store that is down grow to a bound."""
     store = Kept()
     store.away = "connection refused"
     feeder = Feeder(store, journal, FeederSettings(pause_ms=100, pause_max_ms=5_000))
@@ -189,7 +189,8 @@ async def test_pauses_double_up_to_a_bound(journal: Journal, monkeypatch: pytest
 
 @pytest.mark.parametrize("knows", [True, False])
 async def test_a_lost_answer_repeats_nothing(journal: Journal, knows: bool) -> None:
-    """When the write was done but not heard of, the store's own position, or its refusal of doubles, tells."""
+    """When the write succeeded and its answer was lost, the store's own position, or its refusal of doubles, shows
+    that."""
     store = Kept(knows=knows)
     store.lose_answers = 3
     append(journal, *range(450))
@@ -199,8 +200,8 @@ async def test_a_lost_answer_repeats_nothing(journal: Journal, knows: bool) -> N
 
 
 async def test_poison_is_set_aside(journal: Journal) -> None:
-    """Records that can never be written do not stop the others; each is counted, and named in the log, without what
-    the error says: a player's words may stand in it.
+    """Records that can never be written do not block the others. Each is counted and named in the log, without the
+    error's text, because it may contain a player's words.
     """
     store = Kept(knows=True)
     store.poison = {7, 8, 99, 150, 299}
@@ -219,7 +220,7 @@ async def test_poison_is_set_aside(journal: Journal) -> None:
 
 
 async def test_a_single_poisoned_record_is_not_given_up_quickly(journal: Journal) -> None:
-    """Where no other record shows that the store is well, it is tried more often; then it is set aside too."""
+    """If no other record shows that the store works, the record is tried more often before it is set aside."""
     store = Kept(knows=True)
     store.poison = {1}
     append(journal, 1)
@@ -233,7 +234,7 @@ async def test_a_single_poisoned_record_is_not_given_up_quickly(journal: Journal
 
 
 async def test_a_store_that_fails_on_everything_loses_nothing(journal: Journal) -> None:
-    """When no record gets through it is the store that is wrong: nothing is set aside, and it is not tried hotly."""
+    """When no record gets through, the store is at fault: no record is set aside, and the tries have pauses."""
     store = Kept()
     store.poison = set(range(50))
     append(journal, *range(50))
@@ -250,10 +251,10 @@ async def test_a_store_that_fails_on_everything_loses_nothing(journal: Journal) 
 
 @pytest.mark.parametrize(("knows", "after"), [(True, n) for n in (2, 3, 4, 6, 8)] + [(False, n) for n in range(2, 10)])
 async def test_a_store_that_gets_well_in_the_middle_loses_nothing(journal: Journal, knows: bool, after: int) -> None:
-    """Records that failed while the store was at fault are not taken for bad ones because a later one gets through.
+    """Records that failed while the store was at fault do not count as bad because a later one gets through.
 
-    The tries: all, all, all, 0, 0-1, 1, 0-2, 2, 0-3, 3. A store that keeps its position can lose some when it gets
-    well between two tries that follow each other at once, as 0-1 and 1 do.
+    The tries: all, all, all, 0, 0-1, 1, 0-2, 2, 0-3, 3. A store that keeps its position can lose some records when it
+    recovers between two tries that follow each other at once, as 0-1 and 1 do.
     """
     store = Kept(knows=knows)
     store.poison, store.heals_after = set(range(5)), after
@@ -265,7 +266,7 @@ async def test_a_store_that_gets_well_in_the_middle_loses_nothing(journal: Journ
 
 
 async def test_a_feeder_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Stopped in the middle, at any time, with the journal closed and opened: exactly all, in order, once."""
+    """After a stop at any time, with the journal closed and opened, the store gets all records, in order, once."""
     seed = random.Random(3)
     archive, recent = Kept(), Kept("recent", knows=True)
     total = 0
@@ -287,8 +288,8 @@ async def test_a_feeder_goes_on_where_it_was(tmp_path: Path) -> None:
     assert recent.numbers == list(range(total))
 
 
-async def test_who_waits_hears_when_it_is_over(journal: Journal) -> None:
-    """stop() answers those who wait: not everything passed."""
+async def test_stop_wakes_callers_that_wait(journal: Journal) -> None:
+    """stop() wakes the callers that wait, with the answer that not every record was written."""
     store = Kept()
     store.away = "connection refused"
     append(journal, 1)
@@ -301,7 +302,7 @@ async def test_who_waits_hears_when_it_is_over(journal: Journal) -> None:
 
 
 async def test_a_store_at_a_place_of_another_journal_gets_all_there_is(journal: Journal) -> None:
-    """Rather twice than never; and the journal does not take the place for what the store has read."""
+    """Records are rather written twice than never, and the journal does not use that place as the store's position."""
     store = Kept(knows=True)
     store.position = Position(1 << 50, 5)
     append(journal, *range(5))
@@ -313,7 +314,7 @@ async def test_a_store_at_a_place_of_another_journal_gets_all_there_is(journal: 
 
 
 async def test_the_journal_keeps_what_a_store_has_not_got(journal: Journal) -> None:
-    """From its start, a feeder whose store was never reached has read nothing."""
+    """A feeder whose store was never reached keeps the journal from its start."""
     store = Kept("recent")
     store.away = "connection refused"
     append(journal, 1)

@@ -1,4 +1,4 @@
-"""The journal keeps what it accepted, through kills, torn writes, flipped bits and full disks."""
+"""The journal keeps its accepted records through kills, torn writes, flipped bits and full disks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOUR_MS = 3_600_000
 
 
 class Wall:
-    """A wall clock that stands until it is set."""
+    """A wall clock that stands still until it is set."""
 
     def __init__(self, ms: int = 1_763_712_345_678) -> None:
         self.ms = ms
@@ -46,7 +46,7 @@ class Wall:
 def journal_in(
     folder: Path, wall: Callable[[], int] | None = None, readers: Sequence[str] = (), **settings: int
 ) -> Iterator[Journal]:
-    """A journal that runs, and is closed at the end."""
+    """A running journal that is closed at the end."""
     settings = {"accept_ms": round(PATIENCE_S * 1000), **settings}
     journal = Journal(folder, JournalSettings(**settings), wall or Wall(), readers)
     journal.start()
@@ -57,17 +57,17 @@ def journal_in(
 
 
 def turn(n: int, line: str = "Good morning.", player: str = "player-1", **more: Any) -> Record:
-    """A turn whose id says which one it is."""
+    """A turn whose id has its number."""
     return Record(Kind.TURN, n, "tenant", "world", "npc", player, "t", {"line": line, **more}, f"{n:032x}")
 
 
 async def accept_all(journal: Journal, records: Sequence[Record]) -> bool:
-    """Whether all were accepted; they were all under way at once."""
+    """Appends records at the same time. Returns True when all were accepted."""
     return all(await asyncio.gather(*map(journal.accept, records)))
 
 
 def write(folder: Path, records: Sequence[Record]) -> list[Position]:
-    """Writes records in one life of a journal; where each of them begins, and where the last one ends."""
+    """Writes records in one life of a journal. Returns the start of each, and the end of the last one."""
     with journal_in(folder) as journal:
         before = journal.end
         assert asyncio.run(accept_all(journal, records))
@@ -93,7 +93,7 @@ def segment_files(folder: Path) -> list[Path]:
 
 
 def until(true: Callable[[], object]) -> None:
-    """Waits for something that another thread does."""
+    """Waits for an effect of another thread."""
     end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -115,10 +115,10 @@ RECORDS = st.lists(
 
 @hypothesis_settings(max_examples=30)
 @given(lives=st.lists(RECORDS, max_size=3), count_max=st.integers(1, 9), bytes_max=st.integers(1, 2_000))
-def test_what_was_written_is_read_back(
+def test_written_records_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, lives: list[list[Record]], count_max: int, bytes_max: int
 ) -> None:
-    """In order, each with an id of its own, over restarts and in pieces of any size."""
+    """Records are read in order, each with an id of its own, across restarts and in pieces of any size."""
     folder = tmp_path_factory.mktemp("journal")
     for records in lives:
         with journal_in(folder) as journal:
@@ -136,8 +136,8 @@ def test_what_was_written_is_read_back(
     ]
 
 
-async def test_whoever_waits_is_told_once_per_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many records are accepted, the event loop is called once for each write."""
+async def test_waiting_callers_are_woken_once_per_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any number of accepted records, the event loop is called once per write."""
     writes = calls = 0
     loop = asyncio.get_running_loop()
     call = loop.call_soon_threadsafe
@@ -162,7 +162,7 @@ async def test_whoever_waits_is_told_once_per_batch(tmp_path: Path, monkeypatch:
 
 
 def test_close_writes_all_that_waits(tmp_path: Path) -> None:
-    """What was added before close() is there after it; what comes after it is refused, and said to be."""
+    """Records that were added before close() are written. Later ones are refused."""
     with journal_in(tmp_path) as journal:
         for n in range(5_000):
             journal.add(turn(n))
@@ -175,7 +175,7 @@ def test_close_writes_all_that_waits(tmp_path: Path) -> None:
 
 
 def test_writes_that_are_cut_short_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel may take any part of a write."""
+    """Short writes of any length are completed."""
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data[:7]), at))
     with journal_in(tmp_path, fsync_ms=0) as journal:
@@ -184,7 +184,7 @@ def test_writes_that_are_cut_short_go_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_record_that_cannot_be_encoded_harms_no_other(tmp_path: Path) -> None:
-    """It is a bug elsewhere: it is refused and named in the log, and the thread lives on."""
+    """It is a bug elsewhere: the record is refused and named in the log, and the thread goes on."""
     with journal_in(tmp_path) as journal, capture_logs() as logs:
         bad = turn(1, set=set())
         assert not asyncio.run(accept_all(journal, [bad]))
@@ -200,7 +200,7 @@ def test_a_record_that_cannot_be_encoded_harms_no_other(tmp_path: Path) -> None:
 
 
 def test_a_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
-    """Wherever in the last record a write was interrupted, the others stay and what comes next is read."""
+    """If a write is interrupted at any byte of the last record, the other records stay and the next one is read."""
     places = write(tmp_path / "whole", [turn(n) for n in range(3)])
     whole = segment_files(tmp_path / "whole")[0]
     data = whole.read_bytes()
@@ -214,7 +214,7 @@ def test_a_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
             assert journal.end == places[-2]
             assert asyncio.run(accept_all(journal, [turn(7)]))
             assert [r.at_ms for r in read_all(journal)] == [0, 1, 7]
-            # Who has had the record that is gone now is not made to miss a new one.
+            # A reader that has read the lost record must not miss the new one.
             assert [r.at_ms for r in read_all(journal, places[-1])] == [7]
         assert not logs
         assert (folder / whole.name).stat().st_size == places[-2].at
@@ -222,7 +222,7 @@ def test_a_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [0, 1, frames.HEADER_LEN - 1, frames.HEADER_LEN])
 def test_a_segment_that_only_just_began_is_no_obstacle(tmp_path: Path, left: int) -> None:
-    """A kill between the making of a file and its first record."""
+    """A kill between the making of a file and its first record does no harm."""
     write(tmp_path, [turn(1)])
     name = frames.name_of(Wall().ms + 1)
     (tmp_path / name).write_bytes(frames.header(Wall().ms + 1)[:left])
@@ -234,11 +234,12 @@ def test_a_segment_that_only_just_began_is_no_obstacle(tmp_path: Path, left: int
 
 
 def test_a_flipped_bit_costs_one_record(tmp_path: Path) -> None:
-    """Wherever it is, in marker, length, checksum or payload, all other records are read; it is counted and named."""
+    """For a flip in marker, length, checksum or payload, all other records are read. The damage is counted and
+    named."""
     seed = random.Random(5)
     folder = tmp_path / "journal"
     places = write(folder, [turn(n, "x" * seed.randrange(300)) for n in range(40)])
-    write(folder, [turn(40)])  # another segment behind it: nothing is at the tail
+    write(folder, [turn(40)])  # a second segment, so that the first has no tail
     path = segment_files(folder)[0]
     data = path.read_bytes()
     heads = [place.at + byte for place in places[:3] for byte in range(frames.HEAD_LEN)]
@@ -256,13 +257,13 @@ def test_a_flipped_bit_costs_one_record(tmp_path: Path) -> None:
 
 
 def test_larger_damage_is_passed_over_too(tmp_path: Path) -> None:
-    """Zeros over many records, records that moved, and a length that points far away."""
+    """Zeros over many records, records that moved, and a length that points far away are skipped."""
     places = write(tmp_path, [turn(n, "x" * 1_000) for n in range(300)])
     write(tmp_path, [turn(300)])
     path = segment_files(tmp_path)[0]
     data = bytearray(path.read_bytes())
     data[places[10].at : places[100].at] = bytes(places[100].at - places[10].at)
-    # A whole record at another's place is not believed: it may be an old write that went astray.
+    # A whole record at another's place is refused: it may be an old write that went astray.
     data[places[150].at : places[151].at] = data[places[151].at : places[152].at]
     data[places[200].at + 4 : places[200].at + 8] = (100_000).to_bytes(4, "little")
     path.write_bytes(data)
@@ -274,7 +275,7 @@ def test_larger_damage_is_passed_over_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over", range(-6, 3))
 def test_the_next_record_is_found_across_a_chunk(tmp_path: Path, over: int) -> None:
-    """Files are looked through in chunks; a marker may lie across two of them."""
+    """Files are read in chunks, and a marker may lie across two of them."""
     number, length = 7, frames.CHUNK_BYTES + over
     damaged = bytes(length)
     whole = frames.framed(number, frames.HEADER_LEN + length, to_bytes(turn(1)))
@@ -284,7 +285,7 @@ def test_the_next_record_is_found_across_a_chunk(tmp_path: Path, over: int) -> N
 
 
 def test_other_versions(tmp_path: Path) -> None:
-    """A format of the future is refused with a word why; a kind of record that we do not know is passed over."""
+    """A format of the future is refused with a reason; an unknown kind of record is skipped."""
     write(tmp_path, [turn(1)])
     path = segment_files(tmp_path)[0]
     number, at = int(path.stem), path.stat().st_size
@@ -302,7 +303,7 @@ def test_other_versions(tmp_path: Path) -> None:
 
 
 def test_a_kill_loses_nothing_accepted(tmp_path: Path) -> None:
-    """kill -9 at random moments: every id that was printed stands in the journal, once."""
+    """After kill -9 at random moments every printed id is in the journal, once."""
     seed = random.Random(9)
     printed: set[str] = set()
     for life in range(6):
@@ -328,7 +329,7 @@ def test_a_kill_loses_nothing_accepted(tmp_path: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes all the room that is left."""
+    """Fills the remaining room."""
     try:
         with path.open("wb", buffering=0) as file:
             while True:
@@ -340,14 +341,15 @@ def fill(path: Path) -> None:
 
 @pytest.mark.parametrize("quiet", [True, False])
 async def test_a_full_disk_is_said_and_got_over(small_disk: Path, quiet: bool) -> None:
-    """accept() says False, `degraded` says why, nothing accepted is lost; with room again it goes on by itself."""
+    """accept() returns False, `degraded` gives the reason, and no accepted record is lost. With room again the journal
+    goes on by itself."""
     with journal_in(small_disk / "journal") as journal:
         assert await accept_all(journal, [turn(n) for n in range(20)])
         filler = small_disk / "filler"
         fill(filler)
         accepted = list(range(20))
         n = 20
-        while not journal.degraded:  # what is left of the last page is used up
+        while not journal.degraded:  # the rest of the last page gets used up
             if await journal.accept(turn(n)):
                 accepted.append(n)
             n += 1
@@ -368,7 +370,7 @@ async def test_a_full_disk_is_said_and_got_over(small_disk: Path, quiet: bool) -
 
 
 async def test_a_part_of_a_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when cutting it off fails at first; and a segment that could not be begun leaves no file."""
+    """A partial record is cut off, also when that fails at first. A segment that could not be begun leaves no file."""
     pwrite, ftruncate = os.pwrite, os.ftruncate
     broken = True
 
@@ -399,7 +401,8 @@ async def test_a_part_of_a_write_is_taken_back(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_a_bound_of_bytes_is_a_full_disk(tmp_path: Path) -> None:
-    """Beyond it nothing is accepted, until readers are past a segment; then that one gives way, young as it is."""
+    """Beyond the bound no record is accepted until the readers have passed a segment. Then that segment goes, however
+    young it is."""
     with journal_in(tmp_path, readers=("archive",), segment_mib=1, bytes_max_mib=3) as journal:
         n = 0
         while await journal.accept(turn(n, "x" * 50_000)):
@@ -419,7 +422,7 @@ async def test_a_bound_of_bytes_is_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A disk that answers only while this is set."""
+    """A disk that answers only while the event is set."""
     gate = threading.Event()
 
     def waits(fd: int, data: bytes, at: int) -> None:
@@ -432,7 +435,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 async def test_a_slow_disk_is_not_waited_for(tmp_path: Path, gate: threading.Event) -> None:
-    """A full queue answers at once, a long wait has an end, `degraded` says why; add() never waits."""
+    """A full queue answers at once, a long wait has an end, and `degraded` gives the reason. add() never waits."""
     with journal_in(tmp_path, waiting_max=100, accept_ms=1_000) as journal:
         assert not await journal.accept(turn(0))
         await asyncio.to_thread(until, lambda: "the disk has not answered for" in journal.degraded)
@@ -449,7 +452,7 @@ async def test_a_slow_disk_is_not_waited_for(tmp_path: Path, gate: threading.Eve
 
 
 async def test_a_disk_that_does_not_sync_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serving goes on; it is well again with the next one that works."""
+    """Serving goes on. The next sync that works clears `degraded`."""
     synced = threading.Event()
     fdatasync = os.fdatasync
 
@@ -483,7 +486,7 @@ async def test_a_disk_that_does_not_sync_is_said(tmp_path: Path, monkeypatch: py
 
 
 def test_a_reader_is_woken(tmp_path: Path) -> None:
-    """wait() returns when there is something, and after its time when there is not."""
+    """wait() returns when there is a record, and after its time when there is none."""
     with journal_in(tmp_path) as journal:
         assert not journal.wait(START, 0.0)
         woken: list[bool] = []
@@ -498,7 +501,7 @@ def test_a_reader_is_woken(tmp_path: Path) -> None:
 
 
 def test_readers_places_are_kept(tmp_path: Path) -> None:
-    """Over a restart; a torn one is none, and not a wrong one."""
+    """Places survive a restart. A torn file gives no place instead of a wrong one."""
     with journal_in(tmp_path) as journal:
         assert journal.seen_by("archive") is None
         for at in range(100):
@@ -514,7 +517,7 @@ def test_readers_places_are_kept(tmp_path: Path) -> None:
 
 
 def test_retention_keeps_what_a_reader_has_not_passed(tmp_path: Path) -> None:
-    """Segments go when they are old and every reader is past them; one alone is not enough."""
+    """A segment goes when it is old and every reader has passed it, and only then."""
     wall = Wall()
     readers = ("recent", "archive")
     with journal_in(tmp_path, wall, readers, segment_mib=1, keep_hours=48, fsync_ms=1) as journal:
@@ -526,7 +529,7 @@ def test_retention_keeps_what_a_reader_has_not_passed(tmp_path: Path) -> None:
             return journal.end
 
         def kept() -> list[int]:
-            """Which are there once retention has run: it does with the sync of a new segment."""
+            """The segments that are left after retention, which runs with the sync of a new segment."""
             segment(99)
             until(lambda: not journal._is_new and not journal._dirty.is_set())
             journal.close()
@@ -551,7 +554,7 @@ def test_retention_keeps_what_a_reader_has_not_passed(tmp_path: Path) -> None:
 
 
 def test_retention_runs_on_the_clock(tmp_path: Path) -> None:
-    """What is older than keep_hours goes also when nothing more is written: of this life, and of the one before."""
+    """Segments older than keep_hours go even without new writes: those of this life and those of the one before."""
     wall = Wall()
 
     with journal_in(tmp_path, wall, ("recent",), keep_hours=48) as journal:
@@ -576,7 +579,7 @@ def test_retention_runs_on_the_clock(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_gone_is_a_gap(tmp_path: Path) -> None:
-    """Reading goes on with the oldest record that is kept; it is counted once. The very beginning is no gap."""
+    """Reading goes on with the oldest kept record, and the gap is counted once. The very beginning is no gap."""
     places = [write(tmp_path, [turn(n)])[0] for n in range(3)]
     segment_files(tmp_path)[0].unlink()
     with journal_in(tmp_path) as journal:
@@ -585,7 +588,7 @@ def test_a_place_that_is_gone_is_a_gap(tmp_path: Path) -> None:
         for _ in range(3):
             assert [r.at_ms for r in read_all(journal, places[0])] == [1, 2]
         assert journal.counts.gaps == 1
-        # A place of another journal, which a store may have kept: rather again than never.
+        # A place of another journal, which a store may have kept: read again rather than never.
         assert [r.at_ms for r in read_all(journal, Position(1 << 50, 99))] == [1, 2]
         assert journal.counts.gaps == 2
         segment_files(tmp_path)[0].unlink()
@@ -604,7 +607,7 @@ def raw(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("containing", ["", 'Zoë "Zed" O\'Neill'])
 def test_redaction_leaves_nothing_of_the_content(tmp_path: Path, containing: str) -> None:
-    """Neither text nor player in the raw bytes; all other records and all positions are as before."""
+    """The raw bytes have neither text nor player. All other records and all positions are as before."""
     who, secret = 'Zoë "Zed" O\'Neill', "my grandmother is a vampire"
     records = [turn(n, secret if n % 3 == 0 else "Good day.", who if n % 3 == 0 else "player-2") for n in range(200)]
     places = write(tmp_path, records[:100]) + write(tmp_path, records[100:])[1:]
@@ -623,7 +626,7 @@ def test_redaction_leaves_nothing_of_the_content(tmp_path: Path, containing: str
 
 
 def test_redaction_reaches_what_is_unreadable(tmp_path: Path) -> None:
-    """Nobody knows about whom a damaged record was."""
+    """A damaged record is overwritten, too, because its player is unknown."""
     places = write(tmp_path, [turn(1), turn(2, "a secret"), turn(3)])
     write(tmp_path, [turn(4)])
     path = segment_files(tmp_path)[0]
@@ -637,7 +640,7 @@ def test_redaction_reaches_what_is_unreadable(tmp_path: Path) -> None:
 
 
 def test_redaction_beside_a_writer_and_a_reader(tmp_path: Path) -> None:
-    """While others append and read nobody loses a record, nobody sees half of one, and nothing counts as damage."""
+    """While others append and read, no record is lost, none is read in half, and none counts as damaged."""
 
     def by(player: str) -> Callable[[Record], bool]:
         return lambda record: record.player == player
@@ -683,7 +686,7 @@ def test_redaction_beside_a_writer_and_a_reader(tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_being_overwritten_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that comes by in the middle of it waits until it is done."""
+    """A reader that meets it waits until the overwriting is done."""
     places = write(tmp_path, [turn(n) for n in range(3)])
     finished = threading.Event()
     found: list[int] = []
@@ -710,7 +713,7 @@ def test_a_record_that_is_being_overwritten_is_not_damage(tmp_path: Path, monkey
 
 
 def test_the_newest_records_are_found_by_their_bytes(tmp_path: Path) -> None:
-    """At most so many bytes of whole segments, and the last one always."""
+    """Whole segments of at most so many bytes are searched, and always the last one."""
     firsts = [write(tmp_path, [turn(life)])[0].segment for life in range(3)]
     with journal_in(tmp_path) as journal:
         size = journal.behind(journal.first) // 3

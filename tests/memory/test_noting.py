@@ -1,4 +1,5 @@
-"""Facts and names are noted as people type them: any apostrophe or none, with capitals or without, in any script."""
+"""Facts and names are noted as people type them: with any apostrophe or none, with capitals or without, in any
+script."""
 
 import pytest
 
@@ -40,7 +41,7 @@ from memory.noting import PLAYER, believed, covered, facts_of, name_of
     ],
 )
 def test_a_name_is_noted_as_it_is_told(line: str, name: str) -> None:
-    """In the script that it is told in; a name that was typed without capitals gets them."""
+    """A name is noted in the script in which it is told. A name without capitals gets them."""
     assert name_of(line) == name
 
 
@@ -63,8 +64,8 @@ def test_a_name_is_noted_as_it_is_told(line: str, name: str) -> None:
         "Nameless is my horse.",
     ],
 )
-def test_what_is_no_name_is_none(line: str) -> None:
-    """The usual words after the same beginnings."""
+def test_words_that_are_no_names_are_not_noted(line: str) -> None:
+    """Usual words after the same beginnings are no names."""
     assert name_of(line) == ""
 
 
@@ -81,7 +82,7 @@ def test_what_is_no_name_is_none(line: str) -> None:
     ],
 )
 def test_every_apostrophe_is_one(mark: str, line: str, fact: str) -> None:
-    """The same fact, with the plain one in it."""
+    """Every kind of apostrophe gives the same fact, with the plain one in it."""
     expected = fact.replace("{}", PLAYER) if "{}" in fact else f"{PLAYER} {fact}"
     assert [text for text, _ in facts_of(line.replace("'", mark), "Mira")] == [expected]
 
@@ -100,18 +101,18 @@ def test_every_apostrophe_is_one(mark: str, line: str, fact: str) -> None:
     ],
 )
 def test_facts_are_noted_in_every_spelling_and_script(line: str, fact: str) -> None:
-    """Words are all between spaces and punctuation."""
+    """Words are the text between spaces and punctuation."""
     assert [text for text, _ in facts_of(line, "Mira")] == [f"{PLAYER} {fact}"]
 
 
 @pytest.mark.parametrize("mark", ["?", "？", "؟", "\u037e"])
 def test_a_question_is_no_fact(mark: str) -> None:
-    """Whatever ends it."""
+    """A question with any ending is no fact."""
     assert facts_of(f"I am from Riverwood{mark}", "Mira") == []
 
 
 def test_a_summary_is_borne_out_whatever_its_apostrophes() -> None:
-    """The player typed the one and the model the other; and the same for what a fact says already."""
+    """The player may use one apostrophe and the model another; the summary and an existing fact still match."""
     heard = [Exchange("", "I lost my sister’s lantern.", "Oh.")]
     assert believed("The player's brother's dragon was slain.", heard, ("Mira", "player")) == ""
     assert believed("The player's sister's lantern was lost.", heard, ("Mira", "player"))

@@ -1,4 +1,4 @@
-"""KV bytes in a real Redis come back as they went, or not at all; nobody who asks ever waits."""
+"""KV bytes in a real Redis come back unchanged or not at all, and no caller ever waits."""
 
 import random
 import threading
@@ -16,7 +16,7 @@ KEY = b"k" * 32
 
 
 class Store:
-    """A Parked and what it delivered."""
+    """A Parked and its deliveries."""
 
     def __init__(self, server: RedisServer, key: bytes = KEY, **settings: int) -> None:
         self.answers: dict[int, tuple[bytes, bytes, str]] = {}
@@ -27,7 +27,7 @@ class Store:
         assert self.parked.settled(PATIENCE_S)
 
     def fetched(self, number: int) -> tuple[bytes, bytes, str]:
-        """What a fetch of this number gives."""
+        """The result of this number's fetch."""
         self.parked.fetch(number)
         with self._answered:
             assert self._answered.wait_for(lambda: number in self.answers, PATIENCE_S)
@@ -42,7 +42,7 @@ class Store:
 
 @pytest.fixture
 def store(redis_server: RedisServer) -> Iterator[Store]:
-    """A store in an empty Redis."""
+    """A store on an empty Redis."""
     store = Store(redis_server)
     yield store
     store.parked.stop(PATIENCE_S)
@@ -53,8 +53,9 @@ def names(server: RedisServer) -> list[bytes]:
     return sorted(server.execute("KEYS", "npcd:1:kv:*"))
 
 
-def test_what_was_parked_comes_back_once(store: Store, redis_server: RedisServer) -> None:
-    """Bytes of any kind, in any order, written or not yet; a second fetch finds nothing, and Redis is empty."""
+def test_parked_bytes_come_back_once(store: Store, redis_server: RedisServer) -> None:
+    """Bytes of any kind come back in any order, written or not yet. A second fetch finds nothing, and Redis is
+    empty."""
     rng = random.Random(1)
     blobs = {n: (rng.randbytes(120), rng.randbytes(rng.randrange(200_000))) for n in range(1, 30)}
     for n, blob in blobs.items():
@@ -69,7 +70,7 @@ def test_what_was_parked_comes_back_once(store: Store, redis_server: RedisServer
 
 
 def test_bytes_expire(store: Store, redis_server: RedisServer) -> None:
-    """They have a time to live, and what has expired is answered as gone."""
+    """Bytes have a time to live, and expired ones are answered as gone."""
     store.parked.park(1, b"h", b"x" * 1000)
     assert store.parked.settled(PATIENCE_S)
     (name,) = [n for n in names(redis_server) if n.endswith(b":1")]
@@ -79,7 +80,7 @@ def test_bytes_expire(store: Store, redis_server: RedisServer) -> None:
 
 
 def test_dropped_is_gone_from_redis(store: Store, redis_server: RedisServer) -> None:
-    """Also when it was not written yet; settled() comes after."""
+    """Bytes are dropped even before they were written; settled() comes afterwards."""
     for n in range(1, 6):
         store.parked.park(n, b"h", b"x" * 100_000)
         if n == 3:
@@ -92,7 +93,8 @@ def test_dropped_is_gone_from_redis(store: Store, redis_server: RedisServer) -> 
 
 @pytest.mark.parametrize("at", [3, 40, -1])
 def test_bytes_that_others_wrote_are_not_taken(store: Store, redis_server: RedisServer, at: int) -> None:
-    """One changed byte in signature, header or bytes, bytes of another number, and bytes cut off."""
+    """Bytes with one changed byte in signature, header or payload, bytes of another number, and truncated bytes are
+    refused."""
     for n in (1, 2, 3):
         store.parked.park(n, b"header" * 10, b"x" * 1000)
     store.parked.settled(PATIENCE_S)
@@ -106,7 +108,7 @@ def test_bytes_that_others_wrote_are_not_taken(store: Store, redis_server: Redis
 
 
 def test_another_life_has_another_key_and_begins_with_nothing(redis_server: RedisServer) -> None:
-    """What an earlier daemon of the same journal left is removed; what it signs later is not taken."""
+    """Bytes that an earlier daemon of the same journal left are removed, and bytes that it signs later are refused."""
     before = Store(redis_server)
     for n in range(1, 600):
         before.parked.park(n, b"h", b"x")
@@ -122,7 +124,7 @@ def test_another_life_has_another_key_and_begins_with_nothing(redis_server: Redi
 
 
 def test_the_queue_has_a_bound(redis_server: RedisServer) -> None:
-    """More than queue_mib waiting to be written is refused at once."""
+    """When queue_mib wait to be written, more bytes are refused at once."""
     store = Store(redis_server, queue_mib=1)
     with redis_server.stopped():
         taken = [store.parked.park(n, b"h", b"x" * 300_000) for n in range(1, 9)]
@@ -131,7 +133,7 @@ def test_the_queue_has_a_bound(redis_server: RedisServer) -> None:
 
 
 def test_while_redis_is_away_everything_is_answered(own_redis: RedisServer) -> None:
-    """Fetches say so, parking is refused; when it is there again it is used again."""
+    """While Redis is down, fetches say so and parking is refused. When it is back, it is used again."""
     store = Store(own_redis)
     store.parked.park(1, b"h", b"x")
     assert store.parked.settled(PATIENCE_S)

@@ -1,4 +1,5 @@
-"""Recall asks the recent store within its budget, once for everybody, and never takes an old answer for a new one."""
+"""Recall reads the recent store within its budget, once for all callers, and never takes an old answer for a new
+one."""
 
 import asyncio
 import sys
@@ -19,7 +20,7 @@ NOW_MS = 1_800_000_000_000
 
 
 class SlowStore:
-    """A store that answers when it is let."""
+    """A store that answers when the test lets it."""
 
     def __init__(self, bond: Bond | None) -> None:
         self.bond = bond
@@ -28,7 +29,7 @@ class SlowStore:
         self.fails = False
 
     async def recall(self, npc: NpcKey, player: str, now_ms: int) -> Bond | None:
-        """The bond, when it is let."""
+        """The bond, when the test lets it."""
         self.asked += 1
         if self.fails:
             raise StoreFailed("it is away")
@@ -37,12 +38,12 @@ class SlowStore:
 
 
 def recall_of(store: SlowStore, bonds: Bonds, budget_ms: float = 5_000.0) -> Recall:
-    """Recall before a store."""
+    """Recall on top of a store."""
     return Recall(bonds, store, budget_ms, 4, now_ns, lambda: NOW_MS)
 
 
 def lines_of(act: Callable[[], None]) -> int:
-    """How many lines of Python are gone through."""
+    """The number of executed lines of Python."""
     count, before = 0, sys.gettrace()
 
     def trace(_frame: object, event: str, _arg: object) -> Callable[..., Any]:
@@ -59,7 +60,7 @@ def lines_of(act: Callable[[], None]) -> int:
 
 
 async def test_many_ask_and_the_store_is_asked_once() -> None:
-    """All get the same bond, and later ones get it from the process."""
+    """All callers get the same bond, and later ones get it from the process."""
     store = SlowStore(Bond(name="Ann"))
     bonds = Bonds(10)
     recall = recall_of(store, bonds)
@@ -74,7 +75,7 @@ async def test_many_ask_and_the_store_is_asked_once() -> None:
 
 
 async def test_a_late_store_is_not_waited_for_and_its_answer_serves_the_next() -> None:
-    """Late is said; when the answer has come it is there."""
+    """The recall reports that the store is late. When the answer arrives, later recalls have it."""
     store = SlowStore(Bond(name="Ann"))
     recall = recall_of(store, Bonds(10), budget_ms=1.0)
     late = await recall.recall(MIRA, "p")
@@ -89,7 +90,7 @@ async def test_a_late_store_is_not_waited_for_and_its_answer_serves_the_next() -
 
 
 async def test_a_store_that_is_away_costs_nothing_but_what_it_knows() -> None:
-    """The turn goes on; when the store is back it is asked again."""
+    """The turn goes on. When the store is back, it is read again."""
     store = SlowStore(Bond(name="Ann"))
     store.fails = True
     recall = recall_of(store, Bonds(10))
@@ -100,8 +101,8 @@ async def test_a_store_that_is_away_costs_nothing_but_what_it_knows() -> None:
     assert (await recall.recall(MIRA, "p")).bond.name == "Ann"
 
 
-async def test_what_happened_meanwhile_is_not_lost_to_an_old_answer() -> None:
-    """A record that came while the store was read is not in its answer: the bond is read again later."""
+async def test_records_that_arrive_during_a_read_are_not_lost_to_its_old_answer() -> None:
+    """A record that arrived while the store was read is not in its answer, so the bond is read again later."""
     store = SlowStore(Bond(name="Ann"))
     bonds = Bonds(10)
     recall = recall_of(store, bonds)
@@ -121,7 +122,7 @@ async def test_what_happened_meanwhile_is_not_lost_to_an_old_answer() -> None:
 
 
 async def test_until_the_store_was_read_every_answer_says_that_it_is_late() -> None:
-    """A bond that began while the store was away is late until the store has it, and is then read; not before."""
+    """A bond that began while the store was down is late until the store has it, and is read only then."""
     store, bonds = SlowStore(Bond(name="Ann")), Bonds(10)
     recall = recall_of(store, bonds)
     store.fails = True
@@ -153,7 +154,7 @@ async def test_until_the_store_was_read_every_answer_says_that_it_is_late() -> N
 
 
 async def test_a_store_that_failed_is_soon_read_ahead_again() -> None:
-    """A player who stays near is not left unknown for a minute because the store was away for a moment."""
+    """A player who stays near is read ahead again soon after a short failure of the store, not a minute later."""
     store = SlowStore(Bond(name="Ann"))
     store.fails = True
     now = [0]
@@ -172,8 +173,8 @@ async def test_a_store_that_failed_is_soon_read_ahead_again() -> None:
     assert recall.is_whole(MIRA, "p")
 
 
-async def test_what_is_forgotten_while_it_is_read_stays_forgotten() -> None:
-    """Neither those who wait get it, nor those who ask later."""
+async def test_a_bond_that_is_forgotten_while_it_is_read_stays_forgotten() -> None:
+    """Neither the waiting callers get it, nor later ones."""
     store = SlowStore(Bond(name="Ann"))
     bonds = Bonds(10)
     recall = recall_of(store, bonds)
@@ -186,7 +187,7 @@ async def test_what_is_forgotten_while_it_is_read_stays_forgotten() -> None:
 
 
 async def test_near_players_are_read_ahead_once_in_a_while() -> None:
-    """An observation each frame asks once; more reads than allowed are left for later."""
+    """An observation per frame reads once. Reads above the allowed number are left for later."""
     store = SlowStore(None)
     recall = recall_of(store, Bonds(100))
     for _ in range(50):
@@ -198,11 +199,11 @@ async def test_near_players_are_read_ahead_once_in_a_while() -> None:
     store.let.set()
     while recall._reads:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    assert (await recall.recall(MIRA, "p")).stores == ("hot",)  # nothing is known of p, and that is known
+    assert (await recall.recall(MIRA, "p")).stores == ("hot",)  # the process knows that p has no bond
 
 
 async def test_a_world_that_is_set_back_is_not_read_until_the_store_is() -> None:
-    """Otherwise what was undone would come back from the store."""
+    """Otherwise the store would bring back undone memories."""
     store = SlowStore(Bond(name="undone"))
     store.let.set()
     behind = {"vale"}
@@ -213,7 +214,7 @@ async def test_a_world_that_is_set_back_is_not_read_until_the_store_is() -> None
 
 
 async def test_a_world_that_is_set_back_does_not_cost_another_tenant_its_recall() -> None:
-    """A read under way for somebody else goes on and is answered, also when the worlds have the same name."""
+    """Another tenant's read goes on and is answered, even when the worlds have the same name."""
     store = SlowStore(Bond(name="Ann"))
     recall = recall_of(store, Bonds(10))
     other = MIRA._replace(tenant="another")
@@ -226,7 +227,7 @@ async def test_a_world_that_is_set_back_does_not_cost_another_tenant_its_recall(
 
 
 async def test_near_players_are_read_ahead_again_when_their_world_was_set_back() -> None:
-    """At once, however many were asked for lately; those of another world are not asked for again."""
+    """They are read again at once, however many were read lately. Players of another world are not."""
     store = SlowStore(None)
     store.let.set()
     recall = Recall(Bonds(100), store, 5_000.0, 100, now_ns, lambda: NOW_MS)
@@ -250,7 +251,7 @@ async def test_near_players_are_read_ahead_again_when_their_world_was_set_back()
 
 
 def test_a_world_is_set_back_in_a_step_however_many_were_asked_for() -> None:
-    """Nobody else has a turn then, so what was asked for lately is not gone through."""
+    """No other task has a turn in that step, so the list of recent reads is not searched."""
     recall = Recall(Bonds(100), SlowStore(None), 5_000.0, 0, now_ns, lambda: NOW_MS)
     lines = []
     for count in (10, 1000):

@@ -93,7 +93,7 @@ def at(i: int) -> Position:
 
 
 class Feeding:
-    """What a feeder does: brings records to the store in batches, from where the store says that it is."""
+    """Works as a feeder: brings records to the store in batches, from the store's own position."""
 
     def __init__(self, records: Sequence[Record], writer: RecentWriter) -> None:
         self.records, self.writer = records, writer
@@ -110,7 +110,7 @@ class Feeding:
                 assert time.monotonic() < until, "the server does not come back"
 
     def feed(self, count: int) -> None:
-        """The next records, at least one; after a failure from where the store is then."""
+        """Feeds the next records, at least one; after a failure it starts from the store's position."""
         batch = self.records[self.done : self.done + count]
         try:
             self.writer.write(batch, at(self.done + len(batch)))
@@ -136,7 +136,7 @@ def as_state_says(records: Sequence[Record], saves: Saves) -> State:
 
 
 async def check(url: str, state: State) -> None:
-    """The store holds what the fold over all records holds, and nothing else."""
+    """The store holds exactly the fold over all records."""
     worlds = {(npc.tenant, npc.world) for npc, _ in state.bonds} | set(state.worlds)
     async with reading(url) as recent:
         for tenant, world in worlds:
@@ -205,7 +205,7 @@ def random_records(rng: random.Random, count: int) -> tuple[list[Record], Saves]
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_any_batches_give_the_fold_over_all_records(redis_server: RedisServer, seed: int) -> None:
-    """However records are cut into batches, repeated and fed by new connections, each counts once, in its order."""
+    """However records are cut into batches, repeated, and fed by new connections, each counts once, in its order."""
     rng = random.Random(seed)
     records, saves = random_records(rng, 120)
     writer = writer_to(redis_server.url(), saves)
@@ -224,7 +224,7 @@ async def test_any_batches_give_the_fold_over_all_records(redis_server: RedisSer
 
 
 def test_order_counts_within_one_batch(redis_server: RedisServer) -> None:
-    """What was said before a player is forgotten is gone, what was said after it stays, in one batch too."""
+    """Records before a player is forgotten are gone and later ones stay, also within one batch."""
     writer = writer_to(redis_server.url())
     feed(writer, [turn("mira", "ann", "old"), turn("bram", "ann", "old"), turn("mira", "bob", "old")])
     batch = [turn("mira", "ann", "older"), forget("ann"), turn("mira", "ann", "new"), turn("mira", "bob", "new")]
@@ -241,7 +241,7 @@ def test_order_counts_within_one_batch(redis_server: RedisServer) -> None:
 
 
 def test_a_position_that_moved_is_not_written_over(redis_server: RedisServer) -> None:
-    """A writer whose batch does not follow on from what the store has, or no longer does, writes nothing."""
+    """A writer whose batch does not follow the store's position, or no longer does, writes nothing."""
     url = redis_server.url()
     other = writer_to(url)
     assert other.connect() == START
@@ -267,7 +267,7 @@ def test_a_position_that_moved_is_not_written_over(redis_server: RedisServer) ->
 
 
 def test_a_slice_that_comes_late_is_not_written(redis_server: RedisServer) -> None:
-    """A slice of a restore, from a connection that was given up, does not happen once the next one has written any."""
+    """A slice of a restore from an abandoned connection is not written once the next connection has written any."""
     saved = {(f"npc {i}", "ann"): Bond(facts=[Fact(f"saved {i}", 0.5, NOW_MS)]) for i in range(2 * SLICE)}
     following = writer_to(redis_server.url(), {"file": saved})
     commit = following._commit
@@ -308,7 +308,7 @@ def test_a_writer_knows_its_own_journal_alone(redis_server: RedisServer) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_server_that_is_killed_in_between(own_redis: RedisServer, seed: int) -> None:
-    """A killed server costs StoreFailed, and when it is back each record counts once."""
+    """A killed server costs StoreFailed. When it is back, each record counts once."""
     rng = random.Random(seed)
     records, saves = random_records(rng, 80)
     writer = writer_to(own_redis.url(), saves)
@@ -330,7 +330,7 @@ async def test_a_server_that_is_killed_in_between(own_redis: RedisServer, seed: 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_server_that_stands_still(own_redis: RedisServer, seed: int) -> None:
-    """A write that got no answer may have happened or may happen later; each record counts once all the same."""
+    """A write without an answer may have happened or may happen later. Each record still counts once."""
     rng = random.Random(seed)
     records, saves = random_records(rng, 60)
     writer = writer_to(own_redis.url(), saves, op_s=0.1)
@@ -338,7 +338,7 @@ async def test_a_server_that_stands_still(own_redis: RedisServer, seed: int) -> 
     commit = writer._commit
 
     def commit_unanswered(commands: Sequence[Command], at: Position) -> None:
-        with own_redis.stopped():  # when it goes on, this and what the next connection says are both there to be read
+        with own_redis.stopped():  # when it runs again, it reads both this and the next connection's command
             commit(commands, at)
 
     for i in range(16):
@@ -367,7 +367,7 @@ async def test_a_lost_store_is_filled_again(redis_server: RedisServer) -> None:
 
 
 async def test_a_feeder_fills_a_lost_store_from_the_journal(own_redis: RedisServer, tmp_path: Path) -> None:
-    """Behind a real journal too: killed, stopped and emptied in between, the store ends with every record once."""
+    """Behind a real journal, too, killed, stopped and emptied in between, the store ends with every record once."""
     records, saves = random_records(random.Random(9), 200)
     journal = Journal(tmp_path, JournalSettings(), lambda: NOW_MS, ("recent",))
     journal.start()
@@ -395,7 +395,7 @@ async def test_a_feeder_fills_a_lost_store_from_the_journal(own_redis: RedisServ
 
 
 async def test_odd_ids_are_kept_apart(redis_server: RedisServer) -> None:
-    """Any two NPCs, players and worlds are different ones, whatever characters their ids have."""
+    """NPCs, players and worlds whose ids have any characters are kept apart."""
     npcs = [[npc, f"spec of {npc}", i] for i, npc in enumerate(ODD)]
     records = [turn(npc, player, repr((npc, player))) for npc in ODD for player in ODD]
     records += [turn("a", "b", f"in {world!r}", world=world) for world in ODD]
@@ -422,7 +422,7 @@ async def test_odd_ids_are_kept_apart(redis_server: RedisServer) -> None:
 
 
 async def test_forget_takes_what_was_said(redis_server: RedisServer) -> None:
-    """A forgotten player is gone with one NPC, or with all of the world, and from the server's keys."""
+    """A forgotten player is gone from one NPC, or from all of the world, and from the server's keys."""
     people = [(npc, player) for npc in ("mira", "bram", "m:") for player in ("ann", "ann:", "an")]
     writer = writer_to(redis_server.url())
     feed(
@@ -440,7 +440,7 @@ async def test_forget_takes_what_was_said(redis_server: RedisServer) -> None:
 
 
 async def test_a_restored_world_is_the_saved_one(redis_server: RedisServer) -> None:
-    """A restored world has the bonds of its file and no others, on the new timeline; other worlds stay as they are."""
+    """A restored world has exactly the bonds of its file, on the new timeline. Other worlds stay as they are."""
     many = 3 * SLICE
     saved = {(f"npc {i}", "ann"): Bond(facts=[Fact(f"saved {i}", 0.5, NOW_MS)]) for i in range(many)}
     before = [turn(f"npc {i}", "bob") for i in range(many)] + [turn("npc 1", "ann"), turn("npc 1", "ann", world="fen")]
@@ -461,7 +461,7 @@ async def test_a_restored_world_is_the_saved_one(redis_server: RedisServer) -> N
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
 async def test_a_restore_that_breaks_off_is_done_again(redis_server: RedisServer, fails_at: int) -> None:
-    """A long restore that is cut off between two slices ends as if it had not been."""
+    """A long restore that breaks off between two slices has the same result after it is repeated."""
     saved = {(f"npc {i}", "ann"): Bond(facts=[Fact(f"saved {i}", 0.5, NOW_MS)]) for i in range(2 * SLICE)}
     records = [turn("npc 1", "ann"), turn("npc 2", "bob", "stays not"), restored("file"), turn("npc 1", "ann", "new")]
     records += [turn("npc 1", "ann", "world", world="fen"), turn("npc 3", "bob", "newer")]
@@ -500,7 +500,7 @@ def test_a_save_that_cannot_be_read_now_is_asked_for_again(redis_server: RedisSe
 
 
 async def test_removed_npcs_leave_their_bonds(redis_server: RedisServer) -> None:
-    """An NPC that is removed is not registered any more; what it remembers stays. Leases never go back."""
+    """A removed NPC is not registered any more, and its memories stay. Leases never go back."""
     npcs = [[f"npc {i}", "x" * 100, 5] for i in range(3 * SLICE)]
     define = Record(Kind.WORLD, NOW_MS, "studio", "moor", body={"definition": "Zg==", "version": 2, "lease_last": 3})
     records = [
@@ -528,7 +528,7 @@ async def test_removed_npcs_leave_their_bonds(redis_server: RedisServer) -> None
 
 
 async def test_thirty_days(redis_server: RedisServer) -> None:
-    """After seven days an NPC remembers, after thirty-one it does not, and the server drops it itself; cards stay."""
+    """After seven days an NPC remembers, after thirty-one it does not: the server drops the key itself. Cards stay."""
     card = {"relationship": {"trust": 0.5, "affinity": 0.0, "promises": [], "betrayals": []}}
     summary = {"session": "s1", "text": "They met.", "facts": [["Ann is a smith", 0.9]], "by": "rule"}
     records = [
@@ -562,8 +562,8 @@ async def test_thirty_days(redis_server: RedisServer) -> None:
 async def test_cards_live_while_the_npc_is_registered(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They expire thirty days after it was removed, not when the talk does; registered again, they stay. A world in
-    which nothing happens is swept by the clock.
+    """They expire thirty days after the NPC was removed, not when its talk does. If it is registered again, they stay.
+    A world without records is swept by the clock.
     """
     monkeypatch.setattr("memory.recent_writer.SWEEP_EVERY_S", 0.0)
     card = {"relationship": {"trust": 0.5, "affinity": 0.0, "promises": [], "betrayals": []}}
@@ -597,8 +597,8 @@ async def test_cards_live_while_the_npc_is_registered(
     writer.close()
 
 
-def test_the_index_loses_who_has_expired(redis_server: RedisServer) -> None:
-    """Entries of an index whose bond has expired go as others are written."""
+def test_the_index_loses_expired_bonds(redis_server: RedisServer) -> None:
+    """Entries of an index whose bond has expired go when others are written."""
     old = [turn(f"npc {i}", "ann", at_ms=NOW_MS - 31 * DAY_MS) for i in range(40)]
     writer = writer_to(redis_server.url())
     feed(writer, old)
@@ -609,8 +609,8 @@ def test_the_index_loses_who_has_expired(redis_server: RedisServer) -> None:
     assert redis_server.execute("ZRANGE", "npcd:1:bonds:studio:moor", 0, -1) == [b"bob:mira"]
 
 
-async def test_what_is_no_bond_is_nothing(redis_server: RedisServer) -> None:
-    """A value that is not one of ours is counted and taken for none, by both sides."""
+async def test_a_foreign_value_is_no_bond(redis_server: RedisServer) -> None:
+    """Both sides count a foreign value and treat it as no bond."""
     redis_server.execute("SET", "npcd:1:bond:studio:moor:mira:ann", b"\xff{")
     async with reading(redis_server.url()) as recent:
         assert await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS) is None
@@ -627,7 +627,7 @@ async def test_what_is_no_bond_is_nothing(redis_server: RedisServer) -> None:
 
 
 async def test_a_cancelled_recall_gives_nobody_its_answer(own_redis: RedisServer) -> None:
-    """Of many recalls under way some are cancelled; each other one gets its own answer, on the same connection."""
+    """Some of many recalls under way are cancelled. Each other one gets its own answer, on the same connection."""
     writer = writer_to(own_redis.url())
     feed(writer, [turn("mira", f"p{i}", f"line {i}") for i in range(60)])
     writer.close()
@@ -641,7 +641,7 @@ async def test_a_cancelled_recall_gives_nobody_its_answer(own_redis: RedisServer
         for round_ in range(5):
             with own_redis.stopped():
                 recalls = [asyncio.create_task(recent.recall(mira, f"p{i}", NOW_MS)) for i in range(60)]
-                await asyncio.sleep(0)  # they have asked
+                await asyncio.sleep(0)  # lets the tasks ask
                 for i, recall in enumerate(recalls):
                     if i % 5 != round_:
                         recall.cancel()
@@ -654,11 +654,11 @@ async def test_a_cancelled_recall_gives_nobody_its_answer(own_redis: RedisServer
                 else:
                     with pytest.raises(asyncio.CancelledError):
                         await recall
-        assert connections() == before + 1  # this question's own
+        assert connections() == before + 1  # this test's own query
 
 
-async def test_an_error_is_the_one_who_asked_s(redis_server: RedisServer) -> None:
-    """An answer that is an error ends one read, not the connection."""
+async def test_an_error_ends_one_read_only(redis_server: RedisServer) -> None:
+    """An answer that is an error ends one read, and not the connection."""
     redis_server.execute("HSET", "npcd:1:bond:studio:moor:mira:ann", "x", "y")
     writer = writer_to(redis_server.url())
     feed(writer, [turn("mira", "bob")])
@@ -671,7 +671,8 @@ async def test_an_error_is_the_one_who_asked_s(redis_server: RedisServer) -> Non
 
 
 async def test_a_server_that_dies_fails_reads_at_once_and_is_found_again(own_redis: RedisServer) -> None:
-    """While the server is away a recall fails without a wait, and says why; when it is back, recalls work again."""
+    """While the server is down, a recall fails without a wait and gives the reason. When it is back, recalls work
+    again."""
     writer = writer_to(own_redis.url())
     feed(writer, [turn("mira", "ann")])
     writer.close()
@@ -687,7 +688,7 @@ async def test_a_server_that_dies_fails_reads_at_once_and_is_found_again(own_red
         loop_turns = asyncio.create_task(asyncio.sleep(0))
         with pytest.raises(StoreFailed):
             await recent.recall(mira, "ann", NOW_MS)
-        assert not loop_turns.done()  # it did not even wait for the loop
+        assert not loop_turns.done()  # the loop had no turn, so it did not wait
         await loop_turns
         with pytest.raises(StoreFailed):
             await recent.worlds()
@@ -697,7 +698,7 @@ async def test_a_server_that_dies_fails_reads_at_once_and_is_found_again(own_red
 
 
 async def test_a_server_that_stands_still_is_away(own_redis: RedisServer) -> None:
-    """A server that answers nothing for op_s is away until it answers again."""
+    """A server that answers nothing for op_s counts as down until it answers again."""
     async with reading(own_redis.url(), op_s=0.05) as recent:
         with own_redis.stopped():
             with pytest.raises(StoreFailed, match="in time"):
@@ -711,7 +712,7 @@ async def test_a_server_that_stands_still_is_away(own_redis: RedisServer) -> Non
 
 
 async def test_reads_that_wait_are_bounded(own_redis: RedisServer) -> None:
-    """One read too many fails at once; those that wait are answered."""
+    """One read too many fails at once; the waiting ones are answered."""
     mira = NpcKey("studio", "moor", "mira")
     async with reading(own_redis.url()) as recent:
         with own_redis.stopped():
@@ -723,7 +724,7 @@ async def test_reads_that_wait_are_bounded(own_redis: RedisServer) -> None:
 
 
 async def test_a_closed_store_stays_closed(redis_server: RedisServer) -> None:
-    """After close() nobody waits, nothing connects again, and a read fails."""
+    """After close() no caller waits, no connection is made, and a read fails."""
     recent = Recent(RecentSettings(redis_server.url()))
     assert await recent.wait(PATIENCE_S)
     await recent.close()
@@ -734,7 +735,7 @@ async def test_a_closed_store_stays_closed(redis_server: RedisServer) -> None:
 
 
 async def test_the_first_read_does_not_wait_for_a_connection(redis_server: RedisServer) -> None:
-    """A read before the connection is there fails at once and has it made."""
+    """A read before the connection exists fails at once and makes the connection."""
     recent = Recent(RecentSettings(redis_server.url()))
     with pytest.raises(StoreFailed, match="not connected yet"):
         await recent.recall(NpcKey("studio", "moor", "mira"), "ann", NOW_MS)
@@ -750,7 +751,7 @@ RIGHTS = "~npcd:* +@read +@write +@transaction +ping +select"  # as memory/redis
 
 
 async def test_an_acl_user(own_redis: RedisServer, tmp_path: Path) -> None:
-    """A user with the rights that we say suffice can do everything, with its password in the URL or in a file."""
+    """A user with the documented rights can do everything, with its password in the URL or in a file."""
     own_redis.execute("ACL", "SETUSER", "npcd", "on", f">{SECRET}", *RIGHTS.split())
     own_redis.execute("ACL", "SETUSER", "default", "off")
     file = tmp_path / "password"
@@ -772,7 +773,7 @@ async def test_an_acl_user(own_redis: RedisServer, tmp_path: Path) -> None:
 
 
 async def refusal(recent: Recent) -> str:
-    """Why the server does not take it."""
+    """The server's reason for refusing it."""
     recent.start()
     async with asyncio.timeout(PATIENCE_S):
         while recent.away == "is not connected yet":
@@ -783,7 +784,7 @@ async def refusal(recent: Recent) -> str:
 
 
 async def test_a_wrong_password_is_not_said(own_redis: RedisServer) -> None:
-    """Whoever is refused hears why, and never the password."""
+    """The error gives the reason of the refusal, and never the password."""
     own_redis.execute("ACL", "SETUSER", "npcd", "on", f">{SECRET}", "~other:*", "+@all")
     wrong = RecentSettings(own_redis.url("npcd", "wr0ng-word"))
     recent = Recent(wrong)
@@ -807,7 +808,7 @@ async def test_a_wrong_password_is_not_said(own_redis: RedisServer) -> None:
     ],
 )
 def test_a_url_that_is_none(url: str, said: str) -> None:
-    """A URL that says nothing we know is refused at once, without any of its secrets."""
+    """An invalid URL is refused at once, without any of its secrets."""
     for make in (lambda s: Recent(s), lambda s: RecentWriter(s, JOURNAL, no_saves)):
         with pytest.raises(ConfigError) as refused:
             make(RecentSettings(url))
@@ -839,7 +840,7 @@ def certificates(folder: Path) -> None:
 
 
 async def test_tls(tmp_path: Path) -> None:
-    """With rediss:// both sides speak TLS with a server whose CA they are told of, and with no other."""
+    """With rediss:// both sides speak TLS with a server of the configured CA, and with no other."""
     certificates(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

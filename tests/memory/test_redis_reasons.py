@@ -1,4 +1,4 @@
-"""A Redis that cannot be the recent store is named as what it is, with what to do."""
+"""A Redis that cannot be the recent store is refused with its kind and with the remedy."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from tests.memory.redis_fixture import RedisServer, serving
 
 
 def reason(url: str) -> str:
-    """Why npcd does not take a Redis by URL."""
+    """The reason why npcd refuses a Redis."""
     with pytest.raises(StoreFailed) as caught:
         look(RecentSettings(url=url))
     return str(caught.value)
 
 
 def port() -> int:
-    """A port that is free."""
+    """A free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def test_a_cluster() -> None:
-    """It tells so itself; where it may not, by how it refuses: "3621 10.0.0.1:6379" is all that its error says."""
+    """It reports cluster mode itself. Where that command is not allowed, its refusal shows it: the whole error is "3621
+    10.0.0.1:6379"."""
     with serving("--cluster-enabled yes") as server:
         assert reason(server.url()).startswith("is part of a Redis Cluster, which npcd does not use; give ")
         server.execute("ACL", "SETUSER", "npcd", "on", ">pw", "~*", "+@all", "-info")
@@ -39,7 +40,7 @@ def test_a_cluster() -> None:
 
 
 def test_a_sentinel(tmp_path: Path) -> None:
-    """It answers as a Redis, and keeps nothing."""
+    """It answers as a Redis, and stores nothing."""
     configuration = tmp_path / "sentinel.conf"
     configuration.write_text("")
 
@@ -58,7 +59,7 @@ def test_a_sentinel(tmp_path: Path) -> None:
 
 
 def test_passwords() -> None:
-    """Missing, wrong, and one that is not wanted. None of them is told."""
+    """A password may be missing, wrong, or not expected. No error shows it."""
     with serving("--requirepass s3cret") as server:
         assert reason(server.url()).startswith("wants a password; put it into the URL")
         said = reason(server.url("", "wrong-one"))
@@ -69,7 +70,7 @@ def test_passwords() -> None:
 
 
 def test_a_replica_that_only_reads() -> None:
-    """Before anything is written to it, and by its refusal when it becomes one later."""
+    """It is refused before a write, and by its error when it becomes a replica later."""
     with serving("--replicaof 127.0.0.1", str(port())) as replica:
         assert reason(replica.url()).startswith("is a replica, which only reads; give the address of its primary")
     with serving() as server:
@@ -82,7 +83,7 @@ def test_a_replica_that_only_reads() -> None:
 
 
 def test_one_that_is_too_old_or_lacks_a_command() -> None:
-    """npcd's keys expire by SET with PXAT, which is from 6.2."""
+    """npcd's keys expire by SET with PXAT, which came with 6.2."""
     assert unfit({"redis_version": "5.0.7"}).startswith("is Redis 5.0.7, and npcd wants 6.2 or newer; ")
     assert unfit({"redis_version": "6.0.16"}).startswith("is Redis 6.0.16")
     for well in (
@@ -96,8 +97,8 @@ def test_one_that_is_too_old_or_lacks_a_command() -> None:
         assert reason(server.url()).startswith("does not know a command that npcd needs; ")
 
 
-def test_what_is_no_redis() -> None:
-    """An HTTP server."""
+def test_a_server_that_is_no_redis() -> None:
+    """An HTTP server is named as no Redis."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
