@@ -14,7 +14,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
@@ -162,7 +162,7 @@ def load(
     if file is not None:
         config = _merge(config, _read(file), str(file), given)
     env = os.environ if environment is None else environment
-    known = list(_names(config))
+    known = names(config)
     for name, text in sorted(env.items()):
         keys = setting_of(name, known)
         if keys is not None:
@@ -326,16 +326,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _names(settings: Any, path: str = "") -> Iterator[str]:
-    """The dotted names of all settings."""
-    for each in dataclasses.fields(settings):
-        name, value = f"{path}{each.name}", getattr(settings, each.name)
-        if dataclasses.is_dataclass(value):
-            yield from _names(value, f"{name}.")
-        else:
-            yield name
-
-
 def _read(file: Path) -> dict[str, Any]:
     return read_toml(from_home(file, "--config"), f"--config {file}")
 
@@ -371,7 +361,7 @@ def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[
 
 
 def _nearest(key: str, name: str, hints: Mapping[str, Any]) -> str:
-    """What may have been meant: a setting of any section with this very name, else one of this section like it."""
+    """The setting that was probably meant: one of any section with this very name, else one of this section like it."""
     same = [path for path in names() if path == key or path.endswith(f".{key}") or path.replace(".", "_") == name]
     if same:
         return f"; did you mean {' or '.join(repr(path) for path in same[:3])}?"

@@ -1,4 +1,4 @@
-"""Messages and the bytes of the wire. What cannot be read is the caller's error and names the field. Decides only.
+"""Messages and the bytes of the wire. Unreadable bytes are the caller's error, which names the field. Decides only.
 
 Large messages are read and written in steps, so that they need not stop the event loop: the encoding of a message is
 that of its fields, one after the other, and may be cut between any two of them.
@@ -19,7 +19,7 @@ from core.steps import Steps, at_once
 M = TypeVar("M", bound=Message)
 
 DEPTH_MAX = 32  # of messages in messages; ours have four
-WHOLE_BYTES = 256 << 10  # read in one go: below 3 ms, whatever is in them
+WHOLE_BYTES = 256 << 10  # read in one go: below 3 ms, for any content
 PIECE_BYTES = 64 << 10  # of a larger message, read in one step
 FIELDS_MAX = 2_000_000  # of a large message, about a second's work in all: our limits allow some ten thousand elements
 MANY, AT_ONCE = 500, 64  # elements of a field that are too many to be written in one go, and how many then are
@@ -67,7 +67,7 @@ def _merging(message: Message, data: bytes, left: list[int], depth: int, piece_b
                 continue
         ends, number, content = _next(data, at)
         if ends < 0:
-            break  # protobuf itself will say what is wrong
+            break  # protobuf itself raises the error
         groups += (content == _GROUP_BEGAN) - (content == _GROUP_ENDED)
         field = fields.get(number)
         large = ends - at > piece_bytes and not groups
@@ -120,7 +120,7 @@ def writing(message: Message, leave_out: str = "") -> Steps[bytes]:
 
 
 def is_large(message: Message) -> bool:
-    """Whether one of its fields has so many messages that it is better written in steps."""
+    """True if one of its fields has so many messages that it is better written in steps."""
     return any(len(getattr(message, name)) > MANY for name in _repeated(message.DESCRIPTOR))
 
 

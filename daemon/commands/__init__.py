@@ -1,1 +1,1 @@
-"""What the command line does beside serving. Each gives lines to print."""
+"""The commands of the command line beside serve. Each gives lines to print."""

@@ -1,4 +1,4 @@
-"""`npcd migrate` and `npcd archive`: what the owner of the PostgreSQL database does by hand. Gives lines to print."""
+"""`npcd migrate` and `npcd archive`: commands for the owner of the PostgreSQL database. Gives lines to print."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ MARGIN = " " * 32  # below the time and the kind of an event
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The commands, and what they take."""
+    """The commands and their arguments."""
     migrate = commands.add_parser(
         "migrate", help="make or bring up to date the archive's tables; again every few months, for new partitions"
     )
     migrate.add_argument(
-        "--serving-role", metavar="NAME", default="npcd_serving", help="whom npcd serve connects as; made if missing"
+        "--serving-role",
+        metavar="NAME",
+        default="npcd_serving",
+        help="the role that npcd serve connects as; made if missing",
     )
     migrate.add_argument(
         "--serving-password-file",
@@ -36,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     migrate.add_argument("--months", type=int, metavar="N", default=24, help="of partitions, ahead (%(default)s)")
     archive = commands.add_parser("archive", help="look at the archive, or delete from it")
     acts = archive.add_subparsers(dest="act", required=True)
-    show = acts.add_parser("show", help="what happened to an NPC, in order")
+    show = acts.add_parser("show", help="print an NPC's events, in order")
     show.add_argument("npc", metavar="NPC")
     show.add_argument("--limit", type=int, metavar="N", default=100, help="the newest N events (%(default)s)")
     show.add_argument("--json", action="store_true", help="for programs: an event a line")
@@ -63,7 +66,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """Does it; lines to print. Raises ConfigError and StoreFailed."""
+    """Runs the command. Returns lines to print. Raises ConfigError and StoreFailed."""
     from memory import archive_admin as admin
 
     args.postgres = args.postgres or _own_url(args.data)
@@ -122,7 +125,7 @@ def as_json(event: Event) -> str:
 
 
 def as_text(events: Sequence[Event], npc: str) -> Iterator[str]:
-    """Events for people: a line each, or a few; above them whose they are, wherever that changes."""
+    """Events for people: one or a few lines each, below the NPC and player that they are about."""
     from memory.records import Kind
 
     if not events:
@@ -167,7 +170,7 @@ def _lines(kind: str, event: Event) -> list[str]:
 
 
 def _fields(said: Any) -> str:
-    """What stands in a body or a card, without what is empty."""
+    """The fields of a body or a card, without empty ones."""
     if not isinstance(said, dict):
         return str(said)
     return ", ".join(f"{name} {_value(value)}" for name, value in said.items() if value not in ("", [], None))
@@ -180,7 +183,7 @@ def _value(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line. What players and models said must not steer a terminal."""
+    """One line. Text of players and models must not steer a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 

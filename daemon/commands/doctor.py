@@ -1,4 +1,4 @@
-"""`npcd doctor`: looks at what serve would meet on this machine. daemon/process/diagnosis.py says what it means.
+"""`npcd doctor`: looks at this machine before `npcd serve` runs on it. daemon/process/diagnosis.py judges the facts.
 
 It starts nothing, changes nothing, and reads of the model only what comes before the weights. A library that cannot be
 imported is a finding: our own modules that need libraries are imported where they are used.
@@ -167,14 +167,14 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def listen_problem(where: str) -> str:
-    """Why nobody could listen at a "host:port" or "unix:/path"; empty when one can."""
+    """The reason why npcd cannot listen at a "host:port" or "unix:/path"; empty when it can."""
     from daemon.rpc.addresses import look
 
     return look(where).says
 
 
 def _credentials(serve: ServeSettings) -> Iterator[Check]:
-    """Each file can be read, and they are what they should be."""
+    """Checks that each file can be read and has the right content."""
     from daemon.rpc.credentials import read_tls, read_tokens
 
     for names, read in (
@@ -201,7 +201,7 @@ def _readable(setting: str, path: str) -> Check:
 
 
 def _remembered(config: Config) -> Iterator[Check]:
-    """The data folder and the stores. Of a server by URL it asks, and writes nothing."""
+    """The data folder and the stores. It queries a server by URL, and writes nothing."""
     from daemon.process.datafolder import HELP_FOR_HOME, free_bytes, trouble
     from daemon.process.server_programs import postgres_for, redis_for
 

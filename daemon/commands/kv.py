@@ -1,4 +1,4 @@
-"""`npcd kv`: where the KV of a world's trunks rests in a running daemon. Gives lines to print."""
+"""`npcd kv`: the place of each trunk's KV in a running daemon, for one world. Gives lines to print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HOST_PORT = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/\s]*/)?)?(?:\[[^\]\s]+\]|
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command, and what it takes."""
+    """The command and its arguments."""
     kv = commands.add_parser(
         "kv", help="where the KV of each NPC's trunks rests in a running daemon, and how it is used"
     )
@@ -35,7 +35,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     kv.add_argument(
         "--target", metavar="ADDRESS", default="127.0.0.1:50061", help="host:port or unix:/path (%(default)s)"
     )
-    kv.add_argument("--token-file", type=named_path, metavar="FILE", help="whose first line is the game server's token")
+    kv.add_argument(
+        "--token-file", type=named_path, metavar="FILE", help="a file with the game server's token in its first line"
+    )
     kv.add_argument("--ca", type=named_path, metavar="FILE.pem", help="use TLS, and trust this")
     kv.add_argument(
         "--cert", type=named_path, metavar="FILE.pem", help="a client's certificate, with --key and --ca (mTLS)"
@@ -45,7 +47,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """Asks the daemon; lines to print. Raises ConfigError and StoreFailed."""
+    """Asks the daemon. Returns lines to print. Raises ConfigError and StoreFailed."""
     import grpc
 
     from npcd.v1 import npcs_pb2, npcs_pb2_grpc
@@ -115,7 +117,7 @@ def _check_target(target: str) -> None:
 
 
 def _token(path: Path) -> str:
-    """The first line of the file. Raises ConfigError for what no metadata of a request can carry; never shows it."""
+    """The first line of the file. Raises ConfigError if a request's metadata cannot carry it; never shows it."""
     lines = _read(path, "--token-file").splitlines()
     token = lines[0].strip() if lines else ""
     if not token or not all(" " <= letter <= "~" for letter in token):
@@ -124,7 +126,7 @@ def _token(path: Path) -> str:
 
 
 def _direct(target: str) -> list[tuple[str, int]]:
-    """For this machine no proxy of the environment is asked."""
+    """Options for the channel: to this machine it goes past the environment's proxy."""
     from daemon.config import is_loopback
 
     host = target.rpartition(":")[0].strip("[]")

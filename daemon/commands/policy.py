@@ -1,5 +1,5 @@
-"""`npcd policy check`: what a rule policy comes out as, alone or for a world, and what of it does not. Gives lines to
-print.
+"""`npcd policy check`: the table that a rule policy compiles to, alone or for a world, and the rows that are left out.
+Gives lines to print.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check(file: Path | None, world: Path | None, policy_file: str) -> Checked:
 
 
 def as_text(checked: Checked) -> Iterator[str]:
-    """The table, a row a line, and what is not in it."""
+    """The table, a row a line, and the rows that are not in it."""
     yield checked.title
     cells = [(r.archetype_id or "everybody", described(r), _answer(r), p) for r, p in _rows(checked.table)]
     wide = [max(len(c[i]) for c in cells) for i in range(3)]
@@ -105,7 +105,7 @@ def _never(rows: Iterable[tuple[str, PolicyRow]]) -> Iterator[Left]:
 
 
 def _slip(left: Left, own: Mapping[str, Section], world: WorldFile) -> bool:
-    """Whether a section of the file was left out whose name is nearly that of an archetype of the world."""
+    """True if a section was left out whose name is nearly that of an archetype of the world."""
     return any(
         left.place.startswith(f"{section.origin} [{section.archetype_id}]")
         and section.archetype_id not in world.words.archetypes

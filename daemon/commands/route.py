@@ -1,4 +1,4 @@
-"""`npcd route explain`: where each kind of work goes, how large it may be, and who said so. Gives lines to print."""
+"""`npcd route explain`: tier and limits of each kind of work, and the origin of each value. Gives lines to print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAILS = {
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One cell of the table. `setting` gives it, `origin` says who gave that: "default", or as config.load has it."""
+    """One cell of the table. `setting` gives it; `origin` is its source: "default", or as config.load has it."""
 
     name: str
     shown: str
@@ -46,14 +46,14 @@ def explain(config: Config, origins: Mapping[str, str], only: str | None, for_pr
 
 
 def values(kind: WorkKind, config: Config, origins: Mapping[str, str]) -> list[Value]:
-    """Everything that one kind gets, and who set it."""
+    """All values of one kind, and their origins."""
     route, own = config.routes.of(kind), f"routes.{kind.value}"
 
     def value(name: str, shown: str, setting: str) -> Value:
         return Value(name, shown, setting, origins.get(setting, DEFAULT))
 
     tail = TAILS.get(kind)
-    grown = WorkKind.REPLY if kind is WorkKind.REPLY_TRUNK else kind  # what is made ready is the next reply's
+    grown = WorkKind.REPLY if kind is WorkKind.REPLY_TRUNK else kind  # the KV that is made ready is the next reply's
     context_max = config.routes.of(grown).context_max
     context = f"routes.{grown.value}.context_max" if context_max else "engine.context_len"
     return [
@@ -76,7 +76,7 @@ def as_json(kind: WorkKind, row: Sequence[Value]) -> dict[str, object]:
 
 
 def _table(rows: Mapping[WorkKind, Sequence[Value]]) -> Iterator[str]:
-    """A kind a line; what somebody set has a star, and is told below."""
+    """A kind a line; a value that was set has a star, and its origin below."""
     some = next(iter(rows.values()))
     yield f"{'kind':<16}" + "".join(f" {v.name:>8} " for v in some)
     starred: dict[str, Value] = {}
@@ -98,7 +98,7 @@ def _table(rows: Mapping[WorkKind, Sequence[Value]]) -> Iterator[str]:
 
 
 def _beyond(kinds: Sequence[WorkKind], config: Config) -> Iterator[str]:
-    """Tails longer than their tier's promise was made for: models of many tokens a word need them."""
+    """Tails that are longer than their tier's promise: models with many tokens per word need them."""
     for kind, cap in TAILS.items():
         tier = config.routes.of(kind).tier
         length, promised = getattr(config.caps, cap), config.promises.of(tier).tail_max

@@ -1,7 +1,7 @@
 """A program that runs for this process on a folder: one at a time, and not longer than this process.
 
 At most one: the program inherits a lock on a file of its folder, and so does every process that it forks. While the
-lock is taken somebody is left, whatever pid files say, and is ended before a new one starts.
+lock is taken an earlier process is left, whatever pid files say. It is ended before a new one starts.
 
 Not longer: the kernel sends it its signal for an orderly end when the *thread* that started it is over. So a child is
 started by a thread that lives as long as it is wanted. It is not set between fork and exec of this process, where
@@ -30,7 +30,7 @@ LOOK_S = 0.02
 END_S = 5.0  # from the polite signal to SIGKILL
 LOG_BYTES_MAX = 1 << 20
 PROC = Path("/proc")
-# A program of ours gets nothing of our environment: what is meant for other servers (PGDATA, ...) is not for it.
+# A program of ours gets nothing of our environment: variables for other servers (PGDATA, ...) are not for it.
 ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
 # The user first: changing it forgets the signal. The parent may have ended before the signal was set. To read what its
 # user may not (a program below a home of mode 0700), it keeps CAP_DAC_READ_SEARCH of root's, and nothing else; with
@@ -84,7 +84,7 @@ def launch(command: Sequence[str], user: Account | None, at_end: int) -> list[st
 def run(
     command: Sequence[str], user: Account | None, fds: Sequence[int] = (), said: str = "", limit_s: float = 180.0
 ) -> str:
-    """Runs a program to its end; what it wrote. Raises StoreFailed with its last words."""
+    """Runs a program to its end and returns its output. Raises StoreFailed with its last line."""
     try:
         done = subprocess.run(
             launch(command, user, signal.SIGKILL), input=said, pass_fds=fds, cwd="/", env=ENVIRONMENT, timeout=limit_s,
@@ -119,12 +119,12 @@ class Child:
         return self._process.pid if self._process is not None and self._process.poll() is None else 0
 
     def exit_code(self) -> int | None:
-        """How it ended (negative: by a signal); None while it runs, or before the first start."""
+        """Its exit code (negative: a signal); None while it runs, or before the first start."""
         return self._process.poll() if self._process is not None else None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[int]:
-        """The lock, after whoever is left of an earlier one has ended; to be handed on to what is started. Raises
+        """The lock, once every process of an earlier start has ended; start() hands it on to the program. Raises
         StoreFailed when somebody does not end.
         """
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -132,7 +132,7 @@ class Child:
             self._take(lock)
             yield lock
         finally:
-            os.close(lock)  # who was handed it still has it
+            os.close(lock)  # the program that was handed it still has it
 
     def start(self, command: Sequence[str], fds: Sequence[int], user: Account | None = None) -> None:
         """Starts it with these file descriptors, the lock's among them. Raises StoreFailed."""
@@ -176,7 +176,7 @@ class Child:
             return ""
 
     def _take(self, lock: int) -> None:
-        """Takes the lock, waiting for the end of who has it, and ending it. Raises StoreFailed when nothing helps."""
+        """Takes the lock, and ends the processes that hold it. Raises StoreFailed when they do not end."""
         politely_ns = now_ns() + int(END_S * S)
         asked = False
         while True:
@@ -191,7 +191,7 @@ class Child:
                         os.kill(pid, signal.SIGKILL if late else self._polite)
                 asked = True
             if self._given_up() or now_ns() > politely_ns + END_S * S:
-                raise StoreFailed(f"{self._lock} is held by {left or 'somebody'}, who does not end")
+                raise StoreFailed(f"{self._lock} is held by process {left or 'unknown'}, which does not end")
             time.sleep(LOOK_S)
 
 

@@ -1,4 +1,4 @@
-"""Who runs on which core: the engine's thread on cores of its own, everything else of the process on the others.
+"""CPU cores: the engine's thread gets cores of its own, all other threads of the process the others.
 
 A thread that is woken on the core where the engine computes waits until the kernel moves it. Only worth it where the
 cores are the daemon's alone (docs/LATENCY.md has figures).

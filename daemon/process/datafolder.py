@@ -1,7 +1,7 @@
-"""The data folder: what one daemon keeps on this machine, locked against a second one.
+"""The data folder: the files that one daemon keeps on this machine, locked against a second one.
 
-lock            held while a daemon lives; says its process
-pseudonym_key   32 bytes, of which players' pseudonyms in logs and archive are made
+lock            held while a daemon lives; has its process number
+pseudonym_key   32 bytes, the key of players' pseudonyms in logs and archive
 journal_id      32 hex digits: stores keep it beside a position, which means nothing in another journal
 journal/ saves/ redis/ postgres/
 sockets         where Unix sockets are when this folder's path is too long for them
@@ -35,14 +35,14 @@ SUBFOLDERS = ("journal", "redis", "postgres", "saves")
 
 
 class DataFolder:
-    """An open data folder; everything in it is for its owner alone. Raises ConfigError when it cannot be had."""
+    """An open data folder, readable by its owner alone. Raises ConfigError when it cannot be opened."""
 
     def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self.path = from_home(path, "memory.folder", HELP_FOR_HOME).absolute()
         self._lock = -1
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # It may be a mounted volume of somebody else's, who lets us write; what is in it is ours.
+            # It may be a mounted volume of another user who lets us write; the files in it are ours.
             with contextlib.suppress(PermissionError):
                 self.path.chmod(0o700)
             self._lock = _locked(self.path / "lock", lock_wait_s)
@@ -105,9 +105,7 @@ class DataFolder:
 
 
 def trouble(path: Path) -> tuple[str, str]:
-    """What would keep a daemon from having this data folder, and what helps; empty when nothing would. Changes
-    nothing.
-    """
+    """The problem that would keep a daemon from using this folder, and a fix; empty without one. Changes nothing."""
     path = from_home(path, "memory.folder", HELP_FOR_HOME).absolute()
     there = _nearest(path)
     if not there.is_dir():
@@ -122,7 +120,7 @@ def trouble(path: Path) -> tuple[str, str]:
     with contextlib.suppress(OSError):
         lock = os.open(path / "lock", os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; who starts then tries again
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; a daemon that starts just then tries again
         except BlockingIOError:
             return f"it is in use by {_holder(lock)}", "stop that one, or give another folder with --data"
         finally:
@@ -131,12 +129,12 @@ def trouble(path: Path) -> tuple[str, str]:
 
 
 def free_bytes(path: Path) -> int:
-    """What is free where the data folder is, or would be."""
+    """Free bytes where the data folder is, or would be."""
     return shutil.disk_usage(_nearest(from_home(path, "memory.folder", HELP_FOR_HOME).absolute())).free
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or of what it is in the last that there is."""
+    """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # false where we may not look
 
 
@@ -146,7 +144,7 @@ def _holder(lock: int) -> str:
 
 
 def _lives(lock: int) -> bool:
-    """Whether the process that a lock file names is there, and is not being taken apart by the kernel."""
+    """True if the process that a lock file names lives, and the kernel is not taking it apart."""
     by = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
     try:
         said = Path(f"/proc/{int(by)}/stat").read_text().rpartition(")")[2].split()
@@ -173,14 +171,14 @@ def _locked(path: Path, wait_s: float) -> int:
             raise ConfigError(
                 f"memory.folder: {path.parent} is in use by {who}; stop it, or give this one another folder with --data"
             ) from None
-    with contextlib.suppress(OSError):  # on a full disk nobody reads who we are
+    with contextlib.suppress(OSError):  # on a full disk our process number is missing
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
 def _made_once(path: Path, fresh: bytes) -> bytes:
-    """The bytes of a file, which is made of `fresh` if it is not there. Raises ConfigError if its length is another."""
+    """The bytes of a file, which is made with `fresh` if it is missing. Raises ConfigError if its length is wrong."""
     with contextlib.suppress(FileNotFoundError):
         found = path.read_bytes()
         if len(found) != len(fresh):
@@ -215,7 +213,7 @@ def _short_folder() -> Path:
 
 
 def _ours_alone(path: Path) -> bool:
-    """Whether it is a folder, of this user, that nobody else may enter. Names in /tmp can be taken by others."""
+    """True if it is a folder of this user that nobody else may enter. Others can take names in /tmp."""
     try:
         found = path.lstat()
     except OSError:

@@ -19,7 +19,7 @@ FREE_MIN = 1 * GIB
 REDIS_MIN = (6, 2)
 STORES = {"redis": "recent memory in a store", "postgres": "archive"}
 COMPILER = "apt-get install -y g++"
-# llama.cpp's names of what it was compiled for, and the kernel's names of what the processor has.
+# llama.cpp's names of CPU features, and the kernel's names of the same.
 X86 = {
     "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
     "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was found, and in one line how to make it right."""
+    """One check: its name, its outcome, the finding, and a fix in one line."""
 
     name: str
     outcome: Outcome
@@ -75,7 +75,7 @@ def no_use(checks: Sequence[Check]) -> bool:
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """For people: a line per check, and below it what helps."""
+    """For people: a line per check, and below it the fix."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -139,7 +139,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def compiler(found: str, engine_there: bool) -> Check:
-    """A C++ compiler: what installs llama.cpp needs one, what runs it does not."""
+    """A C++ compiler: installing llama.cpp needs one, running it does not."""
     if found:
         return ok("compiler", found)
     if engine_there:
@@ -181,7 +181,7 @@ def address(setting: str, where: str, problem: str, fix: str = "") -> Check:
     )
 
 
-# -- what is remembered ----------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------------
 
 
 def data_folder(path: str, trouble: str, fix: str, free: int) -> Check:
@@ -208,7 +208,7 @@ def no_store(store: str) -> Check:
 
 
 def wrong_url(store: str, why: str) -> Check:
-    """A URL or what belongs to it that serve would refuse."""
+    """A URL, or a setting that belongs to it, that serve would refuse."""
     return fail(store, why, f"give another one with --{store}, or none for npcd's own")
 
 
@@ -219,15 +219,13 @@ def away(store: str, why: str) -> Check:
 
 
 def redis(version: str, keeps: str, policy: str) -> Check:
-    """A Redis by URL, with what it says of itself; empty what it does not. `keeps` is its appendonly."""
+    """A Redis by URL, with values of its INFO (empty: not given). `keeps` is its appendonly."""
     says = f"by URL, version {version or 'unknown'}"
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < REDIS_MIN:
         return warn("redis", f"{says}; npcd wants 6.2 or newer", "use a newer one, or none for npcd's own")
     if policy.startswith("allkeys-"):
-        return warn(
-            "redis", f"{says}; {policy} throws out what NPCs remember", "CONFIG SET maxmemory-policy noeviction"
-        )
+        return warn("redis", f"{says}; {policy} evicts memory of NPCs", "CONFIG SET maxmemory-policy noeviction")
     if keeps == "no":
         return warn("redis", f"{says}; without appendonly a restart forgets", "CONFIG SET appendonly yes")
     return ok("redis", f"{says}{', kept in its file' if keeps else ''}")
@@ -238,9 +236,9 @@ def postgres(version: str, role: str, may_more: bool) -> Check:
     says = f"by URL, version {version}, as {role}"
     if may_more:
         return warn(
-            "postgres", f"{says}, who may read or change what is there", "run npcd migrate with --serving-role NAME"
+            "postgres", f"{says}, a role that may read or change events", "run npcd migrate with --serving-role NAME"
         )
-    return ok("postgres", f"{says}, who may add events and forget players, and nothing else")
+    return ok("postgres", f"{says}, a role that may add events and forget players, and nothing else")
 
 
 # -- the model -------------------------------------------------------------------------------------------------------
@@ -280,7 +278,7 @@ def adapters(names: Sequence[str], loaded_max: int) -> Check:
 
 
 def template(kind: str, why: str, torn: Sequence[str] = ()) -> Check:
-    """How the model is spoken to. `torn` are markers of its template that its vocabulary has as ordinary text."""
+    """The prompt's layout. `torn` are markers of the model's template that its vocabulary has as ordinary text."""
     if torn:
         says = f"{kind}: {why}; the tokenizer has {', '.join(torn)} as ordinary text (NORMAL): the model reads pieces"
         return warn("template", says, "convert the model again with a newer converter, or take another file of it")
@@ -304,7 +302,7 @@ def world(world_id: str, made_for_npcd: bool, bad_language: str, warnings: Seque
 
 
 def context(context_len: int, needed: int, trained: int, sight_room: int, sight_min: int) -> Check:
-    """Tokens that an NPC's sequence has, against what worlds may take and what the model has learned."""
+    """Tokens of an NPC's sequence, against the needs of worlds and the context that the model was trained with."""
     says = f"{context_len} tokens each; a world at its caps needs {needed}, the model was trained on {trained or '?'}"
     if context_len < needed:
         fix = f"make engine.context_len {needed} or more, or lower caps.lore, caps.words, caps.archetype, caps.persona"

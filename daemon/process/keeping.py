@@ -42,7 +42,7 @@ from memory.state import State, WorldState
 OFF = "off"
 CAUGHT_UP_WITHIN_S = 5.0  # until the recent store has the last writes of an earlier life of the daemon
 LATE_WITHIN_S, LATE_AGAIN_S = 60.0, 1.0  # the same for one that is late: in each try, and between two
-READ_BACK_BYTES = 256 << 20  # of the journal, when there is no recent store to say how things stood
+READ_BACK_BYTES = 256 << 20  # of the journal, when there is no recent store to read the state from
 
 log = structlog.get_logger("npcd")
 
@@ -61,11 +61,11 @@ class Keeping:
     late: asyncio.Task[None] | None = None  # takes up the worlds of a recent store that was late
 
     def ill(self) -> list[str]:
-        """Why an embedded store is not there, a line each."""
+        """Problems of the embedded stores, a line each."""
         return self.embedded.reasons if self.embedded is not None else []
 
     async def stop(self, limit_s: float) -> None:
-        """Writes what waits, ends feeders, journal and servers, gives the folder free."""
+        """Writes waiting records, ends feeders, journal and servers, and unlocks the folder."""
         if self.late is not None:
             self.late.cancel()
         await self.memory.close()
@@ -264,7 +264,7 @@ def _from_journal(journal: Journal, folder: Path) -> State:
 
 
 def _url(setting: str, embedded: str) -> str:
-    """The URL to use: the setting's, none when it is off, the embedded server's when it says nothing."""
+    """The URL to use: the setting's, none when it is off, the embedded server's when it is empty."""
     return "" if setting == OFF else setting or embedded
 
 

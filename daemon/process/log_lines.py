@@ -1,7 +1,7 @@
-"""What the daemon writes to standard error. No caller ever waits for a reader, and no caller fails because of one.
+"""The daemon's lines on standard error. No caller ever waits for a reader, and no caller fails because of one.
 
 A pipe may have no reader, a disk may be full, and the descriptor may be closed. Then lines are lost and counted.
-LogLines owns a thread that writes; everybody else only puts lines into its queue. `say` writes at once or not at all:
+LogLines owns a thread that writes; all others only put lines into its queue. `say` writes at once or not at all:
 it is for a process without that thread.
 """
 
@@ -24,7 +24,7 @@ LINES_MAX = 2048
 LINE_BYTES_MAX = 16 << 10
 CHUNK_BYTES = 4096  # PIPE_BUF: a pipe that is ready takes so many at once
 LOOK_MS = 100
-FLUSH_S = 0.5  # what an end waits at most for a reader
+FLUSH_S = 0.5  # the longest wait for a reader when the process ends
 
 
 def open_standard() -> None:
@@ -61,7 +61,7 @@ def never_block() -> None:
 
 
 def say(text: str, fd: int = STDERR) -> bool:
-    """Writes a line at once, or not at all; whether it was written."""
+    """Writes a line at once, or not at all. Returns True if it was written."""
     data = _bytes(text)
     for begin in range(0, len(data), CHUNK_BYTES):
         part = data[begin : begin + CHUNK_BYTES]
@@ -110,15 +110,15 @@ class LogLines(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """The descriptor below, for what writes in native code (faulthandler)."""
+        """The descriptor below, for native code that writes (faulthandler)."""
         return self._fd
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """True if it is a terminal."""
         return os.isatty(self._fd)
 
     def drain(self, limit_s: float = FLUSH_S) -> None:
-        """Waits until what was handed over is written, `limit_s` at most. Before the process ends."""
+        """Waits until all lines so far are written, `limit_s` at most. Before the process ends."""
         until_ns, handed = now_ns() + int(limit_s * S), self._handed
         while self._done < handed and self._thread.is_alive() and now_ns() < until_ns:
             threading.Event().wait(0.001)
@@ -172,7 +172,7 @@ def _bytes(line: str) -> bytes:
 
 
 def _ready(fd: int, wait_ms: int) -> bool:
-    """Whether a write returns at once, also with an error."""
+    """True if a write returns at once, also with an error."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(wait_ms))

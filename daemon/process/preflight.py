@@ -1,6 +1,6 @@
-"""What can be found wrong before anything is started: no server, no thread and no weights are there yet.
+"""Checks before anything is started: no server, no thread and no weights are there yet.
 
-`npcd serve` looks at all of it in a moment and ends with status 2, instead of starting Redis and PostgreSQL first.
+`npcd serve` does all of them in a moment and ends with status 2, instead of starting Redis and PostgreSQL first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OFF = "off"
 
 
 def before_start(config: Config) -> None:
-    """Reads what the settings name, as far as no weights are read. Raises ConfigError, which names the setting."""
+    """Reads the files that the settings name, without weights. Raises ConfigError, which names the setting."""
     engine, memory = config.engine, config.memory
     check_addresses(config.serve)
     read_tls(config.serve)

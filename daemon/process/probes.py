@@ -88,7 +88,7 @@ class Probes:
                 os.unlink(self._path)
 
     async def _health(self, _: web.Request) -> web.Response:
-        # Degraded is healthy: a probe that had it started anew would help nobody.
+        # Degraded is healthy: a restart by a probe would not help.
         degraded = self._degraded()
         return web.Response(text="\n".join(["degraded", *degraded, ""] if degraded else ["ok", ""]))
 

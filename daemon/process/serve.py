@@ -35,7 +35,7 @@ from daemon.rpc.grpc_face import GrpcFace
 from daemon.rpc.status import Lifecycle
 from scheduler.costs import FEATURES
 
-# Of serve.drain_s: that the last events leave, streams end, the engine's last step is over; and our own servers end.
+# Parts of serve.drain_s: for last events, streams and the engine's last step; and for our own servers to end.
 ENDING_S = 1.0
 LAST_EVENTS_S = 0.5
 ENGINE_END_S = 0.5
@@ -195,7 +195,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
 
 
 async def _wait_for_works(daemon: Daemon, grace_s: float) -> int:
-    """Waits until what runs has finished, for `grace_s` at most; how many works had not."""
+    """Waits until running works have finished, for `grace_s` at most. Returns the number that had not."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await daemon.door.all_ended()

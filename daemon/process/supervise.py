@@ -1,7 +1,7 @@
 """`npcd serve` as two processes: a small one that starts the serving one again when it dies, and the serving one.
 
 The parent owns its child's life and nothing else: it imports next to nothing, opens no socket and never touches the
-model. While the child is away nobody listens, so clients, probes and health checks see the truth by themselves. When
+model. While the child is away nothing listens, so clients, probes and health checks see that it is down. When
 the parent dies, however it dies, the kernel ends the child.
 """
 
@@ -20,7 +20,8 @@ EXIT_ENGINE_DEAD = 70  # EX_SOFTWARE: start it again
 EXIT_FORCED = 1
 FINAL = frozenset({0, EXIT_USAGE})  # asked to end, or a setting is wrong: again would be the same
 
-# How the parent asks its child to end. Ctrl-C and systemd send their signal to both processes: were it passed on as it
+# The signal by which the parent asks its child to end. Ctrl-C and systemd send their signal to both processes: were it
+# passed on as it
 # is, the child would hear it twice, and a second signal forces.
 STOP_SIGNAL = signal.SIGUSR1
 # A hang-up, as of a terminal, never ends npcd. It asks the serving process to read its credentials again.
@@ -63,7 +64,7 @@ class Deaths:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Which serving process this is, from 1, and how the one before it ended."""
+    """The number of this serving process, from 1, and the end of the one before it."""
 
     number: int
     last_end: str = ""
@@ -110,7 +111,7 @@ def supervise(say: Callable[[str], None], patience: Patience = Patience()) -> Li
 
 
 def how_it_ended(code: int) -> str:
-    """How a process ended, in words."""
+    """The end of a process in words."""
     if code == EXIT_ENGINE_DEAD:
         return f"ended because its engine died (exit status {code})"
     if code >= 0:

@@ -21,7 +21,7 @@ from tiers.shedding import Sheddable
 log = structlog.get_logger("npcd")
 
 LAG_EVERY_S = 0.05
-# Of scheduler.Placer.counters(): the family, what its label says, and what it counts.
+# Of scheduler.Placer.counters(): the family, the name of its label, and its help text.
 KV_COUNTERS = (
     ("trunk_tokens", "source", "Trunk tokens by how they came to where works needed them"),
     ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
@@ -115,7 +115,7 @@ class StatusCollector(Collector):
                 first.add_metric([t.tier, quantile], getattr(t, f"first_{name}_ms"))
                 gap.add_metric([t.tier, quantile], getattr(t, f"token_{name}_ms"))
         yield from (works, tokens, waiting, running, first, gap, drafts, gain, drafts_on)
-        intents = CounterMetricFamily("npcd_intents", "Intents by who answered", labels=["source"])
+        intents = CounterMetricFamily("npcd_intents", "Intents by source of the answer", labels=["source"])
         for source in ("model", "policy", "predicted"):
             intents.add_metric([source], getattr(s, f"intents_{source}"))
         yield intents

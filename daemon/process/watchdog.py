@@ -1,4 +1,4 @@
-"""An engine that hangs is not waited for: the process ends, and whoever started it starts it again.
+"""A hanging engine is not waited for: the process ends, and its parent or orchestrator starts it again.
 
 Owns one task of the event loop. A native call cannot be interrupted from within, so there is no gentler way.
 """
@@ -12,7 +12,7 @@ from core.clock import Clock, S
 from engines.backend import Health
 
 LOOK_EVERY_S = 0.1
-SLOWER_X = 20  # a step may take that many times what it was predicted to take: large models on small machines
+SLOWER_X = 20  # a step may take this many times its predicted time: large models on small machines
 
 
 class Hang:
@@ -28,7 +28,7 @@ class Hang:
         self.still_ns = 0
 
     def look(self, now_ns: int, beat_ns: int, expected_ns: int) -> bool:
-        """Whether the beat has stood still for too long; `expected_ns` is what the engine does now should take."""
+        """True if the beat has stood still for too long; `expected_ns` is the predicted time of the present step."""
         gap_ns, self._looked_ns = now_ns - self._looked_ns, now_ns
         if beat_ns != self._beat_ns:
             self._beat_ns, self.still_ns = beat_ns, 0

@@ -1,4 +1,4 @@
-"""Where the daemon may listen, looked at before it does: what is wrong with an address here, and what helps."""
+"""Checks of the addresses to listen at, before the daemon listens: the problem with an address, and a fix."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FLAGS = {"serve.listen": "--listen", "serve.http": "--http"}
 
 
 class Problem(NamedTuple):
-    """What is wrong with an address and what helps, both empty when nothing is."""
+    """The problem with an address and a fix, both empty without a problem."""
 
     says: str = ""
     fix: str = ""
 
 
 def check_addresses(serve: ServeSettings) -> None:
-    """Raises ConfigError when somebody listens at one of the addresses already, or nobody can."""
+    """Raises ConfigError when another process listens at one of the addresses, or npcd cannot listen there."""
     every = [("serve.listen", where) for where in serve.listen] + [
         ("serve.http", where) for where in [serve.http] if where
     ]
@@ -40,7 +40,7 @@ def check_addresses(serve: ServeSettings) -> None:
 
 
 def look(where: str, flag: str = "--listen") -> Problem:
-    """What is wrong with a "host:port" or "unix:/path". Changes nothing."""
+    """The problem with a "host:port" or "unix:/path". Changes nothing."""
     path = unix_path(where)
     if path:
         return _look_at_socket(Path(path), flag)
@@ -106,7 +106,7 @@ def _look_at_socket(path: Path, flag: str) -> Problem:
         try:
             one.connect(str(path))
         except ConnectionRefusedError:
-            return Problem()  # left behind by somebody who is gone; it is replaced
+            return Problem()  # left behind by a process that is gone; it is replaced
         except PermissionError:
             return Problem(f"{path} belongs to another user", f"remove it, or choose another {flag}")
         except OSError:

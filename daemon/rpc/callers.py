@@ -1,9 +1,9 @@
-"""Who calls, and what that caller may do: the tokens file, and what the address of a peer says. Decides only.
+"""Callers and their rights: the tokens file, and the address of a peer. Decides only.
 
 The tokens file is TOML. A token is a key; its value is a tenant, or a table with a tenant and a role:
 
     "4f1c..." = "studio-a"                                     # a game server of studio-a
-    "9be0..." = { tenant = "studio-a", role = "operator" }     # may also drain the daemon, and sees everybody's counts
+    "9be0..." = { tenant = "studio-a", role = "operator" }     # may also drain the daemon and see all counts
 
 Roles are only ever added. A role that this npcd does not know is refused, so that nobody gets more rights by a slip.
 """
@@ -27,7 +27,7 @@ FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host"
 
 
 class Role(StrEnum):
-    """What the holder of a token is for."""
+    """The role of a token's holder."""
 
     GAME = "game"
     OPERATOR = "operator"
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What one token stands for."""
+    """The tenant and role of one token."""
 
     tenant: str
     role: Role = Role.GAME
@@ -43,7 +43,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One call's caller. `sees_all`: counts are everybody's, not only the tenant's. `may_drain`: ends the daemon.
+    """One call's caller. `sees_all`: counts are of all tenants, not only its own. `may_drain`: ends the daemon.
     `is_near`: it calls from this machine.
     """
 
@@ -54,7 +54,7 @@ class Caller:
 
 
 def caller_of(token: Token | None, is_near: bool) -> Caller:
-    """The caller with a token, or (None) of a daemon that has no tokens file, where everybody is the one tenant."""
+    """The caller with a token; None: the daemon has no tokens file, and all callers are one tenant."""
     if token is None:
         return Caller("", sees_all=True, may_drain=is_near, is_near=is_near)
     operator = token.role is Role.OPERATOR
@@ -62,7 +62,7 @@ def caller_of(token: Token | None, is_near: bool) -> Caller:
 
 
 def is_near(peer: str, metadata: Iterable[str] = ()) -> bool:
-    """Whether a peer is on this machine: "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711", "unix:...", as gRPC names it.
+    """True if a peer is on this machine: "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711", "unix:...", as gRPC names it.
 
     `metadata` are the keys that came with the call. They give no rights to anybody; a call that a proxy on this machine
     has passed on is not near, because its caller may be anywhere.

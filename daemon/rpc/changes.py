@@ -19,7 +19,9 @@ class Changes:
         self._locks: dict[Hashable, tuple[asyncio.Lock, set[asyncio.Task[Any]]]] = {}
 
     async def alone(self, key: Hashable, act: Coroutine[Any, Any, T]) -> T:
-        """What `act` gives, when no other change of this thing is under way. Do not ask for another one from within."""
+        """Runs `act` when no other change of this thing is under way; its result. Do not ask for another one from
+        within.
+        """
         lock, tasks = self._locks.setdefault(key, (asyncio.Lock(), set()))
 
         async def do() -> T:
@@ -31,7 +33,7 @@ class Changes:
             if not tasks:
                 del self._locks[key]
             if not done.cancelled():
-                done.exception()  # a caller who went away does not hear of it
+                done.exception()  # a caller that went away does not hear of it
 
         task = asyncio.create_task(do())
         tasks.add(task)

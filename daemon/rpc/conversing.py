@@ -38,7 +38,7 @@ class Conversation:
     async def events(
         self, requests: AsyncIterator[dialogue_pb2.ConverseRequest]
     ) -> AsyncGenerator[dialogue_pb2.TalkEvent, None]:
-        """The events of all turns, in the order of their lines. Raises what is wrong with a line."""
+        """The events of all turns, in the order of their lines. Raises the error of a wrong line."""
         listener = asyncio.create_task(self._listen(requests))
         listener.add_done_callback(lambda _: self._lines.put_nowait(None))
         try:
@@ -85,11 +85,11 @@ class Conversation:
         return _Line(talk)
 
     def _is_open(self, turn_id: str) -> bool:
-        """Whether a line is the retry of one that is open here: that interrupts nothing."""
+        """True if a line is the retry of one that is open here: a retry interrupts nothing."""
         return bool(turn_id) and any(o.talk.turn_id == turn_id and not o.interrupted for o in self._open)
 
     def _interrupt(self) -> None:
-        """Stops what this player's lines have begun, and what they would."""
+        """Stops the turns of this player's lines, those under way and those that wait."""
         for line in self._open:
             line.interrupted = True
         if self._open:

@@ -1,8 +1,8 @@
 """Certificates, client CAs and tokens as they stand in their files, read again when these change and on SIGHUP.
 
 A pair that does not fit together, or a file that cannot be read, changes nothing: the last good one stays in use, and
-`trouble` says so. Connections that are open go on with what they began with; calls look at the tokens each time.
-Owns what was read last; a thread reads, the event loop swaps.
+`trouble` says so. Open connections go on with the certificates they began with; calls look at the tokens each time.
+Owns the files' last content; a thread reads, the event loop swaps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CERTIFICATE, KEY, CLIENT_CA, TOKENS = "tls_certificate", "tls_key", "tls_client_
 log = structlog.get_logger("npcd")
 
 T = TypeVar("T")
-Mark = tuple[tuple[int, ...], ...]  # what tells that a file is another one
+Mark = tuple[tuple[int, ...], ...]  # a change of it means that a file has changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Tls:
 
 
 class Credentials:
-    """What is in use now. Raises ConfigError when the files are wrong at the start."""
+    """The credentials in use now. Raises ConfigError when the files are wrong at the start."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -53,17 +53,17 @@ class Credentials:
 
     @property
     def trouble(self) -> list[str]:
-        """What could not be read again, a line each; empty when all is well."""
+        """Problems of the last reading, a line each; empty when all is well."""
         return [line for line in self._trouble if line]
 
     async def keep_up(self) -> None:
-        """Reads again what changes, until it is cancelled."""
+        """Reads files again when they change, until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             await self.read_again(only_changed=True)
 
     async def read_again(self, only_changed: bool = False) -> None:
-        """Reads the files again. What is wrong is logged and changes nothing."""
+        """Reads the files again. A wrong file is logged and changes nothing."""
         seen = await asyncio.to_thread(lambda: (self._mark(CERTIFICATE, KEY, CLIENT_CA), self._mark(TOKENS)))
         before, self._seen = self._seen, seen
         if not only_changed or seen[0] != before[0]:
@@ -98,14 +98,14 @@ class Credentials:
 
 
 def read_tls(settings: ServeSettings) -> Tls | None:
-    """What the settings name, looked at as a whole; None without TLS. Raises ConfigError."""
+    """The files that the settings name, checked as a whole; None without TLS. Raises ConfigError."""
     s = settings
     if not s.tls_certificate:
         return None
     certificate, key = _bytes_of(CERTIFICATE, s.tls_certificate), _bytes_of(KEY, s.tls_key)
     ca = _bytes_of(CLIENT_CA, s.tls_client_ca) if s.tls_client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # The very bytes that will be used: the files may be others in a moment.
+    # The check uses the very bytes that will be served: the files may change at any moment.
     with _in_memory(certificate) as chain, _in_memory(key) as private:
         try:
             context.load_cert_chain(chain, private, password=_refuse)
@@ -136,7 +136,7 @@ def read_tokens(settings: ServeSettings) -> Mapping[str, Token] | None:
 
 
 class _Encrypted(Exception):
-    """A key wants a password, and nobody is there to be asked."""
+    """A key needs a password, and there is nobody to ask."""
 
 
 def _refuse() -> str:

@@ -58,7 +58,7 @@ SERVICES = tuple(
 )
 BUILT = SERVICES[:3] + SERVICES[4:]  # Story answers UNIMPLEMENTED and says so in its health
 
-# The one table from our errors to the wire's.
+# The one table from our errors to gRPC status codes.
 STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (Stale, grpc.StatusCode.ABORTED),
@@ -72,8 +72,8 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED),
 )
 RETRY_KEY = "retry-after-ms"
-EPOCH_KEY = "daemon-epoch"  # with NOT_FOUND: whether it is a daemon that knew the name once, or one that lost its state
-PING_MIN_MS = 1_000  # what docs/GUIDE.md promises
+EPOCH_KEY = "daemon-epoch"  # with NOT_FOUND: it tells a daemon that deleted the name from one that lost its state
+PING_MIN_MS = 1_000  # as docs/GUIDE.md promises
 PING_STRIKES = 4  # pings that come sooner, before the connection is ended; data between them makes up for them
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
@@ -139,7 +139,7 @@ class GrpcFace:
         task.add_done_callback(self._tasks.discard)
 
     async def report(self, serving: bool) -> None:
-        """Says what health checks hear."""
+        """Sets the answer of health checks."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *BUILT):
             await self._health.set(service, status)
@@ -159,7 +159,7 @@ class GrpcFace:
         path = unix_path(address)
         target = f"unix:{path}" if path else address
         problem = look(address)
-        if problem.says:  # also of a socket in use: gRPC would take the path away from whoever listens there
+        if problem.says:  # also of a socket in use: gRPC would take the path away from its listener
             raise ConfigError(f"serve.listen: cannot listen on {address}: {problem.says}; {problem.fix}")
         try:
             if credentials is not None and not path:
@@ -171,7 +171,7 @@ class GrpcFace:
         return target if path else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self) -> grpc.ServerCredentials | None:
-        """What TLS ports begin each connection with; None without TLS."""
+        """The credentials of TLS ports; None without TLS."""
         if self.credentials.tls is None:
             return None
         wants_client = self.credentials.tls.client_ca is not None  # for good: a port cannot change its mind
@@ -216,7 +216,8 @@ class GrpcFace:
         files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
         described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}
         for name, service in described.items():
-            # Admin's calls are about the whole daemon: they are told who calls. All others are about a tenant's worlds.
+            # Admin's calls are about the whole daemon, so they get the caller. All others get the tenant, for its
+            # worlds.
             who = self._caller if name == "Admin" else self._tenant
             handlers = {m.name: self._handler(m, calls[name].get(m.name, ""), who) for m in service.methods}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
@@ -225,7 +226,7 @@ class GrpcFace:
         reflection.enable_server_reflection(names, server)
 
     def _handler(self, method: MethodDescriptor, name: str, who: Who) -> grpc.RpcMethodHandler[Any, Any]:
-        """One rpc of the contract, answered by a method of Calls. Requests stay bytes until it is known who asks."""
+        """One rpc of the contract, answered by a method of Calls. Requests stay bytes until the caller is known."""
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -298,7 +299,7 @@ class GrpcFace:
         return token.tenant if token is not None else ""
 
     def _caller(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
-        """Who calls, by the token and by the address of the peer itself. Raises Unauthenticated."""
+        """The caller, by its token and by the address of the peer itself. Raises Unauthenticated."""
         metadata = context.invocation_metadata() or ()
         return caller_of(self._token(metadata), is_near(context.peer(), (key for key, _ in metadata)))
 
@@ -315,9 +316,7 @@ class GrpcFace:
 
 
 class _Requests:
-    """What a client streams, as messages. A request that cannot be read raises CallerError; the next may be asked for
-    all the same.
-    """
+    """A client's stream as messages. An unreadable request raises CallerError; the next one can still be read."""
 
     def __init__(self, raw: AsyncIterator[bytes], kind: type[Message], pace: Pace) -> None:
         self._raw = raw

@@ -1,7 +1,7 @@
-"""What could not be written to the journal when it was asked for, and is tried again until it stands there.
+"""Records that could not be written to the journal when they were made, and are retried until they are in it.
 
-A full disk refuses records. Who must be forgotten, and worlds and NPCs that were defined, registered or removed, are
-owed then: Remembering tries them again once a second, with longer pauses while it fails. Plain values: decides only.
+A full disk refuses records. Then players to be forgotten, and worlds and NPCs that were defined, registered or removed,
+are owed: Remembering retries them once a second, with longer pauses while it fails. Plain values: decides only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAUSE_FIRST_NS, PAUSE_MOST_NS = 1 * S, 30 * S
 
 
 class Forgotten(NamedTuple):
-    """Who is to be forgotten: a player by one NPC of a world, or by all of them when `npc` is empty."""
+    """A player to be forgotten by one NPC of a world, or by all of them when `npc` is empty."""
 
     tenant: str
     world: str
@@ -28,7 +28,7 @@ class Forgotten(NamedTuple):
 
 @dataclass(slots=True)
 class OwedWorld:
-    """What the journal does not have of a world: its definition, and these NPCs, registered or removed."""
+    """The parts of a world that the journal lacks: its definition, and these NPCs, registered or removed."""
 
     definition: bool = False
     npcs: set[str] = field(default_factory=set)
@@ -47,28 +47,28 @@ class Owed:
         return bool(self.forgets or self.worlds)
 
     def forget(self, who: Forgotten) -> bool:
-        """Notes who must be forgotten; whether there is room for it."""
+        """Notes a player to be forgotten. Returns False if there is no room for it."""
         if who not in self.forgets and len(self.forgets) >= FORGETS_MAX:
             return False
         self.forgets[who] = None
         return True
 
     def write(self, tenant: str, world: str, npcs: Iterable[str] = (), definition: bool = False) -> None:
-        """Notes what the journal did not take of a world. Of more worlds than WORLDS_MAX nothing is noted."""
+        """Notes parts of a world that the journal did not take. Beyond WORLDS_MAX worlds nothing is noted."""
         if (tenant, world) in self.worlds or len(self.worlds) < WORLDS_MAX:
             owed = self.worlds.setdefault((tenant, world), OwedWorld())
             owed.definition |= definition
             owed.npcs.update(npcs)
 
     def paid(self, what: Forgotten | tuple[str, str]) -> None:
-        """It stands in the journal now, or nobody wants it any more."""
+        """It is in the journal now, or no longer wanted."""
         if isinstance(what, Forgotten):
             self.forgets.pop(what, None)
         else:
             self.worlds.pop(what, None)
 
     def due(self, now_ns: int) -> bool:
-        """Whether to try again now."""
+        """True when it is time to retry."""
         return bool(self) and now_ns >= self._again_ns
 
     def tried(self, well: bool, now_ns: int) -> None:

@@ -1,9 +1,9 @@
-"""A world's language: whether its tag is well-formed, and whether the model was trained on the world's words.
+"""A world's language: checks that its tag is well-formed, and that the model was trained on the world's words.
 
-A tag is well-formed as RFC 5646 (BCP 47), section 2.1 says; whether there is such a language nobody asks.
+A tag is well-formed as RFC 5646 (BCP 47), section 2.1 says; the language itself need not exist.
 
 A model made for npcd has every word that it was trained to act, feel and speak with as one token of its vocabulary,
-with the space before it. So its own vocabulary says which words it knows. Of other models it says nothing of the kind.
+with the space before it. So its vocabulary shows which words it knows. The vocabulary of another model does not.
 Decides only.
 """
 
@@ -42,7 +42,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def well_formed(tag: str) -> bool:
-    """Whether a text is a well-formed BCP 47 tag of at most TAG_BYTES_MAX bytes."""
+    """True if a text is a well-formed BCP 47 tag of at most TAG_BYTES_MAX bytes."""
     small = tag.lower() if tag.isascii() else ""
     return 0 < len(small) <= TAG_BYTES_MAX and (_TAG.fullmatch(small) is not None or small in _IRREGULAR)
 
@@ -63,9 +63,9 @@ def check_language(field: str, tag: str) -> str:
 def warnings_of(
     knows: Callable[[str], bool], actions: Sequence[str], emotions: Sequence[str], texts: Mapping[str, str]
 ) -> list[str]:
-    """What a model made for npcd was not trained on in a world's words, a sentence each; empty when it knows them.
+    """Words of a world that a model made for npcd was not trained on, as sentences; empty when it knows all of them.
 
-    `knows` says whether a word is one of the vocabulary's own.
+    `knows` is True for a word that is one of the vocabulary's own.
     """
     out = []
     for what, words in (("actions", actions), ("emotions", emotions)):

@@ -19,7 +19,7 @@ BUILT_IN_NAME = "built in"
 
 @dataclass(frozen=True, slots=True)
 class WorldFile:
-    """What the daemon's commands need to know of a world's TOML. `texts` are its prose, by what it is."""
+    """The parts of a world's TOML that the daemon's commands need. `texts` are its prose, by the name of the part."""
 
     world_id: str
     words: WorldWords

@@ -274,13 +274,13 @@ def test_stores_by_url(stores: Urls) -> None:
     redis = of_store("redis", stores.redis_url)
     assert redis.outcome is OK and redis.says.startswith("by URL, version ") and "kept in its file" in redis.says
     postgres = of_store("postgres", stores.postgres_url)
-    assert postgres.outcome is OK and "as npcd_serving, who may add events" in postgres.says
+    assert postgres.outcome is OK and "as npcd_serving, a role that may add events" in postgres.says
 
 
 def test_a_role_that_may_too_much(stores: Urls) -> None:
     """The owner is not for serving."""
     check = of_store("postgres", stores.postgres_owner_url)
-    assert check.outcome is WARN and "as npcd_owner, who may read or change" in check.says
+    assert check.outcome is WARN and "as npcd_owner, a role that may read or change" in check.says
     assert "npcd migrate" in check.fix and "--serving-role" in check.fix
 
 
@@ -314,7 +314,7 @@ def test_a_url_that_is_none(store: str, url: str) -> None:
         (("7.2.4", "yes", "noeviction"), OK, "kept in its file"),
         (("", "", ""), OK, "version unknown"),
         (("5.0.7", "yes", "noeviction"), WARN, "6.2 or newer"),
-        (("7.2.4", "yes", "allkeys-lru"), WARN, "allkeys-lru throws out"),
+        (("7.2.4", "yes", "allkeys-lru"), WARN, "allkeys-lru evicts"),
         (("7.2.4", "no", "noeviction"), WARN, "a restart forgets"),
     ],
 )
