@@ -59,6 +59,7 @@ class Work:
     penalties never see `stop_ids`, the model's own end tokens, or `closing` (tokens that close an answer as text): an
     end that is penalised makes replies ramble.
     A work with `supersede` takes the place of a waiting one with the same value.
+    `backend` names where it runs, as its route says (empty: the daemon's own engine).
     """
 
     tier: Tier
@@ -78,6 +79,7 @@ class Work:
     near: int = -1
     adapter: str = ""
     keep: bool = False
+    backend: str = ""
     script: Script | None = None
     options: Choice | None = None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -16,7 +17,8 @@ from core.clock import MS, Clock, S, now_ns
 from core.errors import ConfigError
 from core.files import from_home
 from core.slices import Pace
-from core.words import NpcKey, Tier
+from core.spread import Spread
+from core.words import Tier
 from daemon.config import Config
 from daemon.minds.attention import Attention
 from daemon.minds.barks import Barks
@@ -34,7 +36,7 @@ from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.worlds import Npc, Worlds
-from engines.backend import Delivery
+from engines.backend import Backend
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
@@ -49,22 +51,18 @@ from npcd import __version__
 from prompts.layout import Caps, Layout, Perception
 from prompts.templates import find_markup, unmarked
 from scheduler.drafts import Ngrams
-from scheduler.loop import EngineLoop
-from scheduler.meter import Spread
-from scheduler.parking import Fetched
 from scheduler.scheduler import Scheduler
 from scheduler.speculation import Speculation, SpeculationSettings
+from scheduler.step_backend import StepBackend
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
-from tiers.routing import WorkKind
+from tiers.routing import LLAMA, WorkKind, check_engines
 
 log = structlog.get_logger("npcd")
 
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
 TORN_WHY = "the file's tokenizer has them with the type NORMAL, so the model reads pieces; convert it again"
-STALLED_NS = 20 * MS  # a step of a small model takes a few milliseconds
-STALLED_X = 2
 
 
 @dataclass(slots=True)
@@ -95,14 +93,20 @@ class Daemon:
     memory: Memory
     worlds: Worlds
     door: Door
-    engine_loop: EngineLoop
-    scheduler: Scheduler
+    step_backend: StepBackend
     board: StatusBoard
     lag: Spread
     clock: Clock
 
 
-def load_model(config: Config) -> Model:
+@dataclass(slots=True)
+class LlamaModel(Model):
+    """A model that llama.cpp runs, in this process."""
+
+    engine: LlamaEngine
+
+
+def load_model(config: Config) -> LlamaModel:
     """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises
     ConfigError.
     """
@@ -137,7 +141,7 @@ def load_model(config: Config) -> Model:
         )
     if len(adapters):
         log.info("adapters", names=adapters.names, loaded_max=config.adapters.loaded_max)
-    return Model(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
+    return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
 
 
 def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:
@@ -206,11 +210,23 @@ def hot_only(config: Config, clock: Clock) -> Memory:
     return Memory(bonds, recall, None, None, None, wall_ms)
 
 
+def open_step_backend(config: Config, model: Model, clock: Clock) -> StepBackend:
+    """The model's engine behind npcd's scheduler, its cost model warm; nothing is started yet."""
+    engine, planner = model.engine, config.scheduler.planner
+    planner = replace(planner, chunk_min=max(planner.chunk_min, engine.geometry.chunk_min))
+    speculation = None
+    if model.drafter is not None:
+        speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
+    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner), speculation)
+    swept = sweep(engine, scheduler.costs, clock)
+    log.info("warm", **asdict(swept), step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
+    return StepBackend(scheduler, clock)
+
+
 def build(
     config: Config,
     model: Model,
     lifecycle: Lifecycle,
-    on_death: Callable[[BaseException], None],
     drain: Callable[[float], Awaitable[None]],
     clock: Clock = now_ns,
     memory: Memory | None = None,
@@ -218,14 +234,15 @@ def build(
     ill: Callable[[], list[str]] = list,
     parked: Parked | None = None,
     pseudonym_key: bytes = b"",
+    others: Mapping[str, Backend] = MappingProxyType({}),
 ) -> Daemon:
     """The daemon around a loaded model, on the running event loop; nothing is started yet.
 
     Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
     `ill` says what else is not as it should be, a line each. `parked` takes KV that has no room in RAM.
-    `pseudonym_key` is the data folder's; without one, players' pseudonyms are this process's own.
+    `pseudonym_key` is the data folder's; without one, players' pseudonyms are this process's own. `others` are backends
+    beside the model's own, by the names that routes have for them.
     """
-    loop = asyncio.get_running_loop()
     engine = model.engine
     epoch = time.time_ns() // MS
     layout, why = choose_layout(model, config.caps)
@@ -242,67 +259,35 @@ def build(
             why="in this model's tokens the marks take most of it; raise caps.intent_tail",
         )
 
-    planner = config.scheduler.planner
-    planner = replace(planner, chunk_min=max(planner.chunk_min, engine.geometry.chunk_min))
-    speculation = None
-    if model.drafter is not None:
-        speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
-    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner), speculation)
-    swept = sweep(engine, scheduler.costs, clock)
-    log.info("warm", **asdict(swept), step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
-
-    def deliver(deliveries: list[Delivery]) -> None:
-        loop.call_soon_threadsafe(door.deliver, deliveries)
-
-    engine_loop = EngineLoop(scheduler, deliver, on_death, clock)
-    door = Door(engine_loop.send, config.promises, engine.geometry.context_len, clock)
-
-    def expect(due_ns: int | None) -> None:
-        engine_loop.next_due_ns = due_ns
-
-    def comes_near(npc: NpcKey) -> None:
-        homes = scheduler.placer.homes  # read only, and a step old at most
-        if homes.parked_bytes and any(t.parked and not t.fetching_ns for t in homes.of_npc(npc)):
-            door.load_ahead(npc)
-
+    step_backend = open_step_backend(config, model, clock)
     if parked is not None:
-        scheduler.placer.moves.parking.store = parked
-        parked.start(lambda *what: engine_loop.send([Fetched(clock(), *what)]))
+        step_backend.park_in(parked)
+        parked.start(step_backend.fetched)
+    backends: dict[str, Backend] = {LLAMA: step_backend, **others}
+    check_engines(config.routes, backends)
+    door = Door(backends, config.promises, clock)
+    asked = backends[config.routes.intent.engine]
 
     slice_ns = round(config.calls.slice_ms * MS)
     worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
     piece = engine.vocab.piece
-    context_len = engine.geometry.context_len
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
     sessions = Sessions(
-        Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, context_len, piece, epoch, clock
+        Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, piece, epoch, clock
     )
 
     def put_off() -> int:
         return len(intents.share)
 
-    def busy_ns() -> int:
-        return scheduler.meter.busy_ns
-
-    pressure = Pressure(door, lambda: engine_loop.health, config.promises, config.shedding, clock, put_off, busy_ns)
+    pressure = Pressure(door, config.promises, config.shedding, clock, put_off)
     table = Table(config.intents, memory, clock)
     events = NpcEvents()
-    homes = scheduler.placer.homes
-
-    def crowded() -> bool:
-        return not homes.free  # read only, and a step old at most
-
-    def stalled(now_ns: int) -> bool:
-        # A large model's step may take long: what counts is that it takes longer than it should. Idle is not stalled.
-        return door.open > 0 and engine_loop.health.stalled(now_ns, STALLED_NS, STALLED_X)
 
     def roomy() -> bool:
-        return homes.free > 0 or homes.ram_bytes < homes.ram_bytes_max / 2
+        return asked.snapshot.kv.roomy
 
-    attention = Attention(
-        config.intents.activation, config.intents.carry, table, events, memory, door, crowded, comes_near, clock
-    )
+    attention = Attention(config.intents.activation, config.intents.carry, table, events, memory, door, clock)
     barks = Barks(
         table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
     )
@@ -313,7 +298,7 @@ def build(
     look_ahead = LookAhead(config.intents.prediction, layout, door, barks, config.promises, config.routes, spare, clock)
     intents = Intents(
         table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
-        sessions.digest, expect, stalled, roomy, slice_ns, clock,
+        sessions.digest, asked.expect, partial(door.stalled, config.routes.intent.engine), roomy, slice_ns, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:
@@ -325,18 +310,19 @@ def build(
         return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
     dialogue = Dialogue(
-        worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, context_len, piece,
+        worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, piece,
         perceived, felt, attention.spoke, clock,
     )  # fmt: skip
     lag = Spread()
 
     def degraded() -> list[str]:
-        full = [t.name.lower() for t in Tier if door.waiting(t) >= config.promises.of(t).waiting_max]
-        return [f"{tier} queue is full" for tier in full] + memory.degraded() + ill()
+        away = [f"engine '{name}' is not ready" for name, b in backends.items() if not b.health.ready]
+        full = [f"{tier.name.lower()} queue is full" for tier in Tier if door.is_full(tier)]
+        return away + full + memory.degraded() + ill()
 
     about = About(__version__, model.name, model.sha256, engine.name, f"{layout.kind}: {why}", epoch, clock())
     board = StatusBoard(
-        about, lifecycle, scheduler, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
+        about, lifecycle, door, worlds, table, intents, attention, look_ahead, dialogue, memory, pressure,
         lag, degraded, clock,
     )  # fmt: skip
     changes = Changes()
@@ -344,8 +330,8 @@ def build(
     remembering = Remembering(worlds, table, dialogue, door, memory, epoch, saves, parked, changes, pace, clock)
     deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, changes, pace)
     calls = Calls(
-        worlds, table, intents, attention, events, dialogue, door, scheduler.placer, board, memory, remembering,
+        worlds, table, intents, attention, events, dialogue, door, board, memory, remembering,
         deleting, config.calls, drain, changes, pace,
         pseudonym_key or secrets.token_bytes(32), clock,
     )  # fmt: skip
-    return Daemon(calls, dialogue, memory, worlds, door, engine_loop, scheduler, board, lag, clock)
+    return Daemon(calls, dialogue, memory, worlds, door, step_backend, board, lag, clock)

@@ -144,6 +144,9 @@ class Drafter(Protocol):
     def draft(self, asked: Sequence[Asked], room_ns: float) -> list[Tokens]:
         """At most `most` tokens for each, or none; takes about `room_ns` at most. Never raises: a guess may fail."""
 
+    def forget(self) -> None:
+        """Forgets all works: those that it is asked for next may have the same numbers."""
+
     def close(self) -> None:
         """Frees what it holds; nothing may be called after."""
 

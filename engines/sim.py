@@ -329,6 +329,9 @@ class ForcedDrafts:
         self._engine.clock.advance(self.took_ns)
         return [self._guess(a, most) for a in asked]
 
+    def forget(self) -> None:
+        """Knows no works."""
+
     def close(self) -> None:
         """Holds nothing."""
 

@@ -203,6 +203,11 @@ class Homes:
         if self._in_ram.pop(id(trunk), None) is not None:
             self._in_ram[id(trunk)] = trunk
 
+    @property
+    def parked(self) -> Iterable[Trunk]:
+        """The trunks that are in the store, in no particular order."""
+        return self._in_store.values()
+
     def parks(self, size: int) -> bool:
         """True if so many bytes could be in the store at all."""
         return size <= self.parked_bytes_max

@@ -45,6 +45,9 @@ class Ngrams:
         """For each what followed where its last tokens stood before; changes nothing."""
         return [followed(a.text, a.most, self._match_min, self._match_max) for a in asked]
 
+    def forget(self) -> None:
+        """Knows no works."""
+
     def close(self) -> None:
         """Holds nothing."""
 

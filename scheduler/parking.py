@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from core.clock import MS, S
+from core.words import NpcKey
 from core.work import Work
 from kvcache.homes import Homes, Trunk
 from kvcache.verify import Sealed
@@ -53,6 +54,7 @@ class Parking:
         self.given_up = 0  # not there in time
         self.turned_down = 0
         self.costs = LoadCosts(FETCH_PRIOR)
+        self.changes = 0  # what is in the store, or on its way back, is another one with each
         self._homes = homes
         self._wait_ns = round(wait_ms * MS)
         self._last = 0
@@ -62,6 +64,10 @@ class Parking:
     def coming(self) -> int:
         """How many trunks are on their way back."""
         return len(self._coming)
+
+    def away(self) -> frozenset[NpcKey]:
+        """The NPCs that have a trunk in the store which is not on its way back."""
+        return frozenset(t.key.npc for t in self._homes.parked if not t.fetching_ns)
 
     def look_again_ns(self, now_ns: int) -> int:
         """When the next work that waits for a fetch will wait no longer, if nothing comes before."""
@@ -76,6 +82,7 @@ class Parking:
             if wanted and self.store is not None and self.store.park(number, sealed.header, sealed.payload):
                 self._last = number
                 self.parked += 1
+                self.changes += 1
                 for other in self._homes.park(trunk, number, len(sealed)):
                     self.forget(other)
             else:
@@ -113,6 +120,7 @@ class Parking:
         """
         if trunk.parked and not trunk.fetching_ns and self.store is not None and self._fits(trunk):
             trunk.fetching_ns = max(now_ns, 1)
+            self.changes += 1
             self._coming[trunk.parked] = trunk
             self.store.fetch(trunk.parked)
 
@@ -145,5 +153,6 @@ class Parking:
         return trunk.parked_bytes <= self._homes.ram_bytes_max
 
     def _leave(self, trunk: Trunk) -> None:
+        self.changes += 1
         self._coming.pop(trunk.parked, None)
         self._homes.unpark(trunk)

@@ -242,6 +242,11 @@ class Scheduler:
         return out
 
     @property
+    def changes(self) -> int:
+        """Counts starts and ends of works: while it is the same, the same works run."""
+        return self._changes
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return not self.running and not self.retrying and not len(self.admission.queues)
@@ -378,13 +383,13 @@ class Scheduler:
             runner.sampler = -1
         self.meter.cached_tokens += runner.timings.cached_tokens
         self.meter.prefilled_tokens += runner.timings.prefilled_tokens
-        self.meter.tiers[runner.work.tier].ended[finish] += 1
+        self.meter.tiers[runner.work.tier].count_end(finish)
         self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
         self._forget_again(runner.work.key)
 
     def _end_waiting(self, left: Sequence[Left]) -> None:
         for waiting, finish, reason in left:
-            self.meter.tiers[waiting.work.tier].ended[finish] += 1
+            self.meter.tiers[waiting.work.tier].count_end(finish)
             timings = Timings(submitted_ns=waiting.submitted_ns)
             self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))
             self._forget_again(waiting.work.key)

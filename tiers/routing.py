@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -51,7 +52,7 @@ class Route:
     tier: Tier
     """Tier of these requests: `gold`, `silver` or `bronze`. Predictions are Bronze; trunks are never Gold."""
     engine: str = LLAMA
-    """Engine that runs them; `llama` is the one there is."""
+    """The engine that runs them, by its name. `llama`, in this process, is the one that npcd brings."""
     output_max: int = 0
     """Tokens that one of them makes at most, `promises.TIER.output_max` at most; 0 for trunks, which generate none. An
     intent may have as many as its longest answer needs.
@@ -99,13 +100,22 @@ class Routes:
 assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == {kind.value for kind in ABOUT}
 
 
+def check_engines(routes: Routes, engines: Collection[str]) -> None:
+    """Raises ConfigError naming the first route whose engine there is not, with the engine that was probably meant."""
+    for kind in WorkKind:
+        engine = routes.of(kind).engine
+        if engine not in engines:
+            near = difflib.get_close_matches(engine, sorted(engines), 1) if len(engines) > 1 else []
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            there = ", ".join(sorted(engines))
+            raise ConfigError(f"routes.{kind.value}.engine: there is no engine '{engine}'; there is: {there}{hint}")
+
+
 def check_routes(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:
     """Raises ConfigError naming the first setting that is not possible, and its limit."""
+    check_engines(routes, engines)
     for kind in WorkKind:
         route, name = routes.of(kind), f"routes.{kind.value}"
-        if route.engine not in engines:
-            there = ", ".join(sorted(engines))
-            raise ConfigError(f"{name}.engine: there is no engine '{route.engine}'; there is: {there}")
         _check_tier(kind, route, name)
         if route.context_max and kind not in GROWING:
             grow = " and ".join(f"routes.{k.value}" for k in WorkKind if k in GROWING)

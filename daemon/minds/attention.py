@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.clock import MS, Clock
@@ -52,8 +51,6 @@ class Attention:
         events: NpcEvents,
         memory: Memory,
         door: Door,
-        crowded: Callable[[], bool],
-        comes_near: Callable[[NpcKey], None],
         clock: Clock,
     ) -> None:
         self.activations: Activations[Mind] = Activations(settings)
@@ -64,8 +61,6 @@ class Attention:
         self._events = events
         self._memory = memory
         self._door = door
-        self._crowded = crowded
-        self._comes_near = comes_near
         self._clock = clock
         self._newcomers: dict[Mind, None] = {}
         self._decided_ns = 0
@@ -82,7 +77,7 @@ class Attention:
         if player and distance_m * self._settings.quest_x <= self._settings.warm_leave_m:
             key = mind.npc.key
             self._memory.near(key, player)
-            self._comes_near(key)
+            self._door.coming_near(key)
             bond = self._memory.at_hand(key, player)
             quest = bond is not None and bond.quest is not None and bool(bond.quest.active)
             card = bond.relationship if bond is not None else None
@@ -136,8 +131,8 @@ class Attention:
             mind.activation = change.now
             promoted = change.now < change.before
             self._count(change, promoted)
-            if change.now is Activation.AMBIENT and self._crowded():
-                self._door.move_out(mind.npc.key)
+            if change.now is Activation.AMBIENT:
+                self._door.moving_out(mind.npc.key)
             kind = npcs_pb2.NPC_EVENT_KIND_PROMOTED if promoted else npcs_pb2.NPC_EVENT_KIND_DEMOTED
             event = npcs_pb2.NpcEvent(
                 kind=kind,

@@ -112,6 +112,7 @@ class Barks:
             tail=np.asarray(self._layout.bark_tail(q.tail, q.tokens), np.int32),
             max_tokens=route.output_max,
             adapter=npc.adapter,
+            backend=route.engine,
             sampling=Sampling(temperature=self._settings.bark_temperature, seed=seed),
             stop_ids=self._layout.stop_ids,
             closing=self._layout.closing_ids,

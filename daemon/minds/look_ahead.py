@@ -146,6 +146,7 @@ class LookAhead:
             max_tokens=max(self._route.output_max, choice.longest),
             choice=choice,
             adapter=npc.adapter,
+            backend=self._route.engine,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
             supersede=(npc.key, "prediction", q.state),

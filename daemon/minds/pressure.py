@@ -1,15 +1,18 @@
-"""How much there is to do against what can be done: reads queues and engine for tiers/shedding.
+"""How much there is to do against what can be done: reads queues and backends for tiers/shedding.
 
-On the event loop. Whoever asks makes it look, so that nothing has to run on its own.
+On the event loop. A caller that asks makes it look, so that nothing has to run on its own. With several backends the
+one counts that does worst.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from core.clock import MS, Clock
 from core.words import Tier
 from engines.backend import Health
+from scheduler.permits import Permits
 from scheduler.ticket import Door
 from tiers.promises import Promises
 from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
@@ -20,31 +23,37 @@ BUSY_OVER_NS = 100 * MS  # over how long it is looked how busy the engine is
 BUSY_MAX = 0.5  # of that time: above, guesses would be in the way
 
 
+@dataclass(slots=True)
+class _Beats:
+    """One backend's beat as of the first look that found work and this beat, and when that was."""
+
+    beat_ns: int = -1
+    since_ns: int = 0
+
+    def still_ns(self, health: Health, idle: bool, now_ns: int) -> int:
+        """How long it has stood still. An idle engine stands still with nothing wrong, and has not heard yet of what
+        was submitted just now.
+        """
+        if health.beat_ns != self.beat_ns or idle:
+            self.beat_ns, self.since_ns = health.beat_ns, now_ns
+        return now_ns - self.since_ns
+
+
 class Pressure:
     """Ask before submitting what may be left out. `put_off` says how many NPCs are due and wait for their share."""
 
     def __init__(
-        self,
-        door: Door,
-        health: Callable[[], Health],
-        promises: Promises,
-        settings: ShedSettings,
-        clock: Clock,
-        put_off: Callable[[], int] = int,
-        busy_ns: Callable[[], int] = int,
+        self, door: Door, promises: Promises, settings: ShedSettings, clock: Clock, put_off: Callable[[], int] = int
     ) -> None:
         self._door = door
-        self._health = health
         self._promises = promises
         self._put_off = put_off
-        self._busy_ns = busy_ns
         self._busy = 0.0
-        self._busy_at = (0, 0)  # moment, and time in steps until then
+        self._busy_at = (0, dict.fromkeys(door.backends, 0))  # moment, and time in steps until then
         self._clock = clock
         self._shedding = Shedding(settings)
         self._looked_ns: int | None = None
-        self._beat_ns = -1  # the engine's, as of the first look that found work and this beat
-        self._still_since_ns = 0
+        self._beats = {name: _Beats() for name in door.backends}
 
     def allows_predictions(self) -> bool:
         """Whether guesses may be made now."""
@@ -53,10 +62,11 @@ class Pressure:
 
     def spare(self) -> bool:
         """Whether the engine has time for what may as well not be done, too: it stood idle enough just now."""
-        now_ns, busy_ns = self._clock(), self._busy_ns()
+        now_ns = self._clock()
         passed_ns = now_ns - self._busy_at[0]
         if passed_ns >= BUSY_OVER_NS:
-            self._busy = (busy_ns - self._busy_at[1]) / passed_ns
+            busy_ns = {name: backend.snapshot.busy_ns for name, backend in self._door.backends.items()}
+            self._busy = max(ns - self._busy_at[1][name] for name, ns in busy_ns.items()) / passed_ns
             self._busy_at = (now_ns, busy_ns)
         return self._busy < BUSY_MAX and self.allows_predictions()
 
@@ -72,27 +82,30 @@ class Pressure:
 
     def load(self, now_ns: int) -> Load:
         """How it stands."""
-        health = self._health()
-        # An idle engine stands still with nothing wrong, and has not heard yet of what was submitted just now.
-        if health.beat_ns != self._beat_ns or not self._door.open:
-            self._beat_ns, self._still_since_ns = health.beat_ns, now_ns
+        still_ns = step_ns = 0
+        for name, backend in self._door.backends.items():
+            health, idle = backend.health, not self._door.permits[name].open
+            still_ns = max(still_ns, self._beats[name].still_ns(health, idle, now_ns))
+            step_ns = max(step_ns, health.expected_ns)
         return Load(
             gold=self._queued(Tier.GOLD, now_ns),
             silver=self._queued(Tier.SILVER, now_ns),
             bronze=self._queued(Tier.BRONZE, now_ns),
             put_off=self._put_off(),
-            still_ms=(now_ns - self._still_since_ns) / MS,
-            step_ms=health.expected_ns / MS,
+            still_ms=still_ns / MS,
+            step_ms=step_ns / MS,
             draining=self._door.draining,
         )
 
     def _queued(self, tier: Tier, now_ns: int) -> Queued:
+        """The fullest queue of the tier."""
+        fullest: Permits = max(self._door.permits.values(), key=lambda permits: permits.waiting(tier))
         oldest_ns = self._door.oldest_ns(tier)
         return Queued(
-            waiting=self._door.waiting(tier),
+            waiting=fullest.waiting(tier),
             waiting_max=self._promises.of(tier).waiting_max,
             oldest_ms=(now_ns - oldest_ns) / MS if oldest_ns is not None else 0.0,
-            retry_ms=self._door.retry_ms(tier, now_ns),
+            retry_ms=fullest.retry_ms(tier, now_ns),
         )
 
     def _look(self) -> None:

@@ -33,7 +33,6 @@ from daemon.process.tidy import LOOK_S, Tidy
 from daemon.process.watchdog import watch
 from daemon.rpc.grpc_face import GrpcFace
 from daemon.rpc.status import Lifecycle
-from scheduler.costs import FEATURES
 
 # Parts of serve.drain_s: for last events, streams and the engine's last step; and for our own servers to end.
 ENDING_S = 1.0
@@ -106,8 +105,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     began_ns = now_ns()
     collector = StatusCollector(
         lambda: daemon.board.message() if daemon else None,
-        lambda: dict(zip(FEATURES, daemon.scheduler.costs.weights_ns, strict=True)) if daemon else {},
-        lambda: daemon.scheduler.placer.counters() if daemon else {},
+        lambda: daemon.step_backend.snapshot.counters if daemon else {},
         lambda: lines.lost,
     )
     probes = Probes(lambda: lifecycle.phase, collector, lambda: daemon.board.degraded() if daemon else [])
@@ -132,7 +130,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         model = loading.result()
         keeping = await opening if opening is not None else None
         if keeping is None:
-            daemon = build(config, model, lifecycle, on_death, drain, ill=lambda: face.credentials.trouble)
+            daemon = build(config, model, lifecycle, drain, ill=lambda: face.credentials.trouble)
         else:
             memory, saves, stores_ill = keeping.memory, keeping.folder.saves, keeping.ill
 
@@ -140,13 +138,13 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 return stores_ill() + face.credentials.trouble
 
             key = keeping.folder.pseudonym_key
-            daemon = build(config, model, lifecycle, on_death, drain, now_ns, memory, saves, ill, keeping.parked, key)
-        daemon.engine_loop.start()
+            daemon = build(config, model, lifecycle, drain, now_ns, memory, saves, ill, keeping.parked, key)
+        daemon.door.start(on_death)
         tidy = Tidy(now_ns)
         tidy.start()
         if keeping is not None:
             await revive(keeping, daemon)
-        if config.serve.own_cores and not keep_apart(daemon.engine_loop.thread_id, model.threads):
+        if config.serve.own_cores and not keep_apart(daemon.step_backend.thread_id, model.threads):
             log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
         face.calls = daemon.calls
         tasks = [
@@ -155,9 +153,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             asyncio.create_task(_keep_house(daemon)),
         ]
         if config.serve.hang_s:
-            tasks.append(
-                asyncio.create_task(watch(lambda: daemon.engine_loop.health, config.serve.hang_s, on_hang, now_ns))
-            )
+            engine = daemon.step_backend
+            tasks.append(asyncio.create_task(watch(lambda: engine.health, config.serve.hang_s, on_hang, now_ns)))
         if not over.is_set():
             lifecycle.phase = "serving"
             await face.report(serving=True)
@@ -177,8 +174,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         await face.stop(LAST_EVENTS_S)
         for task in tasks:
             task.cancel()
-        stopped = daemon.engine_loop.stop(ENGINE_END_S)
-        daemon.door.end_all("the daemon has stopped")
+        stopped = daemon.door.stop(ENGINE_END_S, "the daemon has stopped")
         if stopped:
             # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
             afterwards.callback(model.close)

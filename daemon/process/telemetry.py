@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO, cast
 
 import structlog
@@ -13,15 +13,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from core.clock import Clock
+from core.spread import Spread
 from daemon.process.log_lines import LogLines
 from npcd.v1 import admin_pb2
-from scheduler.meter import Spread
 from tiers.shedding import Sheddable
 
 log = structlog.get_logger("npcd")
 
 LAG_EVERY_S = 0.05
-# Of scheduler.Placer.counters(): the family, the name of its label, and its help text.
+# Of Snapshot.counters: the family, the name of its label, and its help text.
 KV_COUNTERS = (
     ("trunk_tokens", "source", "Trunk tokens by how they came to where works needed them"),
     ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
@@ -66,14 +66,12 @@ class StatusCollector(Collector):
     def __init__(
         self,
         status: Callable[[], admin_pb2.StatusResponse | None],
-        costs: Callable[[], dict[str, float]],
-        kv: Callable[[], dict[str, dict[str, float]]],
+        counters: Callable[[], Mapping[str, Mapping[str, float]]],
         log_lines_lost: Callable[[], int] = int,
     ) -> None:
         self._log_lines_lost = log_lines_lost
         self._status = status
-        self._costs = costs
-        self._kv = kv
+        self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
         """All metric families."""
@@ -164,13 +162,13 @@ class StatusCollector(Collector):
             ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
         ):
             yield _gauge(name, text, float(value))
-        kv = self._kv()
+        counters = self._counters()
         for family, label, text in KV_COUNTERS:
             counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label])
-            for name, value in kv.get(family, {}).items():
+            for name, value in counters.get(family, {}).items():
                 counter.add_metric([name], value)
             yield counter
-        adapters = dict(kv.get("adapters", {}))
+        adapters = dict(counters.get("adapters", {}))
         if adapters:
             resident = adapters.pop("resident")
             yield _gauge("npcd_adapters_resident", "Adapters in the model's memory", resident)
@@ -179,7 +177,7 @@ class StatusCollector(Collector):
                 switched.add_metric([name], value)
             yield switched
         costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
-        for feature, weight_ns in self._costs().items():
+        for feature, weight_ns in counters.get("step_cost_ns", {}).items():
             costs.add_metric([feature], weight_ns)
         yield costs
 

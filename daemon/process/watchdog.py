@@ -42,5 +42,5 @@ async def watch(health: Callable[[], Health], hang_s: float, on_hang: Callable[[
     hang = Hang(round(hang_s * S), round(LOOK_EVERY_S * S))
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        if hang.look(clock(), *health()):
+        if hang.look(clock(), health().beat_ns, health().expected_ns):
             on_hang(hang.still_ns / S)

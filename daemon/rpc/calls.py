@@ -19,6 +19,7 @@ from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
 from core.pseudonym import pseudonym
 from core.slices import Pace
 from core.steps import Steps, every
+from core.words import NpcKey
 from daemon.minds.attention import Attention
 from daemon.minds.intents import Intents
 from daemon.minds.mind import Game
@@ -33,9 +34,9 @@ from daemon.rpc.status import StatusBoard
 from daemon.talk.dialogue import Dialogue
 from daemon.words import activation_message, check_id, check_number, row_message, whole
 from daemon.worlds.worlds import Npc, World, Worlds
+from engines.backend import TrunkPlace
 from memory.memory import Memory
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
-from scheduler.placing import Placer
 from scheduler.ticket import Door
 
 log = structlog.get_logger("npcd")
@@ -43,6 +44,8 @@ log = structlog.get_logger("npcd")
 GRACE_MS = 5_000  # for a Drain that says none
 GRACE_MAX_MS = 600_000
 TIME_SCALE_MAX = 1e6
+PLACES_AT_ONCE = 128  # NPCs of which the engine thread is asked at once: some 0.1 ms of its time
+PLACES_WITHIN_S = 1.0  # an engine that stands still for longer is not waited for: the trunks are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,6 @@ class Calls:
         npc_events: NpcEvents,
         dialogue: Dialogue,
         door: Door,
-        placer: Placer,
         board: StatusBoard,
         memory: Memory,
         remembering: Remembering,
@@ -95,7 +97,6 @@ class Calls:
         self.npc_events = npc_events
         self._dialogue = dialogue
         self._door = door
-        self._placer = placer
         self._board = board
         self._memory = memory
         self.remembering = remembering
@@ -229,13 +230,18 @@ class Calls:
         world = self._worlds.world(tenant, request.world_id)
         response = npcs_pb2.DescribeResponse()
         slices = self.pace()
-        for npc_id in request.npc_ids or list(world.npcs):
-            npc = world.npcs.get(npc_id)
-            if npc is not None:
-                response.npcs.append(self._description(npc, request.with_history))
-            elif request.npc_ids:  # or it was removed meanwhile
-                response.unknown_npc_ids.append(npc_id)
-            await slices.rest()
+        names = request.npc_ids or list(world.npcs)
+        for at in range(0, len(names), PLACES_AT_ONCE):
+            some = names[at : at + PLACES_AT_ONCE]
+            found = [world.npcs[npc_id].key for npc_id in some if npc_id in world.npcs]
+            places = await self._places(found) if found else {}
+            for npc_id in some:
+                npc = world.npcs.get(npc_id)
+                if npc is not None:
+                    response.npcs.append(self._description(npc, places.get(npc.key, []), request.with_history))
+                elif request.npc_ids:  # or it was removed meanwhile
+                    response.unknown_npc_ids.append(npc_id)
+                await slices.rest()
         return response
 
     async def watch_npcs(
@@ -531,7 +537,13 @@ class Calls:
             if over() or subscriber.deleted:  # may have been told before this frame was made, which took it for its own
                 subscriber.woken.set()
 
-    def _description(self, npc: Npc, with_history: bool) -> npcs_pb2.NpcDescription:
+    async def _places(self, npcs: Sequence[NpcKey]) -> dict[NpcKey, list[TrunkPlace]]:
+        places: dict[NpcKey, list[TrunkPlace]] = {}
+        for place in await self._door.places(npcs, PLACES_WITHIN_S):
+            places.setdefault(place.key.npc, []).append(place)
+        return places
+
+    def _description(self, npc: Npc, places: Sequence[TrunkPlace], with_history: bool) -> npcs_pb2.NpcDescription:
         mind = self._table.mind(npc.key)
         now_ns = self._clock()
         described = npcs_pb2.NpcDescription(
@@ -551,14 +563,13 @@ class Calls:
             described.intent_version = mind.version
             if with_history:
                 described.history.extend(past_message(past, now_ns) for past in mind.history)
-        # The book belongs to the engine thread; a list of its values is taken in one go and may be a step old.
-        for trunk in self._placer.homes.of_npc(npc.key):
+        for trunk in places:
             described.trunks.append(
                 npcs_pb2.TrunkPlace(
                     partner=pseudonym(self._pseudonym_key, npc.key.tenant, trunk.key.partner),
                     home=trunk.home,
-                    tokens=whole(trunk.held),
-                    bytes=whole(trunk.bytes_away or round(trunk.held * self._placer.moves.token_bytes), 64),
+                    tokens=whole(trunk.tokens),
+                    bytes=whole(trunk.bytes, 64),
                     hits=trunk.hits,
                     idle_ms=whole((now_ns - trunk.used_ns) // MS, 64),
                 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.clock import MS, Clock, S
+from core.spread import Spread
 from core.words import Activation, Finish, Source, Tier
 from daemon.minds.attention import Attention
 from daemon.minds.intents import Intents
@@ -16,13 +17,10 @@ from daemon.minds.table import Table
 from daemon.talk.dialogue import Dialogue
 from daemon.words import whole
 from daemon.worlds.worlds import Worlds
+from engines.backend import Snapshot
 from memory.memory import Memory
 from npcd.v1 import admin_pb2
-from scheduler.meter import STEPS_WITHIN_NS, Spread
-from scheduler.scheduler import Scheduler
-from scheduler.speculation import TierSpeculation
 from scheduler.ticket import Door
-from scheduler.window import Closed
 
 CONTRACT = (1, 3)
 FEATURES = (
@@ -84,7 +82,6 @@ class StatusBoard:
         self,
         about: About,
         lifecycle: Lifecycle,
-        scheduler: Scheduler,
         door: Door,
         worlds: Worlds,
         table: Table,
@@ -100,7 +97,6 @@ class StatusBoard:
     ) -> None:
         self.about = about
         self.lifecycle = lifecycle
-        self._scheduler = scheduler
         self._door = door
         self._worlds = worlds
         self._table = table
@@ -150,8 +146,8 @@ class StatusBoard:
 
     def _everybody(self) -> admin_pb2.StatusResponse:
         now_ns = self._clock()
-        meter, placer, window = self._scheduler.meter, self._scheduler.placer, self._scheduler.admission.window
-        step_p50_ns, step_p95_ns = meter.step.percentiles(now_ns, 0.5, 0.95)
+        snapshots = [backend.snapshot for backend in self._door.backends.values()]
+        step_p50_ns, step_p95_ns = _slowest([s.step for s in snapshots], now_ns, 0.5, 0.95)
         (lag_ns,) = self._lag.percentiles(now_ns, 0.99)
         counts, recalls, sessions = self._table.counts, self._memory.recaller.counts, self._dialogue.sessions.counts
         levels, guesses = self._attention.activations, self._look_ahead.foresight.counts
@@ -171,26 +167,26 @@ class StatusBoard:
             npcs=self._worlds.npcs,
             live_streams=self.lifecycle.streams,
             turns_open=self._dialogue.open_turns,
-            tiers=[self._tier(tier, now_ns) for tier in Tier],
-            steps=meter.steps,
+            tiers=[self._tier(tier, snapshots, now_ns) for tier in Tier],
+            steps=sum(s.steps for s in snapshots),
             step_p50_ms=step_p50_ns / MS,
             step_p95_ms=step_p95_ns / MS,
-            tokens_per_s=meter.step.amount(now_ns) / (STEPS_WITHIN_NS / S),
-            lanes=placer.lanes.count,
-            lanes_leased=placer.lanes.leased,
-            residents=placer.homes.count,
-            residents_used=placer.homes.count - placer.homes.free,
-            ram_bytes=placer.homes.ram_bytes,
-            cached_tokens=meter.cached_tokens,
-            prefilled_tokens=meter.prefilled_tokens,
+            tokens_per_s=sum(s.step.amount(now_ns) / (s.step.within_ns / S) for s in snapshots),
+            lanes=sum(s.kv.lanes for s in snapshots),
+            lanes_leased=sum(s.kv.lanes_leased for s in snapshots),
+            residents=sum(s.kv.residents for s in snapshots),
+            residents_used=sum(s.kv.residents_used for s in snapshots),
+            ram_bytes=sum(s.kv.ram_bytes for s in snapshots),
+            cached_tokens=sum(s.cached_tokens for s in snapshots),
+            prefilled_tokens=sum(s.prefilled_tokens for s in snapshots),
             intents_model=counts.model,
             intents_policy=counts.policy,
             intents_predicted=counts.predicted,
             turns_finished=self._dialogue.counts.finished,
             loop_lag_p99_ms=lag_ns / MS,
-            window_closed_complete=window.closed[Closed.COMPLETE],
-            window_closed_full=window.closed[Closed.FULL],
-            window_closed_time=window.closed[Closed.TIME],
+            window_closed_complete=sum(s.windows.complete for s in snapshots),
+            window_closed_full=sum(s.windows.full for s in snapshots),
+            window_closed_time=sum(s.windows.time for s in snapshots),
             stores=[
                 admin_pb2.StoreState(
                     store=s.name, away=s.away, written=s.written, behind_bytes=whole(s.behind_bytes, 64)
@@ -219,33 +215,37 @@ class StatusBoard:
             predicted_saved_ms=whole(guesses.saved_ns // MS, 64),
         )
 
-    def _tier(self, tier: Tier, now_ns: int) -> admin_pb2.TierLoad:
-        meter = self._scheduler.meter.tiers[tier]
+    def _tier(self, tier: Tier, snapshots: Sequence[Snapshot], now_ns: int) -> admin_pb2.TierLoad:
+        counts = [snapshot.tiers[tier] for snapshot in snapshots]
         # A player waits for text, not for a token: Silver's first is measured where the text goes out.
-        first = self._dialogue.counts.ttft if tier is Tier.SILVER else meter.first
-        first_ns, gap_ns = (times.percentiles(now_ns, 0.5, 0.95, 0.99) for times in (first, meter.gap))
-        running = [r for r in tuple(self._scheduler.running.values()) if r.work.tier is tier]
-        speculation = self._scheduler.composer.speculation
-        drafts = speculation.tiers[tier] if speculation is not None else TierSpeculation(allowed=False)
+        first = [self._dialogue.counts.ttft] if tier is Tier.SILVER else [c.first for c in counts]
+        first_ns = _slowest(first, now_ns, 0.5, 0.95, 0.99)
+        gap_ns = _slowest([c.gap for c in counts], now_ns, 0.5, 0.95, 0.99)
+        ended = {finish: sum(c.ended[finish] for c in counts) for finish in Finish}
         return admin_pb2.TierLoad(
             tier=tier.name.lower(),
             waiting=whole(self._door.waiting(tier)),
-            waiting_max=whole(self._scheduler.promises.of(tier).waiting_max),
-            running=len(running),
-            finished=meter.ended[Finish.STOP] + meter.ended[Finish.LENGTH],
-            superseded=meter.ended[Finish.SUPERSEDED],
-            refused=meter.ended[Finish.REFUSED] + self._door.refused[tier],
-            cancelled=meter.ended[Finish.CANCELLED],
-            failed=meter.ended[Finish.FAILED],
-            output_tokens=meter.output_tokens,
+            waiting_max=whole(self._door.waiting_max(tier)),
+            running=sum(c.running for c in counts),
+            finished=ended[Finish.STOP] + ended[Finish.LENGTH],
+            superseded=ended[Finish.SUPERSEDED],
+            refused=ended[Finish.REFUSED] + self._door.refused(tier),
+            cancelled=ended[Finish.CANCELLED],
+            failed=ended[Finish.FAILED],
+            output_tokens=sum(c.output_tokens for c in counts),
             first_p50_ms=first_ns[0] / MS,
             first_p95_ms=first_ns[1] / MS,
             first_p99_ms=first_ns[2] / MS,
             token_p50_ms=gap_ns[0] / MS,
             token_p95_ms=gap_ns[1] / MS,
             token_p99_ms=gap_ns[2] / MS,
-            drafts_on=drafts.on,
-            drafts_offered=drafts.offered,
-            drafts_accepted=drafts.accepted,
-            drafts_gain_x=drafts.gain,
+            drafts_on=any(c.drafts.on for c in counts),
+            drafts_offered=sum(c.drafts.offered for c in counts),
+            drafts_accepted=sum(c.drafts.accepted for c in counts),
+            drafts_gain_x=max(c.drafts.gain for c in counts),
         )
+
+
+def _slowest(times: Sequence[Spread], now_ns: int, *shares: float) -> list[float]:
+    """Percentiles, each of the backend where it is largest."""
+    return [max(values) for values in zip(*(t.percentiles(now_ns, *shares) for t in times), strict=True)]

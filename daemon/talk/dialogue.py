@@ -20,6 +20,7 @@ import numpy as np
 
 from core.clock import MS, US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
+from core.spread import Spread
 from core.steps import Steps
 from core.texts import check_name, check_prose
 from core.words import Finish, NpcKey, Tier
@@ -36,7 +37,6 @@ from memory.recall import Recalled
 from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
 from prompts.layout import Layout, Perception
-from scheduler.meter import Spread
 from scheduler.ticket import Door
 from tiers.promises import RETRY_MAX_NS, Promises
 from tiers.routing import Routes, WorkKind
@@ -98,7 +98,6 @@ class Dialogue:
         promises: Promises,
         routes: Routes,
         settings: DialogueSettings,
-        context_len: int,
         piece: Callable[[int], bytes],
         perceived: Callable[[Npc], Perception | None],
         felt: Callable[[Npc], str],
@@ -116,7 +115,7 @@ class Dialogue:
         self._route = routes.of(WorkKind.REPLY)
         self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
         self._settings = settings
-        self._context_len = self._route.context_len(context_len)
+        self._context_len = self._route.context_len(door.context_len(self._route.engine))
         self._piece = piece
         self._perceived = perceived
         self._felt = felt
@@ -524,6 +523,7 @@ class Dialogue:
             tail=np.empty(0, np.int32),
             max_tokens=0,
             adapter=npc.adapter,
+            backend=self._trunk_route.engine,
             due_ns=now_ns,
             # It is in nobody's way: the player is still listening.
             deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
@@ -552,6 +552,7 @@ class Dialogue:
             tail=np.asarray(tail, np.int32),
             max_tokens=max_tokens,
             adapter=npc.adapter,
+            backend=self._route.engine,
             sampling=Sampling(
                 temperature=request.temperature if request.has_temperature else self._settings.temperature,
                 unrepeat=self._settings.unrepeat if self._layout.native else 0.0,
@@ -629,7 +630,7 @@ class Dialogue:
         return max(1, round(min(half_ns, RETRY_MAX_NS) / MS))
 
     def _wait_ms(self) -> int:
-        return self._door.retry_ms(self._route.tier, self._clock())
+        return self._door.retry_ms(self._route.tier, self._clock(), self._route.engine)
 
 
 def timings_message(ended: Ended) -> words_pb2.Timings:

@@ -59,7 +59,6 @@ class Sessions:
         door: Door,
         promises: Promises,
         routes: Routes,
-        context_len: int,
         piece: Callable[[int], bytes],
         epoch: int,
         clock: Clock,
@@ -73,7 +72,7 @@ class Sessions:
         self._promises = promises
         self._recalls = routes.of(WorkKind.REPLY).recall
         self._route = routes.of(WorkKind.SUMMARY)
-        self._context_len = self._route.context_len(context_len)
+        self._context_len = self._route.context_len(door.context_len(self._route.engine))
         self._piece = piece
         self._epoch = epoch
         self._clock = clock
@@ -83,7 +82,7 @@ class Sessions:
         """The session under way, or a new one that begins with what is remembered; and how that was found."""
         under_way = self.hot.find(npc.key, player, self._clock())
         recalled = REMEMBERED_AT_HAND
-        self._door.load_ahead(npc.key)
+        self._door.coming_near(npc.key)
         if under_way is None or under_way.said >= self.hot.settings.session_turns_max or not under_way.recalled:
             recalled = await self._recall(npc.key, player)
         session, over = self.hot.open(npc.key, player, self._epoch, self._clock())
@@ -204,6 +203,7 @@ class Sessions:
             tail=np.asarray(tail, np.int32),
             max_tokens=words_max,
             adapter=npc.trunk_adapter,
+            backend=self._route.engine,
             stop_ids=self._layout.stop_ids,
             due_ns=now_ns,
             deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),

@@ -12,6 +12,7 @@ import random
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +29,6 @@ from loadtests.bench.rig import Rig, Village, tuned
 from memory.parked import Parked, ParkedSettings
 from memory.redis_connection import RecentSettings
 from scheduler.meter import percentile
-from scheduler.parking import Fetched
 
 TRUNK_LEN = 1000
 TIMES = 25
@@ -54,8 +54,8 @@ async def with_store(rig: Rig) -> AsyncIterator[Parked]:
         parked = Parked(
             ParkedSettings(), RecentSettings(url=urls.redis_url), folder.journal_id, signer(os.urandom(SIGNATURE_BYTES))
         )
-        rig.scheduler.placer.moves.parking.store = parked
-        parked.start(lambda *what: rig.engine_loop.send([Fetched(now_ns(), *what)]))
+        rig.backend.park_in(parked)
+        parked.start(rig.backend.fetched)
         try:
             await asyncio.to_thread(parked.settled, SETTLED_S)
             yield parked
@@ -91,7 +91,7 @@ async def loads(figures: Figures, rig: Rig, village: Village, quick: bool) -> No
                         homes.ram_bytes_max = 0 if home == "redis" else ram
                         clean = placer.moves.moved_clean
                         rig.stages.clear()
-                        rig.door.move_out(npc)
+                        rig.backend.obeyed(partial(rig.scheduler.move_out, npc))
                         await rig.door.obeyed()
                         if home == "ram":
                             how = "clean" if placer.moves.moved_clean > clean else "stored"

@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from core.choice import Tokens
@@ -140,7 +141,7 @@ async def _control(rig: Rig, layout: Layout, everybody: Sequence[Holder]) -> tup
     placer = rig.scheduler.placer
     by_length: dict[int, list[Trunk]] = {}
     for holder in everybody:
-        rig.door.move_out(holder.key.npc)
+        rig.backend.obeyed(partial(rig.scheduler.move_out, holder.key.npc))
     await rig.door.obeyed()
     for holder in everybody:
         trunk = placer.homes.find(holder.key)

@@ -22,7 +22,6 @@ from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Sampling, Work
 from daemon.build import open_drafter
 from engines.base import GREEDY_PICK, Slice, StepEngine, StepPlan, tokens_of
-from engines.draft import ModelDrafts
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from engines.tune import tune
 from loadtests.bench import kv_spec_big, kv_spec_sim
@@ -191,8 +190,7 @@ def _with(engine: LlamaEngine) -> Callable[[SpeculationSettings], Speculation | 
         drafter = known.drafter if known is not None and settings.drafts == "model" else open_drafter(settings, engine)
         if drafter is None:
             return None
-        if isinstance(drafter, ModelDrafts):
-            drafter.forget()  # works of the next round have the same numbers
+        drafter.forget()  # works of the next round have the same numbers
         made = kept[settings.draft_model] = Speculation(settings, drafter, engine.vocab.eog_ids)
         return made
 

@@ -34,6 +34,7 @@ from scheduler.meter import percentile
 PARTS = ("calls", "gc", "slices", "switch", "cores", "threads")
 NPCS = 1000
 ROUNDS = 5
+STOP_S = 5.0
 
 
 async def run(found: Figures, options: Options) -> None:
@@ -67,8 +68,8 @@ async def _with_daemon(options: Options, threads: int, part: Callable[[Daemon], 
     def died(error: BaseException) -> None:
         raise SystemExit(f"the engine thread died: {error}")
 
-    daemon = build(config, Model(engine, "", ""), Lifecycle(), died, drain)
-    daemon.engine_loop.start()
+    daemon = build(config, Model(engine, "", ""), Lifecycle(), drain)
+    daemon.door.start(died)
     await daemon.calls.define_world("", _world())
     specs = [npcs_pb2.NpcSpec(npc_id=f"n{i}", archetype_id="villager", persona_id="p") for i in range(NPCS)]
     await daemon.calls.register("", npcs_pb2.RegisterRequest(world_id="w", npcs=specs))
@@ -78,8 +79,7 @@ async def _with_daemon(options: Options, threads: int, part: Callable[[Daemon], 
         if asyncio.iscoroutine(made):
             await made
     finally:
-        daemon.engine_loop.stop()
-        daemon.door.end_all("the benchmark is over")
+        daemon.door.stop(STOP_S, "the benchmark is over")
         engine.close()
 
 
@@ -150,7 +150,7 @@ async def _cores(found: Figures, daemon: Daemon, rounds: int) -> None:
     try:
         for turn in range(2 * rounds):
             apart = bool(turn % 2)
-            if apart and not keep_apart(daemon.engine_loop.thread_id, 1):
+            if apart and not keep_apart(daemon.step_backend.thread_id, 1):
                 found.note("   one core only: nothing to keep apart")
                 return
             async with _Lateness() as lateness:
@@ -168,7 +168,7 @@ async def _cores(found: Figures, daemon: Daemon, rounds: int) -> None:
 async def _threads(found: Figures, daemon: Daemon, threads: int, rounds: int) -> None:
     """The same lag, and tokens per second, by the number of the engine's threads."""
     stop = _saturate(daemon)
-    meter = daemon.scheduler.meter.tiers[Tier.BRONZE]
+    meter = daemon.step_backend.scheduler.meter.tiers[Tier.BRONZE]
     lags, rates = [], []
     await asyncio.sleep(0.5)
     for _ in range(rounds):

@@ -25,13 +25,14 @@ from engines.base import Vocab, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from engines.tune import tune
 from scheduler.composing import Planned
-from scheduler.loop import EngineLoop
 from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
+from scheduler.step_backend import StepBackend
 from scheduler.ticket import Door
 from scheduler.warmup import sweep
 from tiers.promises import Promises
+from tiers.routing import LLAMA
 
 NPCS = 200
 TRUNK_LEN = 270  # the length of the demo village's intent trunks
@@ -40,6 +41,7 @@ LANES = 32
 PREFIXES = 4
 SEQUENCES = 250
 CONTEXT_LEN = 2048
+STOP_S = 5.0
 
 
 @dataclass(slots=True)
@@ -111,8 +113,8 @@ class Rig:
         self.lean = False
         loop = asyncio.get_running_loop()
         self._handover = _Handover(lambda deliveries: loop.call_soon_threadsafe(self._dealer.deal, deliveries))
-        self.engine_loop = EngineLoop(self.scheduler, self._deliver, self._died)
-        self.door = Door(self.engine_loop.send, self.promises, settings.context_len, now_ns)
+        self.backend = StepBackend(self.scheduler)
+        self.door = Door({LLAMA: self.backend}, self.promises, now_ns)
         self._dealer = _Dealer(self.door)
         self._loop = loop
         self._death: BaseException | None = None
@@ -121,12 +123,11 @@ class Rig:
     async def __aenter__(self) -> Rig:
         sweep(self.engine, self.scheduler.costs, now_ns)
         self.stages.clear()
-        self.engine_loop.start()
+        self.backend.start(self._deliver, self._died)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self.engine_loop.stop():
-            self.door.end_all("the benchmark is over")
+        if self.door.stop(STOP_S, "the benchmark is over"):
             self.engine.close()
 
     def use(self, planner: PlannerSettings) -> None:
@@ -147,7 +148,7 @@ class Rig:
         await self.idle()
         return now_ns() - began
 
-    def _deliver(self, deliveries: list[Delivery]) -> None:
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         self._handover.pass_on(deliveries)
 
     def _died(self, error: BaseException) -> None:
@@ -184,7 +185,7 @@ class Rig:
 class _Handover:
     """The engine thread's one call per step to the event loop."""
 
-    def __init__(self, pass_on: Callable[[list[Delivery]], object]) -> None:
+    def __init__(self, pass_on: Callable[[Sequence[Delivery]], object]) -> None:
         self.pass_on = pass_on
 
 
@@ -192,7 +193,7 @@ class _Dealer:
     """The event loop's side of it."""
 
     def __init__(self, door: Door) -> None:
-        self.deal: Callable[[list[Delivery]], None] = door.deliver
+        self.deal: Callable[[Sequence[Delivery]], None] = door.deliver
 
 
 def _ignore(_: Chunk) -> None:
@@ -306,11 +307,11 @@ class OpenLoop:
     async def play(self, dues: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Plays (moment, NPC numbers), in order. Tells the window when the next are due, as the daemon does."""
         for i, (due_ns, numbers) in enumerate(dues):
-            self._rig.engine_loop.next_due_ns = due_ns
+            self._rig.backend.expect(due_ns)
             await until(due_ns)
-            self._rig.engine_loop.next_due_ns = dues[i + 1][0] if i + 1 < len(dues) else None
+            self._rig.backend.expect(dues[i + 1][0] if i + 1 < len(dues) else None)
             self._submit(due_ns, numbers)
-        self._rig.engine_loop.next_due_ns = None
+        self._rig.backend.expect(None)
 
     def _submit(self, due_ns: int, numbers: Sequence[int]) -> None:
         group = []

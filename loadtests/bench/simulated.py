@@ -44,5 +44,5 @@ if __name__ == "__main__":
     for one in SETS:
         command += ["--set", one]
     # The daemon is built as usual, around this model instead of its own.
-    daemon.build.load_model = lambda config: model(config, step)
+    daemon.build.load_model = lambda config: model(config, step)  # type: ignore[assignment, return-value]
     sys.exit(main(command))

@@ -299,11 +299,12 @@ class Fuzz:
         await until(lambda: not any(daemon.calls.npc_events._watchers.values()), "watchers")
         await until(lambda: not daemon.board.lifecycle.streams, "streams")
         await until(lambda: not daemon.door.open, "tickets")
-        await until(lambda: not daemon.scheduler.placer.lanes.leased, "lanes")
+        await until(lambda: not daemon.step_backend.scheduler.placer.lanes.leased, "lanes")
         await self._nobody_waits()
         known = {n.key for w in daemon.calls._worlds for n in w.npcs.values()}
         assert set(daemon.calls._table._minds) <= known, "minds of NPCs that are gone"
-        await until(lambda: {t.key.npc for t in daemon.scheduler.placer.homes} <= known, "trunks of NPCs that are gone")
+        homes = daemon.step_backend.scheduler.placer.homes
+        await until(lambda: {t.key.npc for t in homes} <= known, "trunks of NPCs that are gone")
 
     async def _nobody_waits(self) -> None:
         """Whoever saw something has an answer to the newest of it, unless the game is paused, and places are free."""

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from core.clock import Clock, now_ns
+from core.words import NpcKey
 from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
 from daemon.process.keeping import Keeping, revive
@@ -137,6 +139,13 @@ async def until(condition: Callable[[], bool], what: str = "it") -> None:
         raise AssertionError(f"{what}: not so after {PATIENCE_S:g} s") from None
 
 
+async def move_out(rig: Rig, npc: str) -> None:
+    """Moves an NPC's trunks out of their sequences, whether or not those are short."""
+    steps = rig.daemon.step_backend
+    steps.obeyed(lambda: steps.scheduler.move_out(NpcKey("", "vale", npc)))
+    await rig.daemon.door.obeyed()
+
+
 def world(**more: object) -> npcs_pb2.DefineWorldRequest:
     """A small world."""
     request = npcs_pb2.DefineWorldRequest(
@@ -192,12 +201,12 @@ async def running(
     died: list[BaseException] = []
     lifecycle = Lifecycle()
     if keeping is None:
-        daemon = build(config, model, lifecycle, died.append, drain, clock, saves=saves)
+        daemon = build(config, model, lifecycle, drain, clock, saves=saves)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
         key = keeping.folder.pseudonym_key
-        daemon = build(config, model, lifecycle, died.append, drain, clock, memory, saves, ill, keeping.parked, key)
-    daemon.engine_loop.start()
+        daemon = build(config, model, lifecycle, drain, clock, memory, saves, ill, keeping.parked, key)
+    daemon.door.start(died.append)
     lifecycle.phase = "serving"
     try:
         if keeping is not None:
@@ -208,16 +217,30 @@ async def running(
         await daemon.door.all_ended()  # the trunks are in place
         yield Rig(daemon, {npc.key.npc: npc.lease_epoch for w in daemon.worlds for npc in w.npcs.values()})
     finally:
-        if isinstance(model.engine, GatedEngine):
-            model.engine.open()
-        assert daemon.engine_loop.stop(PATIENCE_S)
-        daemon.door.end_all("the test is over")
+        getattr(model, "let_go", lambda: None)()
+        assert daemon.door.stop(PATIENCE_S, "the test is over")
     assert not died, died
 
 
-def gated() -> Model:
+@dataclass(slots=True)
+class Gated(Model):
     """A gated simulated engine as a model."""
-    return Model(GatedEngine(), "sim", "")
+
+    engine: GatedEngine
+
+    def let_go(self) -> None:
+        """Opens the gate for the last time: its thread is to end."""
+        self.engine.open()
+
+
+def gated() -> Gated:
+    """A gated simulated engine as a model."""
+    return Gated(GatedEngine(), "sim", "")
+
+
+def gate_of(rig: Rig) -> GatedEngine:
+    """The gated engine of a daemon that runs on one."""
+    return cast(GatedEngine, rig.daemon.step_backend.scheduler.engine)
 
 
 def patient(memory: MemorySettings) -> MemorySettings:

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -33,10 +34,14 @@ def likely(text: list[int], count: int) -> list[int]:
     return made
 
 
+def engine_of(drafts: ModelDrafts) -> SimEngine:
+    """The simulated draft model."""
+    return cast(SimEngine, drafts.engine)
+
+
 def held(drafts: ModelDrafts) -> list[list[int]]:
     """What the draft engine's sequences hold."""
-    engine = drafts.engine
-    assert isinstance(engine, SimEngine)
+    engine = engine_of(drafts)
     return [engine.tokens(seq) for seq in range(engine.geometry.sequences)]
 
 
@@ -68,8 +73,7 @@ def test_a_text_that_goes_on_is_not_taken_in_again() -> None:
     drafts.draft([Asked(1, tokens_of(text), 3)], 50.0 * MS)
     guess = likely(text, 3)
     assert held(drafts)[0] == [*text, *guess[:2]]
-    engine = drafts.engine
-    assert isinstance(engine, SimEngine)
+    engine = engine_of(drafts)
     text += [*guess, 7]
     steps = engine.steps
     assert drafts.draft([Asked(1, tokens_of(text), 2)], 50.0 * MS)[0].tolist() == likely(text, 2)

@@ -8,10 +8,10 @@ import numpy as np
 from core.clock import MS, now_ns
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Work
-from engines.backend import Delivery
+from engines.backend import Delivery, Submitted
 from engines.base import StepPlan, StepResult
 from engines.sim import SimEngine
-from scheduler.loop import EngineLoop
+from scheduler.loop import Cancel, EngineLoop
 from tests.patience import PATIENCE_S
 from tests.scheduler.simulated import Sim, npc, words
 
@@ -26,14 +26,14 @@ def test_works_from_many_threads_all_end() -> None:
     sim = Sim()
     out: queue.Queue[list[Delivery]] = queue.Queue()
     died: list[BaseException] = []
-    loop = EngineLoop(sim.scheduler, out.put, died.append)
-    loop.start()
+    loop = EngineLoop(sim.scheduler)
+    loop.start(out.put, died.append)
 
     def submit(first: int) -> None:
         for n in range(first, first + 15):
-            loop.send([(n, work(n), now_ns())])
+            loop.send([Submitted(n, work(n), now_ns())])
             if n % 5 == 0:
-                loop.send([(n, None, now_ns())])
+                loop.send([Cancel(n)])
 
     threads = [threading.Thread(target=submit, args=(100 * t,)) for t in range(1, 5)]
     for t in threads:
@@ -55,8 +55,8 @@ def test_works_from_many_threads_all_end() -> None:
 def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
     """A bug in a step ends the thread and calls on_death. The thread does not go on."""
     sim = Sim()
-    loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
-    loop.start()
+    loop = EngineLoop(sim.scheduler)
+    loop.start(lambda _: None, lambda _: None)
     assert loop.stop(PATIENCE_S)
 
     class Broken(SimEngine):
@@ -68,9 +68,9 @@ def test_an_idle_loop_stops_at_once_and_a_dead_one_is_heard_of() -> None:
     heard = threading.Event()
     hook, threading.excepthook = threading.excepthook, lambda _: None
     try:
-        loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: heard.set())
-        loop.start()
-        loop.send([(1, work(1), now_ns())])
+        loop = EngineLoop(sim.scheduler)
+        loop.start(lambda _: None, lambda _: heard.set())
+        loop.send([Submitted(1, work(1), now_ns())])
         assert heard.wait(PATIENCE_S)
         assert loop.stop(PATIENCE_S)
     finally:

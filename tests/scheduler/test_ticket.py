@@ -1,6 +1,5 @@
 """The door counts permits, ends every ticket exactly once, and refuses at once when the queue is full."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,8 @@ from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
 from engines.backend import Taken
 from engines.sim import VirtualClock
-from scheduler.ticket import Command, Door, Ticket
+from scheduler.ticket import Door, Ticket
+from tests.scheduler.recording import Recording
 from tiers.promises import Promises
 
 
@@ -20,14 +20,12 @@ class Sent:
 
     def __init__(self, waiting_max: int = 2) -> None:
         self.clock = VirtualClock(10**9)
-        self.commands: list[Command] = []
         promises = Promises()
         promises = replace(promises, silver=replace(promises.silver, waiting_max=waiting_max))
-        self.door = Door(self._send, promises, context_len=100, clock=self.clock)
+        self.backend = Recording(context_len=100)
+        self.commands = self.backend.asked
+        self.door = Door({"llama": self.backend}, promises, self.clock)
         self.said: list[str] = []
-
-    def _send(self, commands: Sequence[Command]) -> None:
-        self.commands += commands
 
     def submit(self, tail: int = 1, max_tokens: int = 1) -> int:
         """Submits a Silver work and returns its ticket's number."""
@@ -51,7 +49,7 @@ def test_permits_are_for_waiting_works_only() -> None:
     with pytest.raises(Overloaded) as caught:
         sent.submit()
     assert caught.value.retry_ms > 0
-    assert sent.door.refused[Tier.SILVER] == 1
+    assert sent.door.refused(Tier.SILVER) == 1
     assert len(sent.commands) == 2
     sent.door.deliver([(first, Taken(5))])
     assert sent.door.waiting(Tier.SILVER) == 1
@@ -109,7 +107,7 @@ def test_works_that_only_make_kv_give_way_to_one_that_somebody_waits_for() -> No
 def test_cancelled_works_that_nobody_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled works hold memory until the engine thread answers. With a stalled engine thread admission stops at a
     bound, and starts again later."""
-    monkeypatch.setattr("scheduler.ticket.LEAVING_MAX", 5)
+    monkeypatch.setattr("scheduler.permits.LEAVING_MAX", 5)
     sent = Sent()
     ids = [sent.submit() for _ in range(2)]
     for _ in range(5):
@@ -210,15 +208,6 @@ def test_draining_refuses_and_stopping_ends_all() -> None:
         sent.submit()
     sent.door.end_all("stopped")
     assert sent.said == ["cancelled"]
-
-
-def test_works_that_cannot_fit_are_bugs_found_at_the_door() -> None:
-    """The prompt was cut before; at the door a longer one is an assertion."""
-    sent = Sent()
-    with pytest.raises(AssertionError, match="exceed the context"):
-        sent.submit(tail=40, max_tokens=20)
-    with pytest.raises(AssertionError, match="a tail and output"):
-        sent.submit(tail=0, max_tokens=2)
 
 
 async def test_all_ended_waits_for_the_last() -> None:

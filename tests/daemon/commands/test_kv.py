@@ -21,7 +21,7 @@ from daemon.rpc.grpc_face import GrpcFace
 from kvcache.verify import SIGNATURE_BYTES, signer
 from npcd.v1 import npcs_pb2
 from scheduler.placing import KvSettings
-from tests.daemon.rig import Rig, gated, patience, patient, running, until
+from tests.daemon.rig import Rig, gated, move_out, patience, patient, running, until
 from tests.memory.redis_fixture import RedisServer, redis_for_all, redis_server
 from tests.patience import PATIENCE_S
 
@@ -56,10 +56,9 @@ async def park(rig: Rig, keeping: Keeping, npc: str) -> None:
     """Moves an NPC's trunks out, as far as Redis."""
     assert keeping.parked is not None
     await until(lambda: not rig.daemon.door.open)
-    homes = rig.daemon.scheduler.placer.homes
+    homes = rig.daemon.step_backend.scheduler.placer.homes
     homes.ram_bytes_max = 0
-    rig.daemon.door.move_out(NpcKey("", "vale", npc))
-    await rig.daemon.door.obeyed()
+    await move_out(rig, npc)
     assert await asyncio.to_thread(keeping.parked.settled, PATIENCE_S)
     homes.ram_bytes_max = 64 << 20  # the way back leads through it
 
@@ -70,7 +69,7 @@ async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
     """Said before and after: the second turn finds its trunk again, loaded, and Timings say so."""
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         # A trunk of 60 tokens is computed sooner than its bytes are verified.
-        placer = rig.daemon.scheduler.placer
+        placer = rig.daemon.step_backend.scheduler.placer
         for costs in (placer.moves.loads, placer.moves.parking.costs):
             monkeypatch.setattr(costs, "pays", lambda *_: True)
         placer.moves.parking._wait_ns = 20 * S
@@ -116,7 +115,7 @@ async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
 ) -> None:
     """On the shipped model: counted, and the reply is the one that is given when nothing was kept at all."""
     async with kept(tmp_path / "data", redis_server, real) as (rig, keeping):
-        placer = rig.daemon.scheduler.placer
+        placer = rig.daemon.step_backend.scheduler.placer
         for costs in (placer.moves.loads, placer.moves.parking.costs):
             monkeypatch.setattr(costs, "pays", lambda *_: True)
         placer.moves.parking._wait_ns = 20 * S

@@ -156,11 +156,10 @@ async def test_an_adapter_with_an_invocation_is_on_for_what_is_said(model: Model
 async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
     """Loaded, dropped, switched to since the start, and how many are in memory now; nothing without a folder."""
     async with running(model) as rig:
-        assert isinstance(model.engine, LlamaEngine)
-        board, placer = rig.daemon.board, rig.daemon.scheduler.placer
+        board, steps = rig.daemon.board, rig.daemon.step_backend
 
         def shown() -> dict[str, float]:
-            metrics = {m.name: m for m in StatusCollector(board.message, dict, placer.counters).collect()}
+            metrics = {m.name: m for m in StatusCollector(board.message, lambda: steps.snapshot.counters).collect()}
             counts = {s.labels["what"]: s.value for s in metrics["npcd_adapters"].samples}
             return counts | {"resident": metrics["npcd_adapters_resident"].samples[0].value}
 
@@ -172,8 +171,9 @@ async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
         now = shown()
         assert 2 <= now["resident"] == now["loaded"] - now["dropped"]
     async with running(gated()) as rig:
-        kv = rig.daemon.scheduler.placer.counters
-        assert not any("adapter" in m.name for m in StatusCollector(rig.daemon.board.message, dict, kv).collect())
+        board, steps = rig.daemon.board, rig.daemon.step_backend
+        collector = StatusCollector(board.message, lambda: steps.snapshot.counters)
+        assert not any("adapter" in m.name for m in collector.collect())
 
 
 @pytest.mark.parametrize("name", ["nobody", "old+nobody", "old+lively", "lively+eloquent"])

@@ -14,7 +14,7 @@ from daemon.config import Config, check
 from daemon.minds.mind import IntentSettings, Mind
 from daemon.rpc.callers import Caller
 from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
-from tests.daemon.rig import GatedEngine, Rig, gated, quick, running, until, world
+from tests.daemon.rig import Rig, gated, quick, running, until, world
 from tiers.activation import ActivationSettings
 from tiers.share import ShareSettings
 
@@ -166,7 +166,6 @@ async def test_who_is_not_asked_yet_has_the_policys_answer_and_is_asked_about_th
     """One question at a time for four NPCs: three wait, with what the rules say, and keep up with what they see."""
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     share = ShareSettings(under_way_max=1, reserve_share=0.0)
     async with running(model, only_distance(share=share, answer_within_ms=40)) as rig:
         calls = rig.daemon.calls
@@ -193,7 +192,6 @@ async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy
     """Long before answer_within_ms; nothing else changes, and when it goes on the model answers again."""
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     config = only_distance(answer_within_ms=10_000, stall_ms=30)
     async with running(model, config) as rig:
         calls = rig.daemon.calls
@@ -220,7 +218,7 @@ async def test_the_same_question_is_not_asked_twice() -> None:
         away = rig.sees("npc0", near(10.0))
         await calls.observe("", rig.frame(away))
         await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == away.tick)
-        finished = rig.daemon.scheduler.meter.tiers[0].output_tokens
+        finished = rig.daemon.step_backend.scheduler.meter.tiers[0].output_tokens
         back = rig.sees("npc0", near(3.5))
         await calls.observe("", rig.frame(back))
         again = await rig.intent("npc0", lambda i: i.observed_tick == back.tick)
@@ -230,7 +228,7 @@ async def test_the_same_question_is_not_asked_twice() -> None:
             said.emotion,
         )
         assert (again.source, counts.remembered) == (MODEL, 1)
-        assert rig.daemon.scheduler.meter.tiers[0].output_tokens == finished
+        assert rig.daemon.step_backend.scheduler.meter.tiers[0].output_tokens == finished
 
 
 async def test_a_world_that_changes_forgets_what_was_answered() -> None:

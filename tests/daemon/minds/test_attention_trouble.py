@@ -11,16 +11,14 @@ from core.words import Activation, Finish
 from daemon.config import Config
 from npcd.v1 import npcs_pb2
 from tests.daemon.minds.test_attention import AMBIENT, MODEL, POLICY, WOLF, live, mind_of, near, only_distance
-from tests.daemon.rig import GatedEngine, Rig, gated, running, specs, until, world
+from tests.daemon.rig import GatedEngine, Rig, gate_of, gated, running, specs, until, world
 
 BEAR = ("b1", "bear", "hostile", 4.0)
 
 
 def engine_of(rig: Rig) -> GatedEngine:
     """The engine behind the gate."""
-    engine = rig.daemon.scheduler.engine
-    assert isinstance(engine, GatedEngine)
-    return engine
+    return gate_of(rig)
 
 
 async def answered(rig: Rig, npc_id: str, what: str = "an answer to what it sees") -> None:
@@ -157,7 +155,9 @@ async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
         engine_of(rig).open()
         await until(lambda: mind.asking is None)
         await answered(rig, "npc0")
-        await until(lambda: rig.daemon.scheduler.meter.tiers[0].ended[Finish.STOP] == 2, "another question")
+        await until(
+            lambda: rig.daemon.step_backend.scheduler.meter.tiers[0].ended[Finish.STOP] == 2, "another question"
+        )
         assert calls._table.counts.model == 1
 
 

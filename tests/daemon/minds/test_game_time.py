@@ -11,7 +11,7 @@ from daemon.config import Config
 from daemon.minds.mind import Mind
 from npcd.v1 import intents_pb2, npcs_pb2
 from tests.daemon.minds.test_attention import MODEL, WOLF, live, mind_of, near, only_distance
-from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, Standing, gated, running, specs, until
+from tests.daemon.rig import UNHURRIED, Rig, Standing, gated, running, specs, until
 from tiers.cadence import CadenceSettings
 from tiers.share import ShareSettings
 
@@ -159,7 +159,6 @@ async def test_who_stands_in_line_when_the_game_pauses_is_not_asked() -> None:
     config = only_distance(share=ShareSettings(under_way_max=1), answer_within_ms=60_000, stall_ms=60_000)
     npcs = ("npc0", "npc1", "npc2")
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with running(model, config) as rig, live(rig) as (sent, _):
         sent.put_nowait(rig.frame(*(rig.sees(npc_id, near(3.0)) for npc_id in npcs)))
         for number, npc_id in enumerate(npcs, 1):

@@ -13,7 +13,7 @@ from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import UNHURRIED, GatedEngine, gated, quick, running, specs
+from tests.daemon.rig import UNHURRIED, gated, quick, running, specs
 from tests.patience import PATIENCE_S
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
@@ -97,7 +97,6 @@ async def test_the_policy_answers_when_the_model_is_late_and_the_model_replaces_
     """A blocked engine: source policy after answer_within_ms; once it goes on, source model with a higher version."""
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     async with running(model, Config()) as rig:
         engine.gated = True
         seen = rig.sees("npc0", ("w1", "wolf", "hostile", 3.0))
@@ -118,7 +117,6 @@ async def test_a_full_gold_queue_leaves_the_policy() -> None:
     intents = replace(config.intents, stall_ms=10_000, answer_within_ms=10_000)
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     async with running(model, replace(config, promises=promises, intents=intents), npcs=6) as rig:
         engine.gated = True
         frame = rig.frame(*(rig.sees(f"npc{n}", WOLF, events=["attacked"]) for n in range(6)))
@@ -131,7 +129,6 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
     """While the engine is busy, only the newest observation of an NPC is asked about."""
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     async with running(model, quick(UNHURRIED)) as rig:
         calls = rig.daemon.calls
         engine.gated = True

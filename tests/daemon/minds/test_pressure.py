@@ -10,20 +10,18 @@ from core.clock import now_ns
 from core.errors import Draining, Overloaded
 from core.words import Tier
 from core.work import Work
-from daemon.build import Model
 from daemon.config import Config
 from daemon.minds.pressure import Pressure
 from daemon.process.telemetry import StatusCollector
 from npcd.v1 import admin_pb2, intents_pb2
-from tests.daemon.rig import GatedEngine, Rig, gated, running, until, world
+from tests.daemon.rig import Gated, GatedEngine, Rig, gated, running, until, world
 from tiers.shedding import ShedSettings
 
 QUICK = ShedSettings(calm_ms=50)
 
 
-def engine_of(model: Model) -> GatedEngine:
+def engine_of(model: Gated) -> GatedEngine:
     """The gated engine."""
-    assert isinstance(model.engine, GatedEngine)
     return model.engine
 
 
@@ -138,8 +136,7 @@ async def test_npcs_that_wait_for_their_share_come_before_guesses() -> None:
     """Whoever knows how many they are says so."""
     async with running(gated()) as rig:
         waiting = [3]
-        door, loop = rig.daemon.door, rig.daemon.engine_loop
-        pressure = Pressure(door, lambda: loop.health, Config().promises, QUICK, now_ns, lambda: waiting[0])
+        pressure = Pressure(rig.daemon.door, Config().promises, QUICK, now_ns, lambda: waiting[0])
         assert not pressure.allows_predictions() and pressure.allows_barks()
         waiting[0] = 0
         await until(pressure.allows_predictions, "they are asked")
@@ -170,7 +167,7 @@ async def test_the_door_knows_who_waits_longest() -> None:
 async def test_the_metrics_have_every_kind_of_work() -> None:
     """1 for what is put off now, 0 for the others, so that a graph has no gaps."""
     async with running(gated()) as rig:
-        collector = StatusCollector(rig.daemon.board.message, dict, dict)
+        collector = StatusCollector(rig.daemon.board.message, dict)
 
         def gauges() -> dict[str, float]:
             (family,) = (m for m in collector.collect() if m.name == "npcd_shedding")

@@ -387,9 +387,7 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         board = rig.daemon.board
-        probes = Probes(
-            lambda: "serving", StatusCollector(board.message, dict, dict), lambda: list(board.message().degraded)
-        )
+        probes = Probes(lambda: "serving", StatusCollector(board.message, dict), lambda: list(board.message().degraded))
         http = await probes.start("127.0.0.1:0")
 
         async def get(path: str) -> tuple[int, str]:

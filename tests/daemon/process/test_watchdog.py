@@ -7,6 +7,7 @@ import threading
 
 from core.clock import MS, S
 from daemon.process.watchdog import Hang, watch
+from engines.backend import Submitted
 from engines.base import StepPlan, StepResult
 from engines.sim import SimEngine
 from scheduler.loop import EngineLoop
@@ -58,12 +59,12 @@ async def test_the_engine_thread_is_watched() -> None:
 
     sim = Sim()
     sim.engine.__class__ = Stuck
-    loop = EngineLoop(sim.scheduler, lambda _: None, lambda _: None)
-    loop.start()
+    loop = EngineLoop(sim.scheduler)
+    loop.start(lambda _: None, lambda _: None)
     told: asyncio.Queue[float] = asyncio.Queue()
     times = iter(range(0, 10_000 * S, S // 5))
     watching = asyncio.create_task(watch(lambda: loop.health, 0.5, told.put_nowait, lambda: next(times)))
-    loop.send([(1, work(1), 0)])
+    loop.send([Submitted(1, work(1), 0)])
     assert await asyncio.to_thread(inside.wait, PATIENCE_S)
     async with asyncio.timeout(PATIENCE_S):
         assert 0.5 < await told.get() < 1.0

@@ -446,8 +446,8 @@ def test_a_model_that_is_a_folder_is_named(tmp_path: Path) -> None:
 def test_a_model_without_a_chat_template_is_spoken_to_in_plain_text() -> None:
     """And the reason is a sentence."""
     model = gated()
-    vocab = type(model.engine.vocab)(["<|im_start|>"], end="")  # type: ignore[call-arg]
-    model.engine.vocab = vocab  # type: ignore[misc]
+    vocab = type(model.engine.vocab)(["<|im_start|>"], end="")
+    model.engine.vocab = vocab
     layout, why = choose_layout(model, Caps())
     assert layout.kind == "plain"
     assert "template" in why
@@ -474,7 +474,7 @@ async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
             f"serve.listen: cannot listen on {taken}: somebody listens there already; is another npcd running? "
             "ss -lpn shows it; or choose another --listen"
         )
-        probes = Probes(lambda: "serving", StatusCollector(lambda: None, dict, dict))
+        probes = Probes(lambda: "serving", StatusCollector(lambda: None, dict))
         with pytest.raises(ConfigError, match=rf"serve\.http: cannot listen on {taken}"):
             await probes.start(taken)
         socket.create_connection(other.getsockname(), 1).close()

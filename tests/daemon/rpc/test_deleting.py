@@ -29,7 +29,7 @@ from npcd.v1 import (
 from npcd_client import Client, NpcSpec
 from tests.daemon.process.test_keeping import JOURNAL_ALONE, REDIS_ALONE, kept, last, recalled
 from tests.daemon.process.test_serve import VALE as SERVED
-from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, gated, patience, patient, running, specs, until, world
+from tests.daemon.rig import UNHURRIED, Rig, gated, patience, patient, running, specs, until, world
 from tests.daemon.talk.test_sessions import tell
 from tests.memory.disk_fixture import small_disk
 from tests.memory.redis_fixture import RedisServer, own_redis, redis_for_all
@@ -201,7 +201,6 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
     another world goes on.
     """
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with running(model) as rig:
         await rig.daemon.calls.define_world("", world(world_id="hill"))
         face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/n.sock",)))

@@ -32,7 +32,7 @@ from npcd.v1 import (
     story_pb2_grpc,
 )
 from npcd_client import Client, Intent, Live, NpcSpec, Observation, Percept
-from tests.daemon.rig import GatedEngine, Rig, gated, running, specs, until, world
+from tests.daemon.rig import Rig, gated, running, specs, until, world
 from tests.patience import PATIENCE_S
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -91,7 +91,6 @@ async def test_errors_have_the_status_of_the_table(unix: ServeSettings) -> None:
 async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
     """RESOURCE_EXHAUSTED with retry-after-ms, before the first event."""
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with served(model, unix) as (rig, channel, _):
         model.engine.gated = True
         talk = dialogue_pb2_grpc.DialogueStub(channel).Talk
@@ -110,7 +109,6 @@ async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
 async def test_a_cancelled_call_frees_its_lane(unix: ServeSettings) -> None:
     """Cancel on the wire reaches the scheduler."""
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with served(model, unix) as (rig, channel, _):
         model.engine.gated = True
         model.engine.gate.release(6)
@@ -121,7 +119,7 @@ async def test_a_cancelled_call_frees_its_lane(unix: ServeSettings) -> None:
         call.cancel()
         await until(lambda: rig.daemon.dialogue.open_turns == 0)
         model.engine.open()
-        await until(lambda: rig.daemon.scheduler.placer.lanes.leased == 0)
+        await until(lambda: rig.daemon.step_backend.scheduler.placer.lanes.leased == 0)
 
 
 async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeSettings) -> None:

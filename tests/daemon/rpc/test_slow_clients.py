@@ -20,7 +20,7 @@ from daemon.build import Model
 from daemon.config import Config, ServeSettings
 from daemon.rpc.grpc_face import RETRY_KEY, GrpcFace
 from npcd.v1 import dialogue_pb2, dialogue_pb2_grpc, intents_pb2, intents_pb2_grpc, npcs_pb2
-from tests.daemon.rig import GatedEngine, Rig, gated, quick, running, until
+from tests.daemon.rig import Rig, gated, quick, running, until
 from tests.patience import PATIENCE_S
 from tiers.promises import Promises
 
@@ -72,8 +72,8 @@ def nothing_held(rig: Rig) -> bool:
         or daemon.dialogue._floors
         or daemon.calls._table._subscribers
         or daemon.board.lifecycle.streams
-        or daemon.scheduler.placer.lanes.leased
-        or daemon.scheduler.running
+        or daemon.step_backend.scheduler.placer.lanes.leased
+        or daemon.step_backend.scheduler.running
     )
 
 
@@ -156,7 +156,6 @@ async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, to
 async def test_a_talk_that_is_read_slowly_but_read_is_left_alone(tmp_path: Path) -> None:
     """Patience begins anew with each event that is taken."""
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with served(tmp_path, model, impatient(slow_reader_s=2.0)) as (rig, _, narrow):
         call = dialogue_pb2_grpc.DialogueStub(narrow).Talk(rig.talk("npc0", "tell me all", max_tokens=12))
         kinds = []
@@ -173,7 +172,6 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
     """
     model = gated()
     engine = model.engine
-    assert isinstance(engine, GatedEngine)
     rng = random.Random(5)
     async with served(tmp_path, model, impatient(quick(Config())), npcs=8) as (rig, channel, _):
         address = f"unix:{tmp_path}/npcd.sock"
@@ -207,7 +205,7 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
             await until(lambda: not rig.daemon.dialogue._floors and not rig.daemon.board.lifecycle.streams)
             steps = engine.steps
             engine.open()
-            await until(lambda: not rig.daemon.scheduler.running)
+            await until(lambda: not rig.daemon.step_backend.scheduler.running)
             assert engine.steps - steps < 60, "cancelled works ran on"
             await until(lambda: nothing_held(rig))
             while engine.gate.acquire(blocking=False):
@@ -295,7 +293,6 @@ async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp
 async def test_who_waited_for_an_npc_that_is_removed_is_told_so(tmp_path: Path) -> None:
     """And a turn that was forgotten while it was spoken leaves no trunk behind."""
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with served(tmp_path, model, Config()) as (rig, channel, _):
         stub = dialogue_pb2_grpc.DialogueStub(channel)
         model.engine.gated = True
@@ -313,4 +310,4 @@ async def test_who_waited_for_an_npc_that_is_removed_is_told_so(tmp_path: Path) 
             await to_the_end(second)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         await until(lambda: nothing_held(rig))
-        assert rig.daemon.scheduler.placer.homes.of_npc(key) == []
+        assert rig.daemon.step_backend.scheduler.placer.homes.of_npc(key) == []

@@ -12,7 +12,7 @@ import pytest
 
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import UNHURRIED, GatedEngine, Rig, Standing, gated, running, world
+from tests.daemon.rig import UNHURRIED, Rig, Standing, gated, running, world
 from tests.daemon.stretches import largest_collection, longest
 
 FEW, MANY = 300, 1200
@@ -148,7 +148,6 @@ async def prepared(rig: Rig, count: int) -> None:
 async def stretch(act: Act, count: int, folder: Path, bare: bool) -> int:
     """The longest stretch of a call with so many NPCs."""
     model, standing = gated(), Standing()
-    assert isinstance(model.engine, GatedEngine)
     async with running(model, CONFIG, npcs=1, saves=folder, clock=standing) as rig:
         if not bare:
             await prepared(rig, count)
@@ -189,7 +188,6 @@ async def test_a_call_gives_others_a_turn_however_many_npcs_it_is_about(act: Act
 async def test_collections_stay_small_while_new_objects_take_the_place_of_old_ones(act: Act, tmp_path: Path) -> None:
     """Python counts what is made less what is freed, so such work could leave all its objects to one collection."""
     model = gated()
-    assert isinstance(model.engine, GatedEngine)
     async with running(model, CONFIG, npcs=1, saves=tmp_path) as rig:
         await prepared(rig, MANY)
         model.engine.gated = True

@@ -9,7 +9,7 @@ import pytest
 
 from core.clock import MS, S
 from core.errors import CallerError, Draining, NotFound, Overloaded
-from core.words import Finish, NpcKey, Tier, TrunkKey
+from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Timings
 from daemon.build import Model
 from daemon.config import Config
@@ -17,7 +17,7 @@ from daemon.talk.dialogue import timings_message
 from engines.base import StepPlan, StepResult
 from engines.sim import VirtualClock
 from npcd.v1 import dialogue_pb2, npcs_pb2
-from tests.daemon.rig import GatedEngine, Rig, gated, running, until
+from tests.daemon.rig import Gated, GatedEngine, Rig, gated, move_out, running, until
 from tests.patience import PATIENCE_S
 
 STARTED = dialogue_pb2.TALK_EVENT_KIND_STARTED
@@ -36,9 +36,8 @@ async def settled(rig: Rig) -> None:
         await rig.daemon.door.all_ended()
 
 
-def engine_of(model: Model) -> GatedEngine:
+def engine_of(model: Gated) -> GatedEngine:
     """The gated engine."""
-    assert isinstance(model.engine, GatedEngine)
     return model.engine
 
 
@@ -124,7 +123,7 @@ async def test_the_next_line_finds_the_trunk_ready(real: Model) -> None:
 async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first turn copies the NPC's own trunk, the next one finds its own in place, and one that was away is loaded."""
     async with running(real) as rig:
-        placer = rig.daemon.scheduler.placer
+        placer = rig.daemon.step_backend.scheduler.placer
         # A trunk of a hundred tokens is computed about as fast as its bytes are verified.
         monkeypatch.setattr(placer.moves.loads, "pays", lambda *_: True)
         own = len(rig.daemon.worlds.npc("", "vale", "npc0").trunk)
@@ -135,8 +134,7 @@ async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: p
         assert second.cached_tokens > own
         assert (second.copied_tokens, second.loaded_tokens) == (0, 0)
         await settled(rig)
-        rig.daemon.door.move_out(NpcKey("", "vale", "npc0"))
-        await rig.daemon.door.obeyed()
+        await move_out(rig, "npc0")
         third = (await rig.say("npc0", "And the mill?"))[-1].timings
         assert third.loaded_tokens == third.cached_tokens > second.cached_tokens
         assert third.copied_tokens == 0
@@ -180,7 +178,7 @@ async def test_a_client_that_hangs_up_frees_the_lane_and_leaves_what_was_said() 
                     break
         engine.open()
         await settled(rig)
-        assert rig.daemon.scheduler.placer.lanes.leased == 0
+        assert rig.daemon.step_backend.scheduler.placer.lanes.leased == 0
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
         assert session.turns[-1].text == heard
 
@@ -199,7 +197,7 @@ async def test_a_client_that_hangs_up_before_the_first_word_leaves_nothing() -> 
             "", dialogue_pb2.EndSessionRequest(world_id="vale", npc_id="npc0", player_id="p1")
         )
         assert ended.turns == 0
-        assert rig.daemon.scheduler.meter.tiers[Tier.SILVER].ended[Finish.CANCELLED] == 1
+        assert rig.daemon.step_backend.scheduler.meter.tiers[Tier.SILVER].ended[Finish.CANCELLED] == 1
 
 
 async def test_cancel_ends_the_turn_with_an_end_event() -> None:
@@ -368,14 +366,14 @@ async def test_long_conversations_rebuild_the_trunk_once_in_eight_turns_and_stay
         assert max(lengths) < 20
         assert min(lengths[10:]) >= 12
         assert rebuilds[-1] == (30 * 2 - 20) // 8 + 1
-        trunk = rig.daemon.scheduler.placer.homes.get(TrunkKey(npc.key, "p1"))
+        trunk = rig.daemon.step_backend.scheduler.placer.homes.get(TrunkKey(npc.key, "p1"))
         assert trunk.held == len(npc.trunk) + len(session.tokens)
 
 
 async def test_sessions_end_and_are_forgotten_with_their_trunks() -> None:
     """EndSession, Forget and Remove leave no trunk of the player's."""
     async with running(gated()) as rig:
-        calls, homes = rig.daemon.calls, rig.daemon.scheduler.placer.homes
+        calls, homes = rig.daemon.calls, rig.daemon.step_backend.scheduler.placer.homes
         npc = calls._worlds.npc("", "vale", "npc0").key
         for player in ("a", "b", "c"):
             await rig.say("npc0", "hello", player)

@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from daemon.build import Model, open_drafter
+from daemon.build import LlamaModel, Model, open_drafter
 from daemon.config import SHIPPED_MODEL, Config
 from daemon.process.telemetry import StatusCollector
-from engines.draft import ModelDrafts
-from engines.llama import LlamaEngine
+from engines.base import Asked, tokens_of
 from npcd.v1 import dialogue_pb2
-from scheduler.drafts import Ngrams
 from scheduler.speculation import SpeculationSettings
 from tests.daemon.rig import running
 
@@ -27,7 +25,7 @@ async def reply(model: Model, config: Config) -> tuple[str, int, int]:
         text = "".join(e.text for e in events if e.kind == dialogue_pb2.TALK_EVENT_KIND_TEXT)
         board = rig.daemon.board.message()
         silver = next(t for t in board.tiers if t.tier == "silver")
-        metrics = {m.name: m for m in StatusCollector(lambda: board, dict, dict).collect()}
+        metrics = {m.name: m for m in StatusCollector(lambda: board, dict).collect()}
         shown = {(s.labels["tier"], s.labels["was"]): s.value for s in metrics["npcd_drafts"].samples}
         assert shown["silver", "right"] == silver.drafts_accepted
         assert silver.drafts_on == (config.speculation.drafts != "off")
@@ -35,9 +33,8 @@ async def reply(model: Model, config: Config) -> tuple[str, int, int]:
 
 
 @pytest.mark.parametrize("settings", [NGRAM, replace(NGRAM, drafts="model", draft_model=str(DRAFT))])
-async def test_a_reply_is_the_same_with_drafts(real: Model, settings: SpeculationSettings) -> None:
+async def test_a_reply_is_the_same_with_drafts(real: LlamaModel, settings: SpeculationSettings) -> None:
     """Through the whole daemon, n-grams and draft model; status and metrics say what was guessed."""
-    assert isinstance(real.engine, LlamaEngine)
     text, offered, _ = await reply(real, Config())
     assert text and not offered
     drafted = replace(real, drafter=open_drafter(settings, real.engine))
@@ -48,15 +45,17 @@ async def test_a_reply_is_the_same_with_drafts(real: Model, settings: Speculatio
     assert again == text
     assert offered >= accepted
     assert offered > 0
-    if isinstance(drafted.drafter, ModelDrafts):
-        drafted.drafter.close()
+    assert drafted.drafter is not None
+    drafted.drafter.close()
 
 
-def test_drafters_by_their_settings(real: Model, tmp_path: Path) -> None:
+def test_drafters_by_their_settings(real: LlamaModel, tmp_path: Path) -> None:
     """Off has none; a draft that is no file is refused by its name."""
-    assert isinstance(real.engine, LlamaEngine)
     assert open_drafter(SpeculationSettings(), real.engine) is None
-    assert isinstance(open_drafter(NGRAM, real.engine), Ngrams)
+    ngrams = open_drafter(NGRAM, real.engine)
+    assert ngrams is not None
+    (guess,) = ngrams.draft([Asked(1, tokens_of([7, 8, 9, 5, 7, 8]), 2)], 0.0)
+    assert guess.tolist() == [9, 5]
     missing = replace(NGRAM, drafts="model", draft_model=str(tmp_path / "none.gguf"))
     with pytest.raises(ConfigError, match=r"none\.gguf"):
         open_drafter(missing, real.engine)

@@ -77,7 +77,7 @@ async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None
     answers: list[list[tuple[str, str, str]]] = []
     for crowd in (1, 9):
         async with serving(other, npcs=9) as rig:
-            placer = rig.daemon.scheduler.placer
+            placer = rig.daemon.step_backend.scheduler.placer
             told: list[tuple[str, str, str]] = []
             for scene in scenes:
                 frame = [rig.sees(f"npc{n}", *scene, time_of_day="night") for n in range(9)]
@@ -94,7 +94,7 @@ async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None
             answers.append(told)
             assert placer.moves.loaded > 0 and placer.moves.moved_out > 0
             assert placer.moves.loads_refused == 0
-            meter = rig.daemon.scheduler.meter
+            meter = rig.daemon.step_backend.scheduler.meter
             assert meter.cached_tokens > meter.prefilled_tokens, "siblings share their prefix"
     assert answers[0] == answers[1]
 
@@ -175,7 +175,7 @@ async def test_no_sampler_has_seen_the_end_of_an_answer(other: Model, monkeypatc
 async def test_whoever_hangs_up_frees_the_lane(other: Model) -> None:
     """In the middle of a reply; the next line is answered."""
     async with serving(other) as rig:
-        lanes = rig.daemon.scheduler.placer.lanes
+        lanes = rig.daemon.step_backend.scheduler.placer.lanes
         async with aclosing(rig.daemon.calls.talk("", rig.talk("npc0", "tell me all", max_tokens=400))) as events:
             async for event in events:
                 if event.kind == TEXT:

@@ -56,7 +56,7 @@ class Watched:
     @property
     def held(self) -> int:
         """How many tokens of its trunk towards p1 are computed."""
-        return self.rig.daemon.scheduler.placer.homes.get(self.npc.trunk_key("p1")).held
+        return self.rig.daemon.step_backend.scheduler.placer.homes.get(self.npc.trunk_key("p1")).held
 
     async def say(self, line: str) -> dialogue_pb2.TalkEvent:
         """One turn's last event, of npc0 and p1."""
@@ -115,7 +115,7 @@ async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
     tail and nothing else.
     """
     async with watched(real, monkeypatch) as w:
-        placer, own = w.rig.daemon.scheduler.placer, len(w.npc.trunk)
+        placer, own = w.rig.daemon.step_backend.scheduler.placer, len(w.npc.trunk)
         for line in LINES[:-1]:
             await w.say(line)
         await w.rig.daemon.door.all_ended()

@@ -89,7 +89,7 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
 async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:
     """The next conversation begins on a trunk that no summary holds; when it is summed up, the summary's is gone."""
     async with running(gated()) as rig:
-        door, homes = rig.daemon.door, rig.daemon.scheduler.placer.homes
+        door, homes = rig.daemon.door, rig.daemon.step_backend.scheduler.placer.homes
         keys: list[TrunkKey] = []
         submit_group = door.submit_group
 
@@ -115,11 +115,11 @@ async def test_what_is_forgotten_is_forgotten_also_while_it_is_summed_up(tmp_pat
         await tell(rig, player="p2")
         mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
         await calls.checkpoint("", mark)
-        model.engine.gated = True  # type: ignore[attr-defined]
+        model.engine.gated = True
         await rig.daemon.calls.end_session("", end())
         answer = await calls.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
         assert answer.stores == ["hot", "saves"]
-        model.engine.open()  # type: ignore[attr-defined]
+        model.engine.open()
         await rig.daemon.door.all_ended()
         assert bond_of(rig).empty and not bond_of(rig, player="p2").empty
         await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="one"))

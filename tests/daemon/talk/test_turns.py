@@ -18,7 +18,7 @@ from engines.base import StepPlan, StepResult
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2, npcs_pb2
 from tests.daemon.process.test_keeping import JOURNAL_ALONE, REDIS_ALONE, kept
-from tests.daemon.rig import GatedEngine, Rig, gated, patience, running, until
+from tests.daemon.rig import GatedEngine, Rig, gate_of, gated, patience, running, until
 from tests.daemon.talk.test_dialogue import END, STARTED, engine_of, said, settled
 from tests.daemon.talk.test_sessions import bond_of, end
 from tests.patience import PATIENCE_S
@@ -221,8 +221,7 @@ async def test_a_retry_after_a_restart(tmp_path: Path, memory: dict[str, Any]) -
     async with kept(tmp_path / "data", **memory) as (rig, _):
         finished = talks(rig, turn_id="t1", max_tokens=5)
         await finished.ended()
-        engine = rig.daemon.scheduler.engine
-        assert isinstance(engine, GatedEngine)
+        engine = gate_of(rig)
         engine.gated = True
         engine.gate.release(6)
         cut = talks(rig, turn_id="t2")
@@ -332,7 +331,7 @@ async def in_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         elif stage == "queue":
             await until(lambda: door.waiting(Tier.SILVER) == 1, "it waits")
         elif stage == "prefill":
-            await until(lambda: bool(rig.daemon.scheduler.running), "it is taken")
+            await until(lambda: bool(rig.daemon.step_backend.scheduler.running), "it is taken")
         else:
             engine.gate.release(6)
             await until(lambda: bool(stream.text), "the first words")
@@ -359,7 +358,7 @@ async def test_cancel_reaches_a_turn_in_every_stage(stage: str, turn_id: str, mo
         assert (await stream.ended()).finish == CANCELLED
         assert stream.text == before and heard(rig) == ([LINE, before] if before else [])
         await settled(rig)
-        assert not rig.daemon.scheduler.placer.lanes.leased
+        assert not rig.daemon.step_backend.scheduler.placer.lanes.leased
         if stage in ("floor", "recall"):
             assert len(stream.events) == 1, "it was never admitted"
         await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
@@ -389,7 +388,7 @@ async def test_a_client_that_hangs_up_stops_its_turn_in_every_stage(
         assert not rig.daemon.dialogue._turns(NPC, "p1")
         engine.open()
         await settled(rig)
-        assert not rig.daemon.scheduler.placer.lanes.leased
+        assert not rig.daemon.step_backend.scheduler.placer.lanes.leased
         assert heard(rig) == ([LINE, stream.text] if stream.text else [])
 
 
@@ -426,7 +425,7 @@ async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_stage(
         await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
         await settled(rig)
         await rig.daemon.door.obeyed()
-        assert rig.daemon.scheduler.placer.homes.of_npc(NPC) == []
+        assert rig.daemon.step_backend.scheduler.placer.homes.of_npc(NPC) == []
 
 
 async def test_a_cancel_that_says_so_ends_the_turn_as_cancelled_also_when_the_engine_is_done_with_it() -> None:
@@ -435,7 +434,7 @@ async def test_a_cancel_that_says_so_ends_the_turn_as_cancelled_also_when_the_en
     """
     async with speaking() as (rig, engine, first):
         engine.open()
-        while rig.daemon.scheduler.running:  # the event loop stands still meanwhile
+        while rig.daemon.step_backend.scheduler.running:  # the event loop stands still meanwhile
             time.sleep(0.001)  # noqa: ASYNC251
         told = first.text
         assert (await rig.daemon.calls.cancel_turn("", cancel())).cancelled

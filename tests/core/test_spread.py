@@ -5,7 +5,8 @@ import random
 import pytest
 
 from core.clock import MS, S
-from scheduler.meter import Spread, percentile
+from core.spread import Spread
+from scheduler.meter import percentile
 
 
 def test_percentiles_are_within_three_percent_of_those_of_all_values() -> None:
