@@ -22,13 +22,13 @@ from core.words import Tier
 from core.work import Work
 from daemon.build import Model
 from daemon.config import SHIPPED_MODEL, Config
+from engines.backend import Submitted
 from engines.base import Geometry, Vocab
 from engines.llama import load_vocab
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 from prompts.layout import Caps
-from scheduler.loop import EngineLoop
-from scheduler.ticket import Command
+from scheduler.loop import Command, EngineLoop
 from tests.daemon.rig import UNHURRIED, Rig, running
 from tests.engines.shapes import CHATML, bare, qwen2_like
 
@@ -85,8 +85,8 @@ class Day:
     def took(self, commands: Sequence[Command]) -> None:
         """Commands on their way to the engine."""
         for command in commands:
-            if isinstance(command, tuple) and not hasattr(command, "_fields") and isinstance(command[1], Work):
-                work = command[1]
+            if isinstance(command, Submitted):
+                work = command.work
                 # An NPC's trunk is made ready when there is time for it, so at any moment of the day.
                 step = self.now if work.max_tokens or work.key.partner else SOME_TIME
                 self.steps[step][self._line(work)] = None
