@@ -11,7 +11,7 @@ from engines.llama import LlamaEngine, LlamaSettings
 
 @pytest.fixture(scope="session")
 def shipped() -> Iterator[Model]:
-    """The real engine; every test builds a daemon around it and leaves it idle."""
+    """The real engine. Every test builds a daemon around it and leaves it idle."""
     engine = LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=64, context_len=1024))
     yield Model(engine, engine.card.name, engine.card.sha256)
     engine.close()

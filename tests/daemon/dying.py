@@ -1,7 +1,8 @@
-"""`npcd serve` with an engine that dies or dawdles when a test says so: python tests/daemon/dying.py FOLDER ARGUMENTS.
+"""`npcd serve` with an engine that dies or slows down when a test says so: python tests/daemon/dying.py FOLDER
+ARGUMENTS.
 
-A file in FOLDER tells its next step what to do: "abort" (as llama.cpp does when something is wrong in it), "hang", or
-"slow": while it is there, each step takes that many seconds longer, and no text ends by itself.
+A file in FOLDER controls its next step: "abort" (as llama.cpp does after an internal error), "hang", or "slow": while
+that file is there, each step takes that many seconds longer, and no text ends by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FOLDER = Path(sys.argv[1])
 
 
 def _put_in() -> None:
-    """In the serving process only: the parent is the one that ships."""
+    """Replaces the engine in the serving process only; the parent is the one that ships."""
     import daemon.build
     from engines.base import StepPlan, StepResult
     from engines.llama import LlamaEngine
@@ -44,7 +45,7 @@ def _put_in() -> None:
 
 
 def _said(word: str) -> bool:
-    """Whether the file is there; once."""
+    """True once when the file is there."""
     try:
         (FOLDER / word).unlink()
     except FileNotFoundError:
@@ -56,7 +57,7 @@ if __name__ == "__main__":
     supervised = daemon.process.supervise.supervise
 
     def supervise(*arguments: object) -> Life | int:
-        """As ever; who comes out of it to serve gets the other engine."""
+        """Supervises as usual; the serving process gets the other engine."""
         life = supervised(*arguments)  # type: ignore[arg-type]
         if isinstance(life, Life):
             _put_in()

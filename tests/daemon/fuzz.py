@@ -1,7 +1,7 @@
 """Requests of every rpc, made from the contract's descriptors: plausible, extreme, broken, in any order.
 
-One Fuzz is one daemon behind its gRPC face. After each handful of calls it must be as it was: every call ended with a
-status that is documented, others are served, and no ticket, lane, subscriber or turn is left behind.
+One Fuzz is one daemon behind its gRPC face. After each handful of calls every call has ended with a documented status,
+other clients are served, and no ticket, lane, subscriber or turn is left behind.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHODS: list[MethodDescriptor] = [
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
-# What a call may end with. Everything else is a fault of the daemon's.
+# The allowed statuses of a call. Any other status is a fault of the daemon.
 DOCUMENTED = frozenset(
     {
         grpc.StatusCode.OK,
@@ -49,9 +49,9 @@ DOCUMENTED = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
-ENDED_MEANWHILE = "Internal error from Core"  # grpcio's own word on a write to a stream that is over
-LISTEN_S = 0.02  # how long a stream that never ends is listened to
-EVENTS_MAX = 20  # of a stream, before the client goes away
+ENDED_MEANWHILE = "Internal error from Core"  # grpcio's own error for a write to a stream that has ended
+LISTEN_S = 0.02  # time for listening to a stream that never ends
+EVENTS_MAX = 20  # events of a stream before the client leaves
 
 INTEGERS = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
@@ -104,7 +104,7 @@ DOUBLES = st.one_of(
     st.floats(),
 )
 
-# Of observations that are sound: the lease that holds, and one tick after another, as they are when they are sent.
+# Fields of valid observations: the current lease and the next tick, filled in when they are sent.
 PRESENT = 2**63 + 7
 SEES = st.builds(
     intents_pb2.Percept,
@@ -158,8 +158,8 @@ def _value(of: FieldDescriptor, depth: int, sensible: bool) -> st.SearchStrategy
 
 @st.composite
 def requests(draw: st.DrawFn, kind: Any, depth: int = 0, sensible: bool = False) -> Any:
-    """A message of this descriptor. At times a field is left out, or one element is there 70 or 1,100 times. Every
-    third one is sensible where we know what that is, so that the deep code is met.
+    """A message of this descriptor. At times a field is missing, or one element is there 70 or 1,100 times. Every third
+    message is sensible where we know how, so that it reaches the deep code.
     """
     sensible = sensible or (depth == 0 and draw(st.integers(0, 2)) == 0)
     message = GetMessageClass(kind)()
@@ -181,13 +181,13 @@ def requests(draw: st.DrawFn, kind: Any, depth: int = 0, sensible: bool = False)
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[MethodDescriptor, list[bytes]]:
-    """One rpc and the bytes of what is sent on it; at times they are broken on the way."""
+    """One rpc and the bytes that are sent on it; at times they are damaged."""
     method = draw(st.sampled_from(METHODS))
     count = draw(st.integers(0, 4)) if method.client_streaming else 1
     sent = []
     for _ in range(count):
         request: Any
-        sound = draw(st.booleans())  # random words alone hardly ever make a world
+        sound = draw(st.booleans())  # random words alone hardly ever make a valid world
         if sound and method.name == "DefineWorld":
             request = world(world_id=draw(st.sampled_from(["vale", "new"])), lore=draw(TEXTS))
         elif sound and method.name == "Register":
@@ -209,7 +209,7 @@ def calls(draw: st.DrawFn) -> tuple[MethodDescriptor, list[bytes]]:
 
 @dataclass
 class Fuzz:
-    """A daemon to be troubled, and how often it was."""
+    """A daemon under test, and the counts of its calls."""
 
     rig: Rig
     channel: Any
@@ -219,13 +219,13 @@ class Fuzz:
     statuses: dict[str, int] = field(default_factory=dict)
 
     async def play(self, script: list[tuple[MethodDescriptor, list[bytes]]]) -> None:
-        """Makes these calls, some side by side, and looks at the daemon afterwards. Raises AssertionError."""
+        """Makes these calls, some side by side, and checks the daemon afterwards. Raises AssertionError."""
         async with asyncio.timeout(2 * PATIENCE_S):
             for name in ("calm", "vale"):  # an earlier handful may have changed or emptied it
                 await self.rig.daemon.calls.define_world("", world(world_id=name))
                 await self.rig.daemon.calls.register("", npcs_pb2.RegisterRequest(world_id=name, npcs=specs(3)))
-            # All of them come to their end, also when one has failed: one that is left over would change worlds while
-            # the next handful is played, and that would fail for another reason.
+            # All calls end, also after one has failed: a call that is left over would change worlds during the next
+            # handful, which would then fail for another reason.
             ended = await asyncio.gather(*(self._call(method, sent) for method, sent in script), return_exceptions=True)
             for failed in ended:
                 if failed is not None:
@@ -245,7 +245,7 @@ class Fuzz:
         try:
             call = make() if method.client_streaming else make(sent[0])
             if method.client_streaming:
-                with contextlib.suppress(asyncio.InvalidStateError):  # it ended while we sent
+                with contextlib.suppress(asyncio.InvalidStateError):  # the call ended while we sent
                     for data in sent:
                         await call.write(data)
                     await call.done_writing()
@@ -262,7 +262,7 @@ class Fuzz:
         assert code in DOCUMENTED, f"{method.full_name}: {code.name} {what!r} after {[d[:300] for d in sent]}"
 
     def _present(self, data: bytes) -> bytes:
-        """A frame with the leases that hold, and ticks that grow."""
+        """A frame with current leases, and ticks that grow."""
         try:
             frame = intents_pb2.ObservationFrame.FromString(data)
         except DecodeError:
@@ -288,7 +288,7 @@ class Fuzz:
             call.cancel()
 
     async def _look(self) -> None:
-        """Others are served as before, and nothing is left behind."""
+        """Other clients are served as before, and nothing is left behind."""
         daemon, rig = self.rig.daemon, self.rig
         talk = rig.talk("npc0", "hello", "calm", max_tokens=2)
         talk.world_id = "calm"
@@ -307,7 +307,7 @@ class Fuzz:
         await until(lambda: {t.key.npc for t in homes} <= known, "trunks of NPCs that are gone")
 
     async def _nobody_waits(self) -> None:
-        """Whoever saw something has an answer to the newest of it, unless the game is paused, and places are free."""
+        """Each NPC has an answer to its newest observation, unless the game is paused, and all places are free."""
         calls = self.rig.daemon.calls
         intents = calls._intents
 
@@ -335,19 +335,19 @@ class Fuzz:
 
 @contextlib.contextmanager
 def troubled(model: Model | None = None) -> Iterator[tuple[Fuzz, asyncio.Runner]]:
-    """A daemon for many handfuls of calls, with small limits so that they are met, and the loop it runs on."""
+    """A daemon for many handfuls of calls, with small limits so that they are met, and its loop."""
 
     async def no_drain(_: float) -> None:
         pass
 
     config = quick(Config())
     config = replace(config, worlds=replace(config.worlds, npcs_max=300, worlds_max=8))
-    # All levels are met by three NPCs, and nobody waits for long.
+    # Three NPCs are enough to reach all levels, and none waits for long.
     activation = ActivationSettings(active_min=0, active_max=2, warm_min=0, every_ms=50, stay_s=0.0)
     cadence = CadenceSettings(active_hz=20.0, warm_hz=10.0)
     intents = replace(config.intents, activation=activation, cadence=cadence, warm_look_ms=20, ambient_look_ms=40)
     config = replace(config, intents=intents)
-    # The folder is the last to go: until the runner is closed a thread of it may write a save.
+    # The folder goes last: until the runner is closed a thread of it may write a save.
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
         saves = Path(folder) / "saves"

@@ -1,5 +1,5 @@
-"""A whole daemon in the test's process: real calls, scheduler and engine thread, on the shipped model or the
-simulated one.
+"""A whole daemon in the test's process: real calls, scheduler and engine thread, on the shipped model or the simulated
+one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 from prompts.layout import MARKS
 from tests.patience import PATIENCE_S
 
-# The policy leaves the model all the time that it takes, also when the engine's thread gets no turn for a while: what a
-# test says of the model is so on a busy machine too.
+# The policy waits for the model without a limit, also when the engine's thread gets no turn for a while, so that a
+# test's statements about the model hold on a busy machine.
 _PATIENCE_MS = round(PATIENCE_S * 1000)
 UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms=_PATIENCE_MS, stall_ms=_PATIENCE_MS))
 
 
 class Standing:
-    """A clock that stands still once a test says where."""
+    """A clock that stands still once a test says so."""
 
     def __init__(self) -> None:
         self.at_ns = 0
@@ -44,7 +44,7 @@ class Standing:
 
 
 class GatedEngine(SimEngine):
-    """A simulated engine whose steps wait at a gate: as slow as a test wants, without a clock."""
+    """A simulated engine whose steps wait at a gate: as slow as a test needs, without a clock."""
 
     def __init__(self) -> None:
         vocab = SimVocab(list(MARKS.values()))
@@ -62,7 +62,7 @@ class GatedEngine(SimEngine):
         return super().step(plan)
 
     async def stand_still(self) -> None:
-        """Waits until no step runs, none will before the gate is opened, and what the last one gave was handed out."""
+        """Waits until no step runs, none can run before the gate opens, and the last step's results were delivered."""
         while self.gate.acquire(blocking=False):
             pass
         await until(lambda: self.at_gate, "the engine waits at the gate")
@@ -70,13 +70,13 @@ class GatedEngine(SimEngine):
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Lets no step begin any more."""
+        """Lets no further step begin."""
         while self.gate.acquire(blocking=False):
             pass
         self.gated = True
 
     def open(self) -> None:
-        """Lets every step pass from now on."""
+        """From now on every step passes."""
         self.gated = False
         self.gate.release(1000)
 
@@ -96,7 +96,7 @@ class Rig:
         )
 
     def sees(self, npc_id: str, *percepts: tuple[str, str, str, float], **more: object) -> intents_pb2.Observation:
-        """The observation of an NPC at the next tick: (entity, kind, stance, distance) of each thing it sees."""
+        """The observation of an NPC at the next tick: (entity, kind, stance, distance) of each visible thing."""
         self.tick += 1
         return intents_pb2.Observation(
             npc_id=npc_id,
@@ -110,7 +110,7 @@ class Rig:
         )
 
     async def intent(self, npc_id: str, wanted: Callable[[intents_pb2.Intent], bool]) -> intents_pb2.Intent:
-        """The NPC's intent once it is as wanted; through the stream, so without polling."""
+        """Waits for the NPC's intent with the wanted fields, on the stream and without polling."""
         request = intents_pb2.WatchIntentsRequest(world_id="vale", npc_ids=[npc_id])
         async with asyncio.timeout(PATIENCE_S):
             async for frame in self.daemon.calls.watch_intents("", request):
@@ -130,7 +130,7 @@ class Rig:
 
 
 async def until(condition: Callable[[], bool], what: str = "it") -> None:
-    """Lets the loop run until something is so."""
+    """Lets the loop run until a condition is true."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not condition():  # noqa: ASYNC110 - what it waits for happens on the engine thread
@@ -196,7 +196,7 @@ async def running(
 ) -> AsyncIterator[Rig]:
     """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test.
 
-    With `npcs` 0 nothing is defined: the daemon has what it takes up from `keeping`.
+    With `npcs` 0 no world is defined: the daemon has only the worlds that it takes up from `keeping`.
     """
     died: list[BaseException] = []
     lifecycle = Lifecycle()
@@ -244,7 +244,7 @@ def gate_of(rig: Rig) -> GatedEngine:
 
 
 def patient(memory: MemorySettings) -> MemorySettings:
-    """The settings with time for all that stores do: one that is there is never late, however busy the machine is."""
+    """The settings with time for all work of the stores: a running store is never late, even on a busy machine."""
     return replace(
         memory,
         journal=replace(memory.journal, accept_ms=round(PATIENCE_S * 1000)),
@@ -255,7 +255,7 @@ def patient(memory: MemorySettings) -> MemorySettings:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for what waits a fixed time for stores."""
+    """The same for code that waits a fixed time for stores."""
     monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("memory.memory.SETTLED_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("daemon.process.own_servers.READY_S", PATIENCE_S)
@@ -264,6 +264,6 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick(config: Config) -> Config:
-    """The configuration with a fast cadence, so that tests of many questions do not wait for slots."""
+    """The configuration with a fast cadence, so that tests with many questions do not wait for slots."""
     cadence = replace(config.intents.cadence, active_hz=20.0)
     return replace(config, intents=replace(config.intents, cadence=cadence))

@@ -1,4 +1,4 @@
-"""How much a call does on the event loop without giving others a turn, in calls of functions: no clock, no luck."""
+"""The work of a call on the event loop without a turn for others, in function calls: no clock, no luck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.sim import VirtualClock
 
 
 class Counted:
-    """Of each callback and each step of a coroutine: how many functions were called in it, Python's own included."""
+    """The number of functions that each callback and each step of a coroutine calls, Python's own included."""
 
     def __init__(self) -> None:
         self.longest = 0
@@ -54,7 +54,7 @@ def counted() -> Iterator[Counted]:
 
 @contextmanager
 def largest_collection() -> Iterator[list[int]]:
-    """How many objects each collection of young ones looks through, as Tidy has set the collector, until the block
+    """The number of objects in each collection of young ones, with Tidy's settings of the collector, until the block
     ends.
     """
     before, found = gc.get_threshold(), [0]
@@ -74,9 +74,9 @@ def largest_collection() -> Iterator[list[int]]:
 
 
 async def longest(act: Awaitable[object]) -> int:
-    """The longest stretch until it is done: of it, and of all that happens meanwhile."""
+    """The longest stretch until the call ends: of it, and of all other work meanwhile."""
     await asyncio.sleep(0)
-    gc.collect()  # what another daemon of this process left is not of this call
+    gc.collect()  # leftovers of another daemon of this process are not this call's
     with counted() as found:
         await asyncio.sleep(0)  # this step was begun before
         await act

@@ -1,4 +1,4 @@
-"""Settings come from file, environment and flags in that order, and what is wrong is said with what would be right."""
+"""Settings come from file, environment and flags in that order, and an error gives the allowed values."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from npcd import __version__
 
 
 def test_defaults_are_valid_and_point_at_the_shipped_model() -> None:
-    """npcd serve without anything works."""
+    """`npcd serve` works without any setting."""
     config = load(None, environment={})
     assert config == Config()
     assert config.engine.model.name == "npcd-demo.gguf"
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
-    """File, then environment, then flags."""
+    """A flag beats the environment, which beats the file."""
     file = tmp_path / "npcd.toml"
     file.write_text('[serve]\nlisten = ["127.0.0.1:1"]\nhttp = "127.0.0.1:2"\n[intents.cadence]\nactive_hz = 3\n')
     config = load(file, environment={})
@@ -82,14 +82,14 @@ def test_later_sources_win(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_say_what_is_wrong(assignment: str, said: str) -> None:
-    """One line that names the setting."""
+    """The error is one line that names the setting."""
     with pytest.raises(ConfigError) as caught:
         load(None, [assignment], {})
     assert said in str(caught.value)
 
 
 def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
-    """Named, with the reason."""
+    """The error names the file and the reason."""
     with pytest.raises(ConfigError, match="No such file"):
         load(tmp_path / "none.toml", environment={})
     bad = tmp_path / "bad.toml"
@@ -100,14 +100,14 @@ def test_files_that_are_not_there_or_not_toml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("section", "name"), [("recent", "redis"), ("archive", "postgres")])
 def test_a_stores_url_has_one_place(section: str, name: str) -> None:
-    """A URL that would have no effect is refused, with the setting that has one."""
+    """A URL without effect is refused, with the setting that has one."""
     with pytest.raises(ConfigError, match=rf"memory\.{section}\.url: give it as memory\.{name}"):
         load(None, [f"memory.{section}.url=redis://x"], environment={})
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "1" + "0" * 400])
 def test_a_number_that_is_none_is_refused(value: str) -> None:
-    """Whatever the setting: not a number, infinite, or longer than any."""
+    """That holds for any setting, and for numbers that are infinite or too long."""
     for setting in ("serve.drain_s", "speculation.retry_s", "scheduler.planner.gold_step_ms", "memory.recent.op_s"):
         with pytest.raises(ConfigError, match=f"'{setting}' must be a "):
             load(None, [f"{setting}={value}"], {})
@@ -116,7 +116,7 @@ def test_a_number_that_is_none_is_refused(value: str) -> None:
 
 
 def test_version_is_a_flag_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """npcd --version, as npcd version."""
+    """`npcd --version` works as `npcd version` does."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code in (0, None)

@@ -1,4 +1,4 @@
-"""Bytes become messages or the caller's error, whatever they are."""
+"""Any bytes become a message or the caller's error."""
 
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_caller_error(data: bytes) -> None:
-    """As protobuf itself judges; looking for the cause raises nothing of its own."""
+    """The result agrees with protobuf itself, and the search for the cause raises no error of its own."""
     try:
         expected = intents_pb2.ObservationFrame.FromString(data)
     except DecodeError:
@@ -31,7 +31,7 @@ def test_any_bytes_are_a_message_or_a_caller_error(data: bytes) -> None:
 
 @given(st.integers(0, 3), st.integers(0, 3))
 def test_the_path_counts_the_elements(observation: int, event: int) -> None:
-    """The first text that is wrong, below however many messages."""
+    """It names the first wrong text, however deep it is."""
     frame = intents_pb2.ObservationFrame(world_id="vale")
     for _ in range(4):
         frame.observations.add(npc_id="npc", events=["a"] * 4)
@@ -57,7 +57,7 @@ def large() -> npcs_pb2.RegisterRequest:
 
 
 def steps_of(steps: Steps[T]) -> tuple[T, int]:
-    """What steps give, and how many there were."""
+    """The result of steps, and their number."""
     count = 0
     while True:
         try:
@@ -68,7 +68,7 @@ def steps_of(steps: Steps[T]) -> tuple[T, int]:
 
 
 def test_a_large_message_is_read_and_written_in_steps() -> None:
-    """As protobuf reads it whole; messages in it that are large themselves are read in steps, too."""
+    """The message equals protobuf's own. Large messages inside it are read in steps, too."""
     request = large()
     data = request.SerializeToString()
     read, steps = steps_of(parsing(npcs_pb2.RegisterRequest, data))
@@ -79,7 +79,7 @@ def test_a_large_message_is_read_and_written_in_steps() -> None:
 
 
 def test_steps_write_the_bytes_that_a_worlds_hash_was_made_of() -> None:
-    """Known since the first version: deterministic, fields in the order of their numbers."""
+    """The bytes have been the same since the first version: deterministic, fields in the order of their numbers."""
     request = world(expected_version=7, language="en")
     content = npcs_pb2.DefineWorldRequest()
     content.CopyFrom(request)
@@ -89,7 +89,7 @@ def test_steps_write_the_bytes_that_a_worlds_hash_was_made_of() -> None:
 
 @given(st.binary(max_size=400), st.integers(0, 6))
 def test_any_bytes_read_in_steps_are_what_they_are_read_whole(data: bytes, where: int) -> None:
-    """Also where a large message is cut off or followed by rubbish, in groups and unknown fields."""
+    """That holds for a large message that is cut off or followed by garbage, in groups and unknown fields."""
     frame = intents_pb2.ObservationFrame(world_id="v" * 5 * where)
     frame.observations.add(npc_id="npc", events=["a" * 40] * 4, percepts=[intents_pb2.Percept(entity_id="e" * 50)])
     whole = frame.SerializeToString() * 3 + data
@@ -105,13 +105,13 @@ def test_any_bytes_read_in_steps_are_what_they_are_read_whole(data: bytes, where
 
 
 def test_the_path_of_a_bad_text_in_a_large_message_is_found() -> None:
-    """The last of thousands."""
+    """It is found as the last of thousands."""
     data = large().SerializeToString().replace(b"Mira 999", b"Mira \xff99")
     with pytest.raises(CallerError, match=r"npcs\[999\].persona.name: is not UTF-8"):
         at_once(parsing(npcs_pb2.RegisterRequest, data))
 
 
 def test_more_fields_than_any_limit_allows_are_refused() -> None:
-    """They would take seconds to be counted."""
+    """Counting them would take seconds."""
     with pytest.raises(CallerError, match="has more than 2000000 fields"):
         at_once(parsing(npcs_pb2.DescribeRequest, b"\x12\x00" * 2_001_000))

@@ -1,4 +1,4 @@
-"""Observations from the wire: the way that is quick says exactly what the plain way says."""
+"""Observations from the wire: the fast code gives exactly the results of the plain code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WELL = (0.0, 0.25, 0.7, 1.0, 1.5, 3.0, 9.0, 25.0)
 
 
 def plain(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) -> Observation:
-    """What an observation means, said as simply as can be."""
+    """The meaning of an observation, by the plain code."""
 
     def short(field: str, value: str) -> str:
         if len(value) > WORD_BYTES_MAX:
@@ -88,7 +88,7 @@ def plain(said: intents_pb2.Observation, game_time_ms: int, at_ns: int) -> Obser
 
 
 def plain_state(seen: Observation, percepts_max: int) -> str:
-    """The quantised observation, said as simply as can be."""
+    """The quantised observation, by the plain code."""
 
     def word(text: str) -> str:
         return " ".join(text.replace("_", " ").split())[:PERCEPT_WORD_LEN_MAX]
@@ -108,7 +108,7 @@ def plain_state(seen: Observation, percepts_max: int) -> str:
 
 
 def said_at_random(chance: random.Random) -> intents_pb2.Observation:
-    """An observation that is mostly well; what is not is one thing, or many."""
+    """A mostly valid observation with one fault, or many."""
     wild = chance.random() * chance.random()
 
     def text() -> str:
@@ -133,7 +133,7 @@ def said_at_random(chance: random.Random) -> intents_pb2.Observation:
 
 
 def made(by: Callable[..., Observation], said: intents_pb2.Observation) -> Observation | tuple[str, str]:
-    """The value, or the field and text of the complaint."""
+    """The value, or the field and text of the error."""
     try:
         return by(said, 5, 7)
     except CallerError as error:
@@ -141,7 +141,7 @@ def made(by: Callable[..., Observation], said: intents_pb2.Observation) -> Obser
 
 
 def test_the_quick_way_says_what_the_plain_way_says() -> None:
-    """Ten thousand observations, well and not: the same values, the same states, the same complaints."""
+    """Ten thousand observations, valid and not, give the same values, states and errors."""
     chance = random.Random(11)
     well = ill = 0
     for _ in range(10_000):
@@ -163,5 +163,5 @@ def test_the_quick_way_says_what_the_plain_way_says() -> None:
     [(-1, 32, 0), (0, 32, 0), (2**32 - 1, 32, 2**32 - 1), (2**32, 32, 2**32 - 1), (2**70, 64, 2**64 - 1)],
 )
 def test_a_number_that_no_field_carries_is_the_nearest_that_one_does(value: int, bits: int, carried: int) -> None:
-    """A negative one is 0, too large a one the largest."""
+    """A negative number is 0, too large a one is the largest."""
     assert whole(value, bits) == carried

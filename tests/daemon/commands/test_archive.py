@@ -1,4 +1,4 @@
-"""npcd migrate and npcd archive, as somebody who runs games meets them."""
+"""`npcd migrate` and `npcd archive`, as an operator runs them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Npcd = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def npcd(capsys: pytest.CaptureFixture[str]) -> Npcd:
-    """Runs a command; its exit status, and what it printed and complained of."""
+    """Runs a command. Returns its exit status, its output and its errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         status = main(arguments)
@@ -61,7 +61,7 @@ def npcd(capsys: pytest.CaptureFixture[str]) -> Npcd:
 
 @pytest.fixture
 def told(archive_database: Database) -> Database:
-    """An archive in which something happened."""
+    """An archive with some events."""
     writer = ArchiveWriter(ArchiveSettings(archive_database.serving_url, op_s=60), KEY)
     writer.write(
         [
@@ -75,7 +75,7 @@ def told(archive_database: Database) -> Database:
 
 
 def test_migrate(npcd: Npcd, empty_database: Database) -> None:
-    """It says what was made; then that there is nothing to do; and the database serves."""
+    """The first run prints all that it made, and the second that there is nothing to do. Then the database serves."""
     superuser = empty_database.server.url(empty_database.name)
     status, out, err = npcd("migrate", "--postgres", superuser, "--months", "3")
     assert (status, err) == (0, "")
@@ -89,7 +89,7 @@ def test_migrate(npcd: Npcd, empty_database: Database) -> None:
 
 
 def test_the_password_file(npcd: Npcd, archive_database: Database, tmp_path: Path) -> None:
-    """The password comes from a file and is not printed; a file that is not there or empty is said."""
+    """The password comes from a file and is not printed. A file that is missing or empty is an error."""
     file, role = tmp_path / "password", f"npcd_{archive_database.name}"
     where = ("--postgres", archive_database.url)
     arguments = ("migrate", *where, "--serving-role", role, "--serving-password-file", str(file))
@@ -106,12 +106,12 @@ def test_the_password_file(npcd: Npcd, archive_database: Database, tmp_path: Pat
 
 
 def test_show_prints_a_conversation(npcd: Npcd, told: Database) -> None:
-    """Who said what when, in order; what players said cannot steer a terminal."""
+    """Every line has its speaker and time, in order. Control characters in players' text are escaped."""
     assert npcd("archive", "show", "greta", "--postgres", told.url) == (0, TOLD, "")
 
 
 def test_show_for_programs(npcd: Npcd, told: Database) -> None:
-    """An event a line, all of it, as JSON."""
+    """Each event is one line of JSON with all fields."""
     status, out, _ = npcd("archive", "show", "greta", "--postgres", told.url, "--json", "--limit", "5")
     events = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [e["kind"] for e in events] == ["turn", "card", "ended", "summary", "removed"]
@@ -120,14 +120,14 @@ def test_show_for_programs(npcd: Npcd, told: Database) -> None:
 
 
 def test_show_nobody(npcd: Npcd, told: Database) -> None:
-    """An NPC that nothing is known of is no error."""
+    """An NPC without events is no error."""
     assert npcd("archive", "show", "olaf", "--postgres", told.url) == (0, "no events of olaf\n", "")
     assert npcd("archive", "show", "olaf", "--postgres", told.url, "--json") == (0, "", "")
     assert npcd("archive", "show", "greta", "--world", "moor", "--postgres", told.url)[1] == "no events of greta\n"
 
 
 def test_forget_and_compact(npcd: Npcd, told: Database) -> None:
-    """A player is forgotten by the pseudonym that show prints; old months go when asked."""
+    """forget takes the pseudonym that show prints. compact drops old months."""
     assert npcd("archive", "forget", KAEL, "--world", "vale", "--npc", "greta", "--postgres", told.url) == (
         *(0, "5 events deleted\n", ""),
     )
@@ -141,7 +141,7 @@ def test_forget_and_compact(npcd: Npcd, told: Database) -> None:
     "player", ["kim", "p-77", "", "0123456789abcde", "0123456789abcdefa", "0123456789abcdeg", " " * 16]
 )
 def test_forget_takes_pseudonyms_alone(npcd: Npcd, told: Database, player: str) -> None:
-    """Another word is refused in one line that says where the pseudonym stands; the archive stays as it is."""
+    """Another word is refused in one line that says where the pseudonym is printed. The archive does not change."""
     before = told.execute("SELECT count(*) FROM events")
     status, out, err = npcd("archive", "forget", player, "--world", "vale", "--postgres", told.url)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -150,7 +150,8 @@ def test_forget_takes_pseudonyms_alone(npcd: Npcd, told: Database, player: str) 
 
 
 def test_a_forget_that_finds_nothing_says_so(npcd: Npcd, told: Database) -> None:
-    """A pseudonym that nobody has, and an NPC that the player never met; letters may be large."""
+    """That holds for a pseudonym of nobody, and for an NPC that the player never met. Capital hex digits are
+    accepted."""
     where = ("--world", "vale", "--postgres", told.url)
     status, out, err = npcd("archive", "forget", "0123456789abcdef", *where)
     assert (status, err) == (0, "") and out.startswith("nothing deleted: no events of 0123456789abcdef in vale; ")
@@ -161,7 +162,8 @@ def test_a_forget_that_finds_nothing_says_so(npcd: Npcd, told: Database) -> None
 
 @pytest.mark.parametrize("place", [("--world", "moor"), ("--world", "vale", "--tenant", "studio"), ("--world", "")])
 def test_a_forget_in_a_world_that_is_unknown_fails(npcd: Npcd, told: Database, place: tuple[str, ...]) -> None:
-    """Also the second time: it leaves no row that would make the world known. A world is known to its tenant alone."""
+    """It fails the second time as well, because it leaves no row that would make the world known. A world is known to
+    its tenant only."""
     for _ in range(2):
         status, out, err = npcd("archive", "forget", KAEL, *place, "--postgres", told.url)
         assert (status, out, err.count("\n")) == (1, "", 1)
@@ -170,8 +172,8 @@ def test_a_forget_in_a_world_that_is_unknown_fails(npcd: Npcd, told: Database, p
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("archive", "show", "greta")])
-def test_what_is_wrong_is_one_line(npcd: Npcd, archive_database: Database, command: tuple[str, ...]) -> None:
-    """A server that is not there: 1. A URL that is none: 2. Without the password, and with what helps."""
+def test_an_error_is_one_line(npcd: Npcd, archive_database: Database, command: tuple[str, ...]) -> None:
+    """A server that is down gives status 1, an invalid URL status 2. The line has no password, and names the remedy."""
     away = archive_database.server.url("none", "owner", "s3cret").replace("npcd-pg-", "npcd-none-")
     status, out, err = npcd(*command, "--postgres", away)
     assert (status, out) == (1, "") and err.startswith("npcd: PostgreSQL: ") and err.count("\n") == 1
@@ -180,8 +182,9 @@ def test_what_is_wrong_is_one_line(npcd: Npcd, archive_database: Database, comma
     assert (status, out) == (2, "") and err.startswith("npcd: --postgres: must be like") and "s3cret" not in err
 
 
-def test_what_is_left_out(npcd: Npcd, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without a URL it is that of a running npcd's own PostgreSQL, or an error that says so; months are not guessed."""
+def test_options_that_are_left_out(npcd: Npcd, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without --url the command uses the URL of a running npcd's own PostgreSQL, or fails with an error that says so.
+    It does not guess a number of months."""
     for command in (("migrate",), ("archive", "show", "greta")):
         status, out, err = npcd(*command, "--data", str(tmp_path))
         assert (status, out) == (2, "") and err.startswith("npcd: --postgres: give a URL, or with --data")
@@ -192,6 +195,6 @@ def test_what_is_left_out(npcd: Npcd, capsys: pytest.CaptureFixture[str], tmp_pa
 
 
 def test_a_running_npcds_own_postgresql_is_found(npcd: Npcd, archive_database: Database, tmp_path: Path) -> None:
-    """By the data folder, where it leaves its owner's URL."""
+    """It is found by the data folder, where PostgreSQL's owner has its URL."""
     (tmp_path / OWNER_URL).write_text(archive_database.url)
     assert npcd("archive", "show", "greta", "--data", str(tmp_path))[:2] == (0, "no events of greta\n")

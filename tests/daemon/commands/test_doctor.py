@@ -1,4 +1,4 @@
-"""npcd doctor: every finding is provoked once, says what is wrong, and how to make it right."""
+"""npcd doctor: every finding is provoked once, and says what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def named(checks: list[Check], name: str) -> list[Check]:
 
 @pytest.mark.parametrize(("version", "outcome"), [((3, 10), FAIL), ((3, 11), OK), ((3, 13), OK), ((3, 14), WARN)])
 def test_python(version: tuple[int, int], outcome: Outcome) -> None:
-    """Too old fails; newer than tested is said."""
+    """A Python that is too old fails. One that is newer than tested is a warning."""
     check = diagnosis.python(version)
     assert check.outcome is outcome and f"{version[0]}.{version[1]}" in check.says
     assert bool(check.fix) == (outcome is not OK)
 
 
 def test_libraries() -> None:
-    """A missing library fails; a version outside its range is a warning; both say what to install."""
+    """A missing library fails, and a version outside its range is a warning. Both name the package to install."""
     required = {"numpy": ">=2.0", "grpcio": ">=1.71.2"}
     (check,) = diagnosis.libraries(required, {"numpy": "2.4.6", "grpcio": "1.85.1"})
     assert check.outcome is OK and "2 in versions that npcd works with" in check.says
@@ -61,7 +61,7 @@ def test_libraries() -> None:
 
 
 def test_ranges_are_read_as_pip_reads_them() -> None:
-    """Every version at and around the bounds of our ranges, against the library that pip itself uses."""
+    """Every version at and around the bounds of our ranges gives the result of the library that pip itself uses."""
     parts = (0, 1, 9, 10, 19)
     versions = [f"{a}.{b}" for a in parts for b in parts] + [f"{a}.9.{b}" for a in parts for b in parts]
     for wanted in (">=9", ">=9.10", "<10,>=1.9", ">=1.9.1,<9.0", "==9.10", "==10.0", "<1.10"):
@@ -77,7 +77,7 @@ def test_the_ranges_of_this_installation_are_fulfilled() -> None:
 
 
 def test_a_library_that_does_not_load() -> None:
-    """A broken llama.cpp is a finding, not a stack trace; the other checks are made."""
+    """A broken llama.cpp is a finding and no stack trace, and the other checks still run."""
 
     def settings() -> Config:
         raise RuntimeError("Failed to load shared library 'libllama.so'")
@@ -89,7 +89,7 @@ def test_a_library_that_does_not_load() -> None:
 
 
 def test_compiler() -> None:
-    """Needed only while llama.cpp is yet to be built."""
+    """A compiler is needed only while llama.cpp is not built yet."""
     assert diagnosis.compiler("/usr/bin/c++", engine_there=False).outcome is OK
     assert diagnosis.compiler("", engine_there=True).outcome is OK
     check = diagnosis.compiler("", engine_there=False)
@@ -110,14 +110,15 @@ def test_compiler() -> None:
     ],
 )
 def test_cpu(machine: str, has: frozenset[str], built: set[str], threads: int, outcome: Outcome, says: str) -> None:
-    """The instructions that llama.cpp was built for must be here, and those that are here should be used."""
+    """The processor must have the instructions that llama.cpp was built for. A warning names those that it has and the
+    build does not use."""
     check = diagnosis.cpu(machine, has, built, cores=8, threads=threads)
     assert check.outcome is outcome and says in check.says
     assert bool(check.fix) == (outcome is not OK)
 
 
 def test_cores_and_memory_that_are_limited_are_shown_beside_those_of_the_machine() -> None:
-    """Sixty-four cores of which two may be used; and a container's limit, below what the machine has free."""
+    """That is shown for two usable cores of sixty-four, and for a container's limit below the machine's free memory."""
     check = diagnosis.cpu("x86_64", EPYC, {"AVX2", "AVX512"}, 2, 0, "of 64 cores may be used (by affinity)")
     assert "x86_64, 2 of 64 cores may be used (by affinity), " in check.says
     limited = replace(ROOM, sequences=128, free_machine=90 * GIB, free_groups=ROOM.free)
@@ -127,12 +128,12 @@ def test_cores_and_memory_that_are_limited_are_shown_beside_those_of_the_machine
 
 
 def test_llama_cpp_says_what_it_was_built_for() -> None:
-    """In names that the tables know."""
+    """The tables know all names of its build."""
     assert built_with() & (diagnosis.X86.keys() | diagnosis.ARM.keys())
 
 
 def has_ipv6() -> bool:
-    """True when this machine has the address ::1; a container often has not."""
+    """True when this machine has the address ::1; a container often does not."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -141,7 +142,7 @@ def has_ipv6() -> bool:
 
 
 def test_ports(tmp_path: Path) -> None:
-    """Taken, free, not ours to take, or nobody's address."""
+    """A port may be taken, free, forbidden, or of an address that is not this machine's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         check = diagnosis.address("serve.http", where, doctor.listen_problem(where))
@@ -153,7 +154,7 @@ def test_ports(tmp_path: Path) -> None:
 
 
 def test_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken, left behind, a file in the way, a folder of somebody else."""
+    """A socket may be taken, left behind, blocked by a file, or in a folder of another user."""
     path = tmp_path / "n.sock"
     where = f"unix:{path}"
     assert doctor.listen_problem(where) == ""
@@ -170,7 +171,7 @@ def test_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_of_credentials(tmp_path: Path) -> None:
-    """One that cannot be read is named, and so is one that is wrong."""
+    """A file that cannot be read is named, and so is a faulty one."""
     there = tmp_path / "tokens.toml"
     there.write_text('aaaaaaaaaaaaaaaa = "studio"\n')
     serve = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",), http="", tokens_file=str(there), tls_key="/nowhere.key")
@@ -219,7 +220,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
 
 
 def test_a_data_folder(tmp_path: Path) -> None:
-    """Free, in use, in the way; and one on a disk that is nearly full."""
+    """The folder may be free, in use, or blocked, or its disk may be nearly full."""
     path = tmp_path / "npcd"
     (check,) = named(of_memory(MemorySettings(folder=path)), "memory.folder")
     assert check.outcome is OK and str(path) in check.says and "GiB are free" in check.says
@@ -236,13 +237,14 @@ def test_a_data_folder(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept(tmp_path: Path) -> None:
-    """Then the stores are of no interest, and neither is the folder."""
+    """With memory off neither the stores nor the folder are checked."""
     checks = of_memory(MemorySettings(keep=False, folder=Path("/dev/null")))
     assert [check.name for check in checks] == ["memory.folder"] and checks[0].outcome is OK
 
 
 def test_servers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doctor names the file that npcd would start, or the package to install when there is none; off is off."""
+    """Doctor names the program that npcd would start, or the package to install when there is none. With "off" it
+    checks nothing."""
     for store in ("redis", "postgres"):
         check = of_store(store, "")
         assert check.outcome is OK and check.says.startswith("npcd's own: /")
@@ -257,7 +259,7 @@ def test_servers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_files_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that could not read what is in the folder are not taken."""
+    """Servers that cannot read the folder's files are refused."""
     (tmp_path / "postgres/data").mkdir(parents=True)
     (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
     (tmp_path / "redis/appendonlydir").mkdir(parents=True)
@@ -270,7 +272,7 @@ def test_files_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_stores_by_url(stores: Urls) -> None:
-    """There, and as they should be."""
+    """A store that is up and configured well passes."""
     redis = of_store("redis", stores.redis_url)
     assert redis.outcome is OK and redis.says.startswith("by URL, version ") and "kept in its file" in redis.says
     postgres = of_store("postgres", stores.postgres_url)
@@ -278,14 +280,14 @@ def test_stores_by_url(stores: Urls) -> None:
 
 
 def test_a_role_that_may_too_much(stores: Urls) -> None:
-    """The owner is not for serving."""
+    """The owner's role is refused for serving."""
     check = of_store("postgres", stores.postgres_owner_url)
     assert check.outcome is WARN and "as npcd_owner, a role that may read or change" in check.says
     assert "npcd migrate" in check.fix and "--serving-role" in check.fix
 
 
 def test_a_database_that_is_not_migrated(stores: Urls) -> None:
-    """Nothing can be added to it yet; serving goes on without."""
+    """No event can be written to it yet, and serving goes on without it."""
     check = of_store("postgres", stores.postgres_url.replace("/npcd?", "/postgres?"))
     assert check.outcome is WARN and "there is no table events" in check.says and "npcd migrate" in check.fix
 
@@ -295,7 +297,7 @@ def test_a_database_that_is_not_migrated(stores: Urls) -> None:
     [("redis", "redis://u:s3cret@127.0.0.1:1"), ("postgres", "postgresql://u:s3cret@127.0.0.1:1/npcd")],
 )
 def test_a_store_that_is_away(store: str, url: str) -> None:
-    """Serving goes on; the password is told to nobody."""
+    """Serving goes on without it, and the finding does not show the password."""
     check = of_store(store, url)
     assert check.outcome is WARN and "until it is there, there is no" in check.says and check.fix
     assert "s3cret" not in check.says + check.fix
@@ -303,7 +305,7 @@ def test_a_store_that_is_away(store: str, url: str) -> None:
 
 @pytest.mark.parametrize(("store", "url"), [("redis", "http://u:s3cret@x"), ("postgres", "http://u:s3cret@x")])
 def test_a_url_that_is_none(store: str, url: str) -> None:
-    """Serve would refuse it."""
+    """doctor refuses it as serve would."""
     check = of_store(store, url)
     assert check.outcome is FAIL and f"--{store}" in check.fix and "s3cret" not in check.says + check.fix
 
@@ -318,8 +320,8 @@ def test_a_url_that_is_none(store: str, url: str) -> None:
         (("7.2.4", "no", "noeviction"), WARN, "a restart forgets"),
     ],
 )
-def test_what_a_redis_says_of_itself(said: tuple[str, str, str], outcome: Outcome, says: str) -> None:
-    """Too old, too small a mind, or none at all after a restart."""
+def test_findings_about_a_redis(said: tuple[str, str, str], outcome: Outcome, says: str) -> None:
+    """The finding names a Redis that is too old, has too little memory, or keeps nothing across a restart."""
     check = diagnosis.redis(*said)
     assert check.outcome is outcome and says in check.says and bool(check.fix) == (outcome is not OK)
 
@@ -328,7 +330,7 @@ def test_what_a_redis_says_of_itself(said: tuple[str, str, str], outcome: Outcom
 
 
 def of_model(tmp_path: Path, model: Path, **engine: object) -> list[Check]:
-    """The findings on a machine where only the model is of interest."""
+    """The findings about the model alone."""
     settings = replace(LlamaSettings(model), **engine)  # type: ignore[arg-type]
     return doctor.examine(lambda: Config(ServeSettings(listen=(f"unix:{tmp_path}/n.sock",), http=""), settings))
 
@@ -337,7 +339,7 @@ def of_model(tmp_path: Path, model: Path, **engine: object) -> list[Check]:
     ("content", "says"), [(None, "No such file"), (b"PK\x03\x04 a zip", "is not a GGUF file"), (b"GGUF\x03", "cut off")]
 )
 def test_no_model(tmp_path: Path, content: bytes | None, says: str) -> None:
-    """Missing, something else, cut off: said once, and what depends on it is left out."""
+    """A missing, foreign or truncated file is one finding, and checks that need the model are left out."""
     path = tmp_path / "my.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -349,13 +351,13 @@ def test_no_model(tmp_path: Path, content: bytes | None, says: str) -> None:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Small models of other families, written when asked for."""
+    """Small models of other families, written on demand."""
     folder = tmp_path_factory.mktemp("doctor")
     return lambda name: FAMILIES[name](folder / f"{name}.gguf")
 
 
 def test_a_model_that_says_no_licence(tmp_path: Path, family: Callable[[str], Path]) -> None:
-    """The licence is its user's to look up; architecture and template are told."""
+    """The user must look the licence up. Architecture and template are shown."""
     checks = of_model(tmp_path, family("qwen2"))
     (check,) = named(checks, "model")
     assert check.outcome is WARN and "qwen2" in check.says and "licence not stated" in check.says
@@ -364,7 +366,7 @@ def test_a_model_that_says_no_licence(tmp_path: Path, family: Callable[[str], Pa
 
 
 def test_a_model_without_a_template(tmp_path: Path, family: Callable[[str], Path]) -> None:
-    """It is spoken to in plain text, and the probe says why."""
+    """It is prompted in plain text, and the finding gives the reason."""
     (check,) = named(of_model(tmp_path, family("bare")), "template")
     assert check.outcome is WARN and check.says == "plain: the model has no chat template" and check.fix
 
@@ -379,15 +381,16 @@ def test_a_model_without_a_template(tmp_path: Path, family: Callable[[str], Path
     ],
 )
 def test_context(numbers: tuple[int, int, int, int, int], outcome: Outcome, fix: str) -> None:
-    """Too short for worlds fails, as serve does; too long for the model, and little room to see, are said."""
+    """A context too short for worlds fails, as in serve. One longer than the model's, and one with little room to see,
+    are warnings."""
     check = diagnosis.context(*numbers)
     assert check.outcome is outcome and check.fix.startswith(fix)
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "bare"])
 def test_the_arithmetic_is_what_llama_cpp_takes(family: Callable[[str], Path], name: str) -> None:
-    """Layers x KV heads x head lengths, against the bytes of a sequence that grows by a token. Each token has a few
-    bytes of position beside.
+    """Layers x KV heads x head lengths gives the bytes by which a sequence grows per token. Each token has a few bytes
+    of position beside that.
     """
     path = family(name)
     each = diagnosis.token_bytes(read_file(path)[0])
@@ -402,7 +405,8 @@ def test_the_arithmetic_is_what_llama_cpp_takes(family: Callable[[str], Path], n
 
 
 def test_memory() -> None:
-    """21 GiB of KV do not fit in 20 GiB, and doctor says how many sequences would; weights count; unknown is said."""
+    """21 GiB of KV do not fit in 20 GiB, and doctor prints the number of sequences that would fit. Weights count, and
+    an unknown size is reported as unknown."""
     each = 56 << 10
     check = diagnosis.memory(ROOM, each)
     assert "56 KiB each as f16, and 9 trunks of 1,000 tokens in RAM" in check.says
@@ -419,7 +423,7 @@ def test_memory() -> None:
 
 
 def test_a_file_that_does_not_say_its_shape() -> None:
-    """Per-layer heads, or KV in another form: the arithmetic is left to the measurement at the start."""
+    """With per-layer heads, or KV in another form, doctor leaves the calculation to the measurement at the start."""
     said = {"general.architecture": "x", "x.block_count": "4", "x.embedding_length": "256"}
     assert diagnosis.token_bytes(said) is None
     said["x.attention.head_count"] = "8"
@@ -434,7 +438,7 @@ def test_a_file_that_does_not_say_its_shape() -> None:
 
 
 def test_all_is_well_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The shipped model on this machine: status 0, and the licence is told."""
+    """With the shipped model on this machine the status is 0, and the licence is printed."""
     arguments = [
         *("doctor", "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"),
         *("--data", str(tmp_path / "d"), "--set", "memory.keep=true"),
@@ -459,7 +463,7 @@ def test_all_is_well_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_settings_that_serve_would_refuse(arguments: list[str], fix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 1, and the same words."""
+    """The status is 1, with serve's own message."""
     assert main(["doctor", "--json", *arguments]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False

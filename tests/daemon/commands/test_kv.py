@@ -1,4 +1,4 @@
-"""Where KV rests, as the daemon's callers see it: parked in a real Redis, described, and forgotten."""
+"""The homes of KV as the daemon's callers see them: parked in a real Redis, described, and forgotten."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("patience")
 
 @asynccontextmanager
 async def kept(folder: Path, server: RedisServer, model: Model | None = None) -> AsyncIterator[tuple[Rig, Keeping]]:
-    """A daemon without RAM for KV, so that whatever leaves its sequence goes to Redis."""
+    """A daemon without RAM for KV, so that a trunk that leaves its sequence goes to Redis."""
     config = Config()
     memory = replace(patient(config.memory), folder=folder, postgres="off", redis=server.url())
     kv = KvSettings(ram_mib=0, redis_mib=16, lanes=4, prefixes=2)
@@ -47,7 +47,7 @@ async def kept(folder: Path, server: RedisServer, model: Model | None = None) ->
 
 
 async def homes(rig: Rig) -> dict[tuple[str, bool], str]:
-    """The home of each trunk, by NPC and whether it is a dialogue's."""
+    """The home of each trunk, by NPC and by kind: True for a dialogue's."""
     answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale"))
     return {(npc.npc_id, bool(t.partner)): t.home for npc in answer.npcs for t in npc.trunks}
 
@@ -60,13 +60,13 @@ async def park(rig: Rig, keeping: Keeping, npc: str) -> None:
     homes.ram_bytes_max = 0
     await move_out(rig, npc)
     assert await asyncio.to_thread(keeping.parked.settled, PATIENCE_S)
-    homes.ram_bytes_max = 64 << 20  # the way back leads through it
+    homes.ram_bytes_max = 64 << 20  # a trunk comes back through RAM
 
 
 async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said before and after: the second turn finds its trunk again, loaded, and Timings say so."""
+    """Describe shows the home before and after. The second turn loads its trunk, and Timings count that."""
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         # A trunk of 60 tokens is computed sooner than its bytes are verified.
         placer = rig.daemon.step_backend.scheduler.placer
@@ -81,12 +81,12 @@ async def test_a_trunk_in_redis_comes_back_for_the_next_turn(
         events = await rig.say("npc0", "How is the bread?", max_tokens=4)
         timings = events[-1].timings
         assert timings.loaded_tokens == timings.cached_tokens > 0
-        # Speaking begins to bring back all trunks of an NPC.
+        # The first line begins to fetch all trunks of an NPC.
         assert (placer.moves.parking.fetched, placer.moves.loads_refused) == (2, 0)
 
 
 def one_bit(value: bytes) -> bytes:
-    """The same with one bit the other way round, in the middle of the KV."""
+    """The same bytes with one bit flipped in the middle of the KV."""
     broken = bytearray(value)
     broken[len(value) // 2] ^= 16
     return bytes(broken)
@@ -98,7 +98,7 @@ def cut(value: bytes) -> bytes:
 
 
 def by_another_key(value: bytes) -> bytes:
-    """The very same bytes, signed by somebody else."""
+    """The same bytes, signed with another key."""
     at = SIGNATURE_BYTES
     length = int.from_bytes(value[at : at + 4], "little")
     header, payload = value[at + 4 : at + 4 + length], value[at + 4 + length :]
@@ -113,7 +113,7 @@ async def test_a_home_in_redis_that_is_not_ours_is_computed_anew(
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[bytes], bytes],
 ) -> None:
-    """On the shipped model: counted, and the reply is the one that is given when nothing was kept at all."""
+    """On the shipped model the fault is counted, and the reply is the one of a daemon that kept nothing."""
     async with kept(tmp_path / "data", redis_server, real) as (rig, keeping):
         placer = rig.daemon.step_backend.scheduler.placer
         for costs in (placer.moves.loads, placer.moves.parking.costs):
@@ -165,7 +165,7 @@ async def test_forget_reaches_parked_kv(
 async def test_npcd_kv_shows_every_trunk(
     tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a table with a sum, and as JSON; a world or daemon that is not there is said in a line."""
+    """It prints a table with a sum, or JSON. For a world or daemon that is not there it prints one line."""
     async with kept(tmp_path / "data", redis_server) as (rig, keeping):
         await rig.say("npc0", "Good day to you.", max_tokens=4)
         await park(rig, keeping, "npc0")
@@ -205,7 +205,7 @@ async def test_npcd_kv_shows_every_trunk(
      "127.0.0.1 :50061", "unix:", "ipv4:127.0.0.1:70000"],
 )  # fmt: skip
 def test_a_target_that_is_none_is_refused(target: str) -> None:
-    """gRPC would take port 99999 for another one."""
+    """gRPC would read port 99999 as another one."""
     asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
     with pytest.raises(ConfigError, match=r"^--target: '.*' must be host:port or unix:/path$"):
         list(kv_command.run(asked))
@@ -224,7 +224,7 @@ def test_a_token_that_no_request_can_carry_is_refused_and_not_shown(tmp_path: Pa
 
 @pytest.mark.parametrize("target", ["[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1", "localhost:1"])
 def test_other_forms_of_an_address_are_asked(target: str) -> None:
-    """Nobody serves there: the daemon is what is missing, not the address."""
+    """No daemon serves there, and the error is about the daemon and not about the address."""
     asked = Namespace(world="vale", npcs=[], target=target, token_file=None, ca=None, json=False)
     with pytest.raises(StoreFailed, match=r"onnect"):
         list(kv_command.run(asked))

@@ -1,4 +1,4 @@
-"""npcd policy check, and the operator's policy in a running daemon."""
+"""`npcd policy check`, and the operator's policy in a running daemon."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ actions = [{ word = "idle" }, { word = "flee" }, { word = "attack", needs_target
 
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
+    """Runs it. Returns exit status, stdout and stderr."""
     status = main(["policy", "check", *map(str, arguments)])
     said = capsys.readouterr()
     return status, said.out, said.err
@@ -53,7 +53,7 @@ def vale(tmp_path: Path) -> Path:
 
 
 def test_the_built_in_policy_is_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """And ends with a row for everybody that holds always."""
+    """It ends with a row for every archetype that always holds."""
     status, out, _ = check(capsys)
     assert status == 0
     last = out.splitlines()[-1].split()
@@ -61,7 +61,7 @@ def test_the_built_in_policy_is_well(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_file_stands_over_the_built_in_one(capsys: pytest.CaptureFixture[str], own: Path) -> None:
-    """Its sections take the place of those with the same name."""
+    """Its sections replace those with the same name."""
     status, out, _ = check(capsys, own)
     assert status == 0
     villagers = [line for line in out.splitlines() if " villager " in line]
@@ -73,7 +73,7 @@ def test_a_file_stands_over_the_built_in_one(capsys: pytest.CaptureFixture[str],
 def test_for_a_world_it_is_the_table_that_register_answers(
     capsys: pytest.CaptureFixture[str], own: Path, vale: Path
 ) -> None:
-    """With the words and archetypes that the world has."""
+    """It has the words and archetypes of the world."""
     status, out, _ = check(capsys, own, "--world", vale)
     assert status == 0
     assert "world 'vale'" in out.splitlines()[0]
@@ -85,7 +85,7 @@ def test_for_a_world_it_is_the_table_that_register_answers(
 def test_words_that_the_world_does_not_have_are_found(
     capsys: pytest.CaptureFixture[str], own: Path, vale: Path
 ) -> None:
-    """In the file that was given, and in the world's own rows; those of npcd's own policy are meant so."""
+    """They are found in the given file, and in the world's own rows. Such rows of npcd's own policy are intended."""
     own.write_text(OWN.replace('action = "flee"', 'action = "fly"'))
     vale.write_text(WORLD + '[[policy]]\narchetype_id = "goul"\naction = "idle"\nemotion = "calm"\n')
     status, out, _ = check(capsys, own, "--world", vale)
@@ -96,15 +96,15 @@ def test_words_that_the_world_does_not_have_are_found(
 
 
 def test_a_worlds_own_sections(capsys: pytest.CaptureFixture[str], vale: Path) -> None:
-    """[policy.villager] as world_from_toml has it, before npcd's own."""
+    """The sections of a world, such as [policy.villager], come before npcd's own."""
     vale.write_text(WORLD + '[policy.ghoul]\nrows = [{ action = "idle", emotion = "calm", bark = "Gnh." }]\n')
     status, out, _ = check(capsys, "--world", vale)
     assert status == 0
     assert "ghoul" in out.splitlines()[1] and out.splitlines()[1].endswith("world row 1")
 
 
-def test_what_a_world_answers_itself_is_told(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
-    """Left out, and nothing is wrong with that."""
+def test_sections_that_a_world_replaces_are_listed(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
+    """Such a section of the file is listed as left out, without an error."""
     vale.write_text(WORLD + '[policy.villager]\nrows = [{ action = "idle", emotion = "calm" }]\n')
     status, out, _ = check(capsys, own, "--world", vale)
     assert status == 0
@@ -112,7 +112,7 @@ def test_what_a_world_answers_itself_is_told(capsys: pytest.CaptureFixture[str],
 
 
 def test_json(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
-    """For programs."""
+    """--json prints the same for programs."""
     own.write_text(OWN.replace('action = "flee"', 'action = "fly"'))
     status, out, _ = check(capsys, own, "--world", vale, "--json")
     answer = json.loads(out)
@@ -123,7 +123,7 @@ def test_json(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None
 
 
 def test_the_demos_world_is_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """All its rows are of its words."""
+    """Each of its rows uses its words."""
     status, _, _ = check(capsys, "--world", ROOT / "loadtests/scenes/demo.toml")
     assert status == 0
 
@@ -136,7 +136,7 @@ def test_the_demos_world_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_wrong_file_ends_with_2(capsys: pytest.CaptureFixture[str], own: Path, text: str, said: str) -> None:
-    """One line."""
+    """The error is one line."""
     own.write_text(text)
     status, out, err = check(capsys, own)
     assert (status, out) == (2, "") and said in err and err.startswith("npcd: ") and err.count("\n") == 1
@@ -157,7 +157,7 @@ def test_a_wrong_file_ends_with_2(capsys: pytest.CaptureFixture[str], own: Path,
     ],
 )
 def test_a_wrong_world_ends_with_2(capsys: pytest.CaptureFixture[str], vale: Path, text: str, said: str) -> None:
-    """One line that names the file."""
+    """The error is one line that names the file."""
     vale.write_text(text)
     status, _, err = check(capsys, "--world", vale)
     assert status == 2 and said in err and str(vale) in err
@@ -176,7 +176,7 @@ def test_a_wrong_world_ends_with_2(capsys: pytest.CaptureFixture[str], vale: Pat
 def test_a_condition_that_no_observation_meets_is_found(
     capsys: pytest.CaptureFixture[str], own: Path, vale: Path, row: str, said: str
 ) -> None:
-    """In the designer's file, alone and for a world, and in the world's own rows."""
+    """It is found in the designer's file, alone and for a world, and in the world's own rows."""
     wrong = f'[villager]\nrows = [{{ {row}, action = "flee", emotion = "afraid" }}]\n'
     own.write_text(wrong)
     for arguments in ([own], [own, "--world", vale]):
@@ -189,7 +189,8 @@ def test_a_condition_that_no_observation_meets_is_found(
 
 
 def test_a_section_whose_name_is_a_slip_is_found(capsys: pytest.CaptureFixture[str], own: Path, vale: Path) -> None:
-    """An archetype that the world does not have is left out in peace, unless it is nearly one that the world has."""
+    """A section of an archetype that the world does not have is left out silently, unless its name resembles one that
+    the world has."""
     own.write_text(OWN.replace("[villager]", "[vilager]"))
     status, out, _ = check(capsys, own, "--world", vale)
     assert status == 1 and f"! {own} [vilager] row 1: the world has no archetype 'vilager'" in out
@@ -198,7 +199,7 @@ def test_a_section_whose_name_is_a_slip_is_found(capsys: pytest.CaptureFixture[s
 
 
 def test_the_setting_is_checked_at_the_start(tmp_path: Path, own: Path) -> None:
-    """A file that is not there, or not right, is refused with the setting's name."""
+    """A missing or faulty file is refused with the setting's name."""
     assert load(None, [f"worlds.policy_file={own}"], {}).worlds.policy_file == str(own)
     with pytest.raises(ConfigError, match=r"worlds\.policy_file: .*none\.toml: No such file"):
         load(None, [f"worlds.policy_file={tmp_path}/none.toml"], {})
@@ -208,7 +209,7 @@ def test_the_setting_is_checked_at_the_start(tmp_path: Path, own: Path) -> None:
 
 
 async def test_register_answers_with_the_operators_rows_and_the_worlds_before_them(own: Path) -> None:
-    """Worlds that bring none have the file's; a world's own rows are first."""
+    """A world without rows has the file's. A world's own rows come first."""
     config = load(None, [f"worlds.policy_file={own}"], {"": ""})
     async with running(gated(), config) as rig:
         again = npcs_pb2.RegisterRequest(

@@ -1,4 +1,4 @@
-"""npcd route explain: what each kind of work gets, and who said so."""
+"""`npcd route explain`: the route of each kind of work, and the origin of each value."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from tiers.routing import WorkKind
 
 
 def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
+    """Runs it. Returns exit status, stdout and stderr."""
     status = main(["route", "explain", *arguments])
     said = capsys.readouterr()
     return status, said.out, said.err
 
 
 def test_the_table_has_every_kind_and_says_that_all_is_as_shipped(capsys: pytest.CaptureFixture[str]) -> None:
-    """A kind a line."""
+    """Each kind has one line."""
     status, out, _ = explain(capsys)
     assert status == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
@@ -32,10 +32,10 @@ def test_the_table_has_every_kind_and_says_that_all_is_as_shipped(capsys: pytest
     assert "Everything is as shipped." in out
 
 
-def test_what_was_set_is_told_with_its_origin(
+def test_a_set_value_is_shown_with_its_origin(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File, environment and flag, each by its name; the last one who spoke."""
+    """File, environment and flag are named; the last source of a value counts."""
     file = tmp_path / "npcd.toml"
     file.write_text("[routes.summary]\noutput_max = 100\ntier = 'silver'\n[engine]\ncontext_len = 1536\n")
     monkeypatch.setenv("NPCD_ROUTES__SUMMARY__TIER", "bronze")
@@ -49,7 +49,7 @@ def test_what_was_set_is_told_with_its_origin(
 
 
 def test_one_kind_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    """The setting of every value, and who gave it."""
+    """Each value has its setting and its origin."""
     status, out, _ = explain(capsys, "reply", "--set", "routes.reply.context_max=1024")
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
@@ -58,8 +58,8 @@ def test_one_kind_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["context", "1024", "routes.reply.context_max", "--set", "routes.reply.context_max=1024"] in lines
 
 
-def test_what_goes_beyond_a_promise_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """A longer tail than Gold's milliseconds were promised for is allowed, and said; a silver one has room."""
+def test_a_value_beyond_a_promise_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tail longer than Gold's promise covers is allowed, with a note. A Silver one has room."""
     _, out, _ = explain(capsys, "--set", "caps.intent_tail=96")
     assert "! intent: a tail of 96 is more than promises.gold.tail_max (32); measure it" in out
     assert "! prediction" not in out
@@ -68,7 +68,7 @@ def test_what_goes_beyond_a_promise_is_pointed_out(capsys: pytest.CaptureFixture
 
 
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """For programs."""
+    """--json prints the same for programs."""
     status, out, _ = explain(capsys, "--json", "--set", "caps.intent_tail=40")
     assert status == 0
     rows = {row["kind"]: row for row in json.loads(out)}
@@ -91,15 +91,15 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (("--set", "caps.bark=12"), "caps.bark: give it as routes.bark.output_max"),
     ],
 )
-def test_what_is_wrong_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
-    """One line, with what would be right."""
+def test_a_faulty_table_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+    """The error is one line with the allowed values."""
     status, out, err = explain(capsys, *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("npcd: ") and said in err and err.count("\n") == 1
 
 
 def test_it_runs_as_a_command() -> None:
-    """Through the way in."""
+    """It runs as `npcd route explain`."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("NPCD_")}
     done = subprocess.run(
         [sys.executable, "-m", "npcd", "route", "explain", "bark"],

@@ -1,4 +1,4 @@
-"""npcd's own Redis and PostgreSQL, started for a test: what they are told, what they kept, and which processes run."""
+"""npcd's own Redis and PostgreSQL, started for a test: their arguments, their data, and their processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from daemon.process.server_programs import find_postgres
 from tests.patience import PATIENCE_S
 
 STORES = ("redis", "postgres")
-# Starts both and says so; then lives until its input ends, or is killed.
+# Starts both and prints that; then lives until its input ends, or until it is killed.
 STARTER = """
 import sys
 from pathlib import Path
@@ -40,7 +40,7 @@ folder.close()
 
 
 def no_migration(urls: Urls) -> None:
-    """In place of the schema, which other tests make."""
+    """Stands in for the schema, which other tests make."""
 
 
 @contextmanager
@@ -59,8 +59,8 @@ CAP_SYS_PTRACE = 19
 
 
 def left(path: Path) -> dict[str, list[int]]:
-    """The servers that run on a data folder; a server's own children are not counted. Skips the test where root may not
-    see what processes of others have open, as in many a container.
+    """The servers that run on a data folder, without their own children. Skips the test where root may not see the open
+    files of other processes, as in many containers.
     """
     program = find_postgres()
     if program is not None and program.user is not None and os.geteuid() != program.user.uid:
@@ -71,7 +71,7 @@ def left(path: Path) -> dict[str, list[int]]:
 
 
 def until(what: Callable[[], bool], why: str) -> None:
-    """Waits for something that comes in a moment."""
+    """Waits until a condition is true."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         if what():
@@ -86,7 +86,7 @@ def client(urls: Urls) -> redis.Redis:
 
 
 def keep(urls: Urls, what: str) -> None:
-    """Something in both."""
+    """Stores something in both."""
     client(urls).set("kept", what)
     with psycopg.connect(urls.postgres_owner_url) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS kept (what text)")
@@ -94,7 +94,7 @@ def keep(urls: Urls, what: str) -> None:
 
 
 def kept(urls: Urls) -> tuple[str, list[str]]:
-    """Everything that both have."""
+    """All that both have stored."""
     with psycopg.connect(urls.postgres_owner_url) as connection:
         rows = connection.execute("SELECT what FROM kept").fetchall()
     return str(client(urls).get("kept")), [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""`npcd` as a user that the machine does not know, without a home, and on file systems that cannot be written to."""
+"""`npcd` as a user without an entry on the machine, without a home, and on read-only file systems."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from daemon.process.children import Account, launch
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
-UID = 54_321  # of nobody
+UID = 54_321  # of no user
 NPCD = [sys.executable, "-m", "npcd"]
-# Not root: then the machine's users are hidden from the process instead.
+# For a user other than root the machine's users are hidden from the process instead.
 HIDDEN = """
 import pwd, sys
 def unknown(*_): raise KeyError("uid not found")
@@ -33,19 +33,19 @@ SMALL = (
 
 
 def command(*arguments: str) -> list[str]:
-    """npcd with these arguments, as that user, who may read everything (this checkout) and write what is its own."""
+    """npcd with these arguments, as that user, who may read everything (this checkout) and write its own files."""
     if os.geteuid() == 0:
         return launch([*NPCD, *arguments], Account("nobody-known", UID, UID, reads_all=True), signal.SIGKILL)
     return [sys.executable, "-c", HIDDEN, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Without a HOME."""
+    """An environment without HOME."""
     return {name: value for name, value in os.environ.items() if name != "HOME"} | more
 
 
 def run(*arguments: str, **more: str) -> tuple[int, str, str]:
-    """Exit status, and what it wrote."""
+    """Runs it. Returns the exit status and the output."""
     done = subprocess.run(
         command(*arguments), cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE_S,
         check=False,
@@ -55,7 +55,7 @@ def run(*arguments: str, **more: str) -> tuple[int, str, str]:
 
 @contextmanager
 def serving(folder: Path, *arguments: str, **more: str) -> Iterator[str]:
-    """A daemon of that user that serves; what it logged until then."""
+    """A serving daemon of that user, and its log so far."""
     named = [part for one in SMALL for part in ("--set", one)]
     listen = ("--listen", f"unix:{folder}/n.sock", "--http", "127.0.0.1:0")
     process = subprocess.Popen(
@@ -96,7 +96,7 @@ def own(tmp_path: Path) -> Path:
     "arguments", [("serve", "--no-supervise"), ("serve",), ("migrate",), ("archive", "compact", "--keep-months", "9")]
 )
 def test_without_a_home_the_data_folder_must_be_given(arguments: Sequence[str]) -> None:
-    """One line, exit status 2, no traceback and no second try."""
+    """The error is one line with exit status 2, without a traceback and without a second try."""
     code, _, said = run(*arguments, NPCD_MEMORY__KEEP="true")
     user = os.geteuid() or UID
     why = f"user {user} has no home folder: HOME is not set, and /etc/passwd has no line for it"
@@ -105,7 +105,7 @@ def test_without_a_home_the_data_folder_must_be_given(arguments: Sequence[str]) 
 
 
 def test_doctor_says_it_too() -> None:
-    """As a check that failed, with what to do."""
+    """doctor has a failed check with the remedy."""
     code, said, _ = run("doctor", NPCD_MEMORY__KEEP="true")
     assert code == 1
     assert "has no home folder" in said and "--data" in said
@@ -121,26 +121,26 @@ def test_doctor_says_it_too() -> None:
     ],
 )
 def test_other_paths_below_a_home_say_so_as_well(setting: str, says: str) -> None:
-    """With the setting's name."""
+    """The error has the setting's name."""
     code, _, said = run("serve", "--no-supervise", "--set", setting)
     assert (code, said.count("\n")) == (2, 1), said
     assert setting.partition("=")[0] in said and says in said
 
 
 def test_a_home_that_cannot_be_written_to_names_the_folder() -> None:
-    """As with HOME=/ in many a container."""
+    """That is so with HOME=/, as in many containers."""
     code, _, said = run("serve", "--no-supervise", NPCD_MEMORY__KEEP="true", HOME="/proc/none")
     assert (code, said.count("\n")) == (2, 1), said
     assert "memory.folder: /proc/none/.local/share/npcd: " in said and "--data" in said
 
 
 def test_it_serves_from_a_folder_of_its_own(own: Path) -> None:
-    """With its own Redis; PostgreSQL wants a user with a name, and doctor and the log say so."""
+    """It runs its own Redis. PostgreSQL needs a user with a name, and doctor and the log say so."""
     with serving(own, "--data", str(own / "data"), NPCD_MEMORY__KEEP="true") as said:
         assert "store started" in said and "has no name, which PostgreSQL wants" in said
 
 
 def test_without_memory_it_needs_no_folder(own: Path) -> None:
-    """And no temporary folder that has room."""
+    """It needs no temporary folder with room either."""
     with serving(own, NPCD_MEMORY__KEEP="false", TMPDIR="/proc/none"):
         pass

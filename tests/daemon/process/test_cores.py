@@ -1,4 +1,4 @@
-"""Cores are the engine's or everybody else's, and can be everybody's again."""
+"""Cores belong to the engine or to all other threads, and can be shared again."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ def other() -> Iterator[int]:
 
 @pytest.mark.skipif(len(CORES) < 2, reason="this machine: one core cannot be shared out")
 def test_the_engine_has_its_cores_to_itself(other: int) -> None:
-    """The last core is the engine's; this thread, and those it starts, keep to the others."""
+    """The last core is the engine's. This thread, and threads that it starts, stay on the others."""
     assert keep_apart(other, 1)
     assert os.sched_getaffinity(other) == {max(CORES)}
     assert os.sched_getaffinity(0) == CORES - {max(CORES)}
@@ -35,6 +35,6 @@ def test_the_engine_has_its_cores_to_itself(other: int) -> None:
 
 
 def test_nothing_changes_where_the_engine_needs_all_cores(other: int) -> None:
-    """As many threads as cores: nobody else would have one."""
+    """With as many engine threads as cores, no core would be left for the others."""
     assert not keep_apart(other, len(CORES))
     assert os.sched_getaffinity(0) == os.sched_getaffinity(other) == CORES

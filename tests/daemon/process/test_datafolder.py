@@ -1,4 +1,4 @@
-"""The data folder belongs to one daemon and one user, and what is made once stays as it is."""
+"""The data folder belongs to one daemon and one user, and its key and id never change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mode(path: Path) -> int:
 
 
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
-    """Parents too, if they are missing; whatever the umask is."""
+    """Missing parents are made, too, for any umask."""
     before = os.umask(0o022)
     try:
         folder = DataFolder(tmp_path / "share" / "npcd")
@@ -45,7 +45,7 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_one_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    """As a volume's mount point often is."""
+    """A volume's mount point is often open to others."""
     tmp_path.chmod(0o755)
     (tmp_path / "pseudonym_key").write_bytes(bytes(32))
     folder = DataFolder(tmp_path)
@@ -54,7 +54,8 @@ def test_one_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
 
 
 def test_key_and_id_are_made_once(tmp_path: Path) -> None:
-    """32 bytes and 32 hex digits, the same for the next daemon, others in another folder."""
+    """The key has 32 bytes and the id 32 hex digits. They are the same for the next daemon, and differ in another
+    folder."""
     first = DataFolder(tmp_path / "a")
     key, journal = first.pseudonym_key, first.journal_id
     assert len(key) == 32 and len(bytes.fromhex(journal)) == 16
@@ -67,7 +68,7 @@ def test_key_and_id_are_made_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_key_is_not_replaced(tmp_path: Path) -> None:
-    """Who is in the archive would get another pseudonym and nobody would know."""
+    """With a new key the archive would silently get other pseudonyms for the same players."""
     DataFolder(tmp_path).close()
     (tmp_path / "pseudonym_key").write_bytes(b"short")
     with pytest.raises(ConfigError, match="pseudonym_key has 5 bytes and not 32; put it back"):
@@ -76,7 +77,8 @@ def test_a_broken_key_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
-    """With the folder, who has it, and what helps; after the first it gets it."""
+    """The error names the folder, the process that has it, and the remedy. After the first daemon has ended, the second
+    gets the folder."""
     first = DataFolder(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", OPENS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
@@ -90,7 +92,7 @@ def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_was_killed_leaves_no_lock(tmp_path: Path) -> None:
-    """The kernel gives it free, whatever the file says."""
+    """The kernel releases the lock, whatever the file says."""
     code = OPENS + "import os; os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == -9
@@ -99,7 +101,7 @@ def test_a_daemon_that_was_killed_leaves_no_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["file/npcd", "file"])
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
-    """In one line, with what helps."""
+    """The error is one line with the remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--data") as raised:
         DataFolder(tmp_path / name)
@@ -107,10 +109,10 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    """One that this user cannot write to."""
+    """That is so when this user cannot write to it."""
     nobody = account("nobody")
     if os.geteuid() == 0 and nobody is not None:
-        # Reads all, to get at this checkout wherever it is.
+        # The user may read everything, to reach this checkout wherever it is.
         command = launch([sys.executable, "-c", OPENS, str(tmp_path)], nobody._replace(reads_all=True), 9)
     else:
         command = [sys.executable, "-c", OPENS, "/"]
@@ -119,7 +121,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_sockets_are_below_it(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """While its path is short."""
+    """That is so while its path is short."""
     path = Path("/tmp") / f"npcd-test-{os.getpid()}"
     folder = DataFolder(path)
     try:
@@ -130,13 +132,14 @@ def test_sockets_are_below_it(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_sockets_of_a_long_path_are_elsewhere(tmp_path: Path) -> None:
-    """Short enough, for us alone, the same for the next daemon after a crash, gone after an orderly end."""
+    """Their folder has a short path, belongs to us alone, is the same for the next daemon after a crash, and is removed
+    at an orderly end."""
     path = tmp_path / ("n" * 100) / ("n" * 100)
     folder = DataFolder(path)
     sockets = folder.sockets("postgres")
     assert len(os.fsencode(sockets / ".s.PGSQL.5432")) <= UNIX_PATH_BYTES_MAX
     assert mode(sockets) == 0o700 == mode(sockets.parent)
-    folder._unlock()  # as the kernel does it for who was killed
+    folder._unlock()  # as the kernel does for a killed process
     after_crash = DataFolder(path)
     assert after_crash.sockets("postgres") == sockets
     after_crash.close()
@@ -147,7 +150,7 @@ def test_sockets_of_a_long_path_are_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_socket_folder_that_became_anothers_is_not_used(tmp_path: Path) -> None:
-    """Names in /tmp are anybody's once they are free."""
+    """A free name in /tmp may be taken by anyone."""
     path = tmp_path / ("n" * 100) / ("n" * 100)
     folder = DataFolder(path)
     before = folder.sockets("redis").parent
@@ -159,8 +162,8 @@ def test_a_socket_folder_that_became_anothers_is_not_used(tmp_path: Path) -> Non
     shutil.rmtree(before)
 
 
-def test_what_would_be_in_the_way_is_told_without_a_change(tmp_path: Path) -> None:
-    """For npcd doctor."""
+def test_obstacles_are_reported_without_a_change(tmp_path: Path) -> None:
+    """npcd doctor uses it."""
     path = tmp_path / "share" / "npcd"
     assert trouble(path) == ("", "") and not path.parent.exists() and free_bytes(path) > 0
     folder = DataFolder(path)
@@ -175,6 +178,6 @@ def test_what_would_be_in_the_way_is_told_without_a_change(tmp_path: Path) -> No
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own, or the one it would be made in."""
+    """The error names that folder, or the one in which it would be made."""
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert trouble(tmp_path / "npcd")[0] == f"{tmp_path} cannot be written to"

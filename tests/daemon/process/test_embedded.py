@@ -1,4 +1,5 @@
-"""The daemon's own Redis and PostgreSQL: real ones, started once, stopped with it, found again after a crash."""
+"""The daemon's own Redis and PostgreSQL: real servers that start once, stop with the daemon, and are found again after
+a crash."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.daemon.process.own_servers_rig import STARTER, STORES, client, keep, 
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
-# The same below `npcd serve`'s parent, on the loop that serves.
+# The same below `npcd serve`'s parent, on the serving event loop.
 SUPERVISED = """
 import asyncio, sys
 from daemon.process.supervise import Patience, supervise
@@ -50,12 +51,12 @@ uvloop.run(main())
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """start() returns with servers that answer, however busy the machine is."""
+    """start() returns with servers that answer, even on a busy machine."""
     monkeypatch.setattr(own_servers, "READY_S", PATIENCE_S)
 
 
 def test_both_are_real_and_small_and_listen_on_sockets_alone(tmp_path: Path) -> None:
-    """Redis with its file and nothing thrown out; PostgreSQL with an owner and a role that owns nothing."""
+    """Redis has its file and evicts nothing. PostgreSQL has an owner, and a role that owns nothing."""
     with running(tmp_path) as (servers, urls):
         assert servers.reasons == []
         config = client(urls).config_get("*")
@@ -79,7 +80,8 @@ def test_both_are_real_and_small_and_listen_on_sockets_alone(tmp_path: Path) -> 
 
 
 def test_another_user_does_not_get_in(tmp_path: Path) -> None:
-    """Not even to a socket that is open to all: the kernel says who comes, and a role's name is not enough."""
+    """The kernel names the user of a connection, so even on a socket that is open to all a role's name is not
+    enough."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
         pytest.skip("this machine: only root can be somebody else")
@@ -95,7 +97,7 @@ def test_another_user_does_not_get_in(tmp_path: Path) -> None:
 
 
 def test_after_kill_9_they_are_there_once_with_what_they_had(tmp_path: Path) -> None:
-    """The next daemon finds them with all they had, also those that are still ending when it comes."""
+    """The next daemon finds them with all their data, also those that are still ending when it starts."""
     for life in range(3):
         starter = subprocess.Popen(
             [sys.executable, "-c", STARTER, str(tmp_path)],
@@ -117,7 +119,7 @@ def test_after_kill_9_they_are_there_once_with_what_they_had(tmp_path: Path) -> 
 
 
 def test_nobody_outlives_the_daemon(tmp_path: Path) -> None:
-    """Killed, it takes its servers along, also when no next daemon comes."""
+    """When the daemon is killed, its servers end, even if no next daemon starts."""
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -128,7 +130,7 @@ def test_nobody_outlives_the_daemon(tmp_path: Path) -> None:
 
 
 def test_below_the_parent_and_on_uvloop(tmp_path: Path) -> None:
-    """A serving process that is killed is followed by one with servers of its own; at the end nobody is left."""
+    """After a kill the next serving process has servers of its own. At the end no process is left."""
     process = subprocess.Popen(
         [sys.executable, "-c", SUPERVISED, str(tmp_path)],
         cwd=ROOT,
@@ -148,7 +150,7 @@ def test_below_the_parent_and_on_uvloop(tmp_path: Path) -> None:
 
 
 def test_one_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of a daemon that is gone, stopped and deaf to its signal, does not keep the folder."""
+    """A server of a dead daemon that is stopped and ignores its signal is killed, and the folder is free."""
     monkeypatch.setattr(children, "END_S", 0.1)
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(tmp_path)],
@@ -174,7 +176,7 @@ def test_one_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytes
 
 
 def test_one_that_dies_is_started_again(tmp_path: Path) -> None:
-    """Counted, and degraded meanwhile; nobody needs to ask for it."""
+    """The death is counted, and the health is degraded meanwhile. The restart needs no request."""
     with running(tmp_path) as (servers, urls):
         keep(urls, "before")
         for name in STORES:
@@ -185,8 +187,9 @@ def test_one_that_dies_is_started_again(tmp_path: Path) -> None:
         assert servers.restarts == {"redis": 1, "postgres": 1}
 
 
-def test_what_others_left_is_no_obstacle(tmp_path: Path) -> None:
-    """Pid files that name a process that lives, a lock file of PostgreSQL's, a socket nobody listens at."""
+def test_leftovers_of_others_are_no_obstacle(tmp_path: Path) -> None:
+    """That holds for pid files that name a living process, a lock file of PostgreSQL's, and a socket without a
+    listener."""
     with running(tmp_path) as (_, urls):
         keep(urls, "before")
         sockets = Path(client(urls).connection_pool.connection_kwargs["path"]).parent.parent
@@ -200,7 +203,7 @@ def test_what_others_left_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_cluster_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
-    """As when the daemon was killed in its first second."""
+    """That happens when the daemon is killed in its first second."""
     (tmp_path / "postgres/data.new/base").mkdir(parents=True)
     with running(tmp_path, redis=False) as (servers, urls):
         assert servers.reasons == []
@@ -208,7 +211,7 @@ def test_a_cluster_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_long_path(tmp_path: Path) -> None:
-    """200 bytes of it, with a space and a quote: sockets are elsewhere, data is not."""
+    """With a path of 200 bytes, with a space and a quote, the sockets are elsewhere and the data is not."""
     path = tmp_path / ("it's a " + "n" * 93) / ("n" * 100)
     with running(path) as (servers, urls):
         assert servers.reasons == []
@@ -219,14 +222,14 @@ def test_a_folder_with_a_long_path(tmp_path: Path) -> None:
 
 
 def test_as_another_user(tmp_path: Path) -> None:
-    """One without root's rights, who owns the folder, runs both as itself."""
+    """A user without root's rights who owns the folder runs both servers as itself."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
         pytest.skip("this machine: only root can be somebody else; the other tests ran as this user")
     path = tmp_path / "theirs"
     path.mkdir()
     os.chown(path, nobody.uid, nobody.gid)
-    # Reads all, to get at this interpreter and checkout wherever they are.
+    # The user may read everything, to reach this interpreter and checkout wherever they are.
     starter = subprocess.Popen(
         launch([sys.executable, "-c", STARTER, str(path)], nobody._replace(reads_all=True), signal.SIGKILL),
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -239,8 +242,8 @@ def test_as_another_user(tmp_path: Path) -> None:
     assert starter.returncode == 0 and left(path) == {"redis": [], "postgres": []}
 
 
-def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
-    """It is for programs; files of others stay as they are."""
+def test_the_right_to_read_everything_writes_nothing(tmp_path: Path) -> None:
+    """It is for programs, and files of other users stay as they are."""
     nobody = account("nobody")
     if os.geteuid() != 0 or nobody is None:
         pytest.skip("this machine: only root can let others read everything")
@@ -256,7 +259,7 @@ def test_what_reads_all_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_one_that_cannot_start_says_why_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last words are the reason; start() does not wait for what will not come."""
+    """The last words of its log are the reason. start() does not wait for a server that cannot come."""
     program = tmp_path / "redis-server"
     program.write_text("#!/bin/sh\necho Fatal: no\nexit 1\n")
     program.chmod(0o755)
@@ -272,7 +275,7 @@ def test_one_that_cannot_start_says_why_and_is_tried_again(tmp_path: Path, monke
 
 
 def test_the_schema_is_made_before_anybody_writes(tmp_path: Path) -> None:
-    """Tried again until it succeeds, and then not again in this life."""
+    """It is tried until it succeeds, and then not again in this life."""
     folder = DataFolder(tmp_path)
     seen: list[Urls] = []
 
@@ -305,7 +308,7 @@ def test_a_log_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 
 def test_stopping_twice_or_before_the_start_is_nothing(tmp_path: Path) -> None:
-    """Cleaning up works however far the start came."""
+    """Cleaning up works at any point of the start."""
     folder = DataFolder(tmp_path)
     Embedded(folder).stop()
     servers = Embedded(folder, postgres=False)
@@ -316,7 +319,7 @@ def test_stopping_twice_or_before_the_start_is_nothing(tmp_path: Path) -> None:
 
 
 def test_one_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    """After the limit it is killed, and nobody is left."""
+    """After the limit it is killed, and no process is left."""
     with running(tmp_path) as (servers, _):
         os.kill(servers.pids["redis"], signal.SIGSTOP)
         servers.stop(0.1)

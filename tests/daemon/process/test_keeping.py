@@ -1,4 +1,5 @@
-"""What outlives the daemon: with its own real Redis and PostgreSQL, with Redis by URL, and with the journal alone."""
+"""Data that outlives the daemon: with its own real Redis and PostgreSQL, with Redis by URL, and with the journal
+alone."""
 
 import asyncio
 import contextlib
@@ -63,20 +64,20 @@ async def kept(
 
 
 async def recalled(rig: Rig, npc: str = "npc0", player: str = "p1") -> npcs_pb2.RecallResponse:
-    """What the daemon says that an NPC remembers."""
+    """The NPC's memories, as the daemon returns them."""
     request = npcs_pb2.RecallRequest(world_id="vale", npc_id=npc, player_id=player)
     return await rig.daemon.calls.remembering.recall("", request)
 
 
 def last(events: list[dialogue_pb2.TalkEvent]) -> dialogue_pb2.TalkEvent:
-    """The end of a turn."""
+    """The last event of a turn."""
     assert events[-1].kind == dialogue_pb2.TALK_EVENT_KIND_END
     return events[-1]
 
 
 @pytest.mark.parametrize("memory", [{}, REDIS_ALONE, JOURNAL_ALONE], ids=["own servers", "Redis", "journal"])
 async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[str, Any]) -> None:
-    """Worlds, leases, cards, facts and the conversation under way are there, without the game's doing anything."""
+    """Worlds, leases, cards, facts and the conversation under way are there, without a call of the game."""
     folder = tmp_path / "data"
     async with kept(folder, **memory) as (rig, _):
         said = last(await rig.say("npc0", TOLD[0], max_tokens=3, turn_id="t1"))
@@ -86,7 +87,7 @@ async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[s
         assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
         leases = dict(rig.leases)
     async with kept(folder, npcs=0, **memory) as (rig, _):
-        await rig.say("npc1", "Hello.", max_tokens=3)  # a segment of this life's own
+        await rig.say("npc1", "Hello.", max_tokens=3)  # so that this life has a segment of its own
     async with kept(folder, npcs=0, **memory) as (rig, _):
         assert rig.leases == leases
         again = last(await rig.say("npc0", TOLD[0], max_tokens=3, turn_id="t1"))
@@ -98,7 +99,7 @@ async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[s
 
 
 async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path: Path) -> None:
-    """And a player who is forgotten is gone from every store."""
+    """A forgotten player is gone from every store."""
     async with kept(tmp_path / "data") as (rig, keeping):
         await tell(rig)
         await tell(rig, player="p2")
@@ -108,7 +109,7 @@ async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path
         assert answer.stores == ["hot", "recent", "archive", "journal", "parked"] and answer.sessions == 1
         assert (await recalled(rig)).facts == [] and (await recalled(rig, player="p2")).facts
         kept_bytes = b"".join(p.read_bytes() for p in (tmp_path / "data" / "journal").glob("*.journal"))
-        assert kept_bytes.count(b"green lantern") == 2  # the line of p2, and the fact in it
+        assert kept_bytes.count(b"green lantern") == 2  # the line of p2, and its fact
         assert kept_bytes.count(b'"p1"') == 1  # the wish to be forgotten
 
 
@@ -133,7 +134,8 @@ async def test_an_operator_follows_one_player_from_npcd_kv_to_the_archive(tmp_pa
 async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
-    """Killed in the middle: the turn goes on from hot memory and says so; afterwards everything is there once."""
+    """When Redis is killed in the middle, the turn goes on from hot memory and says so. Afterwards every record is
+    there once."""
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         await tell(rig, lines=TOLD[:1])
@@ -158,8 +160,8 @@ async def test_conversations_go_on_without_redis_and_it_gets_all_of_it_later(
 async def test_one_late_recall_does_not_cost_the_conversation_its_memory(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
-    """Redis stands still while a conversation begins: that turn says that recall was late, and so does every answer
-    until Redis was read; from then on what is remembered is in the trunk.
+    """Redis hangs while a conversation begins. That turn reports that recall was late, and so does every answer until
+    Redis was read. From then on the trunk has the memories.
     """
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     folder = tmp_path / "data"
@@ -190,8 +192,8 @@ async def test_one_late_recall_does_not_cost_the_conversation_its_memory(
 async def test_worlds_come_back_when_redis_is_late(
     tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is not there when the daemon starts, and the journal does not go back so far: the worlds and NPCs are taken
-    up when Redis comes, with their leases and what is remembered.
+    """Redis is down when the daemon starts, and the journal does not go back far enough. The worlds and NPCs are taken
+    up when Redis comes, with their leases and memories.
     """
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     folder = tmp_path / "data"
@@ -212,7 +214,7 @@ async def test_worlds_come_back_when_redis_is_late(
 
 
 async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
-    """With another clock: after 7 days summary and facts are recalled, after 31 days nothing is."""
+    """By another clock, after 7 days summary and facts are recalled, after 31 days nothing is."""
     folder = tmp_path / "data"
     now_ms = wall_ms()
     async with kept(folder, **REDIS_ALONE) as (rig, _):
@@ -229,8 +231,8 @@ async def test_a_week_is_remembered_and_a_month_is_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [REDIS_ALONE, JOURNAL_ALONE], ids=["Redis", "journal"])
 async def test_cards_outlive_the_talk(tmp_path: Path, memory: dict[str, Any]) -> None:
-    """A card that was set on day 29 is there on day 31, when what was said is not; one that is set for a player who has
-    been away for longer than a month is recalled at once; and all of it also after restarts.
+    """A card that was set on day 29 is there on day 31, when the talk is not. A card for a player who was away for
+    longer than a month is recalled at once. Both hold after restarts.
     """
     folder = tmp_path / "data"
     day = [0]
@@ -264,7 +266,7 @@ async def test_cards_outlive_the_talk(tmp_path: Path, memory: dict[str, Any]) ->
 
 
 async def test_the_journal_alone_keeps_cards_and_worlds_longer_than_its_segments(tmp_path: Path) -> None:
-    """Without Redis, what lives longer than keep_hours is written once more before the old segments are deleted."""
+    """Without Redis, data that lives longer than keep_hours is written again before the old segments are deleted."""
     folder = tmp_path / "data"
     hour = [0]
     began_ms = wall_ms()
@@ -293,7 +295,7 @@ async def test_the_journal_alone_keeps_cards_and_worlds_longer_than_its_segments
 
 
 async def test_a_full_disk_takes_nothing_and_stops_nobody(small_disk: Path) -> None:
-    """Turns go on and say that they were not accepted, health is degraded; when there is room again all is well."""
+    """Turns go on and report that they were not accepted, and health is degraded. With room again all is well."""
     async with kept(small_disk / "data", **JOURNAL_ALONE) as (rig, _):
         assert last(await rig.say("npc0", TOLD[0], max_tokens=3)).accepted
         with (small_disk / "rubbish").open("wb", buffering=0) as rubbish, contextlib.suppress(OSError):
@@ -313,8 +315,8 @@ async def test_a_full_disk_takes_nothing_and_stops_nobody(small_disk: Path) -> N
         assert rig.daemon.board.message().degraded == []
 
 
-async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
-    """Saved, talked, restored, with Redis: neither it nor a later life of the daemon knows what was said since."""
+async def test_undone_talk_does_not_come_back(tmp_path: Path) -> None:
+    """After save, talk and restore with Redis, neither this nor a later life of the daemon has the undone talk."""
     folder = tmp_path / "data"
     async with kept(folder, **REDIS_ALONE) as (rig, keeping):
         calls = rig.daemon.calls.remembering
@@ -338,7 +340,7 @@ async def test_what_was_undone_does_not_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", ["ten_lines", "remembering"])
 async def test_the_readmes_examples_run(tmp_path: Path, example: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both programs, against a daemon with a data folder and a simulated model."""
+    """Both programs run against a daemon with a data folder and a simulated model."""
     async with kept(tmp_path / "data", npcs=0, **REDIS_ALONE) as (rig, _):
         face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",)))
         (address,) = await face.start()
@@ -354,7 +356,7 @@ async def test_the_readmes_examples_run(tmp_path: Path, example: str, capsys: py
 
 
 async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:
-    """Cards, recall, save games and forgetting over the wire, as the Python client has them."""
+    """Cards, recall, save games and forgetting work over the wire through the Python client."""
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, _):
         face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",)))
         (address,) = await face.start()
@@ -383,7 +385,7 @@ async def test_a_game_saves_and_asks_through_its_client(tmp_path: Path) -> None:
 
 
 async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: RedisServer) -> None:
-    """A store that is away is degraded, not unhealthy; recalls and what is behind are counted."""
+    """A store that is down gives degraded, not unhealthy. Recalls and the backlog are counted."""
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         board = rig.daemon.board
@@ -408,9 +410,9 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
         await probes.stop()
 
 
-async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Path) -> None:
-    """Between a Forget and Redis' coming to it, neither a recall nor a prefetch brings the bond back; and a turn that
-    ended just before stands before it in the journal.
+async def test_undone_memories_are_not_read_while_redis_still_has_them(tmp_path: Path) -> None:
+    """Between a Forget and its write in Redis, neither a recall nor a prefetch brings the bond back. A turn that ended
+    just before is before it in the journal.
     """
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
@@ -434,7 +436,7 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
         assert not (await recalled(rig)).facts
         keeping.memory.near(key, "p1")
         await asyncio.sleep(0.05)
-        forgetting.cancel()  # who asked goes away; it is done all the same
+        forgetting.cancel()  # the caller leaves, and the work is done all the same
         let.set()
         assert await turn and await keeping.memory.settled(PATIENCE_S)
         assert not (await recalled(rig)).facts and keeping.recent is not None
@@ -447,7 +449,7 @@ async def test_what_is_undone_is_not_read_while_redis_has_it_still(tmp_path: Pat
 
 
 async def test_a_read_that_was_under_way_does_not_bring_the_forgotten_back(tmp_path: Path) -> None:
-    """Its answer was true when Redis gave it, and comes when Redis has forgotten too."""
+    """Its answer was right when Redis gave it, and arrives when Redis has forgotten, too."""
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
         recent, let = keeping.recent, asyncio.Event()
@@ -469,7 +471,7 @@ async def test_a_read_that_was_under_way_does_not_bring_the_forgotten_back(tmp_p
 
 
 async def test_a_world_that_lost_a_persona_keeps_its_npcs_over_a_restart(tmp_path: Path) -> None:
-    """The NPC that cannot be taken up again is told; the others are there."""
+    """The NPC that cannot be taken up again is reported, and the others are there."""
     folder = tmp_path / "data"
     async with kept(folder, **REDIS_ALONE) as (rig, _):
         changed = world()
@@ -480,7 +482,7 @@ async def test_a_world_that_lost_a_persona_keeps_its_npcs_over_a_restart(tmp_pat
 
 
 async def test_the_data_folder_may_move(tmp_path: Path) -> None:
-    """What a world was restored from is found below the folder, wherever that is now."""
+    """The save from which a world was restored is found below the folder, wherever that is now."""
     folder = tmp_path / "data"
     async with kept(folder, **JOURNAL_ALONE) as (rig, _):
         calls = rig.daemon.calls.remembering
@@ -492,8 +494,8 @@ async def test_the_data_folder_may_move(tmp_path: Path) -> None:
         assert len((await recalled(rig)).facts) == 2
 
 
-def test_what_is_no_save_is_refused_whatever_it_hides() -> None:
-    """Nesting, wrong types, numbers that are none, texts without end: with a right checksum, all the same."""
+def test_a_file_that_is_no_save_is_refused() -> None:
+    """Nesting, wrong types, invalid numbers and endless texts are refused, even with a right checksum."""
     save = Save("vale", "first", 1_000, b"", 1, 0, [(b"x", 1)], {("npc0", "p1"): Bond(name="Ann")})
     good = list(pack(save))
     assert unpack(b"".join(good)) == save

@@ -1,4 +1,4 @@
-"""Standard error that takes nothing costs lines, which are counted. It holds up nobody, and nobody dies of it."""
+"""A standard error that takes no bytes costs log lines, which are counted. It delays no thread and kills no process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NPCD = [sys.executable, "-m", "npcd"]
 
 
 def full_pipe() -> tuple[int, int]:
-    """A pipe that takes no byte more."""
+    """A full pipe."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
@@ -30,7 +30,7 @@ def full_pipe() -> tuple[int, int]:
 
 
 def test_a_pipe_that_nobody_reads_costs_lines_and_a_line_tells_of_them_when_somebody_reads() -> None:
-    """The writer goes on at once; what did not fit into the queue is counted, and told once."""
+    """The writer goes on at once. Lines that did not fit into the queue are counted and reported once."""
     reading, writing = full_pipe()
     told, news = threading.Event(), []
 
@@ -58,8 +58,8 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_a_line_tells_of_them_when_some
 
 
 @pytest.mark.parametrize("how", ["no reader", "closed", "full disk"])
-def test_what_cannot_be_written_is_counted(how: str) -> None:
-    """A pipe whose reader has gone, a descriptor that is closed, and a device without room."""
+def test_lines_that_cannot_be_written_are_counted(how: str) -> None:
+    """That holds for a pipe whose reader has gone, a closed descriptor, and a device without room."""
     if how == "full disk":
         fd = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -77,7 +77,7 @@ def test_what_cannot_be_written_is_counted(how: str) -> None:
 
 
 def test_the_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
-    """What nobody reads ends with the process."""
+    """Unread lines end with the process."""
     code = (
         "import os, sys; from daemon.process.log_lines import LogLines, never_block; never_block()\n"
         "lines = LogLines(lambda lost: None); [lines.write('x' * 1000 + '\\n') for _ in range(500)]\n"
@@ -106,7 +106,7 @@ def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_
 
 
 def test_a_closed_standard_error_is_not_the_next_file_that_is_opened() -> None:
-    """Otherwise the journal would get what native code writes to standard error."""
+    """Otherwise native code would write its errors into the journal."""
     code = (
         "from daemon.process.log_lines import open_standard; open_standard(); "
         "print(open('/etc/hostname').fileno() > 2)"
@@ -119,7 +119,7 @@ def test_a_closed_standard_error_is_not_the_next_file_that_is_opened() -> None:
 
 
 def test_a_line_has_a_bound_and_any_text_can_be_written() -> None:
-    """Lone surrogates stand in names of files."""
+    """Names of files may contain lone surrogates."""
     reading, writing = os.pipe()
     lines = LogLines(lambda lost: None, writing)
     lines.write("\udce4 " + "y" * 100_000 + "\nnext\n")
@@ -133,7 +133,7 @@ def test_a_line_has_a_bound_and_any_text_can_be_written() -> None:
 
 @pytest.mark.parametrize("arguments", [["version"], ["doctor"], ["--help"], ["route", "explain"]])
 def test_a_command_whose_output_has_no_room_says_so_in_one_line(arguments: list[str]) -> None:
-    """Exit status 1, and no traceback."""
+    """The exit status is 1, without a traceback."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*NPCD, *arguments], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -143,7 +143,7 @@ def test_a_command_whose_output_has_no_room_says_so_in_one_line(arguments: list[
 
 @pytest.mark.parametrize("arguments", [["version"], ["route", "explain"]])
 def test_a_command_whose_reader_has_gone_ends_without_a_word(arguments: list[str]) -> None:
-    """As in `npcd route explain | head -1`."""
+    """That is so in `npcd route explain | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([*NPCD, *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
@@ -153,7 +153,7 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(arguments: list[str
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_a_command_with_closed_descriptors_ends_well(closed: str) -> None:
-    """It has nowhere to say anything, and no other fault."""
+    """It has nowhere to write, and no other fault."""
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" -m npcd version {closed}', sys.executable], cwd=ROOT, check=False
     )

@@ -1,4 +1,4 @@
-"""What is wrong is said in one line before anything is started: nothing of it is left, and the exit status is 2."""
+"""A fault is reported in one line before anything is started. Nothing is left behind, and the exit status is 2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def serve(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Exit status and standard error of `npcd serve` on an empty data folder, with npcd's own servers wanted."""
+    """Exit status and standard error of `npcd serve` on an empty data folder, with npcd's own servers enabled."""
     done = subprocess.run(
         [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{folder}/n.sock", "--http", "127.0.0.1:0",
          "--data", str(folder / "data"), "--set", "memory.keep=true", *arguments],
@@ -84,8 +84,8 @@ WRONG: dict[str, tuple[Wrong, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_before_anything_is_started(case: str, tmp_path: Path) -> None:
-    """One line; no server was started, and neither was the engine tuned."""
+def test_a_fault_is_reported_before_anything_is_started(case: str, tmp_path: Path) -> None:
+    """The error is one line. No server was started, and the engine was not tuned."""
     make, says = WRONG[case]
     code, said = serve(tmp_path, *make(tmp_path))
     assert (code, said.count("\n")) == (2, 1), said
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_anything_is_started(case: str, tmp_path: P
 
 @pytest.mark.parametrize("flag", ["--model", "--config"])
 def test_a_file_of_a_flag_is_looked_at_before_libraries_are_imported(flag: str) -> None:
-    """Their import takes a second."""
+    """Importing the libraries takes a second."""
     code = (
         f"import sys; from daemon.main import main; code = main(['serve', '--no-supervise', '{flag}', '/none/x']); "
         "print(code, sorted({'llama_cpp', 'grpc', 'numpy'} & set(sys.modules)))"
@@ -107,7 +107,7 @@ def test_a_file_of_a_flag_is_looked_at_before_libraries_are_imported(flag: str) 
     assert done.stderr.count("\n") == 1 and "/none/x" in done.stderr and "No such file" in done.stderr
 
 
-NOWHERE = ("--no-supervise", "--listen", "nowhere")  # if an empty path were taken, nothing would be started
+NOWHERE = ("--no-supervise", "--listen", "nowhere")  # if an empty path were accepted, nothing would be started
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,8 @@ NOWHERE = ("--no-supervise", "--listen", "nowhere")  # if an empty path were tak
     ],
 )
 def test_an_empty_path_of_a_flag_is_refused(command: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A script whose variable is not set gives it; no default and no present folder is taken in its place."""
+    """A script passes an empty path when its variable is not set. Neither a default nor the current folder stands in
+    for it."""
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert ended.value.code == 2
@@ -131,7 +132,7 @@ def test_an_empty_path_of_a_flag_is_refused(command: list[str], names: str, caps
 
 
 def test_an_empty_path_of_a_setting_is_refused() -> None:
-    """By --set and from the environment."""
+    """That holds for --set and the environment."""
     with pytest.raises(ConfigError, match=r"'memory\.folder' is empty; give a path"):
         load(None, ["memory.folder="], {})
     with pytest.raises(ConfigError, match=r"NPCD_ENGINE__MODEL: 'engine\.model' is empty"):
@@ -139,7 +140,7 @@ def test_an_empty_path_of_a_setting_is_refused() -> None:
 
 
 def test_an_address_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:
-    """Of gRPC and of the probes."""
+    """That holds for gRPC's address and the probes'."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         for arguments, setting in ((["--http", where], "serve.http: "), (["--listen", where], "serve.listen: ")):
@@ -150,7 +151,7 @@ def test_an_address_in_use_is_found_before_anything_is_started(tmp_path: Path) -
 
 
 def test_a_data_folder_in_use_is_found_before_anything_is_started(tmp_path: Path) -> None:
-    """With the process that has it; the servers' folders are left alone."""
+    """The error names the process that has it, and the servers' folders are not touched."""
     holder = DataFolder(tmp_path / "data")
     code, said = serve(tmp_path)
     assert (code, said.count("\n")) == (2, 1), said

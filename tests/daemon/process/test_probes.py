@@ -25,7 +25,7 @@ from tests.patience import PATIENCE_S
 
 @asynccontextmanager
 async def probing(address: str) -> AsyncIterator[str]:
-    """Probes that serve until the block ends, and where."""
+    """Serves probes until the block ends; gives their address."""
     probes = Probes(lambda: "serving", CollectorRegistry())
     where = await probes.start(address)
     try:
@@ -35,7 +35,7 @@ async def probing(address: str) -> AsyncIterator[str]:
 
 
 async def ready(path: Path) -> str:
-    """What /readyz says on a Unix socket."""
+    """The answer of /readyz on a Unix socket."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
         session.get("http://npcd/readyz") as answer,
@@ -45,7 +45,7 @@ async def ready(path: Path) -> str:
 
 @pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
 async def test_the_probes_are_served_on_a_unix_socket(form: str, tmp_path: Path) -> None:
-    """The socket is its owner's alone, also where a daemon that was killed left one; it goes when the daemon ends."""
+    """The socket is open to its owner only, also where a killed daemon left one. It goes when the daemon ends."""
     path = tmp_path / "probes.sock"
     with socket.socket(socket.AF_UNIX) as gone:
         gone.bind(str(path))
@@ -57,7 +57,7 @@ async def test_the_probes_are_served_on_a_unix_socket(form: str, tmp_path: Path)
 
 
 async def test_a_socket_in_use_stays_with_its_listener(tmp_path: Path) -> None:
-    """The second one is refused by the setting's name, and takes nothing away when it ends."""
+    """The second daemon is refused with the setting's name, and removes nothing when it ends."""
     path = tmp_path / "probes.sock"
     async with probing(f"unix:{path}"):
         second = Probes(lambda: "serving", CollectorRegistry())
@@ -81,7 +81,7 @@ async def test_a_socket_in_use_stays_with_its_listener(tmp_path: Path) -> None:
     ],
 )
 def test_other_machines_reach_neither_loopback_nor_a_unix_socket(address: str, local: bool) -> None:
-    """So the daemon warns of the other addresses alone."""
+    """Therefore the daemon warns of the other addresses only."""
     assert is_local(address) is local
 
 
@@ -91,7 +91,8 @@ def told(logs: list[Any]) -> list[Mapping[str, Any]]:
 
 
 async def test_a_grpc_client_at_the_port_of_the_probes_costs_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    """However often it tries; the line names the peer and where gRPC listens, and no traceback is written."""
+    """It costs one line however often it tries. The line names the peer and gRPC's address, and no traceback is
+    written."""
     with capture_logs() as logs:
         async with probing("127.0.0.1:0") as where:
             for _ in range(3):

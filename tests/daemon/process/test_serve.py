@@ -1,6 +1,6 @@
 """The whole daemon as a game meets it: `npcd serve` with its parent, the shipped model, and the Python client.
 
-It dies natively and hangs, and comes back; it is asked to end while it speaks, and ends in order.
+It dies natively and hangs, and comes back. It is terminated while it speaks, and ends in order.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from npcd_client import (
 from tests.patience import PATIENCE_S
 
 PROGRAM = Path(__file__).parents[1] / "dying.py"
-# Everything that the start would measure is said, and sequences are few and short, so that it takes a second.
+# All values that the start would measure are given, and sequences are few and short, so that the start takes a second.
 SETS = (
     *("engine.threads=1", "engine.flash_attention=off", "engine.weights=file", "engine.sequences=38"),
     *("engine.context_len=512", "caps.lore=120", "caps.words=80", "caps.archetype=60", "caps.persona=60"),
-    # A step that is slow because the machine is busy is no hang.
+    # A step that is slow on a busy machine is no hang.
     *("serve.log_json=true", "serve.hang_s=3"),
 )
 VALE = World(
@@ -63,7 +63,7 @@ NPCS = ("a", "b", "c", "d")
 
 
 class Served:
-    """A daemon's process and where it is."""
+    """A daemon's process and its address."""
 
     def __init__(self, folder: Path, *sets: str, http: str = "") -> None:
         self.folder = folder
@@ -81,27 +81,27 @@ class Served:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def log(self) -> str:
-        """All it wrote so far."""
+        """Its whole log."""
         return (self.folder / "log").read_text("utf-8")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Its log's lines of one event."""
+        """The log's lines of one event."""
         lines = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
         return [line for line in lines if line["event"] == name]
 
     def dawdle(self) -> None:
-        """Makes every step slow from now on, and every text long."""
+        """From now on every step is slow and every text long."""
         (self.folder / "slow.new").write_text(str(SLOW_STEP_S))
         (self.folder / "slow.new").rename(self.folder / "slow")
 
     async def says(self, *wanted: str) -> None:
-        """Waits until /readyz says one of these."""
+        """Waits until /readyz gives one of these answers."""
         async with asyncio.timeout(PATIENCE_S):
             while await asyncio.to_thread(self.readiness) not in wanted:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
 
     def readiness(self) -> str:
-        """What an orchestrator hears at /readyz; "refused" when nobody is there."""
+        """The answer of /readyz; "refused" when no process listens."""
         try:
             with urlopen(f"http://{self.http}/readyz", timeout=PATIENCE_S) as answer:
                 return str(answer.read().decode().strip())
@@ -111,7 +111,7 @@ class Served:
             return "refused"
 
 
-# Enough for the handful of slow steps that the short turns take, and by far too little for those of the long one.
+# Enough for the few slow steps of the short turns, and far too little for those of the long one.
 DRAIN_S = 7.0
 SLOW_STEP_S = 0.25
 LONG_TURN_S = 192 * SLOW_STEP_S
@@ -140,8 +140,8 @@ async def playing(one: Served) -> AsyncIterator[Client]:
 
 
 async def test_the_probes_of_a_daemon_may_be_on_a_unix_socket(tmp_path: Path) -> None:
-    """/readyz answers there, for the daemon's own user, and takes the place of a socket that a killed daemon left. No
-    warning says that other machines reach it. The socket goes with the daemon.
+    """/readyz answers there for the daemon's own user, and replaces a socket that a killed daemon left. No warning says
+    that other machines reach it. The socket goes with the daemon.
     """
     path = tmp_path / "probes.sock"
     with socket.socket(socket.AF_UNIX) as left:
@@ -166,8 +166,8 @@ async def test_the_probes_of_a_daemon_may_be_on_a_unix_socket(tmp_path: Path) ->
 
 
 async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on(served: Served) -> None:
-    """llama.cpp aborts in the middle of a step; another step never returns. Each time the parent starts the daemon
-    again, nobody is told meanwhile that it is ready, and the client brings world and NPCs back without the game.
+    """llama.cpp aborts in the middle of a step, and another step never returns. Each time the parent restarts the
+    daemon, /readyz is not ready meanwhile, and the client brings world and NPCs back without the game.
     """
     async with playing(served) as npcd, npcd.live() as live:
         tick = 0
@@ -203,7 +203,7 @@ async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on
             looking.cancel()
             assert {"refused", "serving"} <= heard <= {"refused", "503 starting", "serving"}
             said = list(live.problems)[-(live.counters.problems - problems) :]
-            # INTERNAL is grpc's own word for a connection that breaks while it is written to.
+            # INTERNAL is grpc's own status for a connection that breaks during a write.
             assert {p.code for p in said} <= {"UNAVAILABLE", "INTERNAL", "NOT_FOUND", "UNKNOWN_NPC"}, said
             assert "UNAVAILABLE" in {p.code for p in said}, "the game was told that nobody serves"
             assert why in served.events("started again")[-1]["why"]
@@ -215,7 +215,7 @@ async def test_a_daemon_that_dies_natively_or_hangs_is_back_and_the_game_goes_on
 
 
 async def turn(npcd: Client, npc: str, tokens: int) -> tuple[str, TalkFinish | str]:
-    """What an NPC said, and how the turn ended: its finish, or the code of the error."""
+    """An NPC's text, and how the turn ended: its finish, or the code of the error."""
     said = ""
     last: TalkEvent | None = None
     try:
@@ -235,9 +235,9 @@ async def speaking(npcd: Client, turns: int) -> None:
 
 
 async def test_asked_to_end_it_finishes_what_it_says(served: Served) -> None:
-    """SIGTERM with four turns and a Live stream under way: not ready from then on, whoever comes later is sent away,
-    turns finish or end with UNAVAILABLE, and after serve.drain_s (five seconds, if not set), long before the longest of
-    them would be over, it has ended, with 0.
+    """SIGTERM comes with four turns and a Live stream under way. From then on the daemon is not ready, refuses new
+    calls, and turns finish or end with UNAVAILABLE. After serve.drain_s (five seconds by default), long before the
+    longest turn would end, the process ends with 0.
     """
     async with playing(served) as npcd, npcd.live() as live:
         live.observe(Observation("d", 1, percepts=(Percept("w", "wolf", "hostile", 3),)))
@@ -265,7 +265,7 @@ async def test_asked_to_end_it_finishes_what_it_says(served: Served) -> None:
 
 
 async def test_a_second_signal_forces(served: Served) -> None:
-    """Whatever is said is cut off."""
+    """All turns are cut off."""
     async with playing(served) as npcd:
         served.dawdle()
         cut = asyncio.create_task(turn(npcd, "a", 192))
@@ -279,14 +279,14 @@ async def test_a_second_signal_forces(served: Served) -> None:
 
 
 async def test_asked_to_end_while_it_loads_it_ends(served: Served) -> None:
-    """Nobody waits for a model that nobody will use."""
+    """It does not wait for a model that will not be used."""
     await served.says("503 starting", "serving")
     served.process.terminate()
     assert await asyncio.to_thread(served.process.wait, PATIENCE_S) == 0, served.log()
 
 
 class Silent(Served):
-    """A daemon that remembers, with an own Redis, and whose standard error takes nothing."""
+    """A daemon with memory and its own Redis, whose standard error takes no bytes."""
 
     def __init__(self, folder: Path, how: str) -> None:
         self.how = how
@@ -294,7 +294,7 @@ class Silent(Served):
         super().__init__(folder)
 
     def start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """With such a standard error."""
+        """Starts with such a standard error."""
         command = [*command, "--data", str(self.folder / "data"), "--postgres", "off"]
         environment = {**os.environ, "NPCD_MEMORY__KEEP": "true"}
         if self.how == "closed":
@@ -323,13 +323,13 @@ class Silent(Served):
             return 0
 
     def lines_lost(self) -> float:
-        """What /metrics says of it."""
+        """The count of lost lines in /metrics."""
         with urlopen(f"http://{self.http}/metrics", timeout=PATIENCE_S) as answer:
             lines = answer.read().decode().splitlines()
         return float(next(line.split()[-1] for line in lines if line.startswith("npcd_log_lines_lost_total ")))
 
     def over(self) -> None:
-        """Nothing of it is left."""
+        """True when no process of it is left."""
         self.process.kill()
         self.process.wait()
         for fd in self._opened:
@@ -337,7 +337,7 @@ class Silent(Served):
 
 
 async def epoch_of(npcd: Client) -> int:
-    """Of the daemon that serves; 0 while none does."""
+    """The epoch of the serving daemon; 0 while none serves."""
     try:
         return (await npcd.status()).daemon_epoch
     except (Unavailable, TooLate):
@@ -346,8 +346,8 @@ async def epoch_of(npcd: Client) -> int:
 
 @pytest.mark.parametrize("how", ["nobody reads", "reader gone", "full disk", "closed"])
 async def test_with_a_standard_error_that_takes_nothing_everything_goes_on(tmp_path: Path, how: str) -> None:
-    """The daemon serves, starts its own Redis again after a kill, is started again itself after a death, and ends as
-    soon as it is asked. Lines that are lost are counted in /metrics.
+    """The daemon serves, restarts its own Redis after a kill, is restarted itself after a death, and ends as soon as it
+    is terminated. Lost lines are counted in /metrics.
     """
     one = Silent(tmp_path, how)
     try:

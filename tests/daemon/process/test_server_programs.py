@@ -1,4 +1,4 @@
-"""The programs of npcd's own servers: found wherever they are installed, and left alone where they do not fit."""
+"""The programs of npcd's own servers are found wherever they are installed, and not used where they do not fit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.patience import PATIENCE_S
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """start() returns with servers that answer, however busy the machine is."""
+    """start() returns with servers that answer, even on a busy machine."""
     monkeypatch.setattr(own_servers, "READY_S", PATIENCE_S)
 
 
 def test_a_program_that_only_root_can_get_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a checkout below /root: PostgreSQL's user may read it then."""
+    """In a checkout below /root, PostgreSQL's user may then read it."""
     found = find_postgres()
     if os.geteuid() != 0 or found is None:
         pytest.skip("this machine: only root starts PostgreSQL as somebody else")
@@ -43,8 +43,8 @@ def test_a_program_that_only_root_can_get_at(tmp_path: Path, monkeypatch: pytest
         psycopg.connect(urls.postgres_url).close()
 
 
-def test_what_is_not_installed_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon goes on without it: no URL, and what helps."""
+def test_a_missing_program_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon goes on without it: there is no URL, and the reason names the remedy."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(server_programs, "package_folders", lambda name: [])
     monkeypatch.setattr(server_programs, "POSTGRES_FOLDERS", ())
@@ -57,7 +57,7 @@ def test_what_is_not_installed_is_a_reason(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    """PostgreSQL does not read another major version's files; nothing is converted in silence."""
+    """PostgreSQL cannot read another major version's files, and npcd converts none silently."""
     (tmp_path / "postgres/data").mkdir(parents=True)
     (tmp_path / "postgres/data/PG_VERSION").write_text("9\n")
     with running(tmp_path, redis=False) as (servers, urls):
@@ -67,7 +67,7 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_redis_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis 6 does not see the files of Redis 7, and would start empty."""
+    """Redis 6 cannot see the files of Redis 7, and would start empty."""
     (tmp_path / "redis/appendonlydir").mkdir(parents=True)
     monkeypatch.setattr(server_programs, "find_redis", lambda: Program(Path("/opt/redis-server"), "6.2.14"))
     with running(tmp_path, postgres=False) as (servers, _):

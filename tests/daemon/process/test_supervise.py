@@ -1,4 +1,4 @@
-"""The parent starts what dies again, within bounds, passes on what it is asked, and takes its child with it."""
+"""The parent restarts a child that dies, within bounds, passes signals on, and ends its child with itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = "Patience(first_s=0.001, deaths_max=3)"
-# What a child does is the last part; `life` is its Life.
+# The last part is the child's work; `life` is its Life.
 PROGRAM = """
 import os, signal, sys, time
 from daemon.process.supervise import STOP_SIGNAL, Patience, supervise
@@ -25,7 +25,7 @@ if isinstance(life, int):
     sys.exit(life)
 {child}
 """
-# Until it is asked once; it says how often it was.
+# Runs until one signal, and prints their number.
 LIVES_ON = """
 heard = []
 for number in (signal.SIGTERM, signal.SIGINT, STOP_SIGNAL):
@@ -45,13 +45,13 @@ def start(child: str, patience: str = QUICK) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit status and what was written, once nobody can write any more: the child has ended too."""
+    """Exit status and output, once every writer has ended: the child has ended, too."""
     out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
 
 
 def ready(process: subprocess.Popen[str]) -> int:
-    """Waits for the child; its process id."""
+    """Waits for the child and returns its process id."""
     assert process.stdout is not None
     word, pid = process.stdout.readline().split()
     assert word == "ready"
@@ -59,7 +59,7 @@ def ready(process: subprocess.Popen[str]) -> int:
 
 
 def test_the_pause_doubles_up_to_a_bound_and_a_stable_life_forgives() -> None:
-    """0.25, 0.5, 1, 2, 2; then it is too often."""
+    """The pauses are 0.25, 0.5, 1, 2, 2; then the deaths are too many."""
     deaths = Deaths(Patience(most_s=2.0))
     assert [deaths.pause_s(-6, 1.0) for _ in range(6)] == [0.25, 0.5, 1.0, 2.0, 2.0, None]
     deaths = Deaths(Patience())
@@ -70,21 +70,21 @@ def test_the_pause_doubles_up_to_a_bound_and_a_stable_life_forgives() -> None:
 
 @pytest.mark.parametrize("code", [0, EXIT_USAGE])
 def test_an_end_that_was_meant_is_the_end(code: int) -> None:
-    """A drain, and a wrong setting, which would be as wrong again."""
+    """A drain is meant, and so is a wrong setting, which would be wrong again."""
     assert Deaths(Patience()).pause_s(code, 1.0) is None
     process = start(f"sys.exit({code})")
     assert ended(process) == (code, "", "")
 
 
 def test_an_end_is_told_in_words() -> None:
-    """For the log."""
+    """The words are for the log."""
     assert how_it_ended(-signal.SIGABRT) == "was killed by SIGABRT"
     assert how_it_ended(EXIT_ENGINE_DEAD) == "ended because its engine died (exit status 70)"
     assert how_it_ended(1) == "ended with exit status 1"
 
 
 def test_a_child_that_aborts_is_started_again_and_knows_why() -> None:
-    """Two deaths, then it ends well, and so does the parent."""
+    """After two deaths the child ends well, and so does the parent."""
     code, out, err = ended(start("print(life, flush=True)\nif life.number < 3: os.abort()"))
     assert code == 0
     lives = out.splitlines()
@@ -94,7 +94,7 @@ def test_a_child_that_aborts_is_started_again_and_knows_why() -> None:
 
 
 def test_a_child_that_dies_too_often_is_given_up() -> None:
-    """The parent ends as the child did."""
+    """The parent ends with the child's status."""
     code, _, err = ended(start("os.abort()"))
     assert code == 128 + signal.SIGABRT
     assert "3 times in a row is too often" in err
@@ -104,7 +104,7 @@ def test_a_child_that_dies_too_often_is_given_up() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_parent_passes_on_what_it_is_asked_and_ends_as_its_child(number: int) -> None:
-    """Not started again, whatever it ends with."""
+    """After a signal the child is not restarted, whatever its status."""
     process = start(LIVES_ON + "sys.exit(5)")
     ready(process)
     process.send_signal(number)
@@ -112,14 +112,14 @@ def test_the_parent_passes_on_what_it_is_asked_and_ends_as_its_child(number: int
 
 
 def test_a_signal_to_both_at_once_is_one_wish() -> None:
-    """Ctrl-C and systemd send theirs to every process; the child hears SIGTERM once, and the parent's own signal."""
+    """Ctrl-C and systemd signal every process. The child gets SIGTERM once, and the parent its own signal."""
     process = start(LIVES_ON + "while len(heard) < 2: time.sleep(0.01)\nprint(sorted(map(int, heard)))")
     ready(process)
     os.killpg(process.pid, signal.SIGTERM)
     assert ended(process) == (0, f"[{int(signal.SIGUSR1)}, {int(signal.SIGTERM)}]\n", "")
 
 
-# Ignores SIGHUP as it was started; when it is told to, says how often it hears one.
+# It ignores SIGHUP as it was started to. On request it prints how many it got.
 HEARS = """
 count = 0
 def heard(number, _):
@@ -138,7 +138,7 @@ while True:
 
 
 def test_a_hang_up_reaches_the_child_and_ends_nobody() -> None:
-    """The parent passes SIGHUP on, each time; a child that has no handler of its own yet is not killed by it."""
+    """The parent passes each SIGHUP on. A child without a handler of its own yet is not killed by it."""
     process = start(HEARS)
     child = ready(process)
     assert process.stdout is not None
@@ -155,7 +155,7 @@ def test_a_hang_up_reaches_the_child_and_ends_nobody() -> None:
 
 
 def test_a_second_signal_forces() -> None:
-    """A child that does not end is ended."""
+    """A child that does not end is killed."""
     process = start(LIVES_ON + "print('heard', 0, flush=True)\ntime.sleep(600)")
     ready(process)
     process.terminate()
@@ -165,7 +165,7 @@ def test_a_second_signal_forces() -> None:
 
 
 def test_asked_while_nobody_serves_it_ends() -> None:
-    """In the pause between two lives, and before the child has its handlers."""
+    """That holds in the pause between two lives, and before the child has its handlers."""
     process = start("os.abort()", "Patience(first_s=600)")
     assert process.stderr is not None
     assert "starting it again in 10 s" in process.stderr.readline()
@@ -178,7 +178,7 @@ def test_asked_while_nobody_serves_it_ends() -> None:
 
 
 def test_the_child_dies_with_its_parent() -> None:
-    """Also with one that is killed: nobody is left who holds the pipe."""
+    """That holds when the parent is killed: no process that holds the pipe is left."""
     process = start("print('ready', os.getpid(), flush=True)\ntime.sleep(600)")
     ready(process)
     process.kill()
@@ -186,7 +186,7 @@ def test_the_child_dies_with_its_parent() -> None:
 
 
 def test_the_parent_imports_next_to_nothing() -> None:
-    """It outlives what it watches because there is little in it that can fail; and it costs little memory."""
+    """It outlives its child because it has little that can fail, and it needs little memory."""
     code = (
         "import sys; import daemon.main; heavy = {'asyncio', 'grpc', 'numpy', 'llama_cpp', 'structlog', 'ctypes'};"
         "print(sorted(heavy & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Full collections happen when nobody waits, and not never."""
+"""Full collections run when no caller waits, and always within a bound."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from tests.daemon.rig import gated, running, specs
 
 
 def test_collects_when_idle_and_due_or_long_overdue() -> None:
-    """Busy: not before ten times the interval. Idle: after one."""
+    """On a busy loop it runs after ten times the interval, on an idle one after one."""
     before = gc.get_threshold()
     clock = VirtualClock()
     tidy = Tidy(clock)
@@ -35,8 +35,8 @@ def test_collects_when_idle_and_due_or_long_overdue() -> None:
         gc.set_threshold(*before)
 
 
-def test_what_has_grown_old_in_large_numbers_is_not_looked_through() -> None:
-    """It is set aside within a second, without a collection; what is little is collected when it is due."""
+def test_many_old_objects_are_not_searched() -> None:
+    """Many old objects are frozen within a second, without a collection. Few are collected when they are due."""
     before, clock = gc.get_threshold(), VirtualClock()
     tidy = Tidy(clock)
     try:
@@ -60,7 +60,7 @@ def test_what_has_grown_old_in_large_numbers_is_not_looked_through() -> None:
 
 
 async def test_turns_intents_and_calls_leave_nothing_for_the_collector() -> None:
-    """They are freed as soon as they are over: what was set aside with them in it would never be."""
+    """They are freed as soon as they end. Otherwise objects that were frozen with them would never be."""
     async with running(gated()) as rig:
 
         async def play(times: int) -> None:

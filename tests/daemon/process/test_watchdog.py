@@ -1,4 +1,4 @@
-"""An engine that hangs is found, one that is slow is not, nor is a machine that slept."""
+"""An engine that hangs is found. An engine that is slow is no hang, and neither is a machine that slept."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ EVERY = 100 * MS
 
 
 def looks(hang: Hang, count: int, beat_ns: int, expected_ns: int = 0, begin_ns: int = 0) -> list[bool]:
-    """The answers of looks at a beat that stands still."""
+    """The results of looks at a beat that stands still."""
     return [hang.look(begin_ns + n * EVERY, beat_ns, expected_ns) for n in range(count)]
 
 
 def test_a_beat_that_stands_still_for_two_seconds_is_a_hang() -> None:
-    """And not a moment before."""
+    """It is found after two seconds, and not before."""
     assert looks(Hang(2 * S, EVERY), 22, beat_ns=5) == [False] * 21 + [True]
 
 
 def test_a_beat_that_moves_is_none() -> None:
-    """However slowly."""
+    """That holds for any slow beat."""
     hang = Hang(2 * S, EVERY)
     assert not any(hang.look(n * EVERY, n // 15, 0) for n in range(1000))
 
 
 def test_a_step_that_should_take_long_may() -> None:
-    """A large model on a small machine: half a second a step is its way, 20 times that is not."""
+    """For a large model on a small machine half a second a step is normal, and 20 times that is not."""
     answers = looks(Hang(2 * S, EVERY), 120, beat_ns=5, expected_ns=S // 2)
     assert answers.index(True) == 101
 
@@ -48,7 +48,7 @@ def test_a_machine_that_slept_has_not_hung() -> None:
 
 
 async def test_the_engine_thread_is_watched() -> None:
-    """A step that does not come back is told, with how long it stood; an idle thread beats by itself."""
+    """A step that does not return is reported with its duration. An idle thread beats by itself."""
     gate, inside = threading.Event(), threading.Event()
 
     class Stuck(SimEngine):

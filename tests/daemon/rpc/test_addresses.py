@@ -1,4 +1,5 @@
-"""An address that nobody can listen at is told by its reason: somebody is there, it is not ours, or we may not."""
+"""An address that cannot be used is refused with its reason: it is taken, it is another machine's, or it is
+forbidden."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_each_reason_has_its_own_words(tmp_path: Path) -> None:
-    """Somebody listens there; another machine's address; a name that nobody knows; a folder and a file."""
+    """The reasons are a listener, another machine's address, an unknown name, a folder and a file."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert look(f"127.0.0.1:{port}").says == "somebody listens there already"
@@ -45,8 +46,8 @@ def test_each_reason_has_its_own_words(tmp_path: Path) -> None:
         ("unix:{}/n.sock", "cannot be written to by npcd's user (number 54321)"),
     ],
 )
-def test_what_a_user_may_not_is_told_as_such(where: str, says: str, tmp_path: Path) -> None:
-    """Not as another npcd that would be running."""
+def test_a_forbidden_address_is_reported_as_forbidden(where: str, says: str, tmp_path: Path) -> None:
+    """It is not reported as another running npcd."""
     if "80" in where and int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
         pytest.skip("this machine: anybody may listen at port 80")
     code = f"from daemon.rpc.addresses import look; print(look({where.format(tmp_path)!r}))"
@@ -56,7 +57,7 @@ def test_what_a_user_may_not_is_told_as_such(where: str, says: str, tmp_path: Pa
 
 
 def test_a_relative_socket_is_where_the_daemon_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """unix:run/x.sock, as gRPC's clients read it; two slashes are refused, gRPC's clients refuse them too."""
+    """unix:run/x.sock is relative, as gRPC's clients read it. Two slashes are refused, as gRPC's clients do."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     assert unix_path("unix:run/x.sock") == f"{tmp_path}/run/x.sock"
@@ -79,7 +80,7 @@ def test_a_relative_socket_is_where_the_daemon_was_started(tmp_path: Path, monke
 
 
 def test_an_address_that_is_given_twice_is_not_another_npcd() -> None:
-    """The same port for gRPC and probes."""
+    """gRPC and the probes have the same port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         where = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConfigError, match=f"serve.http: {where} is given twice"):
@@ -89,7 +90,7 @@ def test_an_address_that_is_given_twice_is_not_another_npcd() -> None:
 
 @pytest.mark.parametrize("setting", ["serve.listen", "serve.http"])
 def test_a_zero_byte_in_an_address_is_said(setting: str) -> None:
-    """No socket's path and no host has one."""
+    """No socket's path and no host may contain one."""
     for where in ("unix:/tmp/a\\u0000b", "a\\u0000b:1"):
         with pytest.raises(ConfigError, match=rf"{setting}: .* has a zero byte"):
             load(None, [f'{setting}="{where}"'], {})
@@ -97,7 +98,7 @@ def test_a_zero_byte_in_an_address_is_said(setting: str) -> None:
 
 @pytest.mark.parametrize("said", ["off", "Off", ""])
 def test_probes_are_switched_off_as_stores_are(said: str) -> None:
-    """--http off, as --redis off."""
+    """`--http off` works as `--redis off` does."""
     config = load(None, [f'serve.http="{said}"'], {})
     assert config.serve.http == ""
     check(config)

@@ -1,6 +1,7 @@
-"""What is wrong is said with the field and the limit, and everything else goes on meanwhile.
+"""A bad request is refused with the field and the limit, and everything else goes on.
 
-Over the wire, as a stranger's client would send it. In each test another NPC, or another stream, is served as well.
+The tests send over the wire, as a stranger's client would. In each of them another NPC, or another stream, is served as
+well.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ WOLF = ("w1", "wolf", "hostile", 6.0)
 END = dialogue_pb2.TALK_EVENT_KIND_END
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-BAD_UTF8 = b"caf\xe9"  # Latin-1, as a client in C++ may send it
+BAD_UTF8 = b"caf\xe9"  # Latin-1, as a C++ client may send it
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Wire:
     dialogue: Any
 
     async def goes_on(self) -> None:
-        """Another NPC is thought about, and another player is answered."""
+        """Another NPC gets an intent, and another player an answer."""
         seen = self.rig.sees("npc3", WOLF)
         assert (await self.intents.Observe(self.rig.frame(seen))).accepted == 1
         events = [e async for e in self.dialogue.Talk(self.rig.talk("npc3", "hello", "another", max_tokens=3))]
@@ -65,7 +66,7 @@ class Wire:
                     return
 
     async def raw(self, service: str, method: str, request: bytes) -> grpc.aio.AioRpcError:
-        """How a unary call of these bytes fails."""
+        """The error of a unary call with these bytes."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.channel.unary_unary(f"/npcd.v1.{service}/{method}")(request)
         return caught.value
@@ -91,7 +92,7 @@ async def wire(folder: Path, model: Model | None = None) -> AsyncIterator[Wire]:
 
 
 async def failed(call: Any) -> grpc.aio.AioRpcError:
-    """The status that a call or a stream ends with."""
+    """The status with which a call or a stream ends."""
     try:
         if hasattr(call, "read"):
             while await call.read() is not grpc.aio.EOF:
@@ -108,7 +109,8 @@ async def failed(call: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_one_bad_npc_leaves_a_live_stream_and_the_others_in_it_alone(tmp_path: Path) -> None:
-    """Unknown, stale, NaN, infinite, far out, ill: each is named with its field; the good one in the frame counts."""
+    """Unknown, stale, NaN, infinite, far out, ill: each fault names its field, and the good observation of the frame
+    counts."""
     async with wire(tmp_path) as w:
         rig = w.rig
         stale = rig.sees("npc1", WOLF)
@@ -155,7 +157,8 @@ async def test_one_bad_npc_leaves_a_live_stream_and_the_others_in_it_alone(tmp_p
 
 
 async def test_frames_that_are_wrong_as_a_whole_are_dropped_and_the_stream_goes_on(tmp_path: Path) -> None:
-    """10,000 NPCs in one frame, a time scale that is none, a text that is not UTF-8, bytes that are nothing."""
+    """10,000 NPCs in one frame, an invalid time scale, a text that is not UTF-8, and bytes that are no message are
+    dropped."""
     async with wire(tmp_path) as w:
         rig = w.rig
         latin = rig.frame(rig.sees("npc0", WOLF), rig.sees("npc1", WOLF)).SerializeToString()
@@ -189,7 +192,7 @@ async def test_frames_that_are_wrong_as_a_whole_are_dropped_and_the_stream_goes_
 
 
 async def test_a_frame_of_10_mb_ends_its_own_call_only(tmp_path: Path) -> None:
-    """RESOURCE_EXHAUSTED with both sizes; a stream that sends one ends, the others do not notice."""
+    """The status is RESOURCE_EXHAUSTED with both sizes. A stream that sends such a frame ends, and the others go on."""
     async with wire(tmp_path) as w:
         rig = w.rig
         seen = rig.sees("npc0", WOLF)
@@ -217,7 +220,7 @@ async def test_a_frame_of_10_mb_ends_its_own_call_only(tmp_path: Path) -> None:
 
 
 async def test_game_time_may_go_back_because_ticks_alone_say_what_is_newest(tmp_path: Path) -> None:
-    """A game that loads an older save: the observation counts, and its intent carries the time it was told."""
+    """When a game loads an older save, the observation counts, and its intent has that game time."""
     async with wire(tmp_path) as w:
         rig = w.rig
         for time_ms, percept in ((900_000, WOLF), (5_000, ("p1", "player", "friendly", 3.0))):
@@ -257,7 +260,7 @@ async def test_game_time_may_go_back_because_ticks_alone_say_what_is_newest(tmp_
     ],
 )
 async def test_bad_lines_are_refused_before_the_first_event(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    """And the NPC answers the next player."""
+    """The NPC answers the next player."""
     async with wire(tmp_path) as w:
         request = w.rig.talk("npc3", "hello")
         for name, value in change.items():
@@ -269,7 +272,7 @@ async def test_bad_lines_are_refused_before_the_first_event(tmp_path: Path, chan
 
 
 async def test_a_bad_line_ends_a_converse_stream_with_its_reason(tmp_path: Path) -> None:
-    """Also when it cannot be read at all, in the middle of an answer."""
+    """That holds for a line that cannot be read at all, in the middle of an answer, too."""
     async with wire(tmp_path) as w:
         call = w.dialogue.Converse()
         await call.write(dialogue_pb2.ConverseRequest(talk=w.rig.talk("npc0", "x" * 3000)))
@@ -285,7 +288,7 @@ async def test_a_bad_line_ends_a_converse_stream_with_its_reason(tmp_path: Path)
 
 
 async def test_text_that_is_not_utf8_names_its_field(tmp_path: Path) -> None:
-    """In any message of any call; bytes that are no message say so."""
+    """That holds for any message of any call. Bytes that are no message are refused as such."""
     async with wire(tmp_path) as w:
         line = w.rig.talk("npc0", "hello").SerializeToString().replace(b"hello", BAD_UTF8 + b"!")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -300,8 +303,8 @@ async def test_text_that_is_not_utf8_names_its_field(tmp_path: Path) -> None:
 
 
 async def test_control_tokens_in_what_players_type_are_plain_text(tmp_path: Path, real: Model) -> None:
-    """On the shipped model and over the wire: in the work that is submitted only the layout's own marks are control
-    tokens, and the line's tokens spell what was typed.
+    """On the shipped model and over the wire, only the layout's own marks are control tokens in the submitted work, and
+    the line's tokens spell the typed text.
     """
     async with wire(tmp_path, real) as w:
         door, vocab = w.rig.daemon.door, real.engine.vocab
@@ -328,7 +331,7 @@ async def test_control_tokens_in_what_players_type_are_plain_text(tmp_path: Path
 
 
 async def test_a_turn_id_that_was_used_gives_the_same_words_once_more(tmp_path: Path) -> None:
-    """A retry after the answer, and one from a client that lost its stream in the middle: said once either way."""
+    """A retry after the answer, and one from a client that lost its stream in the middle, give one turn."""
     async with wire(tmp_path) as w:
         rig = w.rig
         request = rig.talk("npc0", "hello", turn_id="t1", max_tokens=5)
@@ -348,7 +351,7 @@ async def test_a_turn_id_that_was_used_gives_the_same_words_once_more(tmp_path: 
 
 
 async def test_a_section_over_its_cap_is_refused_with_its_size(tmp_path: Path) -> None:
-    """In tokens; megabytes in bytes, at once. The world that stood goes on."""
+    """Sizes are in tokens, for megabytes in bytes, at once. The world's present version goes on."""
     async with wire(tmp_path) as w:
         error = await failed(w.npcs.DefineWorld(world(lore=" word" * 400)))
         assert error.code() is INVALID
@@ -363,7 +366,8 @@ async def test_a_section_over_its_cap_is_refused_with_its_size(tmp_path: Path) -
 
 
 async def test_all_personas_that_are_too_long_are_told_at_once(tmp_path: Path) -> None:
-    """Of a world, and inline when NPCs are registered; with the setting. What does not fit into a status is counted."""
+    """That holds for a world, and for inline personas of Register. The error names the setting. Personas that do not
+    fit into the status are counted."""
     async with wire(tmp_path) as w:
         longer = world()
         for number in (1, 2, 3):
@@ -381,8 +385,8 @@ async def test_all_personas_that_are_too_long_are_told_at_once(tmp_path: Path) -
         await w.goes_on()
 
 
-async def test_what_a_caller_sent_is_cut_in_the_status(tmp_path: Path) -> None:
-    """A status is a header: with 100 KB in it, clients would see another error than the one that was meant."""
+async def test_a_callers_text_is_cut_in_the_status(tmp_path: Path) -> None:
+    """A status is a header: with 100 KB in it, clients would get another error than the intended one."""
     async with wire(tmp_path) as w:
         spec = npcs_pb2.NpcSpec(npc_id="new", archetype_id="a" * 100_000, persona_id="mira")
         error = await failed(w.npcs.Register(npcs_pb2.RegisterRequest(world_id="vale", npcs=[spec])))
@@ -395,7 +399,7 @@ async def test_what_a_caller_sent_is_cut_in_the_status(tmp_path: Path) -> None:
 
 
 async def test_a_million_ids_in_one_call_are_refused(tmp_path: Path) -> None:
-    """They would be answered one by one while everybody waits."""
+    """They would be answered one by one while all others wait."""
     async with wire(tmp_path) as w:
         ids = ["npc0"] * 1_000_000
         calls = (
@@ -424,7 +428,7 @@ async def test_a_million_ids_in_one_call_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_that_is_none_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
-    """A path to nothing, an empty file, a web page that was saved as one, a download that was cut off."""
+    """It may be a path to nothing, an empty file, a saved web page, or a truncated download."""
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -434,7 +438,7 @@ def test_a_model_that_is_none_is_named(tmp_path: Path, content: bytes | None, sa
 
 
 def test_a_model_that_is_a_folder_is_named(tmp_path: Path) -> None:
-    """Through the command line: one line and status 2, no traceback."""
+    """The command line prints one line with status 2 and no traceback."""
     command = [sys.executable, "-m", "npcd", "serve", "--listen", f"unix:{tmp_path}/a.sock", "--http", ""]
     command += ["--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
@@ -444,7 +448,7 @@ def test_a_model_that_is_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_chat_template_is_spoken_to_in_plain_text() -> None:
-    """And the reason is a sentence."""
+    """The reason is a sentence."""
     model = gated()
     vocab = type(model.engine.vocab)(["<|im_start|>"], end="")
     model.engine.vocab = vocab
@@ -454,7 +458,7 @@ def test_a_model_without_a_chat_template_is_spoken_to_in_plain_text() -> None:
 
 
 def test_a_setting_that_nobody_knows_names_file_and_setting(tmp_path: Path) -> None:
-    """With the nearest one there is."""
+    """The error also names the most similar setting."""
     file = tmp_path / "npcd.toml"
     file.write_text("[dialogue]\nslow_reader = 3\n")
     with pytest.raises(ConfigError) as caught:
@@ -465,7 +469,7 @@ def test_a_setting_that_nobody_knows_names_file_and_setting(tmp_path: Path) -> N
 
 
 async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
-    """For gRPC and for the probes; whoever has the port keeps it."""
+    """That holds for gRPC and for the probes. The port's present owner keeps it."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ConfigError) as caught:
@@ -481,7 +485,7 @@ async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
 
 
 async def test_a_socket_in_use_is_not_taken_away_and_one_left_behind_is(tmp_path: Path) -> None:
-    """gRPC would unlink it in either case, and the first daemon would be alone with a socket that nobody finds."""
+    """gRPC would unlink it in either case, and the first daemon would keep a socket that no client finds."""
     async with wire(tmp_path) as w:
         settings = ServeSettings(listen=(f"unix:{tmp_path}/npcd.sock",))
         with pytest.raises(ConfigError, match="is another npcd running"):
@@ -495,7 +499,7 @@ async def test_a_socket_in_use_is_not_taken_away_and_one_left_behind_is(tmp_path
 
 
 def test_a_socket_path_that_is_too_long_says_how_long_it_may_be(tmp_path: Path) -> None:
-    """Before anything is started."""
+    """The error comes before anything is started."""
     path = tmp_path / ("s" * 100)
     with pytest.raises(ConfigError) as caught:
         check(replace(Config(), serve=ServeSettings(listen=(f"unix:{path}",))))

@@ -1,4 +1,4 @@
-"""Who calls, and what that caller may do."""
+"""Callers and their rights."""
 
 import pytest
 
@@ -8,7 +8,7 @@ A, B = "a" * 16, "b" * 16
 
 
 def test_a_token_is_a_game_servers_unless_it_says_more() -> None:
-    """A plain tenant and a table with a tenant alone are the same; a table may name the role."""
+    """A plain tenant and a table with only a tenant mean the same; a table may name the role."""
     tokens = tokens_of(
         f'{A} = "studio-a"\n"{B}" = {{ tenant = "studio-b", role = "operator" }}\n'
         f'["{"c" * 16}"]\ntenant = "studio-c"\n["{"d" * 16}"]\ntenant = "studio-d"\nrole = "game"\n'
@@ -39,7 +39,7 @@ def test_a_token_is_a_game_servers_unless_it_says_more() -> None:
     ],
 )
 def test_a_wrong_tokens_file_says_what_is_wrong_and_never_a_token(text: str, said: str) -> None:
-    """What is not understood gives nobody a right: it is refused as a whole."""
+    """A file with an unknown entry gives no caller a right: it is refused as a whole."""
     with pytest.raises(ValueError, match=said) as caught:
         tokens_of(text)
     assert A not in str(caught.value)
@@ -67,20 +67,22 @@ def test_a_wrong_tokens_file_says_what_is_wrong_and_never_a_token(text: str, sai
         ("nonsense", False),
     ],
 )
-def test_near_is_who_is_on_this_machine(peer: str, near: bool) -> None:
-    """Loopback in each of its forms, and Unix sockets; everything else, also what is not understood, is far."""
+def test_callers_on_this_machine_are_near(peer: str, near: bool) -> None:
+    """Loopback in each of its forms, and Unix sockets, are near. Everything else is far, also addresses that are not
+    understood."""
     assert is_near(peer) is near
 
 
 @pytest.mark.parametrize("key", ["x-forwarded-for", "X-Forwarded-For", "forwarded", "via", "x-real-ip"])
-def test_what_a_proxy_passes_on_is_not_near(key: str) -> None:
-    """The proxy is on this machine, its caller may be anywhere."""
+def test_a_call_through_a_proxy_is_not_near(key: str) -> None:
+    """The proxy is on this machine, and its caller may be anywhere."""
     assert not is_near("ipv4:127.0.0.1:4711", ["user-agent", key])
     assert not is_near("ipv4:10.0.0.7:4711", [key]), "and no header makes anybody near"
 
 
 def test_rights_are_those_of_token_and_place() -> None:
-    """Draining takes an operator or this machine; everybody's counts take an operator, or a daemon of one tenant."""
+    """Draining needs an operator or this machine. The counts of all tenants need an operator, or a daemon with one
+    tenant."""
     assert caller_of(None, is_near=True) == Caller("", sees_all=True, may_drain=True)
     assert caller_of(None, is_near=False) == Caller("", sees_all=True, may_drain=False)
     assert caller_of(Token("a"), is_near=True) == Caller("a", sees_all=False, may_drain=True)

@@ -1,4 +1,4 @@
-"""Changes of one thing come one after the other, and each comes to its end."""
+"""Changes of one thing run one after the other, and each runs to its end."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from daemon.rpc.changes import Changes
 
 
 async def test_changes_of_one_thing_wait_for_each_other_and_others_do_not() -> None:
-    """In the order in which they were asked for."""
+    """They run in the order of their requests."""
     changes, done, gate = Changes(), list[str](), asyncio.Event()
 
     async def change(name: str, waits: bool) -> str:
@@ -29,7 +29,7 @@ async def test_changes_of_one_thing_wait_for_each_other_and_others_do_not() -> N
 
 
 async def test_a_change_goes_on_when_its_caller_goes_away() -> None:
-    """It is not left half done; the next one comes after it. What it raises nobody needs to hear."""
+    """It is completed, and the next one follows. Its exception needs no listener."""
     changes, done, gate = Changes(), list[str](), asyncio.Event()
 
     async def change() -> None:
@@ -52,8 +52,8 @@ async def test_a_change_goes_on_when_its_caller_goes_away() -> None:
     assert await changes.alone("a", after()) == ["begun", "ended"]
 
 
-async def test_what_a_change_raises_goes_to_its_caller() -> None:
-    """As if it had been awaited."""
+async def test_an_exception_of_a_change_goes_to_its_caller() -> None:
+    """The caller gets the exception as if it had awaited the change."""
 
     async def wrong() -> None:
         raise ValueError("wrong")

@@ -1,4 +1,4 @@
-"""A conversation on one stream: what is newer interrupts what came before, wherever that is."""
+"""A conversation on one stream: a newer line interrupts all earlier ones, in any stage."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,15 +30,15 @@ class Call:
         self.requests.put_nowait(dialogue_pb2.ConverseRequest(talk=talk))
 
     def send(self, interrupt: bool = False, end_session: bool = False) -> None:
-        """A request without a line."""
+        """Sends a request without a line."""
         self.requests.put_nowait(dialogue_pb2.ConverseRequest(interrupt=interrupt, end_session=end_session))
 
     def text(self, turn_id: str) -> str:
-        """What was said in a turn."""
+        """The text of a turn."""
         return "".join(e.text for e in self.events if e.turn_id == turn_id and e.kind == TEXT)
 
     async def finishes(self) -> list[tuple[str, int]]:
-        """How the turns ended, when the stream has."""
+        """The turns' finishes, after the stream has ended."""
         self.requests.put_nowait(None)
         async with asyncio.timeout(PATIENCE_S):
             await self.task
@@ -63,7 +63,7 @@ def converse(rig: Rig) -> Call:
 
 @asynccontextmanager
 async def conversing() -> AsyncIterator[tuple[Rig, GatedEngine, Call]]:
-    """A conversation in which the NPC speaks turn `a`, until the engine is let go."""
+    """A conversation in which the NPC speaks turn `a` until the engine is let go."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -77,7 +77,8 @@ async def conversing() -> AsyncIterator[tuple[Rig, GatedEngine, Call]]:
 
 
 async def test_each_new_line_interrupts_all_that_came_before() -> None:
-    """Three lines in quick succession: the running turn and the one that waits end CANCELLED, the last is answered."""
+    """Of three lines in quick succession the running turn and the waiting one end CANCELLED, and the last is
+    answered."""
     async with conversing() as (_, engine, call):
         call.say("b")
         call.say("c", 3)
@@ -88,7 +89,7 @@ async def test_each_new_line_interrupts_all_that_came_before() -> None:
 
 
 async def test_lines_sent_at_once_are_interrupted_by_the_last() -> None:
-    """Also before the first of them has begun."""
+    """That holds before the first of them has begun."""
     async with running(gated()) as rig:
         call = converse(rig)
         for turn_id in "abc":
@@ -100,7 +101,7 @@ async def test_lines_sent_at_once_are_interrupted_by_the_last() -> None:
 
 
 async def test_an_interrupt_reaches_the_lines_that_wait() -> None:
-    """And the NPC listens: the next line is answered."""
+    """The NPC then listens: the next line is answered."""
     async with conversing() as (_, engine, call):
         call.say("b")
         call.send(interrupt=True)
@@ -112,7 +113,7 @@ async def test_an_interrupt_reaches_the_lines_that_wait() -> None:
 
 
 async def test_a_line_that_waits_for_the_floor_is_interrupted() -> None:
-    """Another player has the NPC's ear; the stream does not wait for that player to hear that its line is off."""
+    """Another player has the floor. The stream's line ends without waiting for that player."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -131,7 +132,7 @@ async def test_a_line_that_waits_for_the_floor_is_interrupted() -> None:
 
 
 async def test_the_end_of_the_session_interrupts_and_ends_the_stream() -> None:
-    """Lines that wait end CANCELLED, and what was said is summed up."""
+    """Waiting lines end CANCELLED, and the conversation is summed up."""
     async with conversing() as (rig, engine, call):
         call.say("b")
         call.send(end_session=True)
@@ -144,10 +145,10 @@ async def test_the_end_of_the_session_interrupts_and_ends_the_stream() -> None:
 
 
 async def test_the_retry_of_a_line_interrupts_nothing() -> None:
-    """On the same stream: the turn goes on, and the retry repeats it."""
+    """On the same stream the turn goes on, and the retry repeats it."""
     async with conversing() as (_, engine, call):
         call.say("a")
-        call.send()  # a request with nothing in it is none
+        call.send()  # an empty request is no line
         await until(call.requests.empty, "they are heard")
         engine.open()
         assert await call.finishes() == [("a", LENGTH), ("a", REPEATED)]
@@ -156,7 +157,7 @@ async def test_the_retry_of_a_line_interrupts_nothing() -> None:
 
 
 async def test_the_retry_of_a_line_on_another_stream_goes_on_with_the_turn() -> None:
-    """The first stream is dead and nobody has noticed."""
+    """The first stream is dead, and the daemon has not noticed."""
     async with conversing() as (rig, engine, call):
         retry = converse(rig)
         retry.say("a")
@@ -169,7 +170,7 @@ async def test_the_retry_of_a_line_on_another_stream_goes_on_with_the_turn() -> 
 
 
 async def test_a_client_that_hangs_up_leaves_no_task_behind() -> None:
-    """With more lines than may wait, so that the stream is not read on."""
+    """That holds with more lines than may wait, when the stream is not read further."""
     async with conversing() as (rig, engine, call):
         for n in range(20):
             call.say(f"b{n}")
@@ -184,7 +185,7 @@ async def test_a_client_that_hangs_up_leaves_no_task_behind() -> None:
 
 
 async def test_a_wrong_line_is_told_after_what_was_under_way() -> None:
-    """It interrupts, and ends the stream with its field's name."""
+    """The line interrupts, and ends the stream with its field's name."""
     async with conversing() as (_, engine, call):
         call.say("b", text="")
         await until(call.requests.empty, "it is heard")

@@ -1,4 +1,4 @@
-"""TLS and mTLS with certificates that openssl made, and credentials that change while the daemon serves."""
+"""TLS and mTLS with certificates made by openssl, and credentials that change while the daemon serves."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ LIST = npcs_pb2.ListWorldsRequest()
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA of one's own; each name is a pair of files NAME.pem and NAME.key in its folder."""
+    """A CA of our own. Each name is a pair of files NAME.pem and NAME.key in its folder."""
 
     folder: Path
 
     def path(self, name: str) -> str:
-        """A file of it."""
+        """The path of one of its files."""
         return str(self.folder / name)
 
     def read(self, name: str) -> bytes:
-        """What stands in it."""
+        """The contents of one of its files."""
         return (self.folder / name).read_bytes()
 
     def issue(self, name: str, *more: str, key: tuple[str, ...] = EC) -> None:
@@ -71,7 +71,7 @@ def authority(folder: Path) -> Authority:
 
 @pytest.fixture(scope="session")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
-    """Two that know nothing of each other."""
+    """Two CAs that do not know each other."""
     if shutil.which("openssl") is None:
         pytest.skip("TLS was not tested: openssl is missing. On Debian: apt-get install -y openssl")
     folder = tmp_path_factory.mktemp("tls")
@@ -80,14 +80,14 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Au
 
 @pytest.fixture
 def one(authorities: tuple[Authority, Authority], tmp_path: Path) -> Authority:
-    """The first, in a folder of the test's own, whose files it may change."""
+    """The first CA, in a folder of the test's own, whose files it may change."""
     shutil.copytree(authorities[0].folder, tmp_path / "tls")
     return Authority(tmp_path / "tls")
 
 
 @pytest.fixture
 def other(authorities: tuple[Authority, Authority]) -> Authority:
-    """The second."""
+    """The second CA."""
     return authorities[1]
 
 
@@ -100,13 +100,13 @@ def tls(one: Authority, **more: Any) -> ServeSettings:
 
 
 def mtls(one: Authority, **more: Any) -> ServeSettings:
-    """The same, where clients need a certificate."""
+    """The same, with client certificates required."""
     return tls(one, tls_client_ca=one.path("ca.pem"), **more)
 
 
 @asynccontextmanager
 async def serving(settings: ServeSettings) -> AsyncIterator[tuple[Rig, GrpcFace, str]]:
-    """A daemon behind these settings, and where it is."""
+    """A daemon with these settings, and its address."""
     check(replace(Config(), serve=settings))
     async with running(gated()) as rig:
         face = GrpcFace(settings)
@@ -119,7 +119,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[tuple[Rig, GrpcFace,
 
 
 async def greeted(address: str, trusts: Authority, client: Authority | None = None, token: str = "") -> str:
-    """What the Python client gets on a new connection: "ok", or the code of its error."""
+    """The Python client's result on a new connection: "ok", or the code of its error."""
     pair = (client.read("client.pem"), client.read("client.key")) if client else (None, None)
     async with Client(
         address,
@@ -136,8 +136,8 @@ async def greeted(address: str, trusts: Authority, client: Authority | None = No
         return "ok"
 
 
-async def test_tls_is_spoken_to_who_trusts_the_server(one: Authority, other: Authority) -> None:
-    """A client that trusts another CA hears nothing, and plain text neither."""
+async def test_tls_answers_clients_that_trust_the_server(one: Authority, other: Authority) -> None:
+    """A client that trusts another CA gets no answer, and neither does plain text."""
     async with serving(tls(one)) as (_, _, address):
         assert await greeted(address, one) == "ok"
         assert await greeted(address, other) == "UNAVAILABLE"
@@ -146,8 +146,8 @@ async def test_tls_is_spoken_to_who_trusts_the_server(one: Authority, other: Aut
                 await npcs_pb2_grpc.NpcsStub(plain).ListWorlds(LIST, timeout=PATIENCE_S)
 
 
-async def test_mtls_lets_in_who_has_a_certificate(one: Authority, other: Authority) -> None:
-    """None, or one of another CA, and there is no call; no tokens are needed."""
+async def test_mtls_accepts_clients_with_a_certificate(one: Authority, other: Authority) -> None:
+    """Without a certificate, or with one of another CA, no call works. Tokens are not needed."""
     async with serving(mtls(one)) as (_, _, address):
         assert await greeted(address, one, one) == "ok"
         assert await greeted(address, one, None) == "UNAVAILABLE"
@@ -155,7 +155,7 @@ async def test_mtls_lets_in_who_has_a_certificate(one: Authority, other: Authori
 
 
 async def test_npcd_kv_has_a_certificate_of_its_own(one: Authority, capsys: pytest.CaptureFixture[str]) -> None:
-    """What an operator asks on the command line reaches a daemon that wants client certificates."""
+    """With it the command line reaches a daemon that requires client certificates."""
     async with serving(mtls(one)) as (_, _, address):
         trusts = ["kv", "vale", "--target", address, "--ca", one.path("ca.pem")]
         pair = ["--cert", one.path("client.pem"), "--key", one.path("client.key")]
@@ -167,7 +167,7 @@ async def test_npcd_kv_has_a_certificate_of_its_own(one: Authority, capsys: pyte
 
 
 async def test_every_port_has_the_certificates_of_now(one: Authority, other: Authority) -> None:
-    """Renewed on two ports at once: new connections meet the new ones, and one that is open goes on."""
+    """When certificates are renewed on two ports, new connections get the new ones, and an open connection goes on."""
     settings = tls(one, listen=("127.0.0.1:0", "127.0.0.1:0"))
     async with running(gated()) as rig:
         face = GrpcFace(settings)
@@ -188,7 +188,7 @@ async def test_every_port_has_the_certificates_of_now(one: Authority, other: Aut
 
 
 async def test_client_cas_are_read_again(one: Authority, other: Authority) -> None:
-    """Who had a right has it no longer, and who had none has it now."""
+    """A client of the old CA has no access any more, and one of the new CA has."""
     async with serving(mtls(one)) as (_, face, address):
         shutil.copy(other.path("ca.pem"), one.path("ca.pem"))
         old = Authority(other.folder.parent / "one")
@@ -233,10 +233,11 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("spoil", "said"), BROKEN)
-async def test_what_is_broken_changes_nothing_and_is_told(
+async def test_a_broken_file_changes_nothing_and_is_reported(
     one: Authority, other: Authority, spoil: Callable[[Authority, Authority], None], said: str
 ) -> None:
-    """The pair that was in use stays; health says so; mended, the new one is used. At a start it is an error."""
+    """The old pair stays in use, and health reports the fault. After the file is mended, the new one is used. At a
+    start it is an error."""
     whole = Authority(one.folder.with_name("whole"))
     shutil.copytree(one.folder, whole.folder)
     async with serving(mtls(one)) as (_, face, address):
@@ -254,7 +255,7 @@ async def test_what_is_broken_changes_nothing_and_is_told(
 
 
 async def test_tokens_are_read_again(tmp_path: Path) -> None:
-    """A new one is known, one that was taken out is not, a broken file changes nothing; all without a restart."""
+    """A new token is known, a removed one is not, and a broken file changes nothing; all without a restart."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text('aaaaaaaaaaaaaaaa = "a"\n')
     settings = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",), tokens_file=str(tokens))
@@ -279,7 +280,7 @@ async def test_tokens_are_read_again(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_noticed_without_being_asked(one: Authority, other: Authority, tmp_path: Path) -> None:
-    """Also of a link that points elsewhere, which is how Kubernetes changes a secret."""
+    """That holds for a link that points elsewhere, too, which is how Kubernetes changes a secret."""
     link = tmp_path / "data"
     link.symlink_to(one.folder)
     mounted = Authority(link)
@@ -304,7 +305,7 @@ async def test_a_change_is_noticed_without_being_asked(one: Authority, other: Au
     ],
 )
 def test_settings_that_would_let_everybody_in_are_refused(settings: ServeSettings, said: str) -> None:
-    """A client CA without TLS would be served in plain text, and TLS alone says nothing about who calls."""
+    """A client CA without TLS would be served in plain text, and TLS alone does not identify callers."""
     with pytest.raises(ConfigError, match=said):
         check(replace(Config(), serve=settings))
 
@@ -318,12 +319,12 @@ def test_settings_that_would_let_everybody_in_are_refused(settings: ServeSetting
     ],
 )
 def test_beyond_loopback_tokens_or_client_certificates_are_enough(more: dict[str, str]) -> None:
-    """Each of them says who calls."""
+    """Each of them identifies callers."""
     check(replace(Config(), serve=ServeSettings(listen=("0.0.0.0:50061", "[::]:50061"), **more)))  # type: ignore[arg-type]
 
 
 def test_a_key_of_another_kind_fits_as_well(one: Authority) -> None:
-    """RSA, and a chain with the CA behind the certificate."""
+    """RSA works, and so does a chain with the CA behind the certificate."""
     one.issue("rsa", "-CA", one.path("ca.pem"), "-CAkey", one.path("ca.key"), key=("rsa:2048",))
     assert read_tls(tls(one, tls_certificate=one.path("rsa.pem"), tls_key=one.path("rsa.key"))) is not None
     chain = one.folder / "chain.pem"
@@ -336,7 +337,7 @@ def test_a_key_of_another_kind_fits_as_well(one: Authority) -> None:
 async def test_a_hang_up_reads_credentials_again_and_ends_nothing(
     one: Authority, other: Authority, tmp_path: Path
 ) -> None:
-    """The whole daemon: SIGHUP to the parent, at once and while it serves; renewed certificates are used then."""
+    """SIGHUP goes to the parent of a whole daemon, at once and while it serves. Renewed certificates are used then."""
     files = [f"serve.{name}={path}" for name, path in (
         ("tls_certificate", one.path("server.pem")), ("tls_key", one.path("server.key"))
     )]  # fmt: skip

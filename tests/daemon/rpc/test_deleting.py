@@ -1,4 +1,5 @@
-"""Deleting worlds and checkpoints: they are gone for good, their streams end, and a world of that name begins anew."""
+"""Deleting worlds and checkpoints: they are gone for good, their streams end, and a world of the same name starts
+anew."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ VALE = npcs_pb2.DeleteWorldRequest(world_id="vale")
 
 
 async def named(rig: Rig, tenant: str = "") -> list[str]:
-    """The worlds that a tenant has."""
+    """The names of a tenant's worlds."""
     return [w.world_id for w in (await rig.daemon.calls.list_worlds(tenant, npcs_pb2.ListWorldsRequest())).worlds]
 
 
@@ -61,7 +62,7 @@ async def save(rig: Rig, name: str) -> None:
 
 
 async def rest(call: Any) -> list[Any]:
-    """All that a stream still says, until it ends with OK. Raises AioRpcError when it ends otherwise."""
+    """The rest of a stream, until it ends with OK. Raises AioRpcError when it ends otherwise."""
     said = []
     while (message := await call.read()) is not grpc.aio.EOF:
         said.append(message)
@@ -70,7 +71,7 @@ async def rest(call: Any) -> list[Any]:
 
 
 async def test_a_deleted_world_makes_room_for_another() -> None:
-    """The limit is told, and said to be what it is; who deletes a world may define one."""
+    """The error names the limit. After a deletion a world may be defined."""
     config = replace(UNHURRIED, worlds=replace(UNHURRIED.worlds, worlds_max=2))
     async with running(gated(), config) as rig:
         calls = rig.daemon.calls
@@ -95,8 +96,8 @@ async def test_a_deleted_world_makes_room_for_another() -> None:
 async def test_checkpoints_that_come_at_the_same_time_keep_to_their_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With room for five, five of eight at once are made; a name that is there may be used again, and the place of one
-    that is deleted is free for whoever comes after.
+    """With room for five, five of eight at once are made. An existing name may be used again, and the place of a
+    deleted checkpoint is free for the next one.
     """
     monkeypatch.setattr("daemon.rpc.remembering.SAVES_MAX", 5)
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
@@ -113,7 +114,8 @@ async def test_checkpoints_that_come_at_the_same_time_keep_to_their_limit(
 
 @pytest.mark.parametrize("memory", [{}, REDIS_ALONE, JOURNAL_ALONE], ids=["own servers", "Redis", "journal"])
 async def test_a_deleted_world_stays_deleted_over_restarts(tmp_path: Path, memory: dict[str, Any]) -> None:
-    """With every store; and one that is defined again under its name remembers nothing, also after a restart."""
+    """That holds with every store. A world that is defined again under its name has no memories, also after a
+    restart."""
     folder = tmp_path / "data"
     async with kept(folder, **memory) as (rig, keeping):
         await tell(rig)
@@ -139,7 +141,7 @@ async def test_a_deleted_world_stays_deleted_over_restarts(tmp_path: Path, memor
 
 
 async def test_nothing_of_a_deleted_world_is_left_in_redis(tmp_path: Path, own_redis: RedisServer) -> None:
-    """Also when Redis was away when it was deleted; the worlds of others stay whole."""
+    """That holds when Redis was down during the deletion. Other tenants' worlds stay whole."""
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         await rig.daemon.calls.define_world("other", world())
@@ -161,7 +163,8 @@ async def test_nothing_of_a_deleted_world_is_left_in_redis(tmp_path: Path, own_r
 
 
 async def test_a_world_that_the_journal_cannot_let_go_of_is_still_there(small_disk: Path) -> None:
-    """On a full disk the caller hears UNAVAILABLE and nothing has changed; with room again it is deleted for good."""
+    """On a full disk the call fails with UNAVAILABLE and nothing has changed. With room again the world is deleted for
+    good."""
     async with kept(small_disk / "data", **JOURNAL_ALONE) as (rig, keeping):
         await tell(rig)
         await save(rig, "one")
@@ -184,11 +187,12 @@ async def test_a_world_that_the_journal_cannot_let_go_of_is_still_there(small_di
 
 
 async def test_a_record_that_is_refused_at_the_last_moment_changes_nothing(tmp_path: Path) -> None:
-    """The journal was well when it was asked, and then refused: world, checkpoints and memories are as they were."""
+    """The journal was well when it was asked, and then refused the record. World, checkpoints and memories are as
+    before."""
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, keeping):
         await tell(rig)
         await save(rig, "one")
-        keeping.journal._open = False  # it takes nothing, and does not know why
+        keeping.journal._open = False  # it takes nothing, without a known reason
         with pytest.raises(StoreFailed, match="the journal cannot be written"):
             await rig.daemon.calls.delete_world("", VALE)
         keeping.journal._open = True
@@ -197,8 +201,8 @@ async def test_a_record_that_is_refused_at_the_last_moment_changes_nothing(tmp_p
 
 
 async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> None:
-    """Live and both Watches say why and end with OK, a turn ends CANCELLED, a conversation with NOT_FOUND; a stream of
-    another world goes on.
+    """Live and both Watches give the reason and end with OK, a turn ends CANCELLED, a conversation with NOT_FOUND. A
+    stream of another world goes on.
     """
     model = gated()
     async with running(model) as rig:
@@ -217,7 +221,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
             for stream in (live, watch, other):
                 assert isinstance(await stream.read(), intents_pb2.IntentFrame)
             events = npcs.Watch(npcs_pb2.WatchNpcsRequest(world_id="vale"))
-            idle = dialogue.Converse()  # after a line, nobody says anything
+            idle = dialogue.Converse()  # after a line, this client sends nothing more
             await idle.write(dialogue_pb2.ConverseRequest(talk=rig.talk("npc1", "Hello.", max_tokens=2)))
             while (await idle.read()).kind != dialogue_pb2.TALK_EVENT_KIND_END:
                 pass
@@ -237,7 +241,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
             assert told[-1].kind == npcs_pb2.NPC_EVENT_KIND_WORLD_DELETED
             ends = await rest(talks[0])
             assert ends[-1].finish == dialogue_pb2.TALK_FINISH_CANCELLED and not ends[-1].accepted
-            for call in (talks[1], idle, busy):  # one waited for its turn, one for a line, one was spoken to
+            for call in (talks[1], idle, busy):  # one waited for its turn, one for a line, one was speaking
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await rest(call)
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND, caught.value
@@ -245,7 +249,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
             assert rig.daemon.dialogue.open_turns == 0 and not rig.daemon.calls._deleting._listening
             await until(lambda: rig.daemon.board.lifecycle.streams == 0)
             assert not other.done()
-            # The same name again: streams of the new world are the new world's.
+            # After the name is used again, streams of the new world belong to the new world.
             await npcs.DefineWorld(world())
             await npcs.Register(npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(1)))
             again = intents.Watch(intents_pb2.WatchIntentsRequest(world_id="vale"))
@@ -256,7 +260,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
 
 
 async def test_a_world_is_defined_again_only_when_the_old_one_is_gone(tmp_path: Path) -> None:
-    """Asked for while it is being deleted, it waits; its leases are none of the old ones', and its ticks begin anew."""
+    """A definition during the deletion waits. Its leases differ from all old ones, and its ticks start anew."""
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, keeping):
         calls, old, let = rig.daemon.calls, dict(rig.leases), asyncio.Event()
         assert old["npc0"] > 1_700_000_000, "leases of two worlds of a name never meet"
@@ -271,7 +275,7 @@ async def test_a_world_is_defined_again_only_when_the_old_one_is_gone(tmp_path: 
         defining = asyncio.create_task(calls.define_world("", world()))
         with pytest.raises(NotFound):
             await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(1)))
-        deleting.cancel()  # who asked goes away; it is done all the same
+        deleting.cancel()  # the caller leaves, and the deletion is completed all the same
         let.set()
         assert (await defining).version == 1
         assert await named(rig) == ["vale"] and not rig.daemon.worlds.world("", "vale").npcs
@@ -279,8 +283,8 @@ async def test_a_world_is_defined_again_only_when_the_old_one_is_gone(tmp_path: 
         assert answer.leases[0].lease_epoch >= old["npc0"]
 
 
-async def test_what_ends_in_the_middle_of_a_deletion_is_not_kept(tmp_path: Path) -> None:
-    """A turn that comes to its end after the world was left says that it was not accepted, and brings nothing back."""
+async def test_a_turn_that_ends_in_the_middle_of_a_deletion_is_not_kept(tmp_path: Path) -> None:
+    """A turn that ends after the world was left reports that it was not accepted, and brings nothing back."""
     async with kept(tmp_path / "data", **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
@@ -295,7 +299,7 @@ async def test_what_ends_in_the_middle_of_a_deletion_is_not_kept(tmp_path: Path)
 
 
 async def test_checkpoints_are_listed_and_deleted(tmp_path: Path) -> None:
-    """The newest last, whatever their names; a deleted one is gone over a restart, and nobody restores it."""
+    """The newest is last, whatever the names. A deleted one is gone after a restart, too, and cannot be restored."""
     folder = tmp_path / "data"
     names = ["z", "10:00 Uhr", "a.b/..", "ä"]
     async with kept(folder, **JOURNAL_ALONE) as (rig, _):
@@ -303,7 +307,7 @@ async def test_checkpoints_are_listed_and_deleted(tmp_path: Path) -> None:
         assert await saved(rig) == []
         for name in names:
             await save(rig, name)
-            await asyncio.sleep(0.002)  # two of one millisecond are in the order of their names
+            await asyncio.sleep(0.002)  # checkpoints of one millisecond are ordered by name
         assert await saved(rig) == names
         (broken,) = (p for p in (folder / "saves").rglob("*.npcd") if p.stem == "z")
         broken.write_bytes(b"rubbish")
@@ -324,7 +328,7 @@ async def test_checkpoints_are_listed_and_deleted(tmp_path: Path) -> None:
 
 
 async def test_a_full_world_of_checkpoints_is_not_full_for_ever(tmp_path: Path) -> None:
-    """The limit's message says what helps, and that helps."""
+    """The limit's message names the remedy, and the remedy works."""
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
         for n in range(64):
             await save(rig, f"c{n}")
@@ -337,7 +341,8 @@ async def test_a_full_world_of_checkpoints_is_not_full_for_ever(tmp_path: Path) 
 
 
 async def test_a_world_that_could_not_be_taken_up_again_is_listed_and_can_be_deleted(tmp_path: Path) -> None:
-    """After a start with tighter limits its name and the reason are told; deleted, it does not come back."""
+    """After a start with tighter limits its name and the reason are listed. After its deletion it does not come
+    back."""
     folder = tmp_path / "data"
     async with kept(folder, **REDIS_ALONE) as (rig, _):
         await tell(rig)
@@ -356,8 +361,8 @@ async def test_a_world_that_could_not_be_taken_up_again_is_listed_and_can_be_del
         assert await named(rig) == []
 
 
-def test_what_a_dying_process_had_put_aside_goes_at_the_next_start(tmp_path: Path) -> None:
-    """And is not seen before; the saves of other worlds stay."""
+def test_files_that_a_killed_deletion_put_aside_go_at_the_next_start(tmp_path: Path) -> None:
+    """It is not visible before, and the saves of other worlds stay."""
     folder, other = saves.folder_of(tmp_path, "", "vale"), saves.folder_of(tmp_path, "", "vale.deleted")
     for where in (folder, other):
         saves.write(where / "one.npcd", saves.Save("vale", "first", 1, b"", 1, 0))
@@ -371,7 +376,8 @@ def test_what_a_dying_process_had_put_aside_goes_at_the_next_start(tmp_path: Pat
 
 
 async def test_a_game_deletes_through_its_client_and_the_client_does_not_bring_it_back(tmp_path: Path) -> None:
-    """list_worlds, delete_world, list_checkpoints, delete_checkpoint; a Live stream is told, and stays away."""
+    """list_worlds, delete_world, list_checkpoints and delete_checkpoint work. A Live stream gets the problem, and stays
+    away."""
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
         face = GrpcFace(ServeSettings(listen=(f"unix:{tmp_path}/n.sock",)))
         (address,) = await face.start()
@@ -400,7 +406,8 @@ async def test_a_game_deletes_through_its_client_and_the_client_does_not_bring_i
 
 
 async def test_a_client_that_was_away_does_not_bring_a_deleted_world_back(tmp_path: Path) -> None:
-    """The daemon that had the world does not know it any more: the game is told, as if its stream had been there."""
+    """The daemon that had the world does not know it any more. The game gets the problem as if its stream had been
+    open."""
     settings = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",))
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _), asyncio.timeout(PATIENCE_S):
         face = GrpcFace(settings)
@@ -429,7 +436,7 @@ async def test_a_client_that_was_away_does_not_bring_a_deleted_world_back(tmp_pa
 
 
 async def test_a_stream_hears_of_a_deletion_while_its_frame_is_made() -> None:
-    """Its snapshot is made in slices of the loop's time; what wakes it meanwhile is not taken for a part of that."""
+    """Its snapshot is made in slices of the loop's time. A wake in between does not count as a part of it."""
     config = replace(UNHURRIED, calls=replace(UNHURRIED.calls, slice_ms=0.0))
     async with running(gated(), config, npcs=100) as rig, asyncio.timeout(PATIENCE_S):
         calls = rig.daemon.calls
@@ -444,7 +451,7 @@ async def test_a_stream_hears_of_a_deletion_while_its_frame_is_made() -> None:
 
 
 async def test_a_definition_without_an_archetype_warns_of_the_npcs_that_a_restart_loses(tmp_path: Path) -> None:
-    """The answer names them, also when the same definition comes again; and they are those that are lost."""
+    """The answer names them, also when the same definition comes again, and they are exactly those that are lost."""
     less = world()
     del less.archetypes[1]
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):

@@ -1,4 +1,4 @@
-"""Forgetting a player is durable or it is said not to be, and what is forgotten stands in none of npcd's own files."""
+"""Forgetting a player is durable or reported as not durable, and npcd's own files then have no word of that player."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ MIRA = NpcKey("", "vale", "npc0")
 
 
 def wish(player: str = "p1", npc: str = "") -> npcs_pb2.ForgetRequest:
-    """Forget this player."""
+    """A request to forget this player."""
     return npcs_pb2.ForgetRequest(world_id="vale", player_id=player, npc_id=npc)
 
 
@@ -38,18 +38,18 @@ async def forget(rig: Rig, player: str = "p1") -> list[str]:
 
 
 async def fill(folder: Path, keeping: Any) -> Path:
-    """Leaves no room for any record, not in the journal's last page either; the file to remove again."""
+    """Leaves no room for any record, not even in the journal's last page. Returns the file to remove again."""
     rubbish = folder / "rubbish"
     with rubbish.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-    while await keeping.memory.keep(Kind.CHECKPOINT, NpcKey("", "v", ""), "", {}):  # the smallest record that there is
+    while await keeping.memory.keep(Kind.CHECKPOINT, NpcKey("", "v", ""), "", {}):  # the smallest record
         pass
     return rubbish
 
 
 async def has_tried(rig: Rig) -> None:
-    """Looks after what is owed, as the daemon does once a second, until nothing is."""
+    """Retries the owed work, as the daemon does once a second, until none is left."""
     remembering = rig.daemon.calls.remembering
 
     def nothing_owed() -> bool:
@@ -61,7 +61,7 @@ async def has_tried(rig: Rig) -> None:
 
 
 def found(folder: Path, text: str) -> Iterator[Path]:
-    """The files below a folder that have a text in them."""
+    """The files below a folder that contain a text."""
     for path in sorted(folder.rglob("*")):
         with contextlib.suppress(OSError):
             if path.is_file() and text.encode() in path.read_bytes():
@@ -69,7 +69,8 @@ def found(folder: Path, text: str) -> Iterator[Path]:
 
 
 async def test_a_full_disk_is_said_and_tried_until_it_is_done(small_disk: Path, redis_server: RedisServer) -> None:
-    """UNAVAILABLE, nothing is recalled meanwhile, and with room again it is done without being asked again."""
+    """The call fails with UNAVAILABLE, and no memory is recalled meanwhile. With room again it is done without another
+    request."""
     memory: dict[str, Any] = {"redis": redis_server.url(), "postgres": "off"}
     async with kept(small_disk / "data", **memory) as (rig, keeping):
         await tell(rig)
@@ -91,7 +92,7 @@ async def test_a_full_disk_is_said_and_tried_until_it_is_done(small_disk: Path, 
 
 
 async def test_on_a_full_disk_with_the_journal_alone_nothing_is_quoted_after_a_restart(small_disk: Path) -> None:
-    """What was said is overwritten in place, which takes no room, although the wish itself cannot be written."""
+    """The text is overwritten in place, which needs no room, although the request itself cannot be written."""
     async with kept(small_disk / "data", **JOURNAL_ALONE) as (rig, keeping):
         await tell(rig)
         rubbish = await fill(small_disk, keeping)
@@ -104,7 +105,7 @@ async def test_on_a_full_disk_with_the_journal_alone_nothing_is_quoted_after_a_r
 
 
 async def test_a_save_that_cannot_be_written_anew_is_tried_again(tmp_path: Path) -> None:
-    """Forget is not done while a save has the player still; what was left of a save by a kill goes as well."""
+    """Forget is not done while a save still has the player. The remains of a save that a kill left go as well."""
     async with running(gated(), saves=tmp_path / "saves") as rig:
         remembering = rig.daemon.calls.remembering
         await tell(rig)
@@ -114,7 +115,7 @@ async def test_a_save_that_cannot_be_written_anew_is_tried_again(tmp_path: Path)
         half.write_bytes(save.read_bytes())
         written = save.read_bytes()
         save.unlink()
-        save.mkdir()  # neither to be read nor written
+        save.mkdir()  # it can neither be read nor written
         with pytest.raises(StoreFailed, match="cannot be written anew"):
             await forget(rig)
         assert not half.exists()
@@ -124,8 +125,8 @@ async def test_a_save_that_cannot_be_written_anew_is_tried_again(tmp_path: Path)
         assert b"lantern" not in save.read_bytes()
 
 
-async def test_redis_own_file_has_nothing_of_who_is_forgotten(tmp_path: Path) -> None:
-    """When Forget says that recent memory has forgotten, no file below the data folder has what the player said."""
+async def test_redis_own_file_has_nothing_of_a_forgotten_player(tmp_path: Path) -> None:
+    """When Forget reports that recent memory has forgotten, no file below the data folder has the player's words."""
     data = tmp_path / "data"
     async with kept(data, **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
@@ -139,7 +140,7 @@ async def test_redis_own_file_has_nothing_of_who_is_forgotten(tmp_path: Path) ->
 
 
 async def test_redis_own_file_is_written_anew_also_after_a_restart(tmp_path: Path) -> None:
-    """npcd ends after Redis has forgotten, before its file was written anew: the next start has it written."""
+    """npcd ends after Redis has forgotten and before its file was rewritten. The next start rewrites it."""
     data = tmp_path / "data"
     async with kept(data, **REDIS_ALONE) as (rig, keeping):
         await tell(rig)
@@ -154,7 +155,7 @@ async def test_redis_own_file_is_written_anew_also_after_a_restart(tmp_path: Pat
 
 
 async def test_redis_by_url_is_asked_only_when_the_settings_say_so(tmp_path: Path, own_redis: RedisServer) -> None:
-    """A server that others may use as well is left alone; with memory.recent.rewrite_aof its file is written anew."""
+    """A server that others may use as well is not rewritten. With memory.recent.rewrite_aof its file is."""
     memory: dict[str, Any] = {"redis": own_redis.url(), "postgres": "off"}
     async with kept(tmp_path / "data", **memory) as (rig, keeping):
         await tell(rig)
@@ -170,8 +171,8 @@ async def test_redis_by_url_is_asked_only_when_the_settings_say_so(tmp_path: Pat
         await until(lambda: not list(found(own_redis.folder, "lantern")), "Redis deletes its old file")
 
 
-async def test_history_does_not_name_who_is_forgotten() -> None:
-    """Describe with_history says nothing of a player who is forgotten; what is about others stays."""
+async def test_history_does_not_name_a_forgotten_player() -> None:
+    """Describe with_history has no entry of a forgotten player; entries about others stay."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         for who in ("player-77", "player-8"):
@@ -185,8 +186,9 @@ async def test_history_does_not_name_who_is_forgotten() -> None:
         assert "player-77" not in told and "player-8" in told
 
 
-async def test_what_a_full_disk_refused_of_npcs_is_written_later(small_disk: Path) -> None:
-    """Register and Remove say that it is not accepted; with room again it is written, and holds after a restart."""
+async def test_records_of_npcs_that_a_full_disk_refused_are_written_later(small_disk: Path) -> None:
+    """Register and Remove report that the record is not accepted. With room again it is written, and it holds after a
+    restart."""
     async with kept(small_disk / "data", **JOURNAL_ALONE) as (rig, keeping):
         calls = rig.daemon.calls
         rubbish = await fill(small_disk, keeping)

@@ -1,4 +1,4 @@
-"""Whatever is sent on any rpc, the daemon answers with a documented status and goes on as before."""
+"""For any message on any rpc, the daemon answers with a documented status and goes on as before."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -12,7 +12,7 @@ from tests.daemon.rig import until
 
 HANDFUL = st.lists(calls(), min_size=1, max_size=10)
 SLOWLY = settings(suppress_health_check=list(HealthCheck), database=None, deadline=None, derandomize=True)
-UNSHRUNK = (Phase.generate,)  # a planted bug need not be made small
+UNSHRUNK = (Phase.generate,)  # a planted bug needs no shrinking
 
 
 def trouble(examples: int, phases: tuple[Phase, ...] = tuple(Phase)) -> Fuzz:
@@ -43,7 +43,7 @@ def test_no_message_breaks_the_daemon() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_fuzz_finds_a_call_that_fails_oddly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted bug: a turn id that is not expected."""
+    """The planted bug is an exception for a certain turn id."""
     sound = Calls.cancel_turn
 
     async def planted(
@@ -58,8 +58,8 @@ def test_the_fuzz_finds_a_call_that_fails_oddly(monkeypatch: pytest.MonkeyPatch)
         trouble(300, UNSHRUNK)
 
 
-def test_the_fuzz_finds_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another: a subscriber that stays."""
+def test_the_fuzz_finds_leftovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug is a subscriber that stays."""
     monkeypatch.setattr(Table, "unsubscribe", lambda *_: None)
     monkeypatch.setattr("tests.daemon.rig.PATIENCE_S", 3.0)
     with pytest.raises(AssertionError, match="subscribers"):
@@ -67,7 +67,7 @@ def test_the_fuzz_finds_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_handful_that_fails_leaves_no_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls beside the one that fails come to their end first: none of them reaches into the next handful."""
+    """Calls beside the failing one end first, so none of them reaches into the next handful."""
     methods = {method.full_name: method for method in METHODS}
     failed, slow = methods["npcd.v1.Dialogue.Cancel"], methods["npcd.v1.Npcs.ListWorlds"]
     with troubled() as (fuzz, runner):

@@ -1,4 +1,4 @@
-"""Over the wire: the errors have the right status, sockets are private, health and reflection tell the truth."""
+"""Over the wire: errors have the right status, sockets are private, and health and reflection are right."""
 
 import asyncio
 import os
@@ -66,7 +66,7 @@ async def failure(call: grpc.aio.UnaryUnaryCall) -> grpc.aio.AioRpcError:  # typ
 
 
 async def test_errors_have_the_status_of_the_table(unix: ServeSettings) -> None:
-    """Not found, wrong field, stale version, not built: code and message name the cause."""
+    """For not found, wrong field, stale version and not built, code and message name the cause."""
     async with served(gated(), unix) as (_, channel, _):
         npcs = npcs_pb2_grpc.NpcsStub(channel)
         error = await failure(npcs.Describe(npcs_pb2.DescribeRequest(world_id="nowhere")))
@@ -78,7 +78,7 @@ async def test_errors_have_the_status_of_the_table(unix: ServeSettings) -> None:
         error = await failure(npcs.DefineWorld(npcs_pb2.DefineWorldRequest(world_id="vale", expected_version=9)))
         assert error.code() is grpc.StatusCode.ABORTED
         error = await failure(npcs.Checkpoint(npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="c")))
-        assert error.code() is grpc.StatusCode.UNIMPLEMENTED  # by a daemon that keeps nothing
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED  # from a daemon that keeps nothing
         story = story_pb2_grpc.StoryStub(channel)
         error = await failure(story.Submit(story_pb2.SubmitStoryRequest()))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -89,7 +89,7 @@ async def test_errors_have_the_status_of_the_table(unix: ServeSettings) -> None:
 
 
 async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
-    """RESOURCE_EXHAUSTED with retry-after-ms, before the first event."""
+    """The status is RESOURCE_EXHAUSTED with retry-after-ms, before the first event."""
     model = gated()
     async with served(model, unix) as (rig, channel, _):
         model.engine.gated = True
@@ -107,7 +107,7 @@ async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
 
 
 async def test_a_cancelled_call_frees_its_lane(unix: ServeSettings) -> None:
-    """Cancel on the wire reaches the scheduler."""
+    """A cancel on the wire reaches the scheduler."""
     model = gated()
     async with served(model, unix) as (rig, channel, _):
         model.engine.gated = True
@@ -123,7 +123,7 @@ async def test_a_cancelled_call_frees_its_lane(unix: ServeSettings) -> None:
 
 
 async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeSettings) -> None:
-    """One stream, several NPCs: every one of them gets the model's intent."""
+    """Several NPCs on one stream each get the model's intent."""
     async with served(real, unix) as (rig, channel, _):
         call = intents_pb2_grpc.IntentsStub(channel).Live()
         await call.write(rig.frame(*(rig.sees(f"npc{n}", ("w", "wolf", "hostile", 5.0)) for n in range(4))))
@@ -139,7 +139,7 @@ async def test_live_over_the_wire_on_the_shipped_model(real: Model, unix: ServeS
 
 
 async def test_until_the_model_is_warm_calls_wait_outside(unix: ServeSettings) -> None:
-    """NOT_SERVING and UNAVAILABLE, then SERVING; Story never says that it serves."""
+    """Health is NOT_SERVING and calls fail with UNAVAILABLE, then it is SERVING. Story is never SERVING."""
     face = GrpcFace(unix)
     addresses = await face.start()
     async with grpc.aio.insecure_channel(addresses[0]) as channel:
@@ -157,7 +157,7 @@ async def test_until_the_model_is_warm_calls_wait_outside(unix: ServeSettings) -
 
 
 async def test_reflection_lists_every_service(unix: ServeSettings) -> None:
-    """grpcurl and its like find the contract."""
+    """grpcurl and similar tools find the contract."""
     async with served(gated(), unix) as (_, channel, _):
         stub: Any = cast(Any, reflection_pb2_grpc.ServerReflectionStub)(channel)
         call = stub.ServerReflectionInfo()
@@ -169,7 +169,7 @@ async def test_reflection_lists_every_service(unix: ServeSettings) -> None:
 
 
 async def test_a_unix_socket_is_its_owners_and_goes_with_the_daemon(unix: ServeSettings) -> None:
-    """Mode 0600; gone after stop."""
+    """Its mode is 0600, and it is gone after stop."""
     face = GrpcFace(unix)
     await face.start()
     path = unix.listen[0].removeprefix("unix:")
@@ -180,7 +180,7 @@ async def test_a_unix_socket_is_its_owners_and_goes_with_the_daemon(unix: ServeS
 
 
 async def test_a_port_in_use_is_one_clear_error() -> None:
-    """And no stack trace of ours."""
+    """It has no stack trace of ours."""
     first = GrpcFace(ServeSettings(listen=("127.0.0.1:0",)))
     address = (await first.start())[0]
     with pytest.raises(ConfigError, match=r"another npcd"):
@@ -189,7 +189,7 @@ async def test_a_port_in_use_is_one_clear_error() -> None:
 
 
 async def test_tokens_name_the_tenant_and_unknown_ones_are_refused(unix: ServeSettings, tmp_path: Path) -> None:
-    """With a tokens file: no token, no answer; each tenant has its own worlds."""
+    """With a tokens file a call without a token is refused, and each tenant has its own worlds."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text('"aaaaaaaaaaaaaaaa" = "studio-a"\n"bbbbbbbbbbbbbbbb" = "studio-b"\n')
     async with served(gated(), replace(unix, tokens_file=str(tokens))) as (_, channel, _):
@@ -221,7 +221,8 @@ FAR = ("x-forwarded-for", "203.0.113.9")  # as a proxy on this machine adds it
 
 
 async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_path: Path) -> None:
-    """A tenant's token from elsewhere ends nobody's daemon; an operator's token does, and so does a caller here."""
+    """A tenant's token from elsewhere cannot end the daemon. An operator's token can, and so can a caller on this
+    machine."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(TOKENS)
     drained = asyncio.Event()
@@ -254,7 +255,7 @@ async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_
 async def test_a_drain_is_told_in_the_log(
     letter: str, metadata: tuple[tuple[str, str], ...], by: str, unix: ServeSettings, tmp_path: Path
 ) -> None:
-    """One line says that it was asked for, from where and by which tenant, and has no token; more calls add none."""
+    """One line gives the request's origin and tenant, and no token. Further calls add no line."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(TOKENS)
     async with running(gated()) as rig:
@@ -274,8 +275,9 @@ async def test_a_drain_is_told_in_the_log(
     assert letter * 16 not in str(line) or not letter
 
 
-async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_path: Path) -> None:
-    """Worlds, NPCs, streams, turns, intents and bonds of one tenant are nobody else's; an operator sees the sum."""
+async def test_status_counts_the_callers_own(unix: ServeSettings, tmp_path: Path) -> None:
+    """Worlds, NPCs, streams, turns, intents and bonds of one tenant are visible to that tenant only. An operator sees
+    the sum."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(TOKENS)
     own = ("worlds", "npcs", "live_streams", "turns_open", "turns_finished", "npcs_active", "bonds")
@@ -319,7 +321,7 @@ async def test_status_counts_what_is_the_callers_own(unix: ServeSettings, tmp_pa
 
 
 async def latest(live: Live, tick: int) -> Intent:
-    """What the client has of npc0 once it agrees with that observation."""
+    """The client's intent of npc0 once it agrees with that observation."""
 
     def there() -> bool:
         held = live.latest("npc0")
@@ -332,7 +334,8 @@ async def latest(live: Live, tick: int) -> Intent:
 
 
 async def test_the_python_client_follows_a_new_lease_and_its_pause(unix: ServeSettings) -> None:
-    """Ticks begin anew after take_over: confirmations keep the intent young. In a pause nothing is thought about."""
+    """Ticks start anew after take_over, and confirmations keep the intent young. During a pause the model is not
+    asked."""
     async with served(gated(), unix) as (rig, _, _), Client(unix.listen[0], timeout_s=PATIENCE_S) as npcd:
         npcs = [NpcSpec("npc0", "villager", "mira")]
         wolf = (Percept("w1", "wolf", "hostile", 6.0),)

@@ -1,4 +1,4 @@
-"""Keepalive: pings as games' clients send them are answered for as long as they come, a flood of them is not."""
+"""Keepalive: pings at the rate of games' clients are answered without end, and a flood of pings is not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Wire:
         self.reader, self.writer, self.payload = reader, writer, b""
 
     def send(self, kind: int, flags: int = 0, *payloads: bytes) -> None:
-        """Sends a frame for each payload, all in one piece; one without a payload when there is none."""
+        """Sends a frame for each payload, all in one piece; without a payload it sends an empty frame."""
         frames = (
             struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + bytes(4) + payload
             for payload in payloads or (b"",)
@@ -39,7 +39,7 @@ class Wire:
         self.writer.write(b"".join(frames))
 
     async def next(self, *kinds: int) -> int:
-        """Which of these frames comes next; its payload is in `payload`."""
+        """The next of these frames; its payload is in `payload`."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 head = await self.reader.readexactly(9)
@@ -67,7 +67,7 @@ async def wired(folder: Path) -> AsyncIterator[tuple[Wire, str]]:
 
 
 async def test_an_idle_connection_that_pings_once_a_second_is_kept(tmp_path: Path) -> None:
-    """The smallest interval of the docs/GUIDE.md, without any call, for more pings than there are strikes."""
+    """The smallest interval of docs/GUIDE.md works without any call, for more pings than there are strikes."""
     async with wired(tmp_path) as (wire, _):
         for number in range(PING_STRIKES + 3):
             payload = struct.pack(">Q", number)
@@ -77,9 +77,9 @@ async def test_an_idle_connection_that_pings_once_a_second_is_kept(tmp_path: Pat
 
 
 async def test_a_client_that_floods_with_pings_is_sent_away(tmp_path: Path) -> None:
-    """The server's work is bounded: a flood of pings is not answered for ever."""
+    """The server's work is bounded: it does not answer a flood of pings for ever."""
     async with wired(tmp_path) as (wire, _):
-        # In one piece: no pause of this machine comes between pings that are meant to come too soon.
+        # In one piece, so that no pause of this machine separates pings that are meant to come too soon.
         wire.send(PING, 0, *(struct.pack(">Q", number) for number in range(PING_STRIKES)))
         assert [await wire.next(PING, GOAWAY) for _ in range(PING_STRIKES)] == [PING] * PING_STRIKES
         wire.send(PING, 0, *(struct.pack(">Q", number) for number in range(PING_STRIKES + 2)))
@@ -90,9 +90,7 @@ async def test_a_client_that_floods_with_pings_is_sent_away(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("calls", [True, False], ids=["beside a Live stream", "without calls"])
 async def test_grpcs_own_client_may_ping_as_often(tmp_path: Path, calls: bool) -> None:
-    """Its keepalive at the smallest interval, beside a stream on which nothing happens and without one: the connection
-    is the same one afterwards.
-    """
+    """Its keepalive at the smallest interval keeps the connection, beside an idle stream and without one."""
     options = [
         ("grpc.keepalive_time_ms", PING_MIN_MS),
         ("grpc.keepalive_permit_without_calls", 1),

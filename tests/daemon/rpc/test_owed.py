@@ -1,11 +1,12 @@
-"""What the journal refused is noted within bounds, and tried again with pauses that grow."""
+"""Work that the journal refused is noted within bounds, and retried with growing pauses."""
 
 from core.clock import S
 from daemon.rpc.owed import FORGETS_MAX, PAUSE_MOST_NS, WORLDS_MAX, Forgotten, Owed
 
 
-def test_what_is_owed_is_bounded() -> None:
-    """One wish to forget too many is refused, the same one again is not; of one world too many nothing is noted."""
+def test_owed_work_is_bounded() -> None:
+    """One request to forget too many is refused, and the same one again is not. Of one world too many nothing is
+    noted."""
     owed = Owed()
     assert not owed
     for n in range(FORGETS_MAX):
@@ -22,7 +23,7 @@ def test_what_is_owed_is_bounded() -> None:
 
 
 def test_pauses_grow_while_it_fails() -> None:
-    """From one second, doubling, to a bound; a try that is well begins anew."""
+    """Pauses double from one second to a bound. A successful try starts them anew."""
     owed = Owed()
     assert not owed.due(0)
     owed.write("", "vale", definition=True)

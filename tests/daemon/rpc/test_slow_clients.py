@@ -1,6 +1,6 @@
-"""Clients that do not read, that vanish, or that send without end: what is held for them is bounded, and others go on.
+"""Clients that do not read, that vanish, or that send without end: memory for them is bounded, and others go on.
 
-Each test counts what is held, and watches the memory of the whole process: daemon, gRPC and the clients themselves.
+Each test counts the held objects, and watches the memory of the whole process: daemon, gRPC and the clients themselves.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from tiers.promises import Promises
 STARTED = dialogue_pb2.TALK_EVENT_KIND_STARTED
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
 END = dialogue_pb2.TALK_EVENT_KIND_END
-# A client with next to no room of its own, so that what it does not read stays with the daemon.
+# A client with next to no buffer of its own, so that unread messages stay with the daemon.
 NO_ROOM = [("grpc.http2.lookahead_bytes", 64), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
 MB = 1 << 20
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """The bytes of memory of this process."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
@@ -59,13 +59,13 @@ def impatient(config: Config = Config(), slow_reader_s: float = 0.2) -> Config:
 
 
 async def to_the_end(call: Any) -> None:
-    """Reads what there is."""
+    """Reads the rest of a stream."""
     while await call.read() is not grpc.aio.EOF:
         pass
 
 
 def nothing_held(rig: Rig) -> bool:
-    """Whether the daemon is as if nobody had ever called."""
+    """True when the daemon is as if no client had ever called."""
     daemon = rig.daemon
     return not (
         daemon.door.open
@@ -78,7 +78,8 @@ def nothing_held(rig: Rig) -> bool:
 
 
 async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_newest_state(tmp_path: Path) -> None:
-    """However much changes meanwhile, and whoever comes and goes; when it reads again, the newest intents are there."""
+    """That holds for any number of changes, of new NPCs and of removed ones. When the client reads again, it gets the
+    newest intents."""
     async with served(tmp_path, gated(), quick(Config()), npcs=40) as (rig, channel, narrow):
         intents = rig.daemon.calls._table
         built: list[Any] = []
@@ -127,8 +128,8 @@ async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_new
 
 @pytest.mark.parametrize("tokens", [500, 40])
 async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, tokens: int) -> None:
-    """With 64 chunks waiting, or with the NPC having said all: after `slow_reader_s` lane and floor are free, the next
-    player is answered, and the client finds RESOURCE_EXHAUSTED when it reads at last.
+    """That holds with 64 chunks waiting, or after the NPC has said all. After `slow_reader_s` lane and floor are free,
+    the next player is answered, and the client gets RESOURCE_EXHAUSTED when it reads at last.
     """
     async with served(tmp_path, gated(), impatient()) as (rig, channel, narrow):
         dialogue = rig.daemon.dialogue
@@ -154,7 +155,7 @@ async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, to
 
 
 async def test_a_talk_that_is_read_slowly_but_read_is_left_alone(tmp_path: Path) -> None:
-    """Patience begins anew with each event that is taken."""
+    """The time limit starts anew with each event that is read."""
     model = gated()
     async with served(tmp_path, model, impatient(slow_reader_s=2.0)) as (rig, _, narrow):
         call = dialogue_pb2_grpc.DialogueStub(narrow).Talk(rig.talk("npc0", "tell me all", max_tokens=12))
@@ -167,8 +168,8 @@ async def test_a_talk_that_is_read_slowly_but_read_is_left_alone(tmp_path: Path)
 
 
 async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
-    """In the middle of a reply, of a prefill, in the line before a busy NPC, in a conversation, in a Live stream: by
-    cancelling, or with their whole connection. Tickets end within a step, lanes are free, subscribers gone.
+    """They vanish in the middle of a reply, of a prefill, in the line for a busy NPC, in a conversation, in a Live
+    stream: by cancelling, or with their whole connection. Tickets end within a step, lanes are free, subscribers gone.
     """
     model = gated()
     engine = model.engine
@@ -218,9 +219,10 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
-    """100,000 observations as fast as they go: works, due moments and memory stay those of eight NPCs.
+    """With 100,000 observations at full speed, works, due moments and memory stay those of eight NPCs.
 
-    The engine thread hardly comes to its turn meanwhile, so what it has not seen yet is bounded by Gold's permits.
+    The engine thread hardly gets its turn meanwhile, so the works that it has not seen yet are bounded by Gold's
+    permits.
     """
     promises = Promises()
     promises = replace(promises, gold=replace(promises.gold, waiting_max=24))
@@ -261,7 +263,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
             while not await told():  # noqa: ASYNC110 - as a client would
                 await asyncio.sleep(0.01)
         assert intents.counts.observations == 100_000
-        assert most_open <= 24 + 2 * 8, "what waits, and a running intent and bark of each NPC"
+        assert most_open <= 24 + 2 * 8, "waiting works, and a running intent and bark of each NPC"
         assert most_due <= 500, "moments within one frame at most"
         assert most_late <= 8 * 16, "100 ms after each question it is seen whether there is an answer"
         assert intents.counts.model + intents.counts.policy < 10_000
@@ -273,7 +275,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
 
 
 async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp_path: Path) -> None:
-    """For a stream that does not read, with ids as long as a frame lets them be."""
+    """That holds for a stream that does not read, with ids as long as a frame allows."""
     async with served(tmp_path, gated(), Config()) as (rig, _, narrow):
         intents = rig.daemon.calls._table
         call = intents_pb2_grpc.IntentsStub(narrow).Live()
@@ -290,8 +292,8 @@ async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp
         await until(lambda: nothing_held(rig))
 
 
-async def test_who_waited_for_an_npc_that_is_removed_is_told_so(tmp_path: Path) -> None:
-    """And a turn that was forgotten while it was spoken leaves no trunk behind."""
+async def test_a_turn_that_waits_for_a_removed_npc_ends_with_the_reason(tmp_path: Path) -> None:
+    """A turn that was forgotten while the NPC spoke leaves no trunk behind."""
     model = gated()
     async with served(tmp_path, model, Config()) as (rig, channel, _):
         stub = dialogue_pb2_grpc.DialogueStub(channel)

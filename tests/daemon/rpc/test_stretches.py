@@ -1,7 +1,7 @@
-"""No call keeps the event loop for a time that grows with the number of NPCs.
+"""No call blocks the event loop for a time that grows with the number of NPCs.
 
-Slices last no time at all here, so every call gives others a turn wherever it can. What is left between two turns is
-counted in functions that are called: with few NPCs, and with four times as many, it is the same.
+Slices last no time at all here, so every call gives others a turn wherever it can. The work between two turns is
+counted in function calls: with few NPCs, and with four times as many, it is the same.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +16,8 @@ from tests.daemon.rig import UNHURRIED, Rig, Standing, gated, running, world
 from tests.daemon.stretches import largest_collection, longest
 
 FEW, MANY = 300, 1200
-FEW_OBJECTS = 2 * 700  # Python itself collects young ones when there are 700 more than before
-SAME = 1500  # calls of functions: what may come together in one turn besides, which has bounds of its own
+FEW_OBJECTS = 2 * 700  # Python itself collects young objects when there are 700 more than before
+SAME = 1500  # calls of functions: allowance for other bounded work in the same turn
 CONFIG: Config = replace(UNHURRIED, calls=replace(UNHURRIED.calls, slice_ms=0.0))
 
 Act = Callable[[Rig, int], Awaitable[object]]
@@ -41,7 +41,7 @@ async def register(rig: Rig, count: int, **more: bool) -> None:
 
 
 async def take_over(rig: Rig, count: int) -> None:
-    """All NPCs once more, with new leases."""
+    """Registers all NPCs again, with new leases."""
     await register(rig, count, take_over=True)
 
 
@@ -52,7 +52,7 @@ async def define(rig: Rig, count: int) -> None:
 
 
 async def define_rows(rig: Rig, count: int) -> None:
-    """The world with a table of rules that is as long as it may be with the most NPCs."""
+    """The world with the longest allowed table of rules and the most NPCs."""
     rows = [npcs_pb2.PolicyRow(action="idle", emotion="calm", percept_kind="wolf")] * (512 * count // MANY)
     await rig.daemon.calls.define_world("", world(lore=" It rains.", policy=npcs_pb2.Policy(rows=rows)))
 
@@ -64,7 +64,7 @@ async def describe(rig: Rig, count: int) -> None:
 
 
 async def describe_unknown(rig: Rig, count: int) -> None:
-    """NPCs that nobody knows."""
+    """NPCs that do not exist."""
     ids = [f"nobody{i}" for i in range(count)]
     answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=ids))
     assert list(answer.unknown_npc_ids) == ids
@@ -92,14 +92,14 @@ async def remove(rig: Rig, count: int) -> None:
 
 
 async def checkpoint(rig: Rig, count: int) -> None:
-    """What all of them remember."""
+    """A checkpoint of all memories."""
     await rig.daemon.calls.remembering.checkpoint(
         "", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id=f"c{count}")
     )
 
 
 async def restore(rig: Rig, count: int) -> None:
-    """Back to the save that stands."""
+    """Goes back to the existing save."""
     await rig.daemon.calls.remembering.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="saved"))
 
 
@@ -122,7 +122,7 @@ async def import_new(rig: Rig, count: int) -> None:
 
 
 async def observe_all(rig: Rig, count: int) -> None:
-    """All NPCs see something else, some times."""
+    """All NPCs see something else, several times."""
     for distance_m in (5.0, 15.0, 25.0, 35.0):
         for first in range(0, count, 300):
             seen = [rig.sees(f"npc{first + i}", ("w", "wolf", "hostile", distance_m)) for i in range(300)]
@@ -151,8 +151,8 @@ async def stretch(act: Act, count: int, folder: Path, bare: bool) -> int:
     async with running(model, CONFIG, npcs=1, saves=folder, clock=standing) as rig:
         if not bare:
             await prepared(rig, count)
-        model.engine.gated = True  # what the engine makes known comes in portions of its own
-        standing.at_ns = rig.daemon.clock()  # and so do NPCs whose moment comes meanwhile
+        model.engine.gated = True  # the engine's results come in portions of their own
+        standing.at_ns = rig.daemon.clock()  # and so do NPCs that become due meanwhile
         return await longest(act(rig, count))
 
 
@@ -186,7 +186,7 @@ async def test_a_call_gives_others_a_turn_however_many_npcs_it_is_about(act: Act
 
 @pytest.mark.parametrize("act", [checkpoint, export, observe_all], ids=lambda act: act.__name__)
 async def test_collections_stay_small_while_new_objects_take_the_place_of_old_ones(act: Act, tmp_path: Path) -> None:
-    """Python counts what is made less what is freed, so such work could leave all its objects to one collection."""
+    """Python counts allocations less frees, so such work could leave all its objects to one collection."""
     model = gated()
     async with running(model, CONFIG, npcs=1, saves=tmp_path) as rig:
         await prepared(rig, MANY)

@@ -1,4 +1,5 @@
-"""A world's language and words: what is no tag is refused, and what the model was not trained on is said."""
+"""A world's language and words: an invalid tag is refused, and words that the model was not trained on give a
+warning."""
 
 import json
 import subprocess
@@ -36,7 +37,7 @@ FINNISH = {
     ],
 )  # fmt: skip
 def test_well_formed_tags_are_taken(tag: str) -> None:
-    """The examples of RFC 5646, and what games write."""
+    """The examples of RFC 5646, and tags that games write, are accepted."""
     assert check_language("language", tag) == tag
 
 
@@ -50,8 +51,8 @@ def test_well_formed_tags_are_taken(tag: str) -> None:
         "en-\u212aS", "ﬁ", "en\0", "--", "en-US-u", "English, please", "a" * 65, "en" + "-variant1" * 8, "e\u0301n",
     ],
 )  # fmt: skip
-def test_what_is_no_tag_is_refused_by_its_field(tag: str) -> None:
-    """With what is wrong, and what would be right."""
+def test_an_invalid_tag_is_refused_by_its_field(tag: str) -> None:
+    """The error gives the fault and a right form."""
     with pytest.raises(CallerError, match=r"^language: ") as caught:
         check_language("language", tag)
     assert "BCP 47" in str(caught.value) or "the limit is 64" in str(caught.value)
@@ -66,7 +67,7 @@ def test_a_tag_with_an_underscore_is_told_how_it_is_written() -> None:
 
 
 async def test_define_world_refuses_a_wrong_language_and_says_which_it_has() -> None:
-    """The world stays as it was; its language is told in the list of worlds."""
+    """The world stays as it was, and the list of worlds has its language."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         with pytest.raises(CallerError, match="language: 'klingon!!' is no BCP 47 tag"):
@@ -77,7 +78,7 @@ async def test_define_world_refuses_a_wrong_language_and_says_which_it_has() -> 
 
 
 async def test_a_world_of_an_earlier_version_is_taken_up_whatever_its_language_is() -> None:
-    """It was accepted once; a restart and an import do not lose it."""
+    """It was accepted once, so a restart and an import do not lose it."""
     async with running(gated(), npcs=0) as rig:
         definition = world(language="klingon!!").SerializeToString()
         revived = rig.daemon.worlds.revive("", definition, 7, 3, [(s.SerializeToString(), 3) for s in specs(2)])
@@ -85,7 +86,8 @@ async def test_a_world_of_an_earlier_version_is_taken_up_whatever_its_language_i
 
 
 async def test_words_that_the_shipped_model_was_not_trained_on_are_told(real: Model) -> None:
-    """By DefineWorld, each time; a world in the model's own words is told nothing, nor is one of few strange names."""
+    """DefineWorld warns each time. A world in the model's own words gets no warning, and neither does one with few
+    unknown names."""
     async with running(real, npcs=0) as rig:
         calls = rig.daemon.calls
         assert not (await calls.define_world("", world())).warnings
@@ -106,14 +108,14 @@ async def test_words_that_the_shipped_model_was_not_trained_on_are_told(real: Mo
 
 
 async def test_of_another_model_nobody_knows_what_it_was_trained_on(real: Model) -> None:
-    """Without the control tokens of models made for npcd there is no warning."""
+    """A model without npcd's control tokens gives no warning."""
     async with running(real, npcs=0) as rig:
         rig.daemon.worlds._layout.native = False
         assert not (await rig.daemon.calls.define_world("", world(emotions=["vihainen"]))).warnings
 
 
 def test_a_warning_is_bounded() -> None:
-    """It names eight words of thousands, and looks at the first 200 of a long text."""
+    """It names eight words of thousands, and reads the first 200 of a long text."""
     looked_at = []
 
     def knows(word: str) -> bool:
@@ -149,7 +151,7 @@ actions = [{{ word = "idle" }}, {{ word = "{action}" }}]
 def test_doctor_looks_at_a_worlds_words(
     tmp_path: Path, language: str, action: str, outcome: diagnosis.Outcome, says: str
 ) -> None:
-    """With --world, by the vocabulary of the model that would serve."""
+    """With --world doctor uses the vocabulary of the model that would serve."""
     path = tmp_path / "kyla.toml"
     path.write_text(WORLD.format(language=language, action=action), "utf-8")
     (found,) = [c for c in doctor.examine(Config, path) if c.name == "world"]
@@ -158,7 +160,7 @@ def test_doctor_looks_at_a_worlds_words(
 
 
 def test_doctor_says_what_is_wrong_with_a_worlds_file(tmp_path: Path) -> None:
-    """As a finding, by the command itself."""
+    """The command itself prints it as a finding."""
     done = subprocess.run(
         [sys.executable, "-m", "npcd", "doctor", "--json", "--world", str(tmp_path / "nowhere.toml")],
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,

@@ -1,4 +1,4 @@
-"""One rule for all names and texts (core/texts.py), wherever one is given."""
+"""One rule (core/texts.py) holds for all names and texts of all calls."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Give = Callable[[Rig, str], Awaitable[object]]
 
 
 def define(change: Callable[[npcs_pb2.DefineWorldRequest, str], None]) -> Give:
-    """Defines a world with a text somewhere."""
+    """Defines a world with a text in one field."""
 
     async def give(rig: Rig, text: str) -> object:
         request = world()
@@ -25,7 +25,7 @@ def define(change: Callable[[npcs_pb2.DefineWorldRequest, str], None]) -> Give:
 
 
 def register(change: Callable[[npcs_pb2.NpcSpec, str], None]) -> Give:
-    """Registers an NPC with a text somewhere."""
+    """Registers an NPC with a text in one field."""
 
     async def give(rig: Rig, text: str) -> object:
         spec = npcs_pb2.NpcSpec(
@@ -38,7 +38,7 @@ def register(change: Callable[[npcs_pb2.NpcSpec, str], None]) -> Give:
 
 
 def say(field: str) -> Give:
-    """Talks with a text somewhere."""
+    """Talks with a text in one field."""
 
     async def give(rig: Rig, text: str) -> object:
         request = dialogue_pb2.TalkRequest(world_id="vale", npc_id="npc0", player_id="p1", text="Hi.", max_tokens=1)
@@ -49,7 +49,7 @@ def say(field: str) -> Give:
 
 
 def see(change: Callable[[intents_pb2.Observation, str], None]) -> Give:
-    """Observes with a text somewhere."""
+    """Observes with a text in one field."""
 
     async def give(rig: Rig, text: str) -> object:
         seen = rig.sees("npc0", ("w", "wolf", "hostile", 5.0))
@@ -63,7 +63,7 @@ def see(change: Callable[[intents_pb2.Observation, str], None]) -> Give:
 
 
 def cards(change: Callable[[npcs_pb2.SetCardsRequest, str], None]) -> Give:
-    """Sets cards with a text somewhere."""
+    """Sets cards with a text in one field."""
 
     async def give(rig: Rig, text: str) -> object:
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
@@ -124,7 +124,7 @@ PLACES: dict[str, Give] = {
     "quest.active[0]": cards(lambda request, text: request.quest.active.append(text)),
     "checkpoint_id": checkpoint,
 }
-# One to three words with single, plain spaces: what stands between them is the model's.
+# One to three words with single, plain spaces: other text between them is the model's.
 WORDS: dict[str, Give] = {
     "actions[4].word": define(lambda request, text: request.actions.append(npcs_pb2.ActionWord(word=text))),
     "emotions[4]": define(lambda request, text: request.emotions.append(text)),
@@ -132,8 +132,8 @@ WORDS: dict[str, Give] = {
 
 
 @pytest.mark.parametrize("field", [*PLACES, *WORDS])
-async def test_what_nobody_writes_is_refused_by_its_field(field: str, tmp_path: Path) -> None:
-    """Controls and what turns text around, each of them."""
+async def test_characters_that_nobody_writes_are_refused_by_their_field(field: str, tmp_path: Path) -> None:
+    """Each control character and each direction override is refused."""
     async with running(gated(), saves=tmp_path) as rig:
         give = {**PLACES, **WORDS}[field]
         for text in NEVER:
@@ -145,8 +145,8 @@ async def test_what_nobody_writes_is_refused_by_its_field(field: str, tmp_path: 
 
 
 @pytest.mark.parametrize("field", [*PLACES, *WORDS])
-async def test_what_people_have_is_taken_everywhere(field: str, tmp_path: Path) -> None:
-    """Full-width spaces, joiners, marks, apostrophes, emoji."""
+async def test_characters_that_people_use_are_accepted_everywhere(field: str, tmp_path: Path) -> None:
+    """Full-width spaces, joiners, marks, apostrophes and emoji are accepted."""
     async with running(gated(), saves=tmp_path) as rig:
         for text in PEOPLE_HAVE:
             if field not in WORDS:
@@ -157,7 +157,7 @@ async def test_what_people_have_is_taken_everywhere(field: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["x" * 119, "two\nlines", "\x1b[2J", "\u3000"])
 async def test_an_inline_persona_is_named_like_any_other(name: str) -> None:
-    """64 bytes in one line that can be seen, as in DefineWorld and Talk."""
+    """It has up to 64 bytes in one visible line, as in DefineWorld and Talk."""
     async with running(gated()) as rig:
         for field in ("npcs[0].persona.name", "personas[0].name", "player_name"):
             with pytest.raises(CallerError) as caught:
@@ -166,7 +166,7 @@ async def test_an_inline_persona_is_named_like_any_other(name: str) -> None:
 
 
 async def test_a_world_of_an_earlier_version_is_taken_up_without_what_is_refused_now() -> None:
-    """A save is not lost for a control character in its lore, nor an NPC for its name."""
+    """A control character in its lore does not lose a save, nor one in its name an NPC."""
     definition = world(lore="Raven\x1bmere is\u202e old.")
     definition.personas[0].name = "M\x07ira"
     definition.policy.rows.add(action="idle", emotion="calm", bark="Oh\x00!")

@@ -1,4 +1,4 @@
-"""Definitions are checked whole, change nothing when refused, and keep leases honest."""
+"""Definitions are checked as a whole, change nothing when refused, and keep leases right."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def register(npcs: list[npcs_pb2.NpcSpec], take_over: bool = False) -> npcs_pb2.
 
 
 def test_the_same_content_again_changes_nothing_and_other_content_is_a_new_version() -> None:
-    """Idempotent by content hash; expected_version guards."""
+    """The content hash decides; expected_version guards against a lost update."""
     table = worlds()
     first, changed = table.define("", world())
     assert changed and first.version == 1
@@ -61,7 +61,7 @@ def test_the_same_content_again_changes_nothing_and_other_content_is_a_new_versi
     ],
 )
 def test_bad_definitions_name_the_field_and_change_nothing(change, field) -> None:  # type: ignore[no-untyped-def]
-    """The present version stands."""
+    """The present version stays."""
     table = worlds()
     before, _ = table.define("", world())
     request = world()
@@ -83,7 +83,7 @@ def test_tenants_do_not_see_each_other() -> None:
 
 
 def test_registering_again_keeps_the_lease_and_taking_over_ends_it() -> None:
-    """One writer: a second game server must say that it takes over."""
+    """A lease has one writer: a second game server must ask to take over."""
     table = worlds()
     table.define("", world())
     _, first, changed = table.register("", register(specs(3)))
@@ -109,7 +109,7 @@ INLINE = npcs_pb2.Persona(name="Old Bo", text="Bo keeps the mill.")
     ],
 )
 def test_another_persona_or_archetype_keeps_the_lease_unless_it_is_taken_over(other: npcs_pb2.NpcSpec) -> None:
-    """Without take_over no lease ends: the NPC is another one from now on, and its game server goes on with it."""
+    """Without take_over no lease ends. The NPC has its new persona from now on, and its game server goes on with it."""
     table = worlds()
     world_now, _ = table.define("", world())
     _, first, _ = table.register("", register(specs(2)))
@@ -148,7 +148,7 @@ def test_a_spec_that_reads_the_same_is_another_one_all_the_same() -> None:
     ],
 )
 def test_bad_registrations_take_nobody_in(spec: npcs_pb2.NpcSpec, field: str) -> None:
-    """All or none."""
+    """All NPCs of a call are registered, or none."""
     table = worlds()
     table.define("", world())
     with pytest.raises(CallerError) as caught:
@@ -158,7 +158,7 @@ def test_bad_registrations_take_nobody_in(spec: npcs_pb2.NpcSpec, field: str) ->
 
 
 def test_limits_are_kept() -> None:
-    """Worlds and NPCs are bounded."""
+    """The numbers of worlds and NPCs are bounded."""
     table = worlds(WorldLimits(worlds_max=1, npcs_max=3, npcs_per_call_max=2))
     table.define("", world())
     with pytest.raises(Overloaded):
@@ -171,7 +171,7 @@ def test_limits_are_kept() -> None:
 
 
 def refused(many: list[Steps[Any]]) -> int:
-    """Goes through many changes at the same time, a step of each in turn; how many were refused as too many."""
+    """Runs many changes at the same time, a step of each in turn. Returns the number of refused ones."""
     count = 0
     while many:
         for steps in list(many):
@@ -188,7 +188,8 @@ def refused(many: list[Steps[Any]]) -> int:
 
 
 def test_worlds_and_npcs_that_come_at_the_same_time_keep_to_their_limits() -> None:
-    """Of twenty worlds as many are defined as there is room for; of twenty registrations as many are taken as fit."""
+    """Of twenty worlds as many are defined as there is room for, and of twenty registrations as many are accepted as
+    fit."""
     table = worlds(WorldLimits(worlds_max=5, npcs_max=9))
     assert refused([table.defining("", world(world_id=f"w{n}")) for n in range(20)]) == 15
     assert len(table) == 5
@@ -200,7 +201,7 @@ def test_worlds_and_npcs_that_come_at_the_same_time_keep_to_their_limits() -> No
 
 @pytest.mark.parametrize("gone", ["archetypes", "personas"])
 def test_npcs_whose_archetype_or_persona_a_definition_leaves_out_are_told(gone: str) -> None:
-    """They are counted, and the first five are named; told again as long as it is so, and no longer."""
+    """They are counted, and the first five are named, as long as it is so."""
     table = worlds()
     first, _ = table.define("", world())
     table.register("", register(specs(16)))
@@ -218,7 +219,7 @@ def test_npcs_whose_archetype_or_persona_a_definition_leaves_out_are_told(gone: 
 
 
 def test_an_npc_that_cannot_be_taken_up_again_is_named_in_the_log() -> None:
-    """Its world has changed since it was registered; the others are taken up."""
+    """Its world has changed since it was registered. The others are taken up."""
     less = world()
     del less.archetypes[1]
     kept = [(spec.SerializeToString(), 1) for spec in specs(2)]
@@ -230,7 +231,7 @@ def test_an_npc_that_cannot_be_taken_up_again_is_named_in_the_log() -> None:
 
 
 def test_a_changed_world_changes_the_trunks_of_its_npcs() -> None:
-    """Lore is in front of every trunk; leases and numbers stay."""
+    """Lore is at the start of every trunk. Leases and numbers stay."""
     table = worlds()
     table.define("", world())
     _, before, _ = table.register("", register(specs(2)))
@@ -243,7 +244,7 @@ def test_a_changed_world_changes_the_trunks_of_its_npcs() -> None:
 
 
 def test_numbers_are_used_again() -> None:
-    """They are dense, so that cadence groups stay full."""
+    """Numbers are dense, so that cadence groups stay full."""
     table = worlds()
     table.define("", world())
     table.register("", register(specs(4)))
@@ -256,7 +257,7 @@ def test_numbers_are_used_again() -> None:
 
 
 def test_every_world_has_a_policy_that_always_answers() -> None:
-    """The built-in one is cut to the world's words and closed by a default row."""
+    """The built-in one is cut to the world's words and ends with a default row."""
     table = worlds()
     made, _ = table.define("", world())
     last = made.policy[-1]
