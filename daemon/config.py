@@ -8,23 +8,18 @@ would be right. The docstring under a setting is its sentence in docs/SETTINGS.m
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import os
-import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
-from core.files import GIVE_A_PATH, from_home, read_toml
+from core.files import from_home, read_toml
 from core.words import Tier
 from daemon.environment import setting_of
+from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
 from daemon.minds.mind import IntentSettings
 from daemon.rpc.calls import CallSettings
 from daemon.talk.dialogue import DialogueSettings
@@ -53,15 +48,6 @@ SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.g
 TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
 BLEND_MAX_MS = 60_000
 OFF = "off"
-ORIGIN_LEN_MAX = 80
-INT_MAX = 2**53
-KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text in quotes",
-    Path: "a path in quotes",
-}
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -158,20 +144,21 @@ def load(
     `origins` receives where each setting was given, by its name; a setting that has its default is not in it.
     """
     config = Config()
+    known = names(config)
     given = {} if origins is None else origins
     if file is not None:
-        config = _merge(config, _read(file), str(file), given)
+        config = merge(config, _read(file), str(file), given, known)
     env = os.environ if environment is None else environment
-    known = names(config)
     for name, text in sorted(env.items()):
         keys = setting_of(name, known)
         if keys is not None:
-            config = _merge(config, _nest(keys, text), f"environment variable {name}", given)
+            config = merge(config, nest(keys, text), f"environment variable {name}", given, known)
     for assignment in sets:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: must be section.key=value")
-        config = _merge(config, _nest(path.strip().split("."), text), f"--set {assignment[:ORIGIN_LEN_MAX]}", given)
+        origin = f"--set {assignment[:ORIGIN_LEN_MAX]}"
+        config = merge(config, nest(path.strip().split("."), text), origin, given, known)
     config = with_off(config)
     check(config)
     return config
@@ -328,88 +315,3 @@ def is_loopback(host: str) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     return read_toml(from_home(file, "--config"), f"--config {file}")
-
-
-def _nest(keys: Sequence[str], text: str) -> dict[str, Any]:
-    """{"a": {"b": value}} of ["a", "b"] and a text that is read as TOML, or taken as it is."""
-    try:
-        value: Any = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for key in reversed(keys):
-        value = {key: value}
-    assert isinstance(value, dict)
-    return value
-
-
-def _merge(settings: Any, values: Mapping[str, Any], origin: str, origins: dict[str, str], path: str = "") -> Any:
-    hints = typing.get_type_hints(type(settings))
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{path}.{key}" if path else key
-        if key not in hints:
-            raise ConfigError(f"{origin}: unknown setting '{name}'{_nearest(key, name, hints)}")
-        present = getattr(settings, key)
-        if dataclasses.is_dataclass(present):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{origin}: '{name}' is a section, not a value")
-            changes[key] = _merge(present, value, origin, origins, name)
-        else:
-            changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
-            origins[name] = origin
-    return dataclasses.replace(settings, **changes)
-
-
-def _nearest(key: str, name: str, hints: Mapping[str, Any]) -> str:
-    """The setting that was probably meant: one of any section with this very name, else one of this section like it."""
-    same = [path for path in names() if path == key or path.endswith(f".{key}") or path.replace(".", "_") == name]
-    if same:
-        return f"; did you mean {' or '.join(repr(path) for path in same[:3])}?"
-    near = difflib.get_close_matches(key, hints, 1)
-    section = name.removesuffix(key)
-    return f"; did you mean '{section}{near[0]}'?" if near else f"; there are: {', '.join(sorted(hints))}"
-
-
-def names(settings: Any = None, path: str = "") -> list[str]:
-    """Every setting's name, as section.key."""
-    found = []
-    present = Config() if settings is None else settings
-    for one in dataclasses.fields(present):
-        value = getattr(present, one.name)
-        whole = f"{path}.{one.name}" if path else one.name
-        found += names(value, whole) if dataclasses.is_dataclass(value) else [whole]
-    return found
-
-
-def _typed(value: Any, wanted: Any, name: str) -> Any:
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise ConfigError(f"{name} must be a finite number, not {str(value)[:ORIGIN_LEN_MAX]}")
-        return number
-    if wanted is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT_MAX:
-        raise ConfigError(f"{name} must be a number up to {INT_MAX}")
-    if wanted is Path and isinstance(value, str):
-        if not value:
-            raise ConfigError(f"{name} is empty; {GIVE_A_PATH}")
-        return from_home(value, name)
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        if isinstance(value, str) and value.upper() in wanted.__members__:
-            return wanted[value.upper()]
-        raise ConfigError(f"{name} must be {', '.join(m.lower() for m in wanted.__members__)}, not {value!r}")
-    if isinstance(wanted, types.GenericAlias) and float in typing.get_args(wanted):  # tuple[float, float]
-        count = len(typing.get_args(wanted))
-        if isinstance(value, list) and len(value) == count:
-            return tuple(_typed(number, float, name) for number in value)
-        raise ConfigError(f"{name} must be a list of {count} numbers")
-    if isinstance(wanted, types.GenericAlias):  # tuple[str, ...]
-        listed = [value] if isinstance(value, str) else value
-        if isinstance(listed, list) and all(isinstance(v, str) for v in listed):
-            return tuple(listed)
-        raise ConfigError(f"{name} must be a list of strings")
-    if isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
-        return value
-    raise ConfigError(f"{name} must be {KINDS.get(wanted, 'another kind of value')}, not {value!r}")

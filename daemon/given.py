@@ -1,0 +1,123 @@
+"""Values as people give them, in a TOML file, the environment or on the command line, put into settings of their type.
+
+Knows no setting: the types are those of the dataclasses. Decides only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.errors import ConfigError
+from core.files import GIVE_A_PATH, from_home
+
+T = TypeVar("T")
+
+ORIGIN_LEN_MAX = 80
+INT_MAX = 2**53
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    Path: "a path in quotes",
+}
+
+
+def nest(keys: Sequence[str], text: str) -> dict[str, Any]:
+    """{"a": {"b": value}} of ["a", "b"] and a text that is read as TOML, or taken as it is."""
+    try:
+        value: Any = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in reversed(keys):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def merge(
+    settings: T, values: Mapping[str, Any], origin: str, origins: dict[str, str], known: Sequence[str], path: str = ""
+) -> T:
+    """The settings with these values, each checked for its type. `origins` receives `origin` by the name of each value.
+
+    `known` are all settings' names, for a hint. Raises ConfigError naming the origin and the setting.
+    """
+    hints = typing.get_type_hints(type(settings))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        if key not in hints:
+            raise ConfigError(f"{origin}: unknown setting '{name}'{_nearest(key, name, hints, known)}")
+        present = getattr(settings, key)
+        if dataclasses.is_dataclass(present):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{origin}: '{name}' is a section, not a value")
+            changes[key] = merge(present, value, origin, origins, known, name)
+        else:
+            changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
+            origins[name] = origin
+    replaced: T = dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    return replaced
+
+
+def _nearest(key: str, name: str, hints: Mapping[str, Any], known: Sequence[str]) -> str:
+    """The setting that was probably meant: one of any section with this very name, else one of this section like it."""
+    same = [path for path in known if path == key or path.endswith(f".{key}") or path.replace(".", "_") == name]
+    if same:
+        return f"; did you mean {' or '.join(repr(path) for path in same[:3])}?"
+    near = difflib.get_close_matches(key, hints, 1)
+    section = name.removesuffix(key)
+    return f"; did you mean '{section}{near[0]}'?" if near else f"; there are: {', '.join(sorted(hints))}"
+
+
+def names(settings: Any, path: str = "") -> list[str]:
+    """Every setting's name, as section.key."""
+    found = []
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        whole = f"{path}.{one.name}" if path else one.name
+        found += names(value, whole) if dataclasses.is_dataclass(value) else [whole]
+    return found
+
+
+def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{name} must be a finite number, not {str(value)[:ORIGIN_LEN_MAX]}")
+        return number
+    if wanted is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) > INT_MAX:
+        raise ConfigError(f"{name} must be a number up to {INT_MAX}")
+    if wanted is Path and isinstance(value, str):
+        if not value:
+            raise ConfigError(f"{name} is empty; {GIVE_A_PATH}")
+        return from_home(value, name)
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        if isinstance(value, str) and value.upper() in wanted.__members__:
+            return wanted[value.upper()]
+        raise ConfigError(f"{name} must be {', '.join(m.lower() for m in wanted.__members__)}, not {value!r}")
+    if isinstance(wanted, types.GenericAlias) and float in typing.get_args(wanted):  # tuple[float, float]
+        count = len(typing.get_args(wanted))
+        if isinstance(value, list) and len(value) == count:
+            return tuple(_typed(number, float, name) for number in value)
+        raise ConfigError(f"{name} must be a list of {count} numbers")
+    if isinstance(wanted, types.GenericAlias):  # tuple[str, ...]
+        listed = [value] if isinstance(value, str) else value
+        if isinstance(listed, list) and all(isinstance(v, str) for v in listed):
+            return tuple(listed)
+        raise ConfigError(f"{name} must be a list of strings")
+    if isinstance(wanted, type) and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    raise ConfigError(f"{name} must be {KINDS.get(wanted, 'another kind of value')}, not {value!r}")
