@@ -94,6 +94,8 @@ DECIDING = (
     "scheduler/loads.py",
     "prompts/layout.py",
     "prompts/templates.py",
+    "daemon/environment.py",
+    "daemon/given.py",
     "daemon/rpc/callers.py",
     "daemon/process/diagnosis.py",
     "daemon/worlds/language.py",
