@@ -30,7 +30,7 @@ from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
 from memory.hot import HotSettings
-from memory.journal import JournalSettings
+from memory.journal_settings import JournalSettings
 from memory.parked import ParkedSettings
 from memory.redis_connection import RecentSettings
 from prompts.layout import Caps

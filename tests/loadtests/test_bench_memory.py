@@ -27,7 +27,8 @@ from loadtests.scene import load_scene
 from memory import saves
 from memory.archive import ArchiveSettings, ArchiveWriter
 from memory.bond import Bond, Fact
-from memory.journal import Journal, JournalSettings
+from memory.journal import Journal
+from memory.journal_settings import JournalSettings
 from memory.records import Kind, Position, Record, make_id
 from npcd_client import Client, TalkEvent, TalkEventKind, Timings
 from tests.memory.postgres_fixture import Database, archive_database, postgres

@@ -11,7 +11,8 @@ import time
 from itertools import count
 from pathlib import Path
 
-from memory.journal import Journal, JournalSettings
+from memory.journal import Journal
+from memory.journal_settings import JournalSettings
 from memory.records import Kind, Record
 
 

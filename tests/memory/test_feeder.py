@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from core.errors import StoreFailed
 from memory.feeder import Feeder, FeederSettings
-from memory.journal import Journal, JournalSettings
+from memory.journal import Journal
+from memory.journal_settings import JournalSettings
 from memory.records import START, Kind, Position, Record
 from tests.patience import PATIENCE_S
 

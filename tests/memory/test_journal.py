@@ -23,7 +23,9 @@ from structlog.testing import capture_logs
 
 from core.errors import StoreFailed
 from memory import frames
-from memory.journal import BATCH_RECORDS_MAX, Journal, JournalSettings
+from memory.journal import Journal
+from memory.journal_settings import JournalSettings
+from memory.journal_writer import BATCH_RECORDS_MAX
 from memory.records import START, Kind, Position, Record, to_bytes
 from memory.segments import write_all
 from tests.patience import PATIENCE_S
@@ -152,7 +154,7 @@ async def test_waiting_callers_are_woken_once_per_batch(tmp_path: Path, monkeypa
         calls += 1
         return call(*args)
 
-    monkeypatch.setattr("memory.journal.write_all", counted_write)
+    monkeypatch.setattr("memory.journal_writer.write_all", counted_write)
     with journal_in(tmp_path) as journal:
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted_call)
         assert await accept_all(journal, [turn(n) for n in range(1_000)])
@@ -429,7 +431,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert gate.wait(PATIENCE_S)
         write_all(fd, data, at)
 
-    monkeypatch.setattr("memory.journal.write_all", waits)
+    monkeypatch.setattr("memory.journal_writer.write_all", waits)
     yield gate
     gate.set()
 
@@ -531,11 +533,12 @@ def test_retention_keeps_what_a_reader_has_not_passed(tmp_path: Path) -> None:
         def kept() -> list[int]:
             """The segments that are left after retention, which runs with the sync of a new segment."""
             segment(99)
-            until(lambda: not journal._is_new and not journal._dirty.is_set())
+            until(lambda: segment_files(tmp_path)[0] != oldest)
             journal.close()
             return sorted({r.at_ms // 1_000 for r in read_all(journal)})
 
         ends = [segment(n) for n in range(4)]
+        oldest = segment_files(tmp_path)[0]
         wall.ms += 47 * HOUR_MS
         journal.seen("recent", journal.end)
         journal.seen("archive", ends[1])

@@ -19,7 +19,8 @@ from core.words import NpcKey
 from memory.bond import DAY_MS, RECENT_MS, Bond, Fact, within
 from memory.cards import Relationship
 from memory.feeder import Feeder, FeederSettings
-from memory.journal import Journal, JournalSettings
+from memory.journal import Journal
+from memory.journal_settings import JournalSettings
 from memory.recent import WAITING_MAX, KeptWorld, Recent
 from memory.recent_keys import Command
 from memory.recent_writer import SLICE, SWEEP_EVERY, RecentWriter

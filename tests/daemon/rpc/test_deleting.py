@@ -192,10 +192,12 @@ async def test_a_record_that_is_refused_at_the_last_moment_changes_nothing(tmp_p
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, keeping):
         await tell(rig)
         await save(rig, "one")
-        keeping.journal._open = False  # it takes nothing, without a known reason
-        with pytest.raises(StoreFailed, match="the journal cannot be written"):
-            await rig.daemon.calls.delete_world("", VALE)
-        keeping.journal._open = True
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_result(False)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(keeping.journal, "put", lambda record: refused)  # it takes nothing, without a known reason
+            with pytest.raises(StoreFailed, match="the journal cannot be written"):
+                await rig.daemon.calls.delete_world("", VALE)
         assert await named(rig) == ["vale"] and await saved(rig) == ["one"] and (await recalled(rig)).facts
         assert last(await rig.say("npc0", "Hello.", max_tokens=3)).accepted
 
