@@ -313,7 +313,7 @@ def build(
         worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, piece,
         perceived, felt, attention.spoke, clock,
     )  # fmt: skip
-    lag = Spread()
+    lag = Spread(bounds_ns=config.promises.bounds_ns())
 
     def degraded() -> list[str]:
         away = [f"engine '{name}' is not ready" for name, b in backends.items() if not b.health.ready]

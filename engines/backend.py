@@ -112,7 +112,8 @@ class Snapshot(NamedTuple):
     """How a backend stood after its last step. Frozen: the backend replaces it, and any thread may read it.
 
     `step` is how long the steps of the last seconds took and how many tokens came of them, `busy_ns` the time spent in
-    steps since start. `counters` are more numbers for metrics, by family and name; they may be a moment older.
+    steps since start. /metrics shows the times of Spreads that have the promises' bounds. `counters` are more numbers
+    for metrics, by family and name; they may be a moment older.
     """
 
     tiers: tuple[TierCounts, ...]  # by tier

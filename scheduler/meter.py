@@ -17,12 +17,17 @@ STEPS_WITHIN_NS = 6 * S
 
 @dataclass(slots=True)
 class TierMeter:
-    """`first` is submitted -> first token, `gap` token -> next token of one work."""
+    """One tier's counts since start. `first` is submitted -> first token, `gap` token -> next token of one work."""
 
     ended: Mapping[Finish, int] = field(default_factory=lambda: dict.fromkeys(Finish, 0))  # replaced, never changed
     output_tokens: int = 0
     first: Spread = field(default_factory=Spread)
     gap: Spread = field(default_factory=Spread)
+
+    @classmethod
+    def of(cls, bounds_ns: Sequence[int]) -> TierMeter:
+        """An empty one whose histograms have these bounds."""
+        return cls(first=Spread(bounds_ns=bounds_ns), gap=Spread(bounds_ns=bounds_ns))
 
     def count_end(self, finish: Finish) -> None:
         """Counts a work that ended."""
@@ -31,7 +36,7 @@ class TierMeter:
 
 @dataclass(slots=True)
 class Meter:
-    """All of it. `step` is what the steps of the last seconds took, and as their amount their tokens."""
+    """All tiers' counts and the steps'. `step` is how long the last seconds' steps took; their amounts are tokens."""
 
     tiers: list[TierMeter] = field(default_factory=lambda: [TierMeter() for _ in Tier])  # by tier
     steps: int = 0
@@ -41,9 +46,14 @@ class Meter:
     prefilled_tokens: int = 0
     step: Spread = field(default_factory=lambda: Spread(STEPS_WITHIN_NS))
 
+    @classmethod
+    def of(cls, bounds_ns: Sequence[int]) -> Meter:
+        """An empty one whose histograms have these bounds."""
+        return cls(tiers=[TierMeter.of(bounds_ns) for _ in Tier], step=Spread(STEPS_WITHIN_NS, bounds_ns))
+
 
 def percentile(values: Sequence[int], share: float) -> float:
-    """The value below which `share` (0..1) of the values lie (nearest rank); 0.0 of nothing."""
+    """The value below which `share` (0..1) of the values lie (nearest rank); 0.0 if there are none."""
     if not values:
         return 0.0
     ordered = sorted(values)

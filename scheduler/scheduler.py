@@ -58,7 +58,7 @@ class Scheduler:
         self.settings = settings
         self.costs = Costs(settings.costs)
         self.placer = Placer(engine, settings.kv, self.costs)
-        self.meter = Meter()
+        self.meter = Meter.of(promises.bounds_ns())
         self._applied_ns = 0  # when the last step was taken in
         self.running: dict[int, Running] = {}
         running_max = {tier: promises.of(tier).running_max for tier in Tier}

@@ -47,6 +47,18 @@ class Promises:
         """The promise of one tier."""
         return (self.gold, self.silver, self.bronze)[tier]
 
+    def bounds_ns(self) -> tuple[int, ...]:
+        """The upper bounds of the buckets that times are counted in, ascending. For each tier: half, once and twice
+        its promised time to the first token, and its longest wait. For Gold also a quarter and an eighth.
+
+        All histograms have the same bounds, so that those of several tiers and daemons can be added up.
+        """
+        found = {self.gold.first_ms * MS // part for part in (4, 8)}
+        for promise in (self.gold, self.silver, self.bronze):
+            first_ns = promise.first_ms * MS
+            found |= {first_ns // 2, first_ns, 2 * first_ns, promise.wait_max_ms * MS}
+        return tuple(sorted(found - {0}))
+
     def deadline_ns(self, tier: Tier, due_ns: int) -> int:
         """The moment by which a work that was due at `due_ns` should have its first token."""
         return due_ns + self.of(tier).first_ms * MS

@@ -107,6 +107,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: daemon.board.message() if daemon else None,
         lambda: daemon.step_backend.snapshot.counters if daemon else {},
         lambda: lines.lost,
+        lambda: daemon.board.histograms() if daemon else {},
     )
     probes = Probes(lambda: lifecycle.phase, collector, lambda: daemon.board.degraded() if daemon else [])
     if config.serve.http and not is_local(config.serve.http):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO, cast
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from core.clock import Clock
-from core.spread import Spread
+from core.clock import Clock, S
+from core.spread import Cumulative, Spread
 from daemon.process.log_lines import LogLines
 from npcd.v1 import admin_pb2
 from tiers.shedding import Sheddable
@@ -27,6 +27,13 @@ KV_COUNTERS = (
     ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
     ("refused", "reason", "Loads that were not made because the bytes were not what they should be"),
 )
+# Of StatusBoard.histograms(): the family npcd_..._seconds, and what it measures.
+HISTOGRAMS = {
+    "first_token": "Request submitted to first token (silver: received to first text sent)",
+    "token": "Time between consecutive tokens of one request",
+    "step": "Duration of an engine step",
+    "loop_lag": "Lag of the event loop",
+}
 
 
 def start_logging(level: str, as_json: bool) -> LogLines:
@@ -68,7 +75,9 @@ class StatusCollector(Collector):
         status: Callable[[], admin_pb2.StatusResponse | None],
         counters: Callable[[], Mapping[str, Mapping[str, float]]],
         log_lines_lost: Callable[[], int] = int,
+        histograms: Callable[[], Mapping[str, Mapping[str, Cumulative]]] = dict,
     ) -> None:
+        self._histograms = histograms
         self._log_lines_lost = log_lines_lost
         self._status = status
         self._counters = counters
@@ -86,16 +95,6 @@ class StatusCollector(Collector):
         tokens = CounterMetricFamily("npcd_output_tokens", "Tokens made", labels=["tier"])
         waiting = GaugeMetricFamily("npcd_works_waiting", "Works in the queue", labels=["tier"])
         running = GaugeMetricFamily("npcd_works_running", "Works that run", labels=["tier"])
-        first = GaugeMetricFamily(
-            "npcd_first_token_ms",
-            "Submitted to first token over the last minute (silver: to first text out)",
-            labels=["tier", "quantile"],
-        )
-        gap = GaugeMetricFamily(
-            "npcd_token_ms",
-            "Gap between consecutive tokens of one work over the last minute",
-            labels=["tier", "quantile"],
-        )
         drafts = CounterMetricFamily("npcd_drafts", "Tokens that were guessed, by what became", labels=["tier", "was"])
         gain = GaugeMetricFamily("npcd_drafts_gain_x", "Tokens per second with drafts against without", labels=["tier"])
         drafts_on = GaugeMetricFamily("npcd_drafts_on", "1 while a tier has drafts", labels=["tier"])
@@ -109,10 +108,8 @@ class StatusCollector(Collector):
             tokens.add_metric([t.tier], t.output_tokens)
             waiting.add_metric([t.tier], t.waiting)
             running.add_metric([t.tier], t.running)
-            for quantile, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99")):
-                first.add_metric([t.tier, quantile], getattr(t, f"first_{name}_ms"))
-                gap.add_metric([t.tier, quantile], getattr(t, f"token_{name}_ms"))
-        yield from (works, tokens, waiting, running, first, gap, drafts, gain, drafts_on)
+        yield from (works, tokens, waiting, running, drafts, gain, drafts_on)
+        yield from self._times()
         intents = CounterMetricFamily("npcd_intents", "Intents by source of the answer", labels=["source"])
         for source in ("model", "policy", "predicted"):
             intents.add_metric([source], getattr(s, f"intents_{source}"))
@@ -153,13 +150,11 @@ class StatusCollector(Collector):
             ("npcd_live_streams", "Open Live streams", s.live_streams),
             ("npcd_turns_open", "Dialogue turns under way", s.turns_open),
             ("npcd_tokens_per_second", "All tokens through the engine over the last seconds", s.tokens_per_s),
-            ("npcd_step_p95_ms", "A step of the engine over the last seconds", s.step_p95_ms),
             ("npcd_lanes_leased", "Lanes in use", s.lanes_leased),
             ("npcd_residents_used", "Resident sequences in use", s.residents_used),
             ("npcd_ram_bytes", "KV of trunks in host RAM", s.ram_bytes),
             ("npcd_bonds", "Pairs of NPC and player in process", s.bonds),
             ("npcd_degraded", "Things that are not as they should be", len(s.degraded)),
-            ("npcd_loop_lag_p99_ms", "Lag of the event loop over the last minute", s.loop_lag_p99_ms),
         ):
             yield _gauge(name, text, float(value))
         counters = self._counters()
@@ -180,6 +175,16 @@ class StatusCollector(Collector):
         for feature, weight_ns in counters.get("step_cost_ns", {}).items():
             costs.add_metric([feature], weight_ns)
         yield costs
+
+    def _times(self) -> Iterator[Metric]:
+        for family, by_tier in self._histograms().items():
+            labels = ["tier"] if any(by_tier) else []
+            metric = HistogramMetricFamily(f"npcd_{family}_seconds", HISTOGRAMS[family], labels=labels)
+            for tier, times in by_tier.items():
+                bounds = [*(str(bound_ns / S) for bound_ns in times.bounds_ns), "+Inf"]
+                buckets = list(zip(bounds, times.counts, strict=True))
+                metric.add_metric([tier] if labels else [], buckets, times.sum_ns / S)
+            yield metric
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

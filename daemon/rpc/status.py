@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.clock import MS, Clock, S
-from core.spread import Spread
+from core.spread import Cumulative, Spread, added
 from core.words import Activation, Finish, Source, Tier
 from daemon.minds.attention import Attention
 from daemon.minds.intents import Intents
@@ -123,6 +123,24 @@ class StatusBoard:
             setattr(status, name, count)
         return status
 
+    def histograms(self) -> dict[str, dict[str, Cumulative]]:
+        """How long things took since start, by name and tier ("" where there is none), for all backends together."""
+        snapshots = [backend.snapshot for backend in self._door.backends.values()]
+
+        def total(times: Sequence[Spread]) -> Cumulative:
+            return added((t.ever for t in times), self._lag.ever.bounds_ns)
+
+        return {
+            "first_token": {tier.name.lower(): total(self._first(tier, snapshots)) for tier in Tier},
+            "token": {tier.name.lower(): total([s.tiers[tier].gap for s in snapshots]) for tier in Tier},
+            "step": {"": total([s.step for s in snapshots])},
+            "loop_lag": {"": self._lag.ever.cumulative()},
+        }
+
+    def _first(self, tier: Tier, snapshots: Sequence[Snapshot]) -> list[Spread]:
+        # A player waits for text and not for a token: Silver's first is measured where the text goes out.
+        return [self._dialogue.counts.ttft] if tier is Tier.SILVER else [s.tiers[tier].first for s in snapshots]
+
     def _own(self, tenant: str) -> dict[str, int]:
         """A tenant's own counts, by the field of StatusResponse."""
         worlds = self._worlds.of(tenant)
@@ -217,9 +235,7 @@ class StatusBoard:
 
     def _tier(self, tier: Tier, snapshots: Sequence[Snapshot], now_ns: int) -> admin_pb2.TierLoad:
         counts = [snapshot.tiers[tier] for snapshot in snapshots]
-        # A player waits for text, not for a token: Silver's first is measured where the text goes out.
-        first = [self._dialogue.counts.ttft] if tier is Tier.SILVER else [c.first for c in counts]
-        first_ns = _slowest(first, now_ns, 0.5, 0.95, 0.99)
+        first_ns = _slowest(self._first(tier, snapshots), now_ns, 0.5, 0.95, 0.99)
         gap_ns = _slowest([c.gap for c in counts], now_ns, 0.5, 0.95, 0.99)
         ended = {finish: sum(c.ended[finish] for c in counts) for finish in Finish}
         return admin_pb2.TierLoad(

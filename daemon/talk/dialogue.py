@@ -71,7 +71,7 @@ class DialogueSettings:
 
 @dataclass(slots=True)
 class DialogueCounts:
-    """Counted since start. `ttft_ns`: TalkRequest received -> first text handed to gRPC."""
+    """Counted since start. `ttft`: TalkRequest received -> first text handed to gRPC."""
 
     started: int = 0
     finished: int = 0
@@ -80,7 +80,6 @@ class DialogueCounts:
     repeated: int = 0
     slow_readers: int = 0
     cut_tokens: int = 0
-    ttft_ns: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=4096))
     ttft: Spread = field(default_factory=Spread)
     finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
 
@@ -104,7 +103,7 @@ class Dialogue:
         spoke: Callable[[NpcKey], None],
         clock: Clock,
     ) -> None:
-        self.counts = DialogueCounts()
+        self.counts = DialogueCounts(ttft=Spread(bounds_ns=promises.bounds_ns()))
         self.sessions = sessions
         self.hot = sessions.hot
         self._memory = memory
@@ -242,7 +241,6 @@ class Dialogue:
             elif text:
                 if not turn.heard and turn.speech is not None:
                     now_ns = self._clock()
-                    self.counts.ttft_ns.append((now_ns, now_ns - turn.received_ns))
                     self.counts.ttft.add(now_ns, now_ns - turn.received_ns)
                 reader.taken += len(text)
                 reader.chunks = turn.chunks

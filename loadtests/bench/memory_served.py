@@ -1,6 +1,7 @@
 """`npcd serve` that reports its memory's work: run as a child, `python -m loadtests.bench.memory_served ARGUMENTS`.
 
-/npcd.bench/Memory answers the counts since its last call, as JSON: see Seen. Times are in nanoseconds.
+/npcd.bench/Memory answers the counts since its last call, as JSON: see Seen. Times are in nanoseconds; Silver's are
+kept from the first call on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import grpc
 
 from core.clock import now_ns
+from core.spread import Spread
 from core.words import NpcKey
 from loadtests.bench.memory_timed import Steps, Stops, time_all
 
@@ -40,6 +42,20 @@ class Seen:
     steps_total: int = 0
     steps_longest: list[tuple[int, int, int, str]] = field(default_factory=list)
     stop_longest: int = 0
+
+
+class Kept(Spread):
+    """A Spread that also keeps every time, up to KEPT of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took: list[int] = []
+
+    def add(self, now_ns: int, took_ns: int, amount: int = 0) -> None:
+        """Counts a time and keeps it."""
+        super().add(now_ns, took_ns, amount)
+        if len(self.took) < KEPT:
+            self.took.append(took_ns)
 
 
 seen = Seen()
@@ -103,12 +119,12 @@ def serve(arguments: list[str]) -> int:
         async def _take(self, _request: bytes, _context: object) -> bytes:
             assert self.calls is not None
             dialogue, intents = self.calls._dialogue.counts, self.calls._table.counts
-            seen.silver = [took for _, took in dialogue.ttft_ns]
+            seen.silver = dialogue.ttft.took if isinstance(dialogue.ttft, Kept) else []
             seen.gold = [took for _, took in intents.latency_ns]
             seen.steps, seen.steps_total, seen.steps_longest = steps.count, steps.total_ns, steps.longest
             seen.stop_longest = stops.longest_ns
             answer = json.dumps(asdict(seen)).encode()
-            dialogue.ttft_ns, intents.latency_ns = deque(maxlen=KEPT), deque(maxlen=KEPT)
+            dialogue.ttft, intents.latency_ns = Kept(), deque(maxlen=KEPT)
             seen.recalls, seen.prefetches = [], []
             steps.clear()
             stops.clear()
