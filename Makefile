@@ -84,7 +84,7 @@ $(LOCUST): $(READY)
 	@touch $@
 
 # Deciding files are plain and synchronous, so tests can reach all of them.
-DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/admission.py,scheduler/composing.py,scheduler/placing.py,scheduler/place.py,scheduler/moving.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/layout.py,prompts/templates.py
+DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/admission.py,scheduler/composing.py,scheduler/placing.py,scheduler/place.py,scheduler/moving.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/*.py,daemon/worlds/works.py
 
 coverage: setup ## the share of the deciding files that tests reach: at least 95 %
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/prompts tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon

@@ -67,3 +67,13 @@ class Script:
     def goes_on(self, more: Iterable[Section]) -> Script:
         """A longer one without a tail."""
         return Script((*self.sections, *more), self.shared)
+
+
+def player_line(text: str, name: str = "") -> Section:
+    """A line of a player, under the player's name if it is known."""
+    return Section(SectionKind.PLAYER, text, name)
+
+
+def npc_line(text: str) -> Section:
+    """A finished line of an NPC."""
+    return Section(SectionKind.NPC, text)

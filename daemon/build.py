@@ -35,6 +35,7 @@ from daemon.rpc.status import About, Lifecycle, StatusBoard
 from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
+from daemon.worlds.works import Works
 from daemon.worlds.worlds import Npc, Worlds
 from engines.backend import Backend
 from engines.base import Drafter, StepEngine, Vocab
@@ -48,7 +49,8 @@ from memory.memory import Memory
 from memory.parked import Parked
 from memory.recall import Recall
 from npcd import __version__
-from prompts.layout import Caps, Layout, Perception
+from prompts.caps import Caps
+from prompts.layout import Layout, Perception
 from prompts.templates import find_markup, unmarked
 from scheduler.drafts import Ngrams
 from scheduler.scheduler import Scheduler
@@ -269,13 +271,11 @@ def build(
     asked = backends[config.routes.intent.engine]
 
     slice_ns = round(config.calls.slice_ms * MS)
-    worlds = Worlds(layout, config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
-    piece = engine.vocab.piece
+    worlds = Worlds([layout], config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
+    works = Works(dict.fromkeys(backends, layout), config.promises)
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
-    sessions = Sessions(
-        Hot(config.hot), memory, worlds, layout, door, config.promises, config.routes, piece, epoch, clock
-    )
+    sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, epoch, clock)
 
     def put_off() -> int:
         return len(intents.share)
@@ -288,16 +288,14 @@ def build(
         return asked.snapshot.kv.roomy
 
     attention = Attention(config.intents.activation, config.intents.carry, table, events, memory, door, clock)
-    barks = Barks(
-        table, layout, door, config.promises, config.routes, config.intents, piece, pressure.allows_barks, clock
-    )
+    barks = Barks(table, works, door, config.routes, config.intents, pressure.allows_barks, clock)
 
     def spare() -> bool:
         return attention.carrying.calm(clock()) and pressure.spare()
 
-    look_ahead = LookAhead(config.intents.prediction, layout, door, barks, config.promises, config.routes, spare, clock)
+    look_ahead = LookAhead(config.intents.prediction, works, door, barks, config.routes, spare, clock)
     intents = Intents(
-        table, attention, barks, look_ahead, worlds, layout, door, config.promises, config.routes, config.intents,
+        table, attention, barks, look_ahead, worlds, works, door, config.routes, config.intents,
         sessions.digest, asked.expect, partial(door.stalled, config.routes.intent.engine), roomy, slice_ns, clock,
     )  # fmt: skip
 
@@ -310,7 +308,7 @@ def build(
         return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
     dialogue = Dialogue(
-        worlds, layout, door, sessions, memory, config.promises, config.routes, config.dialogue, piece,
+        worlds, works, door, sessions, memory, config.promises, config.routes, config.dialogue,
         perceived, felt, attention.spoke, clock,
     )  # fmt: skip
     lag = Spread(bounds_ns=config.promises.bounds_ns())

@@ -33,7 +33,7 @@ from memory.hot import HotSettings
 from memory.journal_settings import JournalSettings
 from memory.parked import ParkedSettings
 from memory.redis_connection import RecentSettings
-from prompts.layout import Caps
+from prompts.caps import Caps
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers.activation import check_activation

@@ -1,4 +1,4 @@
-"""Hot memory: the turns of conversations under way, in process, with the hysteresis that keeps their KV valid.
+"""Hot memory: the turns of conversations under way, as text, with the hysteresis that keeps their KV valid.
 
 A session keeps every turn until `turns_max`; then the oldest go at once and `turns_kept` stay, so that the trunk is
 rebuilt once and not on every turn. Plain and synchronous; time comes in.
@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from core.clock import S
+from core.script import Section, SectionKind
 from core.words import NpcKey
 
 LINES_KEPT = 12  # an NPC does not say the same sentence twice within so many turns
@@ -34,15 +35,6 @@ class HotSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One utterance and who said it; `tokens` as they stand in the trunk."""
-
-    by_player: bool
-    text: str
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """A finished turn, for retries: the content of its last event. `timings` are bytes of the contract's message
     (empty: an earlier life of the daemon had the turn); `accepted`: it is in the journal.
@@ -60,38 +52,34 @@ class Session:
 
     `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
-    `summary` and `known` (cards and facts) are the tokens between persona and turns, as of the last rebuild; `summary`
-    is None until the session has begun. `noted` was learned since then. A `forgotten` session is not kept. While it is
-    not `recalled`, recent memory was late, and is asked again with every turn.
+    `turns` are the lines of both. `summary` and `known` (cards and facts) are the sections between persona and turns,
+    as of the last rebuild; `summary` is None until the session has begun. `noted` was learned since then. A `forgotten`
+    session is not kept. While it is not `recalled`, recent memory was late, and is asked again with every turn.
+    `spoken` are the NPC's last lines, also those of turns that have left.
     """
 
     npc: NpcKey
     player: str
     session_id: str
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Section] = field(default_factory=list)
     finished: OrderedDict[str, Finished] = field(default_factory=OrderedDict)
     cut_turn: str = ""
     last_ns: int = 0
     said: int = 0
     exchanges: int = 0
     rebuilds: int = 0
-    spoken: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
-    summary: tuple[int, ...] | None = None
-    known: tuple[int, ...] = ()
+    spoken: deque[Section] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+    summary: tuple[Section, ...] | None = None
+    known: tuple[Section, ...] = ()
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
     recalled: bool = False
     cut: set[str] = field(default_factory=set)  # parts that had no room in the context, until a turn reports them
 
     @property
-    def lines(self) -> tuple[int, ...]:
-        """The NPC's lines of its last LINES_KEPT turns, oldest first, also of turns that have left."""
-        return tuple(t for line in self.spoken for t in line)
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The memory and all kept turns, as they stand in the trunk."""
-        return (self.summary or ()) + self.known + tuple(t for turn in self.turns for t in turn.tokens)
+    def sections(self) -> tuple[Section, ...]:
+        """The summary, the facts and all kept turns, as they follow the persona."""
+        return (*(self.summary or ()), *self.known, *self.turns)
 
 
 class Hot:
@@ -137,12 +125,12 @@ class Hot:
         self._by_npc.setdefault(npc, {})[player] = session
         return session, over
 
-    def add(self, session: Session, turns: list[Turn], now_ns: int, cut_turn: str = "") -> bool:
+    def add(self, session: Session, turns: list[Section], now_ns: int, cut_turn: str = "") -> bool:
         """Adds an exchange's turns. Returns True if old ones left (the trunk must be rebuilt)."""
         session.exchanges += 1
         session.cut_turn = cut_turn
         session.turns += turns
-        session.spoken += (turn.tokens for turn in turns if not turn.by_player)
+        session.spoken += (turn for turn in turns if turn.kind is SectionKind.NPC)
         session.said += len(turns)
         session.last_ns = now_ns
         if len(session.turns) < self.settings.turns_max:
@@ -167,7 +155,7 @@ class Hot:
         session.rebuilds += 1
         return True
 
-    def take_back(self, session: Session, turn_id: str) -> list[Turn]:
+    def take_back(self, session: Session, turn_id: str) -> list[Section]:
         """Takes out the newest exchange when it is an earlier, cut off try of this turn; its turns, else none."""
         if not turn_id or session.cut_turn != turn_id:
             return []

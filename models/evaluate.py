@@ -24,7 +24,7 @@ from models.exam.facts import Answered, by, rate
 from models.exam.speaker import Speaker
 from models.exam.voice import Voice, generated
 from models.play import SHIPPED
-from prompts.layout import Caps
+from prompts.caps import Caps
 
 
 @dataclass(frozen=True, slots=True)

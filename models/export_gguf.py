@@ -12,7 +12,7 @@ import numpy as np
 
 from models.net import Net
 from models.tokenizer import Bpe
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 NAME = "npcd demonstration model"
 

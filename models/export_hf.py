@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.play import SHIPPED, Played
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 Array = NDArray[np.float32]
 _BLOCK = {

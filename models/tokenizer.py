@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from models.corpus import words
 from models.corpus.render import texts
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 VOCAB_LEN = 2048
 _TEXT_TREES = 3000

@@ -13,7 +13,8 @@ from models.corpus.render import make_tree, rng_of, texts
 from models.net import Net, plain
 from models.play import Played
 from models.tokenizer import Bpe
-from prompts.layout import MARKS, Layout
+from prompts.layout import Layout
+from prompts.marks import MARKS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ marked messages are rendered, and what stands between them is cut out as five jo
 
 `reply` is what a finished answer has before it, `ask` what makes the model answer now (at times it says more). The
 joints are taken only if random conversations, put together from them, are what the template renders, and if their
-tokens fall apart at the joints. Otherwise there is no markup and a sentence that says why, and prompts/layout.py uses
-its plain layout.
+tokens fall apart at the joints. Otherwise there is no markup and a sentence that says why, and prompts/marks.py has
+the plain dialect.
 
 Models whose template knows no system role, or does not leave it where it is, get the world in the first line.
 """
@@ -30,7 +30,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from prompts.layout import Markup
+from prompts.marks import Markup
 
 # Templates that print a date get this one: the real one would change the trunk, and with it every cache, at midnight.
 TODAY = datetime(2024, 7, 26)

@@ -207,7 +207,7 @@ class Scheduler:
     def _apply_decodes(self, planned: Planned, picked: list[int], now_ns: int) -> None:
         """The same for a step in which everybody just decoded, by far the most frequent: nobody moves on."""
         planned.picked = feed = tokens_of(picked)
-        eog = self.engine.vocab.eog_ids
+        eog, piece = self.engine.vocab.eog_ids, self.engine.vocab.piece
         for i, (runner, token) in enumerate(zip(planned.runners, picked, strict=True)):
             runner.place.branch_len += 1
             runner.last_step_ns = now_ns
@@ -216,7 +216,7 @@ class Scheduler:
                 continue
             runner.made.append(token)
             runner.feed = feed[i : i + 1]
-            self._hand_out(runner, Chunk((token,), now_ns), now_ns)
+            self._hand_out(runner, Chunk((token,), now_ns, text=piece(token)), now_ns)
             if len(runner.made) >= runner.work.max_tokens:
                 self._end(runner, Finish.LENGTH, now_ns)
 
@@ -355,6 +355,8 @@ class Scheduler:
             self._end(runner, finish, now_ns)
 
     def _hand_out(self, runner: Running, chunk: Chunk, now_ns: int) -> None:
+        if not chunk.text and runner.work.choice is None:
+            chunk = chunk._replace(text=b"".join(map(self.engine.vocab.piece, chunk.tokens)))
         meter, t = self.meter.tiers[runner.work.tier], runner.timings
         if not t.first_ns:
             t.first_ns = now_ns

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from zlib import crc32
 
-import numpy as np
-
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
 from core.words import Finish
-from core.work import Chunk, Ended, Sampling, Work
+from core.work import Chunk, Ended, Sampling
 from daemon.minds.mind import IntentSettings, Mind, Question
 from daemon.minds.table import Table
 from daemon.talk.text import TextAssembler
-from prompts.layout import Layout
+from daemon.worlds.works import Works
 from scheduler.ticket import Door, Ticket
-from tiers.promises import Promises
 from tiers.routing import Route, Routes, WorkKind
 
 
@@ -29,23 +26,19 @@ class Barks:
     def __init__(
         self,
         table: Table,
-        layout: Layout,
+        works: Works,
         door: Door,
-        promises: Promises,
         routes: Routes,
         settings: IntentSettings,
-        piece: Callable[[int], bytes],
         allowed: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self._table = table
-        self._layout = layout
+        self._works = works
         self._door = door
-        self._promises = promises
         self._route = routes.of(WorkKind.BARK)
         self._ahead_route = routes.of(WorkKind.PREDICTION_BARK)
         self._settings = settings
-        self._piece = piece
         self._allowed = allowed
         self._clock = clock
 
@@ -91,11 +84,11 @@ class Barks:
     def _submit(self, q: Question, route: Route, supersede: Hashable, done: Callable[[str], object]) -> Ticket | None:
         """Asks for words; `done` hears what was said, or nothing when that came to naught."""
         npc, now_ns = q.mind.npc, self._clock()
-        text = TextAssembler(self._layout.stop_text)
+        layout = self._works.layout(route)
+        text = TextAssembler(layout.stop_text)
 
         def spoken(chunk: Chunk) -> None:
-            for token in chunk.tokens:
-                text.add(self._piece(token))
+            text.add(chunk.text)
 
         def ended(ended: Ended) -> None:
             text.end()
@@ -103,23 +96,9 @@ class Barks:
             done(text.said if good else "")
 
         seed = crc32(f"{npc.key}{q.seen.tick}".encode())
-        work = Work(
-            tier=route.tier,
-            key=npc.trunk_key(""),
-            trunk=npc.trunk,
-            shared=npc.shared,
-            near=npc.number,
-            tail=np.asarray(self._layout.bark_tail(q.tail, q.tokens), np.int32),
-            max_tokens=route.output_max,
-            adapter=npc.adapter,
-            backend=route.engine,
-            sampling=Sampling(temperature=self._settings.bark_temperature, seed=seed),
-            stop_ids=self._layout.stop_ids,
-            closing=self._layout.closing_ids,
-            due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(route.tier, now_ns),
-            supersede=supersede,
-        )
+        sampling = Sampling(temperature=self._settings.bark_temperature, seed=seed)
+        tail = layout.bark_tail(q.tail, q.chosen)
+        work = self._works.speaks(npc, route, tail, now_ns, sampling=sampling, supersede=supersede)
         try:
             return self._door.submit(work, ended, spoken)
         except (Overloaded, Draining):

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from core.clock import MS, Clock, S
 from core.errors import CallerError, Draining, Overloaded
 from core.observation import Observation
@@ -29,14 +27,14 @@ from daemon.minds.look_ahead import LookAhead
 from daemon.minds.mind import Answer, Game, Glimpse, IntentSettings, Mind, Question, answer_of, taker
 from daemon.minds.table import Subscriber, Table
 from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
+from daemon.worlds.works import Works
 from daemon.worlds.worlds import Npc, World, Worlds
 from npcd.v1 import intents_pb2
-from prompts.layout import Layout, state_of
+from prompts.sight import state_of
 from scheduler.ticket import Door
 from tiers.cadence import due_ns
 from tiers.game_time import GameTime
 from tiers.policy import evaluate
-from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 from tiers.share import Share
 
@@ -63,12 +61,11 @@ class Intents:
         barks: Barks,
         look_ahead: LookAhead,
         worlds: Worlds,
-        layout: Layout,
+        works: Works,
         door: Door,
-        promises: Promises,
         routes: Routes,
         settings: IntentSettings,
-        digest: Callable[[NpcKey, str], tuple[int, ...]],
+        digest: Callable[[NpcKey, str], str],
         expect: Callable[[int | None], None],
         stalled: Callable[[int], bool],
         roomy: Callable[[], bool],
@@ -83,10 +80,10 @@ class Intents:
         self._look_ahead = look_ahead
         look_ahead.question, look_ahead.answered = self._question_about, self._foreseen
         self._worlds = worlds
-        self._layout = layout
+        self._works = works
         self._door = door
-        self._promises = promises
         self._route = routes.of(WorkKind.INTENT)
+        self._layout = works.layout(self._route)
         self._trunk_route = routes.of(WorkKind.TRUNK)
         self._settings = settings
         self._digest = digest
@@ -103,7 +100,7 @@ class Intents:
             Activation.AMBIENT: settings.ambient_look_ms * MS,
         }
         # What a question costs, for the share: as much as its tail may hold, and the choice.
-        self._tokens_each = layout.caps.intent_tail + self._route.output_max
+        self._tokens_each = self._layout.caps.intent_tail + self._route.output_max
         # Of game servers that call Observe; streams have their own. An entry ends with the last mind that it observes.
         self._callers: WeakValueDictionary[tuple[str, str, int], Game] = WeakValueDictionary()
         self._glimpsed: set[Mind] = set()
@@ -331,21 +328,7 @@ class Intents:
             asyncio.get_running_loop().call_soon(self._load_on)
 
     def _load(self, npc: Npc, on_end: Callable[[Ended], None]) -> None:
-        now_ns = self._clock()
-        work = Work(
-            tier=self._trunk_route.tier,
-            key=npc.trunk_key(""),
-            trunk=npc.trunk,
-            shared=npc.shared,
-            near=npc.number,
-            tail=np.empty(0, np.int32),
-            max_tokens=0,
-            adapter=npc.adapter,
-            backend=self._trunk_route.engine,
-            due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(self._trunk_route.tier, now_ns),
-            supersede=(npc.key, "trunk"),
-        )
+        work = self._works.ready(npc, self._trunk_route, self._clock(), (npc.key, "trunk"))
         self._door.submit(work, on_end)
 
     def remove(self, npc: Npc) -> None:
@@ -668,28 +651,14 @@ class Intents:
         world = self._worlds.of_npc(mind.npc.key)
         perception = self._layout.perceive(seen)
         nearest = next((p.entity_id for p in perception.percepts if p.kind == PLAYER_KIND), "")  # the most notable one
-        digest = self._digest(mind.npc.key, nearest) if nearest else ()
+        digest = self._digest(mind.npc.key, nearest) if nearest else ""
         tail = self._layout.intent_tail(perception, digest)
         return Question(mind, mind.npc, world, seen, state, perception, tail, due_at_ns)
 
     def _work(self, q: Question) -> Work:
         npc = q.mind.npc
         choice = q.world.choices[len(q.perception.percepts)]
-        return Work(
-            tier=self._route.tier,
-            key=npc.trunk_key(""),
-            trunk=npc.trunk,
-            shared=npc.shared,
-            near=npc.number,
-            tail=np.asarray(q.tail, np.int32),
-            max_tokens=max(self._route.output_max, choice.longest),
-            choice=choice,
-            adapter=npc.adapter,
-            backend=self._route.engine,
-            due_ns=q.due_ns,
-            deadline_ns=self._promises.deadline_ns(self._route.tier, q.due_ns),
-            supersede=(npc.key, "intent"),
-        )
+        return self._works.chooses(npc, self._route, q.tail, choice, q.due_ns, (npc.key, "intent"))
 
     # -- answers -----------------------------------------------------------------------------------------------
 
@@ -765,7 +734,7 @@ class Intents:
         bark = answer.bark if answer.bark and self._barks.said_ahead(mind) else ""
         self._stand(mind, answer._replace(bark=bark), mind.state, seen, due_at_ns)
         if answer.speaks and not bark:
-            question.tokens.extend(answer.tokens)
+            question.chosen = answer.chosen
             self._barks.bark(question)
         return True
 

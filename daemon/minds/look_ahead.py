@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-import numpy as np
-
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
 from core.observation import Observation
 from core.words import Activation, Finish
-from core.work import Ended, Work
+from core.work import Ended
 from daemon.minds.attention import PLAYER_KIND
 from daemon.minds.barks import Barks
 from daemon.minds.mind import Answer, Mind, Question, answer_of, taker
-from prompts.layout import DISTANCE_EDGES_M, EVENTS_KEPT, HEALTH_EDGES, Layout, state_of
+from daemon.worlds.works import Works
+from prompts.sight import DISTANCE_EDGES_M, EVENTS_KEPT, HEALTH_EDGES, state_of
 from scheduler.ticket import Door, Ticket
 from tiers.foresight import Foresight, Offer
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
-from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 
 UNDER_WAY_MAX = 4  # more would be in the way of whoever comes next
@@ -38,24 +36,23 @@ class LookAhead:
     def __init__(
         self,
         settings: PredictionSettings,
-        layout: Layout,
+        works: Works,
         door: Door,
         barks: Barks,
-        promises: Promises,
         routes: Routes,
         spare: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self.foresight = Foresight(settings, _game_time)
         self._settings = settings
-        self._layout = layout
+        self._works = works
         self._door = door
         self._barks = barks
-        self._promises = promises
         self._route = routes.of(WorkKind.PREDICTION)
+        self._percepts_max = works.layout(self._route).caps.percepts
         self._spare = spare
         self._clock = clock
-        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, layout.caps.percepts, EVENTS_KEPT, ordered=False)
+        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, self._percepts_max, EVENTS_KEPT, ordered=False)
         self._habits: dict[tuple[str, str], Habits] = {}
         self._candidates: dict[Mind, None] = {}  # who saw something and has its answer, oldest first
         self._under_way: dict[Question, Ticket | None] = {}
@@ -125,32 +122,18 @@ class LookAhead:
         out = []
         assert self.question is not None
         for one in expected(motion, seen, self._edges, self._settings):
-            state = state_of(one.observation, self._layout.caps.percepts)
+            state = state_of(one.observation, self._percepts_max)
             if state == mind.state or state in mind.answers:
                 continue
             question = self.question(mind, one.observation, state, now_ns)
-            tokens = len(question.tail) + self._route.output_max
+            tokens = len(question.tail.tokens) + self._route.output_max
             out.append((question, Offer(mind, state, one.kind, one.chance, one.in_ms, tokens, mind.activation)))
         return out
 
     def _ask(self, q: Question, offer: Offer, now_ns: int) -> bool:
         npc = q.mind.npc
         choice = q.world.choices[len(q.perception.percepts)]
-        work = Work(
-            tier=self._route.tier,
-            key=npc.trunk_key(""),
-            trunk=npc.trunk,
-            shared=npc.shared,
-            near=npc.number,
-            tail=np.asarray(q.tail, np.int32),
-            max_tokens=max(self._route.output_max, choice.longest),
-            choice=choice,
-            adapter=npc.adapter,
-            backend=self._route.engine,
-            due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
-            supersede=(npc.key, "prediction", q.state),
-        )
+        work = self._works.chooses(npc, self._route, q.tail, choice, now_ns, (npc.key, "prediction", q.state))
         self._under_way[q] = None
         try:
             self._under_way[q] = self._door.submit(work, lambda ended: self._ended(q, ended), taker(q))

@@ -12,7 +12,8 @@ from core.words import Activation, Source
 from core.work import Chunk, Ended
 from daemon.worlds.worlds import Npc, World
 from npcd.v1 import intents_pb2
-from prompts.layout import Perception
+from prompts.choices import target_word
+from prompts.layout import Perception, Tail
 from scheduler.ticket import Ticket
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
@@ -102,12 +103,13 @@ class PastIntent(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the model said to a question: asked again with the same tail, it would say it again. `foreseen`: it was
-    asked before the state came true. `tokens` are the answer's, `bark` what was made ahead to go with it.
+    """The model's answer to a question: asked again with the same tail, it would say it again. `foreseen`: it was
+    asked before the state came true. `chosen` is the answer as the model reads it, `bark` the words that were made
+    ahead to go with it.
     """
 
-    tail: tuple[int, ...]
-    tokens: tuple[int, ...]
+    tail: Tail
+    chosen: tuple[str, ...]
     action: str
     target: str
     emotion: str
@@ -199,10 +201,10 @@ class Question:
     seen: Observation
     state: str
     perception: Perception
-    tail: tuple[int, ...]
+    tail: Tail
     due_ns: int
     ticket: Ticket | None = None
-    tokens: list[int] = field(default_factory=list)
+    chosen: tuple[str, ...] = ()  # action, target and emotion, once they are known
     confidence: float = 0.0
 
 
@@ -212,15 +214,20 @@ def names(state: str, entity_id: str) -> bool:
 
 
 def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) -> Answer:
-    """What was chosen, in the world's words."""
+    """The answer to a question, in the world's words; the question has it as `chosen`."""
     choice = dict(ended.labels)
-    action, target = q.world.actions[choice["actions"]], choice["targets"]
+    action, target, emotion = (
+        q.world.actions[choice["actions"]],
+        choice["targets"],
+        q.world.emotions[choice["emotions"]],
+    )
+    q.chosen = (action.word, target_word(target), emotion)
     return Answer(
         tail=q.tail,
-        tokens=tuple(q.tokens),
+        chosen=q.chosen,
         action=action.word,
         target=q.perception.percepts[target - 1].entity_id if target else "",
-        emotion=q.world.emotions[choice["emotions"]],
+        emotion=emotion,
         bark="",
         confidence=q.confidence,
         speaks=action.speaks,
@@ -230,11 +237,12 @@ def answer_of(q: Question, ended: Ended, now_ns: int, foreseen: bool = False) ->
 
 
 def taker(q: Question) -> Callable[[Chunk], None]:
-    """Takes in what the model says to a question."""
+    """Notes how sure the model is of the first part of its answer."""
+    first = True
 
     def take(chunk: Chunk) -> None:
-        if not q.tokens:
-            q.confidence = chunk.confidence
-        q.tokens.extend(chunk.tokens)
+        nonlocal first
+        if first:
+            first, q.confidence = False, chunk.confidence
 
     return take

@@ -16,10 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from zlib import crc32
 
-import numpy as np
-
 from core.clock import MS, US, Clock
 from core.errors import CallerError, Draining, EngineFailed, Overloaded
+from core.script import player_line
 from core.spread import Spread
 from core.steps import Steps
 from core.texts import check_name, check_prose
@@ -29,14 +28,14 @@ from daemon.talk.sessions import Sessions
 from daemon.talk.text import TextAssembler
 from daemon.talk.turns import GOOD_ENDS, WELL, Floor, Reader, Speech, Stage, Turn
 from daemon.words import check_id, check_number, whole
+from daemon.worlds.works import Works
 from daemon.worlds.worlds import Npc, Worlds
-from memory import hot
 from memory.hot import Finished, Session
 from memory.memory import Memory
 from memory.recall import Recalled
 from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
-from prompts.layout import Layout, Perception
+from prompts.layout import Perception, Tail
 from scheduler.ticket import Door
 from tiers.promises import RETRY_MAX_NS, Promises
 from tiers.routing import Routes, WorkKind
@@ -90,14 +89,13 @@ class Dialogue:
     def __init__(
         self,
         worlds: Worlds,
-        layout: Layout,
+        works: Works,
         door: Door,
         sessions: Sessions,
         memory: Memory,
         promises: Promises,
         routes: Routes,
         settings: DialogueSettings,
-        piece: Callable[[int], bytes],
         perceived: Callable[[Npc], Perception | None],
         felt: Callable[[Npc], str],
         spoke: Callable[[NpcKey], None],
@@ -108,14 +106,14 @@ class Dialogue:
         self.hot = sessions.hot
         self._memory = memory
         self._worlds = worlds
-        self._layout = layout
+        self._works = works
         self._door = door
         self._promises = promises
         self._route = routes.of(WorkKind.REPLY)
         self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
+        self.layout = works.layout(self._route)
         self._settings = settings
         self._context_len = self._route.context_len(door.context_len(self._route.engine))
-        self._piece = piece
         self._perceived = perceived
         self._felt = felt
         self._spoke = spoke
@@ -313,7 +311,7 @@ class Dialogue:
         floor = self._floors.setdefault(npc, Floor())
         if floor.waiting >= self._settings.waiting_max:
             raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", self._line_ms(floor))
-        turn = Turn(tenant, request, floor, received_ns, TextAssembler(self._layout.stop_text))
+        turn = Turn(tenant, request, floor, received_ns, TextAssembler(self.layout.stop_text))
         floor.ask(turn)
         turn.task = asyncio.create_task(self._admit(turn))
         return turn
@@ -343,12 +341,12 @@ class Dialogue:
         request = turn.request
         # The prompt is not to have the line twice, so what an earlier try left goes first.
         replaced = self.hot.take_back(session, request.turn_id)
-        line = self._layout.player_turn(request.text, request.player_name)
-        turn.speech = Speech(npc, session, recalled, line, replaced)
+        line = player_line(request.text, request.player_name)
+        turn.speech = Speech(npc, session, recalled, line, self.layout.render(line).lost, replaced)
         digest = self.sessions.digest(npc.key, request.player_id)
-        tail = self._layout.talk_tail(line.tokens, self._perceived(npc), digest)
+        tail = self.layout.talk_tail(line, self._perceived(npc), digest)
         self._spoke(npc.key)
-        room = self._context_len - len(npc.trunk) - len(tail)
+        room = self._context_len - len(self.layout.trunk(npc.script).tokens) - len(tail.tokens)
         if room < 1:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
         max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
@@ -364,8 +362,7 @@ class Dialogue:
         """A chunk from the scheduler. Stop text ends the turn; after a stop nothing more is said."""
         if turn.finish:
             return
-        for token in chunk.tokens:
-            turn.text.add(self._piece(token))
+        turn.text.add(chunk.text)
         turn.chunks += 1
         if turn.text.stopped:
             assert turn.ticket is not None
@@ -435,11 +432,10 @@ class Dialogue:
         npc, session, request = speech.npc, speech.session, turn.request
         self.counts.finished += 1
         self.counts.finished_of[npc.key.tenant] += 1
-        self.counts.cut_tokens += speech.line.lost
-        line = hot.Turn(True, request.text, speech.line.tokens)
+        self.counts.cut_tokens += speech.lost
         cut = CUT_OFF.get(turn.finish, "")
         body = self.sessions.add(
-            npc, session, request.turn_id, line, turn.said, request.player_name, self._felt(npc), cut
+            npc, session, request.turn_id, speech.line, turn.said, request.player_name, self._felt(npc), cut
         )
         if goes_on:
             self._make_ready(npc, session)
@@ -511,21 +507,13 @@ class Dialogue:
 
     def _make_ready(self, npc: Npc, session: Session) -> None:
         """Has the KV of the conversation made ready in the background, so that the next line finds it."""
-        now_ns = self._clock()
-        room = self._layout.caps.talk_tail + self._settings.max_tokens
-        work = Work(
-            tier=self._trunk_route.tier,
-            key=npc.trunk_key(session.player),
-            trunk=self.sessions.trunk(npc, session, room, self._context_len),
-            shared=npc.shared,
-            tail=np.empty(0, np.int32),
-            max_tokens=0,
-            adapter=npc.adapter,
-            backend=self._trunk_route.engine,
-            due_ns=now_ns,
-            # It is in nobody's way: the player is still listening.
-            deadline_ns=self._promises.deadline_ns(Tier.BRONZE, now_ns),
-            supersede=(npc.key, session.player, "trunk"),
+        room = self.layout.caps.talk_tail + self._settings.max_tokens
+        script = self.sessions.script(npc, session, room, self._context_len, self.layout)
+        replaces = (npc.key, session.player, "trunk")
+        # It is in nobody's way: the player is still listening.
+        patient = Tier.BRONZE
+        work = self._works.ready(
+            npc, self._trunk_route, self._clock(), replaces, script, session.player, deadline=patient
         )
         try:
             self._door.submit(work, lambda _: None)
@@ -537,40 +525,29 @@ class Dialogue:
         npc: Npc,
         session: Session,
         request: dialogue_pb2.TalkRequest,
-        tail: tuple[int, ...],
+        tail: Tail,
         max_tokens: int,
     ) -> Work:
-        now_ns = self._clock()
+        room = len(tail.tokens) + max_tokens
+        script = self.sessions.script(npc, session, room, self._context_len, self.layout)
         seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
-        return Work(
-            tier=self._route.tier,
-            key=npc.trunk_key(session.player),
-            trunk=self.sessions.trunk(npc, session, len(tail) + max_tokens, self._context_len),
-            shared=npc.shared,
-            tail=np.asarray(tail, np.int32),
-            max_tokens=max_tokens,
-            adapter=npc.adapter,
-            backend=self._route.engine,
-            sampling=Sampling(
-                temperature=request.temperature if request.has_temperature else self._settings.temperature,
-                unrepeat=self._settings.unrepeat if self._layout.native else 0.0,
-                seed=seed,
-            ),
-            said=session.lines,
-            stop_ids=self._layout.stop_ids,
-            closing=self._layout.closing_ids,
-            due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
+        sampling = Sampling(
+            temperature=request.temperature if request.has_temperature else self._settings.temperature,
+            unrepeat=self._settings.unrepeat if self.layout.native else 0.0,
+            seed=seed,
+        )
+        return self._works.speaks(
+            npc, self._route, tail, self._clock(), script, session.player, max_tokens, sampling, session.spoken
         )
 
     def _last(self, turn: Turn, ended: Ended, speech: Speech) -> dialogue_pb2.TalkEvent:
         event = _event(turn, dialogue_pb2.TALK_EVENT_KIND_END)
         event.timings.CopyFrom(timings_message(ended))
-        event.timings.cut_tokens = speech.line.lost
+        event.timings.cut_tokens = speech.lost
         event.timings.recall_us = whole(speech.recalled.took_ns // US, 64)
         event.timings.recall_late = speech.recalled.late
         event.timings.stores[:] = speech.recalled.stores
-        if speech.line.lost:
+        if speech.lost:
             event.flags.append("cut:player_line")
         event.flags.extend(f"cut:{name}" for name in sorted(speech.session.cut))
         speech.session.cut.clear()

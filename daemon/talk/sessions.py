@@ -11,25 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from core.choice import Tokens
 from core.clock import MS, Clock, S
 from core.errors import Draining, NotFound, Overloaded
+from core.script import Script, Section, SectionKind, npc_line, player_line
 from core.words import Finish, NpcKey, TrunkKey
-from core.work import Chunk, Ended, Work
+from core.work import Chunk, Ended
 from daemon.talk.text import TextAssembler
+from daemon.worlds.works import Works
 from daemon.worlds.worlds import Npc, Worlds
 from memory import cards
 from memory.bond import Bond, Exchange, OpenSession, salient, within
-from memory.hot import Finished, Hot, Session, Turn
+from memory.hot import Finished, Hot, Session
 from memory.memory import Memory
 from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, with_name
 from memory.recall import Recalled
 from memory.records import Body, Kind
 from prompts.layout import Layout
 from scheduler.ticket import Door, Ticket
-from tiers.promises import Promises
 from tiers.routing import Routes, WorkKind
 
 SUMMARIES_TOLD = 2
@@ -55,11 +53,9 @@ class Sessions:
         hot: Hot,
         memory: Memory,
         worlds: Worlds,
-        layout: Layout,
+        works: Works,
         door: Door,
-        promises: Promises,
         routes: Routes,
-        piece: Callable[[int], bytes],
         epoch: int,
         clock: Clock,
     ) -> None:
@@ -67,13 +63,12 @@ class Sessions:
         self.hot = hot
         self._memory = memory
         self._worlds = worlds
-        self._layout = layout
+        self._works = works
+        self._layout = works.layout(routes.of(WorkKind.REPLY))
         self._door = door
-        self._promises = promises
         self._recalls = routes.of(WorkKind.REPLY).recall
         self._route = routes.of(WorkKind.SUMMARY)
         self._context_len = self._route.context_len(door.context_len(self._route.engine))
-        self._piece = piece
         self._epoch = epoch
         self._clock = clock
         self._ending: set[Session] = set()
@@ -99,13 +94,12 @@ class Sessions:
         session.recalled = not recalled.late
         return session, recalled
 
-    def digest(self, npc: NpcKey, player: str) -> tuple[int, ...]:
-        """One line about a player for a tail, in tokens, from this process alone; often empty."""
+    def digest(self, npc: NpcKey, player: str) -> str:
+        """One line about a player for a tail, from this process alone; often empty."""
         bond = self._memory.at_hand(npc, player)
         if bond is None:
-            return ()
-        name = with_name(PLAYER, bond.name)
-        return self._layout.digest(cards.digest(name, bond.relationship, bond.quest))
+            return ""
+        return cards.digest(with_name(PLAYER, bond.name), bond.relationship, bond.quest)
 
     def tell(self, npc: Npc, session: Session) -> None:
         """Puts what is remembered now into the trunk: summaries, then cards, then the facts that have room."""
@@ -117,26 +111,35 @@ class Sessions:
             known = [f"{bond.name}."]
         known += [with_name(f.text, bond.name) for f in salient(bond.facts, now_ms)]
         kept = self._with_room(known)
-        session.known = self._layout.card(" ".join(kept)).tokens if kept else ()
+        session.known = (Section(SectionKind.CARD, " ".join(kept)),) if kept else ()
         past = [x for s in bond.summaries[-SUMMARIES_TOLD:] for x in sentences(with_name(s.text, bond.name))]
         news = [x for i, x in enumerate(past) if x not in kept and x not in past[:i]]
-        session.summary = self._layout.summary(" ".join(news)).tokens if news else ()
+        session.summary = (Section(SectionKind.SUMMARY, " ".join(news)),) if news else ()
 
-    def trunk(self, npc: Npc, session: Session, room: int, context_len: int) -> Tokens:
-        """The dialogue's trunk; facts, summary and then the oldest turns go while `room` more tokens would not fit."""
+    def script(self, npc: Npc, session: Session, room: int, context_len: int, layout: Layout) -> Script:
+        """The dialogue's script without a tail; facts, summary and then the oldest turns go while `room` more tokens
+        would not fit, as the model of `layout` counts them.
+        """
         while True:
-            tokens = np.concatenate([npc.trunk, np.asarray(session.tokens, np.int32)])
-            if len(tokens) + room <= context_len or not self.hot.make_room(session):
-                return tokens
+            script = npc.script.goes_on(session.sections)
+            if len(layout.trunk(script).tokens) + room <= context_len or not self.hot.make_room(session):
+                return script
 
     def add(
-        self, npc: Npc, session: Session, turn_id: str, line: Turn, said: str, player_name: str, emotion: str, cut: str
+        self,
+        npc: Npc,
+        session: Session,
+        turn_id: str,
+        line: Section,
+        said: str,
+        player_name: str,
+        emotion: str,
+        cut: str,
     ) -> Body:
         """Appends a turn; what the journal is to keep of it (Kind.TURN). `cut` says how it was cut off, if it was."""
         noted = facts_of(line.text, npc.name)
         session.noted += [n for n in noted if n not in session.noted]
-        reply = Turn(False, said, self._layout.npc_turn(said))
-        rebuilt = self.hot.add(session, [line, reply], self._clock(), turn_id if cut else "")
+        rebuilt = self.hot.add(session, [line, npc_line(said)], self._clock(), turn_id if cut else "")
         body: Body = {"session": session.session_id, "line": line.text, "reply": said}
         named = {"turn_id": turn_id, "name": player_name or name_of(line.text), "emotion": emotion, "finish": cut}
         body.update((key, value) for key, value in named.items() if value)
@@ -174,40 +177,28 @@ class Sessions:
 
     def _sum_up(self, npc: Npc, session: Session) -> None:
         """Has the model sum up what is left of the conversation in hot memory. Raises Overloaded or Draining."""
-        tail = self._layout.summary_tail()
-        words_max = self._route.output_max
-        text = TextAssembler(self._layout.stop_text)
+        layout = self._works.layout(self._route)
+        tail = layout.summary_tail()
+        text = TextAssembler(layout.stop_text)
         tickets: list[Ticket] = []
+        room = len(tail.tokens) + self._route.output_max
+        script = self.script(npc, session, room, self._context_len, layout)
         # On a trunk of its own: the player's next conversation may begin before this one is summed up.
-        key = npc.trunk_key(session.player)._replace(fork=f"summary/{session.session_id}")
+        fork = f"summary/{session.session_id}"
+        work = self._works.sums_up(npc, self._route, tail, self._clock(), script, session.player, fork)
 
         def on_chunk(chunk: Chunk) -> None:
-            for token in chunk.tokens:
-                text.add(self._piece(token))
+            text.add(chunk.text)
             if text.stopped:
                 tickets[0].cancel()
 
         def on_end(ended: Ended) -> None:
             text.end()
             self._ending.discard(session)
-            self._door.forget(key)
+            self._door.forget(work.key)
             well = text.stopped or ended.finish in (Finish.STOP, Finish.LENGTH)
             self._remember(session, text.said if well else "")
 
-        now_ns = self._clock()
-        work = Work(
-            tier=self._route.tier,
-            key=key,
-            trunk=self.trunk(npc, session, len(tail) + words_max, self._context_len),
-            shared=npc.shared,
-            tail=np.asarray(tail, np.int32),
-            max_tokens=words_max,
-            adapter=npc.trunk_adapter,
-            backend=self._route.engine,
-            stop_ids=self._layout.stop_ids,
-            due_ns=now_ns,
-            deadline_ns=self._promises.deadline_ns(self._route.tier, now_ns),
-        )
         tickets.append(self._door.submit(work, on_end, on_chunk))
         self._ending.add(session)
 
@@ -258,8 +249,7 @@ class Sessions:
         self.counts.revived += 1
         session.session_id = kept.session_id
         for e in kept.exchanges[-(settings.turns_max // 2 - 1) :]:
-            line = Turn(True, e.line, self._layout.player_turn(e.line, name).tokens)
-            self.hot.add(session, [line, Turn(False, e.reply, self._layout.npc_turn(e.reply))], self._clock())
+            self.hot.add(session, [player_line(e.line, name), npc_line(e.reply)], self._clock())
         session.said = 2 * kept.count
         session.exchanges = kept.count
         for e in kept.exchanges:
@@ -279,5 +269,6 @@ class Sessions:
         self._door.forget(TrunkKey(session.npc, session.player))
 
 
-def _exchanges(turns: Sequence[Turn]) -> list[Exchange]:
-    return [Exchange("", t.text, "") if t.by_player else Exchange("", "", t.text) for t in turns]
+def _exchanges(turns: Sequence[Section]) -> list[Exchange]:
+    by_player = SectionKind.PLAYER
+    return [Exchange("", t.text, "") if t.kind is by_player else Exchange("", "", t.text) for t in turns]

@@ -19,14 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from core.script import Section
 from core.work import Ended
 from daemon.talk.text import TextAssembler
 from daemon.worlds.worlds import Npc
-from memory import hot
 from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2
-from prompts.layout import Cut
 from scheduler.ticket import Ticket
 
 WELL = (dialogue_pb2.TALK_FINISH_STOP, dialogue_pb2.TALK_FINISH_LENGTH)
@@ -66,8 +65,9 @@ class Speech:
     npc: Npc
     session: Session
     recalled: Recalled
-    line: Cut
-    replaced: list[hot.Turn]  # the same turn as an earlier try left it
+    line: Section
+    lost: int  # tokens of the line that were cut away
+    replaced: list[Section]  # the same turn as an earlier try left it
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Worlds and the NPCs in them: definitions checked against their caps, tokens of their trunks, leases.
+"""Worlds and the NPCs in them: definitions checked against their caps, scripts of the NPCs, leases.
 
 Owns both tables; used on the event loop only. Nothing here waits: long work is a generator of steps (core/slices.py),
 which first makes all that is new and then puts it into the tables in one step, the last. Callers that rest between the
@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 
-from core.choice import Node, Tokens
+from core.choice import Choice
 from core.errors import CallerError, NotFound, Overloaded, Stale
+from core.script import Script, Section, SectionKind
 from core.steps import Steps, at_once, every
 from core.texts import check_name, check_prose, cleaned, cleaned_line, cleaned_name, line_fault, name_fault
 from core.words import NpcKey, TrunkKey
@@ -25,7 +25,9 @@ from daemon.words import check_id, policy_rows
 from daemon.worlds.language import check_language, texts_of, warnings_of, well_formed
 from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
-from prompts.layout import ActionWord, Layout, TooLong
+from prompts.caps import TooLong
+from prompts.choices import ActionWord, intents
+from prompts.layout import Layout, world_sections
 from tiers.policy import PolicyRow
 from tiers.policy_table import Sections, WorldWords, compiling_table, why_not
 
@@ -63,8 +65,8 @@ class WorldLimits:
 
 @dataclass(slots=True, eq=False)
 class World:
-    """One world as it is now. `prefixes` are the shared tokens by archetype; `choices` the allowed intents by
-    percepts; `definition` is the game's message as it came.
+    """One world as it is now. `prefixes` are the sections that an archetype's NPCs share; `choices` the allowed intents
+    by percepts; `definition` is the game's message as it came.
     """
 
     tenant: str
@@ -75,9 +77,9 @@ class World:
     adapters: dict[str, Adapter | None]  # by archetype
     actions: list[ActionWord]
     emotions: list[str]
-    prefixes: dict[str, tuple[int, ...]]
-    personas: dict[str, tuple[str, tuple[int, ...]]]  # id -> (name, tokens)
-    choices: list[Node]
+    prefixes: dict[str, tuple[Section, ...]]
+    personas: dict[str, Section]
+    choices: list[Choice]
     policy: list[PolicyRow]
     sections: list[tuple[str, int, int]]
     definition: bytes
@@ -91,23 +93,26 @@ class World:
 
 @dataclass(slots=True, eq=False)
 class Npc:
-    """One registered NPC. `trunk` are its intent trunk's tokens, the first `shared` of them its archetype's prefix;
-    `spec` is the game's message as it came. `adapter` is what it speaks with, `trunk_adapter` what its trunks are
-    computed with (content hashes; empty: the base model).
+    """One registered NPC. Its `script` is its archetype's prefix and its persona; `spec` is the game's message as it
+    came. It speaks with `adapter`, and its trunks are computed with `trunk_adapter` (content hashes; empty: the base
+    model).
     """
 
     key: NpcKey
     number: int
     archetype_id: str
     persona_id: str
-    name: str
-    persona: tuple[int, ...]
+    persona: Section
     lease_epoch: int
-    trunk: Tokens
-    shared: int
+    script: Script
     spec: bytes
     adapter: str = ""
     trunk_adapter: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the NPC is called."""
+        return self.persona.name
 
     def trunk_key(self, partner: str) -> TrunkKey:
         """Names its trunk towards a partner (empty: none, for intents)."""
@@ -115,37 +120,38 @@ class Npc:
 
 
 class _TooLong:
-    """The personas of one request that are too long: all of them are told, not one at each try."""
+    """The personas of one request that are too long for a model: all of them are told, not one at each try."""
 
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        self._found: list[tuple[str, TooLong]] = []
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self._layouts = layouts
+        self.found: list[tuple[str, TooLong]] = []
 
-    def persona(self, layout: Layout, said: npcs_pb2.Persona) -> tuple[int, ...]:
-        """Its tokens; none, and it is noted, when it is too long."""
+    def persona(self, said: npcs_pb2.Persona) -> Section:
+        """Its section; it is noted when it is too long."""
+        section = Section(SectionKind.PERSONA, said.text, said.name)
         try:
-            return layout.persona(said.name, said.text)
+            for layout in self._layouts:
+                layout.render(section)
         except TooLong as error:
-            self._found.append((said.name, error))
-            return ()
+            self.found.append((said.name, error))
+        return section
 
     def check(self) -> None:
         """Raises CallerError when there is one."""
-        if not self._found:
+        if not self.found:
             return
-        if len(self._found) == 1:
-            raise self._found[0][1]
+        if len(self.found) == 1:
+            raise self.found[0][1]
         named, room = [], PERSONAS_TOLD_LEN
-        for name, error in self._found:
+        for name, error in self.found:
             named.append(f"{name} ({error.size})")
             room -= len(named[-1]) + 2
             if room < 0:
                 named.pop()
                 break
-        more = f" and {len(self._found) - len(named)} more" if len(named) < len(self._found) else ""
-        raise CallerError(
-            "personas", f"the limit is {self._cap} tokens (caps.persona); shorten {', '.join(named)}{more}"
-        )
+        more = f" and {len(self.found) - len(named)} more" if len(named) < len(self.found) else ""
+        most = self._layouts[0].caps.persona
+        raise CallerError("personas", f"the limit is {most} tokens (caps.persona); shorten {', '.join(named)}{more}")
 
 
 class Worlds:
@@ -153,16 +159,20 @@ class Worlds:
 
     def __init__(
         self,
-        layout: Layout,
+        layouts: Sequence[Layout],
         limits: WorldLimits,
         policy: Sections,
         adapters: Adapters | None = None,
         first_lease: Callable[[], int] = lambda: 0,
     ) -> None:
-        """A new world's leases are above `first_lease`: a world that is defined again after it was deleted takes
-        nothing from a game server which still holds a lease of the old one.
+        """`layouts` are those of all models that may read a world: each text is checked against all of them, and
+        responses count the first one's tokens.
+
+        A new world's leases are above `first_lease`: a world that is defined again after it was deleted takes nothing
+        from a game server which still holds a lease of the old one.
         """
-        self._layout = layout
+        self._layouts = layouts
+        self._layout = layouts[0]
         self._limits = limits
         self._policy = policy
         self._adapters = adapters
@@ -316,7 +326,7 @@ class Worlds:
         limit = self._limits.npcs_per_call_max
         if not 1 <= len(request.npcs) <= limit:
             raise CallerError("npcs", f"{len(request.npcs)} NPCs, must be 1 to {limit}")
-        too_long = _TooLong(self._layout.caps.persona)
+        too_long = _TooLong(self._layouts)
         epoch = world.lease_last + 1
         npcs: list[Npc] = []
         named: set[str] = set()
@@ -392,7 +402,7 @@ class Worlds:
                 _clean_persona(parsed.persona)
                 self._check_npcs(1)
                 check_id("npcs[0].npc_id", parsed.npc_id)
-                too_long = _TooLong(self._layout.caps.persona)
+                too_long = _TooLong(self._layouts)
                 npc = self._made(world, 0, parsed, None, epoch, False, too_long)
                 try:
                     too_long.check()
@@ -453,19 +463,32 @@ class Worlds:
         if spec.archetype_id not in world.prefixes:
             known = ", ".join(sorted(world.prefixes))
             raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
-        name, persona = self._persona(world, i, spec, too_long)
+        persona = self._persona(world, i, spec, too_long)
         prefix = world.prefixes[spec.archetype_id]
-        trunk = np.asarray(prefix + persona, np.int32)
+        script = Script((*prefix, persona), len(prefix))
         adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
         written = spec.SerializeToString()
         if old is not None and not take_over:
-            if _is_same(old, written, trunk, adapter):
+            if _is_same(old, written, script, adapter):
                 return old
             epoch = old.lease_epoch
         number = old.number if old else self._number()
         key = NpcKey(world.tenant, world.world_id, spec.npc_id)
-        return Npc(key, number, spec.archetype_id, spec.persona_id, name, persona, epoch, trunk, len(prefix),
-                   written, adapter, trunk_adapter)  # fmt: skip
+        if not too_long.found:
+            self._render(script)
+        return Npc(key, number, spec.archetype_id, spec.persona_id, persona, epoch, script, written, adapter,
+                   trunk_adapter)  # fmt: skip
+
+    def _render(self, script: Script) -> None:
+        """Renders a script now, so that no intent waits for it."""
+        for layout in self._layouts:
+            layout.trunk(script)
+
+    def _measured(self, section: Section) -> int:
+        """Renders a section for every model; its tokens in the first one's. Raises TooLong."""
+        for layout in self._layouts:
+            layout.render(section)
+        return len(self._layout.render(section).tokens)
 
     def _number(self) -> int:
         if self._free_numbers:
@@ -473,7 +496,7 @@ class Worlds:
         self._next_number += 1
         return self._next_number - 1
 
-    def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec, too_long: _TooLong) -> tuple[str, tuple[int, ...]]:
+    def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec, too_long: _TooLong) -> Section:
         if spec.persona_id:
             if spec.persona_id not in world.personas:
                 raise CallerError(f"npcs[{i}].persona_id", f"'{spec.persona_id}' is not defined in the world")
@@ -482,19 +505,17 @@ class Worlds:
             raise CallerError(f"npcs[{i}].persona.name", "is empty; give persona_id or an inline persona")
         check_name(f"npcs[{i}].persona.name", spec.persona.name)
         check_prose(f"npcs[{i}].persona.text", spec.persona.text)
-        return spec.persona.name, too_long.persona(self._layout, spec.persona)
+        return too_long.persona(spec.persona)
 
     def _moved(self, npc: Npc, old: World, new: World) -> Npc:
         """The same NPC in the changed world; personas that the world no longer has keep their old text."""
         prefix = new.prefixes.get(npc.archetype_id, old.prefixes[npc.archetype_id])
         new.prefixes.setdefault(npc.archetype_id, prefix)
         adapter, trunk_adapter = _hashes(new.adapters.setdefault(npc.archetype_id, old.adapters.get(npc.archetype_id)))
-        name, persona = new.personas.get(npc.persona_id, (npc.name, npc.persona))
-        trunk = np.asarray(prefix + persona, np.int32)
-        return replace(
-            npc, name=name, persona=persona, trunk=trunk, shared=len(prefix),
-            adapter=adapter, trunk_adapter=trunk_adapter,
-        )  # fmt: skip
+        persona = new.personas.get(npc.persona_id, npc.persona)
+        script = Script((*prefix, persona), len(prefix))
+        self._render(script)
+        return replace(npc, persona=persona, script=script, adapter=adapter, trunk_adapter=trunk_adapter)
 
     def _compiling(
         self, tenant: str, request: npcs_pb2.DefineWorldRequest, content: bytes, content_hash: str
@@ -513,18 +534,20 @@ class Worlds:
         _unique("actions", [a.word for a in actions])
         _unique("emotions", emotions)
         _unique("archetypes", [a.archetype_id for a in request.archetypes])
-        base = layout.world(check_prose("lore", request.lore), actions, emotions)
-        sections = [("lore and words", len(base) - len(layout.ends.rules), layout.caps.lore + layout.caps.words)]
-        prefixes = {}
+        base = world_sections(check_prose("lore", request.lore), actions, emotions)
+        told = sum(self._measured(section) for section in base) - len(layout.ends.rules)
+        sections = [("lore and words", told, layout.caps.lore + layout.caps.words)]
+        prefixes: dict[str, tuple[Section, ...]] = {}
         adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
             yield
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
-            tokens = layout.archetype(a.archetype_id, check_prose(f"archetypes[{i}].description", a.description))
-            prefixes[a.archetype_id] = base + tokens
-            sections.append((f"archetype:{a.archetype_id}", len(tokens), layout.caps.archetype))
-        personas = {}
-        too_long = _TooLong(layout.caps.persona)
+            described = check_prose(f"archetypes[{i}].description", a.description)
+            archetype = Section(SectionKind.ARCHETYPE, described, a.archetype_id)
+            sections.append((f"archetype:{a.archetype_id}", self._measured(archetype), layout.caps.archetype))
+            prefixes[a.archetype_id] = (*base, archetype)
+        personas: dict[str, Section] = {}
+        too_long = _TooLong(self._layouts)
         for i, p in enumerate(request.personas):
             yield
             check_id(f"personas[{i}].persona_id", p.persona_id)
@@ -532,12 +555,15 @@ class Worlds:
                 raise CallerError("personas", f"'{p.persona_id}' stands twice")
             check_name(f"personas[{i}].name", p.name)
             check_prose(f"personas[{i}].text", p.text)
-            tokens = too_long.persona(layout, p)
-            personas[p.persona_id] = (p.name, tokens)
-            sections.append((f"persona:{p.persona_id}", len(tokens), layout.caps.persona))
+            personas[p.persona_id] = too_long.persona(p)
+            if not too_long.found:
+                tokens = self._measured(personas[p.persona_id])
+                sections.append((f"persona:{p.persona_id}", tokens, layout.caps.persona))
         too_long.check()
         yield
-        choices = yield from layout.intents_in_steps(actions, emotions)
+        choices = intents(actions, emotions, layout.caps.percepts)
+        for reader in self._layouts:
+            yield from reader.graphs_in_steps(choices)
         policy = yield from self._table(request, actions, emotions)
         warnings = yield from self._warnings(request)
         return World(
@@ -621,10 +647,10 @@ def _table_with(npcs: dict[str, Npc], changed: Sequence[Npc]) -> Steps[dict[str,
     return table
 
 
-def _is_same(npc: Npc, spec: bytes, trunk: Tokens, adapter: str) -> bool:
-    """Whether an NPC is registered as this very spec makes it."""
-    # Two specs may make the same tokens; the personas they name may change apart later.
-    return npc.spec == spec and npc.adapter == adapter and np.array_equal(npc.trunk, trunk)
+def _is_same(npc: Npc, spec: bytes, script: Script, adapter: str) -> bool:
+    """True when an NPC is registered as this very spec makes it."""
+    # Two specs may make the same script; the personas they name may change apart later.
+    return npc.spec == spec and npc.adapter == adapter and npc.script == script
 
 
 def _hashes(adapter: Adapter | None) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from core.choice import Tokens
 from core.clock import MS, S, now_ns
+from core.script import player_line
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Chunk, Work
 from engines.base import tokens_of
@@ -28,7 +29,8 @@ from loadtests.bench.kv_homes import with_store
 from loadtests.bench.rig import Rig
 from loadtests.scene import load_scene
 from models.corpus.names import person_name
-from prompts.layout import ActionWord, Layout
+from prompts.choices import ActionWord
+from prompts.layout import Layout
 
 NPCS = 400
 REPLIES = 10_000
@@ -83,7 +85,7 @@ def holders(layout: Layout, count: int) -> list[Holder]:
         line = f"My sister is called {name}."
         told = layout.player_turn(line).tokens + layout.npc_turn("I will remember that.")
         trunk = tokens_of(before + layout.persona(person.name, person.text) + told)
-        question = layout.talk_tail(layout.player_turn("Who is my sister?").tokens)
+        question = layout.talk_tail(player_line("Who is my sister?")).tokens
         # Half of them share no prefix: only then is so short a trunk worth a fetch from Redis.
         out.append(Holder(number, name, trunk, len(before) * (number % 2), tokens_of(question)))
     return out

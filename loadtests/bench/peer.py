@@ -34,6 +34,7 @@ from typing import Protocol
 from core.clock import MS, S, now_ns
 from core.observation import Observation as Seen
 from core.observation import Percept as SeenPercept
+from core.script import player_line
 from engines.llama import load_vocab, send_native_log_to
 from loadtests.bench.children import Child
 from loadtests.bench.figures import Figures
@@ -56,7 +57,8 @@ from npcd_client import (
     Persona,
     TalkEventKind,
 )
-from prompts.layout import ActionWord, Layout
+from prompts.choices import ActionWord
+from prompts.layout import Layout
 from scheduler.meter import percentile
 
 PARTS = ("llama_server",)
@@ -172,7 +174,7 @@ class Prompts:
                 1.0 if seen.health is None else seen.health,
             )
         )
-        return self.layout.intent_tail(perception), tuple(p.entity_id for p in perception.percepts)
+        return self.layout.intent_tail(perception).tokens, tuple(p.entity_id for p in perception.percepts)
 
     def grammar(self, percepts: int) -> str:
         """The grammar of an intent that can name so many percepts."""
@@ -269,8 +271,8 @@ class PeerSide:
     async def say(self, number: int, line: str, fresh: bool, on_first: Callable[[], None]) -> tuple[str, int]:
         layout = self._prompts.layout
         trunk = self._prompts.trunks[number] if fresh else self._talks.get(number, self._prompts.trunks[number])
-        turn = layout.player_turn(line).tokens
-        body = llama_server.turn_body(trunk + layout.talk_tail(turn), REPLY_LEN, self._slot(number))
+        turn = player_line(line)
+        body = llama_server.turn_body(trunk + layout.talk_tail(turn).tokens, REPLY_LEN, self._slot(number))
         text, count, ends = "", 0, self._prompts.vocab.eog_ids
         async for event in self._http.stream("/completion", body):
             if event.get("content") and not text:
@@ -279,7 +281,7 @@ class PeerSide:
             self._computed += int(event.get("timings", {}).get("prompt_n", 0)) if event.get("stop") else 0
             if not event.get("stop"):
                 count += sum(token not in ends for token in event.get("tokens", ()))
-        self._talks[number] = trunk + turn + layout.npc_turn(text)
+        self._talks[number] = trunk + layout.render(turn).tokens + layout.npc_turn(text)
         return text, count
 
     def _slot(self, number: int) -> int:

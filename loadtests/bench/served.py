@@ -76,11 +76,12 @@ class Face(GrpcFace):
         npcs = [npc for world in self.calls._worlds._worlds.values() for npc in world.npcs.values()]
         npc = npcs[number * 12 % len(npcs)]
         now = monotonic_ns()
+        trunk = self.calls._worlds._layout.trunk(npc.script)
         work = Work(
             tier=Tier.BRONZE,
             key=TrunkKey(npc.key, ""),
-            trunk=npc.trunk,
-            shared=npc.shared,
+            trunk=trunk.tokens,
+            shared=trunk.shared,
             # The words do not matter; another number gives other words.
             tail=np.asarray([300 + (number * 37 + i) % 1000 for i in range(BRONZE_TAIL_LEN)], np.int32),
             max_tokens=BRONZE_TOKENS + number * 37 % BRONZE_TOKENS,  # they do not all end at once

@@ -15,7 +15,7 @@ from daemon.config import Config
 from daemon.main import main
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 # A step takes equally long with any works, so all waiting works go into one; and no deadline is near.
 SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")

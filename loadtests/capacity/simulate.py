@@ -24,7 +24,8 @@ from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from loadtests.capacity.costs import Column, Daemon
 from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people, seen_ns
-from prompts.layout import MARKS, Caps
+from prompts.caps import Caps
+from prompts.marks import MARKS
 from scheduler.composing import Planned
 from scheduler.meter import percentile
 from scheduler.placing import KvSettings

@@ -16,7 +16,8 @@ import numpy as np
 from core.choice import END, Node, Tokens, stage
 from core.clock import S
 from core.words import Activation, NpcKey
-from prompts.layout import MARKS, TARGETS_MAX
+from prompts.marks import MARKS
+from prompts.sight import TARGETS_MAX
 
 ACTIONS, SPEAKS, EMOTIONS = 18, 7, 8  # the demo's world: actions, actions with a bark, emotions
 

@@ -13,7 +13,8 @@ from models.corpus.intents import make_observation
 from models.corpus.names import item_name, person_name
 from models.corpus.spin import pick, slots_of
 from models.corpus.worlds import HAPPENINGS, Npc, World
-from prompts.layout import Layout, Perception, distance_word, health_word
+from prompts.layout import Layout, Perception
+from prompts.sight import distance_word, health_word
 
 # How often each topic comes up in a conversation.
 _WEIGHTS: dict[str, int] = {

@@ -10,7 +10,8 @@ from models.corpus import speech, words
 from models.corpus.oracle import Decision, Scene, decide
 from models.corpus.spin import pick
 from models.corpus.worlds import World
-from prompts.layout import Layout, Perception, health_word
+from prompts.layout import Layout, Perception
+from prompts.sight import health_word
 
 # Distances in metres that fall well inside close, near, away and far.
 _DISTANCES_M = ((0.3, 1.9), (2.1, 7.9), (8.1, 19.9), (20.1, 60.0))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from core.observation import Percept
 from models.corpus import words
-from prompts.layout import ActionWord, distance_word
+from prompts.choices import ActionWord
+from prompts.sight import distance_word
 
 NOBODY = -1
 _LAST_RESORTS = ("guard", "hide", "wander", "rest", "idle")

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from core.script import player_line
 from models.corpus import words
 from models.corpus.dialogue import (
     QUESTIONS,
@@ -31,7 +32,10 @@ from models.corpus.dialogue import (
 from models.corpus.intents import Sample, make_sample
 from models.corpus.tree import BARK, CHOICE, FOUND, REPLY, TEXT, TOLD, Tree
 from models.corpus.worlds import Npc, World, make_npc, make_world
-from prompts.layout import MARKS, Caps, Layout, percept_words, situation_words
+from prompts.caps import Caps
+from prompts.layout import Layout
+from prompts.marks import MARKS
+from prompts.sight import percept_words, situation_words
 
 _SKIP_MAX = 500
 _ROOMY = Caps(9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 99, 5)
@@ -64,7 +68,7 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
     room = length_max - tree.length
     kind = rng.choices(("talk", "memory", "questions"), (40, 40, 20) if late else (45, 25, 30))[0]
     talking_max = tree.length + int(room * rng.uniform(0.5, 0.75))
-    digest: tuple[int, ...] = ()
+    digest = ""
     if kind == "talk":
         turns = rng.choices((2, 4, 7, 12, 22), (2, 6, 6, 3, 2))[0]
         if turns > 12:
@@ -72,7 +76,7 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
         add_talk(rng, tree, root, layout, world, npc, make_talk(rng, layout, world, npc, turns), talking_max)
     elif kind == "memory":
         memory = make_memory(rng, world, npc)
-        digest = layout.digest(memory.digest)
+        digest = memory.digest
         here = _add_memory(tree, root, layout, memory)
         made = make_questions(rng, layout, world, npc, memory.known, REMEMBERED_LATE if late else REMEMBERED, 12)
         _add_questions(rng, tree, here, layout, memory, made, talking_max)
@@ -82,7 +86,7 @@ def make_tree(rng: Random, layout: Layout, length_max: int, unseen: bool = False
         _add_questions(rng, tree, root, layout, nobody, made, talking_max)
     while True:
         sample = make_sample(rng, layout, world, npc.archetype)
-        parts = intent_parts(layout, world, sample, digest if rng.random() < 0.5 else ())
+        parts = intent_parts(layout, world, sample, digest if rng.random() < 0.5 else "")
         if tree.length + sum(len(ids) for ids, _ in parts) > length_max:
             break
         tree.add(root, *parts)
@@ -106,9 +110,9 @@ def chosen(layout: Layout, sample: Sample) -> tuple[int, ...]:
     return layout.word(made.action) + layout.marks[f"p{made.target}"] + layout.word(made.emotion)
 
 
-def intent_parts(layout: Layout, world: World, sample: Sample, digest: tuple[int, ...] = ()) -> Parts:
+def intent_parts(layout: Layout, world: World, sample: Sample, digest: str = "") -> Parts:
     """The weighted parts of an intent branch: its tail, the choice, and the bark if there is one."""
-    parts: Parts = [(layout.intent_tail(sample.perception, digest), 0.0), (chosen(layout, sample), CHOICE)]
+    parts: Parts = [(layout.intent_tail(sample.perception, digest).tokens, 0.0), (chosen(layout, sample), CHOICE)]
     if sample.bark:
         parts += [(layout.marks["say"], 0.0), (layout.spoken(sample.bark) + layout.marks["end"], BARK)]
     return parts
@@ -135,12 +139,13 @@ def add_talk(
     It ends early when the tree is full. Only a talk that found room is followed by questions and a summary.
     """
     here = _add_memory(tree, root, layout, talk.memory)
-    digest = layout.digest(talk.memory.digest)
+    digest = talk.memory.digest
     branching = set(rng.sample(range(len(talk.turns)), min(2, len(talk.turns))))
     for number, turn in enumerate(talk.turns):
-        line = layout.player_turn(turn.line, talk.named).tokens
+        asked = player_line(turn.line, talk.named)
+        line = layout.render(asked).tokens
         reply = reply_parts(layout, turn.reply, turn.found, REPLY)
-        tail = layout.talk_tail(line, turn.perception, digest)
+        tail = layout.talk_tail(asked, turn.perception, digest).tokens
         if tree.length + len(tail) + 2 * _length(reply) + len(line) + 1 > length_max:
             return
         # A reply from sight or a digest cannot be given without it.
@@ -177,10 +182,9 @@ def _add_questions(
     length_max: int,
     named: str = "",
 ) -> None:
-    digest = layout.digest(memory.digest)
     for turn in made:
         perception = turn.perception if turn.sighted or rng.random() < 0.5 else None
-        tail = layout.talk_tail(layout.player_turn(turn.line, named).tokens, perception, digest)
+        tail = layout.talk_tail(player_line(turn.line, named), perception, memory.digest).tokens
         reply = reply_parts(layout, turn.reply, turn.found, REPLY)
         if tree.length + len(tail) + _length(reply) > length_max:
             return

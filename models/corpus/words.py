@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompts.layout import ActionWord
+from prompts.choices import ActionWord
 
 _NEEDS_TARGET = frozenset("approach follow attack greet talk trade warn feed".split())
 _SPEAKS = frozenset("greet talk warn trade attack howl".split())

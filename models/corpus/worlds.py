@@ -9,7 +9,7 @@ from random import Random
 from models.corpus import words
 from models.corpus.names import drawn, home_name, item_name, person_name, town_name
 from models.corpus.spin import pick, spin
-from prompts.layout import ActionWord
+from prompts.choices import ActionWord
 
 HAPPENINGS = (
     "great flood", "long winter", "red plague", "mill fire", "siege", "night of wolves", "hunger", "war of brothers",

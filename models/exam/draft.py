@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.script import player_line
 from models.corpus import words
 from models.corpus.dialogue import make_talk
 from models.corpus.intents import make_sample
@@ -34,7 +35,7 @@ def acceptance(speaker: Speaker, draft: Path, npcs: int, seed: int) -> dict[str,
             choices = layout.intents(world.actions, world.emotions)
             for _ in range(4):
                 sample = make_sample(rng, layout, world, archetype)
-                tokens = list(here + layout.intent_tail(sample.perception))
+                tokens = list(here + layout.intent_tail(sample.perception).tokens)
                 node = choices[len(sample.perception.percepts)]
                 taken = speaker.choose(tokens, node)
                 way = [
@@ -49,11 +50,11 @@ def acceptance(speaker: Speaker, draft: Path, npcs: int, seed: int) -> dict[str,
                     node, _ = node.step(token)
                     tokens.append(token)
             for n, turn in enumerate(make_talk(rng, layout, world, npc, 4).turns):
-                line = layout.player_turn(turn.line).tokens
-                tail = layout.talk_tail(line, turn.perception)
+                line = player_line(turn.line)
+                tail = layout.talk_tail(line, turn.perception).tokens
                 said = speaker.say(here, tail, 100 * number + n)
                 hits["silver"] += _proposed(small, here + tail, said.tokens)
-                here += line + layout.npc_turn(said.text)
+                here += layout.render(line).tokens + layout.npc_turn(said.text)
             told = speaker.say(here, layout.marks["summary"], number)
             hits["bronze"] += _proposed(small, here + layout.marks["summary"], told.tokens)
     return {tier: (sum(made) / len(made), len(made)) for tier, made in hits.items()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
+from core.script import player_line
 from models.corpus import memories, names, speech, words
 from models.corpus.dialogue import make_memory
 from models.corpus.render import rng_of, trunk
@@ -95,21 +96,22 @@ def memory(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
             away = {**memories.make_memory(rng, other, True), "player": known.player, "name": npc.name}
             ask = pick(rng, (memories.KINDS[kind].ask,), slots)
             wanted = _words(*(v for k, v in slots.items() if k != "tkin"))
-            digest: tuple[int, ...] = ()
+            digest = ""
             before = here
             lines: tuple[int, ...] = ()
             if place in ("card", "digest"):
                 said = memories.note(rng, kind, noted)
-                digest = layout.digest(said) if place == "digest" else ()
+                digest = said if place == "digest" else ""
                 before += layout.card(f"{known.player}." if digest else said).tokens
             else:
                 # The told fact is the asked one, or (when nobody told it) another one.
                 line = memories.said(rng, kind, slots) if place else None
                 line = line or (memories.said(rng, other, away) if memories.KINDS[other].say else "Hello there!")
                 for n, said_line in enumerate((line, *rng.sample(_SMALL_TALK, _BETWEEN))):
-                    turn = layout.player_turn(said_line).tokens
-                    reply = layout.npc_turn(speaker.say(before, layout.talk_tail(turn), number * 10 + n, lines).text)
-                    before += turn + reply
+                    turn = player_line(said_line)
+                    tail = layout.talk_tail(turn).tokens
+                    reply = layout.npc_turn(speaker.say(before, tail, number * 10 + n, lines).text)
+                    before += layout.render(turn).tokens + reply
                     lines += reply
             answer = _ask(speaker, before, ask, number, digest, lines)
             out.append(Answered(archetype, kind, place, wanted, answer.text))
@@ -127,9 +129,10 @@ def player_names(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
             first = f"My name is {player}." if place else "Hello there!"
             lines: tuple[int, ...] = ()
             for n, line in enumerate((first, *rng.sample(_SMALL_TALK, _BETWEEN))):
-                turn = layout.player_turn(line).tokens
-                reply = layout.npc_turn(speaker.say(before, layout.talk_tail(turn), number * 10 + n, lines).text)
-                before += turn + reply
+                turn = player_line(line)
+                tail = layout.talk_tail(turn).tokens
+                reply = layout.npc_turn(speaker.say(before, tail, number * 10 + n, lines).text)
+                before += layout.render(turn).tokens + reply
                 lines += reply
             said = _ask(speaker, before, "What is my name?", number, lines=lines)
             out.append(Answered(archetype, "player", place, _words(player), said.text))
@@ -148,7 +151,7 @@ def secrets(speaker: Speaker, npcs: int, seed: int) -> list[Answered]:
         for place in ("card", "digest", "stranger", "wary"):
             trusted = place in ("card", "digest")
             note = f"{player} is {rng.choice(memories.TRUSTED if trusted else memories.WARY)}."
-            digest = layout.digest(note) if place == "digest" else ()
+            digest = note if place == "digest" else ""
             before = here + (layout.card(note).tokens if place in ("card", "wary") else ())
             said = _ask(speaker, before, "What is your secret?", number, digest)
             out.append(Answered(archetype, "secret", place, _words(*values), said.text))
@@ -224,11 +227,11 @@ def _ask(
     before: tuple[int, ...],
     line: str,
     seed: int,
-    digest: tuple[int, ...] = (),
+    digest: str = "",
     lines: tuple[int, ...] = (),
 ) -> Said:
-    layout = speaker.layout
-    return speaker.say(before, layout.talk_tail(layout.player_turn(line).tokens, None, digest), seed, lines)
+    tail = speaker.layout.talk_tail(player_line(line), None, digest).tokens
+    return speaker.say(before, tail, seed, lines)
 
 
 def _words(*values: str) -> frozenset[str]:

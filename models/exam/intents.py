@@ -58,7 +58,7 @@ def ask(speaker: Speaker, count: int, seed: int) -> list[Asked]:
             sample = make_sample(rng, layout, world, archetype)
             right = sample.decision
             taken = speaker.choose(
-                beginning + layout.intent_tail(sample.perception), choices[len(sample.perception.percepts)]
+                beginning + layout.intent_tail(sample.perception).tokens, choices[len(sample.perception.percepts)]
             )
             made = (world.actions[taken["actions"]].word, taken["targets"], world.emotions[taken["emotions"]])
             out.append(Asked(archetype, (right.action, right.target, right.emotion), made))

@@ -13,7 +13,8 @@ from core.work import Sampling
 from daemon.talk.dialogue import DialogueSettings
 from engines.base import Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
-from prompts.layout import Caps, Layout
+from prompts.caps import Caps
+from prompts.layout import Layout
 from prompts.templates import find_markup
 
 TEMPERATURE = DialogueSettings().temperature  # the default of a user's daemon

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from core.observation import Observation, Percept
+from core.script import player_line
 from models.corpus import words
 from models.corpus.dialogue import make_talk, sentences
 from models.corpus.render import rng_of, trunk
@@ -69,15 +70,14 @@ def converse(speaker: Speaker, talks: int, turns: int, seed: int) -> list[list[S
             for mark, text in (("summary", talk.memory.summary), ("card", talk.memory.card)):
                 if text:
                     here += (layout.summary if mark == "summary" else layout.card)(text).tokens
-            digest = layout.digest(talk.memory.digest)
             made: list[Spoken] = []
             lines: list[tuple[int, ...]] = []
             for n, turn in enumerate(talk.turns):
-                line = layout.player_turn(turn.line, talk.named).tokens
-                tail = layout.talk_tail(line, turn.perception, digest)
+                line = player_line(turn.line, talk.named)
+                tail = layout.talk_tail(line, turn.perception, talk.memory.digest).tokens
                 said = speaker.say(here, tail, 1000 * number + n, sum(lines[-LINES_KEPT:], ()))
                 lines.append(layout.npc_turn(said.text))
-                here += line + lines[-1]
+                here += layout.render(line).tokens + lines[-1]
                 made.append(Spoken(archetype, turn.line, said))
             out.append(made)
     return out
@@ -144,11 +144,11 @@ def long_talk(speaker: Speaker, voice: Voice, archetype: str, seed: int) -> Long
     for n, line in enumerate(SCRIPT):
         if len(kept) >= HOT_TURNS:
             kept = kept[-HOT_KEPT:]
-        asked = layout.player_turn(line).tokens
-        tail = layout.talk_tail(asked, seen)
+        asked = player_line(line)
+        tail = layout.talk_tail(asked, seen).tokens
         said = speaker.say(sum(kept, start), tail, seed * 1000 + n, sum(lines[-LINES_KEPT:], ()))
         lines.append(layout.npc_turn(said.text))
-        kept.append(asked + lines[-1])
+        kept.append(layout.render(asked).tokens + lines[-1])
         turns.append((line, said.text))
         unended += not said.ended
     replies = [reply for _, reply in turns]

@@ -27,7 +27,7 @@ from engines.base import Geometry, Vocab
 from engines.llama import load_vocab
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
-from prompts.layout import Caps
+from prompts.caps import Caps
 from scheduler.loop import Command, EngineLoop
 from tests.daemon.rig import UNHURRIED, Rig, running
 from tests.engines.shapes import CHATML, bare, qwen2_like

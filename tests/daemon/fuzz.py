@@ -26,7 +26,7 @@ from daemon.minds.intents import OUTDATED
 from daemon.minds.mind import Mind
 from daemon.rpc.grpc_face import GrpcFace
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
 from tests.patience import PATIENCE_S
 from tiers.activation import ActivationSettings

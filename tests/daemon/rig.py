@@ -22,8 +22,10 @@ from daemon.process.keeping import Keeping, revive
 from daemon.rpc.status import Lifecycle
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
+from memory.hot import Session
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
-from prompts.layout import MARKS
+from prompts.layout import Trunk
+from prompts.marks import MARKS
 from tests.patience import PATIENCE_S
 
 # The policy waits for the model without a limit, also when the engine's thread gets no turn for a while, so that a
@@ -108,6 +110,12 @@ class Rig:
             ],
             **more,  # type: ignore[arg-type]
         )
+
+    def trunk(self, npc_id: str, session: Session | None = None) -> Trunk:
+        """The NPC's trunk for intents, or the one that it has in a conversation, as the model reads it."""
+        script = self.daemon.worlds.npc("", "vale", npc_id).script
+        layout = self.daemon.dialogue.layout
+        return layout.trunk(script.goes_on(session.sections) if session is not None else script)
 
     async def intent(self, npc_id: str, wanted: Callable[[intents_pb2.Intent], bool]) -> intents_pb2.Intent:
         """Waits for the NPC's intent with the wanted fields, on the stream and without polling."""

@@ -24,7 +24,7 @@ from daemon.words import (
     whole,
 )
 from npcd.v1 import intents_pb2, words_pb2
-from prompts.layout import PERCEPT_WORD_LEN_MAX, TARGETS_MAX, distance_word, health_word, state_of
+from prompts.sight import PERCEPT_WORD_LEN_MAX, TARGETS_MAX, distance_word, health_word, state_of
 
 TEXTS = (
     "wolf", "player", "market stall", "old_mill", "", "_", " ", "  ", "x" * 64, "x" * 65, "é" * 32, "é" * 40,

@@ -14,7 +14,7 @@ from core.work import Sampling
 from daemon.config import SHIPPED_MODEL
 from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, likeliest, load_vocab
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 PROMPT = "The village of Ravenmere lies by the old road. Mayor Greta rules here, and strangers are watched."
 

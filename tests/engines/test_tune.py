@@ -15,7 +15,7 @@ from engines.llama import LlamaEngine, LlamaSettings
 from engines.machine import cores_here
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from engines.tune import candidates, tune
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 
 
 def test_only_what_is_open_is_tried() -> None:

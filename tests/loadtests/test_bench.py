@@ -31,7 +31,10 @@ from loadtests.peers.http_calls import HttpCalls, HttpError
 from loadtests.scene import load_scene
 from npcd.v1 import intents_pb2, npcs_pb2
 from npcd_client import Observation, wire
-from prompts.layout import ActionWord, Caps, Layout, state_of
+from prompts.caps import Caps
+from prompts.choices import ActionWord
+from prompts.layout import Layout
+from prompts.sight import state_of
 
 MODEL = figures.ROOT / "models" / "npcd-demo.gguf"
 SMALL = LlamaSettings(
@@ -238,14 +241,15 @@ def prompts() -> Prompts:
 def test_the_peer_gets_the_trunks_that_the_daemon_makes(prompts: Prompts) -> None:
     """They are equal to those of Register, token for token, and no two are the same."""
     scene = load_scene()
-    worlds = Worlds(Layout(prompts.vocab, Caps()), WorldLimits(), {})
+    layout = Layout(prompts.vocab, Caps())
+    worlds = Worlds([layout], WorldLimits(), {})
     world = wire.define_world(scene.world, 0).SerializeToString()
     worlds.define("", npcs_pb2.DefineWorldRequest.FromString(world))
     specs = [npcs_pb2.NpcSpec.FromString(wire.npc_spec(spec).SerializeToString()) for spec in prompts.specs]
     worlds.register("", npcs_pb2.RegisterRequest(world_id=scene.world.world_id, npcs=specs))
     npcs = worlds.world("", scene.world.world_id).npcs
     for npc_id, trunk in zip(prompts.npc_ids, prompts.trunks, strict=True):
-        assert npcs[npc_id].trunk.tolist() == list(trunk)
+        assert layout.trunk(npcs[npc_id].script).tokens.tolist() == list(trunk)
     assert len(set(prompts.trunks)) == len(prompts.trunks) == INTENT_NPCS + TALK_NPCS
 
 
@@ -256,7 +260,7 @@ def test_the_peer_gets_the_tails_that_the_daemon_makes(prompts: Prompts) -> None
         seen = sight("mira", number, number + 1, urgent=True)
         tail, entities = prompts.tail(seen)
         perception = layout.perceive(received(seen))
-        assert tail == layout.intent_tail(perception)
+        assert tail == layout.intent_tail(perception).tokens
         assert entities == tuple(p.entity_id for p in perception.percepts)
         assert 16 <= len(tail) <= 32
 

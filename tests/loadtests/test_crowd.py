@@ -18,7 +18,7 @@ from loadtests.village import Village
 from npcd.v1 import intents_pb2 as daemon_pb2
 from npcd_client import IntentSource
 from npcd_client.v1 import intents_pb2, words_pb2
-from prompts.layout import state_of
+from prompts.sight import state_of
 
 NPCS = 60
 SECONDS = 12.0

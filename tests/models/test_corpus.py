@@ -17,7 +17,8 @@ from models.corpus.spin import spin
 from models.corpus.tree import FOUND, RECALL, REPLY
 from models.corpus.worlds import make_npc, make_world
 from models.play import Played
-from prompts.layout import MARKS, Layout
+from prompts.layout import Layout
+from prompts.marks import MARKS
 
 
 def test_same_seed_same_trees(layout: Layout) -> None:
@@ -60,7 +61,7 @@ def test_sections_keep_their_caps(layout: Layout, archetype: str) -> None:
         world, npc = make_world(rng), make_npc(rng, archetype)
         assert len(trunk(layout, world, npc)) <= 320
         sample = make_sample(rng, layout, world, archetype)
-        assert len(layout.intent_tail(sample.perception)) <= layout.caps.intent_tail
+        assert len(layout.intent_tail(sample.perception).tokens) <= layout.caps.intent_tail
         assert len(layout.spoken(sample.bark)) < layout.caps.bark or not sample.bark
         for turn in make_talk(rng, layout, world, npc, 4).turns:
             assert layout.player_turn(turn.line).lost == 0

@@ -17,7 +17,8 @@ from models.exam.intents import Asked, scores
 from models.exam.talk import repeats
 from models.exam.voice import Voice, generated
 from models.play import SHIPPED
-from prompts.layout import Caps, Layout
+from prompts.caps import Caps
+from prompts.layout import Layout
 from tests.engines.shapes import FAMILIES
 
 # A small vocabulary needs many tokens for a text.

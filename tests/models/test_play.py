@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from models.corpus import words
 from models.play import DRAFT, SHIPPED, Played
-from prompts.layout import MARKS, Layout
+from prompts.layout import Layout
+from prompts.marks import MARKS
 
 
 def test_files_are_small() -> None:

@@ -6,8 +6,13 @@ import pytest
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
+from core.script import Section, SectionKind, player_line
 from engines.sim import SimVocab
-from prompts.layout import MARKS, PLAIN_MARKS, ActionWord, Caps, Layout, distance_word, health_word, notable, state_of
+from prompts.caps import Caps
+from prompts.choices import ActionWord
+from prompts.layout import Layout
+from prompts.marks import MARKS, PLAIN_MARKS
+from prompts.sight import distance_word, health_word, notable, state_of
 
 ACTIONS = [ActionWord("idle"), ActionWord("attack", needs_target=True, speaks=True), ActionWord("go home")]
 
@@ -73,9 +78,9 @@ def test_what_is_remembered_is_cut_and_counted(section: str, cap: int) -> None:
 
 def test_the_line_of_a_player_comes_before_all_that_could_stand_beside_it() -> None:
     """When a tail is full the perception goes first, then the digest; the line stays whole."""
-    layout = native()
+    layout = Layout(SimVocab(list(MARKS.values())), Caps(player_line=1_000))
     perception = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),)))
-    digest = layout.digest("an old friend")
+    digest = layout.encode([Section(SectionKind.DIGEST, "an old friend")])
     room = layout.caps.talk_tail - len(layout.marks["npc"])
     for length, before in [
         (room - len(digest) - len(perception.tokens), digest + perception.tokens),
@@ -83,8 +88,10 @@ def test_the_line_of_a_player_comes_before_all_that_could_stand_beside_it() -> N
         (room, ()),
         (room + 9, ()),
     ]:
-        line = (99,) * length
-        assert layout.talk_tail(line, perception, digest) == before + line + layout.marks["npc"]
+        line = player_line("word " * (length - 2))  # beside its mark and its end
+        tokens = layout.render(line).tokens
+        assert len(tokens) == length
+        assert layout.talk_tail(line, perception, "an old friend").tokens == before + tokens + layout.marks["npc"]
 
 
 def test_tails_keep_their_caps_on_random_observations() -> None:
@@ -101,15 +108,15 @@ def test_tails_keep_their_caps_on_random_observations() -> None:
         events = tuple(rng.choice(["attacked", "heard_noise"]) for _ in range(rng.randrange(4)))
         seen = Observation(1, percepts, events, "night", "old mill", rng.random())
         perception = layout.perceive(seen)
-        tail = layout.intent_tail(perception, layout.digest("a friend of the baker and of many others"))
+        tail = layout.intent_tail(perception, "a friend of the baker and of many others").tokens
         assert len(tail) <= layout.caps.intent_tail
         assert tail[-1] == layout.marks["do"][0]
         assert len(perception.percepts) <= layout.caps.percepts
         for i, percept in enumerate(perception.percepts):
             assert layout.marks[f"p{i + 1}"][0] in tail
             assert percept in percepts
-        line = layout.player_turn("word " * rng.randrange(1, 200)).tokens
-        assert len(layout.talk_tail(line, perception)) <= layout.caps.talk_tail
+        line = player_line("word " * rng.randrange(1, 200))
+        assert len(layout.talk_tail(line, perception).tokens) <= layout.caps.talk_tail
 
 
 def test_state_changes_exactly_when_words_or_targets_do() -> None:

@@ -8,10 +8,14 @@ import pytest
 
 from core.choice import Node
 from core.observation import Observation, Percept
+from core.script import player_line
 from daemon.main import main
 from engines.llama import LlamaVocab, load_vocab
 from engines.sim import SimVocab
-from prompts.layout import CHAT_MARKS, CHAT_RULES, ActionWord, Caps, Layout, Markup
+from prompts.caps import Caps
+from prompts.choices import ActionWord
+from prompts.layout import Layout
+from prompts.marks import CHAT_MARKS, CHAT_RULES, Markup
 from prompts.templates import compiled, conversation, find_markup, unmarked
 from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, NORMAL, TURNS, Shape, byte_level, write
 
@@ -63,10 +67,10 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
         seen = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),), (), "night"))
         said = " ".join(rng.choices(["hello", "é世", "#1", "'so'", "north?"], k=5))
         sight = "You see: night #1 wolf hostile near\n"
-        asked = trunk + layout.talk_tail(layout.player_turn(said, "Tom").tokens, seen)
+        asked = trunk + layout.talk_tail(player_line(said, "Tom"), seen).tokens
         whole = render(conversation(world, [*lines, f"{sight}Player: Tom: {said}"], system))
         assert _same(text_of(vocab, asked), whole)
-        tail = layout.intent_tail(seen)
+        tail = layout.intent_tail(seen).tokens
         whole = render(conversation(world, [*lines, sight.rstrip()], system))
         assert _same(text_of(vocab, trunk + tail), f"{whole.rstrip(' ')}{lead}You do:")
         answer = f"Go away {n}."
@@ -99,7 +103,7 @@ def test_what_is_remembered_stands_in_the_players_messages(chat: tuple[LlamaVoca
     world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
     trunk += layout.summary("You met Tom.").tokens + layout.card("Tom owes you bread.").tokens
     trunk += layout.player_turn("Hello").tokens + layout.npc_turn("Go away.") + layout.card("He left.").tokens
-    asked = trunk + layout.talk_tail(layout.player_turn("I am back").tokens, None, layout.digest("an old friend"))
+    asked = trunk + layout.talk_tail(player_line("I am back"), None, "an old friend").tokens
     lines = [
         "Earlier: You met Tom.\nYou remember: Tom owes you bread.\nPlayer: Hello",
         "Go away.",
@@ -129,7 +133,7 @@ def test_answers_begin_as_the_template_begins_them(chat: tuple[LlamaVocab, str])
     """
     vocab, template = chat
     layout = layout_of(vocab, template)
-    tail = text_of(vocab, layout.intent_tail(layout.perceive(Observation(1))))
+    tail = text_of(vocab, layout.intent_tail(layout.perceive(Observation(1))).tokens)
     assert tail.endswith("You do:")
     for action in ACTIONS:
         word = layout.word(action.word)
@@ -168,7 +172,7 @@ def test_a_choice_compares_whole_words(tmp_path: Path, kind: str, spaced: bool) 
     assert pieces == [b" nobody", b" #"]
     pieces, _ = offered(node.nexts[0])
     assert pieces == [b" calm", b" happy", b" sad"]
-    tail = layout.intent_tail(layout.perceive(Observation(1, time_of_day="night")))
+    tail = layout.intent_tail(layout.perceive(Observation(1, time_of_day="night"))).tokens
     assert text_of(vocab, tail).endswith("You do:")
 
 
@@ -180,8 +184,7 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
     system = find_markup(template, vocab).why.startswith("world in a message of its own")
     trunk = layout.world("Old.", ACTIONS, EMOTIONS) + layout.archetype("ghoul", "") + layout.persona("Ana", "Small.")
     seen = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),), (), "night"))
-    chosen = layout.word("attack") + layout.marks["p1"] + layout.word("angry")
-    asked = trunk + layout.bark_tail(layout.intent_tail(seen), chosen)
+    asked = trunk + layout.bark_tail(layout.intent_tail(seen), ("attack", "#1", "angry")).tokens
     world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
     said = ["You see: night #1 wolf hostile near", "You do: attack #1 angry", "You shout, in a few words:"]
     assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.", said, system)))

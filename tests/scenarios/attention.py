@@ -176,11 +176,11 @@ class ActivationScenario:
 class ShareScenario:
     """Decides which of the due NPCs are asked now. Times are in milliseconds.
 
-        settings [tokens=PER_S] [burst=S] [places=N] [warm=SHARE]
-        due [now=MS] NAME=active|warm|ambient ... [urgent]     a1..9=active: nine of them
-        gone NAME; ended N [now=MS]
-        take now=MS [each=TOKENS]
-        next now=MS
+    settings [tokens=PER_S] [burst=S] [places=N] [warm=SHARE]
+    due [now=MS] NAME=active|warm|ambient ... [urgent]     a1..9=active: nine of them
+    gone NAME; ended N [now=MS]
+    take now=MS [each=TOKENS]
+    next now=MS
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from core.observation import Observation, Percept
-from prompts.layout import state_of
+from prompts.sight import state_of
 from tests.scenarios.attention import arguments
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
 

@@ -15,7 +15,7 @@ from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from engines.backend import Taken
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock, computed, next_token
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 from scheduler.place import Part
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings

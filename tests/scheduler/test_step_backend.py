@@ -10,7 +10,7 @@ from core.work import Work
 from engines.backend import KvUse, Submitted
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.step_backend import StepBackend

@@ -5,7 +5,7 @@ import pytest
 from core.clock import US, S
 from engines.base import Geometry, Slice, tokens_of
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 from scheduler.costs import Costs, features
 from scheduler.warmup import ALWAYS, SHAPES, Swept, sweep
 

@@ -20,7 +20,7 @@ from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
-from prompts.layout import MARKS
+from prompts.marks import MARKS
 from scheduler.composing import Planned
 from scheduler.parking import Fetched
 from scheduler.placing import KvSettings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.observation import Observation, Percept
-from prompts.layout import distance_word, health_word, state_of
+from prompts.sight import distance_word, health_word, state_of
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
 
 EDGES = Edges((2.0, 8.0, 20.0), (0.25, 0.7))

@@ -108,8 +108,7 @@ def test_native_code_does_not_wait_for_a_reader_and_others_of_the_pipe_are_left_
 def test_a_closed_standard_error_is_not_the_next_file_that_is_opened() -> None:
     """Otherwise native code would write its errors into the journal."""
     code = (
-        "from daemon.process.log_lines import open_standard; open_standard(); "
-        "print(open('/etc/hostname').fileno() > 2)"
+        "from daemon.process.log_lines import open_standard; open_standard(); print(open('/etc/hostname').fileno() > 2)"
     )
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&- 0<&-', sys.executable, code],

@@ -33,7 +33,8 @@ from npcd.v1 import (
     npcs_pb2,
     npcs_pb2_grpc,
 )
-from prompts.layout import MARKS, Caps
+from prompts.caps import Caps
+from prompts.marks import MARKS
 from tests.daemon.rig import Rig, gated, running, until, world
 from tests.patience import PATIENCE_S
 

@@ -126,7 +126,7 @@ async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: p
         placer = rig.daemon.step_backend.scheduler.placer
         # A trunk of a hundred tokens is computed about as fast as its bytes are verified.
         monkeypatch.setattr(placer.moves.loads, "pays", lambda *_: True)
-        own = len(rig.daemon.worlds.npc("", "vale", "npc0").trunk)
+        own = len(rig.trunk("npc0").tokens)
         first = (await rig.say("npc0", "Hello!"))[-1].timings
         assert (first.cached_tokens, first.copied_tokens, first.loaded_tokens) == (own, own, 0)
         await settled(rig)
@@ -367,7 +367,7 @@ async def test_long_conversations_rebuild_the_trunk_once_in_eight_turns_and_stay
         assert min(lengths[10:]) >= 12
         assert rebuilds[-1] == (30 * 2 - 20) // 8 + 1
         trunk = rig.daemon.step_backend.scheduler.placer.homes.get(TrunkKey(npc.key, "p1"))
-        assert trunk.held == len(npc.trunk) + len(session.tokens)
+        assert trunk.held == len(rig.trunk("npc0", session).tokens)
 
 
 async def test_sessions_end_and_are_forgotten_with_their_trunks() -> None:

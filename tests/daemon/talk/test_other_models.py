@@ -14,7 +14,7 @@ from daemon.build import Model, choose_layout
 from daemon.config import Config
 from engines.llama import LlamaEngine, LlamaSettings
 from npcd.v1 import dialogue_pb2, intents_pb2
-from prompts.layout import Caps
+from prompts.caps import Caps
 from scheduler.placing import KvSettings
 from tests.daemon.rig import Rig, gated, quick, running, until, world
 from tests.engines.shapes import FAMILIES

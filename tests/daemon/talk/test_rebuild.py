@@ -54,6 +54,16 @@ class Watched:
         return self.rig.daemon.worlds.npc("", "vale", "npc0")
 
     @property
+    def own(self) -> int:
+        """Tokens of world, archetype and persona."""
+        return len(self.rig.trunk("npc0").tokens)
+
+    @property
+    def whole(self) -> int:
+        """Tokens of its trunk towards p1."""
+        return len(self.rig.trunk("npc0", self.session).tokens)
+
+    @property
     def held(self) -> int:
         """How many tokens of its trunk towards p1 are computed."""
         return self.rig.daemon.step_backend.scheduler.placer.homes.get(self.npc.trunk_key("p1")).held
@@ -115,7 +125,7 @@ async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
     tail and nothing else.
     """
     async with watched(real, monkeypatch) as w:
-        placer, own = w.rig.daemon.step_backend.scheduler.placer, len(w.npc.trunk)
+        placer, own = w.rig.daemon.step_backend.scheduler.placer, w.own
         for line in LINES[:-1]:
             await w.say(line)
         await w.rig.daemon.door.all_ended()
@@ -126,7 +136,7 @@ async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
         before = placer.tokens.computed
         w.open()
         await w.rig.daemon.door.all_ended()
-        behind = len(w.session.tokens)
+        behind = w.whole - own
         assert behind > 100, "there is something to rebuild"
         was, anew = [work.trunk for work in w.works if not work.max_tokens][-2:]
         kept = common_len(was, anew)
@@ -149,7 +159,7 @@ async def test_a_turn_that_comes_during_a_rebuild_waits_for_what_is_left_of_it_a
         await w.rig.daemon.door.all_ended()
         w.closes_at_rebuild = True
         await w.say(LINES[-1])
-        own, whole = len(w.npc.trunk), len(w.npc.trunk) + len(w.session.tokens)
+        own, whole = w.own, w.whole
         await w.let_pass(2)
         await until(lambda: own < w.held < whole, "the rebuild is under way")
         turn = asyncio.create_task(w.say("And today?"))
@@ -177,7 +187,7 @@ async def test_others_do_not_wait_for_a_rebuild(real: Model, monkeypatch: pytest
         await w.rig.daemon.door.all_ended()
         w.closes_at_rebuild = True
         await w.say(LINES[-1])
-        whole = len(w.npc.trunk) + len(w.session.tokens)
+        whole = w.whole
         await w.let_pass(1)
         seen = len(w.steps)
         line = "Tell me all you know."

@@ -64,7 +64,7 @@ async def test_as_shipped() -> None:
     """Intents and barks in Gold, a reply and its trunk in Silver, summaries and other trunks in Bronze."""
     async with running(gated(), calm(UNHURRIED)) as rig:
         found = shapes(await a_life(rig))
-        longest = next(iter(rig.daemon.worlds)).choices[1].longest
+        longest = rig.daemon.dialogue.layout.graph(next(iter(rig.daemon.worlds)).choices[1]).longest
         assert found.pop("bark", {(Tier.GOLD, 8)}) == {(Tier.GOLD, 8)}  # if the action that came speaks
         assert found == {
             "intent": {(Tier.GOLD, max(8, longest))},

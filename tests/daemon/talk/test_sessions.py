@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import CallerError, NotFound
+from core.script import Section, SectionKind
 from core.words import Tier, TrunkKey
 from daemon.config import Config
 from memory.bond import Bond, Exchange, OpenSession
@@ -25,7 +26,7 @@ def bond_of(rig: Rig, npc: str = "npc0", player: str = "p1") -> Bond:
 def told_in(rig: Rig, npc: str = "npc0", player: str = "p1") -> tuple[int, ...]:
     """The tokens of cards and facts in the conversation under way."""
     (session,) = rig.daemon.dialogue.hot.of_player("", "vale", player)
-    return session.known
+    return rig.daemon.dialogue.layout.lines(session.known)
 
 
 def end(npc: str = "npc0", player: str = "p1") -> dialogue_pb2.EndSessionRequest:
@@ -49,7 +50,7 @@ async def test_what_was_told_is_in_the_next_conversation() -> None:
         bond = bond_of(rig)
         assert bond.session is None and bond.name == "Corvessa" and [f.text for f in bond.facts] == FACTS
         await tell(rig, lines=("Hello again.",))
-        layout = rig.daemon.dialogue._layout
+        layout = rig.daemon.dialogue.layout
         said = " ".join(["Corvessa.", *(f.replace(PLAYER, "Corvessa") for f in FACTS)])
         assert told_in(rig) == layout.card(said).tokens
         await rig.say("npc1", "Hello", max_tokens=3)
@@ -81,9 +82,11 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
         await tell(rig, lines=(*TOLD, *(f"line {n}" for n in range(8))))
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
         assert session.rebuilds == 1
-        assert not any("lantern" in t.text for t in session.turns if t.by_player)  # an NPC may say anything
-        layout = rig.daemon.dialogue._layout
-        assert session.known == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
+        assert not any(
+            "lantern" in t.text for t in session.turns if t.kind is SectionKind.PLAYER
+        )  # an NPC may say anything
+        layout = rig.daemon.dialogue.layout
+        assert told_in(rig) == layout.card(" ".join(f.replace(PLAYER, "The player") for f in FACTS)).tokens
 
 
 async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:
@@ -146,7 +149,9 @@ async def test_a_conversation_of_an_earlier_life_goes_on_while_it_is_young(silen
         events = await rig.say("npc0", "Hello?", turn_id="t2", max_tokens=3)
         assert (events[-1].session_id == "earlier-1") is goes_on
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
-        assert [t.text for t in session.turns if t.by_player] == ([TOLD[0]] if goes_on else []) + ["Hello?"]
+        assert [t.text for t in session.turns if t.kind is SectionKind.PLAYER] == ([TOLD[0]] if goes_on else []) + [
+            "Hello?"
+        ]
         again = await rig.say("npc0", TOLD[0], turn_id="t1", max_tokens=3)
         assert (again[-1].finish == dialogue_pb2.TALK_FINISH_REPEATED) is goes_on
         assert bool(bond_of(rig).summaries) is not goes_on
@@ -167,11 +172,12 @@ async def test_cards_stand_in_the_trunk_and_in_every_tail() -> None:
         request.quest.active.append("Find the lantern.")
         answer = await calls.set_cards("", request)
         assert not answer.accepted and not answer.accepted_known  # a daemon that keeps nothing
-        layout = rig.daemon.dialogue._layout
+        layout = rig.daemon.dialogue.layout
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
-        digest = layout.digest("The player, a trusted friend. Find the lantern.")
-        assert rig.daemon.dialogue.sessions.digest(key, "p1") == digest
-        assert rig.daemon.dialogue.sessions.digest(key, "p2") == ()
+        told = "The player, a trusted friend. Find the lantern."
+        assert rig.daemon.dialogue.sessions.digest(key, "p1") == told
+        assert rig.daemon.dialogue.sessions.digest(key, "p2") == ""
+        digest = layout.encode([Section(SectionKind.DIGEST, told)])
         await tell(rig, lines=("Hello.",))
         assert told_in(rig) == layout.card("The player is a trusted friend. Find the lantern.").tokens
         # An NPC that sees the player has the digest in its intent's tail, as far as it fits.
@@ -203,7 +209,9 @@ async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
         assert [f.text for f in bond_of(rig).facts] == FACTS[:1] and bond_of(rig, "npc1").empty
         events = await rig.say("npc0", "And now?", max_tokens=3)
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
-        assert [t.text for t in session.turns if t.by_player] == [TOLD[0], "And now?"] and events[-1].session_id
+        assert [t.text for t in session.turns if t.kind is SectionKind.PLAYER] == [TOLD[0], "And now?"] and events[
+            -1
+        ].session_id
         with pytest.raises(NotFound, match="no checkpoint 'never'"):
             await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="never"))
         request = npcs_pb2.ExportRequest(world_id="vale")

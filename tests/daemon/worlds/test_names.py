@@ -177,4 +177,4 @@ async def test_a_world_of_an_earlier_version_is_taken_up_without_what_is_refused
         worlds = rig.daemon.worlds
         revived = worlds.revive("", definition.SerializeToString(), 3, 1, [(spec.SerializeToString(), 1)])
         assert revived.version == 3 and worlds.npc("", "vale", "n").name == "山" * 21
-        assert revived.personas["mira"][0] == "M ira"
+        assert revived.personas["mira"].name == "M ira"

@@ -11,13 +11,14 @@ from daemon.worlds.policy_file import load_policy
 from daemon.worlds.worlds import WorldLimits, Worlds
 from engines.sim import SimVocab
 from npcd.v1 import npcs_pb2
-from prompts.layout import MARKS, Layout
+from prompts.layout import Layout
+from prompts.marks import MARKS
 from tests.daemon.rig import specs, world
 
 
 def worlds(limits: WorldLimits = WorldLimits()) -> Worlds:
     """An empty table."""
-    return Worlds(Layout(SimVocab(list(MARKS.values()))), limits, load_policy())
+    return Worlds([Layout(SimVocab(list(MARKS.values())))], limits, load_policy())
 
 
 def register(npcs: list[npcs_pb2.NpcSpec], take_over: bool = False) -> npcs_pb2.RegisterRequest:
@@ -119,7 +120,7 @@ def test_another_persona_or_archetype_keeps_the_lease_unless_it_is_taken_over(ot
     assert npc.lease_epoch == first[0].lease_epoch and world_now.lease_last == last
     assert npc.number == first[0].number
     assert (npc.archetype_id, npc.spec) == (other.archetype_id, other.SerializeToString())
-    assert list(npc.trunk) != list(first[0].trunk)
+    assert npc.script != first[0].script
     assert not table.register("", register([other]))[2], "the same again changes nothing"
     _, (taken,), _ = table.register("", register([other], take_over=True))
     assert taken.lease_epoch > npc.lease_epoch
@@ -134,7 +135,7 @@ def test_a_spec_that_reads_the_same_is_another_one_all_the_same() -> None:
     other = npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager", persona_id="twin")
     _, (npc,), changed = table.register("", register([other]))
     assert changed == [npc] and npc.persona_id == "twin"
-    assert (npc.lease_epoch, list(npc.trunk)) == (first.lease_epoch, list(first.trunk))
+    assert (npc.lease_epoch, npc.script) == (first.lease_epoch, first.script)
 
 
 @pytest.mark.parametrize(
@@ -232,15 +233,17 @@ def test_an_npc_that_cannot_be_taken_up_again_is_named_in_the_log() -> None:
 
 def test_a_changed_world_changes_the_trunks_of_its_npcs() -> None:
     """Lore is at the start of every trunk. Leases and numbers stay."""
-    table = worlds()
+    layout = Layout(SimVocab(list(MARKS.values())))
+    table = Worlds([layout], WorldLimits(), load_policy())
     table.define("", world())
     _, before, _ = table.register("", register(specs(2)))
     table.define("", world(lore="Ravenmere is a village by the old road. Mayor Greta rules here. Now it rains frogs."))
     for old in before:
         new = table.npc("", "vale", old.key.npc)
         assert (new.lease_epoch, new.number) == (old.lease_epoch, old.number)
-        assert len(new.trunk) == len(old.trunk) + 4
-        assert new.shared == old.shared + 4
+        longer, shorter = layout.trunk(new.script), layout.trunk(old.script)
+        assert len(longer.tokens) == len(shorter.tokens) + 4
+        assert longer.shared == shorter.shared + 4
 
 
 def test_numbers_are_used_again() -> None:
