@@ -1,7 +1,7 @@
-"""The port between the daemon and whatever runs a model.
+"""The port between the daemon and the engines that run models.
 
-The daemon hands works to a backend by ticket number and hears of each what becomes of it: it was taken, chunks, one
-end. Everything else that it knows of a backend is one frozen Snapshot; nobody reads the objects of a backend's thread.
+The daemon hands works to a backend by ticket number. For each it hears that the work was taken, its chunks, and one
+end. Everything else that it knows of a backend is in one frozen Snapshot; it never reads objects of a backend's thread.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Submitted(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What one work may ask for. `context_len`: tokens of trunk, tail and output together."""
+    """Limits of one work. `context_len`: tokens of trunk, tail and output together."""
 
     context_len: int = NO_LIMIT
 
 
 class Health(NamedTuple):
-    """How a backend's thread does: when it last came round, how long what it does since then should take, and whether
-    it takes works at all: it is warm, and has neither died nor been stopped.
+    """The state of a backend's thread: when it last came round (`beat_ns`), and how long its present step should take.
+    It is `ready` from its start until it is stopped or dies.
     """
 
     beat_ns: int = 0
@@ -49,7 +49,7 @@ class Health(NamedTuple):
     ready: bool = False
 
     def stalled(self, now_ns: int, least_ns: int, times: float) -> bool:
-        """Whether it has not come round for longer than `least_ns` and `times` as long as it should take."""
+        """True when it has not come round for longer than `least_ns` and `times` as long as it should take."""
         return now_ns - self.beat_ns > max(least_ns, times * self.expected_ns)
 
 
@@ -76,9 +76,9 @@ class TierCounts(NamedTuple):
 
 
 class KvUse(NamedTuple):
-    """How a backend's KV caches are used, as far as npcd manages them: all 0 where the engine below does.
+    """How full the KV caches are, as far as npcd manages them. All of it is 0 where the engine manages its own.
 
-    `lanes` and `residents` are sequences, `away` the NPCs of which KV is in a store beyond RAM and not on its way back.
+    `lanes` and `residents` are sequences. `away` are the NPCs that have KV in a store beyond RAM, not on its way back.
     """
 
     lanes: int = 0
@@ -91,12 +91,12 @@ class KvUse(NamedTuple):
 
     @property
     def crowded(self) -> bool:
-        """Whether no sequence is left for another NPC."""
+        """True when no sequence is left for another NPC."""
         return 0 < self.residents <= self.residents_used
 
     @property
     def roomy(self) -> bool:
-        """Whether another NPC's KV can be made without driving out what somebody may need."""
+        """True when there is room for another NPC's KV without evicting KV that may be needed."""
         return self.residents_used < self.residents or self.ram_bytes < self.ram_bytes_max / 2
 
 
@@ -109,11 +109,11 @@ class Windows(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """How a backend stood after its last step. Frozen: the backend replaces it, and any thread may read it.
+    """The state of a backend after its last step. It never changes: the backend replaces it, so any thread may read it.
 
-    `step` is how long the steps of the last seconds took and how many tokens came of them, `busy_ns` the time spent in
-    steps since start. /metrics shows the times of Spreads that have the promises' bounds. `counters` are more numbers
-    for metrics, by family and name; they may be a moment older.
+    `step` has how long the steps of the last seconds took, and their tokens; `busy_ns` is the time spent in steps since
+    start. /metrics shows the times of Spreads that have the promises' bounds. `counters` are more numbers for metrics,
+    by family and name; they may be a moment older.
     """
 
     tiers: tuple[TierCounts, ...]  # by tier
@@ -145,8 +145,8 @@ class TrunkPlace(NamedTuple):
 class Backend(Protocol):
     """One engine as the daemon sees it. Every method may be called from any thread, and none of them waits, but stop.
 
-    Laws: each submitted work ends exactly once, after all its chunks; of one work what is delivered is in order; what
-    is asked is done in the order in which it was asked.
+    Laws: each submitted work ends exactly once, after all its chunks. Chunks of one work are delivered in order. Calls
+    take effect in the order in which they were made.
     """
 
     @property
@@ -155,31 +155,31 @@ class Backend(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """What one work may ask for; fixed for the life of the backend."""
+        """Limits of one work. They never change."""
 
     @property
     def health(self) -> Health:
-        """How its thread does now."""
+        """The state of its thread now."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """How it stood after its last step."""
+        """Its state after the last step."""
 
     def start(self, deliver: Callable[[Sequence[Delivery]], None], on_death: Callable[[BaseException], None]) -> None:
-        """Begins to work. `deliver` is called on a thread of the backend, once per step, and only passes on what it is
-        given; `on_death` is called there if the backend ends by an error of its own.
+        """Begins to work. The backend calls `deliver` on a thread of its own, once per step; it must only pass its
+        argument on. The backend calls `on_death` there if it ends by an error of its own.
         """
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends after the step that runs; whether it ended in time. What waits and runs then gets no end."""
+        """Ends after the step that runs, and returns True if it ended in time. Works that are left then get no end."""
 
     def submit(self, group: Sequence[Submitted]) -> None:
-        """Takes in works that are due together. Raises AssertionError, and takes none, for one that no backend of
-        these limits could run: the prompt must be cut first.
+        """Takes in works that are due together. Raises AssertionError, and takes none of them, if one exceeds the
+        limits: the prompt must be cut first.
         """
 
     def cancel(self, ticket_id: int, at_ns: int) -> None:
-        """Has a work end as CANCELLED, wherever it is; nothing happens when it has ended."""
+        """Ends a work as CANCELLED. Nothing happens when it has ended already."""
 
     def forget(self, key: TrunkKey) -> None:
         """Forgets a trunk's KV, with all adapters and forks; of a key with a fork only that: it is discarded."""
@@ -197,7 +197,7 @@ class Backend(Protocol):
         """A hint: the moment at which the next works will be submitted; None when none are expected."""
 
     def places(self, npcs: Sequence[NpcKey], answer: Callable[[list[TrunkPlace]], None]) -> None:
-        """Has `answer` called, on a thread of the backend, with where the NPCs' trunks are."""
+        """Calls `answer` with where the NPCs' trunks are, on a thread of the backend."""
 
     def obeyed(self, passed: Callable[[], None]) -> None:
-        """Has `passed` called, on a thread of the backend, when all that was asked before is done."""
+        """Calls `passed` on a thread of the backend, once all earlier calls have taken effect."""

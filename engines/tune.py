@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Protocol
 
 import numpy as np
 
@@ -69,6 +70,14 @@ AMOUNTS = (
 ATTENTION_TRUNK = 256  # tokens, from which on attention settings can be compared
 PROBE_LEN, PROBES = 16, 3
 PROBE_MAX_NS = 1 * S  # a probe of so many tokens is left out when it would take longer
+
+
+class Candidate(StepEngine, Protocol):
+    """An engine that is measured. `weights` is how it really holds them: there may be no room for them as f16."""
+
+    @property
+    def weights(self) -> str:
+        """As in LlamaSettings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ def tune(
     settings: LlamaSettings,
     clock: Clock,
     limit_s: float = LIMIT_S,
-    opened: Callable[[LlamaSettings], StepEngine] = LlamaEngine,
+    opened: Callable[[LlamaSettings], Candidate] = LlamaEngine,
 ) -> tuple[LlamaSettings, list[Tried]]:
     """The settings with everything chosen, and what was tried: nothing for large models or where there is no time, for
     which the first choices stand. Takes about `limit_s` at most, and what it takes to open the model.
@@ -173,7 +182,7 @@ def tune(
     return min(measured, key=lambda run: run.round_ms).settings, tried
 
 
-def _probe(settings: LlamaSettings, clock: Clock, opened: Callable[[LlamaSettings], StepEngine]) -> Pace:
+def _probe(settings: LlamaSettings, clock: Clock, opened: Callable[[LlamaSettings], Candidate]) -> Pace:
     """How fast the first choice is, from a few tokens."""
     began_ns = clock()
     engine = opened(replace(settings, sequences=2, context_len=4 * PROBE_LEN))
@@ -212,10 +221,10 @@ class _Run:
     took: dict[Shape, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: LlamaSettings, amount: Amount, opened: Callable[[LlamaSettings], StepEngine]) -> _Run | None:
+    def of(cls, settings: LlamaSettings, amount: Amount, opened: Callable[[LlamaSettings], Candidate]) -> _Run | None:
         """A candidate; None where there was no room for weights as f16: as they are they are another candidate's."""
         engine = opened(replace(settings, sequences=max(2, amount.sequences), context_len=amount.context_len))
-        if isinstance(engine, LlamaEngine) and engine.settings.weights != settings.weights:
+        if engine.weights != settings.weights:
             engine.close()
             return None
         engine.step(StepPlan([Slice(0, 0, np.full(amount.trunk, 1, np.int32))]))

@@ -112,7 +112,7 @@ class EngineLoop:
             self._wake.notify()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Ends the thread after the step that runs; whether it ended in time. What waits stays undone."""
+        """Ends the thread after the step that runs, and returns True if it ended in time. Waiting works stay undone."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -160,7 +160,7 @@ class EngineLoop:
                 self._deliver(deliveries)
 
     def _receive(self, busy: bool, wake_ns: int | None) -> list[Command] | None:
-        """What came in; waits for it unless the engine has something to do. None: stop."""
+        """The commands that came in. Waits for one unless the engine has something to do. None: stop."""
         if busy and not self._inbox and not self._stopping:
             return []
         with self._wake:
@@ -180,7 +180,7 @@ class EngineLoop:
         scheduler = self._scheduler
         match command:
             case Submitted(ticket_id, work, at_ns):
-                scheduler.submit(ticket_id, work, at_ns)  # what it waited in the inbox is part of its wait
+                scheduler.submit(ticket_id, work, at_ns)  # the time in the inbox is part of its wait
             case Cancel(ticket_id):
                 scheduler.cancel(ticket_id, now)
             case Forget(key):

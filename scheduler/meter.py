@@ -1,4 +1,4 @@
-"""What the scheduler counts and measures while it runs, for Status and metrics. Decides nothing.
+"""Counts and times of the scheduler while it runs, for Status and metrics.
 
 The engine thread counts; others see it in a Snapshot.
 """

@@ -1,6 +1,6 @@
 """A step engine as a backend: npcd's own scheduler on an engine thread, behind the port.
 
-Owns the engine thread. What is asked becomes a command in its inbox; cancelling is one more, so it is done in its turn.
+Owns the engine thread. Each call becomes a command in its inbox, so calls take effect in order.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class StepBackend:
 
     @property
     def health(self) -> Health:
-        """How the engine thread does now."""
+        """The state of the engine thread now."""
         return self._loop.health
 
     @property
     def snapshot(self) -> Snapshot:
-        """How the scheduler stood after its last step, or after what it was asked since."""
+        """The scheduler's state after its last step or its last commands."""
         return self._loop.snapshot
 
     @property
@@ -63,7 +63,7 @@ class StepBackend:
         self._loop.start(deliver, on_death)
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Ends the engine thread after the step that runs; whether it ended in time."""
+        """Ends the engine thread after the step that runs, and returns True if it ended in time."""
         return self._loop.stop(timeout_s)
 
     def submit(self, group: Sequence[Submitted]) -> None:

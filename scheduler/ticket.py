@@ -8,7 +8,6 @@ Law: on_end is called exactly once per ticket, after every on_chunk, also when a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from core.clock import MS, Clock
@@ -95,8 +94,8 @@ class Door:
     # -- life --------------------------------------------------------------------------------------------------
 
     def start(self, on_death: Callable[[BaseException], None]) -> None:
-        """Starts the backends; what they give is dealt out on the running event loop. `on_death` is called on the
-        thread of a backend that dies.
+        """Starts the backends and deals out their chunks and ends on the running event loop. A backend that dies calls
+        `on_death` on its thread.
         """
         loop = asyncio.get_running_loop()
 
@@ -107,7 +106,7 @@ class Door:
             backend.start(pass_on, on_death)
 
     def stop(self, timeout_s: float, reason: str) -> bool:
-        """Stops the backends and ends every open ticket as CANCELLED; whether all of them stopped in time."""
+        """Stops the backends and ends every open ticket as CANCELLED. Returns True if all of them stopped in time."""
         stopped = [backend.stop(timeout_s) for backend in self.backends.values()]
         self.end_all(reason)
         return all(stopped)
@@ -188,7 +187,7 @@ class Door:
             await answers.get()
 
     async def places(self, npcs: Sequence[NpcKey], within_s: float) -> list[TrunkPlace]:
-        """Where the NPCs' trunks are, on all backends; of a backend that does not answer in time, nothing."""
+        """Where the NPCs' trunks are, on all backends. Raises TimeoutError when one does not answer in time."""
         loop = asyncio.get_running_loop()
         answers = asyncio.Queue[list[TrunkPlace]]()
 
@@ -197,12 +196,8 @@ class Door:
 
         for backend in self.backends.values():
             backend.places(npcs, pass_on)
-        found: list[TrunkPlace] = []
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                for _ in self.backends:
-                    found += await answers.get()
-        return found
+        async with asyncio.timeout(within_s):
+            return [place for _ in self.backends for place in await answers.get()]
 
     # -- back --------------------------------------------------------------------------------------------------
 
@@ -263,12 +258,12 @@ class Door:
         return self.permits[backend or self._first].retry_ms(tier, now_ns)
 
     def is_full(self, tier: Tier) -> bool:
-        """Whether a queue of the tier is full."""
+        """True when a queue of the tier is full."""
         return any(p.waiting(tier) >= self._promises.of(tier).waiting_max for p in self.permits.values())
 
     def stalled(self, backend: str, now_ns: int) -> bool:
-        """Whether a backend has work and does not come round. A large model's step may take long: what counts is that
-        it takes longer than it should. A backend without work is not stalled.
+        """True when a backend has work and does not come round. A large model's step may take long, so it counts only
+        when it takes longer than it should.
         """
         stands = self.backends[backend].health.stalled(now_ns, STALLED_NS, STALLED_X)
         return stands and self.permits[backend].open > 0

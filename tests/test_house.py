@@ -115,6 +115,12 @@ DECIDING = (
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})
 
+# The modules through which the daemon sees engines. The files below put an engine behind the port, or check its files.
+PORT = ("engines.backend", "scheduler.ticket", "engines.lora")
+MAY_LOOK_BEHIND_THE_PORT = (
+    "daemon/build.py", "daemon/config.py", "daemon/process/*", "daemon/commands/doctor.py",
+)  # fmt: skip
+
 MAY_PRINT = (
     "loadtests/*", "tools/*", "models/*", "daemon/main.py", "npcd/__main__.py",
     "clients/*/examples/*", "clients/conformance/*",
@@ -212,7 +218,33 @@ def environment_in_config_only(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}:{line}: {name}; the environment is read in daemon/config.py"
 
 
+def the_daemon_sees_engines_through_the_port(path: str, tree: ast.Module) -> Iterator[str]:
+    if not path.startswith("daemon/") or matches(path, MAY_LOOK_BEHIND_THE_PORT):
+        return
+    for line, name in imports(tree):
+        behind = name.partition(".")[0] in {"engines", "scheduler", "kvcache"}
+        if behind and not any(within(name, module) for module in PORT):
+            yield f"{path}:{line}: {name} is behind the port; the daemon's rooms import only {', '.join(PORT)}"
+
+
+def no_engine_is_asked_for_its_class(path: str, tree: ast.Module) -> Iterator[str]:
+    """An engine says what it can do (see engines/base.py); code that asks for its class does not serve the next one."""
+    classes = {
+        name.rpartition(".")[2]
+        for _, name in imports(tree)
+        if within(name, "engines") and not within(name, "engines.backend")
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"isinstance", "issubclass"}:
+            for named in ast.walk(node.args[1]):
+                name = getattr(named, "id", getattr(named, "attr", ""))
+                if name in classes or name.endswith(("Engine", "Backend", "Drafter", "Drafts")):
+                    yield f"{path}:{node.lineno}: {node.func.id} of {name}"  # type: ignore[attr-defined]
+
+
 RULES: tuple[Rule, ...] = (
+    the_daemon_sees_engines_through_the_port,
+    no_engine_is_asked_for_its_class,
     imports_point_down,
     no_relative_imports,
     one_door_each,
@@ -274,6 +306,15 @@ def test_the_house_keeps_its_rules(rule: Rule) -> None:
     assert not found, "\n" + "\n".join(found)
 
 
+def test_no_test_asks_an_engine_for_its_class() -> None:
+    """Tests know the engine that they made: they need no class to find out."""
+    found: list[str] = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        path = file.relative_to(ROOT).as_posix()
+        found += no_engine_is_asked_for_its_class(path, ast.parse(file.read_text(), path))
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_there_is_a_house() -> None:
     """The rules above look at real files: every folder that they name exists, and no folder with Python is left out."""
     paths = sources()
@@ -331,6 +372,17 @@ def test_every_test_folder_mirrors_a_folder() -> None:
         (imports_point_down, "daemon/rpc/calls.py", "from daemon.build import Daemon"),
         (imports_point_down, "daemon/rpc/calls.py", "import daemon.process.serve"),
         (imports_point_down, "daemon/process/serve.py", "from daemon.commands import doctor"),
+        (the_daemon_sees_engines_through_the_port, "daemon/rpc/status.py", "from scheduler.scheduler import Scheduler"),
+        (the_daemon_sees_engines_through_the_port, "daemon/minds/pressure.py", "import scheduler.meter"),
+        (the_daemon_sees_engines_through_the_port, "daemon/rpc/calls.py", "from kvcache.homes import Homes"),
+        (the_daemon_sees_engines_through_the_port, "daemon/talk/dialogue.py", "from engines.base import Vocab"),
+        (no_engine_is_asked_for_its_class, "engines/tune.py", "isinstance(x, LlamaEngine)"),
+        (no_engine_is_asked_for_its_class, "daemon/build.py", "isinstance(x, (int, engines.llama.LlamaEngine))"),
+        (
+            no_engine_is_asked_for_its_class,
+            "loadtests/bench/rig.py",
+            "from engines.draft import ModelDrafts as M, Guesses\nisinstance(x, Guesses | None)",
+        ),
         (one_door_each, "daemon/rpc/calls.py", "import grpc"),
         (imports_point_down, "models/train.py", "from daemon.minds.intents import Intents"),
         (imports_point_down, "models/train.py", "import engines.base"),
@@ -374,6 +426,8 @@ def test_a_rule_finds_what_it_forbids(rule: Rule, path: str, source: str) -> Non
         ("scheduler/loop.py", "import time, threading\nfrom engines.base import StepPlan\nimport kvcache.homes"),
         ("kvcache/homes.py", "from engines import base\nfrom core.work import Work\nimport numpy"),
         ("models/train.py", "from prompts.layout import Layout\nfrom prompts import layout\nprint(1)"),
+        ("daemon/rpc/calls.py", "from engines.backend import Snapshot\nfrom scheduler.ticket import Door"),
+        ("scheduler/ticket.py", "from engines.backend import Taken\nisinstance(what, Taken)"),
         ("daemon/rpc/grpc_face.py", "import grpc\nfrom npcd.v1 import npcs_pb2\nfrom npcd import __version__"),
         ("daemon/build.py", "import memory.archive\nfrom engines.llama import Llama"),
         ("memory/archive_admin.py", "import psycopg"),

@@ -1,7 +1,7 @@
-"""How much there is to do against what can be done: reads queues and backends for tiers/shedding.
+"""How much work waits, and how busy the backends are: reads queues and backends for tiers/shedding.
 
-On the event loop. A caller that asks makes it look, so that nothing has to run on its own. With several backends the
-one counts that does worst.
+It runs on the event loop and looks when it is asked, so it needs no task of its own. With several backends the most
+loaded one counts.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from dataclasses import dataclass
 from core.clock import MS, Clock
 from core.words import Tier
 from engines.backend import Health
-from scheduler.permits import Permits
 from scheduler.ticket import Door
 from tiers.promises import Promises
 from tiers.shedding import Load, Queued, Shed, Shedding, ShedSettings
 
 LOOK_AGAIN_NS = 20 * MS
 
-BUSY_OVER_NS = 100 * MS  # over how long it is looked how busy the engine is
-BUSY_MAX = 0.5  # of that time: above, guesses would be in the way
+BUSY_OVER_NS = 100 * MS  # the stretch of time over which busy time is measured
+BUSY_MAX = 0.5  # of that time; above, predictions would be in the way
 
 
 @dataclass(slots=True)
 class _Beats:
-    """One backend's beat as of the first look that found work and this beat, and when that was."""
+    """A backend's beat, and the first time at which it had work and this beat."""
 
     beat_ns: int = -1
     since_ns: int = 0
 
     def still_ns(self, health: Health, idle: bool, now_ns: int) -> int:
-        """How long it has stood still. An idle engine stands still with nothing wrong, and has not heard yet of what
-        was submitted just now.
+        """How long it has stood still. Without work that is no fault, and work that was submitted just now has not
+        reached its thread yet.
         """
         if health.beat_ns != self.beat_ns or idle:
             self.beat_ns, self.since_ns = health.beat_ns, now_ns
@@ -40,7 +39,7 @@ class _Beats:
 
 
 class Pressure:
-    """Ask before submitting what may be left out. `put_off` says how many NPCs are due and wait for their share."""
+    """Ask before submitting optional work. `put_off` returns how many NPCs are due and wait for their share."""
 
     def __init__(
         self, door: Door, promises: Promises, settings: ShedSettings, clock: Clock, put_off: Callable[[], int] = int
@@ -56,12 +55,12 @@ class Pressure:
         self._beats = {name: _Beats() for name in door.backends}
 
     def allows_predictions(self) -> bool:
-        """Whether guesses may be made now."""
+        """True when predictions may be made now."""
         self._look()
         return self._shedding.allows_predictions
 
     def spare(self) -> bool:
-        """Whether the engine has time for what may as well not be done, too: it stood idle enough just now."""
+        """True when the engine was idle enough just now to take optional work too."""
         now_ns = self._clock()
         passed_ns = now_ns - self._busy_at[0]
         if passed_ns >= BUSY_OVER_NS:
@@ -71,17 +70,17 @@ class Pressure:
         return self._busy < BUSY_MAX and self.allows_predictions()
 
     def allows_barks(self) -> bool:
-        """Whether words may be made for intents now."""
+        """True when barks may be made now."""
         self._look()
         return self._shedding.allows_barks
 
     def shed(self) -> list[Shed]:
-        """What is put off or refused now."""
+        """The kinds of work that are put off or refused now."""
         self._look()
         return self._shedding.shed
 
     def load(self, now_ns: int) -> Load:
-        """How it stands."""
+        """Queues and backends as they are now."""
         still_ns = step_ns = 0
         for name, backend in self._door.backends.items():
             health, idle = backend.health, not self._door.permits[name].open
@@ -99,7 +98,7 @@ class Pressure:
 
     def _queued(self, tier: Tier, now_ns: int) -> Queued:
         """The fullest queue of the tier."""
-        fullest: Permits = max(self._door.permits.values(), key=lambda permits: permits.waiting(tier))
+        fullest = max(self._door.permits.values(), key=lambda permits: permits.waiting(tier))
         oldest_ns = self._door.oldest_ns(tier)
         return Queued(
             waiting=fullest.waiting(tier),

@@ -45,7 +45,7 @@ GRACE_MS = 5_000  # for a Drain that says none
 GRACE_MAX_MS = 600_000
 TIME_SCALE_MAX = 1e6
 PLACES_AT_ONCE = 128  # NPCs of which the engine thread is asked at once: some 0.1 ms of its time
-PLACES_WITHIN_S = 1.0  # an engine that stands still for longer is not waited for: the trunks are left out
+PLACES_WITHIN_S = 1.0  # when an engine stands still for longer, Describe leaves trunks out
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +231,16 @@ class Calls:
         response = npcs_pb2.DescribeResponse()
         slices = self.pace()
         names = request.npc_ids or list(world.npcs)
+        places: dict[NpcKey, list[TrunkPlace]] = {}
+        answers = True
         for at in range(0, len(names), PLACES_AT_ONCE):
             some = names[at : at + PLACES_AT_ONCE]
             found = [world.npcs[npc_id].key for npc_id in some if npc_id in world.npcs]
-            places = await self._places(found) if found else {}
+            if found and answers:
+                try:
+                    places = await self._places(found)
+                except TimeoutError:
+                    places, answers = {}, False  # an engine that stands still is waited for once
             for npc_id in some:
                 npc = world.npcs.get(npc_id)
                 if npc is not None:

@@ -85,6 +85,11 @@ class LlamaEngine:
         return f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
 
     @property
+    def weights(self) -> str:
+        """How it holds its weights: as in the settings, or "file" where there was no room for a copy."""
+        return self.settings.weights
+
+    @property
     def clock(self) -> Clock:
         """The process's clock."""
         return now_ns

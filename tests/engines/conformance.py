@@ -1,4 +1,4 @@
-"""What every backend keeps, as one suite: each law is a function that takes a Trial and can be run on any backend.
+"""The laws that every backend keeps, as one suite: each is a function that takes a Trial and runs on any backend.
 
 A backend on trial brings a gate that its thread passes before each step, so that a law says when it stands and when it
 goes on; nothing here depends on how fast anything is.
@@ -119,7 +119,7 @@ class Trial:
         return [one.ticket_id for one in group]
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """What the backend calls."""
+        """The backend calls it with chunks and ends."""
         with self._heard:
             for ticket, what in deliveries:
                 self.said.setdefault(ticket, []).append(what)
@@ -144,7 +144,7 @@ class Trial:
 
     def quiet(self) -> None:
         """Waits until the backend has done all that was asked before, and has said what came of it."""
-        for _ in range(2):  # what came of the first time has been said before the second
+        for _ in range(2):  # the results of the first are delivered before the second
             passed = threading.Event()
             self.backend.obeyed(passed.set)
             assert passed.wait(PATIENCE_S), "it does not come to what was asked"
@@ -266,7 +266,7 @@ def a_newer_work_takes_the_place_of_a_waiting_one(trial: Trial) -> None:
 
 
 def a_queue_has_a_bound(trial: Trial) -> None:
-    """What comes beyond it ends as refused."""
+    """Works beyond it end as refused."""
     trial.occupied()
     tickets = trial.submit(*(trial.work(f"n{i}") for i in range(WAITING_MAX + 2)))
     trial.gate.open()
@@ -368,7 +368,7 @@ LAWS: tuple[Law, ...] = (
 
 
 def _heard(trial: Trial, ticket: int) -> list[tuple[object, ...]]:
-    """What a work gave, without when."""
+    """The chunks of a work without their times."""
     trial.ended(ticket)
     return [tuple(chunk._replace(at_ns=0)) for chunk in trial.chunks(ticket)]
 

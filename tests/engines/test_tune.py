@@ -37,6 +37,14 @@ def test_tuning_answers_with_what_was_fastest() -> None:
     assert (chosen.sequences, chosen.context_len) == (255, 2048)
 
 
+class Weighed(SimEngine):
+    """A simulated engine that holds its weights in some way."""
+
+    def __init__(self, geometry: Geometry, vocab: SimVocab, clock: VirtualClock, cost: SimCost, weights: str) -> None:
+        super().__init__(geometry, vocab, clock, cost)
+        self.weights = weights
+
+
 class Machine:
     """Engines as slow as it says, on its own clock: `token_ms` each token, `open_ms` each opening, f16 three times."""
 
@@ -51,13 +59,13 @@ class Machine:
         ns = self.clock()
         return ns if ns <= self._busy_from_ns else round(self._busy_from_ns + 10 * (ns - self._busy_from_ns))
 
-    def open(self, settings: LlamaSettings) -> SimEngine:
+    def open(self, settings: LlamaSettings) -> Weighed:
         """An engine of this machine."""
         self.opened.append(settings)
         self.clock.advance(round(self._open_ms * MS) * (3 if settings.weights == "f16" else 1))
         vocab = SimVocab(list(MARKS.values()))
         geometry = Geometry(settings.sequences, settings.context_len, 2048, 512, vocab.size)
-        return SimEngine(geometry, vocab, self.clock, self._cost)
+        return Weighed(geometry, vocab, self.clock, self._cost, settings.weights)
 
 
 @pytest.mark.parametrize("open_ms", [30.0, 600.0, 3000.0])

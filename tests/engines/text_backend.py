@@ -1,8 +1,8 @@
 """A backend without tokens: it reads a work's text, answers with text, and has no KV. It shows that the port needs no
 more than that, and that admission serves a backend that knows no sequence.
 
-Owns one thread. What is asked of it is done there, in order, between two steps; a step gives each running work the next
-piece of its answer.
+Owns one thread. Calls take effect there, in order, between two steps. A step gives each running work the next piece of
+its answer.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class TextBackend:
         return [one.work for one in self._running]
 
     def busy(self) -> bool:
-        """Whether one runs."""
+        """True when a work runs."""
         return bool(self._running)
 
     def go_on(self, tier: Tier, now_ns: int) -> None:
@@ -128,7 +128,7 @@ class TextBackend:
         return True
 
     def all_taken(self, work: Work) -> bool:
-        """Whether no seat is free."""
+        """True when no seat is free."""
         return len(self._running) >= self._seats
 
     def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:

@@ -23,6 +23,8 @@ class Recording:
         self.limits = Limits(context_len)
         self.health = Health(ready=True)
         self.snapshot = NOTHING_RAN
+        self.trunks: list[TrunkPlace] = []
+        self.silent = False
 
     def start(self, deliver: Callable[[Sequence[Delivery]], None], on_death: Callable[[BaseException], None]) -> None:
         """Has nothing to start."""
@@ -60,8 +62,9 @@ class Recording:
         self.asked.append(f"expect {due_ns}")
 
     def places(self, npcs: Sequence[NpcKey], answer: Callable[[list[TrunkPlace]], None]) -> None:
-        """Knows of no trunk."""
-        answer([])
+        """Answers with `trunks`, unless it is silent."""
+        if not self.silent:
+            answer(self.trunks)
 
     def obeyed(self, passed: Callable[[], None]) -> None:
         """All that is done is to note it."""

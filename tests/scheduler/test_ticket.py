@@ -1,5 +1,6 @@
 """The door counts permits, ends every ticket exactly once, and refuses at once when the queue is full."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from core.errors import Draining, Overloaded
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
-from engines.backend import Taken
+from engines.backend import Taken, TrunkPlace
 from engines.sim import VirtualClock
 from scheduler.ticket import Door, Ticket
+from tests.patience import PATIENCE_S
 from tests.scheduler.recording import Recording
 from tiers.promises import Promises
 
@@ -217,3 +219,94 @@ async def test_all_ended_waits_for_the_last() -> None:
     ticket = sent.submit()
     sent.door.deliver([(ticket, Ended(Finish.STOP, Timings()))])
     await sent.door.all_ended()
+
+
+class Two:
+    """A door to two backends of one permit each, and the finishes of its works by their backend."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock(10**9)
+        promises = Promises()
+        promises = replace(promises, silver=replace(promises.silver, waiting_max=1))
+        self.backends = {"llama": Recording(), "far": Recording()}
+        self.door = Door(self.backends, promises, self.clock)
+        self.said: list[tuple[str, str]] = []
+
+    def work(self, backend: str, tier: Tier = Tier.SILVER) -> Work:
+        """A work for a backend."""
+        key = TrunkKey(NpcKey("", "w", "n"), "p")
+        return Work(tier, key, np.zeros(5, np.int32), np.zeros(1, np.int32), 1, backend=backend)
+
+    def submit(self, *works: Work) -> list[Ticket]:
+        """Submits works as one group."""
+
+        def heard(work: Work) -> tuple[Work, Callable[[Ended], None], Callable[[Chunk], None]]:
+            return work, lambda ended: self.said.append((work.backend, ended.finish.value)), lambda _: None
+
+        return self.door.submit_group([heard(work) for work in works])
+
+
+def test_a_work_goes_to_the_backend_that_it_names() -> None:
+    """Without a name it goes to the first one. A group of both is handed over once to each."""
+    two = Two()
+    tickets = two.submit(two.work("far"), two.work(""), two.work("far", Tier.GOLD))
+    asked = {name: [one[0] for one in b.asked] for name, b in two.backends.items()}
+    assert asked == {"llama": [tickets[1].id], "far": [tickets[0].id, tickets[2].id]}
+    two.door.deliver([(tickets[0].id, Ended(Finish.STOP, Timings())), (tickets[1].id, Ended(Finish.STOP, Timings()))])
+    assert two.said == [("far", "stop"), ("", "stop")]
+
+
+def test_a_full_backend_refuses_its_own_works_alone() -> None:
+    """Each backend has permits of its own by tier. A group with one work too many for one of them is refused whole."""
+    two = Two()
+    (first,) = two.submit(two.work("far"))
+    with pytest.raises(Overloaded):
+        two.submit(two.work("llama"), two.work("far"))
+    assert not two.backends["llama"].asked, "all or none"
+    two.submit(two.work("llama"), two.work("far", Tier.GOLD))
+    assert two.door.waiting(Tier.SILVER) == two.door.waiting_max(Tier.SILVER) == 2
+    assert two.door.is_full(Tier.SILVER) and not two.door.is_full(Tier.GOLD)
+    assert two.door.refused(Tier.SILVER) == 1 == two.door.permits["far"].refused[Tier.SILVER]
+    two.door.deliver([(first.id, Taken(1))])
+    two.submit(two.work("far"))
+
+
+def test_a_cancel_goes_to_the_backend_that_has_the_work() -> None:
+    """The other one does not hear of it. Hints, and what is to be forgotten, reach both."""
+    two = Two()
+    here, there = two.submit(two.work("llama"), two.work("far"))
+    there.cancel()
+    assert two.backends["far"].asked[-1] == (there.id, None, two.clock())
+    assert len(two.backends["llama"].asked) == 1 and not here.cancelled
+    npc = NpcKey("", "w", "n")
+    two.door.forget(TrunkKey(npc, ""))
+    two.door.coming_near(npc)
+    two.door.moving_out(npc)
+    for backend in two.backends.values():
+        assert backend.asked[-3:] == ["forget n", "coming near n", "moving out n"]
+
+
+def test_a_backend_is_stalled_only_while_it_has_works() -> None:
+    """Its beat stands still in both cases, and the other backend's does not count."""
+    two = Two()
+    late_ns = 10**12
+    assert not two.door.stalled("far", late_ns)
+    (ticket,) = two.submit(two.work("far"))
+    assert two.door.stalled("far", late_ns) and not two.door.stalled("llama", late_ns)
+    two.door.deliver([(ticket.id, Ended(Finish.STOP, Timings()))])
+    assert not two.door.stalled("far", late_ns)
+
+
+async def test_the_door_waits_for_all_backends() -> None:
+    """obeyed() returns when both are through, places() has the trunks of both, and start() and stop() reach both."""
+    two = Two()
+    two.door.start(lambda _: None)
+    await two.door.obeyed()
+    place = TrunkPlace(TrunkKey(NpcKey("", "w", "n"), ""), "ram", 5, 10, 1, 0)
+    two.backends["far"].trunks = [place]
+    assert await two.door.places([NpcKey("", "w", "n")], within_s=PATIENCE_S) == [place]
+    two.backends["llama"].silent = True
+    with pytest.raises(TimeoutError):
+        await two.door.places([NpcKey("", "w", "n")], within_s=0.0)
+    two.submit(two.work("far"))
+    assert two.door.stop(1.0, "over") and two.said == [("far", "cancelled")]
