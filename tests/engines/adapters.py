@@ -14,7 +14,8 @@ from tests.engines.conftest import MODEL
 
 
 def write(path: Path, seed: int, rank: int = 4, size: float = 0.05, alpha: float = 8.0, **changed: Any) -> Path:
-    """An adapter of all matrices of the layers, written by the gguf package. `size` 0: B is zero, it changes nothing.
+    """An adapter of all matrices of the layers, written by the gguf package. With `size` 0, B is zero and the adapter
+    changes nothing.
 
     `changed`: architecture, kind, adapter_type, invocation (an aLoRA's tokens) and `more` (tensors by name).
     """

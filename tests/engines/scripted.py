@@ -1,4 +1,4 @@
-"""Tiny models that say exactly what a test wants: after each token of a script its next one, whatever came before."""
+"""Tiny models that give exactly the tokens of a script: after each token of it the next one, whatever came before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tests.engines.shapes import ADDED, Shape, byte_level, byte_texts, write
 
 SEPARATOR, END = "<|im_sep|>", "<|im_end|>"
-# The separator is the last thing before an answer, and stands nowhere else in what the script begins from.
+# The separator is the last token before an answer, and is nowhere else in the script's context.
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}<|im_sep|>{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
@@ -23,8 +23,8 @@ def letters(text: str) -> list[str]:
 
 
 def scripted(path: Path, script: Sequence[str], template: str = TEMPLATE, added: Sequence[str] = ()) -> Path:
-    """A model whose answers are these tokens and then the end. No token may occur twice; `added` are more tokens of the
-    vocabulary, as files have them that call their markers "user defined".
+    """A model whose answers are these tokens and then the end. No token may occur twice. `added` are more tokens of the
+    vocabulary, as in files that call their markers "user defined".
     """
     tokens = byte_level("gpt-2", ["<|endoftext|>", "<|im_start|>", END, SEPARATOR, *added], END)
     for text in added:
@@ -33,7 +33,7 @@ def scripted(path: Path, script: Sequence[str], template: str = TEMPLATE, added:
     hidden = -(-size // 32) * 32
     ids = [tokens.texts.index(text) for text in (SEPARATOR, *script, END)]
     assert len(set(ids)) == len(ids), "each token once"
-    # What comes in is one token of so many, no layer changes it, and what goes out is the one that follows.
+    # The input is one token, no layer changes it, and the output is the token that follows it.
     embedded = np.zeros((size, hidden), np.float16)
     embedded[np.arange(size), np.arange(size)] = 1
     output = np.zeros((size, hidden), np.float16)

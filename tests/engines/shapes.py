@@ -1,7 +1,7 @@
-"""Small models of other families, written as GGUF files by the tests: the shape, the tokenizer and the habits of the
-chat template are the family's, the weights are random.
+"""Small models of other families, written as GGUF files by the tests: the shape, the tokenizer and the chat template
+behave like the family's, and the weights are random.
 
-The templates are our own; they do what the families' templates are known to do.
+The templates are our own, with the known behaviour of the families' templates.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHATML = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-# Writes BOS itself, tells the date, trims what it is given.
+# Writes BOS itself, writes the date, trims its input.
 HEADERS = """\
 {{- bos_token }}
 {%- macro head(role) %}{{ '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' }}{% endmacro -%}
@@ -52,7 +52,7 @@ HEADERS = """\
 {%- for m in messages %}{{ head(m['role']) + m['content'] | trim + '<|eot_id|>' }}{% endfor -%}
 {%- if add_generation_prompt %}{{ head('assistant') }}{% endif -%}
 """
-# Moves the system text into the last line, which no cache survives; insists on turns that alternate.
+# Moves the system text into the last line, so that no cache survives, and requires turns that alternate.
 INSTRUCT = """\
 {%- set ns = namespace(system='', turns=0) -%}
 {%- for m in messages if m.role == 'system' %}{% set ns.system = m.content %}{% endfor -%}
@@ -96,7 +96,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Shape:
-    """A family's network in small. `window` > 0: every other layer looks back that far only."""
+    """A small network of a family. With `window` > 0 every other layer looks back that far only."""
 
     arch: str
     hidden: int = 64
@@ -117,7 +117,7 @@ class Shape:
 
 
 def byte_texts() -> list[str]:
-    """How byte-level BPE writes each byte: printable ones as themselves, the others as letters above 255."""
+    """The text of each byte in byte-level BPE: printable ones as themselves, the others as letters above 255."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     above = iter(range(256, 512))
     return [chr(b) if b in printable else chr(next(above)) for b in range(256)]
@@ -127,7 +127,7 @@ def byte_level(
     pre: str, controls: Sequence[str], eos: str, *, bos: str = "", add_bos: bool = False, size: int = 0,
     starts: str = "Ġ ", words: Sequence[str] = WORDS,
 ) -> Tokens:  # fmt: skip
-    """Byte-level BPE: words grow letter by letter; with `size` also a heap of letters, so that there are so many.
+    """Byte-level BPE: words grow letter by letter. With `size` it also has combinations of letters, up to that number.
 
     `starts`: how the `words` begin, with a space ("Ġ"), without (" "), or both.
     """
@@ -159,7 +159,7 @@ def byte_level(
 
 
 def sentencepiece(first: Sequence[tuple[str, int]], eos: str, bos: str, *, space_prefix: bool | None = None) -> Tokens:
-    """Sentencepiece with bytes to fall back on; longer pieces of a word have the better score."""
+    """Sentencepiece with byte fallback; longer pieces of a word have the better score."""
     texts, types = [t for t, _ in first], [kind for _, kind in first]
     scores = [0.0] * len(first)
     for byte in range(256):
@@ -193,8 +193,8 @@ def write(
     ints: Mapping[str, int | bool] | None = None,
     matrices: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A whole model; random, and the same for the same seed. `ints` are more values of the architecture. With
-    `matrices` these are as given, and all others zero.
+    """A whole model with random weights, the same for the same seed. `ints` are more values of the architecture. With
+    `matrices` these are as given, and all others are zero.
     """
     w = gguf.GGUFWriter(str(path), shape.arch)
     w.add_name(path.stem)
@@ -324,7 +324,7 @@ def bare(path: Path) -> Path:
 
 
 def mamba_like(path: Path) -> Path:
-    """No attention: what it remembers of a sequence is one state, which cannot be cut back."""
+    """No attention: its memory of a sequence is one state, which cannot be cut back."""
     tokens = byte_level("gpt-2", ["<|endoftext|>"], "<|endoftext|>")
     hidden, inner, state, rank, kernel = 32, 64, 8, 4, 4
     w = gguf.GGUFWriter(str(path), "mamba")

@@ -1,4 +1,4 @@
-"""Adapters on llama.cpp: what is computed with one is neither the base model's nor another one's, and nothing leaks."""
+"""Adapters on llama.cpp: KV of one adapter is neither the base model's nor another adapter's, and nothing leaks."""
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ NAMES = ("old", "angry", "north", "sly", "loud", "sad", "poet")
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    """Seven adapters of rank 8 with matrices of f16, one that changes nothing, one that is only activated."""
+    """Seven adapters of rank 8 with matrices of f16, one that changes nothing, and one that is only activated."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(NAMES):
         write(folder / f"{name}.gguf", seed, rank=8, dtype=np.float16)
@@ -40,7 +40,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
 
 @pytest.fixture(scope="module")
 def engine(adapters: Adapters) -> Iterator[LlamaEngine]:
-    """The shipped model with them."""
+    """The shipped model with these adapters."""
     engine = LlamaEngine(LlamaSettings(MODEL, 16, 512, 512, 128, flash_attention="off"), adapters)
     engine.try_adapters()
     yield engine
@@ -55,13 +55,13 @@ def told(engine: LlamaEngine, tokens: Sequence[int], sha: str = "", seq: int = 0
 
 
 def logits(engine: LlamaEngine) -> NDArray[np.float32]:
-    """Those of the one token that picked in the last step."""
+    """The logits of the one token that the last step picked."""
     row: NDArray[np.float32] = engine.state.logits(1)[0].copy()
     return row
 
 
 def test_an_adapter_that_changes_nothing_changes_not_a_bit(engine: LlamaEngine, adapters: Adapters) -> None:
-    """Logits and KV, without flash attention."""
+    """Logits and KV are equal, without flash attention."""
     story = engine.vocab.encode(STORY)
     base, kv = told(engine, story), engine.store(0)
     assert np.array_equal(told(engine, story, adapters.find("nothing").sha), base)
@@ -71,7 +71,7 @@ def test_an_adapter_that_changes_nothing_changes_not_a_bit(engine: LlamaEngine, 
 
 
 def test_a_composed_stack_is_what_all_do_together(engine: LlamaEngine, adapters: Adapters) -> None:
-    """llama.cpp's own sum of adapters that are set at once, within the rounding of f16."""
+    """It equals llama.cpp's own sum of adapters that are set at once, within the rounding of f16."""
     story = engine.vocab.encode(STORY)
     composed = told(engine, story, adapters.find("old+angry+poet").sha)
     three = [engine.loras.hold(adapters.find(name).sha) for name in ("old", "angry", "poet")]
@@ -85,7 +85,8 @@ def test_a_composed_stack_is_what_all_do_together(engine: LlamaEngine, adapters:
 
 
 def test_more_adapters_than_may_be_in_memory_take_turns(engine: LlamaEngine, adapters: Adapters) -> None:
-    """The one unused longest is dropped, and says the same when it is back; also a stack, and the one in use."""
+    """The one unused longest is dropped, and gives the same reply when it is back. That holds for a stack, too, and for
+    the one in use."""
     story = engine.vocab.encode(STORY)
     names = [*NAMES, "old+sad", "loud+poet", ""]
     shas = {name: adapters.find(name).sha if name else "" for name in names}
@@ -111,7 +112,7 @@ def test_an_engine_that_was_rebuilt_has_no_adapter_until_it_is_asked_for_one(
 
 
 def test_files_may_go_after_the_start(tmp_path: Path) -> None:
-    """They were checked, and stay open."""
+    """The files were checked, and stay open."""
     write(tmp_path / "old.gguf", 1)
     write(tmp_path / "new.gguf", 2)
     adapters = Adapters(AdapterSettings(str(tmp_path), loaded_max=1), MODEL)
@@ -138,7 +139,7 @@ class Told:
         patch.setattr(self.scheduler.placer.moves.loads, "pays", lambda *_: True)
 
     def reply(self, npc: str, adapter: Adapter | None, text: str = " Then") -> tuple[list[int], Ended]:
-        """What an NPC says after the story and a text, and what it took."""
+        """An NPC's reply after the story and a text, and its cost."""
         self.tickets += 1
         sha, trunk_sha = (adapter.sha, adapter.trunk_sha) if adapter is not None else ("", "")
         key = TrunkKey(NpcKey("", "w", npc), "player", trunk_sha)
@@ -155,7 +156,7 @@ class Told:
                 made += what.tokens if isinstance(what, Chunk) else ()
 
     def move_all_out(self) -> None:
-        """Every trunk goes to RAM."""
+        """Moves every trunk to RAM."""
         for trunk in [t for t in self.scheduler.placer.homes if t.seq >= 0]:
             self.scheduler.placer.moves.move_out(trunk)
 
@@ -171,7 +172,7 @@ def scheduled(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_two_activated_adapters_share_one_trunk(scheduled: Told, adapters: Adapters) -> None:
-    """The second reply, with another adapter, computes the tail and nothing else; and they say different things."""
+    """The second reply, with another adapter, computes only the tail, and the two replies differ."""
     lively, first = scheduled.reply("mira", adapters.find("lively"))
     gloomy, second = scheduled.reply("mira", adapters.find("gloomy"))
     assert first.timings.prefilled_tokens == len(scheduled.story) + TAIL_LEN
@@ -183,8 +184,8 @@ def test_two_activated_adapters_share_one_trunk(scheduled: Told, adapters: Adapt
 
 
 def test_an_invoked_adapter_is_on_from_its_invocation(scheduled: Told, adapters: Adapters) -> None:
-    """The reply is that of the base model's KV up to there and the adapter's behind it, made by hand; a tail that does
-    not invoke it is answered by the base model.
+    """The reply is that of the base model's KV up to the invocation and the adapter's behind it, made by hand. The base
+    model answers a tail without an invocation.
     """
     engine, invoked = scheduled.engine, adapters.find("invoked")
     assert invoked.activated
@@ -216,7 +217,7 @@ def test_an_invoked_adapter_is_on_from_its_invocation(scheduled: Told, adapters:
 def test_kv_of_one_adapter_is_never_used_for_another(
     scheduled: Told, adapters: Adapters, between: Callable[[Told], None]
 ) -> None:
-    """An ordinary adapter has trunks of its own, also when they were moved to RAM and back; each is used again."""
+    """An ordinary adapter has trunks of its own, also after they were moved to RAM and back; each is used again."""
     chosen = [None, adapters.find("old"), adapters.find("angry"), adapters.find("old+angry")]
     alone = [scheduled.reply(f"alone{n}", adapter)[0] for n, adapter in enumerate(chosen)]
     for adapter, wanted in zip(chosen, alone, strict=True):
@@ -233,7 +234,7 @@ def test_kv_of_one_adapter_is_never_used_for_another(
 
 
 def test_bytes_of_one_adapter_are_refused_for_another(scheduled: Told, adapters: Adapters) -> None:
-    """Swapped in RAM they are recomputed and counted, and the reply is the same."""
+    """Bytes that are swapped in RAM are recomputed and counted, and the reply is the same."""
     wanted = {name: scheduled.reply("mira", adapters.find(name))[0] for name in ("old", "angry")}
     scheduled.move_all_out()
     old, angry = (

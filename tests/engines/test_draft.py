@@ -1,4 +1,4 @@
-"""A draft model follows the texts of the works, guesses what it would say, and never stands in the way."""
+"""A draft model follows the texts of the works, guesses their next tokens, and never blocks them."""
 
 import random
 from pathlib import Path
@@ -27,7 +27,7 @@ def small(sequences: int = 3, fail_at: frozenset[int] = frozenset(), cost: SimCo
 
 
 def likely(text: list[int], count: int) -> list[int]:
-    """What the simulated model would go on with."""
+    """The tokens with which the simulated model would continue."""
     made: list[int] = []
     while len(made) < count:
         made.append(next_token([*text, *made], None, 0, VOCAB, 0)[0])
@@ -40,13 +40,14 @@ def engine_of(drafts: ModelDrafts) -> SimEngine:
 
 
 def held(drafts: ModelDrafts) -> list[list[int]]:
-    """What the draft engine's sequences hold."""
+    """The contents of the draft engine's sequences."""
     engine = engine_of(drafts)
     return [engine.tokens(seq) for seq in range(engine.geometry.sequences)]
 
 
 def test_guesses_are_what_the_draft_model_would_say_however_the_texts_go_on() -> None:
-    """Accepted or not, for more works than sequences, by turns and side by side: its sequences never mix up."""
+    """That holds for accepted and refused guesses, for more works than sequences, in turns and side by side: its
+    sequences never mix up."""
     rng = random.Random(1)
     drafts = small()
     texts = {n: [rng.randrange(1, 500) for _ in range(rng.randrange(2, 40))] for n in range(7)}
@@ -61,13 +62,13 @@ def test_guesses_are_what_the_draft_model_would_say_however_the_texts_go_on() ->
             right = rng.randrange(len(guess) + 1)
             texts[a.number] += [*guess.tolist()[:right], rng.randrange(1, 500)]
             if len(texts[a.number]) > 150:
-                texts[a.number] = texts[a.number][:5]  # another work with the same number would be a bug: a new one
+                texts[a.number] = texts[a.number][:5]  # a second work of that number would be a bug
                 texts[a.number + 100] = texts.pop(a.number)
     assert given > 200
 
 
 def test_a_text_that_goes_on_is_not_taken_in_again() -> None:
-    """After its first guess a work costs the draft model the new tokens and the guesses."""
+    """After its first guess a work costs the draft model its new tokens and the guesses."""
     drafts = small()
     text = list(range(1, 60))
     drafts.draft([Asked(1, tokens_of(text), 3)], 50.0 * MS)
@@ -81,7 +82,7 @@ def test_a_text_that_goes_on_is_not_taken_in_again() -> None:
 
 
 def test_a_long_text_is_taken_in_by_and_by() -> None:
-    """While it is not there are no guesses; no call takes much longer than it may."""
+    """Until its end was read there are no guesses, and no call takes much longer than allowed."""
     drafts = small(cost=SimCost(token_us=100.0))
     text = [1 + n % 400 for n in range(150)]
     calls = 0
@@ -97,7 +98,7 @@ def test_a_long_text_is_taken_in_by_and_by() -> None:
 
 
 def test_a_draft_model_that_fails_gives_no_guesses_and_goes_on() -> None:
-    """It is made anew; the next guesses are right again."""
+    """It is rebuilt, and the next guesses are right again."""
     drafts = small(fail_at=frozenset({0}))
     text = [5, 6, 7]
     assert not len(drafts.draft([Asked(1, tokens_of(text), 3)], 50.0 * MS)[0])
@@ -106,7 +107,7 @@ def test_a_draft_model_that_fails_gives_no_guesses_and_goes_on() -> None:
 
 
 def test_texts_longer_than_its_context_and_too_many_works_get_none() -> None:
-    """Nothing is refused in a loud way."""
+    """They are left out silently."""
     drafts = small()
     asked = [Asked(n, tokens_of([n + 1] * 4), 2) for n in range(5)] + [Asked(9, tokens_of([1] * 199), 2)]
     lengths = [len(g) for g in drafts.draft(asked, 50.0 * MS)]
@@ -121,7 +122,7 @@ def target() -> LlamaEngine:
 
 
 def test_the_shipped_draft_guesses_for_the_shipped_model(target: LlamaEngine) -> None:
-    """It has the same vocabulary, and says what it says alone."""
+    """It has the same vocabulary, and guesses the tokens that it generates alone."""
     engine = open_draft(DRAFT, target, 3)
     drafts = ModelDrafts(engine, now_ns)
     text = target.vocab.encode("The village of Ravenmere lies by the old road. Mayor")
@@ -133,7 +134,7 @@ def test_the_shipped_draft_guesses_for_the_shipped_model(target: LlamaEngine) ->
 
 
 def test_a_draft_with_another_vocabulary_is_refused(target: LlamaEngine, tmp_path: Path) -> None:
-    """Another size, another special token, another word: the setting is named, and what differs."""
+    """For another size, another special token or another word, the error names the setting and the difference."""
     with pytest.raises(ConfigError, match=r"speculation\.draft_model: .* has another vocabulary .* tokens, the model"):
         open_draft(qwen2_like(tmp_path / "a.gguf"), target, 3)
     words = byte_level("gpt-2", ["<|x|>", "<|y|>"], "<|x|>")

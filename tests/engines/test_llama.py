@@ -1,4 +1,4 @@
-"""llama.cpp behind StepEngine does what the contract says, on the shipped model."""
+"""llama.cpp behind StepEngine keeps the contract, on the shipped model."""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PROMPT = "The village of Ravenmere lies by the old road. Mayor Greta rules here,
 
 
 def fill(engine: LlamaEngine, seq: int, tokens: Sequence[int], pick: Pick = GREEDY_PICK) -> int:
-    """Empties a sequence, puts tokens into it, and gives the token picked after them."""
+    """Empties a sequence, puts tokens into it, and returns the token picked after them."""
     engine.trim(seq, 0)
     return engine.step(StepPlan([Slice(seq, 0, tokens_of(tokens), pick)])).picked[0]
 
@@ -41,7 +41,7 @@ def prompt(engine: LlamaEngine) -> list[int]:
 
 
 def test_plain_text_never_yields_a_control_token(engine: LlamaEngine) -> None:
-    """Marks written by a player come out as the same text; as marks they are single control tokens."""
+    """Marks in a player's text come out as the same text. The layout's marks are single control tokens."""
     for mark in MARKS.values():
         control = engine.vocab.control(mark)
         assert control >= 0
@@ -61,7 +61,7 @@ def test_pieces_give_the_text_back(engine: LlamaEngine) -> None:
 
 
 def test_any_chunking_of_a_prefill_gives_the_same_tokens(engine: LlamaEngine, prompt: list[int]) -> None:
-    """Chunked prefill is invisible."""
+    """A prefill in chunks gives the same tokens as one in a piece."""
     whole = greedy(engine, 3, prompt, 12)
     for size in (1, 5, 16):
         engine.trim(3, 0)
@@ -74,7 +74,7 @@ def test_any_chunking_of_a_prefill_gives_the_same_tokens(engine: LlamaEngine, pr
 
 
 def test_twenty_prompts_alone_and_all_at_once_give_the_same_greedy_text(engine: LlamaEngine) -> None:
-    """Isolation of sequences: in one batch with others, each says what it says alone."""
+    """In one batch with others, each sequence gives the text that it gives alone."""
     names = ("Mira", "Greta", "Bran", "the count", "a wolf", "the lich", "Anna", "the priest", "Tom", "a ghoul")
     prompts = [
         engine.vocab.encode(f"{name} walks to the {place} and says that")
@@ -96,7 +96,8 @@ def test_twenty_prompts_alone_and_all_at_once_give_the_same_greedy_text(engine: 
 
 
 def test_copy_trim_store_and_load_keep_what_a_sequence_would_say(engine: LlamaEngine, prompt: list[int]) -> None:
-    """A copy, a trimmed copy of a longer one, and stored bytes loaded elsewhere go on with the same tokens."""
+    """A copy, a trimmed copy of a longer one, and stored bytes that are loaded elsewhere continue with the same
+    tokens."""
     wanted = greedy(engine, 0, prompt, 8)
 
     def goes_on(seq: int) -> list[int]:
@@ -123,7 +124,7 @@ def test_copy_trim_store_and_load_keep_what_a_sequence_would_say(engine: LlamaEn
 def test_loading_into_the_source_of_a_pending_copy_does_not_change_the_copy(
     engine: LlamaEngine, prompt: list[int]
 ) -> None:
-    """llama.cpp puts copies off until the next decode; bytes loaded meanwhile must not get into them."""
+    """llama.cpp delays copies until the next decode. Bytes that are loaded meanwhile must not get into them."""
     wanted = greedy(engine, 0, prompt, 2)
     fill(engine, 9, prompt[::-1])
     other = engine.store(9)
@@ -137,7 +138,7 @@ def test_loading_into_the_source_of_a_pending_copy_does_not_change_the_copy(
 def test_bytes_that_are_cut_off_or_foreign_are_refused_and_leave_an_empty_sequence(
     engine: LlamaEngine, prompt: list[int]
 ) -> None:
-    """load() says no, and the sequence can be used."""
+    """load() returns False, and the sequence can be used."""
     fill(engine, 1, prompt)
     blob = engine.store(1)
     for bad in (blob[: len(blob) // 2], b"\x00" * 100, b""):
@@ -147,7 +148,7 @@ def test_bytes_that_are_cut_off_or_foreign_are_refused_and_leave_an_empty_sequen
 
 
 def test_an_allowed_pick_is_the_likeliest_of_the_allowed(engine: LlamaEngine, prompt: list[int]) -> None:
-    """The mask is over the same logits; its probability is a softmax over what is allowed."""
+    """The mask is over the same logits. The probability is a softmax over the allowed ones."""
     free = fill(engine, 1, prompt)
     allowed = tokens_of([free, 300, 301, 302])
     engine.trim(1, 0)
@@ -159,7 +160,7 @@ def test_an_allowed_pick_is_the_likeliest_of_the_allowed(engine: LlamaEngine, pr
 
 
 def test_likeliest_against_a_dumb_softmax() -> None:
-    """Row by row."""
+    """The two agree row by row."""
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(20, 7)).astype(np.float32)
     allowed = tokens_of(range(50, 57))
@@ -171,7 +172,7 @@ def test_likeliest_against_a_dumb_softmax() -> None:
 
 
 def test_seeds_make_sampling_repeatable_and_different(engine: LlamaEngine, prompt: list[int]) -> None:
-    """The same seed gives the same text, ten others do not all."""
+    """The same seed gives the same text, and ten other seeds give more than one."""
 
     def sampled(seed: int) -> list[int]:
         sampler = engine.add_sampler(Sampling(temperature=1.0, seed=seed), prompt)
@@ -186,8 +187,8 @@ def test_seeds_make_sampling_repeatable_and_different(engine: LlamaEngine, promp
     assert len({tuple(sampled(seed)) for seed in range(10)}) > 5
 
 
-def test_what_was_said_is_not_said_again(engine: LlamaEngine, prompt: list[int]) -> None:
-    """A line that was said lately is not begun again; without `unrepeat` it comes word for word."""
+def test_a_recent_line_is_not_said_again(engine: LlamaEngine, prompt: list[int]) -> None:
+    """A recent line is not repeated from its beginning. Without `unrepeat` it comes word for word."""
 
     def said(unrepeat: float, before: list[int]) -> list[int]:
         sampling = Sampling(temperature=0.01, repeat_penalty=1.0, unrepeat=unrepeat, seed=1)
@@ -206,7 +207,8 @@ def test_what_was_said_is_not_said_again(engine: LlamaEngine, prompt: list[int])
 
 
 def test_plans_that_would_abort_the_library_are_bugs_found_here(engine: LlamaEngine) -> None:
-    """Gaps, unsorted slices, too many tokens, wrong ids: an assertion with the reason, and the engine goes on."""
+    """Gaps, unsorted slices, too many tokens and wrong ids raise an assertion with the reason, and the engine goes
+    on."""
     engine.trim(1, 0)
     engine.trim(2, 0)
     bad = [
@@ -225,7 +227,7 @@ def test_plans_that_would_abort_the_library_are_bugs_found_here(engine: LlamaEng
 
 
 def test_rebuild_empties_everything_and_the_engine_goes_on(engine: LlamaEngine, prompt: list[int]) -> None:
-    """As after a failed decode."""
+    """That is the state after a failed decode."""
     before = greedy(engine, 0, prompt, 3)
     engine.rebuild()
     assert all(engine.length(seq) == 0 for seq in range(engine.geometry.sequences))
@@ -256,7 +258,7 @@ def test_the_model_is_freed_once_also_after_a_rebuild_that_failed(monkeypatch: p
     ("content", "said"), [(None, "No such file"), (b"hello", "not a GGUF"), (b"GGUF123", "cut off")]
 )
 def test_a_file_that_is_no_model_says_so(tmp_path: Path, content: bytes | None, said: str) -> None:
-    """One line that names the file."""
+    """The error is one line that names the file."""
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -273,7 +275,7 @@ def test_a_vocabulary_alone_is_the_same_as_with_the_model(engine: LlamaEngine) -
 
 
 def test_kv_kept_as_q8_0_takes_about_half_the_bytes(engine: LlamaEngine, prompt: list[int]) -> None:
-    """It answers, stores and loads; its bytes are of another kind, and plain attention refuses the type by name."""
+    """It answers, stores and loads. Its bytes are of another kind, and plain attention refuses the type by name."""
     small = LlamaEngine(LlamaSettings(SHIPPED_MODEL, sequences=4, context_len=512, batch_len=512, kv_type="q8_0"))
     assert small.kv_kind != engine.kv_kind
     made = greedy(small, 0, prompt, 8)

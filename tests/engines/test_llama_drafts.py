@@ -1,4 +1,4 @@
-"""Drafts on llama.cpp: verified in one step, and what is drawn keeps the model's distribution."""
+"""Drafts on llama.cpp are verified in one step, and drawn tokens keep the model's distribution."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ def greedy(engine: LlamaEngine, seq: int, tokens: Sequence[int], count: int) -> 
 
 
 def test_right_guesses_and_wrong_ones_give_the_greedy_text(engine: LlamaEngine) -> None:
-    """In one step, beside others that pick in their own ways; what is too much is cut off and the text goes on."""
+    """In one step, beside works with other samplers, wrong guesses are cut off and the text goes on."""
     prompt = engine.vocab.markup(PROMPT)
     wanted = greedy(engine, 0, prompt, 12)
     assert len(set(wanted[:6])) == 6
@@ -64,7 +64,8 @@ def test_right_guesses_and_wrong_ones_give_the_greedy_text(engine: LlamaEngine) 
 
 @pytest.fixture
 def exact() -> Iterator[LlamaEngine]:
-    """Alone and in a slice a token's logits are up to 0.03 apart with the file's bf16 weights, 0.004 with f16."""
+    """Alone and in a slice a token's logits differ by up to 0.03 with the file's bf16 weights, and by 0.004 with
+    f16."""
     settings = LlamaSettings(MODEL, sequences=4, context_len=256, flash_attention="off", weights="f16")
     engine = LlamaEngine(settings)
     yield engine
@@ -72,7 +73,7 @@ def exact() -> Iterator[LlamaEngine]:
 
 
 def test_a_seeded_chain_draws_what_it_would_without_guesses(exact: LlamaEngine) -> None:
-    """With penalties and all: each token costs one draw, in order, so guesses change nothing but the steps."""
+    """With all penalties, each token costs one draw, in order, so guesses change only the number of steps."""
     engine = exact
     prompt = engine.vocab.markup(PROMPT)
     longest = same = 0
@@ -105,7 +106,7 @@ def test_a_seeded_chain_draws_what_it_would_without_guesses(exact: LlamaEngine) 
 
 
 def shares(scores: NDArray[np.float32], sampling: Sampling) -> dict[int, float]:
-    """What each token should be drawn with: top-k, top-p, min-p and temperature, written down anew."""
+    """The probability of each token under top-k, top-p, min-p and temperature, written a second time."""
     order = np.argsort(-scores)[: sampling.top_k]
     p = np.exp(scores[order] - scores[order[0]])
     p /= p.sum()
@@ -117,7 +118,8 @@ def shares(scores: NDArray[np.float32], sampling: Sampling) -> dict[int, float]:
 
 
 def expected(prompt: list[int], drafts: list[int]) -> dict[LIKELY, float]:
-    """How often each answer of a drafted step should come: a wrong token ends it, or one after all the guesses."""
+    """The expected frequency of each answer of a drafted step: it ends at a wrong token, or with one more after all
+    guesses."""
     out: dict[LIKELY, float] = {}
     with Played(str(MODEL), context_len=512, threads=1) as alone:
         sure, before = 1.0, list(prompt)
@@ -158,7 +160,7 @@ def _fields(seed: int) -> tuple[float, int, float, float, float, int, float, flo
 
 
 def chi_square(answers: Counter[LIKELY], wanted: dict[LIKELY, float]) -> tuple[float, float]:
-    """Pearson's statistic with rare answers taken together, and the value it exceeds once in 10,000 times."""
+    """Pearson's statistic with rare answers taken together, and the value that it exceeds once in 10,000 times."""
     assert answers.keys() <= wanted.keys(), f"drawn against the filters: {answers.keys() - wanted.keys()}"
     total = answers.total()
     often = {a: p for a, p in wanted.items() if p * total >= 5}
@@ -185,8 +187,9 @@ def accept_likely(drafts: Sequence[int] | Tokens, pick: Callable[[int], int]) ->
 
 
 @pytest.mark.parametrize("likely", [0, 2])
-def test_what_is_drawn_with_guesses_has_the_models_distribution(engine: LlamaEngine, likely: int) -> None:
-    """4,800 seeds answer one drafted step as often as the filtered logits say: likely guesses or others."""
+def test_tokens_drawn_with_guesses_have_the_models_distribution(engine: LlamaEngine, likely: int) -> None:
+    """4,800 seeds answer one drafted step with the frequencies of the filtered logits, for likely and for other
+    guesses."""
     prompt = engine.vocab.markup(PROMPT)
     drafts = guesses(prompt, likely)
     wanted = expected(prompt, drafts)
@@ -198,7 +201,7 @@ def test_what_is_drawn_with_guesses_has_the_models_distribution(engine: LlamaEng
 
 
 def test_a_biased_verification_is_found(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The distribution test can fail: guesses that get a second chance come too often."""
+    """The distribution test can fail: guesses with a second chance come too often."""
     prompt = engine.vocab.markup(PROMPT)
     drafts = guesses(prompt, 0)
     monkeypatch.setattr(step, "verify", accept_likely)
@@ -207,7 +210,7 @@ def test_a_biased_verification_is_found(engine: LlamaEngine, monkeypatch: pytest
 
 
 def guesses(prompt: list[int], likely: int) -> list[int]:
-    """Two guesses: each time the token that is the likeliest but for `likely` others."""
+    """Two guesses: each is the likeliest token but for `likely` others."""
     drafts: list[int] = []
     with Played(str(MODEL), context_len=512, threads=1) as alone:
         for _ in range(2):

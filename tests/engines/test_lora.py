@@ -1,4 +1,4 @@
-"""Adapters are checked before llama.cpp sees them, and a stack of several does what all of them do."""
+"""Adapters are checked before llama.cpp loads them, and a stack of several acts as all of them together."""
 
 import tempfile
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FIRST = "blk.0.attn_q.weight"
 
 
 def test_heads_are_read_as_the_gguf_package_reads_them() -> None:
-    """Values, shapes, types and places of the shipped model."""
+    """Values, shapes, types and places of the shipped model are equal."""
     own, theirs = read_gguf(MODEL), gguf.GGUFReader(str(MODEL))
     assert own.values["general.architecture"] == "llama"
     assert {t.name for t in theirs.tensors} == set(own.tensors)
@@ -29,8 +29,8 @@ def test_heads_are_read_as_the_gguf_package_reads_them() -> None:
         assert (list(reversed(at.shape)), at.kind, at.offset) == (t.shape.tolist(), t.tensor_type, t.data_offset)
 
 
-def test_what_is_written_is_read_by_the_gguf_package(tmp_path: Path) -> None:
-    """Values and tensors, aligned."""
+def test_written_files_are_read_by_the_gguf_package(tmp_path: Path) -> None:
+    """Values and tensors are aligned and equal."""
     tensors: dict[str, Any] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((5, 7), np.float16)}
     with (tmp_path / "x.gguf").open("wb") as file:
         write_gguf(file, {"general.type": "adapter", "n": 7, "x": 1.5}, tensors)
@@ -44,7 +44,8 @@ def test_what_is_written_is_read_by_the_gguf_package(tmp_path: Path) -> None:
 
 
 def test_an_invocation_is_read_and_found_where_it_begins_last(tmp_path: Path) -> None:
-    """As llama.cpp reads it: from the file's array; what cannot be tokens is refused with the file's name."""
+    """It comes from the file's array, as llama.cpp reads it. Values that cannot be tokens are refused with the file's
+    name."""
     write(tmp_path / "alora.gguf", 1, invocation=[7, 8])
     write(tmp_path / "other.gguf", 2, invocation=[9])
     write(tmp_path / "plain.gguf", 3)
@@ -65,7 +66,7 @@ def test_an_invocation_is_read_and_found_where_it_begins_last(tmp_path: Path) ->
 
 
 def test_files_that_are_cut_off_anywhere_are_refused(tmp_path: Path) -> None:
-    """Whatever is left of the head: an error that names the file, and nothing else."""
+    """With any length of the head the error names the file."""
     whole = write(tmp_path / "whole.gguf", 1).read_bytes()
     path = tmp_path / "cut.gguf"
     head_len = read_gguf(tmp_path / "whole.gguf").tensors[f"{FIRST}.lora_a"].offset
@@ -79,7 +80,7 @@ def test_files_that_are_cut_off_anywhere_are_refused(tmp_path: Path) -> None:
 
 
 def two(shape_a: tuple[int, ...], shape_b: tuple[int, ...], name: str = FIRST) -> dict[str, Any]:
-    """Tensors in the place of one pair."""
+    """Tensors in place of one pair."""
     return {f"{name}.lora_a": np.zeros(shape_a, np.float32), f"{name}.lora_b": np.zeros(shape_b, np.float32)}
 
 
@@ -106,7 +107,7 @@ def two(shape_a: tuple[int, ...], shape_b: tuple[int, ...], name: str = FIRST) -
 def test_an_adapter_that_would_fail_or_abort_is_refused_by_name(
     tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
-    """The message names the file and what is wrong with it."""
+    """The message names the file and the fault."""
     write(tmp_path / "good.gguf", 1)
     write(tmp_path / "odd.gguf", 2, **changed)
     with pytest.raises(ConfigError, match=r"odd\.gguf") as raised:
@@ -123,7 +124,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_stack_is_the_sum_of_its_adapters(folder: Path) -> None:
-    """For every tensor B A of the composed one is the scaled sum, to float32's rounding."""
+    """For every tensor B A of the composed one is the scaled sum, within float32's rounding."""
     heads = [read_gguf(folder / f"{name}.gguf") for name in ("old", "angry", "poet")]
     composed = compose([read_pairs(head) for head in heads])
     assert list(composed) == list(weights())
@@ -147,8 +148,9 @@ def test_adapters_of_other_tensors_and_scales_compose(tmp_path: Path) -> None:
     np.testing.assert_allclose(b @ a, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_loaded_is_the_same_adapter_with_ranks_that_llama_cpp_is_fast_with(tmp_path: Path) -> None:
-    """Multiples of 32, in f16 as far as its range goes; the products are the adapter's, to f16's rounding."""
+def test_the_loaded_adapter_is_the_same_with_ranks_that_llama_cpp_is_fast_with(tmp_path: Path) -> None:
+    """Ranks are multiples of 32, in f16 as far as its range goes. The products are the adapter's, within f16's
+    rounding."""
     rng = np.random.default_rng(1)
     plain = rng.normal(size=(7, 20)).astype(np.float32), rng.normal(size=(30, 7)).astype(np.float32)
     pairs = {"plain": plain, "large": (plain[0] * 1e5, plain[1]), "experts": (plain[0][None], plain[1][None])}
@@ -168,7 +170,7 @@ def test_what_is_loaded_is_the_same_adapter_with_ranks_that_llama_cpp_is_fast_wi
 def test_without_a_temporary_folder_that_has_room_an_adapter_is_held_in_memory(
     folder: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that llama.cpp gets is the same."""
+    """llama.cpp gets the same file."""
     pairs = {"plain": (np.ones((4, 20_000), np.float32), np.ones((30_000, 4), np.float32))}
     with written(pairs, "llama") as file:
         file.seek(0)
@@ -182,7 +184,7 @@ def test_without_a_temporary_folder_that_has_room_an_adapter_is_held_in_memory(
 
 
 def test_stacks_are_found_by_name_and_named_by_content(folder: Path) -> None:
-    """Composed once; another order is another adapter; the same files give the same hash."""
+    """A stack is composed once. Another order is another adapter, and the same files give the same hash."""
     adapters, again = (Adapters(AdapterSettings(str(folder)), MODEL) for _ in range(2))
     stack = adapters.find("old+angry")
     assert adapters.find("old+angry") is stack
@@ -205,8 +207,10 @@ def test_stacks_are_found_by_name_and_named_by_content(folder: Path) -> None:
         ("old+angry", {"stacks_max": 0}, "there are 0 stacks already"),
     ],
 )
-def test_what_cannot_be_had_is_the_callers_error(folder: Path, name: str, settings: dict[str, Any], said: str) -> None:
-    """The message says why."""
+def test_an_adapter_that_cannot_be_had_is_the_callers_error(
+    folder: Path, name: str, settings: dict[str, Any], said: str
+) -> None:
+    """The message gives the reason."""
     adapters = Adapters(AdapterSettings(str(folder), **settings), MODEL)
     with pytest.raises(CallerError, match="archetypes") as raised:
         adapters.find(name, "archetypes[0].adapter")
@@ -223,7 +227,7 @@ def test_what_cannot_be_had_is_the_callers_error(folder: Path, name: str, settin
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder: Path, make: Callable[[Path], AdapterSettings], said: str) -> None:
-    """At start, by name."""
+    """They are refused at start, by name."""
     with pytest.raises(ConfigError, match=said):
         Adapters(make(folder), MODEL)
     assert len(Adapters(AdapterSettings(), MODEL)) == 0

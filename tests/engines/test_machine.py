@@ -1,4 +1,4 @@
-"""Cores and memory are what this process may use, not what the machine has."""
+"""Cores and memory are those that this process may use, and not those of the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(path: Path, text: str) -> None:
-    """A file with that text, and its folder."""
+    """Writes a file with that text, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
@@ -36,7 +36,7 @@ def machine(tmp_path: Path, groups: str, *mounts: str) -> Path:
 
 
 def test_the_own_group_of_cgroup_v2_and_those_above_it_count(tmp_path: Path) -> None:
-    """A systemd unit's limit stands in its own group, not in the root's; one above it may be tighter."""
+    """A systemd unit's limit is in its own group, not in the root's; a group above it may have a lower one."""
     unit = tmp_path / "cg" / "system.slice" / "npcd.service"
     unit.mkdir(parents=True)
     proc = machine(tmp_path, "0::/system.slice/npcd.service\n", "/ cg cgroup2 rw")
@@ -58,7 +58,7 @@ def test_the_own_group_of_cgroup_v2_and_those_above_it_count(tmp_path: Path) -> 
 
 
 def test_the_groups_of_cgroup_v1_are_found_by_controller(tmp_path: Path) -> None:
-    """Each controller has a hierarchy; Docker mounts each at the container's own group, whose path is the host's."""
+    """Each controller has a hierarchy. Docker mounts each at the container's own group, whose path is the host's."""
     proc = machine(
         tmp_path,
         "9:name=systemd:/docker/ab\n4:memory:/docker/ab\n2:cpu,cpuacct:/docker/ab\n0::/\n",
@@ -84,13 +84,13 @@ def test_the_groups_of_cgroup_v1_are_found_by_controller(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("path", ["/../../elsewhere", "/docker/not/here"])
 def test_a_group_that_is_not_in_the_mount_is_the_mount(tmp_path: Path, path: str) -> None:
-    """In a namespace of its own a process may see a path that leads nowhere."""
+    """In a namespace of its own a process may see a path that does not exist."""
     proc = machine(tmp_path, f"0::{path}\n", "/ cg cgroup2 rw")
     assert own_groups(proc) == [tmp_path / "cg"]
 
 
 def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
-    """Files that are not there, and lines of another form."""
+    """Missing files, and lines of another form, give no limit."""
     assert own_groups(tmp_path) == []
     assert own_groups(machine(tmp_path, "what\n\n", "/ cg cgroup2 rw")) == []
     assert groups_free([]) is None
@@ -98,7 +98,7 @@ def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
 
 
 def test_the_page_cache_is_free(tmp_path: Path) -> None:
-    """Reading a model of 5 GiB fills the group with pages that the kernel drops when memory is wanted."""
+    """Reading a model of 5 GiB fills the group with pages that the kernel drops when memory is needed."""
     write(tmp_path / "memory.max", str(8 * GIB))
     write(tmp_path / "memory.current", str(7 * GIB))
     assert group_memory_free(tmp_path) == 1 * GIB
@@ -107,7 +107,7 @@ def test_the_page_cache_is_free(tmp_path: Path) -> None:
 
 
 def test_a_process_that_may_run_on_one_core_computes_with_one_thread() -> None:
-    """As below taskset, in a batch job or in a cpuset."""
+    """That is so below taskset, in a batch job or in a cpuset."""
     core = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{core}}}); from engines.llama import default_threads as d; "

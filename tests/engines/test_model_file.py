@@ -1,4 +1,4 @@
-"""A file that is no model that npcd can use says what it is and what to do; a model in parts is one model."""
+"""A file that is no usable model is refused with its kind and the remedy. A model in parts is one model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def refusal(path: Path, about: Path | None = None) -> str:
-    """Why each way of reading a file refuses it: the same words, in one line, about this file or another one."""
+    """The reason why each way of reading a file refuses it: the same words in one line, with this file's name or
+    another's."""
     said = set()
     for read in (read_file, load_vocab, lambda p: LlamaEngine(LlamaSettings(p, sequences=2, weights="file"))):
         with pytest.raises(ConfigError) as caught:
@@ -41,7 +42,7 @@ def refusal(path: Path, about: Path | None = None) -> str:
 
 
 def other(path: Path, arch: str, tensors: tuple[str, ...] = ("v.weight",), **values: str) -> Path:
-    """A GGUF file of some other kind, with a few values and small tensors."""
+    """A GGUF file of another kind, with a few values and small tensors."""
     w = gguf.GGUFWriter(str(path), arch)
     for key, value in values.items():
         w.add_string(key.replace("__", "."), value)
@@ -73,7 +74,7 @@ def _finish(w: gguf.GGUFWriter) -> None:
     ],
 )
 def test_a_file_that_is_no_gguf_says_what_it_is(tmp_path: Path, content: bytes, what: str, do: str) -> None:
-    """And what makes a GGUF of it."""
+    """The error also says how to make a GGUF of it."""
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     line = refusal(path)
@@ -81,7 +82,7 @@ def test_a_file_that_is_no_gguf_says_what_it_is(tmp_path: Path, content: bytes, 
 
 
 def test_a_folder_and_a_file_that_is_not_there_are_named(tmp_path: Path) -> None:
-    """With what the system says."""
+    """The error has the system's reason."""
     assert "cannot read" in refusal(tmp_path) and "directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "none.gguf")
 
@@ -95,7 +96,7 @@ def test_a_folder_and_a_file_that_is_not_there_are_named(tmp_path: Path) -> None
     ],
 )
 def test_a_version_that_is_not_read_is_named(tmp_path: Path, good: bytes, version: bytes, what: str) -> None:
-    """Older, newer, and of the other byte order."""
+    """The version may be older, newer, or of the other byte order."""
     path = tmp_path / "model.gguf"
     path.write_bytes(good[:4] + version + good[8:])
     assert what in refusal(path)
@@ -103,7 +104,7 @@ def test_a_version_that_is_not_read_is_named(tmp_path: Path, good: bytes, versio
 
 @pytest.mark.parametrize("kept", [40, 3000, 0.5, 0.99])
 def test_a_file_that_is_cut_off_says_so(tmp_path: Path, good: bytes, kept: float) -> None:
-    """In its head or among its tensors; and a piece of a file that was cut for the download is named as one."""
+    """It may end in its head or among its tensors. A piece of a file that was cut for the download is named as one."""
     cut = good[: int(kept if kept > 1 else kept * len(good))]
     path = tmp_path / "model.gguf"
     path.write_bytes(cut)
@@ -114,8 +115,9 @@ def test_a_file_that_is_cut_off_says_so(tmp_path: Path, good: bytes, kept: float
         read_file(piece)
 
 
-def test_what_belongs_to_a_model_is_no_model(tmp_path: Path) -> None:
-    """A LoRA adapter, a projector for images, and an importance matrix; each says what to give instead."""
+def test_a_file_that_belongs_to_a_model_is_no_model(tmp_path: Path) -> None:
+    """A LoRA adapter, a projector for images, and an importance matrix are refused, each with the file to give
+    instead."""
     pair = ("blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b")
     for kind in ("adapter", "model"):
         line = refusal(other(tmp_path / "lora.gguf", "llama", pair, general__type=kind))
@@ -127,7 +129,7 @@ def test_what_belongs_to_a_model_is_no_model(tmp_path: Path) -> None:
 
 
 def test_an_architecture_that_llama_cpp_does_not_know_is_named(tmp_path: Path) -> None:
-    """With the version that does not know it; so is a tokenizer."""
+    """The error has the version that does not know it; the same holds for a tokenizer."""
     line = refusal(write(tmp_path / "m.gguf", Shape("flubber"), TOKENS, ""))
     assert "the architecture 'flubber', which this llama.cpp (llama-cpp-python" in line and "newer" in line
     strange = byte_level("nobody-knows-me", ["<|im_end|>"], "<|im_end|>")
@@ -168,13 +170,13 @@ def encoder(path: Path) -> Path:
     ],
 )
 def test_a_model_that_does_not_write_is_refused(tmp_path: Path, make: Callable[[Path], Path], why: str) -> None:
-    """By every way of reading it, before any of its weights are."""
+    """Every way of reading it refuses it, before any of its weights are read."""
     assert why in refusal(make(tmp_path / "m.gguf"))
 
 
 @pytest.mark.parametrize("make", [pooled, backwards, mamba_like])
 def test_serve_and_doctor_refuse_it_in_one_line(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    """Both end with status 2; nothing is started again."""
+    """Both end with status 2, and nothing is restarted."""
     path = make(tmp_path / "m.gguf")
     sets = ["--model", str(path), "--listen", f"unix:{tmp_path}/n.sock", "--http", "127.0.0.1:0"]
     sets += ["--set", "memory.keep=false"]
@@ -192,7 +194,7 @@ def test_serve_and_doctor_refuse_it_in_one_line(tmp_path: Path, make: Callable[[
 
 
 def test_q8_0_goes_by_the_head_length_of_the_file(tmp_path: Path) -> None:
-    """Two heads of 128 in a model that is 160 wide serve; heads of 80 do not, and the message says so."""
+    """Two heads of 128 in a model that is 160 wide serve. Heads of 80 do not, and the message says so."""
     wide = Shape("qwen3", hidden=160, heads=2, kv_heads=1, head_len=128, head_norms=True)
     path = write(tmp_path / "w.gguf", wide, TOKENS, "")
     engine = LlamaEngine(LlamaSettings(path, sequences=4, context_len=256, kv_type="q8_0"))
@@ -241,7 +243,7 @@ def opened(path: Path) -> LlamaEngine:
 
 
 def test_a_model_in_parts_is_hashed_as_a_whole(tmp_path: Path) -> None:
-    """Two models that differ in their last part alone are two models: their KV is kept apart."""
+    """Two models that differ only in their last part are two models: their KV is kept apart."""
     first, _, last = split(tmp_path / "a")
     engine = opened(first)
     before, kind = engine.card.sha256, engine.kv_kind
@@ -257,7 +259,7 @@ def test_a_model_in_parts_is_hashed_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_the_first_part_is_to_be_given(tmp_path: Path) -> None:
-    """A later part names it, whether it is there or not."""
+    """The error for a later part names the first, whether it exists or not."""
     first, second, third = split(tmp_path / "a")
     for number, part in ((2, second), (3, third)):
         assert f"is part {number} of 3; give the first one: {first}" in refusal(part)
@@ -266,7 +268,7 @@ def test_the_first_part_is_to_be_given(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
-    """One or two of them."""
+    """One or two of them may be missing."""
     first, second, third = split(tmp_path / "a")
     third.unlink()
     assert f"{third.name} is missing; put all parts into {first.parent}" in refusal(first)
@@ -275,7 +277,8 @@ def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_parts_of_different_sets_are_found_out(tmp_path: Path) -> None:
-    """A part with tensors that an earlier one has, without some that no other has, of another number, or no part."""
+    """The error finds a part with tensors of an earlier one, without some that no other has, of another number, or no
+    part."""
     first, second, third = split(tmp_path / "a")
     mine = third.read_bytes()
     third.write_bytes(split(tmp_path / "b", last=5)[2].read_bytes())
@@ -293,7 +296,7 @@ def test_parts_of_different_sets_are_found_out(tmp_path: Path) -> None:
 
 
 def test_parts_keep_their_names(tmp_path: Path) -> None:
-    """llama.cpp finds the others by them."""
+    """llama.cpp finds the others by their names."""
     first, *_ = split(tmp_path / "a")
     named = first.rename(tmp_path / "a" / "renamed.gguf")
     assert "is part 1 of 3, and llama.cpp finds the others by their names" in refusal(named)

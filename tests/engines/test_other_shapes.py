@@ -1,4 +1,5 @@
-"""Models of other families keep the contract of a StepEngine: their attention, their vocabulary, their tokenizer."""
+"""Models of other families keep the contract of a StepEngine, with their attention, their vocabulary and their
+tokenizer."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from engines.base import GREEDY_PICK, Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings
 from tests.engines.shapes import BYTE, CONTROL, FAMILIES, Shape, byte_level, mamba_like, mistral_like, write
 
-LONG = 300  # tokens: more than a window and what llama.cpp would keep beside it
+LONG = 300  # tokens: more than a window and llama.cpp's reserve beside it
 MARKERS = (
     "<s> </s> <unk> <bos> <eos> <|im_start|> <|im_end|> <|eot_id|> <|start_header_id|> <|begin_of_text|> "
     "<start_of_turn> <end_of_turn> <table> [INST] [/INST] <0x0A> <|endoftext|> <pad> </s></s> <</s>/s>"
@@ -30,14 +31,14 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def prompts(engine: LlamaEngine, count: int, length: int) -> list[list[int]]:
-    """Random tokens that text is made of."""
+    """Random tokens that plain text has."""
     rng = random.Random(1)
     usual = [i for i in range(engine.vocab.size) if engine.vocab.piece(i) and not engine.vocab.is_marker(i)]
     return [rng.choices(usual, k=length) for _ in range(count)]
 
 
 def greedy(engine: LlamaEngine, seq: int, count: int, token: int) -> list[int]:
-    """`count` greedy tokens from where a sequence stands, after `token`."""
+    """`count` greedy tokens from the end of a sequence, after `token`."""
     made = [token]
     while len(made) <= count:
         plan = StepPlan([Slice(seq, engine.length(seq), tokens_of(made[-1:]), GREEDY_PICK)])
@@ -46,13 +47,13 @@ def greedy(engine: LlamaEngine, seq: int, count: int, token: int) -> list[int]:
 
 
 def fill(engine: LlamaEngine, seq: int, tokens: list[int]) -> int:
-    """An emptied sequence takes tokens in; the likeliest next."""
+    """Puts tokens into an emptied sequence and returns the likeliest next one."""
     engine.trim(seq, 0)
     return engine.step(StepPlan([Slice(seq, 0, tokens_of(tokens), GREEDY_PICK)])).picked[0]
 
 
 def test_alone_and_in_a_batch_the_words_are_the_same(other: LlamaEngine) -> None:
-    """Grouped heads, biases, windows and soft caps: sequences do not see each other."""
+    """With grouped heads, biases, windows and soft caps, no sequence sees another."""
     texts = prompts(other, 6, 60)
     alone = [greedy(other, 0, 8, fill(other, 0, text)) for text in texts]
     for seq in range(6):
@@ -68,8 +69,8 @@ def test_alone_and_in_a_batch_the_words_are_the_same(other: LlamaEngine) -> None
 
 
 def test_a_trunk_longer_than_any_window_is_cut_copied_stored_and_loaded(other: LlamaEngine) -> None:
-    """What goes on after a cut goes on as if the longer text had never been. With llama.cpp's small window caches the
-    cut would lose the sequence in silence: this fails without swa_full.
+    """After a cut, a sequence continues as if the longer text had never been. With llama.cpp's small window caches the
+    cut would lose the sequence silently: this fails without swa_full.
     """
     trunk, branch = prompts(other, 2, LONG)
     wanted = greedy(other, 0, 6, fill(other, 0, trunk))
@@ -87,7 +88,7 @@ def test_a_trunk_longer_than_any_window_is_cut_copied_stored_and_loaded(other: L
 
 
 def test_text_comes_back_as_it_went_in_and_is_never_a_marker(other: LlamaEngine) -> None:
-    """Whatever a player writes, its tokens are text and their pieces are that text, also cut into parts."""
+    """For any text of a player, its tokens are text and their pieces are that text, also when it is cut into parts."""
     rng = random.Random(2)
     vocab = other.vocab
     letters = "ab <>/s[]|_INTim0xA\n  é世🐺"
@@ -114,7 +115,7 @@ def test_markers_are_markers_where_a_template_writes_them(other: LlamaEngine) ->
 
 
 def test_a_choice_takes_the_likeliest_of_what_is_allowed(other: LlamaEngine) -> None:
-    """Against the whole row of logits, whatever the size of the vocabulary."""
+    """It agrees with the whole row of logits, for any size of the vocabulary."""
     rng = random.Random(3)
     text = prompts(other, 1, 20)[0]
     best = fill(other, 0, text)
@@ -129,7 +130,8 @@ def test_a_choice_takes_the_likeliest_of_what_is_allowed(other: LlamaEngine) -> 
 
 
 def test_a_draw_knows_the_penalties_of_the_whole_vocabulary(other: LlamaEngine) -> None:
-    """The five likeliest tokens were said already: at a high penalty the sixth is drawn, though one is kept of all."""
+    """The five likeliest tokens were said already. At a high penalty the sixth is drawn, though only one token is kept
+    of all."""
     text = prompts(other, 1, 20)[0]
 
     def pick(how: Pick) -> int:
@@ -146,8 +148,8 @@ def test_a_draw_knows_the_penalties_of_the_whole_vocabulary(other: LlamaEngine) 
 
 @pytest.mark.parametrize("lead", ["", " "])
 def test_words_that_share_tokens_can_all_be_chosen(other: LlamaEngine, lead: str) -> None:
-    """Words of one and of many tokens, words that begin like others, and what follows them: every way is open, and its
-    tokens are those of the whole answer's text.
+    """For words of one and of many tokens, words that begin like others, and the text after them, every way is open,
+    and its tokens are those of the whole answer's text.
     """
     vocab = other.vocab
     words = ["go", "go north", "go #west", "attack", "a", "nod", "no", "zz top"]
@@ -173,7 +175,7 @@ def test_words_that_share_tokens_can_all_be_chosen(other: LlamaEngine, lead: str
 
 
 def test_added_tokens_that_are_no_control_tokens_are_kept_from_players_too(tmp_path: Path) -> None:
-    """Files that call their markers "user defined" are common; llama.cpp finds such tokens in any text."""
+    """Many files call their markers "user defined", and llama.cpp finds such tokens in any text."""
     tokens = byte_level("qwen2", ["<|im_start|>", "<|im_end|>", "<think>"], "<|im_end|>")
     tokens.types[tokens.texts.index("<|im_start|>")] = 4
     tokens.types[tokens.texts.index("<think>")] = 4
@@ -204,7 +206,7 @@ def test_long_tokens_come_out_whole(tmp_path: Path) -> None:
 
 
 def test_bytes_and_control_tokens_are_told_apart(tmp_path: Path) -> None:
-    """A sentencepiece vocabulary falls back on bytes for what it has no piece for; those are text."""
+    """A sentencepiece vocabulary falls back on bytes for characters without a piece; those are text."""
     path = mistral_like(tmp_path / "m.gguf")
     engine = LlamaEngine(LlamaSettings(path, sequences=2))
     tokens = engine.vocab.encode("世")
@@ -216,6 +218,6 @@ def test_bytes_and_control_tokens_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_cut_back_is_refused(tmp_path: Path) -> None:
-    """At the start and in words, not at the first intent."""
+    """The error comes at the start in words, and not at the first intent."""
     with pytest.raises(ConfigError, match="recurrent"):
         LlamaEngine(LlamaSettings(mamba_like(tmp_path / "m.gguf"), sequences=2))

@@ -1,4 +1,4 @@
-"""KV that does not fit is refused at the start, with what would fit."""
+"""KV that does not fit is refused at the start, with a size that fits."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from engines.room import GIB, check_room, memory_free
 from tests.engines.shapes import qwen2_like
 
 
-def test_what_is_free_is_the_least_of_what_machine_and_container_say(tmp_path: Path) -> None:
-    """A container's limit counts where there is one; a file that says nothing does not count."""
+def test_free_memory_is_the_lower_of_the_machines_and_the_containers(tmp_path: Path) -> None:
+    """A container's limit counts where there is one. A file without a number does not count."""
     meminfo, group = tmp_path / "meminfo", tmp_path / "group"
     assert memory_free(meminfo, group) == 0
     meminfo.write_text("MemTotal:  9 kB\nMemAvailable:    2048 kB\n")
@@ -27,8 +27,8 @@ def test_what_is_free_is_the_least_of_what_machine_and_container_say(tmp_path: P
     assert memory_free() > 0
 
 
-def test_what_does_not_fit_says_what_would() -> None:
-    """Qwen2.5-7B on 8 GiB: the numbers, and the settings to change."""
+def test_the_error_for_too_much_kv_gives_a_size_that_fits() -> None:
+    """The error for Qwen2.5-7B on 8 GiB has the numbers, and the settings to change."""
     check_room(40, 2048, 56 << 10, 8 * GIB)
     with pytest.raises(
         ConfigError, match=r"192 sequences of 2048 tokens take 21\.0 GiB .*8\.0 GiB are free; at most 73 sequences"
@@ -37,7 +37,8 @@ def test_what_does_not_fit_says_what_would() -> None:
 
 
 def test_a_token_is_measured_on_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two layers, two heads of 16 for keys and as many for values, f16: 256 bytes a token and a few for its place."""
+    """Two layers with two heads of 16 for keys and as many for values, in f16, are 256 bytes a token, and a few for its
+    place."""
     path = qwen2_like(tmp_path / "m.gguf")
     asked: list[tuple[int, int, int, int]] = []
     monkeypatch.setattr(model, "memory_free", lambda: 1000)

@@ -1,4 +1,4 @@
-"""The simulated engine: what follows depends on all tokens of a sequence and on nothing else."""
+"""The simulated engine: the next token depends on all tokens of a sequence and on nothing else."""
 
 import random
 from dataclasses import replace
@@ -19,12 +19,12 @@ def engine(fail_at: frozenset[int] = frozenset()) -> SimEngine:
 
 
 def feed(sim: SimEngine, seq: int, values: list[int], pick: Pick | None = GREEDY_PICK) -> int:
-    """Appends tokens in one step; the picked one."""
+    """Appends tokens in one step and returns the picked one."""
     return sim.step(StepPlan([Slice(seq, sim.length(seq), tokens_of(values), pick)])).picked[0]
 
 
 def test_the_next_token_depends_on_all_tokens_however_they_came() -> None:
-    """In one step or in many, copied, cut back, stored and loaded: the same tokens give the same next one."""
+    """In one step or in many, copied, cut back, stored and loaded, the same tokens give the same next one."""
     rng = random.Random(3)
     for _ in range(50):
         sim = engine()
@@ -47,7 +47,7 @@ def test_the_next_token_depends_on_all_tokens_however_they_came() -> None:
 
 
 def test_picks_are_among_the_allowed_and_seeds_make_a_difference() -> None:
-    """Allowed ids bind the pick, its probability is even; a sampler's seed changes what is drawn."""
+    """Allowed ids bind the pick, whose probability is even. A sampler's seed changes the drawn token."""
     sim = engine()
     allowed = tokens_of([7, 11, 13])
     result = sim.step(StepPlan([Slice(0, 0, tokens_of([5]), Pick(allowed=allowed))]))
@@ -64,7 +64,7 @@ def test_picks_are_among_the_allowed_and_seeds_make_a_difference() -> None:
 
 
 def test_a_blob_that_was_cut_off_is_refused_and_leaves_nothing() -> None:
-    """As the native library does."""
+    """The native library does the same."""
     sim = engine()
     feed(sim, 0, [5, 6, 7])
     assert not sim.load(0, sim.store(0)[:-1])
@@ -72,7 +72,7 @@ def test_a_blob_that_was_cut_off_is_refused_and_leaves_nothing() -> None:
 
 
 def test_a_failing_step_costs_its_time_and_rebuild_empties_everything() -> None:
-    """Time has passed, no sequence may be trusted."""
+    """The time has passed, and no sequence may be trusted."""
     sim = engine(fail_at=frozenset({1}))
     feed(sim, 0, [5, 6, 7])
     before_ns = sim.clock()
@@ -96,19 +96,19 @@ def test_a_failing_step_costs_its_time_and_rebuild_empties_everything() -> None:
     ids=["gap", "nothing to take in", "not sorted", "twice", "too long", "empty"],
 )
 def test_a_plan_that_the_native_library_would_not_survive_is_a_bug_here(slices: list[Slice]) -> None:
-    """Asserted, so that a scheduler that makes such a plan is found by every simulation."""
+    """An assertion makes every simulation find a scheduler with such a plan."""
     with pytest.raises(AssertionError):
         engine().step(StepPlan(slices))
 
 
 def test_a_step_costs_what_is_stated() -> None:
-    """The fixed part, each micro-batch, each token, and tokens times padded context."""
+    """The cost is the fixed part, each micro-batch, each token, and tokens times padded context."""
     cost = SimCost(step_us=100.0, micro_us=10.0, token_us=1.0, kilo_context_us=1.0)
     assert cost.step_ns([(4, 256), (2, 512)]) == round((100 + 20 + 6 + 4 * 0.256 + 2 * 0.512) * 1000)
 
 
 def test_a_gpu_reads_the_weights_once_for_each_micro_batch_while_it_computes() -> None:
-    """The longer of pass and tokens counts; with paged attention all of a step share one pass."""
+    """The longer of pass and tokens counts. With paged attention all of a step share one pass."""
     cost = SimCost(step_us=0, micro_us=10, token_us=1, kilo_context_us=0, pass_us=100, slice_us=2, kilo_read_us=3)
     assert cost.step_ns([(4, 256), (300, 512)], 3, 2000) == (110 + 310 + 6 + 6) * 1000
     assert replace(cost, one_pass=True).step_ns([(4, 256), (30, 512)], 3, 2000) == (110 + 6 + 6) * 1000
@@ -128,7 +128,7 @@ def test_moving_kv_takes_the_time_that_is_stated() -> None:
 
 
 def test_words_are_tokens_and_text_never_yields_a_control_token() -> None:
-    """One token per word, the same again for the same word; when numbers run out, words share them."""
+    """Each word is one token, and the same word the same token. When numbers run out, words share them."""
     vocab = SimVocab(["<|end|>"], size=4)
     assert vocab.encode("a <|end|> a") == [1, 2, 1]
     assert vocab.piece(1) == b" a"

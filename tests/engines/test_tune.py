@@ -1,4 +1,4 @@
-"""Settings that are "auto" are measured; those that a person chose are kept."""
+"""Settings that are "auto" are measured; chosen ones are kept."""
 
 import tempfile
 import time
@@ -19,7 +19,7 @@ from prompts.marks import MARKS
 
 
 def test_only_what_is_open_is_tried() -> None:
-    """Two attention settings times two weight types; on two cores one thread; what is given stays."""
+    """There are two attention settings times two weight types, and on two cores one thread. Given values stay."""
     auto = LlamaSettings(SHIPPED_MODEL)
     assert len(candidates(auto, cores=2)) == 4 * len({c.threads for c in candidates(auto, cores=2)})
     fixed = replace(auto, threads=3, flash_attention="off", weights="file")
@@ -27,8 +27,8 @@ def test_only_what_is_open_is_tried() -> None:
     assert {c.flash_attention for c in candidates(replace(auto, flash_attention="on"), 2)} == {"on"}
 
 
-def test_tuning_answers_with_what_was_fastest() -> None:
-    """The chosen candidate has the smallest round; nothing is left "auto"."""
+def test_tuning_returns_the_fastest_candidate() -> None:
+    """The chosen candidate has the smallest round, and no setting is left "auto"."""
     chosen, tried = tune(LlamaSettings(SHIPPED_MODEL), time.monotonic_ns)
     best = min(tried, key=lambda t: t.round_ms)
     best_is = (best.threads, best.flash_attention, best.weights)
@@ -46,7 +46,8 @@ class Weighed(SimEngine):
 
 
 class Machine:
-    """Engines as slow as it says, on its own clock: `token_ms` each token, `open_ms` each opening, f16 three times."""
+    """Engines with stated times on a clock of their own: `token_ms` for each token, `open_ms` for each opening, three
+    times that for f16."""
 
     def __init__(self, token_ms: float, open_ms: float, busy_from_s: float = 1e9) -> None:
         self.clock = VirtualClock()
@@ -55,7 +56,7 @@ class Machine:
         self._open_ms, self._busy_from_ns = open_ms, busy_from_s * S
 
     def now(self) -> int:
-        """The time; everything takes ten times as long once others keep the machine busy."""
+        """The time. Everything takes ten times as long once other processes keep the machine busy."""
         ns = self.clock()
         return ns if ns <= self._busy_from_ns else round(self._busy_from_ns + 10 * (ns - self._busy_from_ns))
 
@@ -71,7 +72,8 @@ class Machine:
 @pytest.mark.parametrize("open_ms", [30.0, 600.0, 3000.0])
 @pytest.mark.parametrize("token_ms", [0.05, 0.35, 2.0, 6.0, 15.0, 60.0, 250.0, 900.0])
 def test_tuning_ends_within_ten_seconds_however_slow_the_model_is(token_ms: float, open_ms: float) -> None:
-    """What one candidate takes here decides how many are tried and how much is measured; else first choices stand."""
+    """The time of one candidate decides how many are tried and how much is measured; otherwise the first choices
+    stay."""
     machine = Machine(token_ms, open_ms)
     auto = LlamaSettings(SHIPPED_MODEL)
     chosen, tried = tune(auto, machine.now, opened=machine.open)
@@ -85,7 +87,7 @@ def test_tuning_ends_within_ten_seconds_however_slow_the_model_is(token_ms: floa
 
 @pytest.mark.parametrize("token_ms", [0.05, 0.35, 2.0, 6.0, 15.0])
 def test_attention_is_compared_on_long_trunks_alone(token_ms: float) -> None:
-    """On short ones it looks better than it is: there the first choice stands, and weights are compared."""
+    """On short trunks it looks better than it is: there the first choice stays, and weights are compared."""
     machine = Machine(token_ms, 100.0)
     chosen, tried = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
     assert {t.weights for t in tried} == {"file", "f16"}
@@ -96,7 +98,7 @@ def test_attention_is_compared_on_long_trunks_alone(token_ms: float) -> None:
 
 
 def test_a_fast_model_is_measured_in_full() -> None:
-    """Every candidate, on the longest trunk."""
+    """Every candidate runs, on the longest trunk."""
     machine = Machine(0.05, 30.0)
     _, tried = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
     assert len(tried) == len(candidates(LlamaSettings(SHIPPED_MODEL), cores_here().usable))
@@ -105,7 +107,7 @@ def test_a_fast_model_is_measured_in_full() -> None:
 
 @pytest.mark.parametrize("busy_from_s", [0.2, 1.0, 2.0, 4.0])
 def test_a_machine_that_becomes_busy_meanwhile_is_not_measured_for_long(busy_from_s: float) -> None:
-    """Nothing more is begun when the time is over; what one native call takes is all that may come on top."""
+    """Nothing more is begun when the time is over, so only one native call may exceed it."""
     machine = Machine(2.0, 200.0, busy_from_s)
     chosen, _ = tune(LlamaSettings(SHIPPED_MODEL), machine.now, opened=machine.open)
     assert chosen.threads > 0
@@ -113,7 +115,7 @@ def test_a_machine_that_becomes_busy_meanwhile_is_not_measured_for_long(busy_fro
 
 
 def test_a_missing_model_is_not_tuned(tmp_path: Path) -> None:
-    """Loading it says what is wrong, and so does a value that there is not."""
+    """Loading it raises the reason, and so does an invalid value."""
     path = tmp_path / "none.gguf"
     assert tune(LlamaSettings(path), time.monotonic_ns)[1] == []
     with pytest.raises(ConfigError, match=r"none\.gguf"):
@@ -137,7 +139,8 @@ def test_weights_converted_to_f16_say_the_same() -> None:
 def test_without_room_for_a_copy_the_weights_stay_as_they_are(
     folder: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A temporary folder of 1 MiB, or none at all (a read-only file system): it serves, and says why not as f16."""
+    """With a temporary folder of 1 MiB, or none at all (a read-only file system), it serves, and gives the reason for
+    not using f16."""
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk if folder == "full" else small_disk / "missing"))
     chosen, tried = tune(LlamaSettings(SHIPPED_MODEL), time.monotonic_ns)
     assert chosen.weights == "file" and {t.weights for t in tried} == {"file"}

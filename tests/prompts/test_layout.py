@@ -29,7 +29,7 @@ def plain() -> Layout:
 
 @pytest.mark.parametrize("layout", [native(), plain()], ids=["native", "plain"])
 def test_a_longer_trunk_begins_with_the_shorter(layout: Layout) -> None:
-    """Sections tokenise apart: world, archetype, persona and turns concatenate, whatever comes after."""
+    """World, archetype, persona and turns are tokenised apart, so their tokens concatenate, whatever comes after."""
     world = layout.world("Long ago.", ACTIONS, ["calm"])
     parts = [world, layout.archetype("ghoul", "Eats."), layout.persona("Ana", "Small.")]
     parts += [layout.player_turn("Hello").tokens, layout.npc_turn("Go away.")]
@@ -58,8 +58,8 @@ def test_definitions_over_their_cap_are_refused_with_their_count() -> None:
         layout.persona("Ana", "word " * 300)
 
 
-def test_what_grows_while_playing_is_cut_and_counted() -> None:
-    """A line of 500 words keeps its cap and says what was lost."""
+def test_text_that_grows_while_playing_is_cut_and_counted() -> None:
+    """A line of 500 words keeps its cap, and the cut tokens are counted."""
     layout = native()
     cut = layout.player_turn("word " * 500)
     assert len(cut.tokens) == layout.caps.player_line + 2
@@ -67,8 +67,8 @@ def test_what_grows_while_playing_is_cut_and_counted() -> None:
 
 
 @pytest.mark.parametrize(("section", "cap"), [("summary", Caps().summary), ("card", Caps().card)])
-def test_what_is_remembered_is_cut_and_counted(section: str, cap: int) -> None:
-    """Summaries and cards begin with their mark and keep their caps, whatever was written into them."""
+def test_memories_are_cut_and_counted(section: str, cap: int) -> None:
+    """Summaries and cards begin with their mark and keep their caps, for any contents."""
     layout = native()
     cut = {"summary": layout.summary, "card": layout.card}[section]("word " * 300)
     assert cut.tokens[:1] == layout.marks[section]
@@ -77,7 +77,7 @@ def test_what_is_remembered_is_cut_and_counted(section: str, cap: int) -> None:
 
 
 def test_the_line_of_a_player_comes_before_all_that_could_stand_beside_it() -> None:
-    """When a tail is full the perception goes first, then the digest; the line stays whole."""
+    """When a tail is full the perception is dropped first, then the digest. The line stays whole."""
     layout = Layout(SimVocab(list(MARKS.values())), Caps(player_line=1_000))
     perception = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),)))
     digest = layout.encode([Section(SectionKind.DIGEST, "an old friend")])
@@ -95,7 +95,7 @@ def test_the_line_of_a_player_comes_before_all_that_could_stand_beside_it() -> N
 
 
 def test_tails_keep_their_caps_on_random_observations() -> None:
-    """Whatever an NPC sees, the tail has at most 32 tokens, and names only percepts that are in it."""
+    """For any observation the tail has at most 32 tokens, and names only percepts that are in it."""
     rng = random.Random(1)
     layout = native()
     for _ in range(500):
@@ -120,7 +120,7 @@ def test_tails_keep_their_caps_on_random_observations() -> None:
 
 
 def test_state_changes_exactly_when_words_or_targets_do() -> None:
-    """Steps inside a bucket are the same state; another bucket, stance, event or entity is another."""
+    """A change inside a bucket gives the same state; another bucket, stance, event or entity gives another one."""
     base = Observation(1, (Percept("w1", "wolf", "hostile", 10.0),), (), "night", "mill", 1.0)
     same = Observation(9, (Percept("w1", "wolf", "hostile", 12.0),), (), "night", "mill", 0.9)
     assert state_of(base, 5) == state_of(same, 5)
@@ -135,15 +135,15 @@ def test_state_changes_exactly_when_words_or_targets_do() -> None:
 
 
 def test_notable_puts_danger_first() -> None:
-    """Hostile before near, seen before heard."""
+    """Hostile percepts come before near ones, and seen ones before heard ones."""
     near = Percept("a", "rat", "", 1.0)
     foe = Percept("b", "wolf", "hostile", 30.0)
     heard = Percept("c", "wolf", "hostile", 5.0, in_sight=False)
     assert notable([near, heard, foe], 2) == [foe, heard]
 
 
-def test_who_of_two_that_are_equally_far_in_words_is_nearer_changes_nothing() -> None:
-    """Two wolves that change places near are the same state, until one of them is close."""
+def test_the_order_of_two_at_the_same_distance_word_changes_nothing() -> None:
+    """Two wolves that change places near the NPC are the same state, until one of them is close."""
     far, nearer = Percept("a", "wolf", "hostile", 7.0), Percept("b", "wolf", "hostile", 5.0)
     before = Observation(1, percepts=(far, nearer))
     after = Observation(2, percepts=(far._replace(distance_m=4.0), nearer))
@@ -155,18 +155,18 @@ def test_who_of_two_that_are_equally_far_in_words_is_nearer_changes_nothing() ->
 
 @pytest.mark.parametrize(("distance", "word"), [(0, "close"), (2, "near"), (8, "away"), (19.9, "away"), (20, "far")])
 def test_distance_words(distance: float, word: str) -> None:
-    """Bounds belong to the farther word."""
+    """A bound belongs to the farther word."""
     assert distance_word(distance) == word
 
 
 def test_health_words() -> None:
-    """Healthy is not worth a token."""
+    """A healthy NPC has no word for its health."""
     assert [health_word(h) for h in (0.0, 0.25, 0.7, 1.0)] == ["dying", "hurt", "", ""]
 
 
 @pytest.mark.parametrize("layout", [native(), plain()], ids=["native", "plain"])
-def test_choices_offer_only_what_can_be_done(layout: Layout) -> None:
-    """Without percepts no action that needs a target; with them, targets only among those seen."""
+def test_choices_offer_only_possible_actions(layout: Layout) -> None:
+    """Without percepts no action with a target is offered. With percepts, only seen ones are targets."""
     choices = layout.intents(ACTIONS, ["calm", "angry"])
     assert len(choices) == layout.caps.percepts + 1
     attack = layout.word("attack")[0]
@@ -177,6 +177,6 @@ def test_choices_offer_only_what_can_be_done(layout: Layout) -> None:
 
 
 def test_marks_and_their_plain_words_are_the_same_set() -> None:
-    """No mark without a plain form."""
+    """Each mark has a plain form."""
     assert MARKS.keys() == PLAIN_MARKS.keys()
     assert Caps().percepts <= 8

@@ -1,4 +1,4 @@
-"""Templates of chat models become constants between segments, or are left alone with a reason."""
+"""Templates of chat models become constants between segments, or are not used, with a reason."""
 
 import json
 import random
@@ -33,21 +33,21 @@ def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def layout_of(vocab: LlamaVocab, template: str, caps: Caps = Caps()) -> Layout:
-    """The chat layout; fails with the reason when there is none."""
+    """The chat layout. The test fails with the reason when there is none."""
     found = find_markup(template, vocab)
     assert found.markup is not None, found.why
     return Layout(vocab, caps, found.markup)
 
 
 def text_of(vocab: LlamaVocab, tokens: tuple[int, ...]) -> str:
-    """Tokens as a template would have written them."""
+    """The text of tokens as a template would have written it."""
     controls = {t: vocab.written(t).encode() for t in set(tokens) if vocab.is_marker(t)}
     return b"".join(controls.get(t, b"") or vocab.piece(t) for t in tokens).decode()
 
 
 def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: tuple[LlamaVocab, str]) -> None:
-    """World, persona, turns and tail, concatenated from their sections, are one rendering: with the text that players
-    wrote as it is, every marker in its place, and BOS once.
+    """World, persona, turns and tail, concatenated from their sections, equal one rendering: players' text is
+    unchanged, every marker is in its place, and BOS is there once.
     """
     vocab, template = chat
     layout = layout_of(vocab, template, Caps(intent_tail=96, talk_tail=512))
@@ -82,8 +82,8 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
 
 
 def _same(ours: str, whole: str) -> bool:
-    """Whether both say the same, but for spaces: sentencepiece puts them behind control tokens, and before lines of a
-    message if its first line has one; the last answer is not begun yet.
+    """True when both texts are equal but for spaces: sentencepiece puts them behind control tokens, and before lines of
+    a message if its first line has one. The last answer is not begun yet.
     """
     ours = ours.replace("\n ", "\n")
     for control in ("<s>", "</s>"):
@@ -91,8 +91,9 @@ def _same(ours: str, whole: str) -> bool:
     return ours == whole.rstrip(" ")
 
 
-def test_what_is_remembered_stands_in_the_players_messages(chat: tuple[LlamaVocab, str]) -> None:
-    """Summary and cards after the persona, a card's change between turns, a digest in the tail: all in a message."""
+def test_memories_stand_in_the_players_messages(chat: tuple[LlamaVocab, str]) -> None:
+    """Summary and cards come after the persona, a card's change between turns, and a digest in the tail. All of them
+    are inside a message."""
     vocab, template = chat
     layout = layout_of(vocab, template)
     render = compiled(template, vocab.bos_text, vocab.eos_text)
@@ -113,7 +114,7 @@ def test_what_is_remembered_stands_in_the_players_messages(chat: tuple[LlamaVoca
 
 
 def test_markers_in_the_text_of_players_stay_text(chat: tuple[LlamaVocab, str]) -> None:
-    """A line that holds the template's own markers cannot end its message."""
+    """A line that contains the template's own markers cannot end its message."""
     vocab, template = chat
     layout = layout_of(vocab, template)
     markers = [vocab.written(t) for t in layout.stop_ids]
@@ -128,8 +129,8 @@ def test_markers_in_the_text_of_players_stay_text(chat: tuple[LlamaVocab, str]) 
 
 
 def test_answers_begin_as_the_template_begins_them(chat: tuple[LlamaVocab, str]) -> None:
-    """Action words stand behind the tail as they would in one text; every answer of the choice has an end and a start
-    that the template knows.
+    """Action words have the tokens behind the tail that they have in one text. Every answer of the choice has the
+    template's end and start.
     """
     vocab, template = chat
     layout = layout_of(vocab, template)
@@ -147,8 +148,8 @@ def test_answers_begin_as_the_template_begins_them(chat: tuple[LlamaVocab, str])
 @pytest.mark.parametrize("kind", ["chat", "plain"])
 @pytest.mark.parametrize("spaced", [True, False], ids=["flee with its space", "no word with its space"])
 def test_a_choice_compares_whole_words(tmp_path: Path, kind: str, spaced: bool) -> None:
-    """Every option of an action, a target and a feeling is one token where the vocabulary has the word with its space,
-    as most have, and only so; where no word has its space, the space goes before all of them and is not chosen.
+    """Every option of an action, a target and an emotion is one token where the vocabulary has the word with its space,
+    as most do, and only then. Where no word has its space, the space comes before all of them and is not chosen.
     """
     words = "flee attack greet idle go nobody # calm happy sad".split()
     controls, starts = ["<|im_start|>", "<|im_end|>"], "\u0120" if spaced else " "
@@ -194,7 +195,7 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
     ("normal", "torn"),
     [
         (["<|im_start|>"], ["<|im_start|>"]),
-        (["<|im_end|>"], []),  # llama.cpp knows that one, and takes it as the marker that it is
+        (["<|im_end|>"], []),  # llama.cpp knows that one, and takes it as a marker
         (["<|im_start|>", "<|im_end|>"], ["<|im_start|>"]),
         ([], []),
     ],
@@ -202,8 +203,8 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
 def test_markers_that_a_file_has_as_ordinary_text_are_told(
     tmp_path: Path, normal: list[str], torn: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model would read them in pieces: doctor's check of the template warns, and names them. Text that only looks
-    like a marker is none of them.
+    """The model would read them in pieces, so doctor's check of the template warns and names them. Text that only
+    resembles a marker is none.
     """
     tokens = byte_level("qwen2", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|endoftext|>")
     for text in normal:
@@ -225,7 +226,7 @@ def sim(controls: list[str] = CONTROLS) -> SimVocab:
 
 
 def markup_of(template: str, vocab: SimVocab | None = None) -> tuple[Markup | None, str]:
-    """On words as tokens."""
+    """The markup of a template, with words as tokens."""
     found = find_markup(template, vocab or sim())
     return found.markup, found.why
 
@@ -257,7 +258,7 @@ LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end
     ],
 )
 def test_templates_that_cannot_be_cut_into_constants_are_left_alone(template: str, why: str) -> None:
-    """The plain layout is used, and the reason says what is wrong with the template."""
+    """The plain layout is used, and the reason names the template's fault."""
     found = find_markup(template, sim())
     assert found.markup is None
     assert why.replace("\\", "") in found.why
@@ -273,8 +274,8 @@ def test_a_date_is_the_same_every_day() -> None:
     assert b"".join(map(vocab.piece, again.head)).startswith(b" 26 July 2024")
 
 
-def test_who_thinks_aloud_answers_at_once() -> None:
-    """A closed thought before the answer is taken along, an open one is not; what is kept has neither."""
+def test_a_model_that_thinks_aloud_answers_at_once() -> None:
+    """A closed thought before the answer is part of the prompt, and an open one is not. The kept text has neither."""
     asks = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% if not enable_thinking %}\n</think>\n\n"
     closed, why = markup_of(LOOP + asks + "{% endif %}{% endif %}")
     assert closed is not None, why
@@ -286,13 +287,13 @@ def test_who_thinks_aloud_answers_at_once() -> None:
 
 
 def test_marks_for_trainers_are_read_over() -> None:
-    """{% generation %} around what an assistant says changes nothing."""
+    """{% generation %} around the assistant's text changes nothing."""
     marked = LOOP.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
     assert markup_of(marked) == markup_of(LOOP)
 
 
 def test_world_and_first_line_share_a_message_where_there_is_no_other_place() -> None:
-    """Templates that refuse a system role, or drop it, or move it."""
+    """These are templates that refuse a system role, drop it, or move it."""
     for first in (
         "{{ raise_exception('no') if m.role == 'system' }}",
         "{% if m.role == 'system' %}{% continue %}{% endif %}",
@@ -306,7 +307,7 @@ def test_world_and_first_line_share_a_message_where_there_is_no_other_place() ->
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}" + LOOP, LOOP, "{{ bos_token }}{{ bos_token }}" + LOOP])
 def test_bos_stands_once_where_it_is_wanted(template: str) -> None:
-    """Whether the template writes it, the tokenizer wants it, or both."""
+    """It is there once if the template writes it, if the tokenizer adds it, and if both do."""
     vocab = sim()
     vocab.bos_id = 0
     markup, why = markup_of(template, vocab)
@@ -319,7 +320,7 @@ def test_bos_stands_once_where_it_is_wanted(template: str) -> None:
 
 
 def test_a_vocabulary_that_lets_players_write_markers_is_not_used() -> None:
-    """Better plain words than an open door."""
+    """Plain words are safer than markers that players can write."""
 
     class Leaky(SimVocab):
         def encode(self, text: str) -> list[int]:
@@ -337,7 +338,7 @@ def test_every_mark_has_its_chat_form() -> None:
 
 
 def test_templates_of_strangers_find_nothing_of_ours(tmp_path: Path) -> None:
-    """The sandbox gives no way out of the messages."""
+    """The sandbox gives a template access to the messages only."""
     for escape in (
         "cycler.__init__.__globals__",
         "self.__init__.__globals__",

@@ -1,4 +1,4 @@
-"""An archetype names its adapter: its NPCs act and speak with it, and nobody else does."""
+"""An archetype names its adapter. Its NPCs act and speak with that adapter, and no other NPCs do."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(folder: Path) -> Iterator[Model]:
-    """The shipped model with them."""
+    """The shipped model with these adapters."""
     adapters = Adapters(AdapterSettings(str(folder), activated=("lively",)), SHIPPED_MODEL)
     engine = LlamaEngine(SMALL, adapters)
     yield Model(engine, engine.card.name, engine.card.sha256, adapters=adapters)
@@ -57,14 +57,14 @@ def model(opened: Model) -> Model:
 
 
 def named(adapter: str) -> npcs_pb2.DefineWorldRequest:
-    """The world of the rig, whose vampires have an adapter."""
+    """The rig's world with an adapter for vampires."""
     request = world()
     request.archetypes[1].adapter = adapter
     return request
 
 
 def works_of(rig: Rig) -> list[Work]:
-    """What is submitted from now on: seen on the event loop, so a work of before is never one of after."""
+    """The works submitted from now on. They are seen on the event loop, so an earlier work is never among them."""
     submitted: list[Work] = []
     honest = rig.daemon.door.submit_group
 
@@ -77,7 +77,7 @@ def works_of(rig: Rig) -> list[Work]:
 
 
 async def reply(rig: Rig, npc: str) -> str:
-    """What it says to a new player."""
+    """Its reply to a new player."""
     events = await rig.say(npc, "Good evening. Who are you?", player=f"p{rig.tick}", seed=1, has_seed=True)
     rig.tick += 1
     await rig.daemon.door.all_ended()
@@ -85,7 +85,8 @@ async def reply(rig: Rig, npc: str) -> str:
 
 
 async def test_npcs_act_and_speak_with_the_adapter_of_their_archetype(model: Model) -> None:
-    """Intents, barks, replies and trunks of vampires have it, those of villagers do not; a change counts at once."""
+    """Intents, barks, replies and trunks of vampires have the adapter, and those of villagers do not. A change counts
+    at once."""
     assert model.adapters is not None
     proud, old = (model.adapters.find(name) for name in ("proud", "old"))
     async with running(model, quick(Config())) as rig:
@@ -98,7 +99,7 @@ async def test_npcs_act_and_speak_with_the_adapter_of_their_archetype(model: Mod
             said.append(await reply(rig, "npc1"))
             await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("p1", "player", "hostile", 2.0))))
             async with asyncio.timeout(PATIENCE_S):
-                # The question about it, and not one of the round before.
+                # The question of this round, and not of the one before.
                 while all(w.choice is None for w in works):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             await rig.daemon.door.all_ended()
@@ -114,7 +115,7 @@ async def test_npcs_act_and_speak_with_the_adapter_of_their_archetype(model: Mod
 
 
 async def test_trunks_of_an_activated_adapter_are_the_base_models(model: Model) -> None:
-    """It is on where the NPC speaks, and what the base model has computed is used."""
+    """The adapter is on while the NPC speaks, and the base model's KV is used."""
     assert model.adapters is not None
     async with running(model) as rig:
         works = works_of(rig)
@@ -125,7 +126,8 @@ async def test_trunks_of_an_activated_adapter_are_the_base_models(model: Model) 
 
 
 async def test_an_adapter_with_an_invocation_is_on_for_what_is_said(model: Model) -> None:
-    """Perception and the player's line are the base model's, in steps without it; intents do not invoke it at all."""
+    """The base model computes perception and the player's line, in steps without the adapter. Intents do not invoke it
+    at all."""
     assert model.adapters is not None
     eloquent = model.adapters.find("eloquent")
     async with running(model, quick(Config())) as rig:
@@ -154,7 +156,8 @@ async def test_an_adapter_with_an_invocation_is_on_for_what_is_said(model: Model
 
 
 async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
-    """Loaded, dropped, switched to since the start, and how many are in memory now; nothing without a folder."""
+    """They count loads, drops and switches since the start, and the adapters in memory. Without a folder they show
+    none."""
     async with running(model) as rig:
         board, steps = rig.daemon.board, rig.daemon.step_backend
 
@@ -178,7 +181,7 @@ async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "old+nobody", "old+lively", "lively+eloquent"])
 async def test_an_adapter_that_cannot_be_had_is_refused_by_its_field(model: Model, name: str) -> None:
-    """The world stays as it is."""
+    """The world stays as it was."""
     async with running(model) as rig:
         before = rig.daemon.worlds.world("", "vale")
         with pytest.raises(CallerError, match=r"archetypes\[1\]\.adapter: "):
@@ -187,14 +190,14 @@ async def test_an_adapter_that_cannot_be_had_is_refused_by_its_field(model: Mode
 
 
 async def test_without_adapters_none_can_be_named() -> None:
-    """The message says that there are none."""
+    """The message says that there are no adapters."""
     async with running(gated()) as rig:
         with pytest.raises(CallerError, match=r"archetypes\[1\]\.adapter: there is no adapter 'old'"):
             await rig.daemon.calls.define_world("", named("old"))
 
 
-def test_the_doctor_names_them_and_what_is_wrong_with_one(folder: Path, tmp_path: Path) -> None:
-    """As serve would, before it is started; without a folder there is nothing to say."""
+def test_the_doctor_names_them_and_a_faulty_one(folder: Path, tmp_path: Path) -> None:
+    """doctor reports them as serve would. Without a folder there is no finding."""
 
     def said(where: Path | str) -> list[tuple[str, str]]:
         checks = examine(lambda: replace(Config(), adapters=AdapterSettings(str(where))))
@@ -208,7 +211,7 @@ def test_the_doctor_names_them_and_what_is_wrong_with_one(folder: Path, tmp_path
 
 
 def test_the_folder_is_a_setting_and_is_checked_at_the_start(folder: Path, tmp_path: Path) -> None:
-    """One bad file, and the daemon does not start; the message names it."""
+    """With one bad file the daemon does not start, and the message names that file."""
     config = load(None, [f"adapters.folder={folder}", "adapters.activated=lively", "adapters.loaded_max=2"], {})
     loaded = load_model(replace(config, engine=SMALL))
     assert loaded.adapters is not None

@@ -1,4 +1,4 @@
-"""Attention, shares, memory of answers and looking ahead, through a whole daemon."""
+"""Attention, shares, cached answers and look-ahead, through a whole daemon."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,14 +31,14 @@ def near(distance_m: float) -> tuple[str, str, str, float]:
 
 
 def only_distance(**more: object) -> Config:
-    """Nobody is active or warm only because there is room; decided often, and at once."""
+    """Settings in which only distance makes an NPC active or warm. Attention decides often, and at once."""
     activation = ActivationSettings(active_min=0, warm_min=0, every_ms=50, stay_s=0.0)
     config = quick(Config())
     return replace(config, intents=replace(config.intents, activation=activation, **more))  # type: ignore[arg-type]
 
 
 def mind_of(rig: Rig, npc_id: str) -> Mind:
-    """What the daemon keeps of an NPC."""
+    """The daemon's mind of an NPC."""
     mind = rig.daemon.calls._table.mind(NpcKey("", "vale", npc_id))
     assert mind is not None
     return mind
@@ -48,7 +48,7 @@ def mind_of(rig: Rig, npc_id: str) -> Mind:
 async def live(
     rig: Rig,
 ) -> AsyncIterator[tuple[asyncio.Queue[intents_pb2.ObservationFrame], list[intents_pb2.IntentFrame]]]:
-    """A Live stream: a queue of frames to send, and the list of those that came back."""
+    """A Live stream: a queue of frames to send, and the list of received frames."""
     sent: asyncio.Queue[intents_pb2.ObservationFrame] = asyncio.Queue()
     got: list[intents_pb2.IntentFrame] = []
 
@@ -68,8 +68,9 @@ async def live(
         await asyncio.gather(reading, return_exceptions=True)
 
 
-async def test_who_is_far_from_every_player_is_the_policys_until_one_comes_near() -> None:
-    """Ambient: no question. Near: promoted, asked, told in the stream and to whoever watches, with the reason."""
+async def test_an_npc_far_from_every_player_is_the_policys_until_one_comes_near() -> None:
+    """An ambient NPC is not asked. When the player comes near it is promoted and asked, and the stream and the watchers
+    get the promotion with its reason."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         events: list[npcs_pb2.NpcEvent] = []
@@ -104,7 +105,7 @@ async def test_who_is_far_from_every_player_is_the_policys_until_one_comes_near(
 
 
 async def test_a_stream_that_begins_hears_of_all_who_are_not_ambient() -> None:
-    """The snapshot has activations; later frames have changes."""
+    """The snapshot has their activations; later frames have changes."""
     async with running(gated(), only_distance()) as rig:
         frame = rig.frame(rig.sees("npc0", near(5.0)), rig.sees("npc1", near(50.0)), rig.sees("npc2", WOLF))
         await rig.daemon.calls.observe("", frame)
@@ -115,8 +116,8 @@ async def test_a_stream_that_begins_hears_of_all_who_are_not_ambient() -> None:
         assert {a.npc_id: a.activation for a in got[0].activations} == {"npc0": ACTIVE, "npc1": WARM}
 
 
-async def test_what_happens_to_an_ambient_npc_is_asked_about_at_once() -> None:
-    """The fast lane: attacked, so the model answers, though the NPC stays ambient."""
+async def test_an_event_of_an_ambient_npc_is_asked_about_at_once() -> None:
+    """The fast lane: an NPC that is attacked gets the model's answer, though it stays ambient."""
     async with running(gated(), only_distance()) as rig:
         await rig.daemon.calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
         assert (await rig.intent("npc0", lambda i: True)).source == POLICY
@@ -127,7 +128,7 @@ async def test_what_happens_to_an_ambient_npc_is_asked_about_at_once() -> None:
 
 
 async def test_the_game_has_the_last_word_on_activation() -> None:
-    """An override beats the distance, both ways; a wrong one is an error that names the field."""
+    """An override beats the distance in both directions. A wrong one is an error that names the field."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         far = rig.sees("npc0", WOLF, has_activation=True, activation=ACTIVE)
@@ -141,7 +142,7 @@ async def test_the_game_has_the_last_word_on_activation() -> None:
 
 
 async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_its_errors_are_told() -> None:
-    """Of a stream's many observations of it a few are looked at; what is wrong with the newest comes back."""
+    """Of a stream's many observations of it only a few are read. A fault of the newest is reported."""
     config = only_distance(ambient_look_ms=1_000)
     async with running(gated(), config) as rig, live(rig) as (sent, got):
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
@@ -162,8 +163,9 @@ async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_it
         assert [(e.npc_id, e.field) for f in got for e in f.errors] == [("npc0", "health")]
 
 
-async def test_who_is_not_asked_yet_has_the_policys_answer_and_is_asked_about_the_newest_later() -> None:
-    """One question at a time for four NPCs: three wait, with what the rules say, and keep up with what they see."""
+async def test_an_npc_that_waits_has_the_policys_answer_and_is_asked_about_the_newest_later() -> None:
+    """One question at a time is allowed for four NPCs. Three wait with the rules' answers, and keep up with their
+    observations."""
     model = gated()
     engine = model.engine
     share = ShareSettings(under_way_max=1, reserve_share=0.0)
@@ -189,7 +191,8 @@ async def test_who_is_not_asked_yet_has_the_policys_answer_and_is_asked_about_th
 
 
 async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy_soon() -> None:
-    """Long before answer_within_ms; nothing else changes, and when it goes on the model answers again."""
+    """That is long before answer_within_ms, and changes nothing else. When the engine goes on, the model answers
+    again."""
     model = gated()
     engine = model.engine
     config = only_distance(answer_within_ms=10_000, stall_ms=30)
@@ -209,7 +212,7 @@ async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy
 
 
 async def test_the_same_question_is_not_asked_twice() -> None:
-    """Back in a state it was in before, the NPC does what the model said then, at once and for nothing."""
+    """An NPC that is back in an earlier state gets the model's earlier answer, at once and without tokens."""
     async with running(gated(), only_distance()) as rig:
         calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
         first = rig.sees("npc0", near(3.0))
@@ -232,7 +235,7 @@ async def test_the_same_question_is_not_asked_twice() -> None:
 
 
 async def test_a_world_that_changes_forgets_what_was_answered() -> None:
-    """Another lore is another question."""
+    """With another lore the question is another one."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
@@ -243,17 +246,17 @@ async def test_a_world_that_changes_forgets_what_was_answered() -> None:
 
 
 async def test_without_change_driven_every_slot_asks() -> None:
-    """Fixed cadence: the same state is asked about again and again, as long as it is observed."""
+    """At a fixed cadence the same state is asked about again and again, as long as it is observed."""
     async with running(gated(), only_distance(change_driven=False)) as rig:
         calls = rig.daemon.calls
-        while calls._table.counts.model < 3:  # or the test's own time is over
+        while calls._table.counts.model < 3:  # at most for the test's own time limit
             await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-            await asyncio.sleep(0.06)  # the cadence, not luck: a slot of 50 ms passes
+            await asyncio.sleep(0.06)  # no luck: a slot of 50 ms passes
         assert calls._table.counts.remembered == 0
 
 
 async def test_history_tells_what_stood_before() -> None:
-    """The newest last, with state, source and tick; only when asked for."""
+    """The newest is last, with state, source and tick, and only on request."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         ticks = []
@@ -272,9 +275,9 @@ async def test_history_tells_what_stood_before() -> None:
 
 
 @pytest.mark.parametrize("on", [True, False])
-async def test_what_a_player_who_walks_up_will_be_like_is_asked_ahead(real: Model, on: bool) -> None:
-    """On the shipped model: when the expected state comes true its answer stands at once, source predicted, and equals
-    what the model says when it is asked then.
+async def test_the_state_of_a_player_who_walks_up_is_asked_about_ahead(real: Model, on: bool) -> None:
+    """On the shipped model, when the expected state comes true its answer is there at once, with source predicted, and
+    equals the model's answer at that time.
     """
     config = only_distance()
     prediction = replace(config.intents.prediction, on=on, states_max=1, wasted_max=0.95)
@@ -307,7 +310,7 @@ async def test_what_a_player_who_walks_up_will_be_like_is_asked_ahead(real: Mode
 
 
 def test_settings_that_do_not_fit_together_are_refused() -> None:
-    """Each names the setting."""
+    """The error names each setting."""
     for intents, said in (
         (IntentSettings(stall_ms=0), "intents.stall_ms"),
         (IntentSettings(stall_ms=200, answer_within_ms=100), "intents.stall_ms"),

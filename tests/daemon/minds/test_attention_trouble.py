@@ -1,4 +1,4 @@
-"""What could leave an NPC without an answer, or the daemon without rest: attention where it is hard."""
+"""Hard cases of attention: none may leave an NPC without an answer, or the daemon without rest."""
 
 import asyncio
 from dataclasses import replace
@@ -22,13 +22,13 @@ def engine_of(rig: Rig) -> GatedEngine:
 
 
 async def answered(rig: Rig, npc_id: str, what: str = "an answer to what it sees") -> None:
-    """Waits until an NPC has one, without calling the daemon."""
+    """Waits until an NPC has an intent, without calling the daemon."""
     mind = mind_of(rig, npc_id)
     await until(lambda: mind.intent is not None and mind.intent.state == mind.state, what)
 
 
 def test_a_timer_that_fires_early_is_set_again() -> None:
-    """uvloop counts in milliseconds and may call before the moment: whoever is due then is asked all the same."""
+    """uvloop counts in milliseconds and may call before the moment. An NPC that is due then is still asked."""
 
     async def play() -> None:
         async with running(gated(), only_distance()) as rig:
@@ -40,8 +40,8 @@ def test_a_timer_that_fires_early_is_set_again() -> None:
     uvloop.run(play())
 
 
-async def test_who_is_put_off_by_a_pause_is_asked_when_it_is_over() -> None:
-    """The game says each thing once; what it said while paused is thought about afterwards."""
+async def test_an_npc_that_a_pause_puts_off_is_asked_when_it_is_over() -> None:
+    """The game reports each thing once; the model answers afterwards to observations of the pause."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
@@ -54,8 +54,8 @@ async def test_who_is_put_off_by_a_pause_is_asked_when_it_is_over() -> None:
         await rig.intent("npc0", lambda i: i.observed_tick == last.tick and i.source == MODEL)
 
 
-async def test_who_becomes_ambient_has_the_rules_answer_to_what_it_saw_last() -> None:
-    """Even if nothing more is said of it."""
+async def test_an_npc_that_becomes_ambient_has_the_rules_answer_to_its_last_observation() -> None:
+    """That holds even without a further observation."""
     config = only_distance()
     config = replace(
         config, intents=replace(config.intents, cadence=replace(config.intents.cadence, active_hz=0.5, warm_hz=0.5))
@@ -71,19 +71,19 @@ async def test_who_becomes_ambient_has_the_rules_answer_to_what_it_saw_last() ->
 
 
 async def test_a_glimpse_that_is_looked_at_late_is_decided_about() -> None:
-    """A player stood there in the newest observation, which nobody looked at before the last decision."""
+    """A player is in the newest observation, which was not read before the last decision."""
     async with running(gated(), only_distance(ambient_look_ms=100)) as rig, live(rig) as (sent, _):
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await rig.intent("npc0", lambda i: True)
         sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0))))
         await until(lambda: mind_of(rig, "npc0").glimpse is not None)
-        await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", WOLF)))  # a decision, and the last for now
+        await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", WOLF)))  # a decision, and the last one for now
         await until(lambda: mind_of(rig, "npc0").glimpse is None)
         await until(lambda: mind_of(rig, "npc0").activation is Activation.ACTIVE)
 
 
-async def test_what_stands_by_the_model_is_not_replaced_by_the_rules_because_another_question_is_late() -> None:
-    """It saw something for a moment, and sees now again what it has the model's answer to."""
+async def test_the_models_intent_is_not_replaced_by_the_rules_because_another_question_is_late() -> None:
+    """It saw something for a moment, and sees now again a state that has the model's answer."""
     async with running(gated(), only_distance(answer_within_ms=60, stall_ms=30)) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
@@ -102,8 +102,8 @@ async def test_what_stands_by_the_model_is_not_replaced_by_the_rules_because_ano
         assert (mind.intent.source.name, mind.intent.state) == ("MODEL", mind.state)
 
 
-async def test_an_answer_that_comes_late_does_not_replace_one_to_what_is_seen_now() -> None:
-    """The NPC sees again what it has an answer to: the other answer is kept for when it is needed."""
+async def test_a_late_answer_does_not_replace_one_to_the_present_state() -> None:
+    """The NPC sees again a state that has an answer. The late answer is kept for its own state."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
@@ -124,8 +124,8 @@ async def test_an_answer_that_comes_late_does_not_replace_one_to_what_is_seen_no
         assert not states, (version, states, mind.state)
 
 
-async def test_what_an_npc_does_in_a_world_that_changed_is_asked_anew() -> None:
-    """Its words are others now; that it sees the same does not make the old intent a good one."""
+async def test_npcs_of_a_world_that_changed_are_asked_again() -> None:
+    """The world's words have changed, so the old intent is not good even for the same observation."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         seen = {"npc0": near(3.0), "npc1": WOLF}
@@ -143,7 +143,7 @@ async def test_what_an_npc_does_in_a_world_that_changed_is_asked_anew() -> None:
 
 
 async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
-    """The world was changed while the model thought: its answer is the old world's."""
+    """The world changed while the model was computing, so the answer belongs to the old world."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         engine_of(rig).gated = True
@@ -162,7 +162,7 @@ async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
 
 
 async def test_a_world_that_changes_in_the_middle_of_a_frame() -> None:
-    """What comes later in the frame is for the NPCs as they are now: who was removed has no mind."""
+    """Later parts of the frame are for the NPCs as they are now. A removed NPC has no mind."""
     async with running(gated(), only_distance(), npcs=0) as rig:
         calls = rig.daemon.calls
         await calls.define_world("", world())
@@ -181,7 +181,7 @@ async def test_a_world_that_changes_in_the_middle_of_a_frame() -> None:
 
 
 async def test_a_frame_whose_sender_goes_away_is_thought_about() -> None:
-    """Cancelled in the middle: what was taken in is asked about."""
+    """The call is cancelled in the middle. The observations that were taken are asked about."""
     async with running(gated(), only_distance(), npcs=0) as rig:
         calls = rig.daemon.calls
         await calls.define_world("", world())
@@ -197,15 +197,15 @@ async def test_a_frame_whose_sender_goes_away_is_thought_about() -> None:
         await until(lambda: all(m.intent is not None for m in minds), "an intent for each")
 
 
-async def test_who_saw_another_thing_before_its_first_decision_is_answered_about_it(
+async def test_an_observation_before_the_first_decision_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Asked at once as it was attacked; what it saw next came before anybody decided about its attention."""
+    """It was asked at once because it was attacked. Its next observation came before attention decided about it."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc1", WOLF)))  # a decision
         with monkeypatch.context() as patch:
-            patch.setattr("daemon.minds.attention.NEWCOMERS_WITHIN_NS", 600 * S)  # nobody decides meanwhile
+            patch.setattr("daemon.minds.attention.NEWCOMERS_WITHIN_NS", 600 * S)  # no decision meanwhile
             await calls.observe("", rig.frame(rig.sees("npc0", WOLF, events=["attacked"])))
             mind = mind_of(rig, "npc0")
             await until(lambda: mind.intent is not None)
@@ -217,8 +217,8 @@ async def test_who_saw_another_thing_before_its_first_decision_is_answered_about
         await until(lambda: mind.decided)
 
 
-async def test_what_happened_before_an_npc_became_ambient_is_asked_about() -> None:
-    """The game takes attention away in the very observation that tells of a blow."""
+async def test_an_event_just_before_an_npc_becomes_ambient_is_asked_about() -> None:
+    """The game lowers the NPC's attention in the very observation with a blow."""
     config = only_distance()
     cadence = replace(config.intents.cadence, active_hz=1.0, warm_hz=1.0)
     config = replace(config, intents=replace(config.intents, cadence=cadence))
@@ -231,8 +231,8 @@ async def test_what_happened_before_an_npc_became_ambient_is_asked_about() -> No
         await rig.intent("npc0", lambda i: i.observed_tick == hit.tick and i.source == MODEL)
 
 
-async def test_who_is_ambient_keeps_nothing_for_looking_ahead() -> None:
-    """A town that was walked through once."""
+async def test_an_ambient_npc_keeps_nothing_for_looking_ahead() -> None:
+    """A player has walked through a whole town once."""
     ahead = replace(Config().intents.prediction, on=True)
     async with running(gated(), only_distance(prediction=ahead)) as rig:
         calls = rig.daemon.calls

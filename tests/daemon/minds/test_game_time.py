@@ -1,4 +1,4 @@
-"""Pauses and paces: each holds for the NPCs of the game server that says it, and for nobody else's."""
+"""Pauses and paces: each holds for the NPCs of the game server that reports it, and for no other NPCs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Frame = intents_pb2.ObservationFrame
 
 
 def slow_slots(slot_s: float) -> Config:
-    """So long a slot that none ends by itself while a test runs."""
+    """A slot so long that none ends by itself while a test runs."""
     cadence = CadenceSettings(active_hz=1 / slot_s, warm_hz=0.01)
     return replace(UNHURRIED, intents=replace(UNHURRIED.intents, cadence=cadence))
 
@@ -31,7 +31,7 @@ def at_scale(frame: Frame, time_scale: float) -> Frame:
 
 
 async def own_leases(rig: Rig, *npc_ids: str) -> None:
-    """Each of these NPCs is registered by a game server of its own."""
+    """Registers each of these NPCs from a game server of its own."""
     for spec in specs(4):
         if spec.npc_id in npc_ids:
             request = npcs_pb2.RegisterRequest(world_id="vale", npcs=[spec], take_over=True)
@@ -40,17 +40,17 @@ async def own_leases(rig: Rig, *npc_ids: str) -> None:
 
 
 async def answered(rig: Rig, npc_id: str, tick: int) -> None:
-    """Waits until the model has answered to that observation."""
+    """Waits until the model has answered that observation."""
     await rig.intent(npc_id, lambda i: i.observed_tick == tick and i.source == MODEL)
 
 
 def not_asked(mind: Mind) -> bool:
-    """Whether the mind is put off: it is neither asked nor in line, and has no moment."""
+    """True when the mind is put off: it is neither asked nor in line, and has no due moment."""
     return mind.asking is None and not mind.waiting_ns and not mind.due_ns and mind in mind.game.put_off
 
 
 async def test_a_streams_pause_holds_for_its_own_npcs() -> None:
-    """Another game server in the same world plays on, its frames end nobody's pause, and its end does not either."""
+    """Another game server in the same world goes on. Its frames end no other pause, and its end does not either."""
     async with running(gated(), only_distance()) as rig, live(rig) as (mine, _):
         mine.put_nowait(rig.frame(rig.sees("npc0", near(3.0))))
         await answered(rig, "npc0", 1)
@@ -72,7 +72,7 @@ async def test_a_streams_pause_holds_for_its_own_npcs() -> None:
 
 
 async def test_a_paused_frame_without_observations_pauses_what_the_stream_observed() -> None:
-    """The usual pause menu: nothing moves, so nothing is observed. Who was due before it is put off as well."""
+    """In a usual pause menu nothing moves, so nothing is observed. NPCs that were due before are put off as well."""
     async with running(gated(), slow_slots(600.0)) as rig, live(rig) as (sent, _):
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await answered(rig, "npc0", 1)
@@ -85,12 +85,12 @@ async def test_a_paused_frame_without_observations_pauses_what_the_stream_observ
         stands_ns = mind.game.time.at(clock())
         sent.put_nowait(rig.frame())
         await until(lambda: not mind.game.time.paused)
-        # What was left of the slot is left still.
+        # The rest of the slot is still left.
         assert mind.due_ns - clock() <= left_ns and mind.due_game_ns - stands_ns <= left_ns
 
 
 async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
-    """A frame about one game server's NPCs pauses none of another's; one without observations is about all."""
+    """A frame about one game server's NPCs pauses no NPC of another server. A frame without observations pauses all."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await own_leases(rig, "npc0", "npc1")
@@ -106,7 +106,7 @@ async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
         assert not_asked(mind_of(rig, "npc0"))
         await calls.observe("", rig.frame(paused=True))
         both = rig.sees("npc1", near(30.0))
-        await calls.observe("", rig.frame(rig.sees("npc2", near(3.0))))  # of a third lease: ends nobody's pause
+        await calls.observe("", rig.frame(rig.sees("npc2", near(3.0))))  # of a third lease, so it ends no pause
         await calls.observe("", rig.frame(both, paused=True))
         assert not_asked(mind_of(rig, "npc0")) and not_asked(mind_of(rig, "npc1"))
         await calls.observe("", rig.frame())
@@ -115,7 +115,7 @@ async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
 
 
 async def test_a_refused_observation_pauses_nobody() -> None:
-    """A game server that lost its lease has no say in the NPC's time any more."""
+    """A game server that lost its lease no longer controls the NPC's time."""
     async with running(gated(), only_distance()) as rig:
         calls = rig.daemon.calls
         await own_leases(rig, "npc0")
@@ -131,7 +131,7 @@ async def test_a_refused_observation_pauses_nobody() -> None:
 
 
 async def test_an_npc_that_is_taken_over_is_of_the_new_game_servers_time() -> None:
-    """The one before goes on pausing; its pause is not the NPC's any more."""
+    """The earlier server goes on pausing, and its pause no longer holds for the NPC."""
     async with running(gated(), only_distance()) as rig, live(rig) as (before, _), live(rig) as (after, _):
         before.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
         await until(lambda: rig.daemon.calls._table.counts.observations == 1)
@@ -143,7 +143,7 @@ async def test_an_npc_that_is_taken_over_is_of_the_new_game_servers_time() -> No
 
 
 async def test_a_pause_ends_with_its_stream() -> None:
-    """A game that goes away while it is paused leaves nobody put off for ever."""
+    """A game that leaves while it is paused puts no NPC off for ever."""
     async with running(gated(), only_distance()) as rig:
         async with live(rig) as (sent, _):
             sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
@@ -153,9 +153,9 @@ async def test_a_pause_ends_with_its_stream() -> None:
         await answered(rig, "npc0", 1)
 
 
-async def test_who_stands_in_line_when_the_game_pauses_is_not_asked() -> None:
-    """Also not when a place gets free; it is asked when the game goes on."""
-    # The closed gate is an engine that stands still: after `stall_ms` the rules would answer for those in line.
+async def test_an_npc_in_line_when_the_game_pauses_is_not_asked() -> None:
+    """It is not asked when a place gets free, and is asked when the game goes on."""
+    # A closed gate is a stalled engine: after `stall_ms` the rules would answer for the NPCs in line.
     config = only_distance(share=ShareSettings(under_way_max=1), answer_within_ms=60_000, stall_ms=60_000)
     npcs = ("npc0", "npc1", "npc2")
     model = gated()
@@ -180,8 +180,8 @@ async def test_who_stands_in_line_when_the_game_pauses_is_not_asked() -> None:
 
 @pytest.mark.parametrize(("time_scale", "slots_s"), [(0.0, 1.0), (1.0, 1.0), (0.01, 100.0), (5.0, 0.2), (1e6, 0.005)])
 async def test_the_cadence_runs_on_game_time(time_scale: float, slots_s: float) -> None:
-    """A slot of ten game seconds lasts as long as those do, but 50 ms at least."""
-    standing = Standing()  # between the two observations no slot ends, however busy the machine is
+    """A slot of ten game seconds lasts as long as those do, and at least 50 ms of wall time."""
+    standing = Standing()  # between the two observations no slot ends, even on a busy machine
     async with running(gated(), slow_slots(10.0), clock=standing) as rig:
         calls, clock = rig.daemon.calls, rig.daemon.clock
         standing.at_ns = clock()
@@ -198,7 +198,7 @@ async def test_the_cadence_runs_on_game_time(time_scale: float, slots_s: float) 
 
 
 async def test_a_game_that_speeds_up_is_asked_sooner_and_one_that_slows_down_later() -> None:
-    """Moments that were set at another pace move with it, also of NPCs that are not observed again."""
+    """Due moments from another pace move with the new one, also for NPCs without a new observation."""
     async with running(gated(), slow_slots(600.0)) as rig, live(rig) as (sent, _):
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await answered(rig, "npc0", 1)
@@ -215,7 +215,7 @@ async def test_a_game_that_speeds_up_is_asked_sooner_and_one_that_slows_down_lat
 
 
 async def test_onlookers_and_frames_in_a_row_change_nothing() -> None:
-    """The same pace again is no change, and 0 is 1."""
+    """The same pace again is no change, and 0 counts as 1."""
     async with running(gated()) as rig, live(rig) as (sent, _):
         for scale in (0.0, 1.0, 0.0):
             sent.put_nowait(at_scale(rig.frame(rig.sees("npc0", WOLF)), scale))
@@ -226,7 +226,7 @@ async def test_onlookers_and_frames_in_a_row_change_nothing() -> None:
 
 
 async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
-    """Those whose turn had not come are put off as before, and go on with the next frame that plays."""
+    """NPCs whose turn had not come are put off again, and go on with the next frame that is not paused."""
     async with running(gated(), only_distance()) as rig:
         calls, npcs = rig.daemon.calls, [f"npc{n}" for n in range(200)]
         leases = await calls.register("", npcs_pb2.RegisterRequest(world_id="vale", npcs=specs(200), take_over=True))
@@ -249,7 +249,7 @@ async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
 
 @pytest.mark.parametrize("ends", ["another frame", "the stream's end"])
 async def test_a_game_that_ran_very_fast_leaves_nobody_due_in_hours(ends: str) -> None:
-    """At a million times the pace a slot has 14 hours of game time; back at the usual pace a slot is a slot again."""
+    """At a million times the pace a slot has 14 hours of game time. Back at the usual pace a slot is a slot again."""
     clock = Standing()
     async with running(gated(), UNHURRIED, clock=clock) as rig:
         async with live(rig) as (mine, _):

@@ -1,4 +1,4 @@
-"""Observations become intents: the newest wins, equal ones confirm, and there is always an answer."""
+"""Observations become intents: the newest wins, equal ones confirm, and every NPC always has an answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ FRIEND = ("p1", "player", "friendly", 3.0)
 
 
 async def test_an_observation_becomes_an_intent_of_the_worlds_words(real: Model) -> None:
-    """On the shipped model: action, target and emotion are the world's, the tick is echoed."""
+    """On the shipped model action, target and emotion are the world's, and the tick is echoed."""
     async with running(real) as rig:
         calls = rig.daemon.calls
         seen = rig.sees("npc0", WOLF, FRIEND, time_of_day="night", place="road")
@@ -44,7 +44,7 @@ async def test_an_observation_becomes_an_intent_of_the_worlds_words(real: Model)
 
 
 async def test_the_same_state_confirms_and_costs_nothing() -> None:
-    """No new work; the intent is as young as the newest observation that agrees."""
+    """No work is submitted. The intent is as young as the newest observation that agrees with it."""
     async with running(gated()) as rig:
         calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
@@ -74,7 +74,8 @@ async def test_the_newest_tick_wins_and_older_ones_are_counted() -> None:
 
 
 async def test_bad_observations_are_reported_one_by_one_and_the_rest_counts() -> None:
-    """Unknown NPC, stale lease, infinite position, wrong health: each names its field; the good one is answered."""
+    """The errors of an unknown NPC, a stale lease, an infinite position and a wrong health name their fields. The good
+    observation is answered."""
     async with running(gated()) as rig:
         stale = rig.sees("npc1")
         stale.lease_epoch = 99
@@ -94,7 +95,8 @@ async def test_bad_observations_are_reported_one_by_one_and_the_rest_counts() ->
 
 
 async def test_the_policy_answers_when_the_model_is_late_and_the_model_replaces_it() -> None:
-    """A blocked engine: source policy after answer_within_ms; once it goes on, source model with a higher version."""
+    """While the engine is blocked, the source is policy after answer_within_ms. When it goes on, the source is model
+    with a higher version."""
     model = gated()
     engine = model.engine
     async with running(model, Config()) as rig:
@@ -111,7 +113,7 @@ async def test_the_policy_answers_when_the_model_is_late_and_the_model_replaces_
 
 
 async def test_a_full_gold_queue_leaves_the_policy() -> None:
-    """Gold is never shed: who cannot be asked is answered by rule."""
+    """Gold is never shed: an NPC that cannot be asked is answered by rule."""
     config = Config()
     promises = replace(config.promises, gold=replace(config.promises.gold, waiting_max=2))
     intents = replace(config.intents, stall_ms=10_000, answer_within_ms=10_000)
@@ -135,7 +137,7 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
         for n in range(4):
             seen = rig.sees("npc0", ("w1", "wolf", "hostile", (1.0, 5.0, 15.0, 30.0)[n]), events=["attacked"])
             await calls.observe("", rig.frame(seen))
-            await asyncio.sleep(0.06)  # the cadence, not luck: a slot of 50 ms passes
+            await asyncio.sleep(0.06)  # no luck: a slot of 50 ms passes
         engine.open()
         answer = await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == seen.tick)
         assert answer.version >= 1
@@ -143,7 +145,7 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
 
 
 async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: Model) -> None:
-    """First frame: everything that stands. A frame of a wrong world is reported; the stream goes on."""
+    """The first frame has all present intents. A frame of a wrong world is reported, and the stream goes on."""
     async with running(real) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
@@ -174,7 +176,7 @@ async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: M
 
 
 async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
-    """A second, short work; the bark comes as a newer version of the same intent."""
+    """A second, short work makes the bark, which arrives as a newer version of the same intent."""
     config = UNHURRIED
     async with running(real, replace(config, intents=replace(config.intents, bark_every_ms=1))) as rig:
         calls = rig.daemon.calls
@@ -194,7 +196,7 @@ async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
 
 
 async def test_a_paused_game_is_not_thought_about() -> None:
-    """Paused: no question; when it goes on, there is one."""
+    """While paused there is no question; when the game goes on, there is one."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), paused=True))
@@ -206,7 +208,7 @@ async def test_a_paused_game_is_not_thought_about() -> None:
 
 
 async def test_a_removed_npc_is_gone_with_its_work_and_its_trunk() -> None:
-    """Describe does not know it, its trunk holds no sequence."""
+    """Describe does not know it, and its trunk holds no sequence."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
@@ -220,7 +222,7 @@ async def test_a_removed_npc_is_gone_with_its_work_and_its_trunk() -> None:
 
 
 async def test_a_game_server_that_starts_again_takes_over_and_its_ticks_begin_anew() -> None:
-    """With a new lease tick 1 counts again, and the old server's observations are refused."""
+    """With the new lease tick 1 counts again, and the old server's observations are refused."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         rig.tick = 5000
@@ -237,7 +239,7 @@ async def test_a_game_server_that_starts_again_takes_over_and_its_ticks_begin_an
 
 
 async def test_a_confirmation_says_which_lease_its_tick_is_of_and_how_old_it_is() -> None:
-    """After take_over ticks begin anew: a lower tick of the newer lease confirms the same version."""
+    """After take_over ticks start anew: a lower tick of the newer lease confirms the same version."""
     async with running(gated(), SILENT) as rig:
         calls = rig.daemon.calls
         rig.tick = 500
@@ -257,7 +259,8 @@ async def test_a_confirmation_says_which_lease_its_tick_is_of_and_how_old_it_is(
 
 
 async def test_versions_grow_also_for_an_npc_that_was_removed_and_comes_again() -> None:
-    """The order (daemon_epoch, version) holds for an NPC's name: clients that keep the highest see its new intents."""
+    """The order (daemon_epoch, version) holds for an NPC's name, so clients that keep the highest see its new
+    intents."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         for seen in (WOLF, FRIEND):
@@ -272,7 +275,7 @@ async def test_versions_grow_also_for_an_npc_that_was_removed_and_comes_again() 
 
 @pytest.mark.parametrize("days", [49, 50, 20_000, 10**9])
 async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_older(days: int) -> None:
-    """Ages and latencies that no field can carry are the most that it can; the world's other NPCs are told as well."""
+    """Ages and latencies beyond a field's range are its largest value. The world's other NPCs are reported as well."""
     async with running(gated(), SILENT) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), rig.sees("npc1", FRIEND)))
@@ -320,7 +323,7 @@ async def test_the_largest_numbers_that_a_frame_can_carry_are_taken() -> None:
 
 
 async def test_an_npc_that_becomes_another_one_is_observed_under_the_lease_it_had() -> None:
-    """Without take_over the game server that observes it goes on, and watchers hear of no lease taken."""
+    """Without take_over the game server that observes it goes on, and watchers get no takeover."""
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
@@ -341,7 +344,7 @@ async def test_an_npc_that_becomes_another_one_is_observed_under_the_lease_it_ha
 
 @pytest.mark.parametrize("years", [1, 200])
 async def test_a_daemon_that_ran_for_years_answers_every_question(years: int) -> None:
-    """However long ago something was observed, said or remembered: no number keeps an answer from coming."""
+    """No number keeps an answer from coming, however long ago something was observed, said or remembered."""
     later_ns = 0
     async with running(gated(), clock=lambda: now_ns() + later_ns) as rig:
         calls = rig.daemon.calls

@@ -1,4 +1,4 @@
-"""Under load, what may be left out is left out, the status says what and why, and it comes back by itself."""
+"""Under load optional work is left out, the status says which and why, and it comes back by itself."""
 
 import asyncio
 from contextlib import aclosing, suppress
@@ -26,19 +26,19 @@ def engine_of(model: Gated) -> GatedEngine:
 
 
 def shed(rig: Rig) -> dict[str, admin_pb2.Shed]:
-    """What the status says, by work."""
+    """The status's entries, by work."""
     return {s.work: s for s in rig.daemon.board.message().shedding}
 
 
 async def line(rig: Rig, npc: str, player: str) -> None:
-    """A turn to its end."""
+    """Runs a turn to its end."""
     async with aclosing(rig.daemon.calls.talk("", rig.talk(npc, "Hello.", player))) as events:
         async for _ in events:
             pass
 
 
 async def test_an_idle_daemon_puts_nothing_off() -> None:
-    """And an engine with nothing to do does not count as standing still."""
+    """An idle engine does not count as stalled."""
     async with running(gated(), Config(shedding=QUICK)) as rig:
         for _ in range(5):
             assert shed(rig) == {}
@@ -46,7 +46,7 @@ async def test_an_idle_daemon_puts_nothing_off() -> None:
 
 
 async def test_an_engine_that_stands_is_told_and_barks_are_left_out() -> None:
-    """All works are put off while it stands; nobody is refused; it comes back by itself."""
+    """All optional works are put off while it is stalled, and no work is refused. They come back by themselves."""
     model = gated()
     engine = engine_of(model)
     async with running(model, Config(shedding=QUICK)) as rig:
@@ -68,7 +68,7 @@ async def test_an_engine_that_stands_is_told_and_barks_are_left_out() -> None:
 
 @pytest.mark.parametrize("stands", [False, True])
 async def test_intents_come_without_words_while_barks_are_put_off(stands: bool) -> None:
-    """The intent is the model's as ever; words are made for it only while there is time for them."""
+    """The intent is the model's as usual. Barks are made for it only while there is time for them."""
     shedding = ShedSettings(stalled_ms=20.0, calm_ms=60_000)
     config = Config(shedding=shedding)
     prediction = replace(config.intents.prediction, on=False)
@@ -101,7 +101,7 @@ async def test_intents_come_without_words_while_barks_are_put_off(stands: bool) 
 
 
 async def test_a_refused_turn_and_the_status_say_the_same_retry_time() -> None:
-    """Who waits longest is kept; the newest is refused before its first event."""
+    """The turn that waits longest stays. The newest is refused before its first event."""
     config = Config(shedding=replace(QUICK, stalled_ms=60_000.0))
     silver = replace(config.promises.silver, waiting_max=2, running_max=1)
     config = replace(config, promises=replace(config.promises, silver=silver))
@@ -133,7 +133,7 @@ async def test_a_daemon_that_goes_away_says_so() -> None:
 
 
 async def test_npcs_that_wait_for_their_share_come_before_guesses() -> None:
-    """Whoever knows how many they are says so."""
+    """The code that knows their number reports it."""
     async with running(gated()) as rig:
         waiting = [3]
         pressure = Pressure(rig.daemon.door, Config().promises, QUICK, now_ns, lambda: waiting[0])
@@ -143,7 +143,7 @@ async def test_npcs_that_wait_for_their_share_come_before_guesses() -> None:
 
 
 async def test_the_door_knows_who_waits_longest() -> None:
-    """By the moment of submitting, until it is taken."""
+    """The wait counts from the submission until the work is taken."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -165,7 +165,7 @@ async def test_the_door_knows_who_waits_longest() -> None:
 
 
 async def test_the_metrics_have_every_kind_of_work() -> None:
-    """1 for what is put off now, 0 for the others, so that a graph has no gaps."""
+    """They are 1 for work that is put off now and 0 for the rest, so that a graph has no gaps."""
     async with running(gated()) as rig:
         collector = StatusCollector(rig.daemon.board.message, dict)
 

@@ -1,4 +1,4 @@
-"""Turns stream, end once, survive retries and cancels, and leave a trunk that the next line finds."""
+"""Turns stream, end once, survive retries and cancels, and leave a trunk that the next line uses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ def said(events: list[dialogue_pb2.TalkEvent]) -> str:
 
 
 async def settled(rig: Rig) -> None:
-    """Waits until no work is open: the background has caught up."""
+    """Waits until no work is open, so that the background has caught up."""
     async with asyncio.timeout(PATIENCE_S):
         await rig.daemon.door.all_ended()
 
@@ -42,7 +42,7 @@ def engine_of(model: Gated) -> GatedEngine:
 
 
 async def test_the_first_chunk_leaves_before_the_last_token_is_made_slow_engine() -> None:
-    """With an engine that is let go step by step: text is here while most steps are still to come."""
+    """With an engine that runs step by step, the text arrives while most steps are still to come."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -64,11 +64,11 @@ async def test_the_first_chunk_leaves_before_the_last_token_is_made_slow_engine(
 async def test_the_first_chunk_leaves_before_the_last_token_is_made_real_engine(
     real: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the shipped model: when the first text is handed out, the work still runs, and chunks come one by one."""
+    """On the shipped model the work still runs when the first text is delivered, and chunks come one by one."""
     loop, honest = asyncio.get_running_loop(), real.engine.step
 
     def step(plan: StepPlan) -> StepResult:
-        """Whatever the machine does: what the last step gave is handed out before the next one."""
+        """On any machine: the last step's chunk is delivered before the next step."""
         handed_out = asyncio.run_coroutine_threadsafe(turns_of_the_loop(20), loop)
         handed_out.result(20)
         return honest(plan)
@@ -92,7 +92,7 @@ async def test_the_first_chunk_leaves_before_the_last_token_is_made_real_engine(
 
 
 async def test_a_turn_is_started_text_end_with_timings(real: Model) -> None:
-    """Indexes count up; the last event says where time and tokens went; no journal, so accepted is not known."""
+    """Indexes count up. The last event says where time and tokens went. Without a journal accepted is not known."""
     async with running(real) as rig:
         events = await rig.say("npc0", "Hello! What is your name?", turn_id="t1")
         assert [e.kind for e in events[:1]] == [STARTED]
@@ -111,7 +111,7 @@ async def test_a_turn_is_started_text_end_with_timings(real: Model) -> None:
 
 
 async def test_the_next_line_finds_the_trunk_ready(real: Model) -> None:
-    """After a finished turn everything but the new tail is cached."""
+    """After a finished turn only the new tail is prefilled."""
     async with running(real) as rig:
         await rig.say("npc0", "Hello!")
         await settled(rig)
@@ -121,7 +121,8 @@ async def test_the_next_line_finds_the_trunk_ready(real: Model) -> None:
 
 
 async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first turn copies the NPC's own trunk, the next one finds its own in place, and one that was away is loaded."""
+    """A first turn copies the NPC's own trunk, the next one finds its own in place, and a trunk that was moved out is
+    loaded."""
     async with running(real) as rig:
         placer = rig.daemon.step_backend.scheduler.placer
         # A trunk of a hundred tokens is computed about as fast as its bytes are verified.
@@ -141,7 +142,7 @@ async def test_timings_say_where_the_trunk_came_from(real: Model, monkeypatch: p
 
 
 async def test_the_same_seed_gives_the_same_words(real: Model) -> None:
-    """Greedy and seeded turns repeat; sessions apart."""
+    """Greedy and seeded turns repeat in separate sessions."""
     async with running(real) as rig:
         texts = set()
         for player in ("a", "b", "c"):
@@ -151,7 +152,7 @@ async def test_the_same_seed_gives_the_same_words(real: Model) -> None:
 
 
 async def test_a_retry_of_a_finished_turn_gives_the_same_text_and_says_nothing_twice(real: Model) -> None:
-    """The turn_id makes it safe."""
+    """The turn_id makes the retry safe."""
     async with running(real) as rig:
         first = await rig.say("npc0", "Hello!", turn_id="t1")
         again = await rig.say("npc0", "Hello!", turn_id="t1")
@@ -164,7 +165,7 @@ async def test_a_retry_of_a_finished_turn_gives_the_same_text_and_says_nothing_t
 
 
 async def test_a_client_that_hangs_up_frees_the_lane_and_leaves_what_was_said() -> None:
-    """Closing the iterator cancels the work; the partial reply is in the session."""
+    """Closing the iterator cancels the work, and the partial reply is in the session."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -184,7 +185,7 @@ async def test_a_client_that_hangs_up_frees_the_lane_and_leaves_what_was_said() 
 
 
 async def test_a_client_that_hangs_up_before_the_first_word_leaves_nothing() -> None:
-    """As if the line had never come."""
+    """The session is as if the line had never come."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -201,7 +202,7 @@ async def test_a_client_that_hangs_up_before_the_first_word_leaves_nothing() -> 
 
 
 async def test_cancel_ends_the_turn_with_an_end_event() -> None:
-    """The stream ends properly, as CANCELLED; a second cancel finds nothing."""
+    """The stream ends properly, as CANCELLED. A second cancel finds nothing."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -222,7 +223,7 @@ async def test_cancel_ends_the_turn_with_an_end_event() -> None:
 
 
 async def test_a_second_player_waits_in_order_and_the_ninth_is_refused() -> None:
-    """One conversation at a time per NPC."""
+    """An NPC has one conversation at a time."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -245,8 +246,8 @@ async def test_a_second_player_waits_in_order_and_the_ninth_is_refused() -> None
 
 
 async def test_the_retry_time_of_a_full_line_follows_how_long_turns_take_not_how_long_nobody_came() -> None:
-    """Turns took a fifth of a second and then nobody came for half a minute: players whom a full line of eight refuses
-    come again after about the time of four turns.
+    """Turns took a fifth of a second, and then no player came for half a minute. Players whom a full line of eight
+    refuses get the time of about four turns.
     """
     model, clock = gated(), VirtualClock(10**9)
     engine = engine_of(model)
@@ -271,7 +272,7 @@ async def test_the_retry_time_of_a_full_line_follows_how_long_turns_take_not_how
 
 
 async def test_a_full_silver_queue_refuses_before_the_first_event() -> None:
-    """RESOURCE_EXHAUSTED's cause, with a time to come again."""
+    """The error becomes RESOURCE_EXHAUSTED, with a retry time."""
     config = Config()
     promises = replace(config.promises, silver=replace(config.promises.silver, waiting_max=1, running_max=1))
     model = gated()
@@ -282,7 +283,7 @@ async def test_a_full_silver_queue_refuses_before_the_first_event() -> None:
         tasks = [asyncio.create_task(rig.say("npc0", "hello", max_tokens=2))]
         await until(lambda: door.waiting(Tier.SILVER) == 1)
         engine.gate.release(1)
-        await until(lambda: door.waiting(Tier.SILVER) == 0)  # it runs
+        await until(lambda: door.waiting(Tier.SILVER) == 0)  # the work runs
         tasks.append(asyncio.create_task(rig.say("npc1", "hello", max_tokens=2)))
         await until(lambda: door.waiting(Tier.SILVER) == 1)
         with pytest.raises(Overloaded, match="silver queue is full"):
@@ -292,7 +293,8 @@ async def test_a_full_silver_queue_refuses_before_the_first_event() -> None:
 
 
 async def test_converse_barge_in_stops_the_npc_and_answers_the_new_line() -> None:
-    """A new line in the middle: the first turn ends CANCELLED, the second is answered; end_session ends the stream."""
+    """A new line comes in the middle. The first turn ends CANCELLED, the second is answered, and end_session ends the
+    stream."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -341,7 +343,7 @@ async def test_converse_barge_in_stops_the_npc_and_answers_the_new_line() -> Non
     ],
 )
 async def test_bad_lines_name_the_field(change: dict[str, object], field: str) -> None:
-    """And start nothing."""
+    """A bad line starts nothing."""
     async with running(gated()) as rig:
         arguments: dict[str, object] = {"text": "hello", **change}
         with pytest.raises(CallerError) as caught:
@@ -353,7 +355,7 @@ async def test_bad_lines_name_the_field(change: dict[str, object], field: str) -
 
 
 async def test_long_conversations_rebuild_the_trunk_once_in_eight_turns_and_stay_inside_the_context() -> None:
-    """20 utterances, then the last 12: the trunk grows, is cut once, grows again."""
+    """At 20 utterances the trunk is cut to the last 12: it grows, is cut once, and grows again."""
     async with running(gated()) as rig:
         npc = rig.daemon.calls._worlds.npc("", "vale", "npc0")
         lengths, rebuilds = [], []
@@ -389,7 +391,7 @@ async def test_sessions_end_and_are_forgotten_with_their_trunks() -> None:
 
 
 async def test_draining_refuses_new_turns() -> None:
-    """UNAVAILABLE's cause."""
+    """The error becomes UNAVAILABLE."""
     async with running(gated()) as rig:
         rig.daemon.door.draining = True
         with pytest.raises(Draining):
@@ -397,6 +399,6 @@ async def test_draining_refuses_new_turns() -> None:
 
 
 def test_timings_are_never_negative() -> None:
-    """Also of a work that never ran."""
+    """That holds for a work that never ran."""
     message = timings_message(Ended(Finish.REFUSED, Timings(submitted_ns=5_000_000)))
     assert (message.queue_us, message.prefill_us, message.decode_us) == (0, 0, 0)

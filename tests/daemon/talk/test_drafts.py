@@ -1,4 +1,4 @@
-"""A daemon with drafts says what it says without, and tells how the drafts do."""
+"""A daemon with drafts gives the same replies as without, and reports the drafts' acceptance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ DRAFT = SHIPPED_MODEL.with_name("npcd-demo-draft.gguf")
 
 
 async def reply(model: Model, config: Config) -> tuple[str, int, int]:
-    """What an NPC answers, greedily, and how many tokens were guessed for Silver, and rightly so."""
+    """An NPC's greedy reply, and the counts of Silver's guessed and accepted tokens."""
     async with running(model, config, npcs=1) as rig:
         events = await rig.say("npc0", "What do you think of the old mill?", temperature=0.0, has_temperature=True)
         text = "".join(e.text for e in events if e.kind == dialogue_pb2.TALK_EVENT_KIND_TEXT)
@@ -34,7 +34,7 @@ async def reply(model: Model, config: Config) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("settings", [NGRAM, replace(NGRAM, drafts="model", draft_model=str(DRAFT))])
 async def test_a_reply_is_the_same_with_drafts(real: LlamaModel, settings: SpeculationSettings) -> None:
-    """Through the whole daemon, n-grams and draft model; status and metrics say what was guessed."""
+    """That holds through the whole daemon for n-grams and a draft model. Status and metrics have the counts."""
     text, offered, _ = await reply(real, Config())
     assert text and not offered
     drafted = replace(real, drafter=open_drafter(settings, real.engine))
@@ -50,7 +50,7 @@ async def test_a_reply_is_the_same_with_drafts(real: LlamaModel, settings: Specu
 
 
 def test_drafters_by_their_settings(real: LlamaModel, tmp_path: Path) -> None:
-    """Off has none; a draft that is no file is refused by its name."""
+    """The setting "off" makes no drafter. A draft that is no file is refused by its name."""
     assert open_drafter(SpeculationSettings(), real.engine) is None
     ngrams = open_drafter(NGRAM, real.engine)
     assert ngrams is not None

@@ -1,5 +1,5 @@
-"""What a player must never hear, shown by models that say it word for word. Nothing guards against it yet: each of
-these tests fails, and is to pass when guards stand between model and player.
+"""Text that a player must never hear, from models that say it word for word. No guard exists yet: each of these tests
+fails, and will pass when guards are between model and player.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scheduler.placing import KvSettings
 from tests.daemon.rig import running
 from tests.engines.scripted import TEMPLATE, letters, scripted
 
-# In a small vocabulary texts take many tokens.
+# A small vocabulary needs many tokens for a text.
 CAPS = Caps(lore=400, words=200, archetype=250, persona=250, intent_tail=200, talk_tail=300)
 THOUGHT = ("<think>", "</think>")
 PRIMED = TEMPLATE.replace("assistant<|im_sep|>{%", "assistant<|im_sep|><think>{%")
 
 
 async def heard(path: Path) -> tuple[str, int]:
-    """What a player hears from Mira, and how many utterances are kept of it."""
+    """The text that a player hears from Mira, and the number of utterances that are kept of it."""
     engine = LlamaEngine(LlamaSettings(path, sequences=8, context_len=2048, threads=1, weights="file"))
     model = Model(engine, engine.card.name, engine.card.sha256, engine.card.chat_template)
     assert choose_layout(model, CAPS)[0].kind == "chat"
@@ -43,7 +43,7 @@ async def heard(path: Path) -> tuple[str, int]:
 
 
 async def test_a_scripted_model_says_its_script(tmp_path: Path) -> None:
-    """So what the other tests hear is what the model said, and an ordinary reply is a turn."""
+    """So the other tests hear the model's own text, and an ordinary reply is a turn."""
     assert await heard(scripted(tmp_path / "m.gguf", letters("Go, yes."))) == ("Go, yes.", 2)
 
 
@@ -77,5 +77,5 @@ async def test_the_speakers_own_name_is_not_heard(tmp_path: Path) -> None:
 
 @pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 async def test_an_empty_reply_is_no_turn(tmp_path: Path) -> None:
-    """A model that ends at once has said nothing: no turn is kept of it."""
+    """A model that ends at once gives no reply, and no turn is kept."""
     assert await heard(scripted(tmp_path / "m.gguf", [])) == ("", 0)

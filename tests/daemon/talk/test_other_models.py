@@ -1,4 +1,4 @@
-"""Any GGUF: models of other families answer through the daemon's own way, from the frame to the spoken word."""
+"""Any GGUF: models of other families answer through the daemon, from the frame to the spoken word."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -24,7 +24,8 @@ TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
 KINDS = {"qwen2": "chat", "llama3": "chat", "mistral": "chat", "gemma": "chat", "bare": "plain"}
 WOLF = ("w1", "wolf", "hostile", 6.0)
 FRIEND = ("p1", "player", "friendly", 3.0)
-# Their vocabularies are small, so texts take many tokens. Fewer residents than NPCs: trunks move to host RAM and back.
+# Their vocabularies are small, so texts take many tokens. There are fewer residents than NPCs, so trunks move to host
+# RAM and back.
 CAPS = Caps(lore=400, words=200, archetype=250, persona=250, intent_tail=120, talk_tail=256)
 KV = KvSettings(prefixes=2, lanes=3)
 
@@ -54,7 +55,7 @@ def said(events: list[dialogue_pb2.TalkEvent]) -> str:
 
 
 async def test_intents_are_of_the_worlds_words(other: Model) -> None:
-    """Every NPC answers by the model, within what is allowed, whatever its tokens are."""
+    """With any tokens, every NPC gets the model's answer, within the allowed words."""
     layout, why = choose_layout(other, CAPS)
     assert layout.kind == KINDS[other.name], why
     async with serving(other) as rig:
@@ -72,7 +73,8 @@ async def test_intents_are_of_the_worlds_words(other: Model) -> None:
 
 
 async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None:
-    """More NPCs than sequences: trunks share their prefix, move to host RAM and back, and nobody's answer changes."""
+    """There are more NPCs than sequences. Trunks share their prefix and move to host RAM and back, and no answer
+    changes."""
     scenes = [(WOLF,), (WOLF, FRIEND), ()]
     answers: list[list[tuple[str, str, str]]] = []
     for crowd in (1, 9):
@@ -104,7 +106,7 @@ async def _answered(rig: Rig, seen: intents_pb2.Observation) -> intents_pb2.Inte
 
 
 async def test_a_conversation_finds_its_trunk_and_repeats_with_its_seed(other: Model) -> None:
-    """Text comes as whole code points, later lines prefill their tail only, and two players who say the same to the
+    """Text arrives as whole code points, later lines prefill only their tail, and two players who say the same to the
     same NPC hear the same.
     """
     async with serving(other) as rig:
@@ -128,7 +130,7 @@ async def test_a_conversation_finds_its_trunk_and_repeats_with_its_seed(other: M
 
 
 async def test_talking_greedily_alone_and_beside_others_gives_the_same_words(other: Model) -> None:
-    """Three conversations at once say what each says alone."""
+    """Three conversations at once get the replies that each gets alone."""
     async with serving(other) as rig:
 
         async def tell(npc: str, player: str) -> str:
@@ -140,8 +142,8 @@ async def test_talking_greedily_alone_and_beside_others_gives_the_same_words(oth
 
 
 async def test_no_sampler_has_seen_the_end_of_an_answer(other: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In no reply, no bark and no later turn is a marker of the template, an end of the model, or the line break that
-    ends a plain answer among the tokens that the penalties know: a penalised end makes replies ramble.
+    """In replies, barks and later turns the penalties see no marker of the template, no end token of the model, and no
+    line break that ends a plain answer. If an end were penalised, replies would ramble.
     """
     engine = other.engine
     add, given = engine.add_sampler, list[list[int]]()
@@ -172,8 +174,8 @@ async def test_no_sampler_has_seen_the_end_of_an_answer(other: Model, monkeypatc
         assert recent and over.isdisjoint(recent)
 
 
-async def test_whoever_hangs_up_frees_the_lane(other: Model) -> None:
-    """In the middle of a reply; the next line is answered."""
+async def test_a_client_that_hangs_up_frees_the_lane(other: Model) -> None:
+    """That holds in the middle of a reply, and the next line is answered."""
     async with serving(other) as rig:
         lanes = rig.daemon.step_backend.scheduler.placer.lanes
         async with aclosing(rig.daemon.calls.talk("", rig.talk("npc0", "tell me all", max_tokens=400))) as events:
@@ -186,14 +188,14 @@ async def test_whoever_hangs_up_frees_the_lane(other: Model) -> None:
 
 
 async def test_a_context_too_short_for_the_caps_is_refused() -> None:
-    """At the start, with the length that would do; later it would be a failed intent."""
+    """The error comes at the start, with the length that would do. Later it would be a failed intent."""
     with pytest.raises(ConfigError, match=r"engine\.context_len: 1024 is too short .* make it 1479 or more"):
         async with running(gated(), Config(caps=Caps(lore=900))):
             pass
 
 
 async def test_a_reply_ends_where_the_context_does() -> None:
-    """A long world and a long line leave fewer tokens than were asked for: the reply is short and nothing fails."""
+    """A long world and a long line leave fewer tokens than requested: the reply is short and nothing fails."""
     async with running(gated(), Config(caps=Caps(lore=400, archetype=100, persona=100))) as rig:
         longer = world(lore="old " * 390)
         longer.lore = "old " * 390

@@ -1,7 +1,7 @@
-"""At 20 utterances a conversation's trunk is cut and made anew, in the background: on the shipped model.
+"""At 20 utterances a conversation's trunk is cut and rebuilt in the background, on the shipped model.
 
-The engine stops at a gate where a test wants it to, so that what comes during a rebuild does so for certain; what a
-turn waits for is counted in steps, with the least that a step ever takes of a prefill.
+The engine stops at a gate where a test wants it to, so that a turn surely comes during a rebuild. The turn's wait is
+counted in steps, with the fewest tokens of a prefill that a step ever takes.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ END = dialogue_pb2.TALK_EVENT_KIND_END
 
 @dataclass
 class Watched:
-    """A daemon whose engine's steps are kept, and stop at a gate while it is closed."""
+    """A daemon whose engine's steps are recorded, and stop at a gate while it is closed."""
 
     rig: Rig
     steps: list[StepPlan] = field(default_factory=list)
@@ -65,11 +65,11 @@ class Watched:
 
     @property
     def held(self) -> int:
-        """How many tokens of its trunk towards p1 are computed."""
+        """The number of computed tokens of its trunk towards p1."""
         return self.rig.daemon.step_backend.scheduler.placer.homes.get(self.npc.trunk_key("p1")).held
 
     async def say(self, line: str) -> dialogue_pb2.TalkEvent:
-        """One turn's last event, of npc0 and p1."""
+        """The last event of a turn of npc0 and p1."""
         return (await self.rig.say("npc0", line, max_tokens=8, temperature=0.0, has_temperature=True))[-1]
 
     async def let_pass(self, steps: int) -> None:
@@ -79,7 +79,7 @@ class Watched:
         await until(lambda: len(self.steps) == wanted)
 
     def open(self) -> None:
-        """Lets everything pass."""
+        """Lets every step pass."""
         self.gated = False
         self.gate.release(1000)
 
@@ -121,8 +121,8 @@ async def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
     real: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rebuild computes what stands behind world, archetype and persona, once; the first turn after it computes its
-    tail and nothing else.
+    """The rebuild computes only the part behind world, archetype and persona, once. The first turn after it computes
+    only its tail.
     """
     async with watched(real, monkeypatch) as w:
         placer, own = w.rig.daemon.step_backend.scheduler.placer, w.own
@@ -152,7 +152,7 @@ async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
 async def test_a_turn_that_comes_during_a_rebuild_waits_for_what_is_left_of_it_and_no_longer(
     real: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first token is there after the steps that the rest of the trunk and its own tail take, CHUNK tokens each."""
+    """Its first token comes after the steps for the rest of the trunk and for its own tail, CHUNK tokens each."""
     async with watched(real, monkeypatch) as w:
         for line in LINES[:-1]:
             await w.say(line)
@@ -171,15 +171,15 @@ async def test_a_turn_that_comes_during_a_rebuild_waits_for_what_is_left_of_it_a
         assert last.kind == END and last.timings.output_tokens > 0
         picked = next(n for n, plan in enumerate(w.steps[seen:], 1) if any(s.pick for s in plan.slices))
         tail = len(w.works[-2].tail)
-        # One more: the step that stood at the gate was composed before the turn came.
+        # One more: the step at the gate was composed before the turn came.
         assert picked <= 1 + math.ceil((whole - done) / CHUNK) + math.ceil(tail / CHUNK)
-        assert last.timings.cached_tokens >= done, "what the rebuild had computed is used"
+        assert last.timings.cached_tokens >= done, "the tokens of the rebuild are used"
         assert last.timings.cached_tokens + last.timings.prefilled_tokens == whole + tail
 
 
 async def test_others_do_not_wait_for_a_rebuild(real: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another NPC's first token comes after the steps that its tail takes, and then one in every step, though there is
-    more of the rebuild than both take.
+    """Another NPC's first token comes after the steps for its tail, and then one in every step, though the rebuild is
+    longer than both.
     """
     async with watched(real, monkeypatch) as w:
         for line in LINES[:-1]:
@@ -199,7 +199,7 @@ async def test_others_do_not_wait_for_a_rebuild(real: Model, monkeypatch: pytest
         said = (await other)[-1].timings
         await w.rig.daemon.door.all_ended()
         spoken = [n for n, plan in enumerate(w.steps[seen:], 1) if any(s.pick for s in plan.slices)]
-        # One more: the step that stood at the gate was composed before the turn came.
+        # One more: the step at the gate was composed before the turn came.
         assert spoken[0] <= 1 + math.ceil(said.prefilled_tokens / CHUNK) <= 2 + math.ceil(len(turn.tail) / CHUNK)
         assert spoken == list(range(spoken[0], spoken[-1] + 1))
         assert len(spoken) >= said.output_tokens

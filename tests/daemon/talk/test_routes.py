@@ -1,4 +1,4 @@
-"""What is submitted goes where the routing table says, as large as it says."""
+"""Each submitted work has the tier and the size of the routing table."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def watch(rig: Rig) -> list[Work]:
 
 
 async def a_life(rig: Rig) -> list[Work]:
-    """The works of an intent with a bark, a turn, and a conversation's end."""
+    """The works of an intent with a bark, of a turn, and of a conversation's end."""
     works = watch(rig)
     await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("w1", "wolf", "hostile", 3.0))))
     await rig.intent("npc1", lambda i: i.source == MODEL)
@@ -41,7 +41,7 @@ async def a_life(rig: Rig) -> list[Work]:
 
 
 def shapes(works: list[Work]) -> dict[str, set[tuple[Tier, int]]]:
-    """Tier and output limit of the works of each kind, by what shows in a work which kind it is."""
+    """Tier and output limit of the works of each kind; the work's own fields show its kind."""
     found: dict[str, set[tuple[Tier, int]]] = {}
     for w in works:
         if not w.max_tokens:
@@ -55,17 +55,17 @@ def shapes(works: list[Work]) -> dict[str, set[tuple[Tier, int]]]:
 
 
 def calm(config: Config) -> Config:
-    """Nobody is asked about what has not come yet."""
+    """Settings without look-ahead."""
     prediction = replace(config.intents.prediction, on=False)
     return replace(config, intents=replace(config.intents, prediction=prediction))
 
 
 async def test_as_shipped() -> None:
-    """Intents and barks in Gold, a reply and its trunk in Silver, summaries and other trunks in Bronze."""
+    """Intents and barks are Gold, a reply and its trunk Silver, summaries and other trunks Bronze."""
     async with running(gated(), calm(UNHURRIED)) as rig:
         found = shapes(await a_life(rig))
         longest = rig.daemon.dialogue.layout.graph(next(iter(rig.daemon.worlds)).choices[1]).longest
-        assert found.pop("bark", {(Tier.GOLD, 8)}) == {(Tier.GOLD, 8)}  # if the action that came speaks
+        assert found.pop("bark", {(Tier.GOLD, 8)}) == {(Tier.GOLD, 8)}  # present only if the chosen action speaks
         assert found == {
             "intent": {(Tier.GOLD, max(8, longest))},
             "trunk": {(Tier.BRONZE, 0)},
@@ -102,7 +102,7 @@ async def test_another_table_is_followed() -> None:
 
 
 async def test_a_reply_keeps_to_its_limits() -> None:
-    """A longer answer is refused by its limit; the conversation is cut to the context that replies have."""
+    """A longer answer is refused by its limit. The conversation is cut to the context of replies."""
     reply = replace(Routes().reply, output_max=128, context_max=900)
     async with running(gated(), Config(routes=Routes(reply=reply))) as rig:
         with pytest.raises(CallerError, match="max_tokens: is 129, the limit is 128"):
@@ -111,7 +111,7 @@ async def test_a_reply_keeps_to_its_limits() -> None:
         for n in range(9):
             await rig.say("npc0", f"Line {n}: " + "so it was, and the bell rang again over the old mill. " * 4)
         await rig.daemon.door.all_ended()
-        # What is made ready leaves room for the next line and its answer.
+        # The prepared trunk leaves room for the next line and its answer.
         caps, asked = Config().caps, Config().dialogue.max_tokens
         ready = [len(w.trunk) + caps.talk_tail + asked for w in works if not w.max_tokens]
         assert 750 < max(ready) <= 900
@@ -119,7 +119,7 @@ async def test_a_reply_keeps_to_its_limits() -> None:
 
 
 async def test_a_context_that_no_world_fits_is_refused() -> None:
-    """With the length that would do."""
+    """The error gives the length that would do."""
     reply = replace(Routes().reply, output_max=128, context_max=400)
     with pytest.raises(ConfigError, match=r"routes\.reply\.context_max: 400 is too short .* make it \d+ or more, or 0"):
         async with running(gated(), Config(routes=Routes(reply=reply))):
@@ -127,7 +127,7 @@ async def test_a_context_that_no_world_fits_is_refused() -> None:
 
 
 async def test_a_reply_that_may_not_recall_does_not_wait() -> None:
-    """What is remembered is fetched for the next time; this turn goes on with what is here."""
+    """The memories are fetched for the next turn, and this turn goes on with those at hand."""
     async with running(gated(), Config(routes=Routes(reply=replace(Routes().reply, recall=False)))) as rig:
         asked: list[str] = []
         rig.daemon.memory.near = lambda npc, player: asked.append(player)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Conversations begin with what is remembered, and end as something to remember."""
+"""Conversations begin with the NPC's memories, and end as new ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ FACTS = [f"{PLAYER} lost the green lantern at the old ferry.", f"{PLAYER}'s sist
 
 
 def bond_of(rig: Rig, npc: str = "npc0", player: str = "p1") -> Bond:
-    """What an NPC has at hand of a player."""
+    """The bond that an NPC has at hand of a player."""
     return rig.daemon.memory.at_hand(rig.daemon.worlds.npc("", "vale", npc).key, player) or Bond()
 
 
@@ -30,18 +30,18 @@ def told_in(rig: Rig, npc: str = "npc0", player: str = "p1") -> tuple[int, ...]:
 
 
 def end(npc: str = "npc0", player: str = "p1") -> dialogue_pb2.EndSessionRequest:
-    """The end of a conversation."""
+    """Ends a conversation."""
     return dialogue_pb2.EndSessionRequest(world_id="vale", npc_id=npc, player_id=player)
 
 
 async def tell(rig: Rig, npc: str = "npc0", player: str = "p1", lines: tuple[str, ...] = TOLD) -> None:
-    """Lines of a player, one after the other."""
+    """Says a player's lines, one after the other."""
     for line in lines:
         await rig.say(npc, line, player, max_tokens=3)
 
 
-async def test_what_was_told_is_in_the_next_conversation() -> None:
-    """Facts by rule stand on the card, with the player's name once it is known; and no other NPC has them."""
+async def test_told_facts_are_in_the_next_conversation() -> None:
+    """Facts by rule are on the card, with the player's name once it is known. No other NPC has them."""
     async with running(gated()) as rig:
         await tell(rig, lines=(*TOLD, "My name is Corvessa."))
         assert told_in(rig) == ()  # the turns themselves are there
@@ -61,7 +61,7 @@ async def test_what_was_told_is_in_the_next_conversation() -> None:
 
 
 async def test_a_summary_that_is_not_borne_out_is_made_by_rule() -> None:
-    """The simulated model says nothing sensible; what a model says that was said is kept."""
+    """The simulated model gives no sensible text. A summary of the model with only facts that were said is kept."""
     async with running(gated()) as rig:
         await tell(rig)
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
@@ -77,7 +77,7 @@ async def test_a_summary_that_is_not_borne_out_is_made_by_rule() -> None:
 
 
 async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
-    """At the rebuild, what was told in turns that leave comes onto the card."""
+    """At the rebuild, facts of turns that leave go onto the card."""
     async with running(gated()) as rig:
         await tell(rig, lines=(*TOLD, *(f"line {n}" for n in range(8))))
         (session,) = rig.daemon.dialogue.hot.of_player("", "vale", "p1")
@@ -90,7 +90,7 @@ async def test_long_conversations_keep_the_facts_of_turns_that_left() -> None:
 
 
 async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:
-    """The next conversation begins on a trunk that no summary holds; when it is summed up, the summary's is gone."""
+    """The next conversation begins on a trunk that no summary uses. After the summary its trunk is gone."""
     async with running(gated()) as rig:
         door, homes = rig.daemon.door, rig.daemon.step_backend.scheduler.placer.homes
         keys: list[TrunkKey] = []
@@ -109,8 +109,8 @@ async def test_a_summary_has_a_trunk_of_its_own_and_leaves_none() -> None:
         await until(lambda: not homes.forks, "the summary's trunk to go")
 
 
-async def test_what_is_forgotten_is_forgotten_also_while_it_is_summed_up(tmp_path: Path) -> None:
-    """Sessions, bonds, summaries under way and save files; another player's stay."""
+async def test_a_player_can_be_forgotten_while_a_conversation_is_summed_up(tmp_path: Path) -> None:
+    """That holds for sessions, bonds, summaries under way and save files. Another player's memories stay."""
     model = gated()
     async with running(model, saves=tmp_path) as rig:
         calls = rig.daemon.calls.remembering
@@ -130,7 +130,7 @@ async def test_what_is_forgotten_is_forgotten_also_while_it_is_summed_up(tmp_pat
 
 
 async def test_an_npc_that_is_removed_keeps_its_memories() -> None:
-    """They are summed up by rule, as nobody is there to do it."""
+    """They are summed up by rule, since the NPC is gone."""
     async with running(gated()) as rig:
         await tell(rig)
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
@@ -141,7 +141,7 @@ async def test_an_npc_that_is_removed_keeps_its_memories() -> None:
 
 @pytest.mark.parametrize(("silent_s", "goes_on"), [(60, True), (3_600, False)])
 async def test_a_conversation_of_an_earlier_life_goes_on_while_it_is_young(silent_s: int, goes_on: bool) -> None:
-    """Its turns are there and a retry is answered from them; an old one is summed up and another begins."""
+    """Its turns are there, and a retry is answered from them. An old conversation is summed up and a new one begins."""
     async with running(gated()) as rig:
         memory, npc = rig.daemon.memory, rig.daemon.worlds.npc("", "vale", "npc0")
         kept = OpenSession("earlier-1", memory.wall_ms() - silent_s * 1000, [Exchange("t1", TOLD[0], "Oh.")], 1)
@@ -158,7 +158,7 @@ async def test_a_conversation_of_an_earlier_life_goes_on_while_it_is_young(silen
 
 
 async def test_cards_stand_in_the_trunk_and_in_every_tail() -> None:
-    """What the game says of trust and quests; a wrong card names its field and changes nothing."""
+    """The card has the game's trust and quests. A wrong card is refused by its field and changes nothing."""
     async with running(gated(), quick(Config())) as rig:
         calls = rig.daemon.calls.remembering
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
@@ -195,8 +195,8 @@ async def test_cards_stand_in_the_trunk_and_in_every_tail() -> None:
 
 
 async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
-    """Saved, talked, restored: what was said since is gone. Exported and imported elsewhere: what the save knew is
-    there, worlds and NPCs too.
+    """After save, talk and restore the talk is gone. After export and import elsewhere the save's memories, worlds and
+    NPCs are there.
     """
     async with running(gated(), saves=tmp_path / "a") as rig:
         calls = rig.daemon.calls.remembering
@@ -235,8 +235,8 @@ async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
         await tell(rig, lines=("Hello.",))
 
 
-async def test_an_import_says_what_is_wrong_with_it(tmp_path: Path) -> None:
-    """Order, ends, another world, bytes that are no save; nothing changes."""
+async def test_a_faulty_import_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """A wrong order, a missing end, another world, and bytes that are no save are refused, and nothing changes."""
     async with running(gated(), saves=tmp_path) as rig:
         calls = rig.daemon.calls.remembering
 
@@ -263,7 +263,7 @@ async def test_an_import_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 
 
 async def test_a_conversation_at_its_limit_is_summed_up_once() -> None:
-    """The next line begins another one, which knows what was told."""
+    """The next line begins another conversation, which has the memories of the first."""
     config = Config()
     async with running(gated(), replace(config, hot=replace(config.hot, session_turns_max=4))) as rig:
         await tell(rig, lines=(*TOLD, "Hello again."))

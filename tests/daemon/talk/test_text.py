@@ -1,4 +1,4 @@
-"""Text that went out is never taken back, ends on code points, and never contains the stop text."""
+"""Delivered text is never taken back, ends on code points, and never contains the stop text."""
 
 import random
 
@@ -17,7 +17,7 @@ def assemble(raw: bytes, stop: str, rng: random.Random) -> tuple[list[str], Text
 
 
 def test_any_portions_give_the_same_text() -> None:
-    """Against a dumb version that has all bytes at once."""
+    """The text equals that of a simple twin that has all bytes at once."""
     rng = random.Random(1)
     for _ in range(2000):
         words = [rng.choice(["Hä", "no", "én", "💀", "\n", "END", "EN", "E", " ", "D", "Player:"]) for _ in range(12)]
@@ -33,7 +33,7 @@ def test_any_portions_give_the_same_text() -> None:
 
 
 def test_an_unfinished_code_point_at_the_end_is_not_shown() -> None:
-    """Half an emoji is nothing."""
+    """Half an emoji gives no text."""
     text = TextAssembler()
     assert text.add(b" Hi " + "💀".encode()[:2]) == "Hi"
     assert text.end() == ""

@@ -1,4 +1,4 @@
-"""A turn belongs to no stream: retries read it from its beginning, and a stop reaches it in every stage."""
+"""A turn belongs to no stream: retries read it from its beginning, and a cancel reaches it in every stage."""
 
 import asyncio
 import time
@@ -35,18 +35,18 @@ LINE = "Hello there, tell me of the mill."
 
 @dataclass
 class Stream:
-    """One Talk that is read as it comes, and what it gave."""
+    """One Talk that is read as it comes, and its events."""
 
     task: asyncio.Task[None]
     events: list[dialogue_pb2.TalkEvent]
 
     @property
     def text(self) -> str:
-        """What it has been given to read."""
+        """The text that it has received."""
         return said(self.events)
 
     async def hang_up(self) -> None:
-        """Goes away, as a call does that is cancelled on the wire."""
+        """Leaves, as a call does that is cancelled on the wire."""
         self.task.cancel()
         await asyncio.wait((self.task,))
 
@@ -75,12 +75,12 @@ def _line(rig: Rig, player: str, turn_id: str, max_tokens: int) -> dialogue_pb2.
 
 
 def cancel(turn_id: str = "", player: str = "p1") -> dialogue_pb2.CancelTurnRequest:
-    """The wish to stop a turn."""
+    """A request to cancel a turn."""
     return dialogue_pb2.CancelTurnRequest(world_id="vale", npc_id="npc0", player_id=player, turn_id=turn_id)
 
 
 def heard(rig: Rig, player: str = "p1") -> list[str]:
-    """The utterances of the conversation under way, as the NPC has them."""
+    """The NPC's utterances of the conversation under way."""
     return [t.text for s in rig.daemon.dialogue.hot.of_player("", "vale", player) for t in s.turns]
 
 
@@ -102,7 +102,7 @@ async def speaking() -> AsyncIterator[tuple[Rig, GatedEngine, Stream]]:
 
 
 async def test_a_retry_of_a_running_turn_goes_on_with_its_stream_from_the_beginning() -> None:
-    """Both streams get the whole reply and the same end; one turn was had; a later retry repeats the whole reply."""
+    """Both streams get the whole reply and the same end, from one turn. A later retry repeats the whole reply."""
     async with speaking() as (rig, engine, first):
         retry = talks(rig)
         await until(lambda: bool(retry.text), "what was said before")
@@ -119,7 +119,7 @@ async def test_a_retry_of_a_running_turn_goes_on_with_its_stream_from_the_beginn
 
 
 async def test_a_turn_goes_on_for_a_retry_when_the_first_client_is_gone() -> None:
-    """The client that hangs up does not cut the reply for the one that listens."""
+    """A client that hangs up does not cut the reply for the other one."""
     async with speaking() as (rig, engine, first):
         retry = talks(rig)
         await until(lambda: bool(retry.text), "what was said before")
@@ -131,7 +131,7 @@ async def test_a_turn_goes_on_for_a_retry_when_the_first_client_is_gone() -> Non
 
 @pytest.mark.parametrize("how", ["hang up", "cancel"])
 async def test_a_turn_that_was_cancelled_is_generated_again_in_its_place(how: str) -> None:
-    """The retry is a whole reply; the line stands once in the conversation and in memory, with the whole reply."""
+    """The retry is a whole reply. Conversation and memory have the line once, with the whole reply."""
     async with speaking() as (rig, engine, first):
         if how == "cancel":
             assert (await rig.daemon.calls.cancel_turn("", cancel())).cancelled
@@ -152,7 +152,7 @@ async def test_a_turn_that_was_cancelled_is_generated_again_in_its_place(how: st
 
 
 async def test_a_cancelled_turn_that_is_retried_after_another_is_a_turn_of_its_own() -> None:
-    """What was said between the two tries stays where it was."""
+    """The lines between the two tries stay where they were."""
     async with speaking() as (rig, engine, first):
         await first.hang_up()
         engine.open()
@@ -166,7 +166,7 @@ async def test_a_cancelled_turn_that_is_retried_after_another_is_a_turn_of_its_o
 
 
 async def test_a_retry_that_says_nothing_leaves_what_was_said_before() -> None:
-    """The first try's words are taken out for the second one; when that is cancelled at once, they are back."""
+    """The first try's words are removed for the second one. When that is cancelled at once, they are back."""
     async with speaking() as (rig, engine, first):
         await first.hang_up()
         retry = talks(rig)
@@ -181,7 +181,7 @@ async def test_a_retry_that_says_nothing_leaves_what_was_said_before() -> None:
 
 @pytest.mark.parametrize("after_steps", [0, 12])
 async def test_a_turn_that_failed_is_generated_again(monkeypatch: pytest.MonkeyPatch, after_steps: int) -> None:
-    """Whether something had been said or not: the next retry is a whole reply."""
+    """With or without text of the first try, the next retry is a whole reply."""
     model = gated()
     engine = engine_of(model)
     async with running(model) as rig:
@@ -217,7 +217,7 @@ async def test_a_repeated_turn_tells_what_the_lost_end_told(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("memory", [REDIS_ALONE, JOURNAL_ALONE], ids=["Redis", "journal"])
 async def test_a_retry_after_a_restart(tmp_path: Path, memory: dict[str, Any]) -> None:
-    """A finished turn is repeated, as accepted; one that was cancelled is generated again, in its place."""
+    """A finished turn is repeated, as accepted. A cancelled one is generated again, in its place."""
     async with kept(tmp_path / "data", **memory) as (rig, _):
         finished = talks(rig, turn_id="t1", max_tokens=5)
         await finished.ended()
@@ -259,7 +259,7 @@ async def test_a_retry_of_a_finished_turn_does_not_wait_for_the_floor() -> None:
 
 @pytest.mark.parametrize("max_tokens", [500, 40])
 async def test_a_retry_after_the_end_of_a_slow_reader(max_tokens: int) -> None:
-    """A reply that was cut for it is generated again; one that was said in full is repeated in full."""
+    """A reply that was cut for a slow reader is generated again. A complete one is repeated in full."""
     config = Config()
     config = replace(config, dialogue=replace(config.dialogue, slow_reader_s=0.05))
     model = gated()
@@ -280,7 +280,8 @@ async def test_a_retry_after_the_end_of_a_slow_reader(max_tokens: int) -> None:
 
 
 async def test_a_first_client_that_does_not_read_holds_nobody_up() -> None:
-    """Its connection is dead and nobody has noticed: the retry gets everything, and then the next player the floor."""
+    """Its connection is dead, and the daemon has not noticed. The retry gets everything, and then the next player gets
+    the floor."""
     async with running(gated()) as rig:
         dead = rig.daemon.calls.talk("", _line(rig, "p1", "t1", 500))
         assert (await anext(dead)).kind == STARTED
@@ -346,7 +347,7 @@ async def in_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("turn_id", ["", "t1"])
 async def test_cancel_reaches_a_turn_in_every_stage(stage: str, turn_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, the turn ends CANCELLED with nothing more said, and a second cancel finds nothing."""
+    """Cancel reports it, the turn ends CANCELLED without further text, and a second cancel finds nothing."""
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         calls = rig.daemon.calls
         assert not (await calls.cancel_turn("", cancel("another"))).cancelled
@@ -366,7 +367,7 @@ async def test_cancel_reaches_a_turn_in_every_stage(stage: str, turn_id: str, mo
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_the_end_of_a_session_reaches_a_turn_in_every_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The turn ends CANCELLED; words that were said are part of the session that is summed up."""
+    """The turn ends CANCELLED. Its text so far is part of the session that is summed up."""
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         ended = await rig.daemon.calls.end_session("", end())
         assert ended.turns == (2 if stage == "words" else 0)
@@ -381,7 +382,7 @@ async def test_the_end_of_a_session_reaches_a_turn_in_every_stage(stage: str, mo
 async def test_a_client_that_hangs_up_stops_its_turn_in_every_stage(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lane and floor are free, and what was not heard was not said."""
+    """Lane and floor are free, and text that was not delivered is not kept."""
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         await stream.hang_up()
         assert rig.daemon.dialogue.counts.cancelled == 1
@@ -394,10 +395,10 @@ async def test_a_client_that_hangs_up_stops_its_turn_in_every_stage(
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("how", ["forget", "restore"])
-async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_stage(
+async def test_forget_and_restore_end_turns_in_every_stage(
     stage: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of a line that was under way comes into the memory that follows."""
+    """No line that was under way comes into the memories that follow."""
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         if how == "forget":
             rig.daemon.dialogue.forget("", "vale", "p1", "")
@@ -413,7 +414,7 @@ async def test_what_is_forgotten_or_undone_takes_turns_with_it_in_every_stage(
 async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_stage(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CANCELLED when the NPC speaks, NOT_FOUND when it was still waited for."""
+    """It ends with CANCELLED when the NPC speaks, and with NOT_FOUND while it waits for the NPC."""
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         await rig.daemon.calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
         engine.open()
@@ -429,8 +430,8 @@ async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_stage(
 
 
 async def test_a_cancel_that_says_so_ends_the_turn_as_cancelled_also_when_the_engine_is_done_with_it() -> None:
-    """The engine came to the reply's end before it heard of the cancel, and nobody has been told yet: the answer of
-    the cancel is what the turn ends with, and what is said stays what was told.
+    """The engine reached the reply's end before it got the cancel, and the end was not delivered yet. The turn ends as
+    the cancel's answer says, and its text stays the delivered one.
     """
     async with speaking() as (rig, engine, first):
         engine.open()
@@ -454,7 +455,7 @@ async def test_a_cancel_of_a_turn_that_has_come_to_its_end_says_that_there_was_n
 
 
 async def test_a_place_in_the_line_is_free_when_its_turn_is_cancelled() -> None:
-    """Eight wait for a busy NPC; when one of them is cancelled, another may wait."""
+    """Eight turns wait for a busy NPC. When one of them is cancelled, another may wait."""
     async with speaking() as (rig, engine, first):
         floor = rig.daemon.dialogue._floors[NPC]
         waiting = [talks(rig, f"q{n}", f"w{n}", 2) for n in range(8)]
@@ -475,8 +476,8 @@ async def test_a_place_in_the_line_is_free_when_its_turn_is_cancelled() -> None:
 
 
 async def test_turns_that_are_cancelled_in_quick_succession_do_not_fill_the_queue() -> None:
-    """400 of them by one client while the engine is in one step, by 400 players with four NPCs, before any word: none
-    is refused, and the next turn is served.
+    """One client cancels 400 turns while the engine is in one step, with 400 players and four NPCs, before any text.
+    None is refused, and the next turn is served.
     """
     model = gated()
     engine = engine_of(model)
@@ -495,9 +496,7 @@ async def test_turns_that_are_cancelled_in_quick_succession_do_not_fill_the_queu
 
 
 async def test_conversations_that_are_made_ready_do_not_keep_players_from_being_served() -> None:
-    """Turns that are cut off in the middle leave KV to be made ready in the background; that is not what a full queue
-    is made of.
-    """
+    """Turns that are cut off in the middle leave KV for the background to prepare. That does not fill the queue."""
     config = Config()
     promises = replace(config.promises, silver=replace(config.promises.silver, waiting_max=4))
     model = gated()
