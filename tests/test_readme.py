@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md")
+NAMES = (
+    "README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md", "docs/ARCHITECTURE.md", "docs/INTERNALS.md",
+)  # fmt: skip
+HOUSE = "core|tiers|prompts|engines|kvcache|scheduler|memory|daemon|models|proto|tools|tests|loadtests|clients"
 PAGES = {name: (ROOT / name).read_text() for name in NAMES}
 TEXT = "\n".join(PAGES.values())
 LINKS = sorted({(page, target) for page, text in PAGES.items() for target in re.findall(r"\]\(([^)#:]+)\)", text)})
@@ -33,6 +36,12 @@ def test_a_command_of_npcd_exists() -> None:
 def test_a_link_leads_somewhere(page: str, target: str) -> None:
     """Each link to a file or folder of this project names one that exists."""
     assert ((ROOT / page).parent / target).exists()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(rf"`((?:{HOUSE})/[\w/.-]*)`", TEXT))))
+def test_a_file_that_a_page_names_exists(path: str) -> None:
+    """Pages name files and folders from the root of the project."""
+    assert (ROOT / path).exists()
 
 
 # "make" is an English word, too.
