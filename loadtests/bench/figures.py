@@ -69,7 +69,7 @@ flood.gold_p95_ms | ms | | 400 Gold/s beside Bronze on 16 lanes: due to answered
 flood.gold_alone_p95_ms | ms | | 400 Gold/s alone: due to answered
 flood.gold_x | x | <= 1.5 | Gold's p95 beside Bronze against Gold alone
 flood.gold_token_p95_ms | ms | < 16 | Gold per token beside Bronze
-flood.gold_added_budgets | budgets | <= 1 | what Bronze adds to Gold's p95 per token
+flood.gold_added_budgets | budgets | <= 1 | the addition of Bronze to Gold's p95 per token
 flood.gold_lost_share | share | | Gold beside Bronze that got no answer of its own
 flood.gold_busy_share | share | | engine time that Gold alone takes
 flood.bronze_tokens_per_s | tokens/s | | Bronze beside Gold
@@ -112,7 +112,7 @@ overload.first_p95_ms | ms | | the same, median of the rounds
 overload.first_p50_ms | ms | | the same, p50, median of the rounds
 overload.gold_p95_ms_worst | ms | | the same: intent due to answered p95, worst of the rounds
 overload.gold_p95_ms | ms | | the same, median of the rounds
-overload.intents_per_s | intents/s | | what npcd carries here, by callers who never pause: the load is 1.2 times that
+overload.intents_per_s | intents/s | | the most that npcd carries here, measured with callers who never pause: the load is 1.2 times that
 overload.done_share | share | | the same: of what was due, intents answered and turns spoken to their end
 overload.refused | lines | | the same: lines that were refused and said again; their time counts from when they were due
 overload.failed | | <= 0 | the same: intents and lines that failed
