@@ -112,7 +112,7 @@ overload.first_p95_ms | ms | | the same, median of the rounds
 overload.first_p50_ms | ms | | the same, p50, median of the rounds
 overload.gold_p95_ms_worst | ms | | the same: intent due to answered p95, worst of the rounds
 overload.gold_p95_ms | ms | | the same, median of the rounds
-overload.intents_per_s | intents/s | | the most that npcd carries here, measured with callers who never pause: the load is 1.2 times that
+overload.intents_per_s | intents/s | | npcd at its most here, with callers that never pause; the load is 1.2 times it
 overload.done_share | share | | the same: of what was due, intents answered and turns spoken to their end
 overload.refused | lines | | the same: lines that were refused and said again; their time counts from when they were due
 overload.failed | | <= 0 | the same: intents and lines that failed
