@@ -1,4 +1,4 @@
-"""pyproject.toml says which versions npcd works with, requirements.txt which ones it is tested with, and both agree."""
+"""pyproject.toml has the versions that npcd works with, requirements.txt the tested ones, and the two agree."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = ("pyproject.toml", "clients/python/pyproject.toml")
-# Files in which pip installs something for npcd. They say where, and which lines are exempt.
+# Files in which pip installs packages for npcd, and the exempt lines.
 INSTALLS = ("tools/setup.sh", "Makefile", "Dockerfile")
 EXEMPT = ("build/pins/",)  # `make pins` looks for newer versions
 
 
 def requirements() -> Iterator[tuple[str, Requirement]]:
-    """(file, requirement) of everything that an installation, an extra or a build asks for; not npcd's own extras."""
+    """(file, requirement) of everything that an installation, an extra or a build needs, without npcd's own extras."""
     for name in PROJECTS:
         project = tomllib.loads((ROOT / name).read_text("utf-8"))
         asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
@@ -54,7 +54,7 @@ def faults(requirement: Requirement, pinned: Mapping[str, str]) -> Iterator[str]
 
 
 def test_every_dependency_is_a_range_that_its_pin_fulfils() -> None:
-    """No dependency lacks its oldest version or its pin, and no pin is outside its range."""
+    """Each dependency has an oldest version and a pin, and no pin is outside its range."""
     pinned = pins()
     found = [f"{name}: {fault}" for name, requirement in requirements() for fault in faults(requirement, pinned)]
     assert not found, "\n" + "\n".join(found)
@@ -72,7 +72,7 @@ def test_every_dependency_is_a_range_that_its_pin_fulfils() -> None:
     ],
 )
 def test_a_fault_is_found(line: str, says: str) -> None:
-    """Each way in which a requirement and its pin can disagree is named."""
+    """Each kind of disagreement between a requirement and its pin is named."""
     (fault,) = faults(Requirement(line), {"numpy": "2.4.6"})
     assert says in fault
 

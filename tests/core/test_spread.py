@@ -33,7 +33,7 @@ def test_values_older_than_the_window_are_not_counted() -> None:
 
 
 def test_any_time_has_a_bucket() -> None:
-    """None at all, and years."""
+    """Zero has one, and so do years."""
     spread = Spread()
     spread.add(S, 0)
     assert spread.percentiles(S, 1.0) == [0.0]

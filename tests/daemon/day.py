@@ -1,9 +1,9 @@
-"""A day of a village, the same every time, and the works of that day, in three dialects of prompts.
+"""A village's day, the same every time, and the works of that day, in three dialects of prompts.
 
-    python -m tests.daemon.day     # writes tests/daemon/day.txt anew
+    python -m tests.daemon.day     # writes tests/daemon/day.txt
 
-A line per work: tier, NPC and partner, trunk and tail (how many tokens, and their checksum), the bounds of the answer,
-and the words that the tail ends with. The engine is simulated, the tokenizers are real.
+Each work has a line: tier, NPC and partner, trunk and tail (their number of tokens, and the checksum), the bounds of
+the answer, and the words at the tail's end. The engine is simulated, the tokenizers are real.
 """
 
 from __future__ import annotations
@@ -71,23 +71,23 @@ def models(folder: Path) -> dict[str, Model]:
 
 @dataclass
 class Day:
-    """The works of a day by its steps, each work once, whenever it came within its step."""
+    """The works of a day by its steps; each work is listed once, at any time within its step."""
 
     piece: Callable[[int], bytes]
     steps: dict[str, dict[str, None]] = field(default_factory=lambda: {SOME_TIME: {}})
     now: str = SOME_TIME
 
     def begin(self, step: str) -> None:
-        """Works belong to this step from now on."""
+        """From now on works belong to this step."""
         self.now = step
         self.steps[step] = {}
 
     def took(self, commands: Sequence[Command]) -> None:
-        """Commands on their way to the engine."""
+        """Takes commands on their way to the engine."""
         for command in commands:
             if isinstance(command, Submitted):
                 work = command.work
-                # An NPC's trunk is made ready when there is time for it, so at any moment of the day.
+                # An NPC's trunk is prepared when there is time for it, so at any moment of the day.
                 step = self.now if work.max_tokens or work.key.partner else SOME_TIME
                 self.steps[step][self._line(work)] = None
 
@@ -104,7 +104,7 @@ class Day:
         bounds = [f"shared {work.shared}", f"max {work.max_tokens}"]
         bounds += [f"said {_sum(work.said)}"] if work.said else []
         bounds += [f"ends {sorted(work.stop_ids)}"] if work.stop_ids else []
-        # A greedy work has no penalties, so that what closes an answer changes nothing.
+        # A greedy work has no penalties, so the tokens that close an answer change nothing.
         bounds += [f"closing {sorted(work.closing)}"] if work.closing and not drawn.greedy else []
         bounds += [f"choice {_graph(work.choice)}"] if work.choice is not None else []
         bounds += [f"drawn {drawn.temperature:g}/{drawn.unrepeat:g}/{drawn.seed}"] if not drawn.greedy else []
@@ -124,7 +124,7 @@ def _sum(tokens: Sequence[int]) -> str:
 
 
 def _graph(node: Node) -> str:
-    """A sum of all that a choice allows."""
+    """A checksum of all that a choice allows."""
     numbers: dict[int, int] = {}
     lines: list[str] = []
 
@@ -141,7 +141,7 @@ def _graph(node: Node) -> str:
 
 @contextmanager
 def recorded(day: Day) -> Iterator[None]:
-    """Notes every work that is handed to an engine's thread."""
+    """Records every work that is handed to an engine's thread."""
     honest = EngineLoop.send
 
     def send(self: EngineLoop, commands: Sequence[Command]) -> None:
@@ -167,12 +167,12 @@ CROWD = tuple((f"e{n}", "travelling merchant", "neutral", 3.0 * n) for n in rang
 
 
 async def lived(model: Model) -> Day:
-    """The day, on a daemon of its own."""
+    """Runs the day on a daemon of its own."""
     config = replace(
         UNHURRIED,
         caps=CAPS,
         intents=replace(UNHURRIED.intents, bark_every_ms=1, remember=0),
-        # On a busy machine too, each intent that speaks has its bark.
+        # On a busy machine too, each intent that speaks gets its bark.
         shedding=replace(UNHURRIED.shedding, barks_gold_ms=1e9, intents_gold_ms=1e9, stalled_ms=1e9),
         dialogue=replace(Config().dialogue, max_tokens=24),
     )

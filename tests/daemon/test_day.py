@@ -12,8 +12,8 @@ KINDS = ("native", "chat", "plain")
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_day_asks_the_engine_what_it_asked_before(kind: str, tmp_path: Path) -> None:
-    """Every work of a scripted day has the trunk, the tail and the bounds that tests/daemon/day.txt has. A change of
-    prompts that is meant is written down with `python -m tests.daemon.day`.
+    """Every work of a scripted day has the trunk, the tail and the bounds in tests/daemon/day.txt. After an intended
+    change of prompts, `python -m tests.daemon.day` writes that file.
     """
     parts = dict(part.split("\n", 1) for part in EXPECTED.read_text("utf-8").split("== ")[1:])
     assert parts.keys() == set(KINDS)

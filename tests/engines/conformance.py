@@ -1,7 +1,7 @@
-"""The laws that every backend keeps, as one suite: each is a function that takes a Trial and runs on any backend.
+"""The laws that every backend keeps, as one suite: each law is a function that takes a Trial and runs on any backend.
 
-A backend on trial brings a gate that its thread passes before each step, so that a law says when it stands and when it
-goes on; nothing here depends on how fast anything is.
+A backend on trial has a gate that its thread passes before each step, so a law decides when the thread stops and goes
+on. Nothing here depends on speed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROMISES = replace(
 
 
 class Gate:
-    """Stands before each step of a backend's thread while it is closed."""
+    """Stops a backend's thread before each step while it is closed."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -43,7 +43,7 @@ class Gate:
         self._standing = False
 
     def step(self) -> None:
-        """Called by the backend's thread: waits while the gate is closed."""
+        """The backend's thread calls it: waits while the gate is closed."""
         with self._changed:
             self._standing = self._closed and not self._passes
             self._changed.notify_all()
@@ -53,19 +53,19 @@ class Gate:
             self._passes = max(0, self._passes - 1)
 
     def close(self) -> None:
-        """No step begins from now on."""
+        """From now on no step begins."""
         with self._changed:
             self._closed = True
 
     def let_pass(self, steps: int) -> None:
-        """So many steps may begin."""
+        """Lets so many steps begin."""
         with self._changed:
             self._passes += steps
             self._standing = False
             self._changed.notify_all()
 
     def open(self) -> None:
-        """All steps may begin."""
+        """Lets all steps begin."""
         with self._changed:
             self._closed, self._passes = False, 0
             self._changed.notify_all()
@@ -78,7 +78,7 @@ class Gate:
 
 @dataclass
 class OnTrial:
-    """A backend that was made with PROMISES, its gate, and how works for it are made: a key, a tier, a supersede value,
+    """A backend that was made with PROMISES, its gate, and the form of its works: a key, a tier, a supersede value,
     whether it is to give pieces (at least three) or only to have its KV made, and when it was due.
     """
 
@@ -88,13 +88,13 @@ class OnTrial:
 
 
 class Trial:
-    """A running backend and all that it said, by ticket."""
+    """A running backend and all of its deliveries, by ticket."""
 
     def __init__(self, on_trial: OnTrial) -> None:
         self.backend, self.gate = on_trial.backend, on_trial.gate
         self.died: list[BaseException] = []
         self.said: dict[int, list[Chunk | Ended | Taken]] = {}
-        self.order: list[int] = []  # tickets as they were taken
+        self.order: list[int] = []  # tickets in the order in which they were taken
         self.also: Callable[[Sequence[Delivery]], object] = lambda _: None
         self._make = on_trial.work
         self._last = 0
@@ -112,14 +112,14 @@ class Trial:
         return self._make(TrunkKey(NpcKey("", "vale", npc), ""), tier, supersede, speaks, due_ns or now_ns())
 
     def submit(self, *works: Work) -> list[int]:
-        """Submits works as one group; their tickets' numbers."""
+        """Submits works as one group and returns their tickets' numbers."""
         group = [Submitted(ticket, work, 0) for ticket, work in enumerate(works, self._last + 1)]
         self._last += len(group)
         self.backend.submit(group)
         return [one.ticket_id for one in group]
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """The backend calls it with chunks and ends."""
+        """The backend delivers through this call."""
         with self._heard:
             for ticket, what in deliveries:
                 self.said.setdefault(ticket, []).append(what)
@@ -129,7 +129,7 @@ class Trial:
         self.also(deliveries)
 
     def wait(self, ready: Callable[[], bool], what: str) -> None:
-        """Waits until something was said."""
+        """Waits until a delivery makes a condition true."""
         with self._heard:
             assert self._heard.wait_for(ready, PATIENCE_S), f"{what}: not so after {PATIENCE_S:g} s"
 
@@ -143,14 +143,14 @@ class Trial:
         return next(what for what in self.said[ticket] if isinstance(what, Ended))
 
     def quiet(self) -> None:
-        """Waits until the backend has done all that was asked before, and has said what came of it."""
-        for _ in range(2):  # the results of the first are delivered before the second
+        """Waits until the backend has done all earlier commands and has delivered their results."""
+        for _ in range(2):  # two commands: the second comes after the first one's results
             passed = threading.Event()
             self.backend.obeyed(passed.set)
             assert passed.wait(PATIENCE_S), "it does not come to what was asked"
 
     def occupied(self) -> int:
-        """A work that runs, with the thread before the gate: what is submitted now waits. Its ticket's number."""
+        """Starts a work and closes the gate, so that later works wait. Returns its ticket's number."""
         self.gate.close()
         (ticket,) = self.submit(self.work("plug"))
         self.gate.wait_until_it_stands()
@@ -159,7 +159,7 @@ class Trial:
 
 @contextmanager
 def on_trial(backend: OnTrial) -> Iterator[Trial]:
-    """Starts it; in the end every work must have ended once, after its chunks, and the thread must end."""
+    """Starts the backend. In the end every work must have ended once, after its chunks, and the thread must end."""
     trial = Trial(backend)
     assert not trial.backend.health.ready, "it is not ready before it is started"
     trial.backend.start(trial.deliver, trial.died.append)
@@ -189,7 +189,7 @@ def on_trial(backend: OnTrial) -> Iterator[Trial]:
 
 
 def works_end_once_after_their_chunks(trial: Trial) -> None:
-    """Of a group each work says that it was taken, gives chunks in order, and ends well; alike works say the same."""
+    """Of a group each work is taken, gives chunks in order, and ends well. Equal works give the same chunks."""
     tickets = trial.submit(*(trial.work(f"n{i % 3}", tier) for i, tier in enumerate([*Tier] * 2)))
     for ticket in tickets:
         assert trial.ended(ticket).finish in (Finish.STOP, Finish.LENGTH)
@@ -199,7 +199,7 @@ def works_end_once_after_their_chunks(trial: Trial) -> None:
 
 
 def a_work_that_waits_is_cancelled(trial: Trial) -> None:
-    """It ends without having been taken, and those beside it are not touched."""
+    """It ends without being taken, and the works beside it are not touched."""
     plug = trial.occupied()
     first, second = trial.submit(trial.work("a"), trial.work("b"))
     trial.backend.cancel(first, 0)
@@ -210,7 +210,7 @@ def a_work_that_waits_is_cancelled(trial: Trial) -> None:
 
 
 def a_work_that_runs_is_cancelled(trial: Trial) -> None:
-    """After its first chunk, within the step that runs."""
+    """It ends after its first chunk, within the running step."""
     trial.gate.close()
     (ticket,) = trial.submit(trial.work())
     while not trial.chunks(ticket):
@@ -225,7 +225,7 @@ def a_work_that_runs_is_cancelled(trial: Trial) -> None:
 
 
 def a_cancel_after_the_end_does_nothing(trial: Trial) -> None:
-    """Nor does one of a ticket that was never there."""
+    """A cancel of an unknown ticket does nothing either."""
     (ticket,) = trial.submit(trial.work())
     trial.ended(ticket)
     trial.backend.cancel(ticket, 0)
@@ -235,7 +235,7 @@ def a_cancel_after_the_end_does_nothing(trial: Trial) -> None:
 
 
 def higher_tiers_are_taken_first(trial: Trial) -> None:
-    """Of what waits together, whatever came first."""
+    """That holds for works that wait together, in any order of arrival."""
     trial.occupied()
     bronze, silver, gold = trial.submit(*(trial.work(f"n{tier}", tier) for tier in reversed(Tier)))
     trial.gate.open()
@@ -245,7 +245,7 @@ def higher_tiers_are_taken_first(trial: Trial) -> None:
 
 
 def bronze_that_is_overdue_counts_as_silver(trial: Trial) -> None:
-    """It is taken before a Silver work that came before it, and after Gold."""
+    """It is taken before an earlier Silver work, and after Gold."""
     trial.occupied()
     overdue = trial.work("old", Tier.BRONZE, due_ns=1)
     silver, bronze, gold = trial.submit(trial.work("a"), overdue, trial.work("b", Tier.GOLD))
@@ -256,7 +256,7 @@ def bronze_that_is_overdue_counts_as_silver(trial: Trial) -> None:
 
 
 def a_newer_work_takes_the_place_of_a_waiting_one(trial: Trial) -> None:
-    """Of the same supersede value; the older ends as superseded."""
+    """That holds for works with the same supersede value. The older one ends as superseded."""
     trial.occupied()
     (older,) = trial.submit(trial.work(supersede="intent of mira"))
     (newer,) = trial.submit(trial.work(supersede="intent of mira"))
@@ -266,7 +266,7 @@ def a_newer_work_takes_the_place_of_a_waiting_one(trial: Trial) -> None:
 
 
 def a_queue_has_a_bound(trial: Trial) -> None:
-    """Works beyond it end as refused."""
+    """Works beyond the bound end as refused."""
     trial.occupied()
     tickets = trial.submit(*(trial.work(f"n{i}") for i in range(WAITING_MAX + 2)))
     trial.gate.open()
@@ -274,7 +274,8 @@ def a_queue_has_a_bound(trial: Trial) -> None:
 
 
 def a_full_queue_is_answered_at_the_door(trial: Trial) -> None:
-    """Before anything is handed over, with a time to come again; it takes works again when there is room."""
+    """The work is refused with a retry time before anything is handed over. When there is room, works are taken
+    again."""
 
     async def knock() -> None:
         door = Door({"this": trial.backend}, PROMISES, lambda: 0)
@@ -284,7 +285,7 @@ def a_full_queue_is_answered_at_the_door(trial: Trial) -> None:
         trial.gate.close()
 
         def fill() -> None:
-            for i in range(WAITING_MAX + 2):  # one may run
+            for i in range(WAITING_MAX + 2):  # one of them may run
                 door.submit(trial.work(f"n{i}"), lambda ended: ends.append(ended.finish))
 
         with pytest.raises(Overloaded) as caught:
@@ -300,15 +301,15 @@ def a_full_queue_is_answered_at_the_door(trial: Trial) -> None:
     asyncio.run(asyncio.wait_for(knock(), PATIENCE_S))
 
 
-def what_only_makes_kv_ends_well_and_says_nothing(trial: Trial) -> None:
-    """Also on a backend that has no KV of ours."""
+def a_work_that_only_makes_kv_ends_well_without_chunks(trial: Trial) -> None:
+    """That holds on a backend without KV of ours, too."""
     (ticket,) = trial.submit(trial.work(speaks=False))
     assert trial.ended(ticket).finish is Finish.STOP
     assert not trial.chunks(ticket)
 
 
 def a_forgotten_trunk_is_nowhere(trial: Trial) -> None:
-    """And works of it go on as if it had never been; hints change no answer."""
+    """Its later works run as if it had never existed. Hints change no answer."""
     work = trial.work()
     (first,) = trial.submit(work)
     before = "".join(str(c) for c in _heard(trial, first))
@@ -324,7 +325,8 @@ def a_forgotten_trunk_is_nowhere(trial: Trial) -> None:
 
 
 def it_tells_how_it_does(trial: Trial) -> None:
-    """Ready while it runs, and come round lately; the snapshot counts what ended, and is a new value each time."""
+    """It is ready while it runs and its beat is recent. The snapshot counts the ended works, and is a new value each
+    time."""
     assert trial.backend.health.ready
     assert trial.backend.name
     before = trial.backend.snapshot
@@ -339,7 +341,7 @@ def it_tells_how_it_does(trial: Trial) -> None:
 
 
 def one_that_stands_still_is_seen(trial: Trial) -> None:
-    """Its beat does not move while a step lasts, and does again afterwards."""
+    """Its beat does not move during a step, and moves again afterwards."""
     trial.occupied()
     health = trial.backend.health
     assert health.ready and trial.backend.health.beat_ns == health.beat_ns
@@ -360,7 +362,7 @@ LAWS: tuple[Law, ...] = (
     a_newer_work_takes_the_place_of_a_waiting_one,
     a_queue_has_a_bound,
     a_full_queue_is_answered_at_the_door,
-    what_only_makes_kv_ends_well_and_says_nothing,
+    a_work_that_only_makes_kv_ends_well_without_chunks,
     a_forgotten_trunk_is_nowhere,
     it_tells_how_it_does,
     one_that_stands_still_is_seen,
@@ -368,7 +370,7 @@ LAWS: tuple[Law, ...] = (
 
 
 def _heard(trial: Trial, ticket: int) -> list[tuple[object, ...]]:
-    """The chunks of a work without their times."""
+    """The chunks and the end of a work, without times."""
     trial.ended(ticket)
     return [tuple(chunk._replace(at_ns=0)) for chunk in trial.chunks(ticket)]
 

@@ -1,7 +1,7 @@
 """A backend without tokens: it reads a work's text, answers with text, and has no KV. It shows that the port needs no
-more than that, and that admission serves a backend that knows no sequence.
+more than that, and that admission serves a backend without sequences.
 
-Owns one thread. Calls take effect there, in order, between two steps. A step gives each running work the next piece of
+Owns one thread, which runs all commands in order, between two steps. A step gives each running work the next piece of
 its answer.
 """
 
@@ -26,7 +26,7 @@ from tiers.promises import Promises
 
 @dataclass(eq=False)
 class _Speaking:
-    """A work that runs, and the pieces that it has still to say."""
+    """A running work, and the rest of its answer's pieces."""
 
     ticket_id: int
     work: Work
@@ -35,7 +35,7 @@ class _Speaking:
 
 
 class TextBackend:
-    """`says` gives the chunks of a work's answer; `seats` works run at once. `before_step` is called on its thread."""
+    """`says` gives the chunks of a work's answer. `seats` works run at once. `before_step` is called on its thread."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class TextBackend:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends it."""
+        """Ends the thread."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -84,30 +84,30 @@ class TextBackend:
         self._ask(*(partial(self._submit, one) for one in group))
 
     def cancel(self, ticket_id: int, at_ns: int) -> None:
-        """Ends one."""
+        """Ends a work."""
         self._ask(partial(self._cancel, ticket_id))
 
     def forget(self, key: TrunkKey) -> None:
-        """Remembers nothing."""
+        """Does nothing: it keeps no trunk."""
 
     def commit(self, fork: TrunkKey) -> None:
-        """Has no forks."""
+        """Does nothing: it has no forks."""
 
     def coming_near(self, npc: NpcKey) -> None:
-        """Prepares nothing."""
+        """Does nothing: it prepares no trunk."""
 
     def moving_out(self, npc: NpcKey) -> None:
-        """Frees nothing."""
+        """Does nothing: it holds no KV."""
 
     def expect(self, due_ns: int | None) -> None:
-        """Keeps no window open."""
+        """Does nothing: it keeps no window open."""
 
     def places(self, npcs: Sequence[NpcKey], answer: Callable[[list[TrunkPlace]], None]) -> None:
-        """Has no trunks."""
+        """Nothing: it has no trunks."""
         self._ask(partial(answer, []))
 
     def obeyed(self, passed: Callable[[], None]) -> None:
-        """Calls it in its turn."""
+        """Calls it after all earlier commands."""
         self._ask(passed)
 
     # -- seats, for admission --------------------------------------------------------------------------------------
@@ -121,10 +121,10 @@ class TextBackend:
         return bool(self._running)
 
     def go_on(self, tier: Tier, now_ns: int) -> None:
-        """Puts nothing back, so nothing goes on."""
+        """Does nothing: it puts no work back."""
 
     def could_stand(self, work: Work) -> bool:
-        """Every seat is alike."""
+        """Always True: every seat is alike."""
         return True
 
     def all_taken(self, work: Work) -> bool:
@@ -132,7 +132,7 @@ class TextBackend:
         return len(self._running) >= self._seats
 
     def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
-        """Sits down, if there is a seat."""
+        """Seats a work, if there is a seat."""
         if self.all_taken(entry.work):
             return False
         self._admission.queues.of[entry.work.tier].take(entry)

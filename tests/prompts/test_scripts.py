@@ -1,4 +1,4 @@
-"""A script is text: what a layout made of it is kept, and another model reads the same text in its own tokens."""
+"""A script is text. A layout's render of it is kept, and another model reads the same text in its own tokens."""
 
 import random
 
@@ -56,7 +56,7 @@ def script_of() -> Script:
 
 
 def observed(rng: random.Random) -> Observation:
-    """Something or other."""
+    """A random observation."""
     kinds, stances = ("wolf", "market stall", "player"), ("", "hostile")
     percepts = [
         Percept(f"e{i}", rng.choice(kinds), rng.choice(stances), rng.uniform(0, 50), rng.random() < 0.5)
@@ -69,7 +69,7 @@ def observed(rng: random.Random) -> Observation:
 
 
 def tails(layout: Layout, rng: random.Random) -> list[Tail]:
-    """A tail of each kind, about the same."""
+    """A tail of each kind, about the same observation."""
     seen = layout.perceive(observed(rng))
     digest = rng.choice(("", "Tom, a friend.", "a friend of the baker and of many, many others " * 3))
     intent = layout.intent_tail(seen, digest)
@@ -81,7 +81,8 @@ def tails(layout: Layout, rng: random.Random) -> list[Tail]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_text_of_a_tail_makes_its_tokens_again(kind: str) -> None:
-    """On random observations, lines and digests, of whatever gave way: the sections say exactly what the tokens say."""
+    """On random observations, lines and digests, with any part left out, the sections have exactly the text of the
+    tokens."""
     layout, rng = layout_of(kind), random.Random(1)
     assert layout.kind == kind
     for _ in range(300):
@@ -91,7 +92,7 @@ def test_the_text_of_a_tail_makes_its_tokens_again(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_model_reads_a_tail_in_its_own_tokens(kind: str) -> None:
-    """A tail that one model's layout made is rendered anew from its text by another's, and a bark follows it."""
+    """A tail of one model's layout is rendered from its text by another model's layout, and a bark follows it."""
     layout, other, rng = layout_of(kind), layout_of("plain"), random.Random(2)
     for _ in range(20):
         for tail in tails(layout, rng):
@@ -103,7 +104,7 @@ def test_another_model_reads_a_tail_in_its_own_tokens(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trunk_is_its_sections_one_after_the_other_rendered_once(kind: str) -> None:
-    """Equal scripts are equal tokens, the same script again is the very same render, a longer one begins with it."""
+    """Equal scripts have equal tokens, the same script gives the very same render, and a longer one begins with it."""
     layout, script = layout_of(kind), script_of()
     trunk = layout.trunk(script)
     assert trunk.tokens.tolist() == list(layout.lines(script.sections))
@@ -116,7 +117,7 @@ def test_a_trunk_is_its_sections_one_after_the_other_rendered_once(kind: str) ->
 
 
 def test_each_model_has_its_own_renders_of_one_script() -> None:
-    """Nothing that one layout made is given to another."""
+    """A render of one layout is never used for another."""
     script, layouts = script_of(), [layout_of(kind) for kind in KINDS]
     made = [layout.trunk(script).tokens.tolist() for layout in layouts]
     again = [layout_of(kind).trunk(script_of()).tokens.tolist() for kind in KINDS]
@@ -133,7 +134,7 @@ def test_a_definition_that_one_model_cannot_take_is_refused_by_that_one() -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_choice_is_texts_and_each_models_graph_of_them(kind: str) -> None:
-    """The options of the texts and of the tokens are the same, by the same numbers, stage by stage."""
+    """The options of the texts and of the tokens are the same, with the same numbers, stage by stage."""
     layout = layout_of(kind)
     for choice, graph in zip(choices.intents(ACTIONS, EMOTIONS, 5), layout.intents(ACTIONS, EMOTIONS), strict=True):
         assert layout.graph(choice) is layout.graph(choice)

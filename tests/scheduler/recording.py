@@ -1,4 +1,4 @@
-"""A backend that only notes what it is asked: for tests of what stands before one."""
+"""A backend that only records its calls, for tests of the code in front of a backend."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NOTHING_RAN = Snapshot(tuple(TierCounts(0, dict.fromkeys(Finish, 0), 0, Spread()
 
 
 class Recording:
-    """`asked` has everything in order: (ticket, work, moment) of what was submitted, with None in place of the work for
-    what was cancelled, and names for the rest.
+    """`asked` has all calls in order: (ticket, work, moment) of a submitted work, the same with None for the work of a
+    cancelled one, and names for the rest.
     """
 
     def __init__(self, context_len: int = 100) -> None:
@@ -27,38 +27,38 @@ class Recording:
         self.silent = False
 
     def start(self, deliver: Callable[[Sequence[Delivery]], None], on_death: Callable[[BaseException], None]) -> None:
-        """Has nothing to start."""
+        """Does nothing."""
 
     def stop(self, timeout_s: float) -> bool:
-        """Has nothing to stop."""
+        """Does nothing."""
         return True
 
     def submit(self, group: Sequence[Submitted]) -> None:
-        """Notes works."""
+        """Records the works."""
         self.asked += [(one.ticket_id, one.work, one.at_ns) for one in group]
 
     def cancel(self, ticket_id: int, at_ns: int) -> None:
-        """Notes the ticket."""
+        """Records the ticket."""
         self.asked.append((ticket_id, None, at_ns))
 
     def forget(self, key: TrunkKey) -> None:
-        """Notes it."""
+        """Records the call."""
         self.asked.append(f"forget {key.npc.npc}")
 
     def commit(self, fork: TrunkKey) -> None:
-        """Notes it."""
+        """Records the call."""
         self.asked.append(f"commit {fork.npc.npc}")
 
     def coming_near(self, npc: NpcKey) -> None:
-        """Notes it."""
+        """Records the call."""
         self.asked.append(f"coming near {npc.npc}")
 
     def moving_out(self, npc: NpcKey) -> None:
-        """Notes it."""
+        """Records the call."""
         self.asked.append(f"moving out {npc.npc}")
 
     def expect(self, due_ns: int | None) -> None:
-        """Notes it."""
+        """Records the call."""
         self.asked.append(f"expect {due_ns}")
 
     def places(self, npcs: Sequence[NpcKey], answer: Callable[[list[TrunkPlace]], None]) -> None:
@@ -67,5 +67,5 @@ class Recording:
             answer(self.trunks)
 
     def obeyed(self, passed: Callable[[], None]) -> None:
-        """All that is done is to note it."""
+        """Records the call, and does nothing else."""
         passed()

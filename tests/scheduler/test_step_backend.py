@@ -1,4 +1,4 @@
-"""A step engine behind the port: it keeps the port's laws, and what it tells is a value."""
+"""A step engine behind the port keeps the port's laws, and its snapshot is a value."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ class StepOnTrial(OnTrial):
 
 
 def step_backend() -> StepOnTrial:
-    """One with two lanes on a simulated engine."""
+    """A step backend with two lanes on a simulated engine."""
     gate = Gate()
     kv = KvSettings(prefixes=2, lanes=2, ram_mib=1)
     scheduler = Scheduler(Gated(gate), PROMISES, SchedulerSettings(kv=kv))
@@ -55,13 +55,13 @@ def work(key: TrunkKey, tier: Tier, supersede: object, speaks: bool, due_ns: int
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_it_keeps_every_law_of_the_port(law: Law) -> None:
-    """Each on an engine of its own."""
+    """Each law runs on an engine of its own."""
     with on_trial(step_backend()) as trial:
         law(trial)
 
 
 def test_works_that_cannot_fit_are_bugs_found_before_anything_is_taken_in() -> None:
-    """The prompt is cut before; here it is an assertion, and of the group nothing runs."""
+    """The prompt was cut before. Here a longer one is an assertion, and no work of the group runs."""
     with on_trial(step_backend()) as trial:
         good = trial.work()
         long = replace(good, trunk=np.zeros(90, np.int32), max_tokens=20)
@@ -77,7 +77,7 @@ def test_works_that_cannot_fit_are_bugs_found_before_anything_is_taken_in() -> N
 
 
 def test_a_snapshot_tells_of_sequences_and_of_counters() -> None:
-    """Lanes and residents as they are used, RAM as KV moves there; counters are there by the names of the metrics."""
+    """It has the used lanes and residents, and RAM as KV moves there. Counters have the names of the metrics."""
     with on_trial(step_backend()) as trial:
         assert trial.backend.snapshot.kv == KvUse(2, 0, 8, 0, 0, 1 << 20, frozenset())
         trial.occupied()
@@ -94,7 +94,7 @@ def test_a_snapshot_tells_of_sequences_and_of_counters() -> None:
 
 
 def test_places_say_where_kv_rests() -> None:
-    """A sequence, and RAM once sequences were short and it moved out; of NPCs that nobody knows, nothing."""
+    """That is a sequence, or RAM after sequences were short and it moved out. For unknown NPCs it is nothing."""
 
     def home(trial: Trial) -> dict[str, str]:
         found: list[tuple[str, str]] = []
@@ -118,8 +118,8 @@ def test_places_say_where_kv_rests() -> None:
         assert not trial.backend.snapshot.kv.crowded
 
 
-def test_what_is_in_the_store_comes_back_at_a_hint() -> None:
-    """The snapshot names the NPCs of which something is there, so a hint about another one wakes nobody."""
+def test_kv_in_the_store_comes_back_at_a_hint() -> None:
+    """The snapshot names the NPCs with KV in the store, so a hint about another one wakes no thread."""
 
     class Shelf:
         def __init__(self) -> None:
@@ -151,7 +151,7 @@ def test_what_is_in_the_store_comes_back_at_a_hint() -> None:
         backend.coming_near(other)
         trial.quiet()
         assert not shelf.fetches
-        homes.ram_bytes_max = 1 << 20  # the way back leads through it
+        homes.ram_bytes_max = 1 << 20  # a trunk comes back through RAM
         backend.coming_near(mira)
         trial.quiet()
         (number,) = shelf.fetches

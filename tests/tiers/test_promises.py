@@ -1,4 +1,4 @@
-"""What a tier is promised can be asked of a histogram."""
+"""A histogram has the bounds that a tier's promise needs."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ SHIPPED = Promises()
 
 
 def test_every_promise_is_a_bound() -> None:
-    """A rule over a histogram's bucket can ask for exactly what was promised: as shipped, and with other promises."""
+    """A rule over a histogram's bucket can ask for exactly the promise, with the defaults and with other promises."""
     for promises in (SHIPPED, replace(SHIPPED, gold=replace(SHIPPED.gold, first_ms=33, wait_max_ms=77))):
         bounds = promises.bounds_ns()
         assert list(bounds) == sorted(set(bounds)) and bounds[0] > 0

@@ -1,4 +1,4 @@
-"""docs/SETTINGS.md is what the code says: every setting, its variable, its default, its bounds, and one sentence."""
+"""docs/SETTINGS.md agrees with the code: every setting, its variable, its default, its bounds, and one sentence."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def test_the_page_is_fresh_and_every_setting_has_a_sentence() -> None:
 
 
 def test_a_stale_page_is_found(tmp_path: Path) -> None:
-    """A page that is missing, or in which one letter was changed by hand."""
+    """That is a missing page, or one with a letter changed by hand."""
     (tmp_path / "docs").mkdir()
     assert settings.problems(tmp_path) == [f"{settings.PAGE}: stale; run `make settings`"]
     (tmp_path / settings.PAGE).write_text(PAGE)
@@ -47,7 +47,7 @@ def test_a_stale_page_is_found(tmp_path: Path) -> None:
 
 @dataclass
 class _Sails:
-    """How the sails are set."""
+    """The setting of the sails."""
 
     reefs: int = 0
     """Reefs in the main sail. From 0 to 3."""
@@ -62,13 +62,13 @@ class _Ship:
 
 
 def test_a_setting_without_a_sentence_is_found() -> None:
-    """By its name."""
+    """The fault names the setting."""
     ship: Any = _Ship()
     assert settings.without_sentence(ship) == ["sails.hoist_ms: needs a sentence, in a docstring under its field"]
 
 
 def test_a_sentence_stands_in_the_code() -> None:
-    """The docstring under a field, with its bounds taken out of it, and the unit that the name ends with."""
+    """It is the docstring under a field, without its bounds and the unit that the name ends with."""
     ship: Any = _Ship()
     (section,) = settings.sections(ship)
     assert section.intro == "How the sails are set."
@@ -79,7 +79,7 @@ def test_a_sentence_stands_in_the_code() -> None:
 
 
 def test_the_page_has_every_setting() -> None:
-    """By its name and its variable; only settings that cannot be given are left out."""
+    """Each has its name and its variable. Only settings that cannot be given are left out."""
     missing = []
     for name, says in every(Config()):
         section, _, rest = name.partition(".")
@@ -94,13 +94,13 @@ def test_the_page_has_every_setting() -> None:
 
 @pytest.mark.parametrize("name", ["memory.recent.url", "memory.archive.url", "caps.bark"])
 def test_a_setting_that_is_not_on_the_page_cannot_be_given(name: str) -> None:
-    """It is refused with the setting that has the effect."""
+    """It is refused with the name of the effective setting."""
     with pytest.raises(ConfigError, match=f"{name}: give it as "):
         load(None, [f"{name}={'7' if name == 'caps.bark' else 'redis://x'}"], {})
 
 
 def test_every_variable_and_set_form_sets_its_setting() -> None:
-    """A default as the page writes it is read back as that default, from the environment and from --set."""
+    """A default in the page's form is read back as that default, from the environment and from --set."""
     for setting in SHOWN:
         if setting.name != "engine.model":  # the page has its path in the project
             written = "" if setting.default == '""' else setting.default
@@ -108,7 +108,7 @@ def test_every_variable_and_set_form_sets_its_setting() -> None:
 
 
 def with_folder(name: str) -> Config:
-    """The defaults; a path that is given has the home folder in place of ~."""
+    """The defaults, with the home folder in place of ~ in paths."""
     config = Config()
     if name != "memory.folder":
         return config
@@ -119,7 +119,7 @@ def with_folder(name: str) -> Config:
 
 @pytest.mark.parametrize("setting", [s for s in SHOWN if " to " in s.kind], ids=lambda setting: setting.name)
 def test_a_value_beyond_the_bounds_of_the_page_is_refused(setting: Setting, tmp_path: Path) -> None:
-    """Below the lower and above the upper one."""
+    """Values below the lower bound and above the upper one are refused."""
     least, most = (float(bound) for bound in setting.kind.rpartition(", ")[2].split(" to "))
     for beyond in (least - 1, most + 1):
         number = f"{beyond:.0f}" if setting.kind.startswith("integer") else f"{beyond:f}"

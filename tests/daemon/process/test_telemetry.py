@@ -1,4 +1,4 @@
-"""Prometheus reads from /metrics how long things took, in buckets whose bounds are the promises."""
+"""Prometheus reads times from /metrics in buckets whose bounds are the promises."""
 
 import asyncio
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ def buckets(family: Metric, tier: str = "") -> dict[float, float]:
 
 
 async def test_times_are_histograms_with_the_promises_as_bounds() -> None:
-    """After turns and intents each family has a count that Status agrees with, and a bucket for every promise."""
+    """After turns and intents each family has Status's count, and a bucket for every promise."""
     async with running(gated(), Config(), npcs=2) as rig:
         lag = asyncio.create_task(watch_lag(rig.daemon.lag, now_ns))
         for npc in ("npc0", "npc1"):

@@ -1,4 +1,4 @@
-"""One builder makes every work: from an NPC, a route and a script, in the tokens of the route's model."""
+"""One builder makes every work from an NPC, a route and a script, in the tokens of the route's model."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ SEEN = Observation(1, (Percept("w1", "wolf", "hostile", 6.0), Percept("p1", "pla
 
 
 class Village:
-    """A small world that two models read: one made for npcd, and one that reads plain text."""
+    """A small world for two models: one made for npcd, and one that reads plain text."""
 
     def __init__(self) -> None:
         self.native, self.plain = Layout(SimVocab(list(MARKS.values()))), Layout(SimVocab([], end=""))
@@ -41,7 +41,7 @@ class Village:
 
 @pytest.fixture
 def village() -> Village:
-    """One of its own for each test."""
+    """A village of its own for each test."""
     return Village()
 
 
@@ -51,7 +51,7 @@ def bounds(work: Work) -> tuple[Tier, str, int, int, int]:
 
 
 def reads(work: Work, layout: Layout, npc: Npc) -> bool:
-    """True when the tokens are those that a layout makes of the script."""
+    """True when the tokens are the layout's for the script."""
     assert work.script is not None
     trunk = layout.trunk(work.script)
     assert trunk.shared == work.shared > 0
@@ -61,7 +61,7 @@ def reads(work: Work, layout: Layout, npc: Npc) -> bool:
 
 @pytest.mark.parametrize("engine", [LLAMA, OTHER])
 def test_an_intent_is_asked_in_the_tokens_of_its_routes_model(village: Village, engine: str) -> None:
-    """The tail was made by one layout. A route to the other model has the same text, in that model's tokens."""
+    """One layout made the tail. A route to the other model has the same text, in that model's tokens."""
     route, npc = replace(ROUTES.intent, engine=engine), village.npc
     layout = village.works.layout(route)
     perception = village.native.perceive(SEEN)
@@ -76,7 +76,7 @@ def test_an_intent_is_asked_in_the_tokens_of_its_routes_model(village: Village, 
 
 
 def test_a_reply_goes_on_from_its_conversation(village: Village) -> None:
-    """Its trunk is persona and turns; the lines that the NPC said, and the ends of an answer, are its model's."""
+    """Its trunk is persona and turns. The NPC's earlier lines and the ends of an answer are in its model's tokens."""
     npc, layout = village.npc, village.native
     turns = [player_line("Hello.", "Tom"), npc_line("Go away.")]
     line = player_line("Why?", "Tom")
@@ -94,7 +94,7 @@ def test_a_reply_goes_on_from_its_conversation(village: Village) -> None:
 
 
 def test_a_bark_is_as_long_as_its_route_allows(village: Village) -> None:
-    """It reads the NPC's own script, and lies beside its neighbours."""
+    """It reads the NPC's own script, and is placed beside its neighbours."""
     tail = village.native.bark_tail(
         village.native.intent_tail(village.native.perceive(SEEN)), ("flee", "nobody", "calm")
     )
@@ -104,7 +104,7 @@ def test_a_bark_is_as_long_as_its_route_allows(village: Village) -> None:
 
 
 def test_a_summary_runs_on_a_fork_without_the_adapter(village: Village) -> None:
-    """An NPC sums up with the model that its trunk is computed with."""
+    """The summary uses the model that computed the NPC's trunk."""
     npc = replace(village.npc, adapter="lively", trunk_adapter="")
     script = npc.script.goes_on([player_line("Hello."), npc_line("Go away.")])
     tail = village.native.summary_tail()
@@ -115,7 +115,7 @@ def test_a_summary_runs_on_a_fork_without_the_adapter(village: Village) -> None:
 
 
 def test_a_trunk_is_made_ready_without_a_question(village: Village) -> None:
-    """No tail and no tokens; by the promise of its tier, or of another one."""
+    """The work has no tail and no tokens. It has the promise of its tier, or of another one."""
     route = Route(Tier.SILVER)
     work = village.works.ready(village.npc, route, NOW_NS, "trunk")
     assert bounds(work) == (Tier.SILVER, "", 0, NOW_NS, village.npc.number) and not len(work.tail)
