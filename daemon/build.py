@@ -272,7 +272,8 @@ def build(
 
     slice_ns = round(config.calls.slice_ms * MS)
     worlds = Worlds([layout], config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
-    works = Works(dict.fromkeys(backends, layout), config.promises)
+    text_only = [name for name, backend in backends.items() if backend.limits.reads_text]
+    works = Works(dict.fromkeys(backends, layout), config.promises, text_only)
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
     sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, epoch, clock)

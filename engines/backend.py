@@ -34,9 +34,12 @@ class Submitted(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Limits of one work. `context_len`: tokens of trunk, tail and output together."""
+    """Limits of one work. `context_len`: tokens of trunk, tail and output together. A backend that `reads_text` gets
+    works without tokens: they have script and options alone.
+    """
 
     context_len: int = NO_LIMIT
+    reads_text: bool = False
 
 
 class Health(NamedTuple):

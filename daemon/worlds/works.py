@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 import numpy as np
 
-from core.choice import Choice
+from core.choice import Choice, Tokens
 from core.script import Script, Section
 from core.words import Tier
 from core.work import GREEDY, Sampling, Work
@@ -15,15 +15,18 @@ from prompts.layout import Layout, Tail
 from tiers.promises import Promises
 from tiers.routing import Route
 
+NO_TOKENS: Tokens = np.empty(0, np.int32)
+
 
 class Works:
-    """One builder for all. `layouts` are by a route's engine. Without a `script` a work reads the NPC's own, as intents
-    do.
+    """One builder for all. `layouts` are by a route's engine; works for `text_only` engines have no tokens. Without a
+    `script` a work reads the NPC's own, as intents do.
     """
 
-    def __init__(self, layouts: Mapping[str, Layout], promises: Promises) -> None:
+    def __init__(self, layouts: Mapping[str, Layout], promises: Promises, text_only: Collection[str] = ()) -> None:
         self._layouts = layouts
         self._promises = promises
+        self._text_only = frozenset(text_only)
 
     def layout(self, route: Route) -> Layout:
         """The layout of the model that works of a route go to."""
@@ -48,9 +51,13 @@ class Works:
 
     def chooses(self, npc: Npc, route: Route, tail: Tail, choice: Choice, due_ns: int, supersede: Hashable) -> Work:
         """Asks an NPC for one of the answers of a choice."""
-        graph = self._layouts[route.engine].graph(choice)
-        work = self._work(npc, route, npc.script, tail, max(route.output_max, graph.longest), due_ns)
-        work.choice, work.options = graph, choice
+        if route.engine in self._text_only:
+            work = self._work(npc, route, npc.script, tail, route.output_max, due_ns)
+        else:
+            graph = self._layouts[route.engine].graph(choice)
+            work = self._work(npc, route, npc.script, tail, max(route.output_max, graph.longest), due_ns)
+            work.choice = graph
+        work.options = choice
         work.supersede = supersede
         return work
 
@@ -68,11 +75,12 @@ class Works:
         supersede: Hashable = None,
     ) -> Work:
         """Asks an NPC for words: `max_tokens` of them, or as many as the route allows. `said` are its last lines."""
-        layout = self._layouts[route.engine]
         work = self._work(npc, route, script or npc.script, tail, max_tokens or route.output_max, now_ns, partner)
         work.sampling = sampling
-        work.said = layout.lines(said)
-        work.stop_ids, work.closing = layout.stop_ids, layout.closing_ids
+        if route.engine not in self._text_only:
+            layout = self._layouts[route.engine]
+            work.said = layout.lines(said)
+            work.stop_ids, work.closing = layout.stop_ids, layout.closing_ids
         work.supersede = supersede
         return work
 
@@ -93,15 +101,18 @@ class Works:
         due_ns: int,
         partner: str = "",
     ) -> Work:
-        layout = self._layouts[route.engine]
-        trunk = layout.trunk(script)
+        trunk, tail_tokens, shared = NO_TOKENS, NO_TOKENS, 0
+        if route.engine not in self._text_only:
+            layout = self._layouts[route.engine]
+            trunk, shared = layout.trunk(script)
+            tail_tokens = np.asarray(layout.tail(tail) if tail is not None else (), np.int32)
         return Work(
             tier=route.tier,
             key=npc.trunk_key(partner),
-            trunk=trunk.tokens,
-            tail=np.asarray(layout.tail(tail) if tail is not None else (), np.int32),
+            trunk=trunk,
+            tail=tail_tokens,
             max_tokens=max_tokens,
-            shared=trunk.shared,
+            shared=shared,
             due_ns=due_ns,
             deadline_ns=self._promises.deadline_ns(route.tier, due_ns),
             near=npc.number if not partner else -1,

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import pytest
@@ -20,6 +21,7 @@ from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
 from daemon.process.keeping import Keeping, revive
 from daemon.rpc.status import Lifecycle
+from engines.backend import Backend
 from engines.base import Geometry, StepPlan, StepResult
 from engines.sim import SimEngine, SimVocab, VirtualClock
 from memory.hot import Session
@@ -201,15 +203,17 @@ async def running(
     saves: Path | None = None,
     keeping: Keeping | None = None,
     clock: Clock = now_ns,
+    others: Mapping[str, Backend] = MappingProxyType({}),
 ) -> AsyncIterator[Rig]:
     """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test.
 
-    With `npcs` 0 no world is defined: the daemon has only the worlds that it takes up from `keeping`.
+    With `npcs` 0 no world is defined: the daemon has only the worlds that it takes up from `keeping`. `others` are
+    backends beside the model's own.
     """
     died: list[BaseException] = []
     lifecycle = Lifecycle()
     if keeping is None:
-        daemon = build(config, model, lifecycle, drain, clock, saves=saves)
+        daemon = build(config, model, lifecycle, drain, clock, saves=saves, others=others)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
         key = keeping.folder.pseudonym_key

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from core.choice import Choice
 from core.clock import now_ns
+from core.script import SectionKind
 from core.words import Finish, NpcKey, Tier, TrunkKey
 from core.work import Chunk, Ended, Timings, Work
 from engines.backend import Delivery, Health, Limits, Snapshot, Submitted, Taken, TierCounts, TrunkPlace
@@ -31,7 +33,28 @@ class _Speaking:
     ticket_id: int
     work: Work
     pieces: deque[Chunk]
+    labels: list[tuple[str, int]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
+
+
+def in_plain_words(work: Work) -> list[Chunk]:
+    """Answers a work from its text alone: a choice by the first option that is named in the tail, or the first there
+    is; otherwise some words about the player's last line.
+    """
+    assert work.script is not None, "there is nothing to read"
+    read = " ".join(f"{section.text} {' '.join(section.items)}" for section in work.script.tail)
+    if work.options is None:
+        lines = [section.text for section in work.script.tail if section.kind is SectionKind.PLAYER]
+        said = f"You said: {lines[-1]}" if lines else "So it was."
+        return [Chunk((), 0, text=f"{word} ".encode()) for word in said.split()]
+    chunks: list[Chunk] = []
+    choice: Choice | None = work.options
+    while choice is not None:
+        option = next((o for o in choice.options if o.text in read), choice.options[0])
+        label = (choice.stage, option.number)
+        chunks.append(Chunk((), 0, 1.0, (label,), option.text.encode()))
+        choice = option.then
+    return chunks
 
 
 class TextBackend:
@@ -39,13 +62,13 @@ class TextBackend:
 
     def __init__(
         self,
-        says: Callable[[Work], Sequence[Chunk]],
+        says: Callable[[Work], Sequence[Chunk]] = in_plain_words,
         promises: Promises = Promises(),
         seats: int = 2,
         before_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = "text"
-        self.limits = Limits()
+        self.limits = Limits(reads_text=True)
         self.health = Health()
         self._says = says
         self._seats = seats
@@ -138,7 +161,7 @@ class TextBackend:
         self._admission.queues.of[entry.work.tier].take(entry)
         pieces = deque(self._says(entry.work) if entry.work.max_tokens else ())
         timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns)
-        self._running.append(_Speaking(entry.ticket_id, entry.work, pieces, timings))
+        self._running.append(_Speaking(entry.ticket_id, entry.work, pieces, timings=timings))
         self._out.append((entry.ticket_id, Taken(now_ns)))
         return True
 
@@ -195,7 +218,9 @@ class TextBackend:
         self._meter.steps += 1
         for one in list(self._running):
             if one.pieces:
-                self._out.append((one.ticket_id, one.pieces.popleft()._replace(at_ns=now_ns)))
+                chunk = one.pieces.popleft()._replace(at_ns=now_ns)
+                one.labels += chunk.labels
+                self._out.append((one.ticket_id, chunk))
                 one.timings.first_ns = one.timings.first_ns or now_ns
                 one.timings.last_ns = now_ns
             if not one.pieces:
@@ -204,7 +229,7 @@ class TextBackend:
     def _end(self, one: _Speaking, finish: Finish) -> None:
         self._running.remove(one)
         self._meter.tiers[one.work.tier].count_end(finish)
-        self._out.append((one.ticket_id, Ended(finish, one.timings)))
+        self._out.append((one.ticket_id, Ended(finish, one.timings, labels=tuple(one.labels))))
 
     def _leave(self, left: Sequence[Left]) -> None:
         for waiting, finish, reason in left:
