@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     "README.md", "docs/GUIDE.md", "docs/OPERATING.md", "docs/SETTINGS.md", "docs/ARCHITECTURE.md", "docs/INTERNALS.md",
+    "docs/decisions/README.md",
 )  # fmt: skip
 HOUSE = "core|tiers|prompts|engines|kvcache|scheduler|memory|daemon|models|proto|tools|tests|loadtests|clients"
 PAGES = {name: (ROOT / name).read_text() for name in NAMES}
@@ -42,6 +43,14 @@ def test_a_link_leads_somewhere(page: str, target: str) -> None:
 def test_a_file_that_a_page_names_exists(path: str) -> None:
     """Pages name files and folders from the root of the project."""
     assert (ROOT / path).exists()
+
+
+def test_the_list_of_decisions_is_whole() -> None:
+    """Each decision's page is in the list, by its number, its file and its title."""
+    listed = PAGES["docs/decisions/README.md"].casefold()
+    for page in sorted((ROOT / "docs/decisions").glob("0*.md")):
+        number, _, title = page.read_text().partition("\n")[0].removeprefix("# ").partition(": ")
+        assert f"* [{number}]({page.name}): {title}\n".casefold() in listed
 
 
 # "make" is an English word, too.
