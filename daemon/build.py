@@ -30,8 +30,13 @@ from daemon.minds.table import Table
 from daemon.rpc.calls import Calls
 from daemon.rpc.changes import Changes
 from daemon.rpc.deleting import Deleting
-from daemon.rpc.remembering import Remembering
+from daemon.rpc.forgetting import Forgetting
+from daemon.rpc.owed import Owed
+from daemon.rpc.recalling import Recalling
+from daemon.rpc.save_games import SaveGames
 from daemon.rpc.status import About, Lifecycle, StatusBoard
+from daemon.rpc.upkeep import Upkeep
+from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
@@ -91,6 +96,7 @@ class Daemon:
     """The parts that main starts and stops."""
 
     calls: Calls
+    upkeep: Upkeep
     dialogue: Dialogue
     memory: Memory
     worlds: Worlds
@@ -326,11 +332,16 @@ def build(
     )  # fmt: skip
     changes = Changes()
     pace = Pace(slice_ns, clock)
-    remembering = Remembering(worlds, table, dialogue, door, memory, epoch, saves, parked, changes, pace, clock)
-    deleting = Deleting(worlds, table, intents, dialogue, events, memory, remembering, changes, pace)
+    owed = Owed()
+    records = WorldRecords(worlds, memory, owed, pace)
+    save_games = SaveGames(worlds, dialogue, memory, records, epoch, saves, changes, pace)
+    recalling = Recalling(worlds, memory)
+    forgetting = Forgetting(worlds, table, dialogue, door, memory, parked, save_games, owed, changes, pace)
+    upkeep = Upkeep(worlds, memory, records, forgetting, owed, changes, clock)
+    deleting = Deleting(worlds, table, intents, dialogue, events, memory, save_games, changes, pace)
     calls = Calls(
-        worlds, table, intents, attention, events, dialogue, door, board, memory, remembering,
-        deleting, config.calls, drain, changes, pace,
+        worlds, table, intents, attention, events, dialogue, door, board, memory, records, recalling, forgetting,
+        save_games, deleting, config.calls, drain, changes, pace,
         pseudonym_key or secrets.token_bytes(32), clock,
     )  # fmt: skip
-    return Daemon(calls, dialogue, memory, worlds, door, step_backend, board, lag, clock)
+    return Daemon(calls, upkeep, dialogue, memory, worlds, door, step_backend, board, lag, clock)

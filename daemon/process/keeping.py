@@ -24,7 +24,7 @@ from daemon.config import Config
 from daemon.process.datafolder import OWNER_URL, DataFolder
 from daemon.process.embedded import Embedded
 from daemon.process.own_servers import Urls
-from daemon.rpc.remembering import load_copy
+from daemon.rpc.save_games import load_copy
 from kvcache.verify import SIGNATURE_BYTES, signer
 from memory import saves
 from memory.archive import ArchiveWriter

@@ -213,4 +213,4 @@ async def _keep_house(daemon: Daemon) -> None:
         slices = daemon.calls.pace()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())
-        daemon.calls.remembering.look_after()
+        daemon.upkeep.look_after(daemon.clock())

@@ -29,8 +29,11 @@ from daemon.rpc.callers import Caller
 from daemon.rpc.changes import Changes
 from daemon.rpc.conversing import Conversation
 from daemon.rpc.deleting import Deleting
-from daemon.rpc.remembering import Remembering
+from daemon.rpc.forgetting import Forgetting
+from daemon.rpc.recalling import Recalling
+from daemon.rpc.save_games import SaveGames
 from daemon.rpc.status import StatusBoard
+from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.words import activation_message, check_id, check_number, row_message, whole
 from daemon.worlds.worlds import Npc, World, Worlds
@@ -67,7 +70,9 @@ class CallSettings:
 
 
 class Calls:
-    """Every rpc of the contract; those about memory are in `remembering`. `tenant` is who calls by the credentials."""
+    """Every rpc of the contract; those about memory are in `recalling`, `forgetting` and `save_games`. `tenant` is the
+    caller's, by its credentials.
+    """
 
     def __init__(
         self,
@@ -80,7 +85,10 @@ class Calls:
         door: Door,
         board: StatusBoard,
         memory: Memory,
-        remembering: Remembering,
+        records: WorldRecords,
+        recalling: Recalling,
+        forgetting: Forgetting,
+        save_games: SaveGames,
         deleting: Deleting,
         settings: CallSettings,
         drain: Callable[[float], Awaitable[None]],
@@ -99,7 +107,10 @@ class Calls:
         self._door = door
         self._board = board
         self._memory = memory
-        self.remembering = remembering
+        self._records = records
+        self.recalling = recalling
+        self.forgetting = forgetting
+        self.save_games = save_games
         self._deleting = deleting
         self._settings = settings
         self._drain = drain
@@ -134,7 +145,7 @@ class Calls:
                 self._intents.replaced(npc)
                 await slices.rest()
             await slices.let_go(before)
-        accepted = await self.remembering.keep_defined(world, changed, slices)
+        accepted = await self._records.keep_defined(world, changed, slices)
         response = npcs_pb2.DefineWorldResponse(
             world_id=world.world_id,
             version=world.version,
@@ -194,7 +205,7 @@ class Calls:
             await slices.rest()
         await slices.let_go(leases)
         names = await slices.run(_ids(npcs))
-        accepted = await self.remembering.keep_registered(world, names, await slices.run(_ids(changed)), slices)
+        accepted = await self._records.keep_registered(world, names, await slices.run(_ids(changed)), slices)
         await slices.run(self._intents.loading_ahead(changed))
         response = npcs_pb2.RegisterResponse(
             policy=npcs_pb2.Policy(),
@@ -279,7 +290,7 @@ class Calls:
                 ),
             )
             await slices.rest()
-        accepted = await self.remembering.keep_removed(world, request.npc_ids, [npc.key.npc for npc in removed])
+        accepted = await self._records.keep_removed(world, request.npc_ids, [npc.key.npc for npc in removed])
         count = len(removed)
         await slices.let_go(removed)
         return npcs_pb2.RemoveResponse(
@@ -532,7 +543,7 @@ class Calls:
                 if not subscriber.waiting:
                     if over():
                         return
-                    subscriber.woken.clear()  # what it was woken for stood in the last frame already
+                    subscriber.woken.clear()  # the last frame had all that it was woken for
                     continue
                 wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()
                 if wait_ns > 0:

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Hashable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SAVES = "saves"  # the key of all save games: they change one after the other
 
 
 class Changes:

@@ -19,8 +19,8 @@ from core.slices import Pace
 from daemon.minds.intents import Intents
 from daemon.minds.npc_events import NpcEvents
 from daemon.minds.table import Table
-from daemon.rpc.changes import Changes
-from daemon.rpc.remembering import Remembering
+from daemon.rpc.changes import SAVES, Changes
+from daemon.rpc.save_games import SaveGames
 from daemon.talk.dialogue import Dialogue
 from daemon.worlds.worlds import World, Worlds
 from memory.memory import Memory
@@ -42,7 +42,7 @@ class Deleting:
         dialogue: Dialogue,
         npc_events: NpcEvents,
         memory: Memory,
-        remembering: Remembering,
+        save_games: SaveGames,
         changes: Changes,
         pace: Pace,
     ) -> None:
@@ -52,7 +52,7 @@ class Deleting:
         self._dialogue = dialogue
         self._npc_events = npc_events
         self._memory = memory
-        self._remembering = remembering
+        self._save_games = save_games
         self._changes = changes
         self._pace = pace
         self._leaving: dict[WorldId, asyncio.Event] = {}  # set when it is over
@@ -64,7 +64,7 @@ class Deleting:
         async def delete() -> tuple[int, int]:
             return await self._changes.alone((tenant, world_id), self._delete(tenant, world_id, expected_version))
 
-        return await self._remembering.alone(delete())
+        return await self._changes.alone(SAVES, delete())
 
     async def over(self, tenant: str, world_id: str) -> None:
         """Waits until a world that is being deleted is gone."""
@@ -133,11 +133,11 @@ class Deleting:
         journal = self._memory.journal
         trouble = journal.degraded if journal is not None else ""
         if not trouble:
-            checkpoints = await self._remembering.put_aside(tenant, world_id)
+            checkpoints = await self._save_games.put_aside(tenant, world_id)
             if await self._memory.delete_world(tenant, world_id, version):
-                await self._remembering.remove_saves(tenant, world_id)
+                await self._save_games.remove_saves(tenant, world_id)
                 return checkpoints
-            await self._remembering.put_back(tenant, world_id)
+            await self._save_games.put_back(tenant, world_id)
             trouble = "the journal cannot be written"
         raise StoreFailed(f"world '{world_id}' is not deleted: {trouble}; call DeleteWorld again later")
 

@@ -1,7 +1,7 @@
 """Records that could not be written to the journal when they were made, and are retried until they are in it.
 
 A full disk refuses records. Then players to be forgotten, and worlds and NPCs that were defined, registered or removed,
-are owed: Remembering retries them once a second, with longer pauses while it fails. Plain values: decides only.
+are owed: daemon/rpc/upkeep.py retries them once a second, with longer pauses while it fails. Decides only.
 """
 
 from __future__ import annotations

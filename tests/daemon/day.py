@@ -230,7 +230,7 @@ async def _remembers(day: Day, rig: Rig) -> None:
     cards = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
     cards.relationship.trust = 0.9
     cards.quest.active.append("Find the lantern.")
-    await rig.daemon.calls.remembering.set_cards("", cards)
+    await rig.daemon.calls.recalling.set_cards("", cards)
     await _sees(day, rig, "a known face", "npc0", FRIEND, place="ferry")
     await _sees(day, rig, "a known face in a crowd", "npc0", FRIEND, *CROWD, time_of_day="dusk", place="market square")
     day.begin("the end of a conversation")

@@ -272,7 +272,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memory.memory.SETTLED_WITHIN_S", PATIENCE_S)
     monkeypatch.setattr("daemon.process.own_servers.READY_S", PATIENCE_S)
     monkeypatch.setattr("daemon.process.keeping.CAUGHT_UP_WITHIN_S", PATIENCE_S)
-    monkeypatch.setattr("daemon.rpc.remembering.FORGOTTEN_WITHIN_S", PATIENCE_S)
+    monkeypatch.setattr("daemon.rpc.forgetting.FORGOTTEN_WITHIN_S", PATIENCE_S)
 
 
 def quick(config: Config) -> Config:

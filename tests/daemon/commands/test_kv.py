@@ -149,16 +149,16 @@ async def test_forget_reaches_parked_kv(
         await park(rig, keeping, "npc0")
         before = len(redis_server.execute("KEYS", "npcd:1:kv:*:*"))
         request = npcs_pb2.ForgetRequest(world_id="vale", player_id="p1")
-        answer = await rig.daemon.calls.remembering.forget("", request)
+        answer = await rig.daemon.calls.forgetting.forget("", request)
         assert "parked" in answer.stores
         assert len(redis_server.execute("KEYS", "npcd:1:kv:*:*")) == before - 1
         assert ("npc0", True) not in await homes(rig)
         await rig.say("npc0", "I am the thief.", max_tokens=4)
         await park(rig, keeping, "npc0")
         monkeypatch.setattr("memory.memory.FORGET_WITHIN_S", 0.1)
-        monkeypatch.setattr("daemon.rpc.remembering.FORGOTTEN_WITHIN_S", 0.1)
+        monkeypatch.setattr("daemon.rpc.forgetting.FORGOTTEN_WITHIN_S", 0.1)
         with redis_server.stopped():
-            again = await rig.daemon.calls.remembering.forget("", request)
+            again = await rig.daemon.calls.forgetting.forget("", request)
         assert "parked" not in again.stores
 
 

@@ -359,7 +359,7 @@ async def test_a_daemon_that_ran_for_years_answers_every_question(years: int) ->
         assert described.npcs[0].trunks[0].idle_ms >= later_ns // 1_000_000
         status = rig.daemon.board.message()
         assert status.uptime_ms >= later_ns // 1_000_000
-        answer = await calls.remembering.recall(
+        answer = await calls.recalling.recall(
             "", npcs_pb2.RecallRequest(world_id="vale", npc_id="npc0", player_id="p1")
         )
         assert answer.player_name == "Ann"

@@ -66,7 +66,7 @@ async def kept(
 async def recalled(rig: Rig, npc: str = "npc0", player: str = "p1") -> npcs_pb2.RecallResponse:
     """The NPC's memories, as the daemon returns them."""
     request = npcs_pb2.RecallRequest(world_id="vale", npc_id=npc, player_id=player)
-    return await rig.daemon.calls.remembering.recall("", request)
+    return await rig.daemon.calls.recalling.recall("", request)
 
 
 def last(events: list[dialogue_pb2.TalkEvent]) -> dialogue_pb2.TalkEvent:
@@ -84,7 +84,7 @@ async def test_a_daemon_that_starts_again_goes_on(tmp_path: Path, memory: dict[s
         assert said.accepted and said.accepted_known
         card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
         card.relationship.trust = 0.9
-        assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
+        assert (await rig.daemon.calls.recalling.set_cards("", card)).accepted
         leases = dict(rig.leases)
     async with kept(folder, npcs=0, **memory) as (rig, _):
         await rig.say("npc1", "Hello.", max_tokens=3)  # so that this life has a segment of its own
@@ -105,7 +105,7 @@ async def test_the_archive_has_everything_once_and_players_by_pseudonym(tmp_path
         await tell(rig, player="p2")
         journal, archive = keeping.journal, keeping.memory.archive_feeder
         assert archive is not None and await archive.passed(journal.end, PATIENCE_S)
-        answer = await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
+        answer = await rig.daemon.calls.forgetting.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
         assert answer.stores == ["hot", "recent", "archive", "journal", "parked"] and answer.sessions == 1
         assert (await recalled(rig)).facts == [] and (await recalled(rig, player="p2")).facts
         kept_bytes = b"".join(p.read_bytes() for p in (tmp_path / "data" / "journal").glob("*.journal"))
@@ -244,7 +244,7 @@ async def test_cards_outlive_the_talk(tmp_path: Path, memory: dict[str, Any]) ->
     async def set_card(rig: Rig, player: str, trust: float) -> None:
         card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id=player)
         card.relationship.trust = trust
-        assert (await rig.daemon.calls.remembering.set_cards("", card)).accepted
+        assert (await rig.daemon.calls.recalling.set_cards("", card)).accepted
 
     async with kept(folder, clock_ms=clock_ms, **memory) as (rig, _):
         for player in ("p1", "p2"):
@@ -275,16 +275,16 @@ async def test_the_journal_alone_keeps_cards_and_worlds_longer_than_its_segments
         return began_ms + hour[0] * DAY_MS // 24
 
     async with kept(folder, clock_ms=clock_ms, **JOURNAL_ALONE) as (rig, keeping):
-        remembering = rig.daemon.calls.remembering
+        upkeep = rig.daemon.upkeep
         leases = dict(rig.leases)
         await tell(rig)
         card = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
         card.quest.active.append("Find the lantern.")
-        assert (await remembering.set_cards("", card)).accepted
+        assert (await rig.daemon.calls.recalling.set_cards("", card)).accepted
         first = keeping.journal.first
         for hour[0] in range(10, 120, 10):
-            remembering.look_after()
-            await until(lambda: remembering._trying is None or remembering._trying.done(), "it is carried on")
+            upkeep.look_after(rig.daemon.clock())
+            await until(lambda: upkeep.idle, "it is carried on")
             assert last(await rig.say("npc1", "Hello.", max_tokens=3)).accepted
             await until(lambda: clock_ms() - keeping.journal.end.segment < DAY_MS // 12, "a new segment")
         await until(lambda: keeping.journal.first > first, "old segments are deleted")
@@ -319,7 +319,7 @@ async def test_undone_talk_does_not_come_back(tmp_path: Path) -> None:
     """After save, talk and restore with Redis, neither this nor a later life of the daemon has the undone talk."""
     folder = tmp_path / "data"
     async with kept(folder, **REDIS_ALONE) as (rig, keeping):
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
         await tell(rig, lines=TOLD[:1])
         await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="10:00"))
         await tell(rig, lines=TOLD[1:])
@@ -418,7 +418,7 @@ async def test_undone_memories_are_not_read_while_redis_still_has_them(tmp_path:
         await tell(rig)
         assert await keeping.memory.settled(PATIENCE_S)
         mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
-        await rig.daemon.calls.remembering.checkpoint("", mark)
+        await rig.daemon.calls.save_games.checkpoint("", mark)
         feeder = keeping.memory.recent_feeder
         assert feeder is not None
         write, let = feeder._store.write, threading.Event()
@@ -431,7 +431,7 @@ async def test_undone_memories_are_not_read_while_redis_still_has_them(tmp_path:
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
         turn = keeping.memory.keep_soon(Kind.TURN, key, "p1", {"session": "s", "line": "x", "reply": "y"})
         request = npcs_pb2.ForgetRequest(world_id="vale", player_id="p1")
-        forgetting = asyncio.create_task(rig.daemon.calls.remembering.forget("", request))
+        forgetting = asyncio.create_task(rig.daemon.calls.forgetting.forget("", request))
         await asyncio.sleep(0.05)
         assert not (await recalled(rig)).facts
         keeping.memory.near(key, "p1")
@@ -462,7 +462,7 @@ async def test_a_read_that_was_under_way_does_not_bring_the_forgotten_back(tmp_p
         recent.recall = slowly  # type: ignore[method-assign]
         keeping.memory.near(key, "p1")
         await asyncio.sleep(0)
-        await rig.daemon.calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
+        await rig.daemon.calls.forgetting.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
         assert await keeping.memory.settled(PATIENCE_S)
         let.set()
         for _ in range(10):
@@ -485,7 +485,7 @@ async def test_the_data_folder_may_move(tmp_path: Path) -> None:
     """The save from which a world was restored is found below the folder, wherever that is now."""
     folder = tmp_path / "data"
     async with kept(folder, **JOURNAL_ALONE) as (rig, _):
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
         await tell(rig)
         await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one"))
         await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="one"))

@@ -50,7 +50,7 @@ async def named(rig: Rig, tenant: str = "") -> list[str]:
 async def saved(rig: Rig) -> list[str]:
     """The checkpoints of the world."""
     request = npcs_pb2.ListCheckpointsRequest(world_id="vale")
-    answer = await rig.daemon.calls.remembering.list_checkpoints("", request)
+    answer = await rig.daemon.calls.save_games.list_checkpoints("", request)
     assert answer.checkpoints_max == 64 and all(c.timeline_id and c.bytes for c in answer.checkpoints)
     return [c.checkpoint_id for c in answer.checkpoints]
 
@@ -58,7 +58,7 @@ async def saved(rig: Rig) -> list[str]:
 async def save(rig: Rig, name: str) -> None:
     """Makes a checkpoint."""
     request = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id=name)
-    await rig.daemon.calls.remembering.checkpoint("", request)
+    await rig.daemon.calls.save_games.checkpoint("", request)
 
 
 async def rest(call: Any) -> list[Any]:
@@ -99,16 +99,16 @@ async def test_checkpoints_that_come_at_the_same_time_keep_to_their_limit(
     """With room for five, five of eight at once are made. An existing name may be used again, and the place of a
     deleted checkpoint is free for the next one.
     """
-    monkeypatch.setattr("daemon.rpc.remembering.SAVES_MAX", 5)
+    monkeypatch.setattr("daemon.rpc.save_games.SAVES_MAX", 5)
     async with kept(tmp_path / "data", **JOURNAL_ALONE) as (rig, _):
-        remembering = rig.daemon.calls.remembering
+        save_games = rig.daemon.calls.save_games
         said = await asyncio.gather(*(save(rig, f"c{n}") for n in range(8)), return_exceptions=True)
         assert [isinstance(answer, Overloaded) for answer in said] == [False] * 5 + [True] * 3
         request = npcs_pb2.DeleteCheckpointRequest(world_id="vale", checkpoint_id="c0")
-        tries = [save(rig, "c1"), remembering.delete_checkpoint("", request), save(rig, "new"), save(rig, "newer")]
+        tries = [save(rig, "c1"), save_games.delete_checkpoint("", request), save(rig, "new"), save(rig, "newer")]
         done = await asyncio.gather(*tries, return_exceptions=True)
         assert [isinstance(answer, Overloaded) for answer in done] == [False, False, False, True]
-        listed = await remembering.list_checkpoints("", npcs_pb2.ListCheckpointsRequest(world_id="vale"))
+        listed = await save_games.list_checkpoints("", npcs_pb2.ListCheckpointsRequest(world_id="vale"))
         assert {c.checkpoint_id for c in listed.checkpoints} == {"c1", "c2", "c3", "c4", "new"}
 
 
@@ -305,7 +305,7 @@ async def test_checkpoints_are_listed_and_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     names = ["z", "10:00 Uhr", "a.b/..", "ä"]
     async with kept(folder, **JOURNAL_ALONE) as (rig, _):
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
         assert await saved(rig) == []
         for name in names:
             await save(rig, name)
@@ -326,7 +326,7 @@ async def test_checkpoints_are_listed_and_deleted(tmp_path: Path) -> None:
     async with kept(folder, npcs=0, **JOURNAL_ALONE) as (rig, _):
         assert await saved(rig) == names[1:]
         with pytest.raises(NotFound):
-            await rig.daemon.calls.remembering.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="z"))
+            await rig.daemon.calls.save_games.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="z"))
 
 
 async def test_a_full_world_of_checkpoints_is_not_full_for_ever(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ async def test_a_full_world_of_checkpoints_is_not_full_for_ever(tmp_path: Path) 
         with pytest.raises(Overloaded, match=r"64 checkpoints; .* or delete one"):
             await save(rig, "one more")
         request = npcs_pb2.DeleteCheckpointRequest(world_id="vale", checkpoint_id="c7")
-        await rig.daemon.calls.remembering.delete_checkpoint("", request)
+        await rig.daemon.calls.save_games.delete_checkpoint("", request)
         await save(rig, "one more")
         assert len(await saved(rig)) == 64
 

@@ -34,7 +34,7 @@ def wish(player: str = "p1", npc: str = "") -> npcs_pb2.ForgetRequest:
 
 async def forget(rig: Rig, player: str = "p1") -> list[str]:
     """The stores that have forgotten."""
-    return list((await rig.daemon.calls.remembering.forget("", wish(player))).stores)
+    return list((await rig.daemon.calls.forgetting.forget("", wish(player))).stores)
 
 
 async def fill(folder: Path, keeping: Any) -> Path:
@@ -50,12 +50,11 @@ async def fill(folder: Path, keeping: Any) -> Path:
 
 async def has_tried(rig: Rig) -> None:
     """Retries the owed work, as the daemon does once a second, until none is left."""
-    remembering = rig.daemon.calls.remembering
+    upkeep = rig.daemon.upkeep
 
     def nothing_owed() -> bool:
-        remembering._clock = lambda: 1 << 62  # every pause is over
-        remembering.look_after()
-        return not remembering.owed
+        upkeep.look_after(1 << 62)  # every pause is over
+        return not upkeep.owed
 
     await until(nothing_owed, "all that was owed is written")
 
@@ -107,9 +106,9 @@ async def test_on_a_full_disk_with_the_journal_alone_nothing_is_quoted_after_a_r
 async def test_a_save_that_cannot_be_written_anew_is_tried_again(tmp_path: Path) -> None:
     """Forget is not done while a save still has the player. The remains of a save that a kill left go as well."""
     async with running(gated(), saves=tmp_path / "saves") as rig:
-        remembering = rig.daemon.calls.remembering
+        save_games = rig.daemon.calls.save_games
         await tell(rig)
-        await remembering.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one"))
+        await save_games.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one"))
         (save,) = (tmp_path / "saves").rglob("*.npcd")
         half = save.with_suffix(".0123abcd.new")
         half.write_bytes(save.read_bytes())

@@ -93,19 +93,19 @@ async def remove(rig: Rig, count: int) -> None:
 
 async def checkpoint(rig: Rig, count: int) -> None:
     """A checkpoint of all memories."""
-    await rig.daemon.calls.remembering.checkpoint(
+    await rig.daemon.calls.save_games.checkpoint(
         "", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id=f"c{count}")
     )
 
 
 async def restore(rig: Rig, count: int) -> None:
     """Goes back to the existing save."""
-    await rig.daemon.calls.remembering.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="saved"))
+    await rig.daemon.calls.save_games.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="saved"))
 
 
 async def export(rig: Rig, count: int) -> list[npcs_pb2.ExportChunk]:
     """The world's save."""
-    chunks = rig.daemon.calls.remembering.export("", npcs_pb2.ExportRequest(world_id="vale"))
+    chunks = rig.daemon.calls.save_games.export("", npcs_pb2.ExportRequest(world_id="vale"))
     return [chunk async for chunk in chunks]
 
 
@@ -117,7 +117,7 @@ async def import_new(rig: Rig, count: int) -> None:
         for c in exported:
             yield npcs_pb2.ImportChunk(world_id="vale", sequence=c.sequence, content=c.content, last=c.last)
 
-    answer = await rig.daemon.calls.remembering.import_("other", chunks())
+    answer = await rig.daemon.calls.save_games.import_("other", chunks())
     assert answer.npcs >= count
 
 
@@ -138,8 +138,8 @@ async def prepared(rig: Rig, count: int) -> None:
     for i in range(count):
         card = npcs_pb2.RelationshipCard(trust=0.5)
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id=f"npc{i}", player_id="p", relationship=card)
-        await rig.daemon.calls.remembering.set_cards("", request)
-    await rig.daemon.calls.remembering.checkpoint(
+        await rig.daemon.calls.recalling.set_cards("", request)
+    await rig.daemon.calls.save_games.checkpoint(
         "", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="saved")
     )
     await rig.daemon.door.all_ended()

@@ -384,7 +384,7 @@ async def test_sessions_end_and_are_forgotten_with_their_trunks() -> None:
         end = dialogue_pb2.EndSessionRequest(world_id="vale", npc_id="npc0", player_id="a")
         assert (await calls.end_session("", end)).ended
         assert not (await calls.end_session("", end)).ended
-        forgotten = await calls.remembering.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="b"))
+        forgotten = await calls.forgetting.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="b"))
         assert (forgotten.sessions, forgotten.turns) == (1, 2)
         await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
         await until(lambda: homes.of_npc(npc) == [], "the trunks are gone, also that of a session that was summed up")

@@ -56,7 +56,7 @@ async def test_told_facts_are_in_the_next_conversation() -> None:
         await rig.say("npc1", "Hello", max_tokens=3)
         assert bond_of(rig, "npc1").facts == []
         asked = npcs_pb2.RecallRequest(world_id="vale", npc_id="npc0", player_id="p1")
-        answer = await rig.daemon.calls.remembering.recall("", asked)
+        answer = await rig.daemon.calls.recalling.recall("", asked)
         assert answer.player_name == "Corvessa" and len(answer.facts) == 2 and len(answer.summaries) == 1
 
 
@@ -113,19 +113,19 @@ async def test_a_player_can_be_forgotten_while_a_conversation_is_summed_up(tmp_p
     """That holds for sessions, bonds, summaries under way and save files. Another player's memories stay."""
     model = gated()
     async with running(model, saves=tmp_path) as rig:
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls
         await tell(rig)
         await tell(rig, player="p2")
         mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
-        await calls.checkpoint("", mark)
+        await calls.save_games.checkpoint("", mark)
         model.engine.gated = True
         await rig.daemon.calls.end_session("", end())
-        answer = await calls.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
+        answer = await calls.forgetting.forget("", npcs_pb2.ForgetRequest(world_id="vale", player_id="p1"))
         assert answer.stores == ["hot", "saves"]
         model.engine.open()
         await rig.daemon.door.all_ended()
         assert bond_of(rig).empty and not bond_of(rig, player="p2").empty
-        await calls.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="one"))
+        await calls.save_games.restore("", npcs_pb2.RestoreRequest(world_id="vale", checkpoint_id="one"))
         assert bond_of(rig).empty and bond_of(rig, player="p2").facts
 
 
@@ -160,17 +160,17 @@ async def test_a_conversation_of_an_earlier_life_goes_on_while_it_is_young(silen
 async def test_cards_stand_in_the_trunk_and_in_every_tail() -> None:
     """The card has the game's trust and quests. A wrong card is refused by its field and changes nothing."""
     async with running(gated(), quick(Config())) as rig:
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
         with pytest.raises(CallerError, match="give relationship"):
-            await calls.set_cards("", request)
+            await calls.recalling.set_cards("", request)
         request.relationship.trust = 2.0
         with pytest.raises(CallerError, match=r"relationship\.trust: is 2"):
-            await calls.set_cards("", request)
+            await calls.recalling.set_cards("", request)
         assert bond_of(rig).empty
         request.relationship.trust = 0.9
         request.quest.active.append("Find the lantern.")
-        answer = await calls.set_cards("", request)
+        answer = await calls.recalling.set_cards("", request)
         assert not answer.accepted and not answer.accepted_known  # a daemon that keeps nothing
         layout = rig.daemon.dialogue.layout
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
@@ -199,7 +199,7 @@ async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
     NPCs are there.
     """
     async with running(gated(), saves=tmp_path / "a") as rig:
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
         await tell(rig, lines=TOLD[:1])
         await calls.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="10:00"))
         await tell(rig, lines=TOLD[1:])
@@ -217,7 +217,7 @@ async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
         request = npcs_pb2.ExportRequest(world_id="vale")
         chunks = [c async for c in calls.export("", request)]
     async with running(gated(), saves=tmp_path / "b", npcs=1) as rig:
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
 
         async def sent(broken: bytes = b"") -> object:
             for c in chunks:
@@ -238,7 +238,7 @@ async def test_a_save_knows_what_it_knew_and_no_more(tmp_path: Path) -> None:
 async def test_a_faulty_import_is_refused_with_its_reason(tmp_path: Path) -> None:
     """A wrong order, a missing end, another world, and bytes that are no save are refused, and nothing changes."""
     async with running(gated(), saves=tmp_path) as rig:
-        calls = rig.daemon.calls.remembering
+        calls = rig.daemon.calls.save_games
 
         async def failing(*chunks: npcs_pb2.ImportChunk) -> str:
             async def sent() -> object:

@@ -68,7 +68,7 @@ def cards(change: Callable[[npcs_pb2.SetCardsRequest, str], None]) -> Give:
     async def give(rig: Rig, text: str) -> object:
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id="npc0", player_id="p1")
         change(request, text)
-        return await rig.daemon.calls.remembering.set_cards("", request)
+        return await rig.daemon.calls.recalling.set_cards("", request)
 
     return give
 
@@ -76,7 +76,7 @@ def cards(change: Callable[[npcs_pb2.SetCardsRequest, str], None]) -> Give:
 async def checkpoint(rig: Rig, text: str) -> object:
     """Marks a world's state under a name."""
     request = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id=text)
-    return await rig.daemon.calls.remembering.checkpoint("", request)
+    return await rig.daemon.calls.save_games.checkpoint("", request)
 
 
 def _archetype(request: npcs_pb2.DefineWorldRequest, text: str) -> None:
