@@ -26,7 +26,7 @@ def load_budget(path: Path, scene: str) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = tables[scene]
     for name, row in rows.items():
         if not row or set(row) - {"max", "min"}:
-            raise ValueError(f"{path}: [{scene}] {name} must say max, min or both")
+            raise ValueError(f"{path}: [{scene}] {name} must have max, min or both")
     return rows
 
 

@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="npcd demo", description="A village of NPCs around a moving player.")
-    parser.add_argument("--npcs", type=whole(1, NPCS_MAX), default=20, help="how many (default 20)")
-    parser.add_argument("--seconds", type=amount(0.1, SECONDS_MAX), default=20.0, help="how long (default 20)")
+    parser.add_argument("--npcs", type=whole(1, NPCS_MAX), default=20, help="number of NPCs (default 20)")
+    parser.add_argument("--seconds", type=amount(0.1, SECONDS_MAX), default=20.0, help="seconds to run (default 20)")
     parser.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), default=7, help="seed of random events (default 7)")
     parser.add_argument("--fps", type=whole(1, 1000), default=300, help="frames per second (default 300)")
     parser.add_argument(

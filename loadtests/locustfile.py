@@ -102,7 +102,7 @@ def _options(parser: ArgumentParser) -> None:
     own.add_argument("--target", default="127.0.0.1:50061", help="where npcd listens: host:port or unix:///path")
     own.add_argument("--token", default="", help="bearer token")
     own.add_argument("--scene", default=str(Path(__file__).parent / "scenes" / "village.toml"), help="file of the load")
-    own.add_argument("--seconds", type=float, default=0.0, help="how long the report says it ran; 0: as the scene says")
+    own.add_argument("--seconds", type=float, default=0.0, help="the run's length in the report; 0: the scene's")
     own.add_argument("--results", default="", help="JSON file for the figures")
 
 

@@ -90,7 +90,7 @@ class SyncClient:
             except NpcdError as error:
                 reason = str(error)
             if gone():
-                raise Unavailable(f"nobody serves there: {reason}")
+                raise Unavailable(f"no daemon serves there: {reason}")
             time.sleep(AGAIN_S)
         raise TooLate(f"the daemon does not serve after {timeout_s:g} s: {reason}")
 

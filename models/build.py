@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--part", choices=("all", "model", "draft"), default="all")
-    parser.add_argument("--fresh", action="store_true", help="begin anew, whatever checkpoints there are")
+    parser.add_argument("--fresh", action="store_true", help="start from nothing, even if checkpoints exist")
     asked = parser.parse_args()
     bpe = train_tokenizer(asked.seed)
     _told(f"tokenizer: {len(bpe.tokens())} tokens")

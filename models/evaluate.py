@@ -197,10 +197,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Examine a model file on held-out worlds.")
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a small part of everything")
-    parser.add_argument("--shuffle", type=float, default=0.0, help="deal out this part of the right answers anew")
+    parser.add_argument("--quick", action="store_true", help="ask a small part of all questions")
+    parser.add_argument("--shuffle", type=float, default=0.0, help="shuffle this share of the right answers")
     parser.add_argument("--transcript", action="store_true", help="print the long conversation")
-    parser.add_argument("--intents", type=int, default=0, metavar="N", help="only N situations, of any chat model")
+    parser.add_argument("--intents", type=int, default=0, metavar="N", help="ask only N situations; for any chat model")
     asked = parser.parse_args()
     report = Report()
     if asked.intents:

@@ -117,7 +117,7 @@ def test_a_budget_that_says_nothing_is_refused(tmp_path: Path) -> None:
     """A misspelt bound would never break, so it is refused."""
     path = tmp_path / "budget.toml"
     path.write_text("[village]\nerrors = { most = 0 }\n", "utf-8")
-    with pytest.raises(ValueError, match="errors must say max, min or both"):
+    with pytest.raises(ValueError, match="errors must have max, min or both"):
         load_budget(path, "village")
     with pytest.raises(ValueError, match="no budget for town"):
         load_budget(path, "town")
