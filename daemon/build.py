@@ -20,12 +20,15 @@ from core.slices import Pace
 from core.spread import Spread
 from core.words import Tier
 from daemon.config import Config
+from daemon.minds.answers import Answers
 from daemon.minds.attention import Attention
 from daemon.minds.barks import Barks
 from daemon.minds.intents import Intents
+from daemon.minds.loading import Loading
 from daemon.minds.look_ahead import LookAhead
 from daemon.minds.npc_events import NpcEvents
 from daemon.minds.pressure import Pressure
+from daemon.minds.questions import Questions
 from daemon.minds.table import Table
 from daemon.rpc.calls import Calls
 from daemon.rpc.changes import Changes
@@ -285,7 +288,7 @@ def build(
     sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, epoch, clock)
 
     def put_off() -> int:
-        return len(intents.share)
+        return len(intents.asking.line)
 
     pressure = Pressure(door, config.promises, config.shedding, clock, put_off)
     table = Table(config.intents, memory, clock)
@@ -300,10 +303,13 @@ def build(
     def spare() -> bool:
         return attention.carrying.calm(clock()) and pressure.spare()
 
-    look_ahead = LookAhead(config.intents.prediction, works, door, barks, config.routes, spare, clock)
+    questions = Questions(worlds, works, config.routes, sessions.digest)
+    look_ahead = LookAhead(config.intents.prediction, questions, door, barks, spare, clock)
+    answers = Answers(table, barks, questions, worlds, config.intents)
+    loading = Loading(worlds, questions, door, roomy, clock)
     intents = Intents(
-        table, attention, barks, look_ahead, worlds, works, door, config.routes, config.intents,
-        sessions.digest, asked.expect, partial(door.stalled, config.routes.intent.engine), roomy, slice_ns, clock,
+        table, attention, answers, look_ahead, questions, loading, door, config.intents, asked.expect,
+        partial(door.stalled, config.routes.intent.engine), slice_ns, clock,
     )  # fmt: skip
 
     def felt(npc: Npc) -> str:

@@ -289,6 +289,8 @@ class Asking(Generic[Who]):
         self._count_active(-(record.level is _ACTIVE))
         record.removed = True
         record.watch_ns = 0
+        if record.looking and who in self._wanted.look:
+            self._wanted.look.remove(who)
         self._wanted.cancel.extend(question.number for question in record.questions)
 
     def tell(self, game: Game[Who], scale: float, paused: bool, now_ns: int) -> None:

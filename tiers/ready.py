@@ -57,6 +57,12 @@ class Ready(NamedTuple, Generic[Who]):
     wake_ns: int | None
     expect_ns: int | None
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        r = self
+        return not (r.confirm or r.stand or r.rule or r.recall or r.ask or r.look or r.load or r.keep or r.cancel)
+
 
 @dataclass(slots=True)
 class Wanted(Generic[Who]):

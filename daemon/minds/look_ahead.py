@@ -18,47 +18,42 @@ from core.work import Ended
 from daemon.minds.attention import PLAYER_KIND
 from daemon.minds.barks import Barks
 from daemon.minds.mind import Answer, Mind, Question, answer_of, taker
-from daemon.worlds.works import Works
+from daemon.minds.questions import Questions
 from prompts.sight import DISTANCE_EDGES_M, EVENTS_KEPT, HEALTH_EDGES, state_of
 from scheduler.ticket import Door, Ticket
 from tiers.foresight import Foresight, Offer
 from tiers.prediction import Edges, Habits, Motion, PredictionSettings, approaches, expected
-from tiers.routing import Routes, WorkKind
 
 UNDER_WAY_MAX = 4  # more would be in the way of whoever comes next
 LOOK_EVERY_NS = 250 * MS  # at what one NPC will see
 CANDIDATES_MAX = 32  # looked at in one go: about a millisecond of the event loop
 
+Found = Callable[[Mind, str, Answer], None]
+
 
 class LookAhead:
-    """Asks about expected states. `question` and `answered` are set by whoever owns both (daemon/minds/intents.py)."""
+    """Asks about expected states, when think() is called and there is time to spare."""
 
     def __init__(
         self,
         settings: PredictionSettings,
-        works: Works,
+        questions: Questions,
         door: Door,
         barks: Barks,
-        routes: Routes,
         spare: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self.foresight = Foresight(settings, _game_time)
         self._settings = settings
-        self._works = works
+        self._questions = questions
         self._door = door
         self._barks = barks
-        self._route = routes.of(WorkKind.PREDICTION)
-        self._percepts_max = works.layout(self._route).caps.percepts
         self._spare = spare
         self._clock = clock
-        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, self._percepts_max, EVENTS_KEPT, ordered=False)
+        self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, questions.percepts_max, EVENTS_KEPT, ordered=False)
         self._habits: dict[tuple[str, str], Habits] = {}
         self._candidates: dict[Mind, None] = {}  # who saw something and has its answer, oldest first
         self._under_way: dict[Question, Ticket | None] = {}
-        # Set once by whoever owns questions: makes one, and takes what was answered.
-        self.question: Callable[[Mind, Observation, str, int], Question] | None = None
-        self.answered: Callable[[Mind, str, Answer], None] | None = None
 
     def saw(self, mind: Mind, seen: Observation) -> None:
         """Takes in what an NPC sees now. Ambient ones are not looked ahead for: nobody is near."""
@@ -93,8 +88,8 @@ class LookAhead:
             if question.mind is mind and ticket is not None:
                 ticket.cancel()
 
-    def think(self, now_ns: int) -> None:
-        """Asks about what is worth it, if there is time to spare."""
+    def think(self, now_ns: int, found: Found) -> None:
+        """Asks about what is worth it, if there is time to spare. `found` takes each answer: mind, state, answer."""
         self.foresight.expire(now_ns)
         if not self._candidates or len(self._under_way) >= UNDER_WAY_MAX or not self._spare():
             return
@@ -109,7 +104,7 @@ class LookAhead:
         budget = sum(offer.tokens for offer in worth)
         for offer in self.foresight.choose(worth, budget, now_ns)[: UNDER_WAY_MAX - len(self._under_way)]:
             assert isinstance(offer.who, Mind) and isinstance(offer.state, str)
-            if not self._ask(offers[offer.who, offer.state], offer, now_ns):
+            if not self._ask(offers[offer.who, offer.state], offer, now_ns, found):
                 return
 
     def _offers(self, mind: Mind, now_ns: int) -> list[tuple[Question, Offer]]:
@@ -120,43 +115,35 @@ class LookAhead:
         if mind.game.time.paused:
             return []  # nothing comes true meanwhile
         out = []
-        assert self.question is not None
         for one in expected(motion, seen, self._edges, self._settings):
-            state = state_of(one.observation, self._percepts_max)
+            state = state_of(one.observation, self._questions.percepts_max)
             if state == mind.state or state in mind.answers:
                 continue
-            question = self.question(mind, one.observation, state, now_ns)
-            tokens = len(question.tail.tokens) + self._route.output_max
+            question = self._questions.about(mind, one.observation, state, now_ns)
+            tokens = self._questions.cost_ahead(question)
             out.append((question, Offer(mind, state, one.kind, one.chance, one.in_ms, tokens, mind.activation)))
         return out
 
-    def _ask(self, q: Question, offer: Offer, now_ns: int) -> bool:
-        npc = q.mind.npc
-        choice = q.world.choices[len(q.perception.percepts)]
-        work = self._works.chooses(npc, self._route, q.tail, choice, now_ns, (npc.key, "prediction", q.state))
+    def _ask(self, q: Question, offer: Offer, now_ns: int, found: Found) -> bool:
+        work = self._questions.prediction(q)
         self._under_way[q] = None
         try:
-            self._under_way[q] = self._door.submit(work, lambda ended: self._ended(q, ended), taker(q))
+            self._under_way[q] = self._door.submit(work, lambda ended: self._ended(q, ended, found), taker(q))
         except (Overloaded, Draining):
             del self._under_way[q]
             return False
         self.foresight.asked(q.mind, q.state, offer.kind, offer.tokens, now_ns)
         return True
 
-    def _ended(self, q: Question, ended: Ended) -> None:
+    def _ended(self, q: Question, ended: Ended, found: Found) -> None:
         mind, now_ns = q.mind, self._clock()
         self._under_way.pop(q, None)
         if mind.removed or ended.finish is not Finish.STOP:
             return
         answer = answer_of(q, ended, now_ns, foreseen=True)
-        self._keep(q, answer)
+        _tell(q, answer, found)
         if answer.speaks and self._walked_up_to(mind):
-            self._barks.ahead(q, lambda bark: self._keep(q, answer._replace(bark=bark)))
-
-    def _keep(self, q: Question, answer: Answer) -> None:
-        assert self.answered is not None
-        if not q.mind.removed and q.mind.npc is q.npc:
-            self.answered(q.mind, q.state, answer)
+            self._barks.ahead(q, lambda bark: _tell(q, answer._replace(bark=bark), found))
 
     def _walked_up_to(self, mind: Mind) -> bool:
         seen, motion = mind.seen, mind.motion
@@ -164,6 +151,12 @@ class LookAhead:
             return False
         players = [p.entity_id for p in seen.percepts if p.kind == PLAYER_KIND]
         return any(approaches(motion, seen, player, self._settings) is not None for player in players)
+
+
+def _tell(q: Question, answer: Answer, found: Found) -> None:
+    """Tells of an answer, if it is still about the NPC as it is."""
+    if not q.mind.removed and q.mind.npc is q.npc:
+        found(q.mind, q.state, answer)
 
 
 def _game_time(who: Hashable, now_ns: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import tiers.phase
 from core.observation import Observation
 from core.words import Activation, Source
 from core.work import Chunk, Ended
@@ -19,6 +20,7 @@ from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
 from tiers.carrying import CarrySettings
 from tiers.game_time import GameTime
+from tiers.judging import AskingSettings
 from tiers.prediction import Motion, PredictionSettings
 from tiers.share import ShareSettings
 
@@ -67,6 +69,14 @@ class IntentSettings:
     carry: CarrySettings = field(default_factory=CarrySettings)
     share: ShareSettings = field(default_factory=ShareSettings)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
+
+    @property
+    def asking(self) -> AskingSettings:
+        """Those that decide when an NPC is asked."""
+        return AskingSettings(
+            self.answer_within_ms, self.stall_ms, self.looks_per_s, self.warm_look_ms, self.ambient_look_ms,
+            self.change_driven, self.cadence, self.share,
+        )  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -132,44 +142,24 @@ class Glimpse(NamedTuple):
     complain: Complain | None
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Game:
-    """A game server that observes NPCs, as a stream or by calls: its time, and its NPCs whose moments hang on it."""
-
-    time: GameTime
-    due: set[Mind] = field(default_factory=set)  # and some that are due no longer
-    put_off: set[Mind] = field(default_factory=set)  # became due while it was paused
-
-
-NOBODY = Game(GameTime(0))  # observes an NPC that nobody observed yet; it never pauses
+# Observes an NPC that nobody observed yet; it never pauses.
+NOBODY: Game = tiers.phase.Game(GameTime(0))
 
 
 @dataclass(slots=True, eq=False)
 class Mind:
-    """One NPC's newest observation, the work that asks about it, and the intent that stands."""
+    """One NPC's newest observation and the intent that stands. Its question is tiers/asking.py's."""
 
     npc: Npc
     game: Game = NOBODY  # whose newest observation it is
     tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
-    changed_ns: int = 0  # when it was first seen in that state
     glimpse: Glimpse | None = None  # newer than `seen`
-    look_ns: int = 0  # from when on an observation is looked at
-    urgent: bool = False  # something happened to it that it was not asked about
     activation: Activation = Activation.AMBIENT
     decided: bool = False  # whether its activation was ever decided
     intent: Intent | None = None
     version: int = 0
-    stood_ns: int = 0  # when its intent came about, in game time
-    due_ns: int = 0  # 0: nothing to ask
-    due_game_ns: int = 0  # the same moment in game time
-    moments: set[int] = field(default_factory=set)  # that stand in the heap for it
-    waiting_ns: int = 0  # since when it is due and waits to be asked; 0: it does not
-    loading_ns: int = 0  # since when its KV is brought into place, so that it can be asked; 0: it is not
-    late: int = 0  # grows with each answer: who waits for the one before is not late any more
-    asked_ns: int | None = None  # in game time
-    asking: Question | None = None
     barking: Ticket | None = None
     barked_ns: int = 0
     motion: Motion | None = None  # for looking ahead; ambient minds have none
@@ -191,6 +181,9 @@ class Mind:
         }
 
 
+Game = tiers.phase.Game[Mind]
+
+
 @dataclass(slots=True, eq=False)
 class Question:
     """A work under way for one mind: Gold when it is asked what it does, Bronze when it is asked ahead."""
@@ -203,13 +196,15 @@ class Question:
     perception: Perception
     tail: Tail
     due_ns: int
+    number: int = 0  # as tiers/asking.py has it
     ticket: Ticket | None = None
     chosen: tuple[str, ...] = ()  # action, target and emotion, once they are known
     confidence: float = 0.0
+    answer: Answer | None = None
 
 
 def names(state: str, entity_id: str) -> bool:
-    """Whether a state (daemon.prompt) has an entity among what is seen."""
+    """Whether a state (prompts/layout.py) has an entity among what is seen."""
     return f"@{entity_id}|" in f"{state}|"
 
 

@@ -160,7 +160,6 @@ class Table:
         """Puts a new intent into the table, archives it when it says something else, and tells the streams."""
         now_ns = self._clock()
         mind.version += 1
-        mind.stood_ns = mind.game.time.at(now_ns)
         old = mind.intent
         previous = old.action if old else ""
         mind.intent = Intent(

@@ -307,7 +307,7 @@ class Calls:
         if first is None:
             return
         world = self._worlds.world(tenant, first.world_id)
-        subscriber, game = self._table.subscribe(world, ()), self._intents.begin()
+        subscriber, game = self._table.subscribe(world, ()), self._intents.games.begin()
         reader = asyncio.create_task(self._read(tenant, first, frames, subscriber, game))
         reader.add_done_callback(lambda _: subscriber.woken.set())
         self._board.lifecycle.begin(tenant)
@@ -505,7 +505,7 @@ class Calls:
         """Takes a frame's observations in, in slices, so that nobody else waits longer than a slice. `game` is a
         stream's, and None for a frame that came by a call of its own.
         """
-        games = [game] if game is not None else self._intents.callers(world, frame.observations)
+        games = [game] if game is not None else self._intents.games.callers(world, frame.observations)
         self._intents.tell_time(games, frame.time_scale, frame.paused)
         errors = []
         slices = self.pace()

@@ -152,7 +152,7 @@ class Deleting:
         for npc in self._worlds.take_out(world):
             self._intents.remove(npc)
             await slices.rest()
-        self._intents.end_world(*key)
+        self._intents.games.end_world(*key)
         personas = list(world.personas.values())
         world.personas.clear()
         await slices.let_go(personas)

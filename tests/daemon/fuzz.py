@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from daemon.build import Model
 from daemon.config import Config, ServeSettings
-from daemon.minds.intents import OUTDATED
 from daemon.minds.mind import Mind
 from daemon.rpc.grpc_face import GrpcFace
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
@@ -31,6 +30,7 @@ from tests.daemon.rig import Rig, gated, quick, running, specs, until, world
 from tests.patience import PATIENCE_S
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
+from tiers.phase import OUTDATED
 
 METHODS: list[MethodDescriptor] = [
     method
@@ -323,11 +323,16 @@ class Fuzz:
             await until(lambda: not any(waits(mind) for mind in minds.values()), "answers to what NPCs see")
         except AssertionError as error:
             waiting = [mind for mind in minds.values() if waits(mind)]
-            raise AssertionError(f"{error}: {waiting}; in line {len(intents.share)}, {intents._heap}") from None
-        await until(lambda: not self.rig.daemon.door.open and not intents.share.under_way, "places of questions")
+            records = [intents.asking.record(mind) for mind in waiting]
+            raise AssertionError(f"{error}: {waiting}; {intents.asking.held()}, {records}") from None
+        await until(lambda: not self.rig.daemon.door.open and not intents.asking.line.under_way, "places of questions")
         await until(lambda: not calls._attention._newcomers, "newcomers who are not decided about")
         assert set(calls._attention.activations._known) <= set(minds.values()), "attention for NPCs that are gone"
-        assert intents._glimpsed <= set(minds.values()), "glimpses of NPCs that are gone"
+        held = intents.asking.held()
+        assert held.npcs == len(minds), "NPCs that are gone are asked"
+        glimpses = sum(mind.glimpse is not None for mind in minds.values())
+        assert held.glimpses == glimpses, "glimpses of NPCs that are gone"
+        assert not held.under_way and not intents._under_way, "questions that nobody waits for"
         assert set(intents._look_ahead._candidates) <= set(minds.values()), "looking ahead for NPCs that are gone"
         assert set(intents._look_ahead.foresight._books) <= set(minds.values()), "books of NPCs that are gone"
         self.answered += sum(mind.intent is not None for mind in minds.values())

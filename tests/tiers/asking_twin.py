@@ -423,6 +423,7 @@ class Twin:
         n = self.npcs.pop(name)
         self.nothing_newer(n)
         n.watch_ns = n.sweep_ns = None
+        self.acts = [act for act in self.acts if act != ("look", name)]
         self.acts += [("cancel", number) for number, _, _ in n.asking]
 
     def tell(self, game: GameTime, scale: float, paused: bool, now_ns: int) -> None:

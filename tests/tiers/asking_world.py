@@ -132,6 +132,8 @@ class World:
             self.see(seer, startled)
         elif not seer.glimpse_ns:
             seer.glimpse_ns = self.now_ns
+        if not look and self.rng.random() < 0.2:
+            return  # the frame is not over, so nothing is done yet
         if self.rng.random() < 0.8:
             self.tick()
         else:
@@ -368,8 +370,9 @@ class World:
 
     def look(self, name: int) -> None:
         seer = self.seers.get(name)
-        if seer is None or not seer.glimpse_ns:
-            return
+        assert seer is not None, f"{name} is gone"
+        if not seer.glimpse_ns:
+            return  # a newer observation was looked at meanwhile
         self.count("look")
         if self.rng.random() < 0.05:
             seer.glimpse_ns, seer.state = 0, self.record(name).state or ""

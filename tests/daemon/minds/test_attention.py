@@ -16,6 +16,7 @@ from daemon.rpc.callers import Caller
 from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
 from tests.daemon.rig import Rig, gated, quick, running, until, world
 from tiers.activation import ActivationSettings
+from tiers.phase import Phase, Record
 from tiers.share import ShareSettings
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
@@ -42,6 +43,13 @@ def mind_of(rig: Rig, npc_id: str) -> Mind:
     mind = rig.daemon.calls._table.mind(NpcKey("", "vale", npc_id))
     assert mind is not None
     return mind
+
+
+def record_of(rig: Rig, npc_id: str) -> Record[Mind]:
+    """What is decided about when an NPC is asked."""
+    record = rig.daemon.calls._intents.asking.record(mind_of(rig, npc_id))
+    assert record is not None
+    return record
 
 
 @asynccontextmanager
@@ -83,8 +91,7 @@ async def test_an_npc_far_from_every_player_is_the_policys_until_one_comes_near(
         async with live(rig) as (sent, got):
             sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
             assert (await rig.intent("npc0", lambda i: True)).source == POLICY
-            mind = mind_of(rig, "npc0")
-            assert mind.asking is None and not mind.waiting_ns and not mind.due_ns
+            assert record_of(rig, "npc0").phase is Phase.RESTING
             seen = rig.sees("npc0", WOLF, near(12.0))
             sent.put_nowait(rig.frame(seen))
             promoted = await rig.intent("npc0", lambda i: i.source == MODEL)
@@ -179,7 +186,7 @@ async def test_an_npc_that_waits_has_the_policys_answer_and_is_asked_about_the_n
         assert status.intents_put_off == 3
         newest = [rig.sees(f"npc{n}", near(10.0), WOLF) for n in range(4)]
         await calls.observe("", rig.frame(*newest))
-        waits = next(f"npc{n}" for n in range(4) if mind_of(rig, f"npc{n}").waiting_ns)
+        waits = next(f"npc{n}" for n in range(4) if record_of(rig, f"npc{n}").phase is Phase.IN_LINE)
         tick = next(o.tick for o in newest if o.npc_id == waits)
         kept_up = await rig.intent(waits, lambda i: i.observed_tick == tick)
         assert kept_up.source == POLICY

@@ -10,8 +10,19 @@ from core.clock import S
 from core.words import Activation, Finish
 from daemon.config import Config
 from npcd.v1 import npcs_pb2
-from tests.daemon.minds.test_attention import AMBIENT, MODEL, POLICY, WOLF, live, mind_of, near, only_distance
+from tests.daemon.minds.test_attention import (
+    AMBIENT,
+    MODEL,
+    POLICY,
+    WOLF,
+    live,
+    mind_of,
+    near,
+    only_distance,
+    record_of,
+)
 from tests.daemon.rig import GatedEngine, Rig, gate_of, gated, running, specs, until, world
+from tiers.phase import Phase
 
 BEAR = ("b1", "bear", "hostile", 4.0)
 
@@ -49,7 +60,7 @@ async def test_an_npc_that_a_pause_puts_off_is_asked_when_it_is_over() -> None:
         last = rig.sees("npc0", near(3.0), WOLF)
         await calls.observe("", rig.frame(last, paused=True))
         await asyncio.sleep(0.2)
-        assert not mind_of(rig, "npc0").due_ns
+        assert record_of(rig, "npc0").phase is Phase.PUT_OFF
         await calls.observe("", rig.frame())
         await rig.intent("npc0", lambda i: i.observed_tick == last.tick and i.source == MODEL)
 
@@ -92,7 +103,7 @@ async def test_the_models_intent_is_not_replaced_by_the_rules_because_another_qu
         await asyncio.sleep(0.1)
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0), WOLF)))
-        await until(lambda: mind.asking is not None)
+        await until(lambda: bool(record_of(rig, "npc0").questions))
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         await asyncio.sleep(0.2)
         assert mind.intent is not None
@@ -112,14 +123,14 @@ async def test_a_late_answer_does_not_replace_one_to_the_present_state() -> None
         await asyncio.sleep(0.1)
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0), WOLF)))
-        await until(lambda: mind.asking is not None)
+        await until(lambda: bool(record_of(rig, "npc0").questions))
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         version = mind.version
         states = []
         stand = calls._table.stand
         calls._table.stand = lambda m, **more: (states.append(more["state"]), stand(m, **more))[1]  # type: ignore
         engine_of(rig).open()
-        await until(lambda: mind.asking is None)
+        await until(lambda: not record_of(rig, "npc0").questions)
         await asyncio.sleep(0.2)
         assert not states, (version, states, mind.state)
 
@@ -148,12 +159,11 @@ async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
         calls = rig.daemon.calls
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-        mind = mind_of(rig, "npc0")
-        await until(lambda: mind.asking is not None)
+        await until(lambda: bool(record_of(rig, "npc0").questions))
         await asyncio.sleep(0.05)
         await calls.define_world("", world(language="de"))
         engine_of(rig).open()
-        await until(lambda: mind.asking is None)
+        await until(lambda: not record_of(rig, "npc0").questions)
         await answered(rig, "npc0")
         await until(
             lambda: rig.daemon.step_backend.scheduler.meter.tiers[0].ended[Finish.STOP] == 2, "another question"

@@ -10,9 +10,10 @@ from core.clock import S
 from daemon.config import Config
 from daemon.minds.mind import Mind
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.minds.test_attention import MODEL, WOLF, live, mind_of, near, only_distance
+from tests.daemon.minds.test_attention import MODEL, WOLF, live, mind_of, near, only_distance, record_of
 from tests.daemon.rig import UNHURRIED, Rig, Standing, gated, running, specs, until
 from tiers.cadence import CadenceSettings
+from tiers.phase import Phase, Record
 from tiers.share import ShareSettings
 
 Frame = intents_pb2.ObservationFrame
@@ -44,9 +45,9 @@ async def answered(rig: Rig, npc_id: str, tick: int) -> None:
     await rig.intent(npc_id, lambda i: i.observed_tick == tick and i.source == MODEL)
 
 
-def not_asked(mind: Mind) -> bool:
-    """True when the mind is put off: it is neither asked nor in line, and has no due moment."""
-    return mind.asking is None and not mind.waiting_ns and not mind.due_ns and mind in mind.game.put_off
+def not_asked(record: Record[Mind]) -> bool:
+    """True when the NPC is put off and no question about it is under way."""
+    return record.phase is Phase.PUT_OFF and not record.questions
 
 
 async def test_a_streams_pause_holds_for_its_own_npcs() -> None:
@@ -64,9 +65,9 @@ async def test_a_streams_pause_holds_for_its_own_npcs() -> None:
                 later = rig.sees("npc1", near(distance_m), events=["heard_noise"])
                 other.put_nowait(rig.frame(later))
                 await answered(rig, "npc1", later.tick)
-            assert not_asked(mind_of(rig, "npc0"))
+            assert not_asked(record_of(rig, "npc0"))
         await rig.daemon.calls.observe("", rig.frame())
-        assert not_asked(mind_of(rig, "npc0"))
+        assert not_asked(record_of(rig, "npc0"))
         mine.put_nowait(rig.frame())
         await answered(rig, "npc0", seen.tick)
 
@@ -77,16 +78,16 @@ async def test_a_paused_frame_without_observations_pauses_what_the_stream_observ
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await answered(rig, "npc0", 1)
         sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0))))
-        await until(lambda: bool(mind_of(rig, "npc0").due_ns))
-        mind, clock = mind_of(rig, "npc0"), rig.daemon.clock
-        left_ns = mind.due_game_ns - mind.game.time.at(clock())
+        await until(lambda: record_of(rig, "npc0").phase is Phase.DUE)
+        mind, record, clock = mind_of(rig, "npc0"), record_of(rig, "npc0"), rig.daemon.clock
+        left_ns = record.due_game_ns - mind.game.time.at(clock())
         sent.put_nowait(rig.frame(paused=True))
         await until(lambda: mind.game.time.paused)
         stands_ns = mind.game.time.at(clock())
         sent.put_nowait(rig.frame())
         await until(lambda: not mind.game.time.paused)
         # The rest of the slot is still left.
-        assert mind.due_ns - clock() <= left_ns and mind.due_game_ns - stands_ns <= left_ns
+        assert record.due_ns - clock() <= left_ns and record.due_game_ns - stands_ns <= left_ns
 
 
 async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
@@ -103,12 +104,12 @@ async def test_calls_of_observe_pause_the_leases_that_stand_in_them() -> None:
         seen = rig.sees("npc1", near(3.0), WOLF)
         await calls.observe("", rig.frame(seen))
         await answered(rig, "npc1", seen.tick)
-        assert not_asked(mind_of(rig, "npc0"))
+        assert not_asked(record_of(rig, "npc0"))
         await calls.observe("", rig.frame(paused=True))
         both = rig.sees("npc1", near(30.0))
         await calls.observe("", rig.frame(rig.sees("npc2", near(3.0))))  # of a third lease, so it ends no pause
         await calls.observe("", rig.frame(both, paused=True))
-        assert not_asked(mind_of(rig, "npc0")) and not_asked(mind_of(rig, "npc1"))
+        assert not_asked(record_of(rig, "npc0")) and not_asked(record_of(rig, "npc1"))
         await calls.observe("", rig.frame())
         await answered(rig, "npc0", put_off.tick)
         await answered(rig, "npc1", both.tick)
@@ -149,7 +150,7 @@ async def test_a_pause_ends_with_its_stream() -> None:
             sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
             await until(lambda: rig.daemon.calls._table.counts.observations == 1)
             await until(lambda: mind_of(rig, "npc0").decided)
-            assert mind_of(rig, "npc0").asking is None
+            assert not record_of(rig, "npc0").questions
         await answered(rig, "npc0", 1)
 
 
@@ -166,11 +167,12 @@ async def test_an_npc_in_line_when_the_game_pauses_is_not_asked() -> None:
         minds = [mind_of(rig, npc_id) for npc_id in npcs]
         model.engine.gated = True
         sent.put_nowait(rig.frame(*(rig.sees(npc_id, near(3.0), WOLF) for npc_id in npcs)))
-        await until(lambda: len(rig.daemon.calls._intents.share) == 2, "two in line")
+        await until(lambda: len(rig.daemon.calls._intents.asking.line) == 2, "two in line")
         sent.put_nowait(rig.frame(paused=True))
         await until(lambda: minds[0].game.time.paused)
         model.engine.open()
-        await until(lambda: not any(mind.asking or mind.waiting_ns for mind in minds), "the line is empty")
+        records = [record_of(rig, npc_id) for npc_id in npcs]
+        await until(lambda: not any(r.questions or r.phase is Phase.IN_LINE for r in records), "the line is empty")
         assert len(minds[0].game.put_off) == 2
         assert sum(mind.intent is not None and mind.intent.seen.tick > 3 for mind in minds) == 1, "the one under way"
         sent.put_nowait(rig.frame())
@@ -187,14 +189,14 @@ async def test_the_cadence_runs_on_game_time(time_scale: float, slots_s: float) 
         standing.at_ns = clock()
         await calls.observe("", at_scale(rig.frame(rig.sees("npc0", WOLF)), time_scale))
         await answered(rig, "npc0", 1)
-        mind = mind_of(rig, "npc0")
         await calls.observe("", at_scale(rig.frame(rig.sees("npc0", near(3.0))), time_scale))
-        assert mind.asked_ns is not None
-        passed_ns = mind.due_game_ns - mind.asked_ns  # half a slot at least, one and a half at most
+        record = record_of(rig, "npc0")
+        assert record.asked_ns is not None
+        passed_ns = record.due_game_ns - record.asked_ns  # half a slot at least, one and a half at most
         slot_ns = round(10 * S * max(1.0, time_scale * 0.005))
         assert slot_ns // 2 <= passed_ns <= slot_ns * 3 // 2 + 2_000_000
         if slots_s >= 1.0:
-            assert 0 < mind.due_ns - clock() <= slots_s * 15 * S + 2_000_000
+            assert 0 < record.due_ns - clock() <= slots_s * 15 * S + 2_000_000
 
 
 async def test_a_game_that_speeds_up_is_asked_sooner_and_one_that_slows_down_later() -> None:
@@ -204,12 +206,12 @@ async def test_a_game_that_speeds_up_is_asked_sooner_and_one_that_slows_down_lat
         await answered(rig, "npc0", 1)
         seen = rig.sees("npc0", near(3.0))
         sent.put_nowait(rig.frame(seen))
-        await until(lambda: bool(mind_of(rig, "npc0").due_ns))
-        mind = mind_of(rig, "npc0")
-        first_ns = mind.due_ns
+        await until(lambda: record_of(rig, "npc0").phase is Phase.DUE)
+        mind, record = mind_of(rig, "npc0"), record_of(rig, "npc0")
+        first_ns = record.due_ns
         sent.put_nowait(at_scale(rig.frame(), 1e-6))
         await until(lambda: mind.game.time.scale == 1e-6)
-        assert mind.due_ns > first_ns + 3600 * S
+        assert record.due_ns > first_ns + 3600 * S
         sent.put_nowait(at_scale(rig.frame(), 1e4))
         await answered(rig, "npc0", seen.tick)
 
@@ -235,7 +237,7 @@ async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
         await until(lambda: all(mind_of(rig, npc_id).intent for npc_id in npcs))
         await calls.observe("", rig.frame(*(rig.sees(npc_id, WOLF) for npc_id in npcs), paused=True))
         world, intents = rig.daemon.worlds.world("", "vale"), calls._intents
-        games = intents.callers(world, ())
+        games = intents.games.callers(world, ())
         for paused in (False, True, False, True):
             intents.tell_time(games, 1.0, paused)
             intents.pump()
@@ -258,12 +260,12 @@ async def test_a_game_that_ran_very_fast_leaves_nobody_due_in_hours(ends: str) -
             clock.at_ns = clock()
             seen = rig.sees("npc0", near(3.0), WOLF)
             mine.put_nowait(at_scale(rig.frame(seen), 1e6))
-            mind = mind_of(rig, "npc0")
-            await until(lambda: mind.tick == seen.tick and mind.due_ns > 0, "the NPC is due in its slot")
+            mind, record = mind_of(rig, "npc0"), record_of(rig, "npc0")
+            await until(lambda: mind.tick == seen.tick and record.due_ns > 0, "the NPC is due in its slot")
             if ends == "another frame":
                 mine.put_nowait(at_scale(rig.frame(), 1.0))
                 await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
         await until(lambda: mind.game.time.scale == 1.0, "the game runs at the usual pace")
-        assert mind.due_ns - clock() <= S / UNHURRIED.intents.cadence.active_hz
+        assert record.due_ns - clock() <= S / UNHURRIED.intents.cadence.active_hz
         clock.at_ns = 0
         await answered(rig, "npc0", seen.tick)

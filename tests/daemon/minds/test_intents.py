@@ -15,6 +15,7 @@ from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
 from tests.daemon.rig import UNHURRIED, gated, quick, running, specs
 from tests.patience import PATIENCE_S
+from tiers.phase import Phase
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
 POLICY = intents_pb2.INTENT_SOURCE_POLICY
@@ -201,7 +202,8 @@ async def test_a_paused_game_is_not_thought_about() -> None:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), paused=True))
         mind = calls._table.mind(NpcKey("", "vale", "npc0"))
-        assert mind is not None and mind.asking is None and not mind.waiting_ns
+        record = calls._intents.asking.record(mind) if mind is not None else None
+        assert record is not None and not record.questions and record.phase is not Phase.IN_LINE
         seen = rig.sees("npc0", WOLF)
         await calls.observe("", rig.frame(seen))
         assert (await rig.intent("npc0", lambda i: True)).observed_tick == seen.tick
