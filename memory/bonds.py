@@ -144,7 +144,7 @@ class Bonds:
         return self._worlds.pop((tenant, world), {})
 
     def put_away(self, saved: Position | None) -> int:
-        """Marks bonds that the recent store has now (None: no such store), makes room, and counts those still unsaved."""
+        """Marks bonds that the recent store has now (None: no such store), makes room, and counts the unsaved ones."""
         return at_once(self.putting_away(saved))
 
     def putting_away(self, saved: Position | None) -> Steps[int]:
