@@ -202,8 +202,7 @@ class Layout:
 
     def player_turn(self, text: str, player_name: str = "") -> Cut:
         """A player's line, closed. `text` is data: it is encoded without control tokens and on one line."""
-        said = _line(text)
-        named = f"{player_name}: {said}" if player_name else said
+        named = f"{player_name}: {text}" if player_name else text
         return self._cut("player", named, self.caps.player_line, self.ends.heard)
 
     def npc_turn(self, text: str) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ class _TooLong:
                 named.pop()
                 break
         more = f" and {len(self.found) - len(named)} more" if len(named) < len(self.found) else ""
-        most = self._layouts[0].caps.persona
+        most = min(layout.caps.persona for layout in self._layouts)
         raise CallerError("personas", f"the limit is {most} tokens (caps.persona); shorten {', '.join(named)}{more}")
 
 

@@ -140,6 +140,9 @@ def test_texts_of_a_world_are_checked_against_every_model_that_may_read_them() -
             table.define("", world(archetypes=[kind]))
         with pytest.raises(CallerError, match=r"personas\[Odo\].text"):
             table.define("", world(personas=[npcs_pb2.Persona(persona_id="odo", name="Odo", text=long)]))
+        both = [npcs_pb2.Persona(persona_id=f"p{n}", name=f"Odo {n}", text=long) for n in range(2)]
+        with pytest.raises(CallerError, match=r"160 tokens .*shorten Odo 0 \(.*\), Odo 1 \("):
+            table.define("", world(personas=both))
         assert len(table) == 0
         table.define("", world())
         own = npcs_pb2.NpcSpec(npc_id="npc0", archetype_id="villager")
