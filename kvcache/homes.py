@@ -108,6 +108,11 @@ class Homes:
         return len(self._trunks)
 
     @property
+    def copies(self) -> int:
+        """How many trunks in sequences have a copy in RAM."""
+        return len(self._copied)
+
+    @property
     def free(self) -> int:
         """Resident sequences without a trunk."""
         return len(self._free)

@@ -242,6 +242,11 @@ class Scheduler:
         return out
 
     @property
+    def undelivered(self) -> tuple[Delivery, ...]:
+        """What take_deliveries() will return; it stays."""
+        return tuple(self._out)
+
+    @property
     def changes(self) -> int:
         """Counts starts and ends of works: while it is the same, the same works run."""
         return self._changes

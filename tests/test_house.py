@@ -7,6 +7,7 @@ findings, and tests below show that it finds what it forbids.
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -84,34 +85,8 @@ INNER_DOORS: Mapping[str, tuple[str, ...]] = {
     "memory.archive_admin": ("daemon/commands/archive.py",),
 }  # fmt: skip
 
-DECIDING = (
-    "tiers/*.py",
-    "kvcache/*.py",
-    "scheduler/admission.py",
-    "scheduler/queues.py",
-    "scheduler/window.py",
-    "scheduler/planner.py",
-    "scheduler/costs.py",
-    "scheduler/drafts.py",
-    "scheduler/speculation.py",
-    "scheduler/loads.py",
-    "prompts/*.py",
-    "daemon/environment.py",
-    "daemon/given.py",
-    "daemon/rpc/callers.py",
-    "daemon/process/diagnosis.py",
-    "daemon/worlds/language.py",
-    "core/choice.py",
-    "core/script.py",
-    "daemon/worlds/works.py",
-    "memory/bond.py",
-    "memory/bonds.py",
-    "memory/cards.py",
-    "memory/noting.py",
-    "memory/records.py",
-    "memory/state.py",
-    "memory/recent_keys.py",
-    "memory/redis_reasons.py",
+DECIDING = tuple(
+    line for line in (ROOT / "tests/deciding.txt").read_text().splitlines() if line and not line.startswith("#")
 )
 NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "threading", "socket", "grpc"})
 
@@ -254,6 +229,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    """A source file's tree."""
+    return ast.parse(file.read_text(), file.relative_to(ROOT).as_posix())
+
+
 def sources() -> dict[str, ast.Module]:
     """Every Python file of ours that is not a test and not generated, parsed, by its path below the root."""
     found = {}
@@ -261,7 +242,7 @@ def sources() -> dict[str, ast.Module]:
         for file in sorted((ROOT / folder).rglob("*.py")):
             path = file.relative_to(ROOT).as_posix()
             if not matches(path, GENERATED):
-                found[path] = ast.parse(file.read_text(), path)
+                found[path] = parsed(file)
     return found
 
 
@@ -324,6 +305,8 @@ def test_there_is_a_house() -> None:
     top = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
     left = {name for name in top if not name.startswith(".")} - OURS - {"tests", "build", "dist", "results"}
     assert not left, f"folders with Python that no rule speaks of: {sorted(left)}"
+    for pattern in DECIDING:
+        assert any(fnmatch(path, pattern) for path in paths), f"tests/deciding.txt: nothing is called {pattern}"
 
 
 def test_no_import_cycles() -> None:

@@ -48,16 +48,16 @@ def check_cadence(settings: CadenceSettings, section: str = "intents.cadence") -
         )
 
 
-def phase_ns(number: int, slot_ns: int) -> int:
+def offset_ns(number: int, slot_ns: int) -> int:
     """The moment in its slot at which the NPC with that number is due."""
     return int((number // TOGETHER) * SPREAD % 1.0 * slot_ns)
 
 
 def next_slot_ns(number: int, slot_ns: int, after_ns: int) -> int:
     """The first moment of the NPC's cadence that is not before `after_ns`."""
-    phase = phase_ns(number, slot_ns)
-    slots = -(-(after_ns - phase) // slot_ns)
-    return phase + slots * slot_ns
+    offset = offset_ns(number, slot_ns)
+    slots = -(-(after_ns - offset) // slot_ns)
+    return offset + slots * slot_ns
 
 
 def due_ns(number: int, slot_ns: int, received_ns: int, asked_ns: int | None, urgent: bool) -> int:

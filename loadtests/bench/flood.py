@@ -15,7 +15,7 @@ from core.words import Finish, Tier
 from loadtests.bench.figures import Figures
 from loadtests.bench.rig import NPCS, OpenLoop, Refill, Rig, Village
 from scheduler.meter import percentile
-from tiers.cadence import TOGETHER, CadenceSettings, phase_ns
+from tiers.cadence import TOGETHER, CadenceSettings, offset_ns
 
 BRONZE = 16
 BRONZE_TOKENS = 200
@@ -118,5 +118,5 @@ def _dues(first_ns: int, round_s: float) -> list[tuple[int, list[int]]]:
     groups = [list(range(n, min(n + TOGETHER, NPCS))) for n in range(0, NPCS, TOGETHER)]
     slots = int(round_s * S / slot_ns)
     return sorted(
-        (first_ns + slot * slot_ns + phase_ns(group[0], slot_ns), group) for slot in range(slots) for group in groups
+        (first_ns + slot * slot_ns + offset_ns(group[0], slot_ns), group) for slot in range(slots) for group in groups
     )

@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import StoreFailed
 from memory.recent_writer import RecentWriter, look
+from memory.records import Position
 from memory.redis_connection import RecentSettings
 from memory.redis_reasons import refusal, unfit
 from tests.memory.redis_fixture import RedisServer, serving
@@ -78,7 +79,7 @@ def test_a_replica_that_only_reads() -> None:
         writer.connect()
         server.execute("REPLICAOF", "127.0.0.1", str(port()))
         with pytest.raises(StoreFailed, match="is a replica, which only reads"):
-            writer._commit([("SET", "a", "b")], writer._at)
+            writer.write([], Position(0, 1))
         writer.close()
 
 

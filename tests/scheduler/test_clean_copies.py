@@ -94,14 +94,14 @@ def test_a_forgotten_trunk_leaves_no_copy(sim: Visits) -> None:
     """No copy is left in RAM, at once or when the work on the trunk ends, and the trunk is computed anew."""
     homes = sim.scheduler.placer.homes
     sim.forget(key(0))
-    assert (homes.ram_bytes, homes.find(key(0)), len(homes._copied)) == (0, None, 0)
+    assert (homes.ram_bytes, homes.find(key(0)), homes.copies) == (0, None, 0)
     assert sim.visit(0) == 0
     sim.away(0)
     sim.submit(Work(Tier.GOLD, key(0), words(*range(LEN)), words(7), 3, due_ns=sim.clock()))
     sim.step()
     sim.forget(key(0))
     sim.run()
-    assert (homes.ram_bytes, homes.find(key(0)), len(homes._copied)) == (0, None, 0)
+    assert (homes.ram_bytes, homes.find(key(0)), homes.copies) == (0, None, 0)
 
 
 def test_a_commit_leaves_no_copy_of_what_was_before(sim: Visits) -> None:

@@ -287,7 +287,7 @@ class Laws:
         due_ns = head.work.due_ns
         if now_ns < scheduler.promises.overdue_ns(Tier.BRONZE, due_ns) or any(r.work.due_ns <= due_ns for r in started):
             return
-        now_there = [self._open[ticket][0] for ticket, _ in scheduler._out]
+        now_there = [self._open[ticket][0] for ticket, _ in scheduler.undelivered]
         if any(work.tier is Tier.BRONZE and work.due_ns <= due_ns for work in now_there):
             return  # the turn was another Bronze's, and it needed no step
         took = [r for r in scheduler.running.values() if r.place.lane >= 0 and r.timings.taken_ns == now_ns]

@@ -3,7 +3,7 @@
 import random
 
 from core.words import Activation
-from tiers.cadence import TOGETHER, CadenceSettings, due_ns, next_slot_ns, phase_ns
+from tiers.cadence import TOGETHER, CadenceSettings, due_ns, next_slot_ns, offset_ns
 
 SLOT_NS = CadenceSettings(active_hz=2.0).slot_ns
 
@@ -20,12 +20,12 @@ def test_less_attention_is_a_longer_slot() -> None:
     assert slots == {Activation.ACTIVE: SLOT_NS, Activation.WARM: 4 * SLOT_NS, Activation.AMBIENT: None}
 
 
-def test_neighbours_share_a_phase_and_groups_are_spread() -> None:
+def test_neighbours_have_one_offset_and_groups_are_spread() -> None:
     """TOGETHER neighbours are due at once. Of 100 NPCs no tenth of the slot holds more than a fifth."""
-    phases = [phase_ns(n, SLOT_NS) for n in range(100)]
+    offsets = [offset_ns(n, SLOT_NS) for n in range(100)]
     for first in range(0, 100, TOGETHER):
-        assert len(set(phases[first : first + TOGETHER])) == 1
-    tenths = [p * 10 // SLOT_NS for p in phases]
+        assert len(set(offsets[first : first + TOGETHER])) == 1
+    tenths = [p * 10 // SLOT_NS for p in offsets]
     assert max(tenths.count(t) for t in range(10)) <= 20
 
 
@@ -36,7 +36,7 @@ def test_next_slot_is_the_first_not_before() -> None:
         number, after = rng.randrange(1000), rng.randrange(10**12)
         at = next_slot_ns(number, SLOT_NS, after)
         assert after <= at < after + SLOT_NS
-        assert (at - phase_ns(number, SLOT_NS)) % SLOT_NS == 0
+        assert (at - offset_ns(number, SLOT_NS)) % SLOT_NS == 0
 
 
 def test_first_question_is_due_at_once_and_later_ones_wait_for_their_slot() -> None:
