@@ -1,24 +1,24 @@
 """The laws of the simulation, checked after every step, and what was measured on the way.
 
-once       a ticket is taken at most once, ends exactly once, and says nothing after that
+once       a ticket is taken at most once, ends exactly once, and has no chunk after that
 lanes      free + leased == all
 residents  free + resident == all, and every sequence is as long as the book says
-ram        what is in RAM is never over its bound, nor is what is in the store; every trunk has one home at most
-forks      none is left when what it was for is over, and there are never more than may be and are in use
+ram        the bytes in RAM and in the store never exceed their bounds; every trunk has one home at most
+forks      a fork is gone when its reply is decided; never are there more than forks_max, or one more than are in use
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound
 adapters   all tokens of a step are computed with one adapter, which is that of the work or of its trunk
-copies     a clean copy equals what the sequence of its trunk holds; nothing else has one
-tokens     every sequence holds the tokens the book says; every work gets exactly what it would get alone
+copies     a clean copy equals the contents of its trunk's sequence; no other trunk has a copy
+tokens     every sequence holds the tokens in the book; every work gets exactly the tokens that it gets alone
 gold       Gold whose trunk is free, with a sequence and a place among the running, is taken in the next plan or
            when the window closes: it waits for at most one step and the window
-rotation   a decode of Gold or Silver gets a token every 2 x R steps at least, R being how many works may run
+rotation   a decode of Gold or Silver gets a token at least every 2 x R steps, R being how many works may run
 progress   no running work goes without a step for longer than its tier's wait_max_ms and 2 x R steps
-way        after a plan nobody waits for what a running work of a lower tier holds (trunk, lane, sequence), unless that
-           one runs at its tier now: it waits for a lower tier for the step in which it came, at most
-turns      of two steps in a row one has a part for the highest tier, if that runs in both
-bronze     while Bronze waits, the one that is due longest and overdue gets the next lane, before any Silver; so
-           Bronze as a whole is never without a token for longer than wait_max_ms and BRONZE_LANE_NS
+way        after a plan no work waits for a trunk, lane or sequence that a running work of a lower tier holds, unless
+           that work runs at the waiting one's tier now: the wait for a lower tier lasts at most the step of arrival
+turns      of two steps in a row at least one has a part for the highest tier, if that tier runs in both
+bronze     while Bronze waits, the overdue one that is due longest gets the next lane, before any Silver; so
+           Bronze as a whole never goes without a token for longer than wait_max_ms and BRONZE_LANE_NS
 """
 
 from __future__ import annotations

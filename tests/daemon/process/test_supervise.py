@@ -112,7 +112,7 @@ def test_the_parent_passes_on_what_it_is_asked_and_ends_as_its_child(number: int
 
 
 def test_a_signal_to_both_at_once_is_one_wish() -> None:
-    """Ctrl-C and systemd signal every process. The child gets SIGTERM once, and the parent its own signal."""
+    """Ctrl-C and systemd signal every process. The child hears SIGTERM once, and the signal of its parent once."""
     process = start(LIVES_ON + "while len(heard) < 2: time.sleep(0.01)\nprint(sorted(map(int, heard)))")
     ready(process)
     os.killpg(process.pid, signal.SIGTERM)
