@@ -1,4 +1,4 @@
-"""The daemon serves intents and conversations on any backend that its routes name, also on one without tokens."""
+"""The daemon serves intents and conversations on any backend that its routes name, with or without tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
 
 
 def routed(engine: str, *kinds: WorkKind) -> Config:
-    """Settings in which works of these kinds go to an engine."""
+    """Settings that route works of these kinds to an engine."""
     routes = Routes()
     for kind in kinds:
         routes = replace(routes, **{kind.value: replace(routes.of(kind), engine=engine)})
@@ -40,7 +40,7 @@ class Noting:
 
 
 async def a_life(rig: Rig) -> tuple[intents_pb2.Intent, list[str]]:
-    """An intent about a wolf, and the texts of a conversation of two lines that ends in a summary."""
+    """Runs an intent about a wolf, and a conversation of two lines that ends in a summary. Returns their texts."""
     await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("w1", "wolf", "hostile", 3.0), events=["attacked"])))
     intent = await rig.intent("npc1", lambda i: i.source == MODEL)
     said = []
@@ -55,7 +55,7 @@ async def a_life(rig: Rig) -> tuple[intents_pb2.Intent, list[str]]:
 
 
 async def test_intents_and_a_conversation_on_a_backend_without_tokens() -> None:
-    """Its works have text and options and no token, and the daemon's own engine takes no step."""
+    """Its works have text and options and no token, and the daemon's own engine runs no step."""
     noting, model = Noting(), gated()
     async with running(model, routed("text", *WorkKind), others={"text": noting.backend}) as rig:
         steps = model.engine.steps
@@ -75,11 +75,11 @@ async def test_intents_and_a_conversation_on_a_backend_without_tokens() -> None:
         w for w in spoke if w.script and w.script.tail and "mill" in w.script.tail[-2].text + w.script.tail[-1].text
     )
     heard = [section.text for section in second.script.sections] if second.script else []
-    assert "I lost my lantern." in " ".join(heard), "what was said before is in the script"
+    assert "I lost my lantern." in " ".join(heard), "the earlier lines are in the script"
 
 
 async def test_each_route_is_followed() -> None:
-    """Works of the kinds that a route gives away go there, and all the others to the daemon's own engine."""
+    """Works of the kinds in the backend's route go there, and all others to the daemon's own engine."""
     noting, model = Noting(), gated()
     config = routed("text", WorkKind.REPLY, WorkKind.REPLY_TRUNK)
     async with running(model, config, others={"text": noting.backend}) as rig:
@@ -91,7 +91,7 @@ async def test_each_route_is_followed() -> None:
 
 
 async def test_an_engine_that_there_is_not_is_refused_at_the_start() -> None:
-    """The message has the setting, the names that exist, and the nearest of them."""
+    """The message has the setting, the existing names, and the nearest of them."""
     config = routed("txet", WorkKind.SUMMARY)
     said = r"routes\.summary\.engine: there is no engine 'txet'; there is: llama, text; did you mean 'text'\?"
     with pytest.raises(ConfigError, match=said):
@@ -100,7 +100,7 @@ async def test_an_engine_that_there_is_not_is_refused_at_the_start() -> None:
 
 
 async def test_a_backend_that_is_not_ready_is_told() -> None:
-    """Status and /healthz name it; the daemon serves on."""
+    """Status and /healthz name it, and the daemon goes on serving."""
     noting = Noting()
     async with running(gated(), others={"text": noting.backend}) as rig:
         assert not rig.daemon.board.degraded()

@@ -46,7 +46,7 @@ def mind_of(rig: Rig, npc_id: str) -> Mind:
 
 
 def record_of(rig: Rig, npc_id: str) -> Record[Mind]:
-    """What is decided about when an NPC is asked."""
+    """The record that decides when an NPC is asked."""
     record = rig.daemon.calls._intents.asking.record(mind_of(rig, npc_id))
     assert record is not None
     return record

@@ -1,4 +1,4 @@
-"""Describe answers whatever the engine does."""
+"""Describe answers in any state of the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = npcs_pb2.DescribeRequest(world_id="vale")
 
 
 async def test_describe_does_not_wait_for_an_engine_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer then lacks the trunks, which the engine thread alone knows. They are there when it goes on."""
+    """The answer then lacks the trunks, which only the engine thread knows. They are there when it goes on."""
     model = gated()
     async with running(model) as rig:
         model.engine.close()
