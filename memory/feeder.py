@@ -175,7 +175,7 @@ class Feeder:
             try:
                 self._store.close()
             except Exception as error:
-                log.warning("a store did not close well", store=self.name, reason=_reason_of(error))
+                log.warning("store not closed", store=self.name, reason=_reason_of(error))
             self._tell_waiting(over=True)
 
     def _connect(self) -> None:
@@ -233,7 +233,7 @@ class Feeder:
         self._failures += 1
         if self._failures == 1:
             log.error(
-                "a store fails on records",
+                "store failed on records",
                 store=self.name,
                 reason=_reason_of(error),
                 first=records[0].id,
@@ -294,7 +294,7 @@ class Feeder:
                 continue
             self.aside += 1
             self._set_aside[record.id] = None
-            log.error("a record is set aside", store=self.name, record=record.id, kind=record.kind.name, reason=reason)
+            log.error("record set aside", store=self.name, record=record.id, kind=record.kind.name, reason=reason)
         while len(self._set_aside) > ASIDE_KEPT:
             self._set_aside.popitem(last=False)
 
@@ -313,14 +313,14 @@ class Feeder:
         """Says so once, and waits before the next try."""
         if not self._away_since_ns:
             self._away_since_ns = now_ns()
-            log.warning("a store is away", store=self.name, reason=reason)
+            log.warning("store away", store=self.name, reason=reason)
         self.away = reason
         self._stopping.wait(self._pause_s)
         self._pause_s = min(2 * self._pause_s, self._settings.pause_max_ms / 1000)
 
     def _is_well(self) -> None:
         if self._away_since_ns:
-            log.info("a store is back", store=self.name, after_s=(now_ns() - self._away_since_ns) // S)
+            log.info("store back", store=self.name, after_s=(now_ns() - self._away_since_ns) // S)
             self._away_since_ns = 0
         self.away = ""
         self._pause_s = self._settings.pause_ms / 1000

@@ -92,7 +92,7 @@ class JournalDisk:
                 self._ending.wait(AGAIN_S if self.trouble else max(0.0, pause_s - (now_ns() - began_ns) / S))
         except BaseException as error:
             self.trouble = f"its disk thread died: {error!r}"
-            log.exception("the journal's disk thread died")
+            log.exception("journal disk thread died")
             raise
 
     def _sync(self) -> bool:
@@ -109,7 +109,7 @@ class JournalDisk:
         except OSError as error:
             # The kernel may have dropped what it could not write: a later try that works speaks for newer records only.
             if not self.trouble:
-                log.error("the journal cannot be synced", reason=error.strerror)
+                log.error("journal sync failed", reason=error.strerror)
             self.trouble = error.strerror or str(error)
             with self._lock:
                 self._is_new = self._is_new or is_new

@@ -122,7 +122,7 @@ class JournalWriter:
             self._failed, self._failed_since_ns = f"its thread died: {error!r}", now_ns()
             self.open = False
             self._refuse_waiting()
-            log.exception("the journal's thread died")
+            log.exception("journal thread died")
             raise
 
     def _write_batch(self) -> bool:
@@ -180,13 +180,13 @@ class JournalWriter:
         except OSError as error:
             if not self._failed:
                 self._failed_since_ns = now_ns()
-                log.error("the journal cannot be written, nothing is accepted", reason=error.strerror)
+                log.error("journal not writable", reason=error.strerror)
             self._failed = error.strerror or str(error)
             return False
         finally:
             self._writing_since_ns = 0
         if self._failed:
-            log.info("the journal is written again", after_s=(now_ns() - self._failed_since_ns) // S)
+            log.info("journal writable again", after_s=(now_ns() - self._failed_since_ns) // S)
             self._failed = ""
         return True
 
@@ -299,10 +299,10 @@ def _encoded(record: Record) -> bytes | None:
     try:
         payload = to_bytes(record if record.id else replace(record, id=make_id(record.at_ms)))
     except Exception:
-        log.exception("a record cannot be encoded", kind=record.kind, world=record.world)
+        log.exception("record not encoded", kind=record.kind, world=record.world)
         return None
     if len(payload) > PAYLOAD_BYTES_MAX:
-        log.error("a record is too large", kind=record.kind, world=record.world, bytes=len(payload))
+        log.error("record too large", kind=record.kind, world=record.world, bytes=len(payload))
         return None
     return payload
 

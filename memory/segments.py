@@ -282,7 +282,7 @@ class Segments:
         except ValueError as error:
             if self._is_new(Position(number, at)):
                 self.counts.unknown += 1
-                log.warning("journal has a record that is not known here", segment=number, at=at, reason=str(error))
+                log.warning("journal record of unknown kind", segment=number, at=at, reason=str(error))
             return None
 
     def _redact(self, fd: int, number: int, limit: int, match: Callable[[Record], bool], needle: bytes) -> int:
@@ -311,9 +311,7 @@ class Segments:
     def _miss(self, position: Position) -> None:
         if self._is_new(position):
             self.counts.gaps += 1
-            log.warning(
-                "journal records were deleted before they were read", position=str(position), oldest=str(self.first)
-            )
+            log.warning("journal records deleted unread", position=str(position), oldest=str(self.first))
 
     def _is_new(self, place: Position) -> bool:
         """True if this damage or gap was not counted before: readers come by it more than once."""
@@ -366,7 +364,7 @@ class Segments:
                 whole = after if payload else whole
         if whole < size:
             self.counts.torn_bytes += size - whole
-            log.warning("journal: a torn tail is cut off", segment=number, at=whole, bytes=size - whole)
+            log.warning("journal tail cut off", segment=number, at=whole, bytes=size - whole)
             with contextlib.suppress(OSError), self._descriptor(number, os.O_RDWR) as fd:
                 os.ftruncate(fd, whole)
                 os.fsync(fd)

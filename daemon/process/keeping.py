@@ -126,7 +126,7 @@ async def open_keeping(
         archive=_how_given(settings.postgres, urls.postgres_url),
     )
     for reason in embedded.reasons if embedded is not None else ():
-        log.warning("a store is not there", reason=reason)
+        log.warning("store missing", reason=reason)
     return Keeping(folder, embedded, journal, recent, memory, parked, rewriting)
 
 
@@ -141,7 +141,7 @@ def _open(config: Config, folder: DataFolder, wall_ms: Callable[[], int]) -> tup
             try:
                 (folder.path / OWNER_URL).write_text(urls.postgres_owner_url, "utf-8")
             except OSError as error:  # a full disk: only npcd's own commands look for it
-                log.warning("where the archive is could not be noted", file=OWNER_URL, why=error.strerror)
+                log.warning("archive address not saved", file=OWNER_URL, why=error.strerror)
         urls = Urls(
             _url(settings.redis, urls.redis_url), _url(settings.postgres, urls.postgres_url), urls.postgres_owner_url
         )
@@ -183,7 +183,7 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
         await _take_up(keeping, daemon, tenant, world_id, kept, slices)
     if worlds:
         took_s = round((daemon.clock() - began_ns) / S, 2)
-        log.info("taken up again", worlds=len(worlds), npcs=daemon.worlds.npcs, source=source, seconds=took_s)
+        log.info("worlds restored", worlds=len(worlds), npcs=daemon.worlds.npcs, source=source, seconds=took_s)
 
 
 async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
@@ -195,7 +195,7 @@ async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
         if daemon.worlds.find(tenant, world_id) is None:
             npcs = len(kept.npcs)
             await _take_up(keeping, daemon, tenant, world_id, kept, daemon.calls.pace())
-            log.info("taken up late", world=world_id, npcs=npcs)
+            log.info("world restored late", world=world_id, npcs=npcs)
 
     for key, kept in worlds.items():
         await daemon.calls.alone(key, take_up(*key, kept))
@@ -221,7 +221,7 @@ async def _take_up(
     except NpcdError as error:
         # Another model, or tighter limits than before: the game will define its world anew, or delete it.
         daemon.worlds.unusable[tenant, world_id] = str(error)
-        log.warning("a world could not be taken up again", world=world_id, reason=str(error))
+        log.warning("world not restored", world=world_id, reason=str(error))
         return
     await daemon.calls.revived(world)
 
@@ -232,7 +232,7 @@ async def _from_recent(keeping: Keeping, slices: Slices, within_s: float) -> dic
         return None
     there = await recent.wait(within_s)
     if not there or not await feeder.passed(keeping.journal.end, within_s):
-        log.warning("the recent store is not there yet", reason=recent.away or feeder.away or "it is behind")
+        log.warning("recent store late", reason=recent.away or feeder.away or "it is behind")
         return None
     try:
         out = {}
@@ -245,7 +245,7 @@ async def _from_recent(keeping: Keeping, slices: Slices, within_s: float) -> dic
             out[w.tenant, w.world] = WorldState(w.definition, w.version, w.lease_last, w.timeline, npcs)
         return out
     except StoreFailed as error:
-        log.warning("the recent store went away", reason=str(error))
+        log.warning("recent store away", reason=str(error))
         return None
 
 
@@ -260,7 +260,7 @@ def _from_journal(journal: Journal, folder: Path) -> State:
             try:
                 state.apply(record)
             except (KeyError, ValueError, TypeError, OSError) as error:
-                log.warning("a record was passed over", record=record.id, reason=repr(error))
+                log.warning("record skipped", record=record.id, reason=repr(error))
 
 
 def _url(setting: str, embedded: str) -> str:

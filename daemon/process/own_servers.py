@@ -81,7 +81,7 @@ class OwnServer:
                 if self.program is None:
                     self.reason = why
                     self.settled = self._missing = True
-                    log.warning("a store is missing", store=self.name, why=self.reason)
+                    log.warning("store missing", store=self.name, why=self.reason)
                     return
                 self._begin(self.program)
                 self._started_ns = now_ns()
@@ -112,7 +112,7 @@ class OwnServer:
         self._failures += 1
         self._again_ns = now_ns() + int(pause_s * S)
         self.settled, self.up, self._failed, self.reason = True, False, True, reason
-        log.warning("a store is away", store=self.name, why=reason, again_in_s=pause_s)
+        log.warning("store away", store=self.name, why=reason, again_in_s=pause_s)
 
     def _find(self) -> tuple[Program | None, str]:
         """The program to start; or None, and why there is none."""

@@ -131,7 +131,7 @@ class _Lines(logging.Handler):
                 self._logged_ns = now
                 peer = record.args[0] if isinstance(record.args, tuple) and record.args else None
                 log.warning(
-                    "probes: a call was not understood",
+                    "probe request not understood",
                     peer=str(peer or "unix"),
                     why=type(error).__name__,
                     hint="this port speaks HTTP/1 for probes and metrics; gRPC is at serve.listen",

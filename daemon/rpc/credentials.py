@@ -71,14 +71,14 @@ class Credentials:
         if not only_changed or seen[1] != before[1]:
             self.tokens = await self._read(1, "tokens", read_tokens, self.tokens)
         if not only_changed:
-            log.info("credentials looked at", trouble=self.trouble)
+            log.info("credentials checked", trouble=self.trouble)
 
     async def _read(self, number: int, what: str, read: Callable[[ServeSettings], T], present: T) -> T:
         try:
             new = await asyncio.to_thread(read, self._settings)
         except ConfigError as error:
             self._trouble[number] = f"{error}; those read before stay in use"
-            log.error("credentials are not read again", what=what, reason=str(error), in_use="those read before")
+            log.error("credentials not read", what=what, reason=str(error), in_use="those read before")
             return present
         self._trouble[number] = ""
         if new != present:

@@ -193,7 +193,7 @@ def test_a_record_that_cannot_be_encoded_harms_no_other(tmp_path: Path) -> None:
         journal.add(bad)
         assert asyncio.run(accept_all(journal, [turn(2)]))
         assert [r.at_ms for r in read_all(journal)] == [2]
-    assert [entry["kind"] for entry in logs if entry["event"] == "a record cannot be encoded"] == [Kind.TURN] * 2
+    assert [entry["kind"] for entry in logs if entry["event"] == "record not encoded"] == [Kind.TURN] * 2
     assert (journal.counts.refused, journal.counts.lost) == (1, 1)
 
 

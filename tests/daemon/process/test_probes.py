@@ -87,7 +87,7 @@ def test_other_machines_reach_neither_loopback_nor_a_unix_socket(address: str, l
 
 def told(logs: list[Any]) -> list[Mapping[str, Any]]:
     """The log lines of calls that were not understood."""
-    return [line for line in logs if line["event"] == "probes: a call was not understood"]
+    return [line for line in logs if line["event"] == "probe request not understood"]
 
 
 async def test_a_grpc_client_at_the_port_of_the_probes_costs_one_log_line(caplog: pytest.LogCaptureFixture) -> None:

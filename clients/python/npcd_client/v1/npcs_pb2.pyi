@@ -402,7 +402,7 @@ class DefinedWorld(_message.Message):
     npcs: _builtins.int
     """registered now"""
     unusable: _builtins.str
-    """why the world could not be taken up again after a restart; empty when all is well"""
+    """why the world could not be restored after a restart; empty when all is well"""
     def __init__(
         self,
         *,
