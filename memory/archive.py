@@ -1,8 +1,8 @@
-"""The archive: everything that happened, in PostgreSQL, for a game's lifetime. Written and never read.
+"""The archive: every event of a game's lifetime, in PostgreSQL. Written and never read.
 
-Owns one connection, on the feeder's thread. Records come at least once and are there exactly once: time and id are
-theirs from the journal on, and what is there already changes nothing. After any failure the connection is closed, so
-that the server takes back what was not committed; the same records come again.
+Owns one connection, on the feeder's thread. Records come at least once and are stored exactly once: each has its time
+and id from the journal, and a record that is there already changes nothing. After any failure the connection is closed,
+so that the server rolls back; the same records come again.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ArchiveWriter:
     """The Store (memory/feeder.py) that is PostgreSQL. Its role may add events and forget players, nothing else."""
 
     def __init__(self, settings: ArchiveSettings, pseudonym_key: bytes) -> None:
-        """Connects to nothing yet. Raises ConfigError when the URL is none."""
+        """Does not connect yet. Raises ConfigError when the URL is wrong."""
         check_url("archive.url", settings.url)
         self._settings = settings
         self._key = pseudonym_key
@@ -140,7 +140,7 @@ class ArchiveWriter:
         return "archive"
 
     def connect(self) -> Position | None:
-        """Connects anew. None: how far it has the journal is the journal's to keep. Raises StoreFailed."""
+        """Connects again. Returns None: the journal keeps this store's position. Raises StoreFailed."""
         self.close()
         with self._failing():
             self._connect()
@@ -196,7 +196,7 @@ class ArchiveWriter:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Closes the connection when anything fails, and says of PostgreSQL's errors why."""
+        """Closes the connection when anything fails, and turns PostgreSQL's errors into StoreFailed with a reason."""
         try:
             yield
         except _OF_A_RECORD:
@@ -211,8 +211,8 @@ class ArchiveWriter:
 
 
 def look(settings: ArchiveSettings) -> tuple[str, str, bool]:
-    """The server's version, the role that we are there, and whether it may read or change what is there, which it
-    should not. Raises ConfigError, and StoreFailed when npcd could not write.
+    """The server's version, our role there, and True if that role may read or change events, which it should not.
+    Raises ConfigError, and StoreFailed when npcd could not write.
     """
     writer = ArchiveWriter(settings, b"")
     try:
@@ -232,7 +232,7 @@ def check_url(name: str, url: str) -> None:
 
 
 def reason(error: psycopg.Error, url: str) -> str:
-    """Why something failed, in one line, without the password of the URL."""
+    """The reason of a failure, in one line, without the password of the URL."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, psycopg.errors.InsufficientPrivilege | psycopg.errors.UndefinedTable):
         text = f"{text}; {MIGRATE_HELP}"
@@ -280,8 +280,8 @@ def _renamed(body: Body, player: str, to: str) -> Body:
 
 
 def _json(body: Body) -> str:
-    """A body as PostgreSQL takes it: with whole text only, and without numbers that are none. Nearly all are so, and
-    this runs beside the event loop.
+    """A body as PostgreSQL takes it: with valid text only, and without NaN and infinity. Nearly all bodies are valid,
+    and this runs beside the event loop, so only the others are cleaned.
     """
     try:
         said = _TO_JSON(body)

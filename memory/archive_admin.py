@@ -28,7 +28,7 @@ SERVING_ROLE = "npcd_serving"
 MONTHS_AHEAD, MONTHS_AHEAD_MAX = 24, 240
 MONTHS_KEPT_MAX = 12_000  # a thousand years
 EVENTS_SHOWN_MAX = 1_000_000
-SHOWN_LEN_MAX = 80  # of what somebody typed, in an error
+SHOWN_LEN_MAX = 80  # of a typed value, in an error
 CONNECT_S = 10
 LOCK_S = 30  # the daemon's batches are over sooner
 _PARTITION = re.compile(r"events_(\d{4})_(\d{2})")
@@ -235,7 +235,7 @@ def _apply(connection: psycopg.Connection[TupleRow], folder: Path) -> Iterator[s
         if (ours[number].name, _checksum(ours[number])) != (name, checksum):
             raise StoreFailed(
                 f"PostgreSQL: migration {name} was applied, and {ours[number].name} is another now; "
-                "bring it back as it was, and put what is new into a new one"
+                "restore it, and put the changes into a new migration"
             )
     for number, file in ours.items():
         if number not in applied:

@@ -46,7 +46,7 @@ class Store(Protocol):
         """ "recent" or "archive"."""
 
     def connect(self) -> Position | None:
-        """Connects anew; up to where it has the journal, if the store itself keeps that."""
+        """Connects again. Returns the position up to which it has the journal, if the store itself keeps that."""
 
     def write(self, records: Sequence[Record], upto: Position) -> None:
         """Takes records in, all or none; those that it has already change nothing. `upto` is after the last one."""
@@ -77,7 +77,7 @@ class FeederSettings:
 
 
 class FeederState(NamedTuple):
-    """How a feeder stands. `position` is None until the store was reached once; `away` says why it is not."""
+    """The state of a feeder. `position` is None until the store was reached once; `away` is why it is not."""
 
     position: Position | None
     behind_bytes: int
@@ -115,11 +115,11 @@ class Feeder:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._waiting: list[tuple[Position, asyncio.Future[bool]]] = []
-        self._hurry = threading.Event()  # nothing is gathered: somebody waits, or it is the end
+        self._hurry = threading.Event()  # do not gather: a caller waits, or the feeder ends
         self._thread = threading.Thread(target=self._main, name=f"feeder-{self.name}", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread. From now on the journal keeps what this store has not got."""
+        """Starts the thread. From now on the journal keeps records that this store has not got."""
         self._journal.seen(self.name, self._journal.seen_by(self.name) or self._journal.first)
         self._thread.start()
 
@@ -133,7 +133,7 @@ class Feeder:
 
     @property
     def state(self) -> FeederState:
-        """How it stands, all in one. Reads no file."""
+        """Its state, all in one. Reads no file."""
         behind = self._journal.behind(self.position or self._journal.seen_by(self.name) or self._journal.first)
         return FeederState(self.position, behind, self.away, self.written, self.aside)
 
@@ -229,7 +229,7 @@ class Feeder:
         return [r for r in records if r.id not in self._set_aside], upto
 
     def _mistrust(self, records: Sequence[Record], upto: Position, error: Exception) -> None:
-        """A write failed by a bug. Raises StoreFailed when the same records should just be tried again."""
+        """A write failed because of a bug. Raises StoreFailed when the same records should just be tried again."""
         self._failures += 1
         if self._failures == 1:
             log.error(
@@ -244,8 +244,8 @@ class Feeder:
         self._one_by_one(upto, alone=len(records) == 1)
 
     def _one_by_one(self, upto: Position, alone: bool) -> None:
-        """Writes the records up to a position one by one. Those that fail are set aside if another gets through at
-        once where they do not; if none does, the store is at fault, and StoreFailed is raised.
+        """Writes the records up to a position one by one. Records that fail are set aside if another one can be
+        written right after them. If none can be written the store is at fault, and StoreFailed is raised.
         """
         assert self.position is not None
         failed: list[tuple[Record, str]] = []
@@ -253,8 +253,8 @@ class Feeder:
         while at < upto and not self._stopping.is_set():
             records, at = self._read(at, 1)
             for record in records:
-                # First with those that failed: the store may be well again by now, and they cannot come later to one
-                # that keeps a position.
+                # First together with those that failed: the store may be well again by now, and a store that keeps
+                # a position cannot take them later.
                 if failed and not self._reason([*(r for r, _ in failed), record], at):
                     self._wrote(len(failed) + 1, at)
                 elif reason := self._reason([record], at):
@@ -274,7 +274,7 @@ class Feeder:
             raise StoreFailed(failed[0][1])
 
     def _reason(self, records: Sequence[Record], upto: Position) -> str:
-        """Writes, and says which bug stood in the way; empty when it is written. Raises StoreFailed."""
+        """Writes records. Returns the bug that prevented it; empty when they are written. Raises StoreFailed."""
         try:
             self._store.write(records, upto)
         except StoreFailed:
@@ -282,12 +282,12 @@ class Feeder:
         except Exception as error:
             position = self._store.connect()
             if position is not None and self._journal.standing(position) != self.position:
-                raise StoreFailed(f"{_reason_of(error)}, and it is elsewhere than it was") from error
+                raise StoreFailed(f"{_reason_of(error)}, and its position has changed") from error
             return _reason_of(error)
         return ""
 
     def _put_aside(self, failed: Sequence[tuple[Record, str]], upto: Position) -> None:
-        """Gives records up; a store that takes them in any order is tried with them once more."""
+        """Gives records up; a store that takes them in any order gets them once more."""
         for record, reason in failed:
             if not self._keeps_position and not self._reason([record], upto):
                 self.written += 1
@@ -310,7 +310,7 @@ class Feeder:
         self._tell_waiting()
 
     def _went_away(self, reason: str) -> None:
-        """Says so once, and waits before the next try."""
+        """Logs it once, and waits before the next try."""
         if not self._away_since_ns:
             self._away_since_ns = now_ns()
             log.warning("store away", store=self.name, reason=reason)
@@ -326,7 +326,7 @@ class Feeder:
         self._pause_s = self._settings.pause_ms / 1000
 
     def _tell_waiting(self, over: bool = False) -> None:
-        """Answers those whose position is reached; all of them when it is over."""
+        """Answers callers whose position is reached; all of them when the feeder ends."""
         with self._lock:
             here = self.position
             due = [(p, a) for p, a in self._waiting if over or (here is not None and p <= here)]

@@ -45,7 +45,7 @@ class Parked:
     """Keeps bytes by number. `deliver` is called on its thread, once for every fetch."""
 
     def __init__(self, settings: ParkedSettings, redis: RecentSettings, journal: str, sign: Sign) -> None:
-        """Does not connect. Raises ConfigError when the settings do not say how to."""
+        """Does not connect yet. Raises ConfigError when the settings are not enough to connect."""
         scheme, options = connection_options(redis)
         options["socket_timeout"] = redis.op_s
         self._class: Any = BLOCKING[scheme]
@@ -86,7 +86,7 @@ class Parked:
         return True
 
     def fetch(self, number: int) -> None:
-        """Gets bytes, which are then gone from here."""
+        """Fetches bytes, which are then removed from Redis."""
         with self._wake:
             self._urgent.append(number)
             self._wake.notify()
@@ -136,7 +136,7 @@ class Parked:
         return waiting or (bool(self.away) and time.monotonic() >= self._again_s)
 
     def _connect(self) -> None:
-        """Connects anew when that is due, and removes what an earlier life left. Raises when it cannot be."""
+        """Connects again when that is due, and removes bytes of an earlier life. Raises when Redis is away."""
         if self._connection is not None:
             return
         if time.monotonic() < self._again_s:
@@ -150,7 +150,7 @@ class Parked:
             self.away = ""
 
     def _work(self) -> None:
-        """One thing that waits: fetches first, then what is to be gone, then what is to be kept."""
+        """Does one waiting request: fetches first, then removals, then bytes to keep."""
         if self._urgent:
             number = self._urgent.popleft()
             try:
@@ -212,7 +212,7 @@ class Parked:
             self._ask([("DEL", *map(self._name, part)), ("SREM", self._all, *part)])
 
     def _gone(self, why: str) -> None:
-        """Redis is away: what waits is answered or lost, and for a while it is not asked."""
+        """Redis is away: waiting requests are answered or lost, and it is not asked for a while."""
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.disconnect()

@@ -55,8 +55,8 @@ class Recalled:
 
 
 class Recall:
-    """Reads bonds. `readable` says whether the store has of an NPC's world what must not be missed: that somebody is
-    forgotten, or that the world went back.
+    """Reads bonds. `readable` is True when the store has every record of an NPC's world that must not be missed: that a
+    player is forgotten, or that the world went back to a checkpoint.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Recall:
         # Waits until the store has a bond in full, or raises StoreFailed.
         self.catch_up: Callable[[Held], Awaitable[None]] = _never
         self._reads: dict[Pair, asyncio.Task[None]] = {}
-        # When somebody was asked for last, and with which mark of the world: what was tried before the world went back
-        # has an old mark, and counts no more.
+        # The time of the last read of a pair, and the world's mark then. A read before the world went back has an old
+        # mark, and does not count.
         self._tried: OrderedDict[Pair, tuple[object, int]] = OrderedDict()
         self._marks: dict[WorldKey, object] = {}
 
@@ -111,7 +111,7 @@ class Recall:
                 if self._to_read(npc, player, self._bonds.find(npc, player)):
                     reading = self._read(npc, player)
                     await asyncio.wait((reading,))
-                    if not reading.cancelled():  # it was forgotten meanwhile: then there is nothing to know
+                    if not reading.cancelled():  # else the player was forgotten meanwhile
                         reading.result()
         except TimeoutError:
             pass
@@ -125,7 +125,7 @@ class Recall:
         return self._recalled(held, ("hot",) if late else ("hot", "recent"), late, began_ns)
 
     def prefetch(self, npc: NpcKey, player: str) -> None:
-        """A player comes near: has the bond read, if there is time for it and nobody did lately."""
+        """A player comes near: has the bond read, if there is time for it and it was not read lately."""
         pair = (npc, player)
         now_ns = self._clock()
         mark = self._marks.get(npc[:2])

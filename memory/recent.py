@@ -58,7 +58,7 @@ class KeptWorld:
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    """Commands that were sent together: who asked, when it is too late, and what was answered so far."""
+    """Commands that were sent together: the caller's future, the deadline, and the answers so far."""
 
     answer: asyncio.Future[list[Any]]
     late: float
@@ -73,7 +73,7 @@ class Recent:
     """
 
     def __init__(self, settings: RecentSettings) -> None:
-        """Does not connect. Raises ConfigError when the settings do not say how to."""
+        """Does not connect yet. Raises ConfigError when the settings are not enough to connect."""
         scheme, options = connection_options(settings)
         self._password: str = options.get("password", "")
         self._connection: awaited.AbstractConnection = AWAITED[scheme](**options)
@@ -90,7 +90,7 @@ class Recent:
 
     @property
     def away(self) -> str:
-        """Why the store cannot be read now; empty while it can."""
+        """The reason why the store cannot be read now; empty while it can."""
         return self._away
 
     def start(self) -> None:
@@ -182,8 +182,8 @@ class Recent:
         return answer
 
     async def _ask_all(self, *commands: Command) -> list[Any]:
-        """The answers to commands that are sent together; one that is an error is raised. A caller that is cancelled
-        leaves its places in the row, see _answers().
+        """The answers to commands that are sent together; an error among them is raised. A cancelled caller keeps its
+        places in the row, see _answers().
         """
         if self._away or not self._connection.is_connected:
             self.start()
@@ -227,7 +227,7 @@ class Recent:
             again_s = min(2 * again_s, AGAIN_LAST_S)
 
     async def _answers(self) -> None:
-        """Gives answers out until the connection is lost, or until the oldest question has waited for too long."""
+        """Hands out answers until the connection is lost, or until the oldest command has waited for too long."""
         async with asyncio.timeout(None) as self._deadline:
             while True:
                 failed: StoreFailed | None = None

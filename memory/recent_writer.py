@@ -63,7 +63,7 @@ class RecentWriter:
     def __init__(
         self, settings: RecentSettings, journal: str, load: Load, owes: Callable[[], None] | None = None
     ) -> None:
-        """Does not connect. Raises ConfigError when the settings do not say how to."""
+        """Does not connect yet. Raises ConfigError when the settings are not enough to connect."""
         self._asking = Asking(settings)
         self._ask = self._asking.ask
         self._key = key_of("at", journal)
@@ -78,7 +78,7 @@ class RecentWriter:
         self.broken = 0  # bonds that were not ours to read: they count as none
 
     def connect(self) -> Position:
-        """Connects anew. Up to where the store has this journal; START when it has nothing, or lost all it had."""
+        """Connects again. Returns the position up to which the store has this journal; START if it has nothing."""
         self._asking.open()
         reason = unfit(self.info())
         if reason:
@@ -103,7 +103,7 @@ class RecentWriter:
         """Takes records in, all or none; those that it has already change nothing. Reads once, writes once.
 
         Players that a batch forgets, and worlds that it restores or deletes, may be written in slices before the rest:
-        the result is the same whatever was there, also when the records come again.
+        the result does not depend on the store before, also when the records come again.
         """
         found = self._read(records)
         if found.at >= upto:
@@ -138,7 +138,7 @@ class RecentWriter:
         self._asking.close()
 
     def _read(self, records: Sequence[Record]) -> Found:
-        """Everything that a batch is folded into, and everything that it would drop."""
+        """The values that a batch is folded into, and those that it would drop."""
         pairs = list(dict.fromkeys((r.key, r.player) for r in records if r.kind in OF_A_BOND))
         worlds = list(dict.fromkeys((r.tenant, r.world) for r in records if r.kind in (Kind.WORLD, Kind.NPCS)))
         forgotten = dict.fromkeys((r.tenant, r.world, r.player) for r in records if r.kind is Kind.FORGET)
@@ -169,18 +169,19 @@ class RecentWriter:
             after = b"(" + entries[-1]
 
     def _commit(self, commands: Sequence[Command], at: Position) -> None:
-        """All of it and the position, or nothing. The position is written in any case, so that a transaction which
-        hangs in an old connection, and has watched it, can no longer happen."""
+        """Writes all commands and the position, or nothing. The position is always written, so that a transaction which
+        hangs in an old connection, and watches the position, can no longer be executed.
+        """
         whole = [("MULTI",), *commands, ("SET", self._key, str(at)), ("EXEC",)]
         done = self._ask(whole)[-1]
         if done is None:
-            raise StoreFailed("somebody else wrote the journal's position")
+            raise StoreFailed("another process wrote the journal's position")
         failed = next((answer for answer in done if isinstance(answer, Exception)), None)
         if failed is not None:
             raise self._asking.failed(failed)
 
     def sweep_by_clock(self) -> None:
-        """Sweeps a part of the next world when it is time for that; each has its turn, also when nothing happens in it.
+        """Sweeps a part of the next world when it is time. Each world has its turn, also one without new records.
         Raises StoreFailed.
         """
         now_s = time.monotonic()
@@ -223,8 +224,8 @@ class RecentWriter:
 
 
 def look(settings: RecentSettings) -> tuple[str, str, str]:
-    """The server's version, whether it keeps all in a file ("yes", "no"), and what it throws out when it is full; empty
-    what it does not tell this user. Changes nothing. Raises ConfigError, and StoreFailed when npcd could not read.
+    """The server's version, its appendonly ("yes", "no") and its eviction policy; values that it does not tell this
+    user are empty. Changes nothing. Raises ConfigError, and StoreFailed when npcd could not read.
     """
     writer = RecentWriter(settings, "", lambda file: {})
     said: dict[str, str] = {}

@@ -53,7 +53,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One thing that happened. `id` (32 hex digits) is the same in every store; `at_ms` is Unix time."""
+    """One record. `id` (32 hex digits) is the same in every store; `at_ms` is Unix time."""
 
     kind: Kind
     at_ms: int
@@ -105,7 +105,7 @@ def to_bytes(record: Record) -> bytes:
 
 
 def from_bytes(data: bytes) -> Record:
-    """The record of these bytes. Raises ValueError when they are none."""
+    """The record of these bytes. Raises ValueError when they are no record."""
     try:
         kind = Kind(data[0])
         id_, at_ms, tenant, world, npc, player, timeline, body = json.loads(data[1:])

@@ -1,4 +1,4 @@
-"""A connection to Redis (6.2 or newer) or Valkey: settings, options, a connection whose questions block, and errors.
+"""A connection to Redis (6.2 or newer) or Valkey: settings, options, a blocking connection, and errors.
 
 The server may fail over, but must not be a cluster: one MULTI has keys of several slots. A server that evicts keys
 without expiry would lose the journal's position, so its maxmemory-policy must be noeviction or volatile-*. An ACL user
@@ -61,7 +61,7 @@ class RecentSettings:
 
 
 class Asking:
-    """A connection whose questions block. Used by one thread at a time."""
+    """A blocking connection. Used by one thread at a time."""
 
     def __init__(self, settings: RecentSettings) -> None:
         """Does not connect. Raises ConfigError when the settings do not say how to."""
@@ -118,7 +118,7 @@ def connection_options(settings: RecentSettings) -> tuple[str, dict[str, Any]]:
     options.pop("connection_class", None)
     unknown = set(options) - URL_PARTS - (TLS_OPTIONS if scheme == "rediss" else frozenset())
     if unknown:
-        raise ConfigError(f"Redis's URL has options that nobody knows: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"Redis's URL has unknown options: {', '.join(sorted(unknown))}")
     if settings.user:
         options["username"] = settings.user
     if settings.password_file:

@@ -49,7 +49,7 @@ class Rewriting:
         self._thread = threading.Thread(target=self._main, name="rewriting", daemon=True)
 
     def start(self) -> None:
-        """Begins to look whether a rewriting is owed."""
+        """Begins to check if a rewrite is owed."""
         self._thread.start()
         self._wake.set()
 
@@ -61,7 +61,7 @@ class Rewriting:
             self._thread.join(timeout_s)
 
     def owed(self) -> None:
-        """Somebody was forgotten in the store. On any thread."""
+        """A player was forgotten in the store. On any thread."""
         with self._lock:
             self._wished += 1
             self._owing = True
@@ -116,7 +116,7 @@ class Rewriting:
         self._answer(-1)
 
     def _rewrite(self, asked: bool) -> None:
-        """Has the file written anew if that is owed or asked for. Raises StoreFailed."""
+        """Has the file rewritten if that is owed or asked for. Raises StoreFailed."""
         (owed,) = self._asking.ask([("GET", self._key)])
         if owed is None and not asked:
             return
@@ -151,7 +151,7 @@ class Rewriting:
         return {name: value for name, _, value in (line.partition(":") for line in said.decode().splitlines())}
 
     def _pause(self, began_ns: int) -> None:
-        """Waits before the next look, ever longer. Raises StoreFailed when this is stopped."""
+        """Waits before the next look, longer each time. Raises StoreFailed when this is stopped."""
         if self._stopping.wait(min(max(LOOK_S, (now_ns() - began_ns) / S / 4), LOOK_MOST_S)):
             raise StoreFailed("npcd is stopping")
 
@@ -173,7 +173,7 @@ class Rewriting:
             time.sleep(LOOK_S)
 
     def _answer(self, wished: int) -> None:
-        """Answers those who wished no later than that; all of them, with no, when it is over (-1)."""
+        """Answers callers that asked no later than that; all of them, with False, when it is over (-1)."""
         with self._lock:
             due = [(n, a) for n, a in self._waiting if wished < 0 or n <= wished]
             self._waiting = [w for w in self._waiting if w not in due]

@@ -5,8 +5,8 @@
     ["bond", npc id, player id, {...}]          one line per NPC and player (memory.bond.to_json)
     ["end", SHA-256 of all bytes before this line, hex]
 
-A save is read whole or not at all. Times in it move with it: what was three days old when it was saved is three days
-old when it is restored, however long that is ago.
+A save is read whole or not at all. Times move with it: a memory that was three days old when it was saved is three
+days old when it is restored.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def pack(save: Save) -> Iterator[bytes]:
 
 
 def unpack(data: bytes | bytearray) -> Save:
-    """The save of these bytes. Raises ValueError saying what is wrong with them. Rests; never on the event loop."""
+    """The save of these bytes. Raises ValueError naming the error. Rests; never on the event loop."""
     # Megabytes are not copied: each copy would keep the interpreter from other threads.
     size = len(data)
     while size and data[size - 1] == 0x0A:
@@ -123,13 +123,13 @@ def at(save: Save, now_ms: int, timeline: str) -> Save:
 
 
 def without(save: Save, player: str, npc: str) -> Save:
-    """The save without what one NPC, or with an empty id every NPC, remembers of a player."""
+    """The save without the memory that one NPC, or with an empty id every NPC, has of a player."""
     kept = {(n, p): b for (n, p), b in save.bonds.items() if p != player or npc not in ("", n)}
     return Save(save.world, save.timeline, save.at_ms, save.definition, save.version, save.lease_last, save.npcs, kept)
 
 
 def folder_of(saves: Path, tenant: str, world: str) -> Path:
-    """Where a world's saves lie; ids become names that every file system takes."""
+    """The folder of a world's saves; ids become names that every file system takes."""
     return saves / _name(tenant) / _name(world)
 
 
@@ -139,7 +139,7 @@ def path_of(saves: Path, tenant: str, world: str, checkpoint: str) -> Path:
 
 
 def copy_path_of(saves: Path, tenant: str, world: str, timeline: str) -> Path:
-    """The file of what a world went on from, which the stores read when they come to it."""
+    """The file of the checkpoint that a world went on from; the stores read it when they come to its record."""
     return folder_of(saves, tenant, world) / "restored" / f"{_name(timeline)}.npcd"
 
 
@@ -187,7 +187,7 @@ def listed(folder: Path) -> list[Listed]:
 
 
 def delete(path: Path) -> int:
-    """Deletes a save, on the disk when it returns; its bytes. Raises OSError."""
+    """Deletes a save, durably when it returns. Returns its bytes. Raises OSError."""
     size = path.stat().st_size
     path.unlink()
     _sync(path.parent)
@@ -195,7 +195,7 @@ def delete(path: Path) -> int:
 
 
 def put_aside(folder: Path) -> int:
-    """Takes a world's checkpoints out of sight, so that they are gone at once; how many. Raises OSError.
+    """Moves a world's checkpoints aside, so that they are gone at once. Returns their number. Raises OSError.
 
     put_back() undoes it, remove() ends it. When the process dies between, sweep() removes them at the next start: their
     world was to be deleted. The checkpoint that the world went on from stays: the stores may still have to read it.
@@ -217,7 +217,7 @@ def put_back(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes all that a world has saved, and what was put aside of it."""
+    """Removes all saves of a world, and those that were put aside."""
     for gone in (_aside(folder), folder):
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -227,7 +227,7 @@ def _aside(folder: Path) -> Path:
 
 
 def sweep(saves: Path) -> None:
-    """Removes what was put aside by a process that died before it could remove it."""
+    """Removes saves that were put aside by a process that died before it could remove them."""
     for aside in saves.glob(f"*/*{ASIDE}") if saves.is_dir() else ():
         shutil.rmtree(aside, ignore_errors=True)
 

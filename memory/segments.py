@@ -106,7 +106,7 @@ class Segments:
         return [number for number in self.sealed if number < until]
 
     def older(self, at_ms: int) -> set[int]:
-        """The segments whose last record is older; of those of an earlier life, when the one behind them was begun."""
+        """The segments whose last record is older. For segments of an earlier life the begin of the next one counts."""
         numbers, last_ms = sorted({*self.sealed, self.end.segment}), self._last_ms
         return {number for number, following in pairwise(numbers) if last_ms.get(number, following) < at_ms}
 

@@ -101,7 +101,7 @@ assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == 
 
 
 def check_engines(routes: Routes, engines: Collection[str]) -> None:
-    """Raises ConfigError naming the first route whose engine there is not, with the engine that was probably meant."""
+    """Raises ConfigError naming the first route with an unknown engine, and the engine that was probably meant."""
     for kind in WorkKind:
         engine = routes.of(kind).engine
         if engine not in engines:

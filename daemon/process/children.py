@@ -125,7 +125,7 @@ class Child:
     @contextlib.contextmanager
     def alone(self) -> Iterator[int]:
         """The lock, once every process of an earlier start has ended; start() hands it on to the program. Raises
-        StoreFailed when somebody does not end.
+        StoreFailed when one does not end.
         """
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -187,7 +187,7 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
 
 
 async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
-    """Waits for the recent store, however long, and takes up the worlds of it that nobody has defined meanwhile."""
+    """Waits for the recent store, without a limit, and restores its worlds that no game has defined meanwhile."""
     while (worlds := await _from_recent(keeping, daemon.calls.pace(), LATE_WITHIN_S)) is None:  # noqa: ASYNC110 - a server comes when it comes
         await asyncio.sleep(LATE_AGAIN_S)
 

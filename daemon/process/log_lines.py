@@ -29,7 +29,7 @@ FLUSH_S = 0.5  # the longest wait for a reader when the process ends
 
 def open_standard() -> None:
     """Opens /dev/null for each of standard input, output and error that is closed. Without it the next file that is
-    opened, the journal for example, would get the number of standard error, and whatever is written there.
+    opened, the journal for example, would get the number of standard error, and all lines that are written there.
     """
     for fd in range(3):
         try:

@@ -73,7 +73,8 @@ def _problem(number: int, host: str, port: int, flag: str) -> Problem:
     match number:
         case errno.EADDRINUSE:
             return Problem(
-                "somebody listens there already", f"is another npcd running? ss -lpn shows it; or choose another {flag}"
+                "another process listens there already",
+                f"is another npcd running? ss -lpn shows it; or choose another {flag}",
             )
         case errno.EADDRNOTAVAIL:
             return Problem(f"this machine does not have the address {host}", "ip address shows those that it has")

@@ -64,7 +64,7 @@ def caller_of(token: Token | None, is_near: bool) -> Caller:
 def is_near(peer: str, metadata: Iterable[str] = ()) -> bool:
     """True if a peer is on this machine: "ipv4:127.0.0.1:4711", "ipv6:[::1]:4711", "unix:...", as gRPC names it.
 
-    `metadata` are the keys that came with the call. They give no rights to anybody; a call that a proxy on this machine
+    `metadata` are the keys that came with the call. They give no rights; a call that a proxy on this machine
     has passed on is not near, because its caller may be anywhere.
     """
     if any(key.lower() in FORWARDED for key in metadata):

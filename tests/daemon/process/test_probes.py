@@ -61,7 +61,9 @@ async def test_a_socket_in_use_stays_with_its_listener(tmp_path: Path) -> None:
     path = tmp_path / "probes.sock"
     async with probing(f"unix:{path}"):
         second = Probes(lambda: "serving", CollectorRegistry())
-        with pytest.raises(ConfigError, match=rf"serve\.http: cannot listen on unix:{path}: somebody listens there"):
+        with pytest.raises(
+            ConfigError, match=rf"serve\.http: cannot listen on unix:{path}: another process listens there"
+        ):
             await second.start(f"unix:{path}")
         await second.stop()
         assert await ready(path) == "200 serving\n"

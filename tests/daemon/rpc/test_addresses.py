@@ -23,8 +23,10 @@ def test_each_reason_has_its_own_words(tmp_path: Path) -> None:
     """The reasons are a listener, another machine's address, an unknown name, a folder and a file."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert look(f"127.0.0.1:{port}").says == "somebody listens there already"
-        assert look(f"localhost:{port}").says == "somebody listens there already", "one of a name's addresses is enough"
+        assert look(f"127.0.0.1:{port}").says == "another process listens there already"
+        assert look(f"localhost:{port}").says == "another process listens there already", (
+            "one of a name's addresses is enough"
+        )
     assert look("127.0.0.1:0") == ("", "")
     assert look("192.0.2.1:50061").says == "this machine does not have the address 192.0.2.1"
     assert "has no address here" in look("no-such-host.invalid:50061").says
@@ -35,7 +37,7 @@ def test_each_reason_has_its_own_words(tmp_path: Path) -> None:
         one.bind(str(tmp_path / "s.sock"))
         assert look(f"unix:{tmp_path}/s.sock") == ("", ""), "left behind: npcd replaces it"
         one.listen(1)
-        assert look(f"unix:{tmp_path}/s.sock", "--http").says == "somebody listens there already"
+        assert look(f"unix:{tmp_path}/s.sock", "--http").says == "another process listens there already"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this user cannot become another one")

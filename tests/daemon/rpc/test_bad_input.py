@@ -476,7 +476,7 @@ async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
         with pytest.raises(ConfigError) as caught:
             await GrpcFace(ServeSettings(listen=(taken,))).start()
         assert str(caught.value) == (
-            f"serve.listen: cannot listen on {taken}: somebody listens there already; is another npcd running? "
+            f"serve.listen: cannot listen on {taken}: another process listens there already; is another npcd running? "
             "ss -lpn shows it; or choose another --listen"
         )
         probes = Probes(lambda: "serving", StatusCollector(lambda: None, dict))
