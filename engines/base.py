@@ -36,8 +36,8 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class KvKind:
-    """What stored KV bytes depend on besides tokens and adapter: the model's hash, the type KV is kept in, the
-    attention setting, and the shape of a token's KV with the library that wrote it.
+    """The origin of stored KV bytes, besides tokens and adapter: the model's hash, the KV type, the attention setting,
+    and the shape of a token's KV with the library that wrote it.
     """
 
     model: str
@@ -95,8 +95,8 @@ class StepPlan:
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step gave: per slice the picked token (-1: none was asked for) and its probability among what was allowed
-    (0.0 where it was not computed: only `allowed` picks compute it).
+    """The result of a step: per slice the picked token (-1: none was asked for) and its probability among the allowed
+    ones (0.0 where it was not computed: only `allowed` picks compute it).
 
     `verified`, by the number of each slice with drafts: all tokens that were picked there, in order. They are the
     drafts that were right and then one more, so the sequence now holds 1 + drafts - len(verified) tokens too many:
@@ -139,7 +139,7 @@ class Drafter(Protocol):
     """Guesses tokens. Called on the engine thread, before a step is planned."""
 
     took_ns: int
-    """What the last call took; 0 where that is not worth a look at the clock."""
+    """The time of the last call; 0 where it is not worth a look at the clock."""
 
     def draft(self, asked: Sequence[Asked], room_ns: float) -> list[Tokens]:
         """At most `most` tokens for each, or none; takes about `room_ns` at most. Never raises: a guess may fail."""
@@ -189,7 +189,7 @@ class Vocab(Protocol):
         """The id of the token that is written exactly so, of whatever kind; -1 when there is none. Looks at all."""
 
     def is_marker(self, token: int) -> bool:
-        """Whether it is a control token, or one that was added to the vocabulary whole."""
+        """True if it is a control token, or one that was added to the vocabulary whole."""
 
     def control(self, text: str) -> int:
         """The id of the control token written `text`, or -1 when the model has none."""
@@ -215,7 +215,7 @@ class StepEngine(Protocol):
 
     @property
     def kv_kind(self) -> KvKind:
-        """What its stored bytes depend on; engines of equal kinds can load each other's."""
+        """The origin of its stored bytes; engines of equal kinds can load each other's bytes."""
 
     @property
     def clock(self) -> Clock:
@@ -225,7 +225,7 @@ class StepEngine(Protocol):
         """Decodes all slices. On EngineFailed no sequence of the plan may be trusted: clear them or rebuild()."""
 
     def copy(self, src: int, dst: int) -> None:
-        """Makes dst equal to src, whole; what dst held is gone."""
+        """Makes dst equal to src as a whole, and drops the former content of dst."""
 
     def trim(self, seq: int, length: int) -> None:
         """Cuts the sequence back to its first `length` tokens (0 empties it)."""

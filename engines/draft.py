@@ -18,7 +18,7 @@ from core.errors import EngineFailed
 from engines.base import GREEDY_PICK, Asked, Slice, StepEngine, StepPlan, tokens_of
 
 KEEP = 0.8
-IN_USE_CALLS = 2  # who has asked in the last calls probably asks again
+IN_USE_CALLS = 2  # a work that asked in the last calls probably asks again
 NO_GUESS: Tokens = np.empty(0, np.int32)
 
 
@@ -45,7 +45,7 @@ class ModelDrafts:
         self.failures = 0
         self._clock = clock
         self._calls = 0
-        # What a token of a longer slice takes, and a step of single tokens: learned from its own steps.
+        # The time of a token in a longer slice, and of a step of single tokens: learned from its own steps.
         self._token_ns = 10.0 * US
         self._step_ns = 300.0 * US
         room = engine.geometry.context_len
@@ -79,7 +79,8 @@ class ModelDrafts:
     def _guess(self, asked: Sequence[Asked], guesses: list[list[int]], until_ns: float) -> None:
         geometry = self.engine.geometry
         tokens_left = min(geometry.batch_len, max(16, int((until_ns - self._clock()) / self._token_ns)))
-        going: list[tuple[_Follower, int, Tokens]] = []  # who, for whom of those who asked, what it takes in next
+        # The follower, the index of its work in `asked`, and the tokens to take in next.
+        going: list[tuple[_Follower, int, Tokens]] = []
         for at, a in enumerate(asked[: len(self._followers)]):
             if len(a.text) + a.most > geometry.context_len:
                 continue

@@ -4,8 +4,9 @@ llama.cpp takes an adapter's word for much and ends the process later, in the mi
 checked here before it sees the file. A stack is composed when it is first asked for: with W + s1 B1 A1 + s2 B2 A2 the
 ranks are put behind each other, A = [A1; A2], B = [s1 B1, s2 B2], and the stack costs a step what one adapter costs.
 
-What is loaded is a copy with the rank filled up by zeros to a multiple of 32: llama.cpp's fast paths on CPUs take such
-rows only. Measured on the shipped model: rank 56 as it is, 2.5 times the step of rank 8; filled up to 64, less than it.
+llama.cpp loads a copy with the rank padded with zeros to a multiple of 32, because its fast paths on CPUs take only
+such rows. Measured on the shipped model: with rank 56 as it is, a step takes 2.5 times as long as with rank 8; padded
+to 64 it takes less.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Adapter:
 
     @property
     def trunk_sha(self) -> str:
-        """What the KV of a trunk is computed with: the adapter, or of an activated one the base model."""
+        """The adapter that a trunk's KV is computed with; empty (the base model) for an activated one."""
         return "" if self.activated else self.sha
 
 
@@ -110,7 +111,7 @@ class Adapters:
         return self._by_sha[sha]
 
     def known(self, sha: str) -> bool:
-        """Whether an adapter of that content was found."""
+        """True if an adapter of that content was found."""
         return sha in self._by_sha
 
     def find(self, name: str, where: str = "adapter") -> Adapter:
@@ -310,7 +311,7 @@ def _into(file: BinaryIO, pairs: Pairs, architecture: str) -> BinaryIO:
         write_adapter(file, pairs, architecture)
         file.flush()
     except OSError:
-        with contextlib.suppress(OSError):  # what could not be written cannot be flushed
+        with contextlib.suppress(OSError):  # bytes that could not be written cannot be flushed
             file.close()
         raise
     return file

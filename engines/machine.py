@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores by affinity and quota, and its own control groups (v1 and v2).
+"""The share of the machine that this process may use: cores by affinity and quota, and its control groups (v1, v2).
 
 A container, a systemd unit or a batch job limits a process by control groups. A limit holds for a group and for all
 below it, so the groups are read from the process's own one up to the root that is mounted here.
@@ -111,7 +111,7 @@ def _quota(group: Path) -> float:
 
 
 def _number(path: Path) -> int:
-    """What stands in a file; -1 when it is not there or no number ("max")."""
+    """The number in a file; -1 when it is missing or no number ("max")."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
-"""What a model's file is and of which parts it is made, found out before llama.cpp reads it, in words and with what to
-do. Only llama.cpp knows which architectures it runs: engines/llama/loading.py asks it, and `refused` says its answer in
+"""Checks of a model's file and its parts before llama.cpp reads it; each error says what to do.
+
+Only llama.cpp knows which architectures it runs: engines/llama/loading.py asks it, and `refused` puts its answer into
 words.
 
 Large models come in parts, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split cuts them: the first one is

@@ -1,4 +1,4 @@
-"""Whether the KV of all sequences fits the memory, found out before it is taken: after that the system kills."""
+"""Checks that the KV of all sequences fits in memory, before it is allocated: later the system would kill npcd."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class VirtualClock:
 
 @dataclass(frozen=True, slots=True)
 class SimCost:
-    """What a step takes, in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products.
+    """The time of a step in microseconds: fixed, per micro-batch, per token, per 1,000 token x context products.
 
     `pass_us`: a micro-batch reads the weights while it computes its tokens; the longer of the two counts. With
     `one_pass` all sequences of a step share one micro-batch, as with paged attention. `slice_us` is for each sequence
@@ -120,7 +120,7 @@ class SimVocab:
         return self._written.get(token, "")
 
     def is_marker(self, token: int) -> bool:
-        """Whether it is a control token."""
+        """True if it is a control token."""
         return token in self._written
 
     def whole(self, text: str) -> int:
@@ -290,12 +290,12 @@ class SimEngine:
         return len(self._samplers)
 
     def tokens(self, seq: int) -> list[int]:
-        """What the sequence holds."""
+        """The tokens of the sequence."""
         held: list[int] = self.array(seq).tolist()
         return held
 
     def array(self, seq: int) -> Tokens:
-        """What the sequence holds, as a view that the next step may change."""
+        """The tokens of the sequence, as a view that the next step may change."""
         return self._held[seq, : self.lengths[seq]]
 
     def _after(self, held: Tokens, drafts: int, pick: Pick, right: int) -> int:
@@ -310,7 +310,7 @@ class SimEngine:
 class ForcedDrafts:
     """A Drafter of a SimEngine that is right with a stated probability per token, and takes a stated time per token.
 
-    Whether a guess is right follows from the text alone.
+    The text alone decides if a guess is right.
     """
 
     def __init__(self, engine: SimEngine, acceptance: float, token_us: float = 0.0, end_every: int = 0) -> None:
@@ -346,7 +346,7 @@ class ForcedDrafts:
 
 
 def computed(tokens: Tokens, adapter: str) -> Tokens:
-    """What a sequence holds of tokens that were computed with an adapter: the KV differs, so these do."""
+    """The tokens as a sequence holds them after an adapter: the KV differs, so these differ."""
     if not adapter:
         return tokens
     return tokens + np.int32((crc32(adapter.encode()) % 0x7FFE + 1) << 16)

@@ -1,10 +1,10 @@
 """Chooses attention setting, weight type and threads by running them side by side for a moment, not by belief.
 
 Each candidate is a small engine of its own on the same model; they take turns, so that a machine that slows down
-slows all of them. What wins is the smallest sum of medians over the shapes that real steps have.
+slows all of them. The candidate with the smallest sum of medians wins, over the shapes of real steps.
 
-A start must not take long, whatever the model and the machine: how fast the first candidate is decides how much is
-measured, and of how many others. Nothing is begun that would not be over in time, as far as what was measured tells.
+A start must not take long, on any model and machine. The speed of the first candidate decides how much is measured,
+and how many others. No measurement begins that would not be over in time by its prediction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engines.machine import cores_here
 from engines.model_file import look
 
 MODEL_BYTES_MAX = 256 << 20  # of larger models several would not fit beside each other
-LIMIT_S = 8.0  # what it may plan to take: what was measured may be wrong by a quarter
+LIMIT_S = 8.0  # the longest planned time: measurements may be wrong by a quarter
 ROUNDS, ROUNDS_MIN = 4, 2  # of the least amount one is enough
 GIVE_UP_X = 1.5
 MARGIN = 1.25  # steps in a measurement against what they were predicted to take
@@ -56,7 +56,7 @@ class Amount:
 
     @property
     def context_len(self) -> int:
-        """What a sequence must hold."""
+        """The tokens that a sequence must hold."""
         return self.trunk + max(tokens for _, tokens, _ in self.shapes)
 
 
@@ -91,7 +91,7 @@ class Tried:
 
 
 def candidates(settings: LlamaSettings, cores: int) -> list[LlamaSettings]:
-    """What is left to choose: every combination of the settings that are "auto" or 0, the first choice first."""
+    """The candidates: every combination of the settings that are "auto" or 0, the first choice first."""
     # All cores at once are never a candidate: threads of the engine spin while they wait, and the event loop needs one.
     threads = [settings.threads] if settings.threads else [*dict.fromkeys((default_threads(), max(1, cores // 2)))]
     attention = ["off", "on"] if settings.flash_attention == "auto" else [settings.flash_attention]
@@ -107,14 +107,14 @@ def candidates(settings: LlamaSettings, cores: int) -> list[LlamaSettings]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What was seen of the first candidate: what opening it took, and one token of a prefill and of a single step."""
+    """The speed of the first candidate: opening it, one token of a prefill, and one of a single step."""
 
     open_ns: int
     token_ns: int
     single_ns: int
 
     def takes_ns(self, amount: Amount, settings: LlamaSettings, rounds: int) -> int:
-        """What one candidate will take, from being opened on."""
+        """The predicted time of one candidate, opening included."""
         convert = self.single_ns * CONVERT_TOKENS + CONVERT_NS if settings.weights == "f16" else 0
         steps = sum(max(self.single_ns, tokens * self.token_ns) for tokens in amount.steps(rounds))
         return self.open_ns + convert + round(MARGIN * steps)
@@ -202,7 +202,7 @@ def _take_turns(runs: Sequence[_Run], clock: Clock, ends_ns: int) -> list[_Run]:
     for _ in range(ROUNDS):
         best_ms = min((run.round_ms for run in runs), default=0.0)
         for run in runs:
-            # Whoever is far behind after a round is not asked again.
+            # A candidate that is far behind after a round is not measured again.
             if run.round_ms > GIVE_UP_X * best_ms:
                 continue
             if clock() + run.round_ms * MS > ends_ns:

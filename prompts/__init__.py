@@ -1,1 +1,1 @@
-"""What a model reads: how worlds, NPCs, turns and perceptions become text and tokens. Everything here decides."""
+"""Prompts: how worlds, NPCs, turns and perceptions become text and tokens. Everything here decides."""

@@ -1,4 +1,4 @@
-"""Which waiting work starts next: queues, the window, ageing, and how many works of a tier run at once.
+"""The choice of the waiting work that starts next: queues, the window, ageing, and the running works of each tier.
 
 It serves every backend and knows nothing of sequences, lanes or KV. The backend brings its Seats, which say whether a
 work has a place. Higher tiers are let in first; Bronze that waited past its bound counts as Silver.
@@ -31,19 +31,19 @@ class Seats(Protocol):
         """Every work that was taken and has not ended, those that were put back included."""
 
     def busy(self) -> bool:
-        """Whether works run now; a busy backend gathers for free, so no window is kept open."""
+        """True if works run now; a busy backend gathers for free, so no window is kept open."""
 
     def go_on(self, tier: Tier, now_ns: int) -> None:
-        """Places what was put back or is tried again and counts as `tier`, as far as there is room."""
+        """Places works that were preempted or are retried and count as `tier`, while there is room."""
 
     def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
         """Starts a waiting work and takes it from its queue; False, and nothing is changed, when it has no place."""
 
     def could_stand(self, work: Work) -> bool:
-        """Whether only works that may give way keep this one from starting."""
+        """True if only works that may give way keep this one from starting."""
 
     def all_taken(self, work: Work) -> bool:
-        """Whether no work like this one can start unless another one gives way."""
+        """True if no work like this one can start unless another one gives way."""
 
 
 class Admission:
@@ -60,7 +60,7 @@ class Admission:
         self._risen: Work | None = None  # the Bronze that counts as Silver now
 
     def submit(self, ticket_id: int, work: Work, now_ns: int) -> list[Left]:
-        """Puts a work into its queue; what that ended: the waiting work that it superseded, or itself, refused."""
+        """Puts a work into its queue. Returns works that this ended: one that it superseded, or itself, refused."""
         left: list[Left] = []
         taken_in, superseded = self.queues.of[work.tier].add(ticket_id, work, now_ns)
         if superseded is not None:
@@ -112,7 +112,7 @@ class Admission:
             self._let_in(seats, Tier.BRONZE, rule, now_ns, risen)
         seats.go_on(Tier.SILVER, now_ns)
         self._let_in(seats, Tier.SILVER, rule, now_ns)
-        seats.go_on(Tier.BRONZE, now_ns)  # what was put back has what is left, before new Bronze starts
+        seats.go_on(Tier.BRONZE, now_ns)  # preempted works get the remaining room before new Bronze starts
         self._let_in(seats, Tier.BRONZE, rule, now_ns)
         return None
 

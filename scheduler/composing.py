@@ -39,9 +39,9 @@ class Planned:
     scheduler's count is still that, which starts and ends of works move.
     """
     again: int = 0
-    picked: Tokens | None = None  # what everybody got, when everybody just decoded
+    picked: Tokens | None = None  # the tokens of all works, when all of them just decoded
     passed_over: bool = False  # nothing of the highest tier is in it
-    plain_ns: float = 0.0  # with drafts: what the step would take without them
+    plain_ns: float = 0.0  # with drafts: the predicted time of the step without them
 
 
 class Composer:

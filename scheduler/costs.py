@@ -1,7 +1,7 @@
-"""What a step will take: a linear model of its features, learned while running, never with a negative weight.
+"""Predicts the time of a step: a linear model of its features, learned while running, never with a negative weight.
 
 Features of a step: one, micro-batches, tokens, 1,000 token x padded-context products, and 1,000 tokens of padded
-context that are read, once per sequence. The last is what sets 16 decodes apart from a prefill of 16 tokens: each token
+context that are read, once per sequence. The last one distinguishes 16 decodes from a prefill of 16 tokens: each token
 of a decode reads a context of its own.
 """
 
@@ -67,7 +67,7 @@ class Costs:
         self.trust = 1.0
 
     def predict_ns(self, x: Features) -> float:
-        """What a step with these features will take."""
+        """The predicted time of a step with these features."""
         w = self.weights_ns
         return w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3] + w[4] * x[4]
 
@@ -85,7 +85,7 @@ class Costs:
 
     @property
     def base_ns(self) -> float:
-        """What a step costs before its first token."""
+        """The cost of a step before its first token."""
         return self.weights_ns[0]
 
     def add(self, x: Features, took_ns: int, budget_ns: int) -> None:

@@ -1,6 +1,6 @@
-"""What loading stored KV takes, learned while running, against what `costs` says computing it anew would take.
+"""The time of loading stored KV, learned while running, against the time of computing it again (`costs`).
 
-A load is a fixed part and so much per MiB; both are fitted to what loads took, and never negative.
+A load takes a fixed time and a time per MiB; both are fitted to measured loads, and never negative.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LoadCosts:
             self._take(mib, self.fixed_ns + self.mib_ns * mib, 0.1)
 
     def predict_ns(self, size: int) -> float:
-        """What loading `size` bytes will take."""
+        """The predicted time of loading `size` bytes."""
         return self.fixed_ns + self.mib_ns * size / MIB
 
     def add(self, size: int, took_ns: int) -> None:
@@ -59,7 +59,7 @@ class LoadCosts:
         self.mib_ns, self.fixed_ns = slope, max(0.0, (y - slope * x) / n)
 
     def pays(self, size: int, wait_ns: int, recompute_ns: float) -> bool:
-        """Whether loading, after `wait_ns` for the bytes, is faster than computing anew. Counts what it turns down."""
+        """True if loading, after `wait_ns` for the bytes, is faster than computing again. Counts refused loads."""
         if wait_ns + self.predict_ns(size) < recompute_ns:
             return True
         self.turned_down += 1
@@ -71,7 +71,7 @@ class LoadCosts:
 
 
 def recompute_ns(costs: Costs, start: int, end: int, micro_len: int) -> float:
-    """What the tokens from `start` to `end` of a trunk would take to compute, a step per micro-batch."""
+    """The predicted time of computing the tokens from `start` to `end` of a trunk, a step per micro-batch."""
     total, at = 0.0, start
     while at < end:
         tokens = min(micro_len, end - at)

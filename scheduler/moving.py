@@ -1,7 +1,7 @@
 """Moves trunks between their homes: sequences, host RAM, and the store beyond it.
 
-Runs on the engine thread between steps. The book is kvcache's, the bytes are the engine's; what is loaded was verified,
-and is loaded only where that is faster than computing it anew.
+Runs on the engine thread between steps. kvcache keeps the book, the engine has the bytes. Bytes are verified before
+they are loaded, and loaded only where that is faster than computing them again.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Moves:
         return True
 
     def load(self, trunk: Trunk, wanted: Tokens, shared: int) -> int:
-        """Loads what RAM has of a resident trunk, when it is what it should be and faster than computing it anew; how
-        many of the `wanted` tokens came so. What was loaded stays as the clean copy. The trunk holds nothing otherwise.
+        """Loads a resident trunk's bytes from RAM, if they are valid and loading is faster than computing. Returns the
+        number of `wanted` tokens that were loaded. Loaded bytes stay as the clean copy; else the trunk is empty.
         """
         sealed = trunk.blob
         if sealed is None:
@@ -122,7 +122,7 @@ class Moves:
             self.refused["signature"] += 1
 
     def is_here(self, trunk: Trunk, work: Work, now_ns: int) -> bool:
-        """Whether the work need not wait for a fetch of its trunk, which it may begin."""
+        """True if the work need not wait for a fetch of its trunk. May begin a fetch."""
         if not trunk.parked:
             return True
         useful = common_len(trunk.tokens[: trunk.held], work.trunk)

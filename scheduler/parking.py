@@ -34,7 +34,7 @@ class Store(Protocol):
 
 
 class Fetched(NamedTuple):
-    """What a fetch gave at a moment: header and bytes, or why there are none ("away", "gone", "signature")."""
+    """The result of a fetch: header and bytes, or the reason why there are none ("away", "gone", "signature")."""
 
     at_ns: int
     number: int
@@ -44,7 +44,7 @@ class Fetched(NamedTuple):
 
 
 class Parking:
-    """Which trunks are in the store, and which are on their way back. Owns the numbers under which they are there."""
+    """The trunks that are in the store or on their way back. Owns the numbers under which they are there."""
 
     def __init__(self, homes: Homes, wait_ms: float) -> None:
         self.store: Store | None = None
@@ -54,7 +54,7 @@ class Parking:
         self.given_up = 0  # not there in time
         self.turned_down = 0
         self.costs = LoadCosts(FETCH_PRIOR)
-        self.changes = 0  # what is in the store, or on its way back, is another one with each
+        self.changes = 0  # grows when a trunk enters the store, leaves it or is fetched
         self._homes = homes
         self._wait_ns = round(wait_ms * MS)
         self._last = 0
@@ -89,15 +89,15 @@ class Parking:
                 self._homes.lose(trunk)
 
     def is_here(self, trunk: Trunk, work: Work, worth_ns: float, now_ns: int) -> bool:
-        """Whether a work need not wait for its trunk: it is not in the store, or not worth the time to fetch it.
+        """True if a work need not wait for its trunk: it is not in the store, or not worth the time to fetch it.
 
-        `worth_ns` is what computing anew would take longer than loading from RAM. What is not fetched is forgotten.
+        `worth_ns` is the time that computing again takes beyond loading from RAM. A trunk that is not fetched is lost.
         """
         if not trunk.parked:
             return True
         if not trunk.fetching_ns:
             if work.max_tokens:
-                worth_ns = min(worth_ns, self._wait_ns)  # what takes longer would not be waited for
+                worth_ns = min(worth_ns, self._wait_ns)  # a work would not wait longer
             if not self._fits(trunk) or self.store is None or not self.costs.pays(trunk.parked_bytes, 0, worth_ns):
                 self.turned_down += 1
                 self.forget(trunk)
@@ -149,7 +149,7 @@ class Parking:
             self._homes.lose(trunk)
 
     def _fits(self, trunk: Trunk) -> bool:
-        """Whether it can come back at all: else it would be fetched, parked again, and so on for ever."""
+        """True if it can come back at all: else it would be fetched and parked again without end."""
         return trunk.parked_bytes <= self._homes.ram_bytes_max
 
     def _leave(self, trunk: Trunk) -> None:

@@ -81,12 +81,12 @@ class Place:
 
     @property
     def stands(self) -> bool:
-        """Whether it has its trunk to itself: no other work can stand on that meanwhile."""
+        """True if it has its trunk to itself: no other work can stand on that meanwhile."""
         return self.part is not Part.BRANCH or self.lane < 0 or self.work.keep
 
     @property
     def adapter(self) -> str:
-        """What the next tokens are computed with."""
+        """The adapter of the next tokens."""
         on = self.part is Part.BRANCH and self.branch_len >= self.adapter_from
         return self.work.adapter if on else self.work.key.adapter
 
@@ -98,7 +98,7 @@ class Place:
 
     @property
     def missing(self) -> Tokens:
-        """What prefix or trunk still lack; empty in BRANCH."""
+        """The tokens that prefix or trunk still lack; empty in BRANCH."""
         if self.part is Part.PREFIX:
             assert self.prefix is not None
             return self.prefix.tokens[self.prefix.held :]

@@ -3,10 +3,10 @@
 Runs on the engine thread between steps; owns nothing but the counters: the book is kvcache's, the bytes are the
 engine's.
 
-On cancel the branch is cut off or its lane given back; what was computed of prefix and trunk stays, it is valid.
+On cancel the branch is cut off or its lane given back; computed tokens of prefix and trunk stay, they are valid.
 
-A fork is a trunk of its own that begins as a copy of its origin. Works run on it as on any other; commit() then makes
-what it holds the origin's, and no byte is moved for it; forget() discards it. The origin's KV is only read meanwhile.
+A fork is a trunk of its own that begins as a copy of its origin. Works run on it as on any other; commit() then gives
+its KV to the origin without moving a byte; forget() discards it. The origin's KV is only read meanwhile.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Placer:
 
     @staticmethod
     def needs_lane(work: Work) -> bool:
-        """Whether a work's branch is on a lane."""
+        """True if a work's branch is on a lane."""
         return work.tier is not Tier.GOLD and work.max_tokens > 0
 
     def counters(self) -> dict[str, dict[str, float]]:
@@ -112,7 +112,7 @@ class Placer:
         }  # fmt: skip
 
     def could_stand(self, key: TrunkKey) -> bool:
-        """Whether a work could stand on that trunk now: no other does, and there is a sequence for it."""
+        """True if a work could stand on that trunk now: no other does, and there is a sequence for it."""
         homes = self.homes
         trunk = homes.find(key)
         if trunk is not None and trunk.fetching_ns:
@@ -234,7 +234,7 @@ class Placer:
                 if gone is not None:
                     self._engine.trim(gone.seq, 0)
                 self._engine.trim(trunk.seq, 0)
-                # What a ready prefix holds is there already, so it counts as held (and cached) from here on.
+                # Tokens of a ready prefix are there already, so they count as held (and cached) from here on.
                 self.homes.holds(trunk, work.trunk, 0)
                 place.part = Part.PREFIX
                 self.advance(place)

@@ -7,8 +7,8 @@ lets Gold that is under way go ahead. Of each tier the overdue work that is due 
 at a time, or a long queue of Bronze would stand before all Silver. And a work that had no step for its tier's
 wait_max_ms goes first, so nothing waits for ever.
 
-What goes first may leave no room for the rest: it has another adapter, or needs the whole budget. When that left out
-the highest tier, the next step is the highest tier's: nobody waits for a lower tier longer than one step.
+The first work may leave no room for the rest: it has another adapter, or needs the whole budget. If that left out the
+highest tier, the next step begins with the highest tier: no work waits for a lower tier longer than one step.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Candidate:
 
 
 class Portion(NamedTuple):
-    """What one candidate gets."""
+    """The part of one candidate in a step."""
 
     number: int
     seq: int
@@ -106,7 +106,7 @@ _DECODE_RANK = (0, 1, 4)
 
 
 def rank(candidate: Candidate, now_ns: int) -> int:
-    """Which of the six ranks a candidate has when it may count as one tier higher."""
+    """The rank of a candidate, of six, when it may count as one tier higher."""
     tier = candidate.tier
     if tier is not Tier.GOLD and now_ns >= candidate.overdue_ns:
         tier = Tier(tier - 1)
@@ -193,7 +193,7 @@ def compose(
 
 
 def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
-    """Whether Gold's prefills, all of them young, let Gold that decodes go ahead: with them it waits far longer."""
+    """True if Gold's prefills, all of them young, let decoding Gold go ahead, which would wait far longer with them."""
     young_ns = now_ns - round(settings.yield_ms * MS)
     if not any(step.has(c) for c in ranked[0]) or not ranked[2] or any(c.last_step_ns <= young_ns for c in ranked[2]):
         return False
@@ -218,7 +218,7 @@ def _first(
     now_ns: int,
     adapter_before: str,
 ) -> Candidate:
-    """Who is served before all others in this step, and whose adapter it therefore has."""
+    """The candidate that is served first in this step; the step has its adapter."""
     starved = [c for c in candidates if now_ns >= c.starved_ns]
     # Under overload some Gold always is; the others are few.
     lower = [c for c in starved if c.tier is not Tier.GOLD]
@@ -242,7 +242,7 @@ def _first(
 
 
 def _talks(c: Candidate, settings: PlannerSettings, now_ns: int) -> bool:
-    """Whether somebody waits for the next token of what counts as Silver."""
+    """True if a player waits for the next token of a work that counts as Silver."""
     return c.decode or c.deadline_ns < now_ns + round(settings.silver_soon_ms * MS)
 
 
@@ -268,21 +268,21 @@ class _Step:
         self._lengths: dict[int, int] = {}  # tokens by sequence
 
     def has(self, c: Candidate) -> bool:
-        """Whether a candidate has a part in the step."""
+        """True if a candidate has a part in the step."""
         return c.seq in self._lengths
 
     @property
     def whole_ns(self) -> float:
-        """What the step may take."""
+        """The budget of the step."""
         return self._whole_ns
 
     @property
     def spent_ns(self) -> float:
-        """What the step takes so far."""
+        """The predicted time of the step so far."""
         return self._whole_ns - self._room_ns
 
     def cost_ns(self, candidates: Sequence[Candidate]) -> float:
-        """What the candidates would add, side by side."""
+        """The time that the candidates would add, side by side."""
         added_ns = 0.0
         for c in candidates:
             _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, added_ns == 0.0)

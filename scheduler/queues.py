@@ -56,7 +56,7 @@ class Queue:
         return next((w.submitted_ns for w in self._by_id.values()), None)
 
     def add(self, ticket_id: int, work: Work, now_ns: int) -> tuple[bool, Waiting | None]:
-        """(whether it was taken in, the waiting work that it superseded, whose place in the order it keeps).
+        """(True if it was taken in, the waiting work that it superseded). It keeps the place of that one.
 
         At the end of the line, an NPC that changes faster than the line moves would never be served.
         """

@@ -46,7 +46,7 @@ class Running:
 
     @property
     def decoding(self) -> bool:
-        """Whether the first token is out."""
+        """True when the first token is out."""
         return bool(self.made) and self.place.part is Part.BRANCH
 
     def wanted(self) -> Tokens:
@@ -86,7 +86,7 @@ class Running:
     def picked(
         self, token: int, probability: float, eog: frozenset[int], now_ns: int
     ) -> tuple[Chunk | None, Finish | None]:
-        """What the picked token means: the chunk to hand out, and the finish when it was the last."""
+        """The chunk to hand out for the picked token, and the finish when it was the last."""
         if self.node is None:
             if token in eog or token in self.work.stop_ids:
                 return None, Finish.STOP
@@ -104,7 +104,7 @@ class Running:
         return chunk, Finish.STOP if self.node.complete else None
 
     def all_picked(self, tokens: Sequence[int], eog: frozenset[int], now_ns: int) -> tuple[Chunk | None, Finish | None]:
-        """The same for tokens that one step gave, of which the drafts were right; what follows an end is dropped."""
+        """The same for several tokens of one step, whose drafts were right; tokens after an end are dropped."""
         made: list[int] = []
         finish: Finish | None = None
         for token in tokens:

@@ -221,7 +221,9 @@ class Scheduler:
                 self._end(runner, Finish.LENGTH, now_ns)
 
     def failed(self, planned: Planned, reason: str, now_ns: int) -> None:
-        """The engine failed in a step: rebuilds it; what ran is tried once more from its trunk, then ends as FAILED."""
+        """The engine failed in a step: rebuilds it; running works are retried once from their trunks, then end as
+        FAILED.
+        """
         self.meter.step_failures += 1
         self._changes += 1
         self.engine.rebuild()
@@ -237,13 +239,13 @@ class Scheduler:
             self.retrying.append(runner)
 
     def take_deliveries(self) -> list[Delivery]:
-        """What became known since the last call, in order."""
+        """The deliveries since the last call, in order."""
         out, self._out = self._out, []
         return out
 
     @property
     def undelivered(self) -> tuple[Delivery, ...]:
-        """What take_deliveries() will return; it stays."""
+        """The deliveries that take_deliveries() will return; they stay."""
         return tuple(self._out)
 
     @property
@@ -253,7 +255,7 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """True if no work runs and none waits."""
         return not self.running and not self.retrying and not len(self.admission.queues)
 
     # -- seats -------------------------------------------------------------------------------------------------
@@ -263,19 +265,19 @@ class Scheduler:
         return (r.work for r in (*self.running.values(), *self.retrying))
 
     def busy(self) -> bool:
-        """Whether works run now."""
+        """True if works run now."""
         return bool(self.running)
 
     def could_stand(self, work: Work) -> bool:
-        """Whether a work could stand on its trunk now."""
+        """True if a work could stand on its trunk now."""
         return self.placer.could_stand(work.key)
 
     def all_taken(self, work: Work) -> bool:
-        """Whether the work needs a lane and none is free."""
+        """True if the work needs a lane and none is free."""
         return work.max_tokens > 0 and not self.placer.lanes.free
 
     def go_on(self, tier: Tier, now_ns: int) -> None:
-        """Places what was put back or is tried again, of those that count as `tier`; what is due longest is first."""
+        """Places works that were preempted or are retried and count as `tier`; the one due longest is first."""
         those = [r for r in self.retrying if self.admission.counts_as(r.work) is tier]
         for runner in sorted(those, key=lambda r: r.work.due_ns):
             place = self._place(runner.work, now_ns)
@@ -333,8 +335,8 @@ class Scheduler:
         return True
 
     def _overtake(self, work: Work, now_ns: int) -> bool:
-        """Ends a work of the same or a lower tier that only brings this work's trunk into place; what it has computed
-        stays. Whether there was one.
+        """Ends a work of the same or a lower tier that only brings this work's trunk into place; its computed tokens
+        stay. Returns True if there was one.
         """
         trunk, tier = self.placer.homes.get(work.key), self.admission.counts_as(work)
         for runner in self.running.values():
@@ -402,7 +404,7 @@ class Scheduler:
             self._forget_again(waiting.work.key)
 
     def _wanted(self, key: TrunkKey) -> bool:
-        """Whether a work that has not ended will bring this trunk back."""
+        """True if a work that has not ended will bring this trunk back."""
         return any(work.key == key for work in self._works())
 
     def _works(self) -> Iterator[Work]:

@@ -1,8 +1,8 @@
-"""Which works are given drafts, and whether that pays: measured while running, per tier.
+"""The choice of works that get drafts, and the measurement per tier, while running, of what drafts gain.
 
 A drafted step gives more tokens and takes longer, and so does all that goes with it: time is counted from step to step.
-What it would have taken without drafts is what the cost model says, corrected by plain steps of as few works, of which
-there is one now and then. A tier on which drafts do not pay has none until `retry_s` have passed.
+The cost model predicts the time without drafts; plain steps of as few works, one now and then, correct the prediction.
+A tier on which drafts do not pay has none until `retry_s` have passed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TierSpeculation:
 
     @property
     def on(self) -> bool:
-        """Whether works of this tier may get drafts."""
+        """True if works of this tier may get drafts."""
         return self.allowed and not self.off_until_ns
 
 
@@ -93,11 +93,11 @@ class Speculation:
         self.settings = settings
         self.drafter = drafter
         self.tiers = [TierSpeculation(tier.name.lower() in settings.tiers) for tier in Tier]
-        # What plain steps of few works took, with all that goes with them, and what the cost model said of them.
+        # The time of plain steps of few works, with all that goes with them, and the cost model's prediction of it.
         self._plain_took_ns = self._plain_said_ns = 0.0
-        self.spent_ns = 0  # what drafting took before the step that is planned now
+        self.spent_ns = 0  # the time of drafting before the step that is planned now
         self.sleeps_until_ns = 0
-        self.measuring = False  # whether the step that is planned now teaches something
+        self.measuring = False  # True if the step that is planned now teaches something
         self._eog = eog
         self._asked: set[Tier] = set()
         self._since_plain = PLAIN_EVERY  # the first one is plain
@@ -140,9 +140,9 @@ class Speculation:
         self, given: Sequence[tuple[Tier, int, int]], works: int, plain_ns: float, took_ns: int, now_ns: int
     ) -> None:
         """Learns from a step of `works` works that only decoded: per drafted one its tier, drafts and how many were
-        right; what the step should have taken without drafts, and what passed since the step before it.
+        right; the predicted time of the step without drafts, and the time since the step before it.
 
-        Looking for guesses costs also where there are none, so what counts is whether they were asked for.
+        Looking for guesses takes time even if there are none, so a step counts if guesses were asked for.
         """
         self.measuring = False
         if not self._asked:

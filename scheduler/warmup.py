@@ -33,12 +33,12 @@ SHAPES = (
 )
 ALWAYS = 4
 CHEAP_NS = 20 * MS
-CONTEXTS = (0, 256, 512, 768)  # what the steps stand on, so that the weight of a context shows
+CONTEXTS = (0, 256, 512, 768)  # contexts of the steps, so that the weight of a context shows
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep measured: steps and their tokens, the longest context they stood on, and what it all took.
+    """The result of a sweep: steps and their tokens, the longest context, and the total time.
 
     `token_ms` is a single token's step; `prefill_ms` a token of the longest prefill that was measured.
     """
@@ -109,7 +109,7 @@ def _step(engine: StepEngine, slices: list[Slice], clock: Clock) -> int:
 
 
 def _fill_ns(costs: Costs, length: int) -> float:
-    """What bringing the first sequence to this length may take."""
+    """The predicted time of bringing the first sequence to this length."""
     return costs.predict_ns(features([Slice(0, 0, np.full(length, 1, np.int32))], length)) if length > 0 else 0.0
 
 

@@ -1,8 +1,8 @@
-"""Who gives way to a work that has no place: nobody waits for a lower tier longer than one step.
+"""The works that give way to a work without a place: no work waits for a lower tier longer than one step.
 
-A work needs its trunk to itself, a lane when it is not Gold, and a sequence for its trunk. Where a running work of a
-lower tier holds one of these, it is put back, and goes on later from what is computed. A Silver that has begun to speak
-is not put back: it runs at the waiting work's tier until it lets go. What works of the same tier hold is waited for.
+A work needs its trunk to itself, a lane when it is not Gold, and a sequence for its trunk. If a running work of a
+lower tier holds one of these, it is preempted, and goes on later with the KV that is computed. A Silver that has begun
+to speak is not preempted: it runs at the waiting work's tier until it ends. Works of the same tier are waited for.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Way(NamedTuple):
 
 
 def make_way(work: Work, tier: Tier, running: Iterable[Running], counts: Counts, placer: Placer) -> Way | None:
-    """What gives `work`, which counts as `tier`, a place. None: it waits for its own tier or a higher one, or for its
-    trunk to come from the store. `counts` says which tier a running work counts as.
+    """The preemptions that give `work`, which counts as `tier`, a place. None: it waits for its own tier or a higher
+    one, or for its trunk to come from the store. `counts` gives the tier that a running work counts as.
 
-    Nobody is put back in vain: with all of the way made there is a place.
+    No work is preempted in vain: after all of them there is a place.
     """
     lower = [r for r in running if counts(r) > tier] if tier is not Tier.BRONZE else []
     trunk = placer.homes.find(work.key)
@@ -59,7 +59,7 @@ def make_way(work: Work, tier: Tier, running: Iterable[Running], counts: Counts,
 
 
 def _has_sequence(trunk: Trunk | None, placer: Placer) -> bool:
-    """Whether there is a sequence for a trunk: its own, a free one, or that of a trunk on which no work stands."""
+    """True if there is a sequence for a trunk: its own, a free one, or that of a trunk on which no work stands."""
     homes = placer.homes
     return (trunk is not None and trunk.seq >= 0) or homes.free > 0 or any(not t.users for t in homes.residents)
 

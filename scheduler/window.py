@@ -9,7 +9,7 @@ from core.clock import MS
 
 
 class Closed(Enum):
-    """Which rule closed a window."""
+    """The rule that closed a window."""
 
     COMPLETE = "complete"  # nobody else is due soon
     FULL = "full"

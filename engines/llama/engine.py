@@ -76,7 +76,7 @@ class LlamaEngine:
 
     @cached_property
     def card(self) -> ModelCard:
-        """What the file says of itself. The first call reads all of it, for its hash."""
+        """The metadata of the file. The first call reads all of it, for its hash."""
         return card_of(self._model, self._file)
 
     @property

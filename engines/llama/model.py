@@ -22,7 +22,7 @@ KV_BLOCK = 32  # values of q8_0 share a scale, so a head must be made of whole b
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a GGUF file says of itself. `sha256` is of the whole file; `license` may be empty."""
+    """The metadata of a GGUF file. `sha256` is of the whole file; `license` may be empty."""
 
     name: str
     sha256: str
@@ -47,7 +47,7 @@ def card_of(model: Any, file: ModelFile) -> ModelCard:
 
 
 def kv_kind(model: Any, sha256: str, settings: LlamaSettings) -> KvKind:
-    """What stored KV bytes of this model depend on, with these settings, as this llama.cpp writes them."""
+    """The origin of this model's stored KV bytes, with these settings, as this llama.cpp writes them."""
     shape = (
         f"{llama_cpp.llama_model_n_layer(model)} layers, {llama_cpp.llama_model_n_embd(model)} wide, "
         f"{llama_cpp.llama_model_n_head_kv(model)} heads of {_head_lens(model)}, "

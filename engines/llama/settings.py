@@ -55,7 +55,7 @@ class LlamaSettings:
 
 
 def flash(settings: LlamaSettings) -> bool:
-    """Whether attention is llama.cpp's flash attention; "auto" follows the KV type's need."""
+    """True if attention is llama.cpp's flash attention; "auto" follows the KV type's need."""
     return settings.flash_attention == "on" or (settings.flash_attention == "auto" and settings.kv_type != "f16")
 
 

@@ -68,7 +68,7 @@ class Steps:
         self._settings = settings
         self._sequences = sequences
         self._vocab_len = vocab_len
-        self._filled: _Filled | None = None  # what the batch holds
+        self._filled: _Filled | None = None  # the content of the batch
         self._count = np.arange(settings.batch_len, dtype=np.int32)
         self.batch = Batch(settings.batch_len)
 

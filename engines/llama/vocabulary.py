@@ -77,7 +77,7 @@ class LlamaVocab:
         return next((t for t in range(self.size) if of(self._vocab, t) == raw), -1)
 
     def is_marker(self, token: int) -> bool:
-        """Whether it is a control or added token."""
+        """True if it is a control or added token."""
         return token in self._markers
 
     def piece(self, token: int) -> bytes:
