@@ -44,7 +44,8 @@ from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.works import Works
-from daemon.worlds.worlds import Npc, Worlds
+from daemon.worlds.world import Npc
+from daemon.worlds.worlds import Worlds
 from engines.backend import Backend
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts

@@ -23,8 +23,8 @@ from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
 from daemon.minds.mind import IntentSettings
 from daemon.rpc.calls import CallSettings
 from daemon.talk.dialogue import DialogueSettings
+from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
-from daemon.worlds.worlds import WorldLimits
 from engines.llama import LlamaSettings, check_settings
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings

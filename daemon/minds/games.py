@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from core.clock import Clock
 from daemon.minds.mind import Game
-from daemon.worlds.worlds import World
+from daemon.worlds.world import World
 from npcd.v1 import intents_pb2
 from tiers.game_time import GameTime
 

@@ -25,7 +25,7 @@ from daemon.minds.mind import Answer, Game, Glimpse, IntentSettings, Mind, Quest
 from daemon.minds.questions import Questions
 from daemon.minds.table import Subscriber, Table
 from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
-from daemon.worlds.worlds import Npc, World
+from daemon.worlds.world import Npc, World
 from npcd.v1 import intents_pb2
 from prompts.sight import state_of
 from scheduler.ticket import Door

@@ -14,7 +14,8 @@ from core.errors import Draining, Overloaded
 from core.steps import Steps
 from core.work import Ended
 from daemon.minds.questions import Questions
-from daemon.worlds.worlds import Npc, Worlds
+from daemon.worlds.world import Npc
+from daemon.worlds.worlds import Worlds
 from scheduler.ticket import Door
 
 LOADED_AT_ONCE = 16

@@ -11,7 +11,7 @@ import tiers.phase
 from core.observation import Observation
 from core.words import Activation, Source
 from core.work import Chunk, Ended
-from daemon.worlds.worlds import Npc, World
+from daemon.worlds.world import Npc, World
 from npcd.v1 import intents_pb2
 from prompts.choices import target_word
 from prompts.layout import Perception, Tail

@@ -10,7 +10,8 @@ from core.work import Work
 from daemon.minds.attention import PLAYER_KIND
 from daemon.minds.mind import Mind, Question
 from daemon.worlds.works import Works
-from daemon.worlds.worlds import Npc, Worlds
+from daemon.worlds.world import Npc
+from daemon.worlds.worlds import Worlds
 from tiers.routing import Routes, WorkKind
 
 

@@ -17,7 +17,7 @@ from core.steps import Steps, every
 from core.words import Activation, NpcKey, Source
 from daemon.minds.mind import Intent, IntentSettings, Mind, PastIntent
 from daemon.words import activation_message, whole
-from daemon.worlds.worlds import Npc, World
+from daemon.worlds.world import Npc, World
 from memory.memory import Memory
 from memory.records import Body, Kind
 from npcd.v1 import intents_pb2, npcs_pb2

@@ -36,7 +36,8 @@ from daemon.rpc.status import StatusBoard
 from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.words import activation_message, check_id, check_number, row_message, whole
-from daemon.worlds.worlds import Npc, World, Worlds
+from daemon.worlds.world import Npc, World
+from daemon.worlds.worlds import Worlds
 from engines.backend import TrunkPlace
 from memory.memory import Memory
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
@@ -129,8 +130,8 @@ class Calls:
     async def define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
         """Defines or changes a world; one of that name which is being deleted is gone first."""
         await self._deleting.over(tenant, request.world_id)
-        if self._worlds.needs_composing(request):
-            await asyncio.to_thread(self._worlds.compose, request)
+        if self._worlds.definitions.needs_composing(request):
+            await asyncio.to_thread(self._worlds.definitions.compose, request)
             await self._deleting.over(tenant, request.world_id)
         return await self._changes.alone((tenant, request.world_id), self._define_world(tenant, request))
 

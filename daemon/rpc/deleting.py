@@ -22,7 +22,8 @@ from daemon.minds.table import Table
 from daemon.rpc.changes import SAVES, Changes
 from daemon.rpc.save_games import SaveGames
 from daemon.talk.dialogue import Dialogue
-from daemon.worlds.worlds import World, Worlds
+from daemon.worlds.world import World
+from daemon.worlds.worlds import Worlds
 from memory.memory import Memory
 from npcd.v1 import dialogue_pb2
 

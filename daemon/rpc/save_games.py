@@ -21,7 +21,8 @@ from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.wire import parsing
 from daemon.words import check_id
-from daemon.worlds.worlds import World, Worlds
+from daemon.worlds.world import World
+from daemon.worlds.worlds import Worlds
 from memory import saves
 from memory.bond import Bond
 from memory.memory import Memory, new_timeline

@@ -12,7 +12,8 @@ from core.errors import NotFound, StoreFailed
 from core.slices import Pace, Slices
 from core.words import NpcKey
 from daemon.rpc.owed import Owed
-from daemon.worlds.worlds import World, Worlds
+from daemon.worlds.world import World
+from daemon.worlds.worlds import Worlds
 from memory import saves
 from memory.memory import Memory
 from memory.records import Body, Kind

@@ -29,7 +29,8 @@ from daemon.talk.text import TextAssembler
 from daemon.talk.turns import GOOD_ENDS, WELL, Floor, Reader, Speech, Stage, Turn
 from daemon.words import check_id, check_number, whole
 from daemon.worlds.works import Works
-from daemon.worlds.worlds import Npc, Worlds
+from daemon.worlds.world import Npc
+from daemon.worlds.worlds import Worlds
 from memory.hot import Finished, Session
 from memory.memory import Memory
 from memory.recall import Recalled

@@ -18,7 +18,8 @@ from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended
 from daemon.talk.text import TextAssembler
 from daemon.worlds.works import Works
-from daemon.worlds.worlds import Npc, Worlds
+from daemon.worlds.world import Npc
+from daemon.worlds.worlds import Worlds
 from memory import cards
 from memory.bond import Bond, Exchange, OpenSession, salient, within
 from memory.hot import Finished, Hot, Session

@@ -22,7 +22,7 @@ from enum import Enum
 from core.script import Section
 from core.work import Ended
 from daemon.talk.text import TextAssembler
-from daemon.worlds.worlds import Npc
+from daemon.worlds.world import Npc
 from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2

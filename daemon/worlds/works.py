@@ -10,7 +10,7 @@ from core.choice import Choice, Tokens
 from core.script import Script, Section
 from core.words import Tier
 from core.work import GREEDY, Sampling, Work
-from daemon.worlds.worlds import Npc
+from daemon.worlds.world import Npc
 from prompts.layout import Layout, Tail
 from tiers.promises import Promises
 from tiers.routing import Route

@@ -73,10 +73,10 @@ class Face(GrpcFace):
     def _submit(self, number: int) -> None:
         """Submits one Bronze work on the trunk of some NPC; when it ends the next takes its place."""
         assert self.calls is not None
-        npcs = [npc for world in self.calls._worlds._worlds.values() for npc in world.npcs.values()]
+        npcs = [npc for world in self.calls._worlds for npc in world.npcs.values()]
         npc = npcs[number * 12 % len(npcs)]
         now = monotonic_ns()
-        trunk = self.calls._worlds._layout.trunk(npc.script)
+        trunk = self.calls._worlds.layouts[0].trunk(npc.script)
         work = Work(
             tier=Tier.BRONZE,
             key=TrunkKey(npc.key, ""),

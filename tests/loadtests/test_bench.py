@@ -14,7 +14,8 @@ from core.choice import Node
 from core.clock import MS, now_ns
 from core.words import Finish, Tier
 from daemon.words import observation
-from daemon.worlds.worlds import WorldLimits, Worlds
+from daemon.worlds.limits import WorldLimits
+from daemon.worlds.worlds import Worlds
 from engines.llama import LlamaSettings, send_native_log_to
 from loadtests.bench import __main__ as command_line
 from loadtests.bench import figures, flood

@@ -17,7 +17,7 @@ from core.clock import now_ns
 from core.work import Work
 from daemon.build import Model
 from daemon.config import Config
-from daemon.worlds.worlds import Npc
+from daemon.worlds.world import Npc
 from engines.base import StepPlan, StepResult
 from kvcache.homes import common_len
 from memory.hot import Session

@@ -110,7 +110,7 @@ async def test_words_that_the_shipped_model_was_not_trained_on_are_told(real: Mo
 async def test_of_another_model_nobody_knows_what_it_was_trained_on(real: Model) -> None:
     """A model without npcd's control tokens gives no warning."""
     async with running(real, npcs=0) as rig:
-        rig.daemon.worlds._layout.native = False
+        rig.daemon.worlds.layouts[0].native = False
         assert not (await rig.daemon.calls.define_world("", world(emotions=["vihainen"]))).warnings
 
 

@@ -10,9 +10,11 @@ from core.observation import Observation, Percept
 from core.script import SectionKind, npc_line, player_line
 from core.words import Tier
 from core.work import GREEDY, Sampling, Work
+from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.works import Works
-from daemon.worlds.worlds import Npc, World, WorldLimits, Worlds
+from daemon.worlds.world import Npc, World
+from daemon.worlds.worlds import Worlds
 from engines.sim import SimVocab
 from npcd.v1 import npcs_pb2
 from prompts.caps import Caps

@@ -7,8 +7,9 @@ from structlog.testing import capture_logs
 
 from core.errors import CallerError, NotFound, Overloaded, Stale
 from core.steps import Steps, at_once
+from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
-from daemon.worlds.worlds import WorldLimits, Worlds
+from daemon.worlds.worlds import Worlds
 from engines.sim import SimVocab
 from npcd.v1 import npcs_pb2
 from prompts.layout import Layout
