@@ -71,7 +71,7 @@ def test_a_sentence_stands_in_the_code() -> None:
     """It is the docstring under a field, without its bounds and the unit that the name ends with."""
     ship: Any = _Ship()
     (section,) = settings.sections(ship)
-    assert section.intro == "How the sails are set."
+    assert section.intro == "The setting of the sails."
     assert section.settings == [
         Setting("sails.reefs", "integer, 0 to 3", "0", "Reefs in the main sail."),
         Setting("sails.hoist_ms", "number, ms", "1.5", ""),
