@@ -157,7 +157,7 @@ def load_model(config: Config) -> LlamaModel:
 
 
 def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:
-    """Whoever guesses tokens by these settings. Raises ConfigError when a draft model does not fit the model."""
+    """The drafter of these settings. Raises ConfigError when a draft model does not fit the model."""
     if settings.drafts == "off":
         return None
     if settings.drafts == "ngram":

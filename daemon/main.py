@@ -135,11 +135,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_route(commands: Commands) -> argparse.ArgumentParser:
-    route = commands.add_parser(
-        "route", help="which tier and engine each kind of work goes to, and how large it may be"
-    )
+    route = commands.add_parser("route", help="print the tier, engine and limits of each kind of work")
     explain = route.add_subparsers(dest="verb", required=True).add_parser(
-        "explain", help="print the table, and who set what"
+        "explain", help="print the table, and where each value was set"
     )
     explain.add_argument("kind", metavar="KIND", nargs="?", help="only this kind of work, in full")
     explain.add_argument("--json", action="store_true", help="for programs")
@@ -147,9 +145,9 @@ def _add_route(commands: Commands) -> argparse.ArgumentParser:
 
 
 def _add_policy(commands: Commands) -> argparse.ArgumentParser:
-    policy = commands.add_parser("policy", help="what NPCs do when the model has not answered")
+    policy = commands.add_parser("policy", help="check a rule policy, which answers for NPCs when the model has not")
     check = policy.add_subparsers(dest="verb", required=True).add_parser(
-        "check", help="read a rule policy, say what is wrong with it, and print the table that comes out"
+        "check", help="read a rule policy, print its errors and the table that it compiles to"
     )
     check.add_argument("file", metavar="FILE.toml", type=named_path, nargs="?", help="worlds.policy_file if left out")
     check.add_argument(
@@ -273,7 +271,7 @@ def _flush() -> None:
 
 
 def _give_up(error: OSError) -> NoReturn:
-    """Raises _NotWritten; what Python still holds for standard output goes nowhere, so that it does not try again."""
+    """Raises _NotWritten; drops the output that Python still holds, so that it does not try again."""
     with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, STDOUT)

@@ -188,7 +188,7 @@ class Layout:
         return self.marks["archetype"] + self._capped(f"archetypes[{archetype_id}].description", text, "archetype")
 
     def persona(self, name: str, text: str) -> tuple[int, ...]:
-        """Who this NPC is; the intent trunk ends here."""
+        """The NPC's identity; the intent trunk ends here."""
         told = self._capped(f"personas[{name}].text", f"{name}. {text}", "persona")
         return self.marks["persona"] + told + self.ends.opens
 

@@ -35,14 +35,14 @@ from prompts.marks import Markup
 # Templates that print a date get this one: the real one would change the trunk, and with it every cache, at midnight.
 TODAY = datetime(2024, 7, 26)
 RENDERED_LEN_MAX = 1 << 20
-CONVERSATIONS = 24  # that the joints have to prove themselves on
+CONVERSATIONS = 24  # conversations that the joints are tried on
 TURNS_MAX = 6
 _MARKER_LIKE = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{3,40}\]")
 BETWEEN = "\n\n"  # world and first line, where they share a message
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer (engines.base.Vocab has it)."""
+    """The part of a tokenizer that is needed here (engines.base.Vocab has it)."""
 
     @property
     def bos_id(self) -> int:
@@ -66,7 +66,7 @@ class Tokenizer(Protocol):
         """A control token's text."""
 
     def is_marker(self, token: int) -> bool:
-        """Whether it is a control token or an added one."""
+        """True if it is a control token or an added one."""
 
     def whole(self, text: str) -> int:
         """The id of the token that is written exactly so, of whatever kind, or -1."""
@@ -77,7 +77,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Joints:
-    """What a template writes between the messages, as text. `system`: whether the world has a message of its own."""
+    """The text of a template between the messages. `system`: True if the world has a message of its own."""
 
     head: str
     opens: str
@@ -286,8 +286,8 @@ def tokenised(joints: Joints, vocab: Tokenizer) -> Markup:
 
     Raises _NoMarkup when answers would have no end, or when players could write markers.
     """
-    # NPCs answer at once. What goes beyond the beginning of a kept answer may be a thought, if it is a closed one;
-    # where a template asks for something else first, the answer begins as kept ones do.
+    # NPCs answer at once. Text beyond the beginning of a kept answer may be a thought, if it is a closed one. If a
+    # template asks for something else first, the answer begins as kept ones do.
     closed = joints.ask.count("<think>") <= joints.ask.count("</think>")
     ask = joints.ask if closed and joints.ask.startswith(joints.reply.rstrip(" ")) else joints.reply
     following, opens, line_lead = joints.next, joints.opens, _spaces(joints.next)
@@ -324,7 +324,7 @@ def tokenised(joints: Joints, vocab: Tokenizer) -> Markup:
 def prove_tokens(render: Render, joints: Joints, markup: Markup, vocab: Tokenizer) -> int:
     """How many conversations tokenise in parts exactly as in one piece.
 
-    Tokens may differ at a joint where a whole text merges across it; what they say may not: raises _NoMarkup unless
+    Tokens may differ at a joint where a whole text merges across it, but not their text: raises _NoMarkup unless
     markers and the text between them are the same.
     """
     same = 0

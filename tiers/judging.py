@@ -1,4 +1,4 @@
-"""What follows for one NPC: from what it sees, from its due moment, from its turn, and from the time it waits.
+"""The consequences for one NPC: of its state, its due moment, its turn, and the time that it waits.
 
 Works on one record at a time (tiers/phase.py) and adds to what is wanted (tiers/ready.py). tiers/asking.py finds the
 record that an input is about.
@@ -86,7 +86,7 @@ class Judge(Generic[Who]):
             self.check_lateness(record, now_ns)
 
     def judge(self, record: Record[Who], now_ns: int) -> None:
-        """What follows from what it sees: its intent stands, its memory answers, or it is to be asked."""
+        """Decides by its state: its intent stands, its memory answers, or it is to be asked."""
         if record.answer == record.state:
             self.wanted.confirm.append(record.who)
             ambient = record.level is _AMBIENT
@@ -112,7 +112,7 @@ class Judge(Generic[Who]):
         self.await_answer(record, since_ns or question.due_ns, now_ns)
 
     def _slot_is_over(self, record: Record[Who]) -> bool:
-        """Whether the NPC may have another intent already: more often than it may be asked, and it would jitter."""
+        """True if the NPC may have another intent already: with more intents than questions it would jitter."""
         part = 4 if record.urgent else 2
         return record.game.time.at(record.seen_ns) - record.stood_ns >= self.rhythm.slot_ns(record) // part
 
@@ -132,7 +132,7 @@ class Judge(Generic[Who]):
             if record.answer != record.state:
                 self.answer_by_rule(record, record.seen_ns, now_ns)
             return
-        # What it gets attention for was seen a while ago; it is due from now on.
+        # Its attention comes from an earlier observation; it is due from now on.
         self.due_from(record, now_ns if at_once else record.seen_ns, record.urgent or at_once, now_ns)
 
     def due_from(self, record: Record[Who], received_ns: int, urgent: bool, now_ns: int) -> None:
@@ -225,7 +225,7 @@ class Judge(Generic[Who]):
         record.watch_ns = 0
         self.overdue += not self.stalled and not record.load_ns
         if record.answer != record.state:
-            # What it sees may have changed since it became due: then that is what is answered.
+            # Its state may have changed since it became due: then the new state is answered.
             self.answer_by_rule(record, max(record.since_ns, record.changed_ns), now_ns)
         waits = record.phase is _IN_LINE or record.load_ns
         if waits or (self.stalled and record.questions):  # meanwhile the rules keep up with what it sees

@@ -27,7 +27,7 @@ OUTDATED = "?"  # the state of an answer from another world than the present one
 
 
 class Phase(Enum):
-    """What happens to an NPC next."""
+    """The phase of an NPC's question."""
 
     RESTING = "resting"
     LOADING = "loading"
@@ -67,11 +67,11 @@ class Record(Generic[Who]):
     game: Game[Who]
     phase: Phase = Phase.RESTING
     level: Activation = Activation.AMBIENT
-    decided: bool = False  # whether its attention was ever decided about
+    decided: bool = False  # True once its attention was decided
     urgent: bool = False  # something happened to it that it was not asked about
     removed: bool = False
 
-    state: str | None = None  # what it sees, as of the last look
+    state: str | None = None  # its state as of the last look
     seen_ns: int = 0  # when that was received
     changed_ns: int = 0  # when it was first seen in that state
     known: bool = False  # an answer to that state may be remembered
@@ -97,7 +97,7 @@ class Record(Generic[Who]):
 
     @property
     def stands(self) -> bool:
-        """Whether its intent is the model's, for what it sees."""
+        """True if its intent is the model's, for its present state."""
         return self.answer == self.state and not self.by_rule and self.state is not None
 
     @property

@@ -1,4 +1,4 @@
-"""What tiers/asking.py wants done: one read-only value, as etcd-raft's Ready."""
+"""The work that tiers/asking.py wants done: one read-only value, as etcd-raft's Ready."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Ready(NamedTuple, Generic[Who]):
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if there is nothing to do."""
         r = self
         return not (r.confirm or r.stand or r.rule or r.recall or r.ask or r.look or r.load or r.keep or r.cancel)
 
 
 @dataclass(slots=True)
 class Wanted(Generic[Who]):
-    """What the next Ready says, as it is put together."""
+    """The next Ready while it is put together."""
 
     confirm: list[Who] = field(default_factory=list)
     stand: list[Stand[Who]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Wanted(Generic[Who]):
 
     @property
     def nothing(self) -> bool:
-        """Whether nothing is wanted."""
+        """True if nothing is wanted."""
         w = self
         return not (w.confirm or w.stand or w.rule or w.recall or w.ask or w.look or w.load or w.keep or w.cancel)
 

@@ -140,7 +140,7 @@ class Rhythm(Generic[Who]):
 
     @property
     def resumes(self) -> bool:
-        """Whether resume() has something to do."""
+        """True if resume() has something to do."""
         return bool(self._resumed)
 
     def due_anew(self, record: Record[Who], now_ns: int) -> None:

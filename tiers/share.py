@@ -1,16 +1,16 @@
-"""Which of the due NPCs are asked now: what the engine carries is shared between levels and NPCs.
+"""The choice of the due NPCs that are asked now: levels and NPCs share the capacity of the engine.
 
 Two bounds: tokens per second, as a bucket that holds `burst_s` of them (`tokens_per_s` 0: no such bound), and
-`under_way_max` questions under way. Who is not asked stays due, and is asked later with whatever it sees by then.
+`under_way_max` questions under way. An NPC that is not asked stays due, and is asked later about its state then.
 
-* **Urgent** ones (attacked, spoken to) go first. They alone may use a reserve: `reserve_share` more places, and as much
-  more of the bucket, which is paid back before anybody else is asked (of both, one question at least).
+* **Urgent** NPCs (attacked, spoken to) go first. They alone may use a reserve: `reserve_share` more places, and as much
+  more of the bucket, which is paid back before any other NPC is asked (of both, one question at least).
 * Between the **levels**, warm NPCs get `warm_share` of the other questions and active ones the rest while both wait.
-  What one level does not use the other gets, and nobody saves up a share.
-* Inside a level, and among the urgent, who has been due longest goes first.
+  A level gets the unused share of the other one, and no level saves up a share.
+* Inside a level, and among the urgent, the NPC that has been due longest goes first.
 
-Nobody starves: after `URGENT_IN_A_ROW` urgent ones a waiting level has its turn, on the terms of the urgent; the shares
-bound how many of the other level go before; and those who become due later come later.
+No NPC starves: after `URGENT_IN_A_ROW` urgent ones a waiting level has its turn, on the terms of the urgent; the shares
+bound how many NPCs of the other level go before; and NPCs that become due later come later.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ShareSettings:
 
 
 def check_share(settings: ShareSettings, section: str = "intents.share") -> None:
-    """What no single value can say of itself. Raises ConfigError naming the setting, which stands in `section`."""
+    """Checks bounds. Raises ConfigError naming the setting, which is in `section`."""
 
     def check(right: bool, name: str, must: str) -> None:
         if not right:
@@ -106,7 +106,7 @@ class Share(Generic[Who]):
         self._next_number = 0
         self._entries = 0
         self._urgent_in_a_row = 0
-        # Start-time fair queueing: what each level has had, divided by its share; whichever has had less is next.
+        # Start-time fair queueing: the questions of each level, divided by its share. The level with less is next.
         self._had = [0, 0, 0]
         self._last_had = 0  # of the level that was asked last, before it was
         self._question = (0, round(1e6 / (1.0 - settings.warm_share)), round(1e6 / settings.warm_share))
@@ -142,7 +142,7 @@ class Share(Generic[Who]):
             self._leave(wait)
 
     def take(self, now_ns: int, tokens_each: int) -> list[Who]:
-        """Whom to ask now, in this order; each has a place under way from now on, and `tokens_each` spent."""
+        """The NPCs to ask now, in this order; each has a place under way from now on, and `tokens_each` spent."""
         assert tokens_each >= 0, tokens_each
         self._fill(now_ns)
         self._each = tokens_each * S
@@ -183,7 +183,7 @@ class Share(Generic[Who]):
         return self.under_way < self._places + (self._reserve_places if self._waiting[_URGENT] else 0)
 
     def _wanting(self, urgent: bool) -> int:
-        """What the bucket lacks for one more question. One that is larger than the bucket needs a full one."""
+        """The tokens that the bucket lacks for one more question. A larger question needs a full bucket."""
         if not self._rate:
             return 0
         need = min(self._each, self._full)
@@ -195,7 +195,7 @@ class Share(Generic[Who]):
         self._filled_ns = now_ns if self._filled_ns is None else max(self._filled_ns, now_ns)
 
     def _next_queue(self) -> _Queue:
-        """Whose turn it is, of those that wait."""
+        """The queue whose turn it is, of those that wait."""
         active, warm = self._waiting[_ACTIVE], self._waiting[_WARM]
         if self._waiting[_URGENT] and (self._urgent_in_a_row < URGENT_IN_A_ROW or not (active or warm)):
             self._urgent_in_a_row += 1
@@ -215,7 +215,7 @@ class Share(Generic[Who]):
 
     def _enter(self, who: Who, queue: _Queue, due_ns: int, number: int) -> None:
         if not self._waiting[queue]:
-            # A level that was away has saved nothing up; what it had beyond its share it still has.
+            # A level that was away has saved nothing up, and keeps any excess over its share.
             self._had[queue] = max(self._had[queue], self._last_had)
         wait = self._waits[who] = _Wait(who, due_ns, number, queue)
         self._waiting[queue] += 1

@@ -1,1 +1,1 @@
-"""What NPCs see and intend: attention, questions, the table of intents."""
+"""The minds of NPCs: attention, questions, the table of intents."""

@@ -1,9 +1,9 @@
-"""Attention: where the players are is where npcd thinks hardest.
+"""Attention: npcd asks the model most often about the NPCs near players.
 
-Feeds tiers/activation.py with what NPCs see of players, has it decide every 250 ms, and tells of it. What is
-remembered of a player who comes near is asked for; who falls to ambient moves out of its sequences when others need
-them. Owns no task: daemon/minds/intents.py goes through the steps of deciding() when it is due, and asks those who were
-promoted.
+Feeds tiers/activation.py with the distances of players, has it decide every 250 ms, and reports the changes. When a
+player comes near, the NPC's memory of that player is fetched. The KV of an NPC that becomes ambient is evicted first
+when others need its sequences. Owns no task: daemon/minds/intents.py runs the steps of deciding() when it is due, and
+asks the model about promoted NPCs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AttentionCounts:
 
 
 class Attention:
-    """Who gets how much attention now, for minds of the table."""
+    """The attention of each mind of the table."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Attention:
     def deciding(self, overdue: int, now_ns: int) -> Steps[tuple[list[Change[Mind]], list[Mind]]]:
         """Decides anew and acts on it: (what changed, who was seen for the first time). So many answers are overdue.
 
-        Whoever is seen for the first time between the steps is decided about the next time.
+        An NPC that is seen for the first time between the steps is decided about the next time.
         """
         self._decided_ns, self._news = now_ns, False
         waiting, self._newcomers = self._newcomers, {}

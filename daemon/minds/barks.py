@@ -69,7 +69,7 @@ class Barks:
             self._submit(q, self._ahead_route, (q.mind.npc.key, "bark", q.state), done)
 
     def said_ahead(self, mind: Mind) -> bool:
-        """Whether words that were made ahead may be said now; then they count as said."""
+        """True if words that were made ahead may be said now; then they count as said."""
         now_ns = self._clock()
         if not self._may(mind, now_ns):
             return False

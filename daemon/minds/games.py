@@ -13,7 +13,7 @@ from tiers.game_time import GameTime
 
 
 class Games:
-    """Which game server's time an observation is of. An entry ends with the last mind that its game observes."""
+    """The game server whose time an observation is of. An entry ends with the last mind that its game observes."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

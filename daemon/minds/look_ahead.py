@@ -52,7 +52,7 @@ class LookAhead:
         self._clock = clock
         self._edges = Edges(DISTANCE_EDGES_M, HEALTH_EDGES, questions.percepts_max, EVENTS_KEPT, ordered=False)
         self._habits: dict[tuple[str, str], Habits] = {}
-        self._candidates: dict[Mind, None] = {}  # who saw something and has its answer, oldest first
+        self._candidates: dict[Mind, None] = {}  # minds that saw something and have its answer, oldest first
         self._under_way: dict[Question, Ticket | None] = {}
 
     def saw(self, mind: Mind, seen: Observation) -> None:
@@ -109,7 +109,7 @@ class LookAhead:
 
     def _offers(self, mind: Mind, now_ns: int) -> list[tuple[Question, Offer]]:
         seen, motion = mind.seen, mind.motion
-        # Who has no answer to what it sees now is asked about that first.
+        # An NPC without an answer to its present state is asked about that first.
         if mind.removed or seen is None or motion is None or mind.intent is None or mind.intent.state != mind.state:
             return []
         if mind.game.time.paused:
@@ -160,6 +160,6 @@ def _tell(q: Question, answer: Answer, found: Found) -> None:
 
 
 def _game_time(who: Hashable, now_ns: int) -> int:
-    """What the time is where an NPC lives."""
+    """The game time of an NPC."""
     assert isinstance(who, Mind)
     return who.game.time.at(now_ns)

@@ -1,4 +1,4 @@
-"""What is known of each NPC's mind: what it saw last, what it is asked, what it is about to do. Plain values."""
+"""The state of each NPC's mind: its last observation, its question, its intent. Plain values."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ class IntentSettings:
 
 @dataclass(slots=True, eq=False)
 class Intent:
-    """What one NPC is about to do. `state` is the quantised observation that it answers, `seen` the newest that
-    agrees.
-    """
+    """The next act of one NPC. `state` is the quantised observation that it answers, `seen` the newest that agrees."""
 
     version: int
     action: str
@@ -99,7 +97,7 @@ class Intent:
 
 
 class PastIntent(NamedTuple):
-    """What is kept of an intent for whoever wants to know later why."""
+    """The record of an earlier intent, for debugging."""
 
     version: int
     action: str
@@ -134,7 +132,7 @@ Complain = Callable[[intents_pb2.NpcError], None]
 
 
 class Glimpse(NamedTuple):
-    """An observation that nobody looked at yet; who sent it hears what is wrong with it."""
+    """An observation that was not looked at yet; its sender hears of its errors."""
 
     said: intents_pb2.Observation
     game_time_ms: int
@@ -151,13 +149,13 @@ class Mind:
     """One NPC's newest observation and the intent that stands. Its question is tiers/asking.py's."""
 
     npc: Npc
-    game: Game = NOBODY  # whose newest observation it is
+    game: Game = NOBODY  # the game that sent its newest observation
     tick: int = -1  # the newest of the present lease
     seen: Observation | None = None
     state: str = ""
     glimpse: Glimpse | None = None  # newer than `seen`
     activation: Activation = Activation.AMBIENT
-    decided: bool = False  # whether its activation was ever decided
+    decided: bool = False  # True once its activation was decided
     intent: Intent | None = None
     version: int = 0
     barking: Ticket | None = None
@@ -204,7 +202,7 @@ class Question:
 
 
 def names(state: str, entity_id: str) -> bool:
-    """Whether a state (prompts/layout.py) has an entity among what is seen."""
+    """True if a state (prompts/layout.py) has an entity among its percepts."""
     return f"@{entity_id}|" in f"{state}|"
 
 

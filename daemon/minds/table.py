@@ -57,7 +57,7 @@ class Subscriber:
         self.wanted = wanted  # empty: all of the world
         self.changed: set[Mind] = set()
         self.confirmed: set[Mind] = set()
-        self.attended: set[Mind] = set()  # whose activation changed
+        self.attended: set[Mind] = set()  # NPCs with a changed activation
         self.errors: deque[intents_pb2.NpcError] = deque(maxlen=1000)
         self.dropped = 0
         self.last_frame = 0
@@ -77,7 +77,7 @@ class Subscriber:
             self.woken.set()
 
     def wants(self, mind: Mind) -> bool:
-        """Whether the stream is about this NPC."""
+        """True if the stream is about this NPC."""
         return not self.wanted or mind.npc.key.npc in self.wanted
 
     def complain(self, error: intents_pb2.NpcError) -> None:
@@ -87,7 +87,7 @@ class Subscriber:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything for another frame."""
+        """True if there is anything for another frame."""
         return bool(self.changed or self.confirmed or self.attended or self.errors)
 
     def forget(self, mind: Mind) -> None:
@@ -112,7 +112,7 @@ class Table:
     # -- minds -------------------------------------------------------------------------------------------------
 
     def mind(self, key: NpcKey) -> Mind | None:
-        """What is known of an NPC; None before its first observation."""
+        """The mind of an NPC; None before its first observation."""
         return self._minds.get(key)
 
     def mind_of(self, npc: Npc) -> Mind:
@@ -134,9 +134,7 @@ class Table:
         return mind
 
     def forgetting(self, tenant: str, world_id: str, player: str, npc_id: str) -> Steps[None]:
-        """Takes a player out of what NPCs remember of their own intents; what is seen now stays until the game says
-        something else.
-        """
+        """Takes a player out of the NPCs' earlier intents; the present state stays until the next observation."""
         for key in list(self._minds):  # the keys alone: nothing is made
             mind = self._minds.get(key)
             if mind is not None and key[:2] == (tenant, world_id) and npc_id in ("", key.npc):
@@ -262,7 +260,7 @@ class Table:
         for mind, pause in every(16, confirmed):
             if pause:
                 yield
-            # What has changed since then is told whole, in the next frame.
+            # An NPC that has changed since then is told whole, in the next frame.
             if mind.intent is not None and not mind.removed and mind not in subscriber.changed:
                 frame.confirmed.append(
                     intents_pb2.IntentConfirmed(

@@ -1,4 +1,4 @@
-"""What this daemon is and how it does, as one message. Reads counters of every part; changes nothing."""
+"""The daemon's version, state and load as one message. Reads counters of every part; changes nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What does not change while the daemon lives. `layout`: how prompts are laid out for this model, and why so."""
+    """Values that stay while the daemon lives. `layout`: the prompts' layout for this model, and the reason."""
 
     version: str
     model_name: str
@@ -111,7 +111,7 @@ class StatusBoard:
         self._clock = clock
 
     def degraded(self) -> list[str]:
-        """What is not as it should be, a line each."""
+        """The problems, a line each."""
         return self._degraded()
 
     def message(self, tenant: str | None = None) -> admin_pb2.StatusResponse:

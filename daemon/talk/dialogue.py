@@ -133,7 +133,7 @@ class Dialogue:
 
     @property
     def keeps(self) -> bool:
-        """Whether turns outlive this process."""
+        """True if turns outlive this process."""
         return self._memory.keeps
 
     async def talk(
@@ -165,7 +165,7 @@ class Dialogue:
             self._hang_up(turn, reader)
 
     def cancel(self, tenant: str, request: dialogue_pb2.CancelTurnRequest) -> bool:
-        """Stops a player's turns (of a turn_id: that one) wherever they are; whether one will end CANCELLED for it."""
+        """Stops a player's turns (with a turn_id: that one), wherever they are. True if one will end CANCELLED."""
         npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
         turns = self._turns(npc.key, check_id("player_id", request.player_id))
         return any([self._stop(t) for t in turns if request.turn_id in ("", t.request.turn_id)])
@@ -387,7 +387,7 @@ class Dialogue:
     def _stop(self, turn: Turn, keep: bool = True, goes_on: bool = True) -> bool:
         """Ends a turn as CANCELLED, wherever it is; false when it has come to another end already.
 
-        What was said is kept unless `keep` is false; with `goes_on` the next line is expected in the same session.
+        Its words are kept unless `keep` is false; with `goes_on` the next line is expected in the same session.
         """
         if not turn.stoppable:
             return False
@@ -429,7 +429,7 @@ class Dialogue:
         turn.wake()
 
     def _commit(self, turn: Turn, speech: Speech, goes_on: bool) -> asyncio.Future[bool]:
-        """Appends the turn to its session and to the journal; whether it stands there comes later."""
+        """Appends the turn to its session and to the journal. The future says later if it is in the journal."""
         npc, session, request = speech.npc, speech.session, turn.request
         self.counts.finished += 1
         self.counts.finished_of[npc.key.tenant] += 1

@@ -1,9 +1,9 @@
-"""Sessions: how a conversation begins from what is remembered, and ends as something to remember.
+"""Sessions: a conversation begins with an NPC's memory of the player, and ends as something to remember.
 
-Owns memory.hot; on the event loop. What an NPC remembers of a player (memory.bond) stands in the trunk between persona
-and turns, as of the session's beginning or its last rebuild. When a session is over the model sums it up as Bronze
-work on a fork of the trunk, in nobody's way; what it says is believed as far as the conversation bears it out, else
-rules do it (memory.noting).
+Owns memory.hot; on the event loop. An NPC's memory of a player (memory.bond) stands in the trunk between persona and
+turns, as of the session's beginning or its last rebuild. When a session is over the model sums it up as Bronze work on
+a fork of the trunk, so it blocks no other work. Sentences that the conversation supports are kept; without any, rules
+make the summary (memory.noting).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Sessions:
                 self._take_up(npc, session, kept, recalled.bond.name)
             self.tell(npc, session)
         elif not session.recalled and not recalled.late:
-            self.tell(npc, session)  # what came late is in the trunk from now on
+            self.tell(npc, session)  # the late memory is in the trunk from now on
         session.recalled = not recalled.late
         return session, recalled
 
@@ -137,7 +137,7 @@ class Sessions:
         emotion: str,
         cut: str,
     ) -> Body:
-        """Appends a turn; what the journal is to keep of it (Kind.TURN). `cut` says how it was cut off, if it was."""
+        """Appends a turn. Returns its record for the journal (Kind.TURN). `cut` says how it was cut off, if it was."""
         noted = facts_of(line.text, npc.name)
         session.noted += [n for n in noted if n not in session.noted]
         rebuilt = self.hot.add(session, [line, npc_line(said)], self._clock(), turn_id if cut else "")
@@ -152,7 +152,7 @@ class Sessions:
         return body
 
     def close(self, session: Session) -> None:
-        """What follows a session's end: it is summed up, remembered, and its KV forgotten."""
+        """Ends a session: it is summed up and remembered, and its KV is dropped."""
         if not session.exchanges:
             self._forget_trunk(session)
             return
@@ -164,7 +164,7 @@ class Sessions:
             self._remember(session, "")
 
     def drop(self, session: Session) -> None:
-        """What follows when a session is to leave nothing behind."""
+        """Drops a session that is to leave nothing behind."""
         session.forgotten = True
         self._forget_trunk(session)
 
@@ -230,7 +230,7 @@ class Sessions:
     # -- the beginning -----------------------------------------------------------------------------------------
 
     async def _recall(self, npc: NpcKey, player: str) -> Recalled:
-        """What is remembered; when replies are not to wait for it, what is in this process, and the rest is fetched."""
+        """The memory of the player. If replies are not to wait: the part in this process, while the rest is fetched."""
         if self._recalls:
             return await self._memory.recall(npc, player)
         self._memory.near(npc, player)

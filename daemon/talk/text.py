@@ -6,7 +6,7 @@ import codecs
 
 
 class TextAssembler:
-    """Collects the bytes of one reply. What add() gave is final: it is never taken back.
+    """Collects the bytes of one reply. Text from add() is final: it is never taken back.
 
     `stop` is text that ends the reply and is not part of it; empty: there is none.
     """
@@ -23,7 +23,7 @@ class TextAssembler:
         return "" if self.stopped else self._release(self._decoder.decode(piece), last=False)
 
     def end(self) -> str:
-        """What was still held back when no more bytes come. An unfinished code point is dropped."""
+        """The text that was still held back, when no more bytes come. An unfinished code point is dropped."""
         return "" if self.stopped else self._release("", last=True)
 
     def _release(self, more: str, last: bool) -> str:

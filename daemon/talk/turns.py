@@ -60,7 +60,7 @@ class Reader:
 
 @dataclass(slots=True, eq=False)
 class Speech:
-    """What a turn has from the moment that it is admitted."""
+    """The parts of a turn from the moment that it is admitted."""
 
     npc: Npc
     session: Session
@@ -101,17 +101,17 @@ class Turn:
 
     @property
     def stoppable(self) -> bool:
-        """Whether a stop would change how it ends."""
+        """True if a stop would change its end."""
         return not self.finish and self.error is None
 
     @property
     def may_be_joined(self) -> bool:
-        """Whether a retry gets this turn: it is not cut off."""
+        """True if a retry gets this turn: it is not cut off."""
         return self.error is None and self.finish in (dialogue_pb2.TALK_FINISH_UNSPECIFIED, *GOOD_ENDS)
 
     @property
     def said(self) -> str:
-        """What the NPC has said: when nobody listened to the end, what was heard."""
+        """The NPC's words. If no reader listened to the end: the words that were heard."""
         return self.text.said if self.readers or self.finish in WELL else self.text.said[: self.heard]
 
     def wake(self) -> None:
@@ -121,9 +121,9 @@ class Turn:
 
 
 class Floor:
-    """Who may speak with one NPC now, and the line of turns that wait for it, in order.
+    """The turn that may speak with one NPC now, and the turns that wait for it, in order.
 
-    Invariant: somebody waits only while somebody speaks.
+    Invariant: a turn waits only while another one speaks.
     """
 
     def __init__(self) -> None:
