@@ -83,12 +83,19 @@ $(LOCUST): $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.txt -e '.[load]'
 	@touch $@
 
-# Deciding files are plain and synchronous, so tests can reach all of them.
-DECIDING := tiers/*.py,kvcache/*.py,scheduler/queues.py,scheduler/window.py,scheduler/planner.py,scheduler/costs.py,scheduler/admission.py,scheduler/composing.py,scheduler/placing.py,scheduler/place.py,scheduler/moving.py,core/choice.py,memory/bond.py,memory/bonds.py,memory/cards.py,memory/noting.py,memory/state.py,memory/recent_keys.py,prompts/*.py,daemon/worlds/works.py
+# Deciding files are plain and synchronous, so tests can reach all of them. These tests are about them.
+DECIDING := $(wildcard $(shell grep -v '^\#' tests/deciding.txt))
+DECIDED := tests/core tests/tiers tests/prompts tests/kvcache tests/scenarios tests/scheduler \
+	tests/memory/test_bond.py tests/memory/test_noting.py tests/memory/test_recall.py tests/memory/test_recent.py \
+	tests/memory/test_redis_reasons.py tests/memory/test_journal.py tests/daemon/test_config.py \
+	tests/daemon/test_environment.py tests/daemon/rpc/test_callers.py tests/daemon/process/test_preflight.py \
+	tests/daemon/worlds tests/daemon/commands/test_doctor.py
+NONE :=
+COMMA := $(NONE),$(NONE)
 
 coverage: setup ## the share of the deciding files that tests reach: at least 95 %
-	@$(BIN)/python -m pytest -q --cov --cov-report= tests/core tests/tiers tests/prompts tests/memory/test_bond.py tests/memory/test_recent.py tests/kvcache tests/scheduler tests/scenarios tests/sim tests/daemon
-	@$(BIN)/coverage report --include='$(DECIDING)' --fail-under=95
+	@$(BIN)/coverage run --include='$(subst $(NONE) $(NONE),$(COMMA),$(DECIDING))' -m pytest $(DECIDED)
+	@$(BIN)/coverage report --fail-under=95 $(DECIDING)
 
 nightly: setup ## tests that are too slow for every change: longer simulated worlds, twenty kills, the container's build, a clean Debian
 	@$(BIN)/python -m pytest tests/sim/nightly.py
