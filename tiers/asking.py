@@ -28,6 +28,7 @@ from tiers.share import Share
 Who = TypeVar("Who", bound=Hashable)
 
 ACTIVE_LOOK_MAX_NS = 250 * MS  # half a slot
+CROWD = 16  # if more NPCs get attention at one moment, they are asked one after the other
 POPPED_MAX = 256  # moments taken off the heap in one tick
 
 _ACTIVE, _AMBIENT = Activation.ACTIVE, Activation.AMBIENT
@@ -133,8 +134,8 @@ class Asking(Generic[Who]):
 
     # -- attention ---------------------------------------------------------------------------------------------
 
-    def attended(self, who: Who, level: Activation, in_crowd: bool, now_ns: int) -> None:
-        """It gets another amount of attention. `in_crowd`: so do many others at this moment."""
+    def attended(self, who: Who, level: Activation, among: int, now_ns: int) -> None:
+        """It gets another amount of attention, as one `among` so many at this moment."""
         record = self._records.get(who)
         if record is None or record.state is None:
             return
@@ -157,7 +158,7 @@ class Asking(Generic[Who]):
             if record.glimpse_ns:
                 self._judge.look(record)
             if before is _AMBIENT:
-                self._judge.load_first(record, in_crowd, now_ns)
+                self._judge.load_first(record, among > CROWD, now_ns)
             elif record.glimpse_ns or not record.stands:
                 self._judge.set_due(record, now_ns, at_once=True)
 
@@ -230,6 +231,8 @@ class Asking(Generic[Who]):
             self._outdated(record, now_ns)
         elif not record.removed and record.answer != record.state:
             self._judge.answer_by_rule(record, question.due_ns, now_ns)
+        elif record.phase in _NOT_DUE:
+            self._judge.rest(record, now_ns)
 
     def dropped(self, number: int, now_ns: int) -> None:
         """A question was superseded by a newer one, or cancelled."""

@@ -52,6 +52,8 @@ class Rhythm(Generic[Who]):
         self._leave(record, now_ns)
         record.phase = Phase.PUT_OFF
         record.game.put_off.add(record)
+        if not record.questions and not record.load_ns:
+            record.watch_ns = 0  # nothing that it sees is late meanwhile
 
     def become_due(self, record: Record[Who], due_game_ns: int, now_ns: int) -> bool:
         """It is due at that game time; returns whether that is now. If so, no moment is kept."""

@@ -33,7 +33,6 @@ from tiers.asking import Asking
 from tiers.phase import OUTDATED
 from tiers.ready import Ask, Ready
 
-CROWD = 16  # so many NPCs that get attention at the same moment are asked one after the other
 WAKE_MAX_NS = 3600 * S  # a game that runs slowly has due moments that no timer takes
 ROOM = 32  # answers by rule and looks in one go: about a millisecond of the event loop
 
@@ -368,7 +367,7 @@ class Intents:
                 continue
             if change.now is Activation.AMBIENT:
                 self._look_ahead.rest(mind)
-            self.asking.attended(mind, change.now, len(changes) > CROWD, now_ns)
+            self.asking.attended(mind, change.now, len(changes), now_ns)
             self._do_all(now_ns)
         for mind in newcomers:
             yield

@@ -6,24 +6,24 @@ What the daemon's event loop does is not run here; its rules are the deciding fi
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
 from core.choice import Tokens
 from core.clock import MS, S
-from core.words import Activation, Finish, Tier, TrunkKey
+from core.words import Finish, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Ended, Sampling, Work
 from daemon.minds.mind import IntentSettings
 from daemon.rpc.calls import CallSettings
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from loadtests.capacity.costs import Column, Daemon
-from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people, seen_ns
+from loadtests.capacity.events import Events
+from loadtests.capacity.minds import Minds
+from loadtests.capacity.town import SPEAKS, Mind, Question, Talk, Texts, TownSettings, people
 from prompts.caps import Caps
 from prompts.marks import MARKS
 from scheduler.composing import Planned
@@ -32,20 +32,15 @@ from scheduler.placing import KvSettings
 from scheduler.planner import PlannerSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
 from scheduler.warmup import sweep
-from tiers.activation import Activations
-from tiers.cadence import due_ns
 from tiers.promises import Promises
 from tiers.routing import Routes
-from tiers.share import Share
 from tiers.shedding import Load, Queued, Shedding, ShedSettings
 
 FREE = SimCost(step_us=1.0, micro_us=0.0, token_us=0.0, kilo_context_us=0.0)
 NO_TOKENS: Tokens = np.empty(0, np.int32)
 ROUTES = Routes()
-SAMPLE_NS = 50 * MS  # the game's frames at which ages are looked at
 SLICE_NS = MS  # daemon.calls: others get their turn so often
 PATIENT = 3  # how many times as long Gold may take where it cannot keep its promise
-LATE_NS = 100 * MS  # what has no answer for so long counts with its age when a run ends
 LOOP_SHARE_MAX = 0.8  # of the event loop; above it, waiting grows without bound
 
 
@@ -100,11 +95,7 @@ class _Noted:
     """Samples taken after the warm-up."""
 
     token_ns: list[int] = field(default_factory=list)
-    latency_ns: list[int] = field(default_factory=list)
-    age_ns: list[int] = field(default_factory=list)
     first_ns: list[int] = field(default_factory=list)
-    by_model: int = 0
-    by_policy: int = 0
     turns: int = 0
     bronze_tokens: int = 0
     busy_ns: int = 0
@@ -166,7 +157,7 @@ class Simulation:
         self.intents = IntentSettings()
         if patient:
             self.intents = replace(self.intents, answer_within_ms=PATIENT * self.intents.answer_within_ms)
-        self.frame_ns = round(frame_ms * MS)
+        self._events = events = Events()
         self.texts = Texts(rng, vocab.size)
         self.minds = people(town, npcs, self.texts, rng)
         self._by_key = {mind.key: mind for mind in self.minds}
@@ -175,20 +166,13 @@ class Simulation:
         attention = replace(
             attention, active_max=max(attention.active_max, npcs), warm_max=max(attention.warm_max, npcs)
         )
-        self.attention: Activations[Mind] = Activations(attention)
-        self.share: Share[Mind] = Share(self.intents.share)
+        self.asked = Minds(
+            self.minds, town, self.texts, self.intents, attention, Caps().intent_tail + ROUTES.intent.output_max,
+            round(frame_ms * MS), events, rng, self._ask, self._load, self._move_out,
+        )  # fmt: skip
         self.shedding = Shedding(ShedSettings())
-        self._tokens_each = Caps().intent_tail + ROUTES.intent.output_max
-        self._slot_ns = {level: self.intents.cadence.slot_ns_of(level) or S for level in Activation}
-        self._observe_ns = round(S / town.observe_hz)
-        self._events: list[tuple[int, int, Callable[[], None]]] = []
-        self._dues: list[int] = []
-        self._order = 0
-        self._at_ns = 0
         self._tickets = 0
         self._open: dict[int, _Open] = {}
-        self._frame_last_ns = 0
-        self._loop_wait_ns = 0
         self._start_ns = round(warm_s * S)
         self._end_ns = self._start_ns + round(seconds * S)
 
@@ -201,14 +185,13 @@ class Simulation:
         self._end_ns += began_ns
         self._begin()
         while clock() < self._end_ns:
-            self._happen()
-            while self._dues and self._dues[0] <= clock():
-                heapq.heappop(self._dues)
-            planned = scheduler.plan(clock(), self._dues[0] if self._dues else None)
+            self._events.happen(clock())
+            due_ns = self.asked.due_ns
+            planned = scheduler.plan(clock(), due_ns if due_ns is not None and due_ns > clock() else None)
             if planned.step is None:
                 self._deliver()
                 # What has nothing to run goes on to the next event, or to when the window closes.
-                next_ns = self._events[0][0] if self._events else self._end_ns
+                next_ns = self._events.next_ns if self._events.next_ns is not None else self._end_ns
                 if planned.wake_ns is not None:
                     next_ns = min(next_ns, planned.wake_ns)
                 clock.advance(max(0 if next_ns == planned.wake_ns else 1, next_ns - clock()))
@@ -231,30 +214,16 @@ class Simulation:
             noted.steps += 1
             noted.micros += int(planned.features[1])
 
-    def _at(self, at_ns: int, what: Callable[[], None]) -> None:
-        self._order += 1
-        heapq.heappush(self._events, (at_ns, self._order, what))
-
-    def _after(self, seconds: float, what: Callable[[], None]) -> None:
-        self._at(self._at_ns + round(seconds * S), what)
-
-    def _happen(self) -> None:
-        now_ns = self.clock()
-        while self._events and self._events[0][0] <= now_ns:
-            self._at_ns, _, what = heapq.heappop(self._events)
-            what()
-        self._at_ns = now_ns
-
     # -- works -------------------------------------------------------------------------------------------------
 
     def _submit(self, work: Work, ender: Callable[[_Open, Ended], None] | None) -> None:
         self._tickets += 1
-        self._open[self._tickets] = _Open(work, self._at_ns, ender)
+        self._open[self._tickets] = _Open(work, self._events.at_ns, ender)
         self.scheduler.submit(self._tickets, work, self.clock())
 
     def _deliver(self) -> None:
         ended: list[tuple[_Open, Ended]] = []
-        self._at_ns = self.clock()
+        self._events.at_ns = self.clock()
         for ticket, what in self.scheduler.take_deliveries():
             if isinstance(what, Chunk):
                 self._said(self._open[ticket], what)
@@ -269,7 +238,7 @@ class Simulation:
         if chunk.at_ns >= self._start_ns:
             if not opened.tokens and tier is Tier.SILVER:
                 # To the loop and into the stream.
-                noted.first_ns.append(chunk.at_ns + self._loop_wait_ns - opened.at_ns)
+                noted.first_ns.append(chunk.at_ns + self.asked.wait_ns - opened.at_ns)
             elif opened.last_ns and tier is Tier.GOLD:
                 noted.token_ns.append(chunk.at_ns - opened.last_ns)
             elif tier is Tier.BRONZE:
@@ -287,7 +256,7 @@ class Simulation:
         more: list[int] | None = None,
         due: int | None = None,
     ) -> Work:
-        at_ns = self._at_ns if due is None else due
+        at_ns = self._events.at_ns if due is None else due
         trunk = np.concatenate([mind.trunk, np.asarray(more, np.int32)]) if more else mind.trunk
         return Work(
             tier,
@@ -331,157 +300,67 @@ class Simulation:
 
     def _begin(self) -> None:
         town, rng = self.town, self._rng
-        self._at_ns = self.clock()
+        self._events.at_ns = self.clock()
+        self.asked.begin(self._start_ns)
         self._attend()
-        for mind in self.minds:
-            self._after(rng.uniform(0.0, town.change_s[1]), lambda mind=mind: self._changes(mind))  # type: ignore[misc]
         talks = max(1, len(self.minds) // town.npcs_per_player) if town.npcs_per_player else 0
         for number in range(talks):
             talk = Talk(f"player{number}", self._partner())
-            self._after(rng.uniform(0.0, town.line_every_s[1]), lambda talk=talk: self._line(talk))  # type: ignore[misc]
+            self._events.after(rng.uniform(0.0, town.line_every_s[1]), lambda talk=talk: self._line(talk))  # type: ignore[misc]
             self.report.talks += 1
         for _ in range(town.stories):
             self._story()
-        if town.startle_every_s:
-            self._after(town.startle_every_s, self._startle)
-        self._at(self._start_ns, self._sample)
-        self._at(self._start_ns, self._note_loads)
+        self._events.at(self._start_ns, self._note_loads)
 
     def _attend(self) -> None:
-        """tiers/activation.py decides, four times a second."""
-        attention, now_ns, sway_m = self.attention, self._at_ns, self.town.sway_m
-        for mind in self.minds:
-            attention.saw(mind, mind.at_m(now_ns, sway_m), True, None, now_ns)
-        for change in attention.decide(now_ns):
-            mind = change.who
-            mind.activation = change.now
-            if change.now is Activation.AMBIENT:
-                mind.due_ns = mind.waiting_ns = 0
-                self.share.remove(mind)
-                if not self.scheduler.placer.homes.free:
-                    self.scheduler.move_out(mind.key)
-            elif mind.intent_state != mind.state and mind.asking is None:
-                self._set_due(mind, False)
+        """Attention is decided four times a second, and the event loop's load is told anew."""
+        attention = self.asked.attention
+        self.asked.attend()
         load = len(self.minds) * self.town.observe_hz * self.daemon.observation_us
         changes_per_s = 2.0 / sum(self.town.change_s)
         load += (attention.active * changes_per_s + attention.warm * 0.5) * self.daemon.question_us
         share = self.report.loop_share = load / 1e6
         # The loop gives others their turn every millisecond; a queue in front of it grows as queues do.
-        self._loop_wait_ns = round(0.1 * MS + SLICE_NS / 2 * share / max(0.05, 1.0 - share))
-        self._after(attention.settings.every_ms / 1000, self._attend)
+        self.asked.wait_ns = round(0.1 * MS + SLICE_NS / 2 * share / max(0.05, 1.0 - share))
+        self._events.after(attention.settings.every_ms / 1000, self._attend)
 
-    def _changes(self, mind: Mind) -> None:
-        """What an NPC sees becomes different, in a way that matters."""
-        rng, town = self._rng, self.town
-        at_ns = seen_ns(mind, self._at_ns, self._observe_ns)
-        self._at(at_ns, lambda: self._changed(mind, rng.random() < town.event_share))
-        self._after(rng.uniform(*town.change_s), lambda: self._changes(mind))
+    def _move_out(self, mind: Mind) -> None:
+        if not self.scheduler.placer.homes.free:
+            self.scheduler.move_out(mind.key)
 
-    def _changed(self, mind: Mind, urgent: bool) -> None:
-        before_ns = self._at_ns - self._observe_ns
-        if mind.asking is not None and mind.asking.state == mind.state:
-            mind.asking.left_ns = before_ns
-        if mind.intent_state == mind.state:
-            mind.agreed_ns = before_ns
-        mind.state += 1
-        if mind.activation is not Activation.AMBIENT:
-            self._set_due(mind, urgent)
+    def _load(self, mind: Mind) -> None:
+        """Brings an NPC's KV into place; the event loop takes its end in a little later."""
+        work = self._work(ROUTES.trunk.tier, mind, "", NO_TOKENS, 0)
+        work.supersede = (mind.key, "trunk")
+        self._submit(work, lambda _opened, _ended: self._soon(lambda: self.asked.loaded(mind)))
 
-    def _startle(self) -> None:
-        """Something happens that everybody sees."""
-        for mind in self.minds:
-            self._changed(mind, True)
-        self._after(self.town.startle_every_s, self._startle)
-
-    def _set_due(self, mind: Mind, urgent: bool) -> None:
-        if mind.waiting_ns:
-            if urgent:
-                self.share.add(mind, mind.activation, True, mind.waiting_ns)
-            return  # it is in line, and will be asked about the newest
-        slot_ns = self._slot_ns[mind.activation]
-        at_ns = due_ns(mind.number, slot_ns, self._at_ns, mind.asked_ns, urgent)
-        if mind.due_ns and mind.due_ns <= at_ns:
-            return
-        mind.due_ns = at_ns
-        heapq.heappush(self._dues, at_ns)
-        self._at(at_ns, lambda: self._line_up(mind, at_ns, urgent))
-
-    def _line_up(self, mind: Mind, at_ns: int, urgent: bool) -> None:
-        if mind.due_ns != at_ns:
-            return
-        mind.due_ns = 0
-        mind.waiting_ns = at_ns
-        self.share.add(mind, mind.activation, urgent, at_ns)
-        mind.late += 1
-        late = mind.late
-        self._at(at_ns + self.intents.answer_within_ms * MS, lambda: self._late(mind, late))
-        self._pump()
-
-    def _pump(self) -> None:
-        """Asks those whose turn it is, about the newest that they saw."""
-        for mind in self.share.take(self._at_ns, self._tokens_each):
-            at_ns, mind.waiting_ns = mind.waiting_ns, 0
-            mind.asked_ns = self._at_ns
-            question = mind.asking = Question(mind.state, at_ns, self.texts.between(self.town.tail_len), mind.late)
-            targets = self._rng.randint(*self.town.targets)
-            self._at(self._at_ns + self._loop_wait_ns, partial(self._ask, mind, question, targets))
-
-    def _ask(self, mind: Mind, question: Question, targets: int) -> None:
-        choice = self.texts.choice(targets)
+    def _ask(self, mind: Mind, question: Question) -> None:
+        choice = self.texts.choice(self._rng.randint(*self.town.targets))
         work = self._work(ROUTES.intent.tier, mind, "", question.tail, ROUTES.intent.output_max, due=question.due_ns)
         work.choice, work.supersede = choice, (mind.key, "intent")
 
         def ended(opened: _Open, end: Ended) -> None:
-            # The loop takes it in a little later.
-            self._at(self._at_ns + self._loop_wait_ns, lambda: self._answered(mind, question, opened, end))
+            self._soon(lambda: self._answered(mind, question, opened, end))
 
         self._submit(work, ended)
 
-    def _late(self, mind: Mind, late: int) -> None:
-        """The rule policy answers for the model; what it says is of what is seen now."""
-        if mind.late != late:
-            return
-        mind.late += 1
-        if self._at_ns >= self._start_ns:
-            self._noted.by_policy += 1
-        if mind.state > mind.intent_state:
-            mind.intent_state, mind.agreed_ns = mind.state, 0
-
     def _answered(self, mind: Mind, question: Question, opened: _Open, ended: Ended) -> None:
-        self.share.ended(self._at_ns)
-        if mind.asking is question:
-            mind.asking = None
-        if ended.finish is Finish.STOP:
-            # The stream's next frame carries it.
-            soonest_ns = max(self._at_ns, self._frame_last_ns + self.frame_ns)
-            self._frame_last_ns = frame_ns = self._frame_last_ns if self._frame_last_ns >= self._at_ns else soonest_ns
-            self._at(frame_ns, lambda: self._framed(mind, question))
-            if self.town.barks and dict(ended.labels)["actions"] < SPEAKS:
-                self._bark(mind, opened)
-            free = not mind.due_ns and mind.asking is None and mind.activation is not Activation.AMBIENT
-            if mind.state != question.state and free:
-                self._set_due(mind, False)
-        self._pump()
+        if ended.finish is Finish.STOP and self.town.barks and dict(ended.labels)["actions"] < SPEAKS:
+            self._bark(mind, opened)
+        self.asked.answered(question, ended.finish)
 
-    def _framed(self, mind: Mind, question: Question) -> None:
-        if self._at_ns >= self._start_ns:
-            self._noted.latency_ns.append(self._at_ns - question.due_ns)
-            self._noted.by_model += mind.late == question.late
-        mind.late += mind.late == question.late
-        self._stand(mind, question)
-
-    def _stand(self, mind: Mind, question: Question) -> None:
-        if question.state > mind.intent_state:
-            mind.intent_state, mind.agreed_ns = question.state, question.left_ns
+    def _soon(self, what: Callable[[], None]) -> None:
+        """The event loop takes it in a little later."""
+        self._events.at(self._events.at_ns + self.asked.wait_ns, what)
 
     def _bark(self, mind: Mind, opened: _Open) -> None:
         every_ns = self.intents.bark_every_ms * MS
-        if mind.barking or (mind.barked_ns and self._at_ns - mind.barked_ns < every_ns):
+        if mind.barking or (mind.barked_ns and self._events.at_ns - mind.barked_ns < every_ns):
             return
         self._look_at_load()
         if not self.shedding.allows_barks:
             return
-        mind.barked_ns, mind.barking = self._at_ns, True
+        mind.barked_ns, mind.barking = self._events.at_ns, True
         tail = np.concatenate([opened.work.tail, np.asarray(opened.tokens, np.int32)])
         work = self._work(ROUTES.bark.tier, mind, "", tail, ROUTES.bark.output_max)
         work.sampling, work.supersede = Sampling(0.7, seed=mind.number), (mind.key, "bark")
@@ -505,11 +384,11 @@ class Simulation:
 
     def _line(self, talk: Talk) -> None:
         town, texts, mind = self.town, self.texts, talk.npc
-        said_ns = self._at_ns
+        said_ns = self._events.at_ns
         line = texts.between(town.line_len)
         tail = np.concatenate([texts.between(town.tail_len), line])
         work = self._work(ROUTES.reply.tier, mind, talk.player, tail, self._rng.randint(*town.reply_len), talk.said)
-        self.attention.spoke(mind, said_ns)
+        self.asked.attention.spoke(mind, said_ns)
 
         def over(opened: _Open, ended: Ended) -> None:
             if said_ns >= self._start_ns:
@@ -525,10 +404,10 @@ class Simulation:
             if talk.turns >= town.turns:
                 talk.npc, talk.turns, talk.said = self._partner(), 0, []
             wait_ns = round(self._rng.uniform(*town.line_every_s) * S)
-            self._at(max(said_ns + wait_ns, self._at_ns + S // 2), lambda: self._line(talk))
+            self._events.at(max(said_ns + wait_ns, self._events.at_ns + S // 2), lambda: self._line(talk))
 
         # The answer begins when the loop has taken the line and recalled what there is.
-        self._at(said_ns + self._loop_wait_ns, lambda: self._submit_at(work, over, said_ns))
+        self._events.at(said_ns + self.asked.wait_ns, lambda: self._submit_at(work, over, said_ns))
 
     def _submit_at(self, work: Work, ender: Callable[[_Open, Ended], None], since_ns: int) -> None:
         self._submit(work, ender)
@@ -544,30 +423,19 @@ class Simulation:
     def _note_loads(self) -> None:
         self._noted.loaded = self.scheduler.placer.moves.loaded
 
-    def _sample(self) -> None:
-        now_ns, every_ns, ages = self._at_ns, self._observe_ns, self._noted.age_ns
-        told_ns = now_ns - self._loop_wait_ns - self.frame_ns  # a confirmation is as late as its frame
-        for mind in self.minds:
-            if mind.activation is Activation.ACTIVE and mind.intent_state >= 0:
-                newest_ns = seen_ns(mind, told_ns, every_ns) - every_ns
-                agreed_ns = newest_ns if mind.intent_state == mind.state else mind.agreed_ns
-                ages.append(now_ns - agreed_ns)
-        self._at(now_ns + SAMPLE_NS, self._sample)
-
     def _told(self) -> Report:
         noted, report = self._noted, self.report
         seconds = (self._end_ns - self._start_ns) / S
         # What is not answered yet counts with its age.
         open_ns = [self._end_ns - o.at_ns for o in self._open.values() if o.work.tier is Tier.SILVER and not o.tokens]
-        since_ns = [m.waiting_ns or (m.asking.due_ns if m.asking is not None else 0) for m in self.minds]
-        late_ns = [self._end_ns - at_ns for at_ns in since_ns if at_ns and self._end_ns - at_ns > LATE_NS]
+        intents, attention = self.asked.noted, self.asked.attention
         report.gold_token_ms = percentile(noted.token_ns, 0.95) / MS
-        report.intent_latency_ms = percentile(noted.latency_ns + late_ns, 0.95) / MS
-        report.intent_age_ms = percentile(noted.age_ns, 0.95) / MS
+        report.intent_latency_ms = percentile(intents.latency_ns + self.asked.late_ns(self._end_ns), 0.95) / MS
+        report.intent_age_ms = percentile(intents.age_ns, 0.95) / MS
         report.silver_first_ms = percentile(noted.first_ns + open_ns, 0.95) / MS
-        report.model_share = noted.by_model / max(1, noted.by_model + noted.by_policy)
-        report.active, report.warm = self.attention.active, self.attention.warm
-        report.intents_per_s = len(noted.latency_ns) / seconds
+        report.model_share = intents.by_model / max(1, intents.by_model + intents.by_policy)
+        report.active, report.warm = attention.active, attention.warm
+        report.intents_per_s = len(intents.latency_ns) / seconds
         report.turns_per_s = noted.turns / seconds
         report.bronze_per_s = noted.bronze_tokens / seconds
         report.engine_share = noted.busy_ns / (seconds * S)

@@ -57,23 +57,20 @@ class TownSettings:
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A Gold work under way: its state, and when that state was last seen, if it has changed since. It is answered in
-    time while its mind's `late` still names it.
-    """
+    """A Gold work under way. `seen_ns` is the observation that it asks about."""
 
-    state: int
+    number: int
     due_ns: int
+    seen_ns: int
     tail: Tokens
-    late: int
-    left_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Mind:
     """One NPC as the daemon has it, and its position.
 
-    `state` counts the different sights that it had. The present intent answers `intent_state`, which was seen last at
-    `agreed_ns` unless it is the present state.
+    `state` counts the different sights that it had. The newest observation came at `observed_ns`, the newest that was
+    looked at `seen_ns`, and the newest that its intent agrees with `agreed_ns`, as far as the game was told.
     """
 
     number: int
@@ -84,14 +81,12 @@ class Mind:
     sway_ns: int
     sway_phase: float
     state: int = 0
-    intent_state: int = -1
+    news: bool | None = None  # its sight will be another one; True: because of an event
+    observed_ns: int = 0
+    seen_ns: int = 0
     agreed_ns: int = 0
+    ruled_ns: int = 0  # when the rules answered last
     activation: Activation = Activation.AMBIENT
-    due_ns: int = 0
-    waiting_ns: int = 0  # waiting for a question since; 0: it does not wait
-    late: int = 0
-    asked_ns: int | None = None
-    asking: Question | None = None
     barking: bool = False
     barked_ns: int = 0
 

@@ -24,6 +24,7 @@ from scheduler.placing import KvSettings
 from scheduler.planner import Candidate, PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
+from tests.scenarios.asking import AskingScenario
 from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
 from tests.scenarios.prediction import PredictionScenario
 from tests.scheduler.simulated import Sim, words
@@ -230,6 +231,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "shedding": SheddingScenario,
     "activation": ActivationScenario,
     "share": ShareScenario,
+    "asking": AskingScenario,
     "prediction": PredictionScenario,
 }
 

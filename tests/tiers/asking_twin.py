@@ -99,6 +99,12 @@ class Twin:
         n.due_ns = n.line_ns = n.called_ns = None
         n.put_off = False
 
+    def put_off(self, n: Npc) -> None:
+        self.nothing_newer(n)
+        n.put_off = True
+        if not n.asking and n.loading_ns is None:
+            n.watch_ns = None
+
     def rest(self, n: Npc) -> None:
         self.nothing_newer(n)
         if n.answer == n.state:
@@ -156,7 +162,7 @@ class Twin:
         n.due_game_ns += shift_ns
         n.asked_ns = None if n.asked_ns is None else n.asked_ns + shift_ns
         if game.paused and (n.due_ns is not None or n.put_off):
-            n.due_ns, n.put_off = None, True
+            self.put_off(n)
         elif n.due_ns is not None:
             self.move(n, now_ns)
         elif n.put_off:
@@ -227,8 +233,7 @@ class Twin:
 
     def due_from(self, n: Npc, received_ns: int, urgent: bool, now_ns: int) -> None:
         if n.game.paused:
-            self.nothing_newer(n)
-            n.put_off = True
+            self.put_off(n)
             return
         at_ns = self.when(n, received_ns, urgent)
         if n.due_ns is not None and n.due_game_ns <= at_ns:
@@ -250,8 +255,7 @@ class Twin:
 
     def line_up(self, n: Npc, now_ns: int) -> None:
         if n.game.paused:
-            self.nothing_newer(n)
-            n.put_off = True
+            self.put_off(n)
         elif n.sweep_ns is not None:
             self.look(n)
         elif n.stands and self.s.change_driven:
@@ -265,7 +269,7 @@ class Twin:
 
     # -- attention
 
-    def attended(self, name: int, level: Activation, crowd: bool, now_ns: int) -> None:
+    def attended(self, name: int, level: Activation, among: int, now_ns: int) -> None:
         n = self.npcs.get(name)
         if n is None or n.state is None:
             return
@@ -287,7 +291,7 @@ class Twin:
                 self.look(n)
             if before is AMBIENT:
                 if n.loading_ns is None:
-                    n.crowd, n.loading_ns = crowd, now_ns
+                    n.crowd, n.loading_ns = among > 16, now_ns
                     self.acts.append(("load", name))
                     if n.watch_ns is None:
                         self.watch(n, now_ns + self.s.stall_ms * MS, now_ns)
@@ -322,8 +326,7 @@ class Twin:
 
     def turn(self, n: Npc, now_ns: int) -> None:
         if n.game.paused:
-            self.nothing_newer(n)
-            n.put_off = True
+            self.put_off(n)
         elif n.sweep_ns is not None:
             self.look(n)
         elif n.stands and self.s.change_driven:
@@ -379,6 +382,8 @@ class Twin:
         if number >= n.first:
             if n.answer != n.state:
                 self.rule(n, due_ns, now_ns)
+            elif self.rests(n):
+                self.rest(n)
         elif self.rests(n):
             self.want(n, now_ns)
 
@@ -438,8 +443,8 @@ class Twin:
 
     def check(self, n: Npc, now_ns: int) -> None:
         if n.line_ns is not None and n.game.paused:
-            self.nothing_newer(n)
-            n.put_off, n.watch_ns = True, None
+            n.watch_ns = None
+            self.put_off(n)
             return
         within_ns = n.since_ns + self.s.answer_within_ms * MS
         if now_ns < within_ns and not self.stalled:

@@ -163,7 +163,7 @@ class World:
             self.decide(seer.name)
         else:
             level = self.rng.choice([level for level in Activation if level is not record.level])
-            self.both("attended", seer.name, level, self.rng.random() < 0.3, self.now_ns)
+            self.both("attended", seer.name, level, self.rng.choice((1, 17)), self.now_ns)
         self.tick()
 
     def decide(self, name: int) -> None:

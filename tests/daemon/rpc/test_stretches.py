@@ -139,9 +139,7 @@ async def prepared(rig: Rig, count: int) -> None:
         card = npcs_pb2.RelationshipCard(trust=0.5)
         request = npcs_pb2.SetCardsRequest(world_id="vale", npc_id=f"npc{i}", player_id="p", relationship=card)
         await rig.daemon.calls.recalling.set_cards("", request)
-    await rig.daemon.calls.save_games.checkpoint(
-        "", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="saved")
-    )
+    await rig.daemon.calls.save_games.checkpoint("", npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="saved"))
     await rig.daemon.door.all_ended()
 
 
