@@ -1,4 +1,4 @@
-"""What happens when, in a simulation: events by their moments, the earliest first."""
+"""The events of a simulation by their moments, the earliest first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.clock import S
 
 
 class Events:
-    """`at_ns` is the moment of the event that happens now."""
+    """`at_ns` is the moment of the event that runs now."""
 
     def __init__(self) -> None:
         self.at_ns = 0
@@ -17,16 +17,16 @@ class Events:
         self._order = 0
 
     def at(self, at_ns: int, what: Callable[[], None]) -> None:
-        """It happens then."""
+        """Schedules an event at a moment."""
         self._order += 1
         heappush(self._heap, (at_ns, self._order, what))
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
-        """It happens so many seconds from now."""
+        """Schedules an event after so many seconds."""
         self.at(self.at_ns + round(seconds * S), what)
 
     def happen(self, now_ns: int) -> None:
-        """Everything until now happens."""
+        """Runs all events until now."""
         while self._heap and self._heap[0][0] <= now_ns:
             self.at_ns, _, what = heappop(self._heap)
             what()
@@ -34,5 +34,5 @@ class Events:
 
     @property
     def next_ns(self) -> int | None:
-        """When something happens next."""
+        """The moment of the next event."""
         return self._heap[0][0] if self._heap else None

@@ -1,7 +1,7 @@
 """The NPCs of a simulated town: each is observed ten times a second, and tiers/asking.py decides as in the daemon.
 
-Does what each Ready says, as daemon/minds/intents.py does. The event loop's time is stated: its hand-overs come
-`wait_ns` later, and the game hears of it with the next frame.
+This does the acts of each Ready, as daemon/minds/intents.py does. The event loop's time is stated: its hand-overs come
+`wait_ns` later, and the game gets their results with the next frame.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tiers.game_time import GameTime
 from tiers.phase import Game, Phase
 from tiers.ready import Ready
 
-SAMPLE_NS = 50 * MS  # the game's frames at which ages are looked at
+SAMPLE_NS = 50 * MS  # interval of the game's frames, at which ages are sampled
 LATE_NS = 100 * MS  # an NPC that has waited for so long when a run ends counts with its age
-ROOM = 10_000  # for looks and answers by rule in one go: the event loop's time is stated
+ROOM = 10_000  # looks and answers by rule at a time; the event loop's time is stated
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class IntentsNoted:
 
 
 class Minds:
-    """All NPCs. `ask` and `load` submit a work and call answered() and loaded() when it has ended."""
+    """All NPCs. `ask` and `load` submit a work, and call answered() and loaded() at its end."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Minds:
         self.asking: Asking[Mind] = Asking(settings.asking, tokens_each)
         self.noted = IntentsNoted()
         self.wait_ns = 0
-        self.due_ns: int | None = None  # when the next NPC gets into line, if it is known
+        self.due_ns: int | None = None  # when the next NPC joins the line, if known
         self._minds = minds
         self._town = town
         self._texts = texts
@@ -77,7 +77,7 @@ class Minds:
         self._game: Game[Mind] = Game(GameTime(0))
 
     def begin(self, start_ns: int) -> None:
-        """Everybody is observed for the first time and decided about. Samples count from `start_ns` on."""
+        """Observes every NPC for the first time and decides about it. Samples count from `start_ns` on."""
         events, town, rng = self._events, self._town, self._rng
         self._start_ns = start_ns
         self._game = Game(GameTime(events.at_ns))
@@ -96,7 +96,7 @@ class Minds:
     # -- what NPCs see -----------------------------------------------------------------------------------------
 
     def attend(self) -> None:
-        """tiers/activation.py decides."""
+        """Lets tiers/activation.py decide."""
         now_ns, sway_m = self._events.at_ns, self._town.sway_m
         for mind in self._minds:
             self.attention.saw(mind, mind.at_m(now_ns, sway_m), True, None, now_ns)
@@ -110,12 +110,12 @@ class Minds:
             self._follow()
 
     def _changes(self, mind: Mind) -> None:
-        """What an NPC sees becomes different, in a way that matters."""
+        """An NPC's sight changes in a meaningful way."""
         mind.news = bool(mind.news) or self._rng.random() < self._town.event_share
         self._events.after(self._rng.uniform(*self._town.change_s), partial(self._changes, mind))
 
     def _startle(self) -> None:
-        """An event is seen by everybody, in one frame."""
+        """All NPCs see an event, in one frame."""
         for mind in self._minds:
             mind.news = True
             self._observe(mind)
@@ -123,7 +123,7 @@ class Minds:
         self._events.after(self._town.startle_every_s, self._startle)
 
     def _observe_on(self, mind: Mind) -> None:
-        """An observation, and ten a second after it."""
+        """Observes an NPC now, and ten times a second from then on."""
         self._observe(mind)
         self._follow()
         self._events.at(self._events.at_ns + self._observe_ns, partial(self._observe_on, mind))
@@ -156,7 +156,7 @@ class Minds:
         self._wake(ready.wake_ns)
 
     def _follow(self) -> None:
-        """Does all that inputs since the last tick have led to."""
+        """Does all acts that followed from the inputs since the last tick."""
         while (ready := self.asking.ready(self._events.at_ns)) is not None:
             self._do(ready)
             self._wake(ready.wake_ns)
@@ -167,7 +167,7 @@ class Minds:
             self._events.at(self._wake_ns, partial(self._fire, self._wake_ns))
 
     def _fire(self, at_ns: int) -> None:
-        if self._wake_ns == at_ns:  # or it was to be earlier
+        if self._wake_ns == at_ns:  # or an earlier tick was wanted
             self._wake_ns = None
             self._tick()
 
@@ -198,10 +198,10 @@ class Minds:
             self._events.at(now_ns + self.wait_ns, partial(self._ask, mind, question))
         for mind in ready.look:
             self._look(mind, False)
-        assert not ready.recall and not ready.cancel, "no sight comes twice, and nobody is removed"
+        assert not ready.recall and not ready.cancel, "no sight comes twice, and no NPC is removed"
 
     def answered(self, question: Question, finish: Finish) -> None:
-        """A question has come to its end."""
+        """A question has ended."""
         now_ns = self._events.at_ns
         if finish is Finish.STOP:
             self.asking.answered(question.number, now_ns)
@@ -219,7 +219,7 @@ class Minds:
     # -- what the game is told ---------------------------------------------------------------------------------
 
     def _tell(self, mind: Mind) -> None:
-        """With the next frame the game knows that the intent agrees with what was looked at last."""
+        """With the next frame the game knows that the intent agrees with the newest observation that was looked at."""
         self._events.at(self._events.at_ns + self.wait_ns + self._frame_ns, partial(_agree, mind, mind.seen_ns))
 
     def _framed(self, mind: Mind, question: Question, observed_ns: int) -> None:
@@ -236,7 +236,7 @@ class Minds:
         self._events.at(now_ns + SAMPLE_NS, self._sample)
 
     def late_ns(self, now_ns: int) -> list[int]:
-        """How long those have waited that still wait for the model, and for long."""
+        """The waiting times of NPCs that wait for the model, and for long."""
         late = []
         for mind in self._minds:
             record = self.asking.record(mind)

@@ -1,7 +1,7 @@
-"""One town on one machine for a while: the real scheduler on engines/sim.py with a virtual clock, and what came of it.
+"""One town on one machine for a while: the real scheduler on engines/sim.py with a virtual clock, and the results.
 
-Time passes as in the engine thread: a step takes what it costs, and what happens meanwhile is handed over after it.
-What the daemon's event loop does is not run here; its rules are the deciding files' and its time is stated.
+Time passes as in the engine thread: a step takes its cost, and events during a step are handed over after it. The
+daemon's event loop is not run here: its rules are those of the deciding files, and its time is stated.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from tiers.shedding import Load, Queued, Shedding, ShedSettings
 FREE = SimCost(step_us=1.0, micro_us=0.0, token_us=0.0, kilo_context_us=0.0)
 NO_TOKENS: Tokens = np.empty(0, np.int32)
 ROUTES = Routes()
-SLICE_NS = MS  # daemon.calls: others get their turn so often
-PATIENT = 3  # how many times as long Gold may take where it cannot keep its promise
-LOOP_SHARE_MAX = 0.8  # of the event loop; above it, waiting grows without bound
+SLICE_NS = MS  # as in daemon.calls: other tasks get their turn this often
+PATIENT = 3  # factor on Gold's time where it cannot keep its promise
+LOOP_SHARE_MAX = 0.8  # of the event loop; above it the waiting time grows without bound
 
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """What npcd promises, p95, and the model's share, without which it would mean nothing."""
+    """npcd's promises, as p95s, and the model's share, without which the p95s would mean nothing."""
 
     gold_token_ms: float = 16.0
     intent_latency_ms: float = 100.0
@@ -57,7 +57,7 @@ class Promised:
 
 @dataclass(slots=True)
 class Report:
-    """What one run gave: p95s in milliseconds, shares, and rates."""
+    """The results of one run: p95s in milliseconds, shares, and rates."""
 
     npcs: int
     gold_token_ms: float = 0.0
@@ -78,7 +78,7 @@ class Report:
     loads_per_s: float = 0.0
 
     def broken(self, promised: Promised) -> dict[str, float]:
-        """The promises that do not hold, by how much: 1.5 is half as much again as promised."""
+        """The broken promises, each with its factor: 1.5 is 1.5 times the promised value."""
         found = {
             "Gold per token": self.gold_token_ms / promised.gold_token_ms,
             "intent latency": self.intent_latency_ms / promised.intent_latency_ms,
@@ -106,7 +106,7 @@ class _Noted:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """A ticket: its work, its tokens, when the last of them came, and what follows its end."""
+    """A ticket: its work, its tokens, the time of the last one, and the action at its end."""
 
     work: Work
     at_ns: int
@@ -116,7 +116,7 @@ class _Open:
 
 
 class Simulation:
-    """One run; everything follows from column, town, number of NPCs and seed.
+    """One run. Everything follows from column, town, number of NPCs and seed.
 
     With `patient` the policy waits PATIENT times as long for the model.
     """
@@ -145,7 +145,7 @@ class Simulation:
         kv, planner = KvSettings(), PlannerSettings()
         planner = replace(planner, gold_step_ms=column.gold_step_ms, step_ms=max(planner.step_ms, column.gold_step_ms))
         if column.cost.one_pass:
-            # Where a run costs nothing nobody needs a lane to stand side by side, only one to be taken back.
+            # Where neighbours save nothing, a work needs a lane only as a place that can be taken back.
             kv = replace(kv, lanes=max(kv.lanes, 64))
             self.promises = replace(
                 self.promises, silver=replace(self.promises.silver, running_max=64, waiting_max=256)
@@ -161,7 +161,7 @@ class Simulation:
         self.texts = Texts(rng, vocab.size)
         self.minds = people(town, npcs, self.texts, rng)
         self._by_key = {mind.key: mind for mind in self.minds}
-        # The search asks what the engine carries, so the caps are out of its way.
+        # The search asks for the engine's capacity, so the caps must not bind.
         attention = self.intents.activation
         attention = replace(
             attention, active_max=max(attention.active_max, npcs), warm_max=max(attention.warm_max, npcs)
@@ -177,7 +177,7 @@ class Simulation:
         self._end_ns = self._start_ns + round(seconds * S)
 
     def run(self) -> Report:
-        """Lets the time pass."""
+        """Runs the whole time."""
         self._prepare()
         clock, scheduler = self.clock, self.scheduler
         began_ns = clock()
@@ -190,7 +190,7 @@ class Simulation:
             planned = scheduler.plan(clock(), due_ns if due_ns is not None and due_ns > clock() else None)
             if planned.step is None:
                 self._deliver()
-                # What has nothing to run goes on to the next event, or to when the window closes.
+                # Without a step to run, time goes on to the next event, or to the end of the window.
                 next_ns = self._events.next_ns if self._events.next_ns is not None else self._end_ns
                 if planned.wake_ns is not None:
                     next_ns = min(next_ns, planned.wake_ns)
@@ -237,7 +237,7 @@ class Simulation:
         tier, noted = opened.work.tier, self._noted
         if chunk.at_ns >= self._start_ns:
             if not opened.tokens and tier is Tier.SILVER:
-                # To the loop and into the stream.
+                # It goes to the loop and into the stream.
                 noted.first_ns.append(chunk.at_ns + self.asked.wait_ns - opened.at_ns)
             elif opened.last_ns and tier is Tier.GOLD:
                 noted.token_ns.append(chunk.at_ns - opened.last_ns)
@@ -274,7 +274,8 @@ class Simulation:
     # -- before it begins --------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """What a daemon has done before players come: learned what steps take, computed the trunks; in no time."""
+        """The work of a daemon before players come, done in no time: it has learned the times of steps and computed the
+        trunks."""
         scheduler, engine = self.scheduler, self.engine
         sweep(engine, scheduler.costs, self.clock)
         engine.cost = FREE
@@ -292,7 +293,7 @@ class Simulation:
             self.clock.advance(max(1, (planned.wake_ns or 0) - self.clock()))
         else:
             result = self.engine.step(planned.step)
-            took_ns = round(self.scheduler.costs.predict_ns(planned.features))  # nothing is learned from what is free
+            took_ns = round(self.scheduler.costs.predict_ns(planned.features))  # free steps teach nothing
             self.scheduler.apply(planned, result, took_ns, self.clock())
         self._deliver()
 
@@ -313,14 +314,14 @@ class Simulation:
         self._events.at(self._start_ns, self._note_loads)
 
     def _attend(self) -> None:
-        """Attention is decided four times a second, and the event loop's load is told anew."""
+        """Decides about attention four times a second, and states the event loop's load anew."""
         attention = self.asked.attention
         self.asked.attend()
         load = len(self.minds) * self.town.observe_hz * self.daemon.observation_us
         changes_per_s = 2.0 / sum(self.town.change_s)
         load += (attention.active * changes_per_s + attention.warm * 0.5) * self.daemon.question_us
         share = self.report.loop_share = load / 1e6
-        # The loop gives others their turn every millisecond; a queue in front of it grows as queues do.
+        # The loop gives others their turn every millisecond. The queue in front of it grows as in queueing theory.
         self.asked.wait_ns = round(0.1 * MS + SLICE_NS / 2 * share / max(0.05, 1.0 - share))
         self._events.after(attention.settings.every_ms / 1000, self._attend)
 
@@ -329,7 +330,7 @@ class Simulation:
             self.scheduler.move_out(mind.key)
 
     def _load(self, mind: Mind) -> None:
-        """Brings an NPC's KV into place; the event loop takes its end in a little later."""
+        """Brings an NPC's KV into place. The event loop handles the end a little later."""
         work = self._work(ROUTES.trunk.tier, mind, "", NO_TOKENS, 0)
         work.supersede = (mind.key, "trunk")
         self._submit(work, lambda _opened, _ended: self._soon(lambda: self.asked.loaded(mind)))
@@ -350,7 +351,7 @@ class Simulation:
         self.asked.answered(question, ended.finish)
 
     def _soon(self, what: Callable[[], None]) -> None:
-        """The event loop takes it in a little later."""
+        """Runs it when the event loop gets to it, a little later."""
         self._events.at(self._events.at_ns + self.asked.wait_ns, what)
 
     def _bark(self, mind: Mind, opened: _Open) -> None:
@@ -393,11 +394,11 @@ class Simulation:
         def over(opened: _Open, ended: Ended) -> None:
             if said_ns >= self._start_ns:
                 self._noted.turns += 1
-                if not opened.tokens:  # refused, which is no text at all
+                if not opened.tokens:  # refused, so there is no text
                     self._noted.first_ns.append(S)
             talk.said = [*talk.said, *line.tolist(), *opened.tokens]
             talk.turns += 1
-            # The longer trunk is made ready while the player listens.
+            # The longer trunk is prepared while the player listens.
             ready = self._work(ROUTES.reply_trunk.tier, mind, talk.player, NO_TOKENS, 0, talk.said)
             ready.supersede = (mind.key, talk.player, "trunk")
             self._submit(ready, None)
@@ -406,7 +407,7 @@ class Simulation:
             wait_ns = round(self._rng.uniform(*town.line_every_s) * S)
             self._events.at(max(said_ns + wait_ns, self._events.at_ns + S // 2), lambda: self._line(talk))
 
-        # The answer begins when the loop has taken the line and recalled what there is.
+        # The answer begins when the loop has taken the line and recalled the memories.
         self._events.at(said_ns + self.asked.wait_ns, lambda: self._submit_at(work, over, said_ns))
 
     def _submit_at(self, work: Work, ender: Callable[[_Open, Ended], None], since_ns: int) -> None:
@@ -426,7 +427,7 @@ class Simulation:
     def _told(self) -> Report:
         noted, report = self._noted, self.report
         seconds = (self._end_ns - self._start_ns) / S
-        # What is not answered yet counts with its age.
+        # A work without an answer counts with its age.
         open_ns = [self._end_ns - o.at_ns for o in self._open.values() if o.work.tier is Tier.SILVER and not o.tokens]
         intents, attention = self.asked.noted, self.asked.attention
         report.gold_token_ms = percentile(noted.token_ns, 0.95) / MS

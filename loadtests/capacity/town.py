@@ -81,11 +81,11 @@ class Mind:
     sway_ns: int
     sway_phase: float
     state: int = 0
-    news: bool | None = None  # its sight will be another one; True: because of an event
+    news: bool | None = None  # its sight will change; True: because of an event
     observed_ns: int = 0
     seen_ns: int = 0
     agreed_ns: int = 0
-    ruled_ns: int = 0  # when the rules answered last
+    ruled_ns: int = 0  # when the rules last answered
     activation: Activation = Activation.AMBIENT
     barking: bool = False
     barked_ns: int = 0

@@ -1,4 +1,4 @@
-"""The world of asking.txt."""
+"""The interpreter of asking.txt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiers.share import ShareSettings
 
 
 class AskingScenario:
-    """NPCs that see, and an engine that answers when it is told to. Times are milliseconds since the beginning.
+    """NPCs that see, and an engine that answers on command. Times are milliseconds since the beginning.
 
     settings [within=MS] [stall=MS] [places=N] [change_driven=no]   a new world
     npc NAME... LEVEL                 they were observed, decided about, and see "nothing" by the model's answer
@@ -44,7 +44,7 @@ class AskingScenario:
         self.now_ns = 1_000_000 * MS  # any moment but 0
         self.begin_ns = self.now_ns
         self.game: Game[str] = Game(GameTime(self.now_ns))
-        self.sights: dict[str, tuple[str, int, bool]] = {}  # the newest, when it came, and whether it was looked at
+        self.sights: dict[str, tuple[str, int, bool]] = {}  # the newest sight, its time, and True when it was looked at
         self.memory: dict[str, set[str]] = {}
         self.under_way: dict[int, tuple[str, str]] = {}
         self.numbers: dict[str, int] = {}
@@ -53,7 +53,7 @@ class AskingScenario:
         self.said: list[str] = []
 
     def run(self, lines: list[str]) -> str:
-        """What was wanted meanwhile, or what was asked."""
+        """The acts since the last command, or the answer to a question."""
         (verb, *words), given = arguments(lines[0])
         self.said = []
         if verb == "settings":
@@ -77,7 +77,7 @@ class AskingScenario:
     # -- commands
 
     def npc(self, *words: str) -> None:
-        """NPCs that have an answer."""
+        """Adds NPCs that have the model's answer."""
         *names, level = words
         for name in names:
             self.see(name, "nothing")
@@ -96,14 +96,14 @@ class AskingScenario:
         self.said = []
 
     def see(self, name: str, sight: str, event: str = "") -> None:
-        """It is looked at at once."""
+        """An observation that is looked at at once."""
         self.asking.observed(name, self.numbers.setdefault(name, len(self.numbers)), self.game, False, self.now_ns)
         self.look_at(name, sight, bool(event), self.now_ns)
 
     newcomer = see
 
     def glance(self, name: str, sight: str, event: str = "") -> None:
-        """It is looked at if that is worth it."""
+        """An observation that is looked at when that is worth it."""
         self.sights[name] = (sight, self.now_ns, False)
         if self.asking.observed(name, self.numbers[name], self.game, not event, self.now_ns):
             self.look_at(name, sight, bool(event), self.now_ns)
@@ -113,15 +113,15 @@ class AskingScenario:
         self.asking.saw(name, sight, event, sight in self.memory.get(name, ()), at_ns, self.now_ns)
 
     def spoil(self, name: str) -> None:
-        """It cannot be read."""
+        """The waiting observation cannot be read."""
         self.sights[name] = ("", self.now_ns, False)
 
     def attend(self, name: str, level: str, among: str = "1") -> None:
-        """Another amount of attention."""
+        """Attention gives the NPC another level."""
         self.asking.attended(name, LEVELS[level], int(among), self.now_ns)
 
     def decide(self, name: str) -> None:
-        """For the first time, and nothing else."""
+        """Attention decides for the first time, and changes nothing."""
         self.asking.decided(name, self.now_ns)
 
     def loaded(self, name: str) -> None:
@@ -146,7 +146,7 @@ class AskingScenario:
         return number
 
     def remember(self, name: str, sight: str) -> None:
-        """It has an answer to that from now on."""
+        """From now on the NPC has an answer to that sight."""
         self.memory.setdefault(name, set()).add(sight)
         self.asking.knows(name, sight)
 
@@ -164,16 +164,16 @@ class AskingScenario:
         self.full, self.refuses = how == "is-full", how == "refuses"
 
     def register(self, name: str, how: str) -> None:
-        """Anew."""
+        """Registers the NPC anew."""
         self.asking.reregistered(name, self.numbers[name], how == "lease", how == "other", self.now_ns)
         self.memory.pop(name, None)
 
     def remove(self, name: str) -> None:
-        """It is gone."""
+        """Removes the NPC."""
         self.asking.removed(name, self.now_ns)
 
     def wait(self, ms: str) -> None:
-        """Time passes."""
+        """Lets time pass."""
         end_ns = self.now_ns + int(float(ms) * MS)
         self.tick()
         while self.wake_ns is not None and self.wake_ns <= end_ns:

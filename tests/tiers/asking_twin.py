@@ -1,6 +1,6 @@
-"""Asking, plainly and slowly: flags in place of phases, and everybody is looked through for every moment.
+"""Asking as a simple, slow twin: flags in place of phases, and a search through all NPCs for every moment.
 
-It answers to the same inputs as tiers.asking.Asking with the same acts, as plain tuples.
+From the same inputs as tiers.asking.Asking it gives the same acts, as plain tuples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Act = tuple[Any, ...]
 
 @dataclass(eq=False)
 class Npc:
-    """What is known of one NPC. None is "not at all"."""
+    """The twin's knowledge of one NPC. None is "not at all"."""
 
     name: int
     number: int
@@ -45,7 +45,7 @@ class Npc:
     line_ns: int | None = None
     called_ns: int | None = None
     put_off: bool = False
-    moved: bool = False  # its game goes on or runs at another pace, and its moment was not moved yet
+    moved: bool = False  # its game goes on or has another pace, and its due moment was not moved yet
     asked_ns: int | None = None
     asking: list[tuple[int, str, int]] = field(default_factory=list)  # (number, state, due) under way
     first: int = 0
@@ -65,7 +65,7 @@ class Npc:
 
 @dataclass
 class Twin:
-    """The whole of it."""
+    """All NPCs."""
 
     s: AskingSettings
     npcs: dict[int, Npc] = field(default_factory=dict)
@@ -462,7 +462,7 @@ class Twin:
             self.watch(n, now_ns + again_ms * MS, n.since_ns)
 
     def tick(self, now_ns: int, stalled: bool) -> None:
-        """With time for everything."""
+        """A tick with time for all acts."""
         self.stalled = stalled
         for n in list(self.npcs.values()):
             if n.moved:

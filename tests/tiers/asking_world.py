@@ -1,6 +1,6 @@
-"""A random world before tiers/asking.py: NPCs that see, games that pause, an engine that answers or does not.
+"""A random world for tiers/asking.py: NPCs that see, games that pause, an engine that answers or does not.
 
-Does what each Ready says, as daemon/minds/intents.py does, gives the same inputs to the dumb version, and checks the
+It does the acts of each Ready, as daemon/minds/intents.py does, gives the same inputs to the slow twin, and checks the
 laws after every input.
 """
 
@@ -24,27 +24,28 @@ from tiers.share import ShareSettings
 
 ACTIVE, WARM, AMBIENT = Activation
 STATES = "abcd"
-TURNS_MAX = 12  # readies that one input may lead to
+TURNS_MAX = 12  # at most so many Readies follow from one input
 
 
 @dataclass(eq=False)
 class Seer:
-    """What the world knows of an NPC itself, to hold Asking to it."""
+    """The world's own knowledge of an NPC, to check Asking's."""
 
     name: int
     game: int
-    state: str = ""  # what it saw last, looked at or not
+    state: str = ""  # its newest observation, looked at or not
     at_ns: int = 0
-    glimpse_ns: int = 0  # since when something of it was not looked at
-    unanswered_ns: int | None = None  # since when what was looked at has no answer
+    glimpse_ns: int = 0  # since when an observation waits to be looked at
+    unanswered_ns: int | None = None  # since when the observation that was looked at has no answer
     answers: set[str] = field(default_factory=set)
     loading: bool = False
 
 
 class World:
-    """One world; everything follows from the seed. `twin` False: ticks have little room, and the dumb version is out.
+    """One world, in which everything follows from the seed. With `twin` False ticks have little room, and there is no
+    slow twin.
 
-    `pauses` False: few may be asked at a time, and no game pauses; with pauses there is a place for everybody.
+    With `pauses` False few NPCs may be asked at a time, and no game pauses; with pauses there is a place for every NPC.
     """
 
     def __init__(self, seed: int, pauses: bool, twin: bool = True, change_driven: bool = True) -> None:
@@ -65,16 +66,16 @@ class World:
         self.next_name = 0
         self.stalled = False
         self.wake_ns: int | None = None
-        # Questions under way: number, who asked, the state it is about, whether it is of an NPC that is there.
+        # Questions under way: number -> (NPC, state).
         self.under_way: dict[int, tuple[int, str]] = {}
-        self.twins: dict[int, int] = {}  # the dumb version's number of a question
+        self.twins: dict[int, int] = {}  # the twin's number of a question
         self.loading: list[int] = []
         self.counts: dict[str, int] = {}
 
     # -- one input ---------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Something happens."""
+        """Gives one random input."""
         rng = self.rng
         acts: list[tuple[int, Callable[[], None]]] = [
             (40, self.observe), (30, self.wait), (6, self.attend), (10, self.end), (4, self.finish_load),
@@ -86,7 +87,7 @@ class World:
         self.check()
 
     def settle(self) -> None:
-        """Everybody goes on and every question is answered; then everybody is removed and time passes."""
+        """Lets every game go on and every question be answered, then removes all NPCs and lets time pass."""
         self.stalled = False
         for number in range(2):
             self.set_time(number, 1.0, False)
@@ -114,7 +115,7 @@ class World:
         return self.rng.choice(list(self.seers.values())) if self.seers else None
 
     def observe(self) -> None:
-        """One NPC, new or known, is observed; now and then the same thing, or an event."""
+        """Observes one NPC, new or known; now and then it sees the same again, or an event."""
         seer = self.someone()
         if seer is None or (len(self.seers) < 8 and self.rng.random() < 0.05):
             seer = self.seers[self.next_name] = Seer(self.next_name, self.next_name % 2)
@@ -133,14 +134,14 @@ class World:
         elif not seer.glimpse_ns:
             seer.glimpse_ns = self.now_ns
         if not look and self.rng.random() < 0.2:
-            return  # the frame is not over, so nothing is done yet
+            return  # the frame is not over, so no act is due yet
         if self.rng.random() < 0.8:
             self.tick()
         else:
             self.drain()
 
     def see(self, seer: Seer, startled: bool) -> None:
-        """The newest observation is looked at."""
+        """Looks at the newest observation."""
         record = self.asking.record(seer.name)
         changes = record is None or record.state != seer.state
         seer.glimpse_ns = 0
@@ -153,7 +154,7 @@ class World:
             seer.unanswered_ns = self.now_ns
 
     def attend(self) -> None:
-        """A decision about attention: the first about an NPC, or another level."""
+        """Decides about an NPC's attention: its first decision, or another level."""
         seer = self.someone()
         record = self.asking.record(seer.name) if seer is not None else None
         if seer is None or record is None or record.state is None:
@@ -167,19 +168,19 @@ class World:
         self.tick()
 
     def decide(self, name: int) -> None:
-        """It was decided about an NPC for the first time, which keeps its level."""
+        """Decides about an NPC for the first time, and keeps its level."""
         self.both("decided", name, self.now_ns)
         self.tick()
 
     def end(self) -> None:
-        """A question comes to its end."""
+        """Ends a question."""
         if not self.under_way or self.stalled:
             return
         number = self.rng.choice(list(self.under_way))
         self.answer(number, self.rng.choice(["answered"] * 6 + ["failed", "dropped"]))
 
     def answer(self, number: int, way: str) -> None:
-        """A question comes to its end in this way."""
+        """Ends a question in this way."""
         name, state = self.under_way.pop(number)
         record = self.asking.record(name)
         if way == "answered" and record is not None and number >= record.valid_from and name in self.seers:
@@ -192,7 +193,7 @@ class World:
         self.tick()
 
     def finish_load(self) -> None:
-        """KV is in place, perhaps of an NPC that is gone."""
+        """KV is in place, perhaps that of a removed NPC."""
         if self.loading:
             name = self.loading.pop(self.rng.randrange(len(self.loading)))
             if name in self.seers:
@@ -204,7 +205,7 @@ class World:
             self.tick()
 
     def know(self) -> None:
-        """The answer to a state was foreseen."""
+        """The answer to a state was predicted."""
         seer = self.someone()
         if seer is not None and self.asking.record(seer.name) is not None:
             state = self.rng.choice(STATES)
@@ -213,7 +214,7 @@ class World:
             self.drain()
 
     def remove(self, name: int | None = None) -> None:
-        """An NPC goes."""
+        """Removes an NPC."""
         seer = self.someone() if name is None else self.seers[name]
         if seer is None:
             return
@@ -224,7 +225,7 @@ class World:
         self.drain()
 
     def register(self) -> None:
-        """An NPC is registered anew, or its world is defined anew."""
+        """Registers an NPC anew, or defines its world anew."""
         seer = self.someone()
         if seer is None:
             return
@@ -238,14 +239,14 @@ class World:
         self.drain()
 
     def take_over(self) -> None:
-        """Another game server observes an NPC from now on."""
+        """From now on another game server observes an NPC."""
         seer = self.someone()
         if seer is not None and self.rng.random() < 0.3:
             seer.game = 1 - seer.game
             self.bound_begins_anew(seer)
 
     def stall(self) -> None:
-        """The engine stands still, or goes on."""
+        """The engine stalls, or goes on."""
         self.stalled = not self.stalled and self.rng.random() < 0.5
 
     def tell(self) -> None:
@@ -263,11 +264,11 @@ class World:
                 self.bound_begins_anew(seer)
 
     def wait(self) -> None:
-        """Time passes."""
+        """Lets time pass."""
         self.pass_time(self.rng.choice((0, 1, 5, 20, 50, 200, 700)) * MS + self.rng.randrange(1000))
 
     def pass_time(self, length_ns: int) -> None:
-        """Ticks come when they were wanted."""
+        """Lets time pass, with a tick at every wanted moment."""
         end_ns = self.now_ns + length_ns
         self.tick()
         while self.wake_ns is not None and self.wake_ns <= end_ns:
@@ -284,14 +285,14 @@ class World:
     # -- doing what is wanted ----------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Ticks until nothing is wanted."""
+        """Ticks until no act is left."""
         for _ in range(TURNS_MAX * (1 if self.twin is not None else 40)):
             room = 10_000 if self.twin is not None else self.rng.choice((1, 2, 5))
             self.asking.tick(self.now_ns, room, self.stalled)
             if self.twin is not None:
                 self.twin.tick(self.now_ns, self.stalled)
             ready = self.asking.ready(self.now_ns)
-            assert ready is not None, "the first one after a tick says when to wake"
+            assert ready is not None, "the first Ready after a tick has the time to wake"
             self.wake_ns = ready.wake_ns
             self.do(ready)
             self.drain()
@@ -300,7 +301,7 @@ class World:
         raise AssertionError(f"it does not come to rest: {ready}")
 
     def drain(self) -> None:
-        """Does what inputs since the last tick want."""
+        """Does all acts that follow from the inputs since the last tick."""
         for _ in range(TURNS_MAX):
             ready = self.asking.ready(self.now_ns)
             if ready is None:
@@ -312,7 +313,7 @@ class World:
         raise AssertionError("it wants without end")
 
     def do(self, ready: Ready[int]) -> None:
-        """Does all of it, and sees that the dumb version wants the same."""
+        """Does all acts, and checks that the twin wants the same."""
         self.compare(ready)
         for name in ready.confirm:
             assert self.record(name).answer == self.record(name).state, f"{name} has no intent that agrees"
@@ -386,7 +387,7 @@ class World:
             seer.unanswered_ns = None
 
     def both(self, what: str, name: int, *more: object) -> None:
-        """The same input for both."""
+        """Gives the same input to both."""
         getattr(self.asking, what)(name, *more)
         if self.twin is not None:
             getattr(self.twin, what)(name, *more)
@@ -402,7 +403,7 @@ class World:
     # -- laws --------------------------------------------------------------------------------------------------
 
     def compare(self, ready: Ready[int]) -> None:
-        """The dumb version wants the same."""
+        """The twin wants the same acts."""
         if self.twin is None:
             return
         wanted, self.twin.acts = self.twin.acts, []
@@ -422,7 +423,7 @@ class World:
         assert sorted(ours) == sorted(wanted), f"wanted {sorted(ours)}, the dumb version {sorted(wanted)}"
 
     def check(self) -> None:
-        """The laws."""
+        """The laws hold."""
         asking, now_ns = self.asking, self.now_ns
         held = asking.held()
         records = [record for name in self.seers if (record := asking.record(name)) is not None]
@@ -432,9 +433,9 @@ class World:
         assert held.under_way == len(self.under_way)
         line = list(asking.line)
         assert sorted(line) == sorted(record.who for record in records if record.phase is Phase.IN_LINE)
-        assert len(line) == len(set(line)), "somebody stands in line twice"
+        assert len(line) == len(set(line)), "an NPC is in line twice"
         called = sum(record.phase is Phase.CALLED for record in records)
-        assert not called, "a turn that has come is over when all is done"
+        assert not called, "no turn is left when all acts are done"
         assert asking.line.under_way == len(self.under_way)
         for record in records:
             self.check_one(record)
@@ -456,7 +457,7 @@ class World:
         assert record.answer in (record.state, OUTDATED) or on_its_way, f"nothing will end in an answer: {record}"
 
     def check_bounds(self, seer: Seer, now_ns: int) -> None:
-        """There is an answer to what was looked at, and what came is looked at, within its bound."""
+        """Each observation is looked at, and each that was looked at has an answer, within its bound."""
         record = self.record(seer.name) if self.asking.record(seer.name) is not None else None
         if record is None or record.game.time.paused or not (record.decided or record.urgent):
             self.bound_begins_anew(seer)
@@ -481,5 +482,5 @@ class World:
 
     @property
     def slack_ns(self) -> int:
-        """How much later a tick may come than it was wanted."""
+        """How much later than wanted a tick may come."""
         return 0

@@ -1,4 +1,4 @@
-"""Asking keeps its laws in any order of inputs, and decides as a plain and slow version of it does."""
+"""Asking keeps its laws in any order of inputs, and decides as its simple, slow twin does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = 600
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("pauses", [False, True], ids=["few places", "games that pause"])
 def test_asks_as_the_slow_version(pauses: bool, seed: int) -> None:
-    """Both want the same after every input, the laws hold, and in the end nothing is left."""
+    """Both want the same acts after every input, the laws hold, and in the end nothing is left."""
     world = World(seed, pauses)
     for _ in range(STEPS):
         world.step()
@@ -22,7 +22,7 @@ def test_asks_as_the_slow_version(pauses: bool, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_asks_as_the_slow_version_in_every_slot(seed: int) -> None:
-    """The same for NPCs that are asked also when nothing has changed."""
+    """The same holds for NPCs that are asked without a change, too."""
     world = World(seed, pauses=seed % 2 == 0, change_driven=False)
     for _ in range(STEPS):
         world.step()
@@ -31,7 +31,7 @@ def test_asks_as_the_slow_version_in_every_slot(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_laws_hold_when_there_is_room_for_little_at_a_time(seed: int) -> None:
-    """Ticks do one to five things each; what is left is done by those that follow."""
+    """Each tick does one to five things, and later ticks do the rest."""
     world = World(seed, pauses=seed % 2 == 0, twin=False)
     for _ in range(STEPS):
         world.step()
