@@ -8,9 +8,9 @@ are in tiers/phase.py, the moves between them in tiers/rhythm.py:
     LOADING ────▲ │        │           │          │
                   └─ paused┴▶ PUT_OFF ◀┘          └─ sees something else ──▶ DUE
 
-Inputs are methods; each changes records and adds to what ready() returns next. What an NPC sees is a text here: equal
-texts are the same question. A glimpse is an observation that was not looked at yet. Nothing is decided on one: first
-`Ready.look` asks for a look, and saw() or spoiled() goes on with what was to be decided.
+Inputs are methods; each changes records and adds to the next result of ready(). An NPC's state is a text here: equal
+texts are the same question. A glimpse is an observation that was not looked at yet. It decides nothing: first
+`Ready.look` asks for a look, and saw() or spoiled() goes on with the decision.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Asking(Generic[Who]):
         if not record.glimpse_ns:
             self._judge.glimpses.add(record)
         record.glimpse_ns = now_ns
-        # When its slot comes it is looked at; whether anything changed is seen then.
+        # It is looked at when its slot comes. A change is found then.
         phase = record.phase
         if (phase is _RESTING or (phase is _ASKED and not record.load_ns)) and record.level is not _AMBIENT:
             self._judge.due_from(record, now_ns, False, now_ns)
@@ -305,7 +305,7 @@ class Asking(Generic[Who]):
     # -- time --------------------------------------------------------------------------------------------------
 
     def tick(self, now_ns: int, room: int, stalled: bool) -> None:
-        """It is `now_ns`. There is time for about `room` looks and answers by rule; what is left is due still.
+        """It is `now_ns`. There is time for about `room` looks and answers by rule; the rest stays due.
         `stalled`: the engine stands still.
         """
         self._judge.stalled = stalled
@@ -334,7 +334,7 @@ class Asking(Generic[Who]):
     # -- what comes out ----------------------------------------------------------------------------------------
 
     def ready(self, now_ns: int) -> Ready[Who] | None:
-        """What is to be done now; None: nothing. Each thing is said once."""
+        """The acts to do now, each of them once; None: there are none."""
         at_ns, due = self._rhythm.moments.next(POPPED_MAX)
         turn_ns = self.line.next_ns(now_ns) if len(self.line) else None
         wake_ns = at_ns if turn_ns is None or (at_ns is not None and at_ns < turn_ns) else turn_ns
@@ -361,11 +361,11 @@ class Asking(Generic[Who]):
         return self._rhythm.line
 
     def record(self, who: Who) -> Record[Who] | None:
-        """What is decided about an NPC; read only. None: it was never observed, or it is gone."""
+        """An NPC's record; read only. None: it was never observed, or it was removed."""
         return self._records.get(who)
 
     def held(self) -> Held:
-        """How much is kept."""
+        """The numbers of kept entries."""
         judge, rhythm = self._judge, self._rhythm
         return Held(
             len(self._records), len(rhythm.moments), len(judge.glimpses), len(rhythm.line), len(judge.questions)

@@ -159,7 +159,7 @@ class Intents:
 
     def replaced(self, npc: Npc) -> None:
         """An NPC was registered anew (other trunk or lease): its mind goes on with what it saw, a new lease's ticks
-        begin. What it does in another world, or as another, is asked anew.
+        begin. In another world, or as another NPC, it is asked anew.
         """
         mind = self._table.mind(npc.key)
         if mind is None:
@@ -209,7 +209,7 @@ class Intents:
             self._do(ready, now_ns)
             sooner_ns = self._do_all(now_ns)
             room -= 1 + len(ready.look) + len(ready.rule)
-            # What is left is due still: the timer comes back for it in the loop's next turn, and others get theirs.
+            # The rest stays due: the timer comes back for it in the loop's next turn, and other tasks get theirs.
             if ready.nothing or room <= 0:
                 break
         self._expect(ready.expect_ns)
@@ -403,7 +403,7 @@ def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable
 
 
 def _overrides(mind: Mind, said: intents_pb2.Observation) -> bool:
-    """Whether the game wants another activation than it did last."""
+    """True when the game's override of the activation has changed."""
     before = mind.seen.override if mind.seen is not None else None
     return (OVERRIDES.get(said.activation) if said.has_activation else None) is not before
 
