@@ -97,13 +97,18 @@ class Model:
 
 @dataclass(slots=True)
 class Daemon:
-    """The parts that main starts and stops."""
+    """The parts, put together: main starts and stops them."""
 
     calls: Calls
     upkeep: Upkeep
     dialogue: Dialogue
     memory: Memory
     worlds: Worlds
+    table: Table
+    attention: Attention
+    look_ahead: LookAhead
+    intents: Intents
+    deleting: Deleting
     door: Door
     step_backend: StepBackend
     board: StatusBoard
@@ -351,4 +356,7 @@ def build(
         save_games, deleting, config.calls, drain, changes, pace,
         pseudonym_key or secrets.token_bytes(32), clock,
     )  # fmt: skip
-    return Daemon(calls, upkeep, dialogue, memory, worlds, door, step_backend, board, lag, clock)
+    return Daemon(
+        calls, upkeep, dialogue, memory, worlds, table, attention, look_ahead, intents, deleting, door, step_backend,
+        board, lag, clock,
+    )  # fmt: skip

@@ -108,6 +108,12 @@ GENERATED = ("npcd/v1/*", "clients/python/npcd_client/v1/*")
 # Test folders that are not named after a folder of the house.
 OTHER_TEST_FOLDERS = frozenset({"scenarios", "sim"})
 
+# Tests that may look into private parts of what they are not about, and why.
+MAY_LOOK_INSIDE = {
+    "tests/sim/test_laws_can_fail.py": "plants a fault in the scheduler's insides",
+    "tests/daemon/stretches.py": "measures every callback of the event loop, which asyncio offers no way to",
+}
+
 Rule = Callable[[str, ast.Module], Iterator[str]]
 
 
@@ -325,6 +331,56 @@ def test_no_dependency_takes_our_names() -> None:
     assert not taken
 
 
+def mirrored(path: str) -> list[Path]:
+    """The files that a test file is about: of tests/a/test_b.py these are a/b.py, all in a/b/, and b.py or b_*.py
+    anywhere below a/.
+    """
+    folder, _, name = path.removeprefix("tests/").removesuffix(".py").rpartition("/")
+    folder = {"clients": "clients/python/npcd_client"}.get(folder, folder)
+    stem = name.removeprefix("test_")
+
+    def about(file: Path) -> bool:
+        below = file.relative_to(ROOT / folder).with_suffix("")
+        whole = "_".join(below.parts)
+        return stem in (below.name, whole) or whole.startswith(f"{stem}_")
+
+    return [file for file in sorted((ROOT / folder).rglob("*.py")) if about(file)] if folder else []
+
+
+def names_made_in(tree: ast.AST) -> Iterator[str]:
+    """The names of everything that a file defines: functions, classes, variables, attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def strangers_privates(tree: ast.Module, own: frozenset[str]) -> Iterator[tuple[int, str]]:
+    """(line, code) of each `thing._private` where neither this file nor the files that it is about (`own`) define
+    `_private`. The public methods of named tuples begin with an underscore, too.
+    """
+    known = own | set(names_made_in(tree)) | {"_replace", "_asdict", "_fields", "_make"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = getattr(node.value, "id", "")
+            if owner not in ("self", "cls") and node.attr not in known:
+                yield node.lineno, ast.unparse(node)
+
+
+def test_a_test_looks_into_its_own_file_alone() -> None:
+    """No test reads or sets what is private to another file than the one that it is about."""
+    found = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        path = file.relative_to(ROOT).as_posix()
+        if path not in MAY_LOOK_INSIDE:
+            own = frozenset(name for source in mirrored(path) for name in names_made_in(parsed(source)))
+            found += [f"{path}:{line}: {code}" for line, code in strangers_privates(parsed(file), own)]
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_every_test_folder_mirrors_a_folder() -> None:
     """tests/X holds tests of X/, except for the few folders of whole scenarios."""
     for folder in sorted({file.parent for file in (ROOT / "tests").rglob("test_*.py")}):
@@ -433,3 +489,32 @@ def test_a_cycle_is_found() -> None:
     }
     assert cycles(import_graph(trees)) == [["core.a", "core.b"]]
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("rig.daemon.calls._table.minds", ["rig.daemon.calls._table"]),
+        ("queue._heap; queue._other", ["queue._other"]),
+        ("class Mine:\n    def f(self):\n        return self._x + self.door._open", ["self.door._open"]),
+        ("def _mine(): ...\nthing._mine()", []),
+        ("key._replace(npc='x'); value.__class__", []),
+    ],
+)
+def test_a_look_into_another_file_is_found(source: str, found: list[str]) -> None:
+    """A private name counts unless the test or the file that it is about defines it."""
+    assert [code for _, code in strangers_privates(ast.parse(source), frozenset({"_heap"}))] == found
+
+
+@pytest.mark.parametrize(
+    ("test", "about"),
+    [
+        ("tests/scheduler/test_queues.py", ["scheduler/queues.py"]),
+        ("tests/clients/test_live.py", ["clients/python/npcd_client/live.py"]),
+        ("tests/memory/test_recent.py", ["memory/recent.py", "memory/recent_keys.py", "memory/recent_writer.py"]),
+        ("tests/conftest.py", []),
+    ],
+)
+def test_a_test_is_about_the_files_of_its_name(test: str, about: list[str]) -> None:
+    """The folder and the name decide."""
+    assert [file.relative_to(ROOT).as_posix() for file in mirrored(test)] == about

@@ -28,7 +28,7 @@ stay would give. Two rules are above it: the caps, and an NPC that was not obser
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, NamedTuple, TypeVar
@@ -195,6 +195,11 @@ class Activations(Generic[Who]):
         self._stale_ns = round(settings.stale_s * S)
         self._speech_ns = round(settings.speech_s * S)
         self._stay_ns = round(settings.stay_s * S)
+
+    @property
+    def known(self) -> Collection[Who]:
+        """All that were seen and not removed."""
+        return self._known.keys()
 
     def saw(self, who: Who, distance_m: float, in_sight: bool, override: Activation | None, now_ns: int) -> None:
         """An observation: the nearest player's distance (infinite: none), and the level that the game wants, if any."""

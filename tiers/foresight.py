@@ -8,7 +8,7 @@ many as together keep within the allowed waste, and counts tokens spent, tokens 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 
 from core.clock import MS
@@ -99,6 +99,11 @@ class Foresight:
         self._judged = 0
         self._settled_tokens = 0
         self._open = 0  # asked about, neither come true nor over
+
+    @property
+    def expecting(self) -> Collection[Hashable]:
+        """The NPCs of which states are expected."""
+        return self._books.keys()
 
     # -- ahead of time -----------------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class Attention:
         self._decided_ns = 0
         self._news = False  # somebody was looked at since the last decision
 
+    @property
+    def newcomers(self) -> int:
+        """How many NPCs were seen for the first time and are not decided about yet."""
+        return len(self._newcomers)
+
     def saw(self, mind: Mind, seen: Observation) -> None:
         """Takes in what an NPC sees of players."""
         player, distance_m, in_sight = "", math.inf, True

@@ -75,6 +75,11 @@ class Intents:
         self._timer_ns = 0
         self._soon = False
 
+    @property
+    def under_way(self) -> int:
+        """How many questions the model is asked now."""
+        return len(self._under_way)
+
     # -- in ----------------------------------------------------------------------------------------------------
 
     def observe(

@@ -8,7 +8,7 @@ made as well. Owns the questions under way; when an NPC is removed they are canc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
@@ -54,6 +54,11 @@ class LookAhead:
         self._habits: dict[tuple[str, str], Habits] = {}
         self._candidates: dict[Mind, None] = {}  # minds that saw something and have its answer, oldest first
         self._under_way: dict[Question, Ticket | None] = {}
+
+    @property
+    def candidates(self) -> Collection[Mind]:
+        """The NPCs that may be asked ahead next."""
+        return self._candidates.keys()
 
     def saw(self, mind: Mind, seen: Observation) -> None:
         """Takes in what an NPC sees now. Ambient ones are not looked ahead for: nobody is near."""

@@ -34,6 +34,11 @@ class NpcEvents:
     def __init__(self) -> None:
         self._watchers: dict[tuple[str, str], set[_Watcher]] = {}
 
+    @property
+    def watchers(self) -> int:
+        """How many streams watch."""
+        return sum(map(len, self._watchers.values()))
+
     def tell(self, npc: NpcKey, event: npcs_pb2.NpcEvent) -> None:
         """Hands an event to all who watch the NPC's world; each gets a copy."""
         for watcher in self._watchers.get((npc.tenant, npc.world), ()):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from core.clock import MS, Clock
 from core.observation import Observation
@@ -110,6 +111,16 @@ class Table:
         self._subscribers: dict[tuple[str, str], set[Subscriber]] = {}
 
     # -- minds -------------------------------------------------------------------------------------------------
+
+    @property
+    def minds(self) -> Mapping[NpcKey, Mind]:
+        """All of them, to look at."""
+        return MappingProxyType(self._minds)
+
+    @property
+    def subscribers(self) -> Mapping[tuple[str, str], Set[Subscriber]]:
+        """The streams by tenant and world, to look at; a world without streams has no entry."""
+        return MappingProxyType(self._subscribers)
 
     def mind(self, key: NpcKey) -> Mind | None:
         """The mind of an NPC; None before its first observation."""

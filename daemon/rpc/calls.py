@@ -121,6 +121,11 @@ class Calls:
         self.pace = pace
 
     @property
+    def draining(self) -> bool:
+        """True from the moment that a Drain was accepted."""
+        return self._draining is not None
+
+    @property
     def epoch(self) -> int:
         """This daemon's epoch."""
         return self._board.about.epoch

@@ -59,6 +59,11 @@ class Deleting:
         self._leaving: dict[WorldId, asyncio.Event] = {}  # set when it is over
         self._listening: dict[WorldId, set[asyncio.Event]] = {}
 
+    @property
+    def listening(self) -> int:
+        """How many streams of lines are to hear of the end of their world."""
+        return sum(map(len, self._listening.values()))
+
     async def delete(self, tenant: str, world_id: str, expected_version: int) -> tuple[int, int]:
         """Deletes a world: (NPCs, checkpoints) that were in it. Raises NotFound, Stale and StoreFailed."""
 

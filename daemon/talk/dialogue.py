@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from zlib import crc32
 
 from core.clock import MS, US, Clock
@@ -123,6 +124,11 @@ class Dialogue:
         self._turns_ns: deque[int] = deque(maxlen=TURNS_TIMED)  # how long the last turns kept an NPC
 
     @property
+    def floors(self) -> Mapping[NpcKey, Floor]:
+        """The NPCs that are talked with now, to look at."""
+        return MappingProxyType(self._floors)
+
+    @property
     def open_turns(self) -> int:
         """Turns that an NPC speaks in now."""
         return sum(turn.stage is Stage.SPEAKS for floor in self._floors.values() for turn in floor)
@@ -167,7 +173,7 @@ class Dialogue:
     def cancel(self, tenant: str, request: dialogue_pb2.CancelTurnRequest) -> bool:
         """Stops a player's turns (with a turn_id: that one), wherever they are. True if one will end CANCELLED."""
         npc = self._worlds.npc(tenant, request.world_id, request.npc_id)
-        turns = self._turns(npc.key, check_id("player_id", request.player_id))
+        turns = self.turns(npc.key, check_id("player_id", request.player_id))
         return any([self._stop(t) for t in turns if request.turn_id in ("", t.request.turn_id)])
 
     def end_session(self, tenant: str, request: dialogue_pb2.EndSessionRequest) -> Session | None:
@@ -182,7 +188,7 @@ class Dialogue:
         """Forgets a player's sessions, and turns that are under way or wait: (sessions, turns)."""
         for npc in self._speaking_in(tenant, world_id):
             if npc_id in ("", npc.npc):
-                self._stop_all(self._turns(npc, player_id), keep=False)
+                self._stop_all(self.turns(npc, player_id), keep=False)
         sessions = [s for s in self.hot.of_player(tenant, world_id, player_id) if npc_id in ("", s.npc.npc)]
         for session in sessions:
             self.hot.end(session.npc, session.player)
@@ -195,7 +201,7 @@ class Dialogue:
     def removing(self, npc: NpcKey) -> Steps[None]:
         """Ends every session of an NPC that was taken out. Turns that wait for it find that it is gone."""
         for session in self.hot.of_npc(npc):
-            self._stop_all([t for t in self._turns(npc, session.player) if t.stage is Stage.SPEAKS], goes_on=False)
+            self._stop_all([t for t in self.turns(npc, session.player) if t.stage is Stage.SPEAKS], goes_on=False)
             self.hot.end(npc, session.player)
             self.sessions.close(session)
             yield
@@ -210,7 +216,7 @@ class Dialogue:
 
     def _dropping_world(self, tenant: str, world_id: str, stages: Sequence[Stage]) -> Steps[None]:
         for npc in self._speaking_in(tenant, world_id):
-            self._stop_all([t for t in self._turns(npc) if t.stage in stages], keep=False)
+            self._stop_all([t for t in self.turns(npc) if t.stage in stages], keep=False)
             yield
         for session in self.hot.of_world(tenant, world_id):
             self.hot.end(session.npc, session.player)
@@ -296,7 +302,7 @@ class Dialogue:
         """The turn that this request repeats: under way, or finished in the session under way; None when it is new."""
         if not request.turn_id:
             return None
-        for turn in self._turns(npc, request.player_id):
+        for turn in self.turns(npc, request.player_id):
             if turn.request.turn_id == request.turn_id and turn.may_be_joined:
                 return turn
         session = self.hot.find(npc, request.player_id, self._clock())
@@ -575,10 +581,10 @@ class Dialogue:
         return self._worlds.npc(tenant, request.world_id, request.npc_id)
 
     def _end(self, npc: NpcKey, player: str) -> Session | None:
-        self._stop_all(self._turns(npc, player), goes_on=False)
+        self._stop_all(self.turns(npc, player), goes_on=False)
         return self.hot.end(npc, player)
 
-    def _turns(self, npc: NpcKey, player: str | None = None) -> list[Turn]:
+    def turns(self, npc: NpcKey, player: str | None = None) -> list[Turn]:
         """All turns with an NPC, or those of one player, in whatever stage; the one that has the floor comes first."""
         floor = self._floors.get(npc, ())
         return [t for t in floor if player is None or t.request.player_id == player]

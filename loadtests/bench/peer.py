@@ -309,7 +309,7 @@ class Caller:
         tally, now = Tally(), now_ns()
         for _ in range(0, INTENT_NPCS, 16):
             await asyncio.gather(*(self._intent(tally, now) for _ in range(16)))
-        await asyncio.gather(*(self._turn(tally, now) for _ in range(TALK_NPCS)))
+        await asyncio.gather(*(self.turn(tally, now) for _ in range(TALK_NPCS)))
 
     async def busy(self, seconds: float) -> float:
         """Callers who never pause. Returns intents per second."""
@@ -320,7 +320,7 @@ class Caller:
         async def call() -> None:
             while now_ns() < ends_ns:
                 if next(units) % (INTENTS_PER_TURN + 1) == INTENTS_PER_TURN:
-                    await self._turn(tally, now_ns())
+                    await self.turn(tally, now_ns())
                 else:
                     await self._intent(tally, now_ns())
 
@@ -348,7 +348,7 @@ class Caller:
             tally.late_ns.append(now_ns() - at_ns)
             unit += 1
             is_turn = unit % (INTENTS_PER_TURN + 1) == 0
-            task = asyncio.create_task(self._turn(tally, at_ns) if is_turn else self._intent(tally, at_ns))
+            task = asyncio.create_task(self.turn(tally, at_ns) if is_turn else self._intent(tally, at_ns))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             at_ns += round(chance.expovariate(intents_per_s * (1 + 1 / INTENTS_PER_TURN)) * S)
@@ -376,7 +376,8 @@ class Caller:
         tally.intents_ns.append(now_ns() - due_ns)
         tally.answers[number, tick] = answer
 
-    async def _turn(self, tally: Tally, due_ns: int) -> None:
+    async def turn(self, tally: Tally, due_ns: int) -> None:
+        """Says one line that was due then, and counts the answer."""
         which, self._next_talk = self._next_talk, (self._next_talk + 1) % TALK_NPCS
         heard = False
 

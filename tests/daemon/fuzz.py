@@ -294,22 +294,22 @@ class Fuzz:
         talk.world_id = "calm"
         events = [e async for e in daemon.calls.talk("", talk)]
         assert events[-1].kind == dialogue_pb2.TALK_EVENT_KIND_END, "a turn elsewhere has no end"
-        await until(lambda: not daemon.calls._table._subscribers, "subscribers")
-        await until(lambda: not daemon.dialogue._floors, "turns and floors")
-        await until(lambda: not any(daemon.calls.npc_events._watchers.values()), "watchers")
+        await until(lambda: not daemon.table.subscribers, "subscribers")
+        await until(lambda: not daemon.dialogue.floors, "turns and floors")
+        await until(lambda: not daemon.calls.npc_events.watchers, "watchers")
         await until(lambda: not daemon.board.lifecycle.streams, "streams")
         await until(lambda: not daemon.door.open, "tickets")
         await until(lambda: not daemon.step_backend.scheduler.placer.lanes.leased, "lanes")
         await self._nobody_waits()
-        known = {n.key for w in daemon.calls._worlds for n in w.npcs.values()}
-        assert set(daemon.calls._table._minds) <= known, "minds of NPCs that are gone"
+        known = {n.key for w in daemon.worlds for n in w.npcs.values()}
+        assert set(daemon.table.minds) <= known, "minds of NPCs that are gone"
         homes = daemon.step_backend.scheduler.placer.homes
         await until(lambda: {t.key.npc for t in homes} <= known, "trunks of NPCs that are gone")
 
     async def _nobody_waits(self) -> None:
         """Each NPC has an answer to its newest observation, unless the game is paused, and all places are free."""
-        calls = self.rig.daemon.calls
-        intents = calls._intents
+        daemon = self.rig.daemon
+        intents = daemon.intents
 
         def waits(mind: Mind) -> bool:
             if mind.seen is None or mind.game.time.paused:
@@ -318,23 +318,23 @@ class Fuzz:
                 return True
             return mind.intent.state not in (mind.state, OUTDATED)
 
-        minds = calls._table._minds
+        minds = daemon.table.minds
         try:
             await until(lambda: not any(waits(mind) for mind in minds.values()), "answers to what NPCs see")
         except AssertionError as error:
             waiting = [mind for mind in minds.values() if waits(mind)]
             records = [intents.asking.record(mind) for mind in waiting]
             raise AssertionError(f"{error}: {waiting}; {intents.asking.held()}, {records}") from None
-        await until(lambda: not self.rig.daemon.door.open and not intents.asking.line.under_way, "places of questions")
-        await until(lambda: not calls._attention._newcomers, "newcomers who are not decided about")
-        assert set(calls._attention.activations._known) <= set(minds.values()), "attention for NPCs that are gone"
+        await until(lambda: not daemon.door.open and not intents.asking.line.under_way, "places of questions")
+        await until(lambda: not daemon.attention.newcomers, "newcomers who are not decided about")
+        assert set(daemon.attention.activations.known) <= set(minds.values()), "attention for NPCs that are gone"
         held = intents.asking.held()
         assert held.npcs == len(minds), "NPCs that are gone are asked"
         glimpses = sum(mind.glimpse is not None for mind in minds.values())
         assert held.glimpses == glimpses, "glimpses of NPCs that are gone"
-        assert not held.under_way and not intents._under_way, "questions that nobody waits for"
-        assert set(intents._look_ahead._candidates) <= set(minds.values()), "looking ahead for NPCs that are gone"
-        assert set(intents._look_ahead.foresight._books) <= set(minds.values()), "books of NPCs that are gone"
+        assert not held.under_way and not intents.under_way, "questions that nobody waits for"
+        assert set(daemon.look_ahead.candidates) <= set(minds.values()), "looking ahead for NPCs that are gone"
+        assert set(daemon.look_ahead.foresight.expecting) <= set(minds.values()), "books of NPCs that are gone"
         self.answered += sum(mind.intent is not None for mind in minds.values())
 
 

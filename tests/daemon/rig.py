@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from core.clock import Clock, now_ns
+from core.clock import MS, Clock, now_ns
 from core.words import NpcKey
 from daemon.build import Daemon, Model, build
 from daemon.config import Config, MemorySettings
@@ -37,14 +37,15 @@ UNHURRIED = replace(Config(), intents=replace(Config().intents, answer_within_ms
 
 
 class Standing:
-    """A clock that stands still once a test says so."""
+    """A clock that stands still once a test says so, and that a test can move on: see passes()."""
 
     def __init__(self) -> None:
         self.at_ns = 0
+        self.ahead_ns = 0  # of the real clock, while it runs
 
     def __call__(self) -> int:
         """Nanoseconds, as the daemon reads them."""
-        return self.at_ns or now_ns()
+        return self.at_ns or now_ns() + self.ahead_ns
 
 
 class GatedEngine(SimEngine):
@@ -154,6 +155,19 @@ async def move_out(rig: Rig, npc: str) -> None:
     steps = rig.daemon.step_backend
     steps.obeyed(lambda: steps.scheduler.move_out(NpcKey("", "vale", npc)))
     await rig.daemon.door.obeyed()
+
+
+async def passes(rig: Rig, ms: int) -> None:
+    """Moves the daemon's Standing clock on, at once, in steps of 10 ms. After each all that is due is done."""
+    clock = rig.daemon.clock
+    assert isinstance(clock, Standing)
+    for _ in range(ms // 10):
+        if clock.at_ns:
+            clock.at_ns += 10 * MS
+        else:
+            clock.ahead_ns += 10 * MS
+        rig.daemon.intents.pump()
+        await asyncio.sleep(0)
 
 
 def world(**more: object) -> npcs_pb2.DefineWorldRequest:

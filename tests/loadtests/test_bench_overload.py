@@ -38,7 +38,7 @@ class Refusing:
 async def test_a_line_that_is_refused_is_said_again_and_its_time_goes_on() -> None:
     """The time counts from the moment when the line was due, with retry times."""
     tally, caller = Tally(), Caller(Refusing(2), ["Hello."], patient=True)
-    await caller._turn(tally, now_ns())
+    await caller.turn(tally, now_ns())
     assert (tally.turns, tally.refused, tally.failed) == (1, 2, 0)
     assert tally.first_ns[0] >= 40 * MS
 
@@ -46,7 +46,7 @@ async def test_a_line_that_is_refused_is_said_again_and_its_time_goes_on() -> No
 async def test_a_line_that_was_never_answered_counts_with_its_age() -> None:
     """The line is not left out of the percentiles."""
     tally, caller = Tally(), Caller(Refusing(-1), ["Hello."], patient=True)
-    task = asyncio.create_task(caller._turn(tally, now_ns() - 5_000 * MS))
+    task = asyncio.create_task(caller.turn(tally, now_ns() - 5_000 * MS))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.clock import MS
 from core.errors import ConfigError
 from core.words import NpcKey
 from daemon.build import Model
@@ -14,7 +15,7 @@ from daemon.config import Config, check
 from daemon.minds.mind import IntentSettings, Mind
 from daemon.rpc.callers import Caller
 from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
-from tests.daemon.rig import Rig, gated, quick, running, until, world
+from tests.daemon.rig import Rig, Standing, gated, passes, quick, running, until, world
 from tiers.activation import ActivationSettings
 from tiers.phase import Phase, Record
 from tiers.share import ShareSettings
@@ -40,14 +41,14 @@ def only_distance(**more: object) -> Config:
 
 def mind_of(rig: Rig, npc_id: str) -> Mind:
     """The daemon's mind of an NPC."""
-    mind = rig.daemon.calls._table.mind(NpcKey("", "vale", npc_id))
+    mind = rig.daemon.table.mind(NpcKey("", "vale", npc_id))
     assert mind is not None
     return mind
 
 
 def record_of(rig: Rig, npc_id: str) -> Record[Mind]:
     """The record that decides when an NPC is asked."""
-    record = rig.daemon.calls._intents.asking.record(mind_of(rig, npc_id))
+    record = rig.daemon.intents.asking.record(mind_of(rig, npc_id))
     assert record is not None
     return record
 
@@ -149,21 +150,25 @@ async def test_the_game_has_the_last_word_on_activation() -> None:
 
 
 async def test_of_an_ambient_npc_only_the_newest_observation_is_looked_at_and_its_errors_are_told() -> None:
-    """Of a stream's many observations of it only a few are read. A fault of the newest is reported."""
-    config = only_distance(ambient_look_ms=1_000)
-    async with running(gated(), config) as rig, live(rig) as (sent, got):
+    """Of a stream's many observations of it one in 100 ms is read. A fault of the newest is reported."""
+    clock = Standing()
+    config = only_distance(ambient_look_ms=100)
+    async with running(gated(), config, clock=clock) as rig, live(rig) as (sent, got):
+        clock.at_ns = clock()
         sent.put_nowait(rig.frame(rig.sees("npc0", WOLF)))
         await until(lambda: any(f.intents for f in got))
-        looked = 0
-        before = mind_of(rig, "npc0").seen
-        for n in range(50):
+        looked, mind, counts = [], mind_of(rig, "npc0"), rig.daemon.table.counts
+        for n in range(1, 56):  # one in 10 ms
+            clock.at_ns += 10 * MS
+            before, seen_before = mind.seen, counts.observations
             last = rig.sees("npc0", ("w1", "wolf", "hostile", 1.0 + n))
             sent.put_nowait(rig.frame(last))
-            await asyncio.sleep(0.002)
-            looked += mind_of(rig, "npc0").seen is not before
-            before = mind_of(rig, "npc0").seen
-        assert looked < 25, "each second one"
-        await until(lambda: (mind_of(rig, "npc0").seen or last).tick == last.tick, "the newest")
+            await until(lambda count=seen_before: counts.observations > count)  # type: ignore[misc]
+            looked += [n] * (mind.seen is not before)
+        assert looked == [10, 20, 30, 40, 50]
+        assert mind.seen is not None and mind.seen.tick < last.tick
+        await passes(rig, 300)
+        assert mind.seen.tick == last.tick, "the newest"
         wrong = rig.sees("npc0", WOLF, health=2.0, has_health=True)
         sent.put_nowait(rig.frame(wrong))
         await until(lambda: any(f.errors for f in got), "the error")
@@ -194,7 +199,7 @@ async def test_an_npc_that_waits_has_the_policys_answer_and_is_asked_about_the_n
         for o in newest:
             answer = await rig.intent(o.npc_id, lambda i, tick=o.tick: i.source == MODEL and i.observed_tick == tick)  # type: ignore[misc]
             assert answer.observed_tick == o.tick
-        assert calls._table.counts.model <= 5, "those that waited were asked about the newest alone"
+        assert rig.daemon.table.counts.model <= 5, "those that waited were asked about the newest alone"
 
 
 async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy_soon() -> None:
@@ -221,7 +226,7 @@ async def test_an_engine_that_stands_still_leaves_every_due_intent_to_the_policy
 async def test_the_same_question_is_not_asked_twice() -> None:
     """An NPC that is back in an earlier state gets the model's earlier answer, at once and without tokens."""
     async with running(gated(), only_distance()) as rig:
-        calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
+        calls, counts = rig.daemon.calls, rig.daemon.table.counts
         first = rig.sees("npc0", near(3.0))
         await calls.observe("", rig.frame(first))
         said = await rig.intent("npc0", lambda i: i.source == MODEL)
@@ -254,12 +259,12 @@ async def test_a_world_that_changes_forgets_what_was_answered() -> None:
 
 async def test_without_change_driven_every_slot_asks() -> None:
     """At a fixed cadence the same state is asked about again and again, as long as it is observed."""
-    async with running(gated(), only_distance(change_driven=False)) as rig:
+    async with running(gated(), only_distance(change_driven=False), clock=Standing()) as rig:
         calls = rig.daemon.calls
-        while calls._table.counts.model < 3:  # at most for the test's own time limit
+        while rig.daemon.table.counts.model < 3:  # at most for the test's own time limit
             await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-            await asyncio.sleep(0.06)  # no luck: a slot of 50 ms passes
-        assert calls._table.counts.remembered == 0
+            await passes(rig, 60)  # a slot has 50 ms
+        assert rig.daemon.table.counts.remembered == 0
 
 
 async def test_history_tells_what_stood_before() -> None:
@@ -313,7 +318,7 @@ async def test_the_state_of_a_player_who_walks_up_is_asked_about_ahead(real: Mod
             asked = await rig.intent("npc2", lambda i: i.source == MODEL)
             assert (asked.action, asked.emotion) == (foreseen.action, foreseen.emotion)
             await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0", "npc2"]))
-            assert rig.daemon.calls._intents._look_ahead.foresight._books == {}
+            assert not rig.daemon.look_ahead.foresight.expecting
 
 
 def test_settings_that_do_not_fit_together_are_refused() -> None:

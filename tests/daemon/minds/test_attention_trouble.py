@@ -21,7 +21,7 @@ from tests.daemon.minds.test_attention import (
     only_distance,
     record_of,
 )
-from tests.daemon.rig import GatedEngine, Rig, gate_of, gated, running, specs, until, world
+from tests.daemon.rig import GatedEngine, Rig, Standing, gate_of, gated, passes, running, specs, until, world
 from tiers.phase import Phase
 
 BEAR = ("b1", "bear", "hostile", 4.0)
@@ -53,13 +53,13 @@ def test_a_timer_that_fires_early_is_set_again() -> None:
 
 async def test_an_npc_that_a_pause_puts_off_is_asked_when_it_is_over() -> None:
     """The game reports each thing once; the model answers afterwards to observations of the pause."""
-    async with running(gated(), only_distance()) as rig:
+    async with running(gated(), only_distance(), clock=Standing()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         await rig.intent("npc0", lambda i: i.source == MODEL)
         last = rig.sees("npc0", near(3.0), WOLF)
         await calls.observe("", rig.frame(last, paused=True))
-        await asyncio.sleep(0.2)
+        await passes(rig, 1_000)
         assert record_of(rig, "npc0").phase is Phase.PUT_OFF
         await calls.observe("", rig.frame())
         await rig.intent("npc0", lambda i: i.observed_tick == last.tick and i.source == MODEL)
@@ -95,43 +95,44 @@ async def test_a_glimpse_that_is_looked_at_late_is_decided_about() -> None:
 
 async def test_the_models_intent_is_not_replaced_by_the_rules_because_another_question_is_late() -> None:
     """It saw something for a moment, and sees now again a state that has the model's answer."""
-    async with running(gated(), only_distance(answer_within_ms=60, stall_ms=30)) as rig:
+    async with running(gated(), only_distance(answer_within_ms=60, stall_ms=30), clock=Standing()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         await rig.intent("npc0", lambda i: i.source == MODEL)
         mind = mind_of(rig, "npc0")
-        await asyncio.sleep(0.1)
+        await passes(rig, 100)
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0), WOLF)))
         await until(lambda: bool(record_of(rig, "npc0").questions))
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-        await asyncio.sleep(0.2)
+        await passes(rig, 1_000)
         assert mind.intent is not None
         assert mind.intent.source.name == "MODEL"
         engine_of(rig).open()
-        await asyncio.sleep(0.3)
+        await until(lambda: not record_of(rig, "npc0").questions)
+        await passes(rig, 1_000)
         assert (mind.intent.source.name, mind.intent.state) == ("MODEL", mind.state)
 
 
 async def test_a_late_answer_does_not_replace_one_to_the_present_state() -> None:
     """The NPC sees again a state that has an answer. The late answer is kept for its own state."""
-    async with running(gated(), only_distance()) as rig:
+    async with running(gated(), only_distance(), clock=Standing()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         await rig.intent("npc0", lambda i: i.source == MODEL)
         mind = mind_of(rig, "npc0")
-        await asyncio.sleep(0.1)
+        await passes(rig, 100)
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0), WOLF)))
         await until(lambda: bool(record_of(rig, "npc0").questions))
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
         version = mind.version
         states = []
-        stand = calls._table.stand
-        calls._table.stand = lambda m, **more: (states.append(more["state"]), stand(m, **more))[1]  # type: ignore
+        stand = rig.daemon.table.stand
+        rig.daemon.table.stand = lambda m, **more: (states.append(more["state"]), stand(m, **more))[1]  # type: ignore
         engine_of(rig).open()
         await until(lambda: not record_of(rig, "npc0").questions)
-        await asyncio.sleep(0.2)
+        await passes(rig, 1_000)
         assert not states, (version, states, mind.state)
 
 
@@ -159,8 +160,7 @@ async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
         calls = rig.daemon.calls
         engine_of(rig).gated = True
         await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-        await until(lambda: bool(record_of(rig, "npc0").questions))
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(record_of(rig, "npc0").questions) and engine_of(rig).at_gate)
         await calls.define_world("", world(language="de"))
         engine_of(rig).open()
         await until(lambda: not record_of(rig, "npc0").questions)
@@ -168,7 +168,7 @@ async def test_an_answer_from_the_world_as_it_was_is_not_remembered() -> None:
         await until(
             lambda: rig.daemon.step_backend.scheduler.meter.tiers[0].ended[Finish.STOP] == 2, "another question"
         )
-        assert calls._table.counts.model == 1
+        assert rig.daemon.table.counts.model == 1
 
 
 async def test_a_world_that_changes_in_the_middle_of_a_frame() -> None:
@@ -180,14 +180,14 @@ async def test_a_world_that_changes_in_the_middle_of_a_frame() -> None:
         rig.leases.update({one.npc_id: one.lease_epoch for one in leases.leases})
         frame = rig.frame(*(rig.sees(f"npc{n}", WOLF, near(3.0)) for n in range(400)))
         observing = asyncio.create_task(calls.observe("", frame))
-        await until(lambda: len(calls._table._minds) > 0)
-        assert len(calls._table._minds) < 400, "in the middle of the frame"
+        await until(lambda: len(rig.daemon.table.minds) > 0)
+        assert len(rig.daemon.table.minds) < 400, "in the middle of the frame"
         await calls.define_world("", world(language="de"))
         await calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=[f"npc{n}" for n in range(300, 400)]))
         await observing
-        known = {n.key: n for w in calls._worlds for n in w.npcs.values()}
-        assert set(calls._table._minds) <= set(known)
-        assert all(known[key] is mind.npc for key, mind in calls._table._minds.items())
+        known = {n.key: n for w in rig.daemon.worlds for n in w.npcs.values()}
+        assert set(rig.daemon.table.minds) <= set(known)
+        assert all(known[key] is mind.npc for key, mind in rig.daemon.table.minds.items())
 
 
 async def test_a_frame_whose_sender_goes_away_is_thought_about() -> None:
@@ -199,10 +199,10 @@ async def test_a_frame_whose_sender_goes_away_is_thought_about() -> None:
         rig.leases.update({one.npc_id: one.lease_epoch for one in leases.leases})
         frame = rig.frame(*(rig.sees(f"npc{n}", WOLF, near(3.0)) for n in range(400)))
         observing = asyncio.create_task(calls.observe("", frame))
-        await until(lambda: len(calls._table._minds) > 0)
+        await until(lambda: len(rig.daemon.table.minds) > 0)
         observing.cancel()
         await asyncio.gather(observing, return_exceptions=True)
-        minds = list(calls._table._minds.values())
+        minds = list(rig.daemon.table.minds.values())
         assert 0 < len(minds) < 400, "in the middle of the frame"
         await until(lambda: all(m.intent is not None for m in minds), "an intent for each")
 
@@ -244,11 +244,11 @@ async def test_an_event_just_before_an_npc_becomes_ambient_is_asked_about() -> N
 async def test_an_ambient_npc_keeps_nothing_for_looking_ahead() -> None:
     """A player has walked through a whole town once."""
     ahead = replace(Config().intents.prediction, on=True)
-    async with running(gated(), only_distance(prediction=ahead)) as rig:
+    async with running(gated(), only_distance(prediction=ahead), clock=Standing()) as rig:
         calls = rig.daemon.calls
         for _ in range(3):
             await calls.observe("", rig.frame(rig.sees("npc0", near(3.0))))
-            await asyncio.sleep(0.07)
+            await passes(rig, 70)
         mind = mind_of(rig, "npc0")
         assert mind.motion is not None
         await calls.observe("", rig.frame(rig.sees("npc0", near(300.0))))

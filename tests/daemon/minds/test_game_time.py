@@ -135,7 +135,7 @@ async def test_an_npc_that_is_taken_over_is_of_the_new_game_servers_time() -> No
     """The earlier server goes on pausing, and its pause no longer holds for the NPC."""
     async with running(gated(), only_distance()) as rig, live(rig) as (before, _), live(rig) as (after, _):
         before.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
-        await until(lambda: rig.daemon.calls._table.counts.observations == 1)
+        await until(lambda: rig.daemon.table.counts.observations == 1)
         assert mind_of(rig, "npc0").game.time.paused
         await own_leases(rig, "npc0")
         seen = rig.sees("npc0", near(3.0), WOLF)
@@ -148,7 +148,7 @@ async def test_a_pause_ends_with_its_stream() -> None:
     async with running(gated(), only_distance()) as rig:
         async with live(rig) as (sent, _):
             sent.put_nowait(rig.frame(rig.sees("npc0", near(3.0)), paused=True))
-            await until(lambda: rig.daemon.calls._table.counts.observations == 1)
+            await until(lambda: rig.daemon.table.counts.observations == 1)
             await until(lambda: mind_of(rig, "npc0").decided)
             assert not record_of(rig, "npc0").questions
         await answered(rig, "npc0", 1)
@@ -167,7 +167,7 @@ async def test_an_npc_in_line_when_the_game_pauses_is_not_asked() -> None:
         minds = [mind_of(rig, npc_id) for npc_id in npcs]
         model.engine.gated = True
         sent.put_nowait(rig.frame(*(rig.sees(npc_id, near(3.0), WOLF) for npc_id in npcs)))
-        await until(lambda: len(rig.daemon.calls._intents.asking.line) == 2, "two in line")
+        await until(lambda: len(rig.daemon.intents.asking.line) == 2, "two in line")
         sent.put_nowait(rig.frame(paused=True))
         await until(lambda: minds[0].game.time.paused)
         model.engine.open()
@@ -236,7 +236,7 @@ async def test_a_game_that_pauses_again_before_everybody_went_on() -> None:
         await calls.observe("", rig.frame(*(rig.sees(npc_id, near(3.0)) for npc_id in npcs)))
         await until(lambda: all(mind_of(rig, npc_id).intent for npc_id in npcs))
         await calls.observe("", rig.frame(*(rig.sees(npc_id, WOLF) for npc_id in npcs), paused=True))
-        world, intents = rig.daemon.worlds.world("", "vale"), calls._intents
+        world, intents = rig.daemon.worlds.world("", "vale"), rig.daemon.intents
         games = intents.games.callers(world, ())
         for paused in (False, True, False, True):
             intents.tell_time(games, 1.0, paused)

@@ -13,7 +13,7 @@ from core.words import NpcKey
 from daemon.build import Model
 from daemon.config import Config
 from npcd.v1 import intents_pb2, npcs_pb2
-from tests.daemon.rig import UNHURRIED, gated, quick, running, specs
+from tests.daemon.rig import UNHURRIED, Standing, gated, passes, quick, running, specs
 from tests.patience import PATIENCE_S
 from tiers.phase import Phase
 
@@ -47,7 +47,7 @@ async def test_an_observation_becomes_an_intent_of_the_worlds_words(real: Model)
 async def test_the_same_state_confirms_and_costs_nothing() -> None:
     """No work is submitted. The intent is as young as the newest observation that agrees with it."""
     async with running(gated()) as rig:
-        calls, counts = rig.daemon.calls, rig.daemon.calls._table.counts
+        calls, counts = rig.daemon.calls, rig.daemon.table.counts
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF)))
         first = await rig.intent("npc0", lambda i: True)
         for distance in (6.5, 7.0, 7.5):
@@ -132,17 +132,17 @@ async def test_a_waiting_older_question_is_superseded_by_the_newer() -> None:
     """While the engine is busy, only the newest observation of an NPC is asked about."""
     model = gated()
     engine = model.engine
-    async with running(model, quick(UNHURRIED)) as rig:
+    async with running(model, quick(UNHURRIED), clock=Standing()) as rig:
         calls = rig.daemon.calls
         engine.gated = True
         for n in range(4):
             seen = rig.sees("npc0", ("w1", "wolf", "hostile", (1.0, 5.0, 15.0, 30.0)[n]), events=["attacked"])
             await calls.observe("", rig.frame(seen))
-            await asyncio.sleep(0.06)  # no luck: a slot of 50 ms passes
+            await passes(rig, 60)  # a slot has 50 ms
         engine.open()
         answer = await rig.intent("npc0", lambda i: i.source == MODEL and i.observed_tick == seen.tick)
         assert answer.version >= 1
-        assert calls._table.counts.model <= 3
+        assert rig.daemon.table.counts.model <= 3
 
 
 async def test_live_streams_begin_with_a_snapshot_and_survive_bad_frames(real: Model) -> None:
@@ -188,7 +188,7 @@ async def test_an_action_that_speaks_gets_a_bark(real: Model) -> None:
             )
             await calls.observe("", rig.frame(seen))
             await rig.intent(f"npc{n % 4}", lambda i, tick=seen.tick: i.observed_tick == tick)  # type: ignore[misc]
-            if calls._table.counts.barks:
+            if rig.daemon.table.counts.barks:
                 break
         got = await calls.get_intents("", intents_pb2.GetIntentsRequest(world_id="vale"))
         barks = [i for i in got.intents if i.bark]
@@ -201,8 +201,8 @@ async def test_a_paused_game_is_not_thought_about() -> None:
     async with running(gated()) as rig:
         calls = rig.daemon.calls
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), paused=True))
-        mind = calls._table.mind(NpcKey("", "vale", "npc0"))
-        record = calls._intents.asking.record(mind) if mind is not None else None
+        mind = rig.daemon.table.mind(NpcKey("", "vale", "npc0"))
+        record = rig.daemon.intents.asking.record(mind) if mind is not None else None
         assert record is not None and not record.questions and record.phase is not Phase.IN_LINE
         seen = rig.sees("npc0", WOLF)
         await calls.observe("", rig.frame(seen))
@@ -283,7 +283,7 @@ async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_olde
         await calls.observe("", rig.frame(rig.sees("npc0", WOLF), rig.sees("npc1", FRIEND)))
         await rig.intent("npc0", lambda i: True)
         await rig.intent("npc1", lambda i: True)
-        mind = calls._table.mind(NpcKey("", "vale", "npc0"))
+        mind = rig.daemon.table.mind(NpcKey("", "vale", "npc0"))
         assert mind is not None and mind.intent is not None
         long_ns = days * 24 * 3600 * S
         mind.intent.seen = mind.intent.seen._replace(at_ns=mind.intent.seen.at_ns - long_ns)
@@ -296,12 +296,12 @@ async def test_an_npc_that_was_not_observed_for_long_is_told_as_that_old_or_olde
         told = {intent.npc_id: intent for intent in got.intents}
         assert set(told) == {"npc0", "npc1"}
         assert age_ms <= told["npc0"].age_ms and age_ms <= told["npc0"].latency_ms
-        subscriber = calls._table.subscribe(rig.daemon.worlds.world("", "vale"), ())
-        at_once(calls._table.marking(subscriber))
-        frame = at_once(calls._table.framing(subscriber, 1, 1))
+        subscriber = rig.daemon.table.subscribe(rig.daemon.worlds.world("", "vale"), ())
+        at_once(rig.daemon.table.marking(subscriber))
+        frame = at_once(rig.daemon.table.framing(subscriber, 1, 1))
         assert {i.npc_id for i in frame.intents} == {"npc0", "npc1"}
         subscriber.note(mind, changed=False)
-        (confirmed,) = at_once(calls._table.framing(subscriber, 1, 2)).confirmed
+        (confirmed,) = at_once(rig.daemon.table.framing(subscriber, 1, 2)).confirmed
         assert confirmed.age_ms >= age_ms
         described = await calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", with_history=True))
         assert described.npcs[0].history[-1].latency_ms == age_ms

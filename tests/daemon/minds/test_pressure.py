@@ -14,7 +14,7 @@ from daemon.config import Config
 from daemon.minds.pressure import Pressure
 from daemon.process.telemetry import StatusCollector
 from npcd.v1 import admin_pb2, intents_pb2
-from tests.daemon.rig import Gated, GatedEngine, Rig, gated, running, until, world
+from tests.daemon.rig import Gated, GatedEngine, Rig, Standing, gated, passes, running, until, world
 from tiers.shedding import ShedSettings
 
 QUICK = ShedSettings(calm_ms=50)
@@ -39,10 +39,10 @@ async def line(rig: Rig, npc: str, player: str) -> None:
 
 async def test_an_idle_daemon_puts_nothing_off() -> None:
     """An idle engine does not count as stalled."""
-    async with running(gated(), Config(shedding=QUICK)) as rig:
-        for _ in range(5):
+    async with running(gated(), Config(shedding=QUICK), clock=Standing()) as rig:
+        for _ in range(100):
             assert shed(rig) == {}
-            await asyncio.sleep(0.05)
+            await passes(rig, 50)
 
 
 async def test_an_engine_that_stands_is_told_and_barks_are_left_out() -> None:

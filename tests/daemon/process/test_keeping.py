@@ -29,6 +29,7 @@ from daemon.process.probes import Probes
 from daemon.process.telemetry import StatusCollector
 from daemon.rpc.grpc_face import GrpcFace
 from memory.bond import DAY_MS, Bond
+from memory.recent_writer import RecentWriter
 from memory.records import Kind, Position, Record
 from memory.saves import Save, pack, unpack
 from npcd.v1 import dialogue_pb2, npcs_pb2
@@ -410,7 +411,9 @@ async def test_health_and_metrics_tell_of_the_stores(tmp_path: Path, own_redis: 
         await probes.stop()
 
 
-async def test_undone_memories_are_not_read_while_redis_still_has_them(tmp_path: Path) -> None:
+async def test_undone_memories_are_not_read_while_redis_still_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between a Forget and its write in Redis, neither a recall nor a prefetch brings the bond back. A turn that ended
     just before is before it in the journal.
     """
@@ -419,23 +422,22 @@ async def test_undone_memories_are_not_read_while_redis_still_has_them(tmp_path:
         assert await keeping.memory.settled(PATIENCE_S)
         mark = npcs_pb2.CheckpointRequest(world_id="vale", checkpoint_id="one")
         await rig.daemon.calls.save_games.checkpoint("", mark)
-        feeder = keeping.memory.recent_feeder
-        assert feeder is not None
-        write, let = feeder._store.write, threading.Event()
+        write, let, recaller = RecentWriter.write, threading.Event(), keeping.memory.recaller
 
-        def slowly(records: Sequence[Record], upto: Position) -> None:
+        def slowly(self: RecentWriter, records: Sequence[Record], upto: Position) -> None:
             let.wait(PATIENCE_S)
-            write(records, upto)
+            write(self, records, upto)
 
-        feeder._store.write = slowly  # type: ignore[method-assign]
+        monkeypatch.setattr(RecentWriter, "write", slowly)
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
         turn = keeping.memory.keep_soon(Kind.TURN, key, "p1", {"session": "s", "line": "x", "reply": "y"})
         request = npcs_pb2.ForgetRequest(world_id="vale", player_id="p1")
         forgetting = asyncio.create_task(rig.daemon.calls.forgetting.forget("", request))
-        await asyncio.sleep(0.05)
+        await until(lambda: recaller.forgotten(key, "p1"), "the Forget is under way")
         assert not (await recalled(rig)).facts
+        prefetched = recaller.counts.prefetched
         keeping.memory.near(key, "p1")
-        await asyncio.sleep(0.05)
+        assert recaller.counts.prefetched == prefetched, "the store is not asked"
         forgetting.cancel()  # the caller leaves, and the work is done all the same
         let.set()
         assert await turn and await keeping.memory.settled(PATIENCE_S)

@@ -233,9 +233,9 @@ async def test_game_time_may_go_back_because_ticks_alone_say_what_is_newest(tmp_
             assert intent.game_time_ms == time_ms
         old = rig.sees("npc0", WOLF)
         old.tick = 1
-        before = rig.daemon.calls._table.counts.dropped
+        before = rig.daemon.table.counts.dropped
         await w.intents.Observe(rig.frame(old))
-        assert rig.daemon.calls._table.counts.dropped == before + 1
+        assert rig.daemon.table.counts.dropped == before + 1
         await w.goes_on()
 
 

@@ -122,7 +122,7 @@ async def test_a_line_that_waits_for_the_floor_is_interrupted() -> None:
         await until(lambda: bool(other.events), "the other has the floor")
         call = converse(rig)
         call.say("a")
-        await until(lambda: rig.daemon.dialogue._floors[NPC].waiting == 1, "it waits")
+        await until(lambda: rig.daemon.dialogue.floors[NPC].waiting == 1, "it waits")
         call.send(interrupt=True)
         await until(lambda: bool(call.events), "it hears of it")
         assert [(e.turn_id, e.finish) for e in call.events] == [("a", CANCELLED)]
@@ -181,7 +181,7 @@ async def test_a_client_that_hangs_up_leaves_no_task_behind() -> None:
         await until(
             lambda: not any("_listen" in repr(t.get_coro()) for t in asyncio.all_tasks()), "the listener is gone"
         )
-        await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
+        await until(lambda: not rig.daemon.dialogue.floors, "the floor is free")
 
 
 async def test_a_wrong_line_is_told_after_what_was_under_way() -> None:

@@ -158,7 +158,7 @@ async def test_nothing_of_a_deleted_world_is_left_in_redis(tmp_path: Path, own_r
         assert await keeping.memory.settled(PATIENCE_S)
         await until(lambda: not recent.away, "Redis is back")
         assert [w.tenant for w in await recent.worlds()] == ["other"]
-        left = [key for key in await recent._ask("KEYS", "npcd:1:*") if b":at:" not in key]
+        left = [key for key in own_redis.execute("KEYS", "npcd:1:*") if b":at:" not in key]
         assert sorted(left) == [b"npcd:1:world:other:vale", b"npcd:1:worlds"]
 
 
@@ -233,7 +233,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
             await busy.write(dialogue_pb2.ConverseRequest(talk=rig.talk("npc3", "Hello.", max_tokens=80)))
             assert (await talks[0].read()).kind == dialogue_pb2.TALK_EVENT_KIND_STARTED
             assert (await busy.read()).kind == dialogue_pb2.TALK_EVENT_KIND_STARTED
-            await until(lambda: bool(rig.daemon.calls.npc_events._watchers))
+            await until(lambda: bool(rig.daemon.calls.npc_events.watchers))
             assert (await npcs.DeleteWorld(VALE)).npcs == 4
             model.engine.open()
             for frames in (live, watch):
@@ -248,7 +248,7 @@ async def test_every_stream_of_a_deleted_world_ends_cleanly(tmp_path: Path) -> N
                     await rest(call)
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND, caught.value
             await rig.daemon.door.all_ended()
-            assert rig.daemon.dialogue.open_turns == 0 and not rig.daemon.calls._deleting._listening
+            assert rig.daemon.dialogue.open_turns == 0 and not rig.daemon.deleting.listening
             await until(lambda: rig.daemon.board.lifecycle.streams == 0)
             assert not other.done()
             # After the name is used again, streams of the new world belong to the new world.
@@ -444,10 +444,10 @@ async def test_a_stream_hears_of_a_deletion_while_its_frame_is_made() -> None:
         calls = rig.daemon.calls
         watched = calls.watch_intents("", intents_pb2.WatchIntentsRequest(world_id="vale"))
         first = asyncio.ensure_future(anext(watched))
-        while not calls._table._subscribers:  # noqa: ASYNC110 - to the turn of the loop in which it is there
+        while not rig.daemon.table.subscribers:  # noqa: ASYNC110 - to the turn of the loop in which it is there
             await asyncio.sleep(0)
         assert not first.done(), "it is being made"
-        calls._table.end_world("", "vale")
+        rig.daemon.table.end_world("", "vale")
         frames = [await first, *[frame async for frame in watched]]
         assert [(frame.snapshot, frame.world_deleted) for frame in frames] == [(True, False), (False, True)]
 

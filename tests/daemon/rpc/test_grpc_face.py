@@ -95,7 +95,7 @@ async def test_overload_says_when_to_come_again(unix: ServeSettings) -> None:
         model.engine.gated = True
         talk = dialogue_pb2_grpc.DialogueStub(channel).Talk
         open_calls = [talk(rig.talk("npc0", "hello", f"p{n}", max_tokens=2)) for n in range(9)]
-        floors = rig.daemon.dialogue._floors
+        floors = rig.daemon.dialogue.floors
         await until(lambda: any(floor.waiting == 8 for floor in floors.values()))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await talk(rig.talk("npc0", "hello", "p9")).read()
@@ -242,7 +242,7 @@ async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_
             error = await failure(admin.Drain(request, metadata=bearer("a", FAR)))
             assert error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert 'role = "operator"' in (error.details() or "")
-            assert rig.daemon.calls._draining is None
+            assert not rig.daemon.calls.draining
             await admin.Drain(request, metadata=bearer("o", FAR))
             await asyncio.wait_for(drained.wait(), PATIENCE_S)
             await admin.Drain(request, metadata=bearer("b"))
@@ -352,7 +352,7 @@ async def test_the_python_client_follows_a_new_lease_and_its_pause(unix: ServeSe
                 assert held.agreed_ns > first.agreed_ns
             live.tell_time(5_000, paused=True)
             live.observe(Observation("npc0", 4, percepts=(Percept("p1", "player", "friendly", 3.0),)))
-            await until(lambda: rig.daemon.calls._table.counts.observations == 5)
+            await until(lambda: rig.daemon.table.counts.observations == 5)
             assert (await latest(live, 3)).action == first.action
             live.tell_time(5_000)
             live.observe(Observation("npc0", 5, percepts=(Percept("p1", "player", "friendly", 3.0),)))

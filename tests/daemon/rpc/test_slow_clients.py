@@ -70,8 +70,8 @@ def nothing_held(rig: Rig) -> bool:
     daemon = rig.daemon
     return not (
         daemon.door.open
-        or daemon.dialogue._floors
-        or daemon.calls._table._subscribers
+        or daemon.dialogue.floors
+        or daemon.table.subscribers
         or daemon.board.lifecycle.streams
         or daemon.step_backend.scheduler.placer.lanes.leased
         or daemon.step_backend.scheduler.running
@@ -82,14 +82,14 @@ async def test_a_live_stream_that_is_not_read_holds_one_frame_built_from_the_new
     """That holds for any number of changes, of new NPCs and of removed ones. When the client reads again, it gets the
     newest intents."""
     async with served(tmp_path, gated(), quick(Config()), npcs=40) as (rig, channel, narrow):
-        intents = rig.daemon.calls._table
+        intents = rig.daemon.table
         built: list[Any] = []
         frame = intents.framing
         intents.framing = lambda *a: (built.append(a[0]), frame(*a))[1]  # type: ignore[func-returns-value, method-assign]
         call = intents_pb2_grpc.IntentsStub(narrow).Live()
         await call.write(rig.frame(*(rig.sees(f"npc{n}", ("w", "wolf", "hostile", 5.0)) for n in range(40))))
         await until(lambda: intents.counts.model >= 40)
-        (subscriber,) = intents._subscribers["", "vale"]
+        (subscriber,) = intents.subscribers["", "vale"]
         stub = intents_pb2_grpc.IntentsStub(channel)
         before = held = 0
         for n in range(300):
@@ -145,7 +145,7 @@ async def test_a_talk_that_is_not_read_ends_and_frees_the_npc(tmp_path: Path, to
             events = [e async for e in other]
         assert events[-1].kind == END, "the next player waited for somebody who does not read"
         assert dialogue.counts.slow_readers == 1
-        assert not dialogue._floors
+        assert not dialogue.floors
         assert resident() - before < 8 * MB
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await to_the_end(call)
@@ -204,7 +204,7 @@ async def test_200_clients_that_vanish_leave_nothing(tmp_path: Path) -> None:
                         call.cancel()
             for call in calls:
                 call.cancel()
-            await until(lambda: not rig.daemon.dialogue._floors and not rig.daemon.board.lifecycle.streams)
+            await until(lambda: not rig.daemon.dialogue.floors and not rig.daemon.board.lifecycle.streams)
             steps = engine.steps
             engine.open()
             await until(lambda: not rig.daemon.step_backend.scheduler.running)
@@ -228,7 +228,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
     promises = Promises()
     promises = replace(promises, gold=replace(promises.gold, waiting_max=24))
     async with served(tmp_path, gated(), quick(Config(promises=promises)), npcs=8) as (rig, channel, _):
-        intents = rig.daemon.calls._table
+        intents = rig.daemon.table
         call = intents_pb2_grpc.IntentsStub(channel).Live()
         read = 0
 
@@ -248,7 +248,7 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
                 for m in range(500)
             ]
             await call.write(rig.frame(*many))
-            most_moments = max(most_moments, rig.daemon.calls._intents.asking.held().moments)
+            most_moments = max(most_moments, rig.daemon.intents.asking.held().moments)
             most_open = max(most_open, rig.daemon.door.open)
             if n == 40:
                 before = resident()
@@ -276,14 +276,14 @@ async def test_a_flood_of_observations_is_coalesced(tmp_path: Path) -> None:
 async def test_a_bad_observation_without_end_holds_a_thousand_errors_at_most(tmp_path: Path) -> None:
     """That holds for a stream that does not read, with ids as long as a frame allows."""
     async with served(tmp_path, gated(), Config()) as (rig, _, narrow):
-        intents = rig.daemon.calls._table
+        intents = rig.daemon.table
         call = intents_pb2_grpc.IntentsStub(narrow).Live()
         await call.write(rig.frame())
         before = resident()
         for _ in range(30):
             await call.write(rig.frame(*(rig.sees("ghost" * 200) for _ in range(200))))
-        await until(lambda: bool(intents._subscribers))
-        (subscriber,) = intents._subscribers["", "vale"]
+        await until(lambda: bool(intents.subscribers))
+        (subscriber,) = intents.subscribers["", "vale"]
         await until(lambda: len(subscriber.errors) == 1000)
         assert max(len(e.npc_id) for e in subscriber.errors) == 64
         assert resident() - before < 16 * MB
@@ -302,8 +302,8 @@ async def test_a_turn_that_waits_for_a_removed_npc_ends_with_the_reason(tmp_path
         while (await first.read()).kind != TEXT:
             pass
         second = stub.Talk(rig.talk("npc0", "hello", "p2"))
-        await until(lambda: any(f.waiting for f in rig.daemon.dialogue._floors.values()))
-        key = rig.daemon.calls._worlds.npc("", "vale", "npc0").key
+        await until(lambda: any(f.waiting for f in rig.daemon.dialogue.floors.values()))
+        key = rig.daemon.worlds.npc("", "vale", "npc0").key
         await rig.daemon.calls.remove("", npcs_pb2.RemoveRequest(world_id="vale", npc_ids=["npc0"]))
         model.engine.open()
         await to_the_end(first)

@@ -235,7 +235,7 @@ async def test_a_second_player_waits_in_order_and_the_ninth_is_refused() -> None
             order.append(player)
 
         tasks = [asyncio.create_task(talks(f"p{n}")) for n in range(9)]
-        floors = rig.daemon.dialogue._floors
+        floors = rig.daemon.dialogue.floors
         await until(lambda: any(floor.waiting == 8 for floor in floors.values()))
         with pytest.raises(Overloaded) as caught:
             await rig.say("npc0", "hello", "p9")
@@ -255,11 +255,11 @@ async def test_the_retry_time_of_a_full_line_follows_how_long_turns_take_not_how
         for n in range(4):
             engine.close()
             turn = asyncio.create_task(rig.say("npc0", "hello", f"early{n}", max_tokens=2))
-            await until(lambda: any(f.speaker and f.speaker.ticket for f in rig.daemon.dialogue._floors.values()))
+            await until(lambda: any(f.speaker and f.speaker.ticket for f in rig.daemon.dialogue.floors.values()))
             clock.advance(200 * MS)
             engine.open()
             await turn
-            await until(lambda: not rig.daemon.dialogue._floors)
+            await until(lambda: not rig.daemon.dialogue.floors)
             await rig.daemon.door.all_ended()
         clock.advance(30 * S)
         engine.close()
@@ -317,7 +317,7 @@ async def test_converse_barge_in_stops_the_npc_and_answers_the_new_line() -> Non
                     requests.put_nowait(
                         dialogue_pb2.ConverseRequest(talk=rig.talk("npc0", "no, wait", max_tokens=3, turn_id="b"))
                     )
-                    (turn,) = rig.daemon.dialogue._turns(rig.daemon.calls._worlds.npc("", "vale", "npc0").key, "p1")
+                    (turn,) = rig.daemon.dialogue.turns(rig.daemon.worlds.npc("", "vale", "npc0").key, "p1")
                     await until(lambda: bool(turn.finish))  # noqa: B023
                     engine.open()
                 if event.kind == END:
@@ -357,12 +357,12 @@ async def test_bad_lines_name_the_field(change: dict[str, object], field: str) -
 async def test_long_conversations_rebuild_the_trunk_once_in_eight_turns_and_stay_inside_the_context() -> None:
     """At 20 utterances the trunk is cut to the last 12: it grows, is cut once, and grows again."""
     async with running(gated()) as rig:
-        npc = rig.daemon.calls._worlds.npc("", "vale", "npc0")
+        npc = rig.daemon.worlds.npc("", "vale", "npc0")
         lengths, rebuilds = [], []
         for n in range(30):
             await rig.say("npc0", f"line number {n} of a long talk", max_tokens=6)
             await settled(rig)
-            session, _ = rig.daemon.dialogue.hot.open(npc.key, "p1", 0, rig.daemon.board._clock())
+            session, _ = rig.daemon.dialogue.hot.open(npc.key, "p1", 0, rig.daemon.clock())
             lengths.append(len(session.turns))
             rebuilds.append(session.rebuilds)
         assert max(lengths) < 20
@@ -376,7 +376,7 @@ async def test_sessions_end_and_are_forgotten_with_their_trunks() -> None:
     """EndSession, Forget and Remove leave no trunk of the player's."""
     async with running(gated()) as rig:
         calls, homes = rig.daemon.calls, rig.daemon.step_backend.scheduler.placer.homes
-        npc = calls._worlds.npc("", "vale", "npc0").key
+        npc = rig.daemon.worlds.npc("", "vale", "npc0").key
         for player in ("a", "b", "c"):
             await rig.say("npc0", "hello", player)
         await settled(rig)

@@ -270,7 +270,7 @@ async def test_a_retry_after_the_end_of_a_slow_reader(max_tokens: int) -> None:
         slow = rig.daemon.calls.talk("", _line(rig, "p1", "t1", max_tokens))
         assert (await anext(slow)).kind == STARTED
         await until(lambda: rig.daemon.dialogue.counts.slow_readers == 1, "it is given up")
-        await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
+        await until(lambda: not rig.daemon.dialogue.floors, "the floor is free")
         engine.open()
         retry = talks(rig, max_tokens=max_tokens)
         assert (await retry.ended()).finish == (REPEATED if max_tokens == 40 else LENGTH)
@@ -326,9 +326,9 @@ async def in_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             await until(lambda: bool(other.events), "the other has the floor")
         stream = talks(rig)
         if stage == "floor":
-            await until(lambda: any(f.waiting for f in dialogue._floors.values()), "it waits")
+            await until(lambda: any(f.waiting for f in dialogue.floors.values()), "it waits")
         elif stage == "recall":
-            await until(lambda: any(t.stage.value == "recalls" for t in dialogue._turns(NPC)), "it waits")
+            await until(lambda: any(t.stage.value == "recalls" for t in dialogue.turns(NPC)), "it waits")
         elif stage == "queue":
             await until(lambda: door.waiting(Tier.SILVER) == 1, "it waits")
         elif stage == "prefill":
@@ -362,7 +362,7 @@ async def test_cancel_reaches_a_turn_in_every_stage(stage: str, turn_id: str, mo
         assert not rig.daemon.step_backend.scheduler.placer.lanes.leased
         if stage in ("floor", "recall"):
             assert len(stream.events) == 1, "it was never admitted"
-        await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
+        await until(lambda: not rig.daemon.dialogue.floors, "the floor is free")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -386,7 +386,7 @@ async def test_a_client_that_hangs_up_stops_its_turn_in_every_stage(
     async with in_stage(stage, monkeypatch) as (rig, engine, stream):
         await stream.hang_up()
         assert rig.daemon.dialogue.counts.cancelled == 1
-        assert not rig.daemon.dialogue._turns(NPC, "p1")
+        assert not rig.daemon.dialogue.turns(NPC, "p1")
         engine.open()
         await settled(rig)
         assert not rig.daemon.step_backend.scheduler.placer.lanes.leased
@@ -423,7 +423,7 @@ async def test_a_turn_with_an_npc_that_is_removed_ends_in_every_stage(
                 await stream.ended()
         else:
             assert (await stream.ended()).finish == CANCELLED
-        await until(lambda: not rig.daemon.dialogue._floors, "the floor is free")
+        await until(lambda: not rig.daemon.dialogue.floors, "the floor is free")
         await settled(rig)
         await rig.daemon.door.obeyed()
         assert rig.daemon.step_backend.scheduler.placer.homes.of_npc(NPC) == []
@@ -457,7 +457,7 @@ async def test_a_cancel_of_a_turn_that_has_come_to_its_end_says_that_there_was_n
 async def test_a_place_in_the_line_is_free_when_its_turn_is_cancelled() -> None:
     """Eight turns wait for a busy NPC. When one of them is cancelled, another may wait."""
     async with speaking() as (rig, engine, first):
-        floor = rig.daemon.dialogue._floors[NPC]
+        floor = rig.daemon.dialogue.floors[NPC]
         waiting = [talks(rig, f"q{n}", f"w{n}", 2) for n in range(8)]
         await until(lambda: floor.waiting == 8, "they wait")
         with pytest.raises(Overloaded):
