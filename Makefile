@@ -23,11 +23,12 @@ run: setup ## the daemon in the foreground
 test: setup ## all tests
 	@$(BIN)/python -m pytest
 
-check: setup ## style, types, and the contract
+check: setup ## style, types, the contract, the page of settings, and sentences without a subject
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m tools.proto --check
 	@$(BIN)/python -m tools.settings --check
+	@$(BIN)/python -m tools.prose
 	@echo check: all is well
 
 proto: setup ## generate Python from proto/ and add to proto/wire.lock
