@@ -30,10 +30,13 @@ from daemon.minds.npc_events import NpcEvents
 from daemon.minds.pressure import Pressure
 from daemon.minds.questions import Questions
 from daemon.minds.table import Table
+from daemon.rpc.admin import Admin
 from daemon.rpc.calls import Calls
 from daemon.rpc.changes import Changes
 from daemon.rpc.deleting import Deleting
+from daemon.rpc.describing import Describing
 from daemon.rpc.forgetting import Forgetting
+from daemon.rpc.intent_streams import IntentStreams
 from daemon.rpc.owed import Owed
 from daemon.rpc.recalling import Recalling
 from daemon.rpc.save_games import SaveGames
@@ -351,10 +354,13 @@ def build(
     forgetting = Forgetting(worlds, table, dialogue, door, memory, parked, save_games, owed, changes, pace)
     upkeep = Upkeep(worlds, memory, records, forgetting, owed, changes, clock)
     deleting = Deleting(worlds, table, intents, dialogue, events, memory, save_games, changes, pace)
+    streams = IntentStreams(
+        worlds, table, intents, epoch, config.calls.observations_max, config.calls.frame_ms, pace, clock
+    )
+    describing = Describing(table, attention, door, pseudonym_key or secrets.token_bytes(32), pace, clock)
     calls = Calls(
-        worlds, table, intents, attention, events, dialogue, door, board, memory, records, recalling, forgetting,
-        save_games, deleting, config.calls, drain, changes, pace,
-        pseudonym_key or secrets.token_bytes(32), clock,
+        worlds, table, intents, streams, describing, events, dialogue, board, memory, records, recalling, forgetting,
+        save_games, Admin(board, door, drain), deleting, config.calls, changes, pace, clock,
     )  # fmt: skip
     return Daemon(
         calls, upkeep, dialogue, memory, worlds, table, attention, look_ahead, intents, deleting, door, step_backend,

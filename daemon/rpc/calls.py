@@ -7,49 +7,40 @@ ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from core.clock import MS, Clock, S
-from core.errors import CallerError, NotAllowed, NotBuilt, NotFound
-from core.pseudonym import pseudonym
+from core.clock import Clock
+from core.errors import CallerError, NotBuilt
 from core.slices import Pace
 from core.steps import Steps, every
-from core.words import NpcKey
-from daemon.minds.attention import Attention
 from daemon.minds.intents import Intents
-from daemon.minds.mind import Game
 from daemon.minds.npc_events import NpcEvents
-from daemon.minds.table import Subscriber, Table, past_message
-from daemon.rpc.callers import Caller
+from daemon.minds.table import Table
+from daemon.rpc.admin import Admin
 from daemon.rpc.changes import Changes
 from daemon.rpc.conversing import Conversation
 from daemon.rpc.deleting import Deleting
+from daemon.rpc.describing import Describing
 from daemon.rpc.forgetting import Forgetting
+from daemon.rpc.intent_streams import IntentStreams
 from daemon.rpc.recalling import Recalling
 from daemon.rpc.save_games import SaveGames
 from daemon.rpc.status import StatusBoard
 from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
-from daemon.words import activation_message, check_id, check_number, row_message, whole
+from daemon.words import check_id, row_message
 from daemon.worlds.world import Npc, World
 from daemon.worlds.worlds import Worlds
-from engines.backend import TrunkPlace
 from memory.memory import Memory
-from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, words_pb2
-from scheduler.ticket import Door
+from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 
 log = structlog.get_logger("npcd")
 
-GRACE_MS = 5_000  # for a Drain that says none
-GRACE_MAX_MS = 600_000
-TIME_SCALE_MAX = 1e6
-PLACES_AT_ONCE = 128  # NPCs of which the engine thread is asked at once: some 0.1 ms of its time
-PLACES_WITHIN_S = 1.0  # when an engine stands still for longer, Describe leaves trunks out
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +62,8 @@ class CallSettings:
 
 
 class Calls:
-    """Every rpc of the contract; those about memory are in `recalling`, `forgetting` and `save_games`. `tenant` is the
-    caller's, by its credentials.
+    """Every rpc of the contract; those about memory are in `recalling`, `forgetting` and `save_games`, those about the
+    daemon in `admin`. `tenant` is the caller's, by its credentials.
     """
 
     def __init__(
@@ -80,50 +71,42 @@ class Calls:
         worlds: Worlds,
         table: Table,
         intents: Intents,
-        attention: Attention,
+        streams: IntentStreams,
+        describing: Describing,
         npc_events: NpcEvents,
         dialogue: Dialogue,
-        door: Door,
         board: StatusBoard,
         memory: Memory,
         records: WorldRecords,
         recalling: Recalling,
         forgetting: Forgetting,
         save_games: SaveGames,
+        admin: Admin,
         deleting: Deleting,
         settings: CallSettings,
-        drain: Callable[[float], Awaitable[None]],
         changes: Changes,
         pace: Pace,
-        pseudonym_key: bytes,
         clock: Clock,
     ) -> None:
-        self._pseudonym_key = pseudonym_key
         self._worlds = worlds
         self._table = table
         self._intents = intents
-        self._attention = attention
+        self._streams = streams
+        self._describing = describing
         self.npc_events = npc_events
         self._dialogue = dialogue
-        self._door = door
         self._board = board
         self._memory = memory
         self._records = records
         self.recalling = recalling
         self.forgetting = forgetting
         self.save_games = save_games
+        self.admin = admin
         self._deleting = deleting
         self._settings = settings
-        self._drain = drain
         self._clock = clock
-        self._draining: asyncio.Task[None] | None = None
         self._changes = changes
         self.pace = pace
-
-    @property
-    def draining(self) -> bool:
-        """True from the moment that a Drain was accepted."""
-        return self._draining is not None
 
     @property
     def epoch(self) -> int:
@@ -244,28 +227,7 @@ class Calls:
     async def describe(self, tenant: str, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """Tells what is known about NPCs right now."""
         self._check_ids(request.npc_ids)
-        world = self._worlds.world(tenant, request.world_id)
-        response = npcs_pb2.DescribeResponse()
-        slices = self.pace()
-        names = request.npc_ids or list(world.npcs)
-        places: dict[NpcKey, list[TrunkPlace]] = {}
-        answers = True
-        for at in range(0, len(names), PLACES_AT_ONCE):
-            some = names[at : at + PLACES_AT_ONCE]
-            found = [world.npcs[npc_id].key for npc_id in some if npc_id in world.npcs]
-            if found and answers:
-                try:
-                    places = await self._places(found)
-                except TimeoutError:
-                    places, answers = {}, False  # an engine that stands still is waited for once
-            for npc_id in some:
-                npc = world.npcs.get(npc_id)
-                if npc is not None:
-                    response.npcs.append(self._description(npc, places.get(npc.key, []), request.with_history))
-                elif request.npc_ids:  # or it was removed meanwhile
-                    response.unknown_npc_ids.append(npc_id)
-                await slices.rest()
-        return response
+        return await self._describing.describe(self._worlds.world(tenant, request.world_id), request)
 
     async def watch_npcs(
         self, tenant: str, request: npcs_pb2.WatchNpcsRequest
@@ -314,11 +276,11 @@ class Calls:
             return
         world = self._worlds.world(tenant, first.world_id)
         subscriber, game = self._table.subscribe(world, ()), self._intents.games.begin()
-        reader = asyncio.create_task(self._read(tenant, first, frames, subscriber, game))
+        reader = asyncio.create_task(self._streams.read(tenant, first, frames, subscriber, game))
         reader.add_done_callback(lambda _: subscriber.woken.set())
         self._board.lifecycle.begin(tenant)
         try:
-            async with aclosing(self._frames(subscriber, reader.done)) as out:
+            async with aclosing(self._streams.frames(subscriber, reader.done)) as out:
                 async for frame in out:
                     yield frame
             if reader.done() and not reader.cancelled() and reader.exception() is not None:
@@ -332,8 +294,8 @@ class Calls:
     async def observe(self, tenant: str, frame: intents_pb2.ObservationFrame) -> intents_pb2.ObserveResponse:
         """One frame of observations."""
         world = self._worlds.world(tenant, frame.world_id)
-        self._check_frame(frame)
-        errors = await self._take(world, frame, None, None)
+        self._streams.check(frame)
+        errors = await self._streams.take(world, frame, None, None)
         return intents_pb2.ObserveResponse(
             accepted=len(frame.observations) - len(errors), errors=errors, daemon_epoch=self.epoch
         )
@@ -346,7 +308,7 @@ class Calls:
         world = self._worlds.world(tenant, request.world_id)
         subscriber = self._table.subscribe(world, request.npc_ids)
         try:
-            async with aclosing(self._frames(subscriber, lambda: False)) as out:
+            async with aclosing(self._streams.frames(subscriber, lambda: False)) as out:
                 async for frame in out:
                     yield frame
         finally:
@@ -399,44 +361,6 @@ class Calls:
             return dialogue_pb2.EndSessionResponse(ended=False)
         return dialogue_pb2.EndSessionResponse(ended=True, session_id=session.session_id, turns=session.said)
 
-    # -- Admin -------------------------------------------------------------------------------------------------
-
-    async def status(self, caller: Caller, request: admin_pb2.StatusRequest) -> admin_pb2.StatusResponse:
-        """How the daemon does. Worlds, NPCs, streams and turns are counted as far as the caller may know of them."""
-        return self._board.message(None if caller.sees_all else caller.tenant)
-
-    async def watch_status(
-        self, caller: Caller, request: admin_pb2.WatchStatusRequest
-    ) -> AsyncGenerator[admin_pb2.StatusResponse, None]:
-        """The same, again and again."""
-        interval_ms = request.interval_ms or 1000
-        if not 100 <= interval_ms <= 60_000:
-            raise CallerError("interval_ms", f"is {interval_ms}, must be 100 to 60000")
-        while True:
-            yield await self.status(caller, admin_pb2.StatusRequest())
-            await asyncio.sleep(interval_ms / 1000)
-
-    async def drain(self, caller: Caller, request: admin_pb2.DrainRequest) -> admin_pb2.DrainResponse:
-        """Takes the daemon out of service, for everybody; the answer comes before it ends. Raises NotAllowed."""
-        if not caller.may_drain:
-            raise NotAllowed(
-                "Drain ends the daemon for everybody: call it from this machine (loopback or the Unix socket) or with "
-                'a token that has role = "operator" in serve.tokens_file'
-            )
-        if request.grace_ms > GRACE_MAX_MS:
-            raise CallerError("grace_ms", f"is {request.grace_ms}, the limit is {GRACE_MAX_MS}")
-        works = self._door.open
-        if self._draining is None:
-            log.info(
-                "drain asked for",
-                by="this machine" if caller.is_near else "an operator",
-                tenant=caller.tenant,
-                grace_ms=request.grace_ms or GRACE_MS,
-                works=works,
-            )
-            self._draining = asyncio.create_task(self._drain_soon((request.grace_ms or GRACE_MS) / 1000))
-        return admin_pb2.DrainResponse(works_running=works)
-
     # -- in the contract, not built yet ------------------------------------------------------------------------
 
     async def not_built(self, tenant: str, request: object) -> object:
@@ -450,154 +374,9 @@ class Calls:
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
-    async def _drain_soon(self, grace_s: float) -> None:
-        await asyncio.sleep(0.05)  # the answer to Drain leaves first
-        await self._drain(grace_s)
-
-    async def _read(
-        self,
-        tenant: str,
-        first: intents_pb2.ObservationFrame,
-        frames: AsyncIterator[intents_pb2.ObservationFrame],
-        subscriber: Subscriber,
-        game: Game,
-    ) -> None:
-        world_id = first.world_id
-        await self._take_live(tenant, world_id, first, subscriber, game)
-        while True:
-            try:
-                frame = await anext(frames)
-            except StopAsyncIteration:
-                return
-            except CallerError as error:
-                # One frame that cannot be read: the stream of a game server survives it.
-                subscriber.complain(_whole_frame(error))
-                continue
-            await self._take_live(tenant, world_id, frame, subscriber, game)
-
-    async def _take_live(
-        self, tenant: str, world_id: str, frame: intents_pb2.ObservationFrame, subscriber: Subscriber, game: Game
-    ) -> None:
-        """One frame of a stream. A frame that is wrong as a whole is dropped and reported; the stream goes on."""
-        try:
-            if frame.world_id and frame.world_id != world_id:
-                raise CallerError("world_id", f"is '{frame.world_id}', this stream began with '{world_id}'")
-            self._check_frame(frame)
-            world = self._worlds.world(tenant, world_id)
-        except CallerError as error:
-            subscriber.complain(_whole_frame(error))
-            return
-        subscriber.last_frame = frame.frame
-        try:
-            complaints = await self._take(world, frame, subscriber, game)
-        except NotFound as error:  # the world was deleted in the middle of it
-            complaints = [_whole_frame(error)]
-        for complaint in complaints:
-            subscriber.complain(complaint)
-
-    def _check_frame(self, frame: intents_pb2.ObservationFrame) -> None:
-        limit = self._settings.observations_max
-        if len(frame.observations) > limit:
-            raise CallerError("observations", f"{len(frame.observations)} in one frame, the limit is {limit}")
-        check_number("time_scale", frame.time_scale, 0.0, TIME_SCALE_MAX)
-
     def _check_ids(self, npc_ids: Sized) -> None:
         if len(npc_ids) > self._settings.ids_max:
             raise CallerError("npc_ids", f"{len(npc_ids)} ids, the limit is {self._settings.ids_max}")
-
-    async def _take(
-        self, world: World, frame: intents_pb2.ObservationFrame, subscriber: Subscriber | None, game: Game | None
-    ) -> list[intents_pb2.NpcError]:
-        """Takes a frame's observations in, in slices, so that nobody else waits longer than a slice. `game` is a
-        stream's, and None for a frame that came by a call of its own.
-        """
-        games = [game] if game is not None else self._intents.games.callers(world, frame.observations)
-        self._intents.tell_time(games, frame.time_scale, frame.paused)
-        errors = []
-        slices = self.pace()
-        try:
-            for said in frame.observations:
-                error = self._intents.observe(world, said, frame.game_time_ms, subscriber, game)
-                if error is not None:
-                    errors.append(error)
-                if slices.over:
-                    await slices.rest()
-                    world = self._worlds.world(world.tenant, world.world_id)  # it may have been changed meanwhile
-        finally:
-            self._intents.pump()
-        return errors
-
-    async def _frames(
-        self, subscriber: Subscriber, over: Callable[[], bool]
-    ) -> AsyncGenerator[intents_pb2.IntentFrame, None]:
-        """Frames as things change, at most every frame_ms; the snapshot at once. Ends when over() and all is told, or
-        the world is deleted.
-        """
-        sequence, last_ns = 0, 0
-        await self.pace().run(self._table.marking(subscriber))
-        while True:
-            if sequence:
-                await subscriber.woken.wait()
-                if subscriber.deleted:
-                    yield intents_pb2.IntentFrame(
-                        daemon_epoch=self.epoch,
-                        sequence=sequence + 1,
-                        last_frame=subscriber.last_frame,
-                        world_deleted=True,
-                    )
-                    return
-                if not subscriber.waiting:
-                    if over():
-                        return
-                    subscriber.woken.clear()  # the last frame had all that it was woken for
-                    continue
-                wait_ns = last_ns + self._settings.frame_ms * MS - self._clock()
-                if wait_ns > 0:
-                    await asyncio.sleep(wait_ns / S)
-            sequence += 1
-            last_ns = self._clock()
-            yield await self.pace().run(self._table.framing(subscriber, self.epoch, sequence))
-            if over() or subscriber.deleted:  # may have been told before this frame was made, which took it for its own
-                subscriber.woken.set()
-
-    async def _places(self, npcs: Sequence[NpcKey]) -> dict[NpcKey, list[TrunkPlace]]:
-        places: dict[NpcKey, list[TrunkPlace]] = {}
-        for place in await self._door.places(npcs, PLACES_WITHIN_S):
-            places.setdefault(place.key.npc, []).append(place)
-        return places
-
-    def _description(self, npc: Npc, places: Sequence[TrunkPlace], with_history: bool) -> npcs_pb2.NpcDescription:
-        mind = self._table.mind(npc.key)
-        now_ns = self._clock()
-        described = npcs_pb2.NpcDescription(
-            npc_id=npc.key.npc,
-            archetype_id=npc.archetype_id,
-            persona_name=npc.name,
-            lease_epoch=npc.lease_epoch,
-            activation=words_pb2.ACTIVATION_AMBIENT,
-            activation_reason="never observed",
-        )
-        if mind is not None:
-            described.activation = activation_message(mind.activation)
-            described.activation_reason = self._attention.activations.reason(mind)
-            described.observed_tick = mind.seen.tick if mind.seen else 0
-            described.observations = mind.observations
-            described.observations_dropped = mind.dropped
-            described.intent_version = mind.version
-            if with_history:
-                described.history.extend(past_message(past, now_ns) for past in mind.history)
-        for trunk in places:
-            described.trunks.append(
-                npcs_pb2.TrunkPlace(
-                    partner=pseudonym(self._pseudonym_key, npc.key.tenant, trunk.key.partner),
-                    home=trunk.home,
-                    tokens=whole(trunk.tokens),
-                    bytes=whole(trunk.bytes, 64),
-                    hits=trunk.hits,
-                    idle_ms=whole((now_ns - trunk.used_ns) // MS, 64),
-                )
-            )
-        return described
 
 
 def _ids(npcs: Sequence[Npc]) -> Steps[list[str]]:
@@ -608,7 +387,3 @@ def _ids(npcs: Sequence[Npc]) -> Steps[list[str]]:
         if pause:
             yield
     return out
-
-
-def _whole_frame(error: CallerError) -> intents_pb2.NpcError:
-    return intents_pb2.NpcError(code="INVALID_FRAME", field=error.field, message=str(error))

@@ -211,7 +211,7 @@ class GrpcFace:
                 "EndSession": "end_session",
             },
             "Story": {},
-            "Admin": {"Status": "status", "Watch": "watch_status", "Drain": "drain"},
+            "Admin": {"Status": "admin.status", "Watch": "admin.watch_status", "Drain": "admin.drain"},
         }
         files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
         described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}

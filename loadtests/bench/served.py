@@ -95,7 +95,7 @@ class Face(GrpcFace):
             else:
                 self._submit(number + 1)
 
-        self.calls._door.submit(work, on_end)
+        self.calls.admin._door.submit(work, on_end)
 
 
 class EndlessVocab(LlamaVocab):

@@ -108,7 +108,7 @@ async def test_an_npc_far_from_every_player_is_the_policys_until_one_comes_near(
             (ACTIVE, "player at 12.0 m"),
             (AMBIENT, "never observed"),
         ]
-        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        status = await calls.admin.status(Caller(""), admin_pb2.StatusRequest())
         assert (status.npcs_active, status.npcs_warm, status.promotions) == (1, 0, 1)
 
 
@@ -187,7 +187,7 @@ async def test_an_npc_that_waits_has_the_policys_answer_and_is_asked_about_the_n
         await calls.observe("", rig.frame(*(rig.sees(f"npc{n}", near(3.0)) for n in range(4))))
         for n in range(4):
             assert (await rig.intent(f"npc{n}", lambda i: True)).source == POLICY
-        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        status = await calls.admin.status(Caller(""), admin_pb2.StatusRequest())
         assert status.intents_put_off == 3
         newest = [rig.sees(f"npc{n}", near(10.0), WOLF) for n in range(4)]
         await calls.observe("", rig.frame(*newest))
@@ -308,7 +308,7 @@ async def test_the_state_of_a_player_who_walks_up_is_asked_about_ahead(real: Mod
                 foreseen = next((i for i in got.intents if i.source == PREDICTED), foreseen)
             if foreseen is not None:
                 break
-        status = await calls.status(Caller(""), admin_pb2.StatusRequest())
+        status = await calls.admin.status(Caller(""), admin_pb2.StatusRequest())
         assert (foreseen is not None) is on
         assert bool(status.predictions_hit) is on and bool(status.intents_predicted) is on
         assert bool(status.predicted_tokens) is on

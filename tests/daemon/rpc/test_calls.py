@@ -20,8 +20,8 @@ async def test_describe_does_not_wait_for_an_engine_that_stands_still(monkeypatc
         turn = asyncio.create_task(rig.say("npc0", "Hello."))
         await until(lambda: model.engine.at_gate, "a step that lasts")
         with monkeypatch.context() as patched:
-            patched.setattr("daemon.rpc.calls.PLACES_WITHIN_S", 0.01)
-            patched.setattr("daemon.rpc.calls.PLACES_AT_ONCE", 2)
+            patched.setattr("daemon.rpc.describing.PLACES_WITHIN_S", 0.01)
+            patched.setattr("daemon.rpc.describing.PLACES_AT_ONCE", 2)
             answer = await rig.daemon.calls.describe("", ALL)
         assert [npc.npc_id for npc in answer.npcs] == ["npc0", "npc1", "npc2", "npc3"]
         assert not any(npc.trunks for npc in answer.npcs)

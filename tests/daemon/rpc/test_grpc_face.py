@@ -242,7 +242,7 @@ async def test_only_an_operator_or_this_machine_drains(unix: ServeSettings, tmp_
             error = await failure(admin.Drain(request, metadata=bearer("a", FAR)))
             assert error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert 'role = "operator"' in (error.details() or "")
-            assert not rig.daemon.calls.draining
+            assert not rig.daemon.calls.admin.draining
             await admin.Drain(request, metadata=bearer("o", FAR))
             await asyncio.wait_for(drained.wait(), PATIENCE_S)
             await admin.Drain(request, metadata=bearer("b"))
