@@ -18,6 +18,7 @@ from engines.base import StepEngine, StepResult, tokens_of
 from scheduler.admission import Admission, Left
 from scheduler.composing import Composer, Planned
 from scheduler.costs import Costs, CostSettings
+from scheduler.letting_go import LettingGo
 from scheduler.meter import Meter
 from scheduler.parking import Fetched
 from scheduler.place import Part, Place
@@ -68,20 +69,19 @@ class Scheduler:
         self.admission = Admission(promises, settings.window, running_max)
         self.composer = Composer(engine, self.costs, promises, settings.planner, speculation)
         self._gold_ns: int | None = None
-        self._changes = 0
+        self.changes = 0  # starts and ends of works: while it is the same, the same works run
         self.retrying: list[Running] = []
         self.put_back = dict.fromkeys(Tier, 0)  # works that gave way to a higher tier, by their own
         self.hurried = 0  # plans in which a work ran at a higher tier for one that waited
         self._hurried: list[Running] = []
         self._out: list[Delivery] = []
-        self._forget: set[TrunkKey] = set()
-        self._commit: set[TrunkKey] = set()
+        self._letting_go = LettingGo(self.placer, self._works)
 
     # -- in ----------------------------------------------------------------------------------------------------
 
     def submit(self, ticket_id: int, work: Work, now_ns: int) -> None:
         """Puts a work into its queue. It is superseding, or refused, at once."""
-        self._forget.discard(work.key)
+        self._letting_go.comes(work.key)
         if work.tier is Tier.GOLD:
             self._gold_ns = now_ns
         self._end_waiting(self.admission.submit(ticket_id, work, now_ns))
@@ -109,11 +109,7 @@ class Scheduler:
         self._end_waiting(
             self.admission.drop(lambda w: key.covers(w.key) and not w.max_tokens, "the trunk was forgotten")
         )
-        keys = {t.key for t in self.placer.homes.of_npc(key.npc)} | {w.key for w in self._works()}
-        for one in sorted(k for k in keys if key.covers(k)):
-            self._commit.discard(one)
-            if not self.placer.forget(one) or self._wanted(one):
-                self._forget.add(one)
+        self._letting_go.forget(key)
 
     def load_ahead(self, npc: NpcKey, now_ns: int) -> None:
         """Begins to bring back what an NPC has in the store beyond RAM."""
@@ -130,14 +126,13 @@ class Scheduler:
     def commit(self, key: TrunkKey) -> None:
         """Makes what a fork holds its origin's KV, at once or when the works on both allow it, and ends the fork."""
         assert key.fork, "only a fork is committed"
-        if self._wanted(key) or not self.placer.commit(key):
-            self._commit.add(key)
+        self._letting_go.commit(key)
 
     # -- step --------------------------------------------------------------------------------------------------
 
     def plan(self, now_ns: int, next_due_ns: int | None = None) -> Planned:
         """The next step, or none and when to ask again (None: when something new comes)."""
-        changes = self._changes
+        changes = self.changes
         for runner in self._hurried:
             runner.hurried = None
         self._hurried.clear()
@@ -145,11 +140,11 @@ class Scheduler:
         recent_ns = self.settings.planner.gold_recent_ms * MS
         recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
         gold = recently or len(self.admission.queues.of[Tier.GOLD]) > 0
-        planned = self.composer.compose(self.running, gold, self._changes, now_ns)
+        planned = self.composer.compose(self.running, gold, self.changes, now_ns)
         if planned.step is None and wake_ns is None and not self.idle:
             # Works whose choice was forced to its end left without a step, and others wait for what they held.
             wake_ns = now_ns
-            if changes == self._changes and self.placer.moves.parking.coming:
+            if changes == self.changes and self.placer.moves.parking.coming:
                 # All that waits waits for its trunk, which is on its way.
                 wake_ns = self.placer.moves.parking.look_again_ns(now_ns)
         planned.wake_ns = wake_ns
@@ -166,7 +161,7 @@ class Scheduler:
                 self._learn_drafts(self.composer.speculation, planned, result, now_ns)
             self._applied_ns = now_ns
         self.costs.add(planned.features, took_ns, planned.budget_ns)
-        if planned.changes == self._changes:
+        if planned.changes == self.changes:
             self._apply_decodes(planned, result.picked, now_ns)
             return
         eog = self.engine.vocab.eog_ids
@@ -225,7 +220,7 @@ class Scheduler:
         FAILED.
         """
         self.meter.step_failures += 1
-        self._changes += 1
+        self.changes += 1
         self.engine.rebuild()
         self.placer.engine_rebuilt()
         in_step = {id(r) for r in planned.runners}
@@ -247,11 +242,6 @@ class Scheduler:
     def undelivered(self) -> tuple[Delivery, ...]:
         """The deliveries that take_deliveries() will return; they stay."""
         return tuple(self._out)
-
-    @property
-    def changes(self) -> int:
-        """Counts starts and ends of works: while it is the same, the same works run."""
-        return self._changes
 
     @property
     def idle(self) -> bool:
@@ -312,7 +302,7 @@ class Scheduler:
     def _put_back(self, runner: Running, now_ns: int) -> None:
         """Takes a running work's place; it goes on when there is one again."""
         self.put_back[runner.work.tier] += 1
-        self._changes += 1
+        self.changes += 1
         del self.running[runner.ticket_id]
         self.placer.release(runner.place, now_ns)
         self.retrying.append(runner)
@@ -352,7 +342,7 @@ class Scheduler:
         return [token for token in recent if token not in unseen]
 
     def _start(self, runner: Running, now_ns: int) -> None:
-        self._changes += 1
+        self.changes += 1
         self.running[runner.ticket_id] = runner
         first = not runner.made
         finish = runner.begin()
@@ -379,7 +369,7 @@ class Scheduler:
         self._out.append((runner.ticket_id, chunk))
 
     def _end(self, runner: Running, finish: Finish, now_ns: int) -> None:
-        self._changes += 1
+        self.changes += 1
         del self.running[runner.ticket_id]
         if runner.work.keep and finish in (Finish.STOP, Finish.LENGTH):
             self.placer.keep(runner.place, runner.made)
@@ -394,28 +384,16 @@ class Scheduler:
         self.meter.prefilled_tokens += runner.timings.prefilled_tokens
         self.meter.tiers[runner.work.tier].count_end(finish)
         self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
-        self._forget_again(runner.work.key)
+        self._letting_go.ended(runner.work.key)
 
     def _end_waiting(self, left: Sequence[Left]) -> None:
         for waiting, finish, reason in left:
             self.meter.tiers[waiting.work.tier].count_end(finish)
             timings = Timings(submitted_ns=waiting.submitted_ns)
             self._out.append((waiting.ticket_id, Ended(finish, timings, reason)))
-            self._forget_again(waiting.work.key)
-
-    def _wanted(self, key: TrunkKey) -> bool:
-        """True if a work that has not ended will bring this trunk back."""
-        return any(work.key == key for work in self._works())
+            self._letting_go.ended(waiting.work.key)
 
     def _works(self) -> Iterator[Work]:
         """Every work that has not ended."""
         yield from self.works()
         yield from self.admission.works()
-
-    def _forget_again(self, key: TrunkKey) -> None:
-        """A work of a trunk that was to be forgotten or committed has ended: that is done with the last of them."""
-        if key in self._forget and self.placer.forget(key) and not self._wanted(key):
-            self._forget.discard(key)
-        for fork in sorted(f for f in self._commit if f == key or f.origin == key):
-            if not self._wanted(fork) and self.placer.commit(fork):
-                self._commit.discard(fork)
