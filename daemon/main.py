@@ -117,15 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
-    doctor = commands.add_parser("doctor", help="say what would keep serve from working well here, and what helps")
+    doctor = commands.add_parser(
+        "doctor", help="check this machine for problems before serve runs, with a fix for each"
+    )
     for command in (serve, doctor, _add_route(commands), _add_policy(commands)):
         _add_settings(command)
     serve.add_argument(
-        "--no-supervise", action="store_true", help="one process: nobody starts it again when it dies (in containers)"
+        "--no-supervise", action="store_true", help="one process without the parent that restarts it (for containers)"
     )
-    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
     doctor.add_argument(
-        "--world", type=named_path, metavar="WORLD.toml", help="look at this world's words and language, too"
+        "--world", type=named_path, metavar="WORLD.toml", help="check this world's words and language as well"
     )
     kv_command.add_to(commands)
     archive_command.add_to(commands)
@@ -139,8 +141,8 @@ def _add_route(commands: Commands) -> argparse.ArgumentParser:
     explain = route.add_subparsers(dest="verb", required=True).add_parser(
         "explain", help="print the table, and where each value was set"
     )
-    explain.add_argument("kind", metavar="KIND", nargs="?", help="only this kind of work, in full")
-    explain.add_argument("--json", action="store_true", help="for programs")
+    explain.add_argument("kind", metavar="KIND", nargs="?", help="print only this kind of work, in full")
+    explain.add_argument("--json", action="store_true", help="print JSON, for programs")
     return explain
 
 
@@ -149,11 +151,13 @@ def _add_policy(commands: Commands) -> argparse.ArgumentParser:
     check = policy.add_subparsers(dest="verb", required=True).add_parser(
         "check", help="read a rule policy, print its errors and the table that it compiles to"
     )
-    check.add_argument("file", metavar="FILE.toml", type=named_path, nargs="?", help="worlds.policy_file if left out")
     check.add_argument(
-        "--world", type=named_path, metavar="WORLD.toml", help="for this world: its words, and its own rows"
+        "file", metavar="FILE.toml", type=named_path, nargs="?", help="a rule policy; worlds.policy_file if left out"
     )
-    check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument(
+        "--world", type=named_path, metavar="WORLD.toml", help="compile it for this world's words, with its own rows"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON, for programs")
     return check
 
 
@@ -172,7 +176,12 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         "--model", type=named_path, metavar="FILE.gguf", help="any GGUF model; the shipped one if left out"
     )
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any setting, as section.key=value"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="any setting, as section.key=value (docs/SETTINGS.md)",
     )
 
 

@@ -22,7 +22,7 @@ MARGIN = " " * 32  # below the time and the kind of an event
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The commands and their arguments."""
     migrate = commands.add_parser(
-        "migrate", help="make or bring up to date the archive's tables; again every few months, for new partitions"
+        "migrate", help="create or update the archive's tables; run it again every few months, for new partitions"
     )
     migrate.add_argument(
         "--serving-role",
@@ -34,24 +34,28 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--serving-password-file",
         type=named_path,
         metavar="FILE",
-        help="sets that role's password; left out, it has none",
+        help="set that role's password from this file; none if left out",
     )
-    migrate.add_argument("--months", type=int, metavar="N", default=24, help="of partitions, ahead (%(default)s)")
-    archive = commands.add_parser("archive", help="look at the archive, or delete from it")
+    migrate.add_argument(
+        "--months", type=int, metavar="N", default=24, help="months ahead that get partitions (%(default)s)"
+    )
+    archive = commands.add_parser("archive", help="print events of the archive, or delete some")
     acts = archive.add_subparsers(dest="act", required=True)
     show = acts.add_parser("show", help="print an NPC's events, in order")
     show.add_argument("npc", metavar="NPC")
     show.add_argument("--limit", type=int, metavar="N", default=100, help="the newest N events (%(default)s)")
-    show.add_argument("--json", action="store_true", help="for programs: an event a line")
+    show.add_argument("--json", action="store_true", help="print JSON, an event a line")
     forget = acts.add_parser("forget", help="delete a player's events here; a game's own Forget reaches every store")
     forget.add_argument("player", metavar="PLAYER", help="the pseudonym that show prints: 16 hex digits")
-    forget.add_argument("--npc", metavar="NPC", default="", help="only those with this NPC")
+    forget.add_argument("--npc", metavar="NPC", default="", help="only events with this NPC")
     compact = acts.add_parser("compact", help="delete old months for good")
-    compact.add_argument("--keep-months", type=int, metavar="N", required=True, help="before the present one")
+    compact.add_argument(
+        "--keep-months", type=int, metavar="N", required=True, help="months to keep, before the present one"
+    )
     for command in (migrate, show, forget, compact):
         command.add_argument(
             "--postgres", metavar="URL",
-            help="as the database's owner; the password may come from PGPASSWORD or ~/.pgpass. Left out: npcd's own",
+            help="URL of the database's owner (password from PGPASSWORD or ~/.pgpass); npcd's own if left out",
         )  # fmt: skip
         command.add_argument(
             "--data",
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         deleted = admin.forget(args.postgres, args.tenant, args.world, args.player, args.npc)
         yield f"{deleted} events deleted" if deleted else _nothing_of(args)
     else:
-        yield from admin.compact(args.postgres, args.keep_months) or ["nothing is that old"]
+        yield from admin.compact(args.postgres, args.keep_months) or ["no month is that old"]
 
 
 def _own_url(data: Path | None) -> str:

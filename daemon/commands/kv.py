@@ -27,23 +27,21 @@ _HOST_PORT = re.compile(r"(?:(?:dns|ipv4|ipv6):(?://[^/\s]*/)?)?(?:\[[^\]\s]+\]|
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command and its arguments."""
-    kv = commands.add_parser(
-        "kv", help="where the KV of each NPC's trunks rests in a running daemon, and how it is used"
-    )
+    kv = commands.add_parser("kv", help="print the place and the use of each trunk's KV in a running daemon")
     kv.add_argument("world", metavar="WORLD")
-    kv.add_argument("npcs", metavar="NPC", nargs="*", help="only these")
+    kv.add_argument("npcs", metavar="NPC", nargs="*", help="only these NPCs")
     kv.add_argument(
         "--target", metavar="ADDRESS", default="127.0.0.1:50061", help="host:port or unix:/path (%(default)s)"
     )
     kv.add_argument(
         "--token-file", type=named_path, metavar="FILE", help="a file with the game server's token in its first line"
     )
-    kv.add_argument("--ca", type=named_path, metavar="FILE.pem", help="use TLS, and trust this")
+    kv.add_argument("--ca", type=named_path, metavar="FILE.pem", help="use TLS, and trust this CA")
     kv.add_argument(
         "--cert", type=named_path, metavar="FILE.pem", help="a client's certificate, with --key and --ca (mTLS)"
     )
-    kv.add_argument("--key", type=named_path, metavar="FILE.pem", help="its key")
-    kv.add_argument("--json", action="store_true", help="for programs: a trunk a line")
+    kv.add_argument("--key", type=named_path, metavar="FILE.pem", help="the certificate's key")
+    kv.add_argument("--json", action="store_true", help="print JSON, a trunk a line")
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:

@@ -134,7 +134,7 @@ def test_forget_and_compact(npcd: Npcd, told: Database) -> None:
     out = npcd("archive", "show", "greta", "--postgres", told.url)[1]
     assert "Kael" not in out and f"forget     {KAEL} is forgotten, 5 events deleted\n" in out
     keep_all = ("archive", "compact", "--postgres", told.url, "--keep-months", "2000")
-    assert npcd(*keep_all) == (0, "nothing is that old\n", "")
+    assert npcd(*keep_all) == (0, "no month is that old\n", "")
 
 
 @pytest.mark.parametrize(
