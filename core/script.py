@@ -37,7 +37,11 @@ class SectionKind(Enum):
     SUM_UP = "sum_up"  # for a summary of the conversation
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes a section or a script. They are not frozen, because making a frozen one takes four times as long, and
+# every question makes one of each.
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Section:
     """One piece of a script. `name` is whose text it is: an archetype's id, or the name of an NPC or a player."""
 
@@ -48,9 +52,10 @@ class Section:
     renders: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # by layout
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Script:
     """The text of one work: `sections`, of which the first `shared` are those of other NPCs too, and then `tail`.
+    A script that goes on from another one begins with its sections, and its render with that one's.
 
     Invariant: scripts that differ in their tails alone have one `renders`, that of their sections.
     """
@@ -59,14 +64,15 @@ class Script:
     shared: int = 0
     tail: tuple[Section, ...] = ()
     renders: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # of `sections`, by layout
+    begins: Script | None = field(default=None, repr=False, compare=False)  # the one that it goes on from
 
     def asks(self, tail: tuple[Section, ...]) -> Script:
         """The same with another tail."""
-        return Script(self.sections, self.shared, tail, self.renders)
+        return Script(self.sections, self.shared, tail, self.renders, self.begins)
 
     def goes_on(self, more: Iterable[Section]) -> Script:
         """A longer one without a tail."""
-        return Script((*self.sections, *more), self.shared)
+        return Script((*self.sections, *more), self.shared, begins=self)
 
 
 def player_line(text: str, name: str = "") -> Section:

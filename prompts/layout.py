@@ -110,10 +110,14 @@ class Layout:
         """The sections of a script in tokens. Raises TooLong for a definition over its cap."""
         made = script.renders.get(self)
         if not isinstance(made, Trunk):
-            parts = [self.render(section).tokens for section in script.sections]
-            lengths = [len(part) for part in parts]
-            tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(lengths))
-            made = script.renders[self] = Trunk(tokens, sum(lengths[: script.shared]))
+            begins = script.begins
+            if begins is None:
+                tokens = np.asarray(self.lines(script.sections), np.int32)
+                made = Trunk(tokens, len(self.lines(script.sections[: script.shared])))
+            else:
+                start, more = self.trunk(begins), self.lines(script.sections[len(begins.sections) :])
+                made = Trunk(np.concatenate((start.tokens, np.asarray(more, np.int32))), start.shared)
+            script.renders[self] = made
         return made
 
     def tail(self, tail: Tail) -> tuple[int, ...]:
@@ -122,7 +126,7 @@ class Layout:
 
     def lines(self, sections: Iterable[Section]) -> tuple[int, ...]:
         """Sections of a trunk one after the other."""
-        return tuple(chain.from_iterable(self.render(section).tokens for section in sections))
+        return tuple(chain.from_iterable([self.render(section).tokens for section in sections]))
 
     def render(self, section: Section) -> Cut:
         """A section of a trunk, as this model reads it. Raises TooLong for a definition over its cap."""

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 
 from core.errors import CallerError
-from core.script import Section, SectionKind
+from core.script import Script, Section, SectionKind
 from core.steps import Steps
 from core.texts import check_name, check_prose
 from daemon.words import check_id, policy_rows
@@ -73,7 +73,7 @@ class Definitions:
         base = world_sections(check_prose("lore", request.lore), actions, emotions)
         base_tokens = sum(self._measured(section) for section in base) - len(layout.ends.rules)
         sections = [("lore and words", base_tokens, layout.caps.lore + layout.caps.words)]
-        prefixes: dict[str, tuple[Section, ...]] = {}
+        prefixes: dict[str, Script] = {}
         adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
             yield
@@ -81,7 +81,7 @@ class Definitions:
             described = check_prose(f"archetypes[{i}].description", a.description)
             archetype = Section(SectionKind.ARCHETYPE, described, a.archetype_id)
             sections.append((f"archetype:{a.archetype_id}", self._measured(archetype), layout.caps.archetype))
-            prefixes[a.archetype_id] = (*base, archetype)
+            prefixes[a.archetype_id] = Script((*base, archetype), len(base) + 1)
         personas: dict[str, Section] = {}
         told = Personas(self._layouts)
         for i, p in enumerate(request.personas):

@@ -44,7 +44,7 @@ class Registration:
             raise CallerError(f"npcs[{i}].archetype_id", f"'{spec.archetype_id}' is not one of {known}")
         persona = self._persona(world, i, spec, personas)
         prefix = world.prefixes[spec.archetype_id]
-        script = Script((*prefix, persona), len(prefix))
+        script = prefix.goes_on((persona,))
         adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
         written = spec.SerializeToString()
         if old is not None and not take_over:
@@ -64,7 +64,7 @@ class Registration:
         new.prefixes.setdefault(npc.archetype_id, prefix)
         adapter, trunk_adapter = _hashes(new.adapters.setdefault(npc.archetype_id, old.adapters.get(npc.archetype_id)))
         persona = new.personas.get(npc.persona_id, npc.persona)
-        script = Script((*prefix, persona), len(prefix))
+        script = prefix.goes_on((persona,))
         self._render(script)
         return replace(npc, persona=persona, script=script, adapter=adapter, trunk_adapter=trunk_adapter)
 

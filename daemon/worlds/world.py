@@ -14,7 +14,7 @@ from tiers.policy import PolicyRow
 
 @dataclass(slots=True, eq=False)
 class World:
-    """One world as it is now. `prefixes` are the sections that an archetype's NPCs share; `choices` the allowed intents
+    """One world as it is now. `prefixes` are the scripts that an archetype's NPCs share; `choices` the allowed intents
     by percepts; `definition` is the game's message as it came.
     """
 
@@ -26,7 +26,7 @@ class World:
     adapters: dict[str, Adapter | None]  # by archetype
     actions: list[ActionWord]
     emotions: list[str]
-    prefixes: dict[str, tuple[Section, ...]]
+    prefixes: dict[str, Script]
     personas: dict[str, Section]
     choices: list[Choice]
     policy: list[PolicyRow]

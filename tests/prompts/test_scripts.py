@@ -112,8 +112,10 @@ def test_a_trunk_is_its_sections_one_after_the_other_rendered_once(layouts: Layo
     assert trunk.shared == len(layout.lines(script.sections[:3]))
     assert layout.trunk(script) is trunk and layout.trunk(script.asks(layout.summary_tail().sections)) is trunk
     assert layout.trunk(script_of()).tokens.tolist() == trunk.tokens.tolist()
-    longer = layout.trunk(script.goes_on([player_line("And?"), npc_line("No.")])).tokens
-    assert longer[: len(trunk.tokens)].tolist() == trunk.tokens.tolist() and len(longer) > len(trunk.tokens)
+    more = script.goes_on([player_line("And?"), npc_line("No.")])
+    for longer in (layout.trunk(more), layout.trunk(Script(more.sections, 3))):
+        assert longer.tokens.tolist() == list(layout.lines(more.sections)) and longer.shared == trunk.shared
+        assert longer.tokens[: len(trunk.tokens)].tolist() == trunk.tokens.tolist()
     assert all(layout.render(section) is layout.render(section) for section in script.sections)
 
 
