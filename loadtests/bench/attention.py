@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from loadtests.bench import attention_cost, attention_wise
+from loadtests.bench import attention_asking, attention_cost, attention_wise
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("cpu", "idle", "change", "prediction", "stall")
+PARTS = ("asking", "cpu", "idle", "change", "prediction", "stall")
 
 
 async def run(figures: Figures, options: Options) -> None:
     """Runs the selected parts. Raises ConfigError when the model cannot be loaded."""
+    if options.wants("asking"):
+        await attention_asking.asking(figures, options.quick)
     if options.wants("cpu"):
         await attention_cost.cpu(figures, options.model, options.quick)
     if options.wants("idle"):

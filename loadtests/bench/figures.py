@@ -234,6 +234,8 @@ attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game
 attention.cpu_observations_per_s | 1/s | | the same: observations taken in
+attention.observation_us | us | | 1,000 observed at 10 Hz without gRPC: CPU of the event loop per observation
+attention.intent_us | us | | the same: all else that the loop does, per answer of the model
 attention.latency_few_p95_ms | ms | | intent latency p95 with 1,000 registered, median of five
 attention.latency_many_p95_ms | ms | | the same with 10,000, in turns
 attention.idle_latency_x | x | <= 1.2 | the same, over that with 1,000; +2 ms is 1
