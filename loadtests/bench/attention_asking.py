@@ -54,8 +54,8 @@ async def asking(figures: Figures, quick: bool) -> None:
 class _Game:
     def __init__(self, daemon: Daemon, leases: dict[str, int]) -> None:
         self._calls = daemon.calls
-        self._intents = daemon.calls._intents
-        self._table = daemon.calls._table
+        self._intents = daemon.intents
+        self._table = daemon.table
         self._world = daemon.worlds.world("", "town")
         self._view = self._table.subscribe(self._world, ())
         self._game = self._intents.games.begin()

@@ -20,7 +20,7 @@ from loadtests.scene import load_scene
 
 def test_the_area_is_known_and_its_promised_figures_have_goals() -> None:
     """The goals are those of the promise, and each figure of the area has words."""
-    assert "attention" in AREAS and {"cpu", "idle", "change", "prediction", "stall"} == set(attention.PARTS)
+    assert "attention" in AREAS and {"asking", "cpu", "idle", "change", "prediction", "stall"} == set(attention.PARTS)
     wanted = {
         "attention.cpu_cores": "< 0.5",
         "attention.idle_latency_x": "<= 1.2",
