@@ -69,7 +69,7 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
 
 
 def _model(config: Config, world: Path | None) -> Iterator[Check]:
-    from daemon.build import SIGHT_LEN_MIN, context_min, lay_out
+    from daemon.model import SIGHT_LEN_MIN, context_min, lay_out
     from engines.base import PAD_LEN
     from engines.llama import read_file, send_native_log_to
     from engines.machine import own_groups

@@ -21,7 +21,7 @@ from daemon.minds.attention import Attention
 from daemon.minds.games import Games
 from daemon.minds.loading import Loading
 from daemon.minds.look_ahead import LookAhead
-from daemon.minds.mind import Answer, Game, Glimpse, IntentSettings, Mind, Question, answer_of, taker
+from daemon.minds.mind import Answer, Game, Glimpse, Mind, Question, answer_of, taker
 from daemon.minds.questions import Questions
 from daemon.minds.table import Subscriber, Table
 from daemon.words import ID_BYTES_MAX, OVERRIDES, observation
@@ -42,6 +42,7 @@ class Intents:
 
     def __init__(
         self,
+        asking: Asking[Mind],
         table: Table,
         attention: Attention,
         answers: Answers,
@@ -49,13 +50,12 @@ class Intents:
         questions: Questions,
         loading: Loading,
         door: Door,
-        settings: IntentSettings,
         expect: Callable[[int | None], None],
         stalled: Callable[[int], bool],
         slice_ns: int,
         clock: Clock,
     ) -> None:
-        self.asking: Asking[Mind] = Asking(settings.asking, questions.tokens_each)
+        self.asking = asking
         self.games = Games(clock)
         self._table = table
         self._attention = attention

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from core.errors import ConfigError
 from core.files import from_home
-from daemon.build import check_context, lay_out
 from daemon.config import Config
+from daemon.model import check_context, lay_out
 from daemon.process.diagnosis import kv_type
 from daemon.rpc.addresses import check_addresses
 from daemon.rpc.credentials import read_tls, read_tokens

@@ -19,8 +19,9 @@ import structlog
 import uvloop
 
 from core.clock import S, now_ns
-from daemon.build import Daemon, build, load_model
+from daemon.build import Daemon, build
 from daemon.config import Config, is_local
+from daemon.model import load_model
 from daemon.process.cores import keep_apart
 from daemon.process.datafolder import DataFolder
 from daemon.process.keeping import Keeping, open_keeping, revive

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 import grpc
 
-import daemon.build
+import daemon.model
 import daemon.rpc.grpc_face
 from daemon.main import main
 from daemon.rpc.grpc_face import GrpcFace
@@ -102,5 +102,5 @@ class Face(GrpcFace):
 if __name__ == "__main__":
     # The daemon is built as usual, with these two instead of its own.
     setattr(daemon.rpc.grpc_face, "GrpcFace", Face)  # noqa: B010
-    setattr(daemon.build, "LlamaEngine", StoppableEngine)  # noqa: B010
+    setattr(daemon.model, "LlamaEngine", StoppableEngine)  # noqa: B010
     sys.exit(main(["serve", "--no-supervise", *sys.argv[1:]]))

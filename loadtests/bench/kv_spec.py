@@ -20,7 +20,7 @@ import numpy as np
 from core.clock import S, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import GREEDY, Chunk, Sampling, Work
-from daemon.build import open_drafter
+from daemon.model import open_drafter
 from engines.base import GREEDY_PICK, Slice, StepEngine, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from engines.tune import tune

@@ -20,8 +20,9 @@ import numpy as np
 from core.clock import MS, now_ns
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Ended, Work
-from daemon.build import Daemon, Model, build
+from daemon.build import Daemon, build
 from daemon.config import Config
+from daemon.model import Model
 from daemon.process.cores import keep_apart, put_together
 from daemon.rpc.status import Lifecycle
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 import time
 
-import daemon.build
-from daemon.build import Model
+import daemon.model
 from daemon.config import Config
 from daemon.main import main
+from daemon.model import Model
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from prompts.marks import MARKS
@@ -44,5 +44,5 @@ if __name__ == "__main__":
     for one in SETS:
         command += ["--set", one]
     # The daemon is built as usual, around this model instead of its own.
-    daemon.build.load_model = lambda config: model(config, step)  # type: ignore[assignment, return-value]
+    daemon.model.load_model = lambda config: model(config, step)  # type: ignore[assignment, return-value]
     sys.exit(main(command))

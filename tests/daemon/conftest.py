@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.build import Model
 from daemon.config import SHIPPED_MODEL
+from daemon.model import Model
 from engines.llama import LlamaEngine, LlamaSettings
 
 

@@ -20,8 +20,8 @@ from zlib import crc32
 from core.choice import Node
 from core.words import Tier
 from core.work import Work
-from daemon.build import Model
 from daemon.config import SHIPPED_MODEL, Config
+from daemon.model import Model
 from engines.backend import Submitted
 from engines.base import Geometry, Vocab
 from engines.llama import load_vocab

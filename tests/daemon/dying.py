@@ -23,7 +23,7 @@ FOLDER = Path(sys.argv[1])
 
 def _put_in() -> None:
     """Replaces the engine in the serving process only; the parent is the one that ships."""
-    import daemon.build
+    import daemon.model
     from engines.base import StepPlan, StepResult
     from engines.llama import LlamaEngine
 
@@ -41,7 +41,7 @@ def _put_in() -> None:
             result.picked = [goes_on if token in self.vocab.eog_ids else token for token in result.picked]
             return result
 
-    vars(daemon.build)["LlamaEngine"] = Dying
+    vars(daemon.model)["LlamaEngine"] = Dying
 
 
 def _said(word: str) -> bool:

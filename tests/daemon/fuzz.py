@@ -20,9 +20,9 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
-from daemon.build import Model
 from daemon.config import Config, ServeSettings
 from daemon.minds.mind import Mind
+from daemon.model import Model
 from daemon.rpc.grpc_face import GrpcFace
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 from prompts.marks import MARKS

@@ -17,8 +17,9 @@ import pytest
 
 from core.clock import MS, Clock, now_ns
 from core.words import NpcKey
-from daemon.build import Daemon, Model, build
+from daemon.build import Daemon, build
 from daemon.config import Config, MemorySettings
+from daemon.model import Model
 from daemon.process.keeping import Keeping, revive
 from daemon.rpc.status import Lifecycle
 from engines.backend import Backend

@@ -13,9 +13,9 @@ import pytest
 from core.clock import S, now_ns
 from core.errors import ConfigError, StoreFailed
 from core.words import NpcKey, TrunkKey
-from daemon.build import Model
 from daemon.commands import kv as kv_command
 from daemon.config import Config, ServeSettings
+from daemon.model import Model
 from daemon.process.keeping import Keeping, open_keeping
 from daemon.rpc.grpc_face import GrpcFace
 from kvcache.verify import SIGNATURE_BYTES, signer

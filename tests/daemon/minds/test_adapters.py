@@ -9,9 +9,9 @@ import pytest
 
 from core.errors import CallerError, ConfigError
 from core.work import Chunk, Ended, Work
-from daemon.build import Model, load_model
 from daemon.commands.doctor import examine
 from daemon.config import SHIPPED_MODEL, Config, load
+from daemon.model import Model, load_model
 from daemon.process.telemetry import StatusCollector
 from engines.base import StepPlan, StepResult
 from engines.llama import LlamaEngine, LlamaSettings, load_vocab

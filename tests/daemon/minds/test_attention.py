@@ -10,9 +10,9 @@ import pytest
 from core.clock import MS
 from core.errors import ConfigError
 from core.words import NpcKey
-from daemon.build import Model
 from daemon.config import Config, check
 from daemon.minds.mind import IntentSettings, Mind
+from daemon.model import Model
 from daemon.rpc.callers import Caller
 from npcd.v1 import admin_pb2, intents_pb2, npcs_pb2, words_pb2
 from tests.daemon.rig import Rig, Standing, gated, passes, quick, running, until, world

@@ -10,8 +10,8 @@ import pytest
 from core.clock import S, now_ns
 from core.steps import at_once
 from core.words import NpcKey
-from daemon.build import Model
 from daemon.config import Config
+from daemon.model import Model
 from npcd.v1 import intents_pb2, npcs_pb2
 from tests.daemon.rig import UNHURRIED, Standing, gated, passes, quick, running, specs
 from tests.patience import PATIENCE_S

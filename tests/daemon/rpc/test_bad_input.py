@@ -19,8 +19,8 @@ import pytest
 
 from core.errors import MESSAGE_LEN_MAX, ConfigError
 from core.work import Work
-from daemon.build import Model, choose_layout, load_model
 from daemon.config import Config, ServeSettings, check, load
+from daemon.model import Model, choose_layout, load_model
 from daemon.process.probes import Probes
 from daemon.process.telemetry import StatusCollector
 from daemon.rpc.grpc_face import GrpcFace

@@ -16,8 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from core.errors import ConfigError
-from daemon.build import Model
 from daemon.config import ServeSettings
+from daemon.model import Model
 from daemon.rpc.grpc_face import BUILT, RETRY_KEY, SERVICES, GrpcFace
 from npcd.v1 import (
     admin_pb2,

@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
-from daemon.build import Model
 from daemon.config import Config, ServeSettings
+from daemon.model import Model
 from daemon.rpc.grpc_face import RETRY_KEY, GrpcFace
 from npcd.v1 import dialogue_pb2, dialogue_pb2_grpc, intents_pb2, intents_pb2_grpc, npcs_pb2
 from tests.daemon.rig import Rig, gated, quick, running, until

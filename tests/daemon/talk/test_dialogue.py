@@ -11,8 +11,8 @@ from core.clock import MS, S
 from core.errors import CallerError, Draining, NotFound, Overloaded
 from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Timings
-from daemon.build import Model
 from daemon.config import Config
+from daemon.model import Model
 from daemon.talk.dialogue import timings_message
 from engines.base import StepPlan, StepResult
 from engines.sim import VirtualClock

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from daemon.build import LlamaModel, Model, open_drafter
 from daemon.config import SHIPPED_MODEL, Config
+from daemon.model import LlamaModel, Model, open_drafter
 from daemon.process.telemetry import StatusCollector
 from engines.base import Asked, tokens_of
 from npcd.v1 import dialogue_pb2

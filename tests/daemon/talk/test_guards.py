@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.words import NpcKey
-from daemon.build import Model, choose_layout
 from daemon.config import Config
+from daemon.model import Model, choose_layout
 from engines.llama import LlamaEngine, LlamaSettings
 from npcd.v1 import dialogue_pb2
 from prompts.caps import Caps

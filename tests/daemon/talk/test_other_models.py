@@ -10,8 +10,8 @@ import pytest
 from core.errors import ConfigError
 from core.words import NpcKey
 from core.work import Sampling
-from daemon.build import Model, choose_layout
 from daemon.config import Config
+from daemon.model import Model, choose_layout
 from engines.llama import LlamaEngine, LlamaSettings
 from npcd.v1 import dialogue_pb2, intents_pb2
 from prompts.caps import Caps

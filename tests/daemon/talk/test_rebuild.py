@@ -15,8 +15,8 @@ import pytest
 
 from core.clock import now_ns
 from core.work import Work
-from daemon.build import Model
 from daemon.config import Config
+from daemon.model import Model
 from daemon.worlds.world import Npc
 from engines.base import StepPlan, StepResult
 from kvcache.homes import common_len

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import CallerError
-from daemon.build import Model
 from daemon.commands import doctor
 from daemon.config import Config
+from daemon.model import Model
 from daemon.process import diagnosis
 from daemon.worlds.language import PROSE_WORDS_MAX, check_language, texts_of, warnings_of, well_formed
 from npcd.v1 import npcs_pb2

@@ -1,0 +1,159 @@
+"""The model that the daemon runs: it is loaded, and prompts are laid out for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+import structlog
+
+from core.clock import now_ns
+from core.errors import ConfigError
+from core.files import from_home
+from daemon.config import Config
+from engines.base import Drafter, StepEngine, Vocab
+from engines.draft import ModelDrafts
+from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
+from engines.lora import Adapters
+from engines.tune import tune
+from prompts.caps import Caps
+from prompts.layout import Layout
+from prompts.templates import find_markup, unmarked
+from scheduler.drafts import Ngrams
+from scheduler.speculation import SpeculationSettings
+from tiers.routing import WorkKind
+
+log = structlog.get_logger("npcd")
+
+SIGHT_LEN_MIN = 12  # two percepts
+ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
+TORN_WHY = "the file's tokenizer has them with the type NORMAL, so the model reads pieces; convert it again"
+
+
+@dataclass(slots=True)
+class Model:
+    """A loaded engine and what is known of its model."""
+
+    engine: StepEngine
+    name: str
+    sha256: str
+    chat_template: str = ""
+    threads: int = 1
+    drafter: Drafter | None = None
+    adapters: Adapters | None = None
+
+    def close(self) -> None:
+        """Frees what the libraries below hold."""
+        if self.drafter is not None:
+            self.drafter.close()
+        self.engine.close()
+
+
+@dataclass(slots=True)
+class LlamaModel(Model):
+    """A model that llama.cpp runs, in this process."""
+
+    engine: LlamaEngine
+
+
+def load_model(config: Config) -> LlamaModel:
+    """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises
+    ConfigError.
+    """
+    send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
+    settings, tried = tune(config.engine, now_ns)
+    for t in tried:
+        log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
+    adapters = Adapters(config.adapters, settings.model)
+    engine = LlamaEngine(settings, adapters)
+    if engine.weights_why:
+        log.warning("the weights stay as they are in the file", why=engine.weights_why)
+    engine.try_adapters()
+    drafter = open_drafter(config.speculation, engine)
+    send_native_log_to(None)
+    card = engine.card
+    log.info(
+        "model loaded",
+        model=card.name,
+        parameters=card.parameters,
+        architecture=card.architecture,
+        license=card.license or "not stated in the file",
+        threads=engine.threads,
+        flash_attention=settings.flash_attention,
+        weights=engine.settings.weights,
+    )
+    if 0 < card.context_trained < settings.context_len:
+        log.warning(
+            "a longer context than the model was trained on",
+            context_len=settings.context_len,
+            trained=card.context_trained,
+            why="beyond it models ramble; lower engine.context_len",
+        )
+    if len(adapters):
+        log.info("adapters", names=adapters.names, loaded_max=config.adapters.loaded_max)
+    return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
+
+
+def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:
+    """The drafter of these settings. Raises ConfigError when a draft model does not fit the model."""
+    if settings.drafts == "off":
+        return None
+    if settings.drafts == "ngram":
+        return Ngrams(settings.match_min, settings.match_max)
+    path = from_home(settings.draft_model, "speculation.draft_model")
+    # A few more than work at a time: a work that comes again finds its text taken in.
+    draft = open_draft(path, engine, max(4, min(2 * settings.works_max, SEQUENCES_MAX)))
+    log.info("draft model loaded", model=draft.card.name, parameters=draft.card.parameters)
+    return ModelDrafts(draft, now_ns)
+
+
+def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:
+    """The layout of prompts for this model, and the reason in one line."""
+    return lay_out(model.engine.vocab, model.chat_template, caps)
+
+
+def lay_out(vocab: Vocab, chat_template: str, caps: Caps) -> tuple[Layout, str]:
+    """The same for a tokenizer and a template."""
+    layout = Layout(vocab, caps)
+    if layout.native:
+        return layout, "the model has npcd's control tokens"
+    found = find_markup(chat_template, vocab)
+    return Layout(vocab, caps, found.markup), found.why
+
+
+def context_min(layout: Layout, caps: Caps) -> int:
+    """Tokens that a sequence must hold for worlds as long as caps allows."""
+    return layout.trunk_max + caps.intent_tail + ANSWER_LEN
+
+
+def check_context(config: Config, layout: Layout, context_len: int) -> None:
+    """Raises ConfigError when a sequence of so many tokens, or a route's share of it, does not hold a world."""
+    shortest = context_min(layout, config.caps)
+    if context_len < shortest:
+        raise ConfigError(
+            f"engine.context_len: {context_len} is too short for worlds as long as caps allows; "
+            f"make it {shortest} or more, or lower caps.lore, caps.words, caps.archetype or caps.persona"
+        )
+    for kind in WorkKind:
+        context_max = config.routes.of(kind).context_max
+        if 0 < context_max < shortest:
+            raise ConfigError(
+                f"routes.{kind.value}.context_max: {context_max} is too short for worlds as long as caps allows; "
+                f"make it {shortest} or more, or 0"
+            )
+
+
+def tell_layout(config: Config, model: Model, layout: Layout, why: str) -> None:
+    """Logs how prompts are laid out, and what is not as good as it could be. Raises ConfigError for a short context."""
+    log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
+    torn = [] if layout.native else unmarked(model.chat_template, model.engine.vocab)
+    if torn:
+        log.warning("markers of the chat template are ordinary text", markers=torn, why=TORN_WHY)
+    check_context(config, layout, model.engine.geometry.context_len)
+    if layout.sight_room < SIGHT_LEN_MIN:
+        log.warning(
+            "little room for what NPCs see",
+            tokens=layout.sight_room,
+            caps_intent_tail=config.caps.intent_tail,
+            why="in this model's tokens the marks take most of it; raise caps.intent_tail",
+        )
