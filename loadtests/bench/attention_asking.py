@@ -1,4 +1,4 @@
-"""What asking costs the event loop: CPU of an observation, and of a question with its answer, without gRPC.
+"""The cost of asking on the event loop: CPU of an observation, and of a question with its answer, without gRPC.
 
 A daemon in this process on the simulated engine, whose steps cost no time of their own. A game server's stream observes
 its NPCs ten times a second; as in a village, an NPC's sight changes about once a second, and players walk about.
