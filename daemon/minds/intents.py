@@ -1,6 +1,6 @@
 """Intents: takes observations in, and does what tiers/asking.py decides about them.
 
-Owns one timer, and the questions under way; all on the event loop. An observation never waits: it lands in its mind,
+Owns the questions under way; all on the event loop. An observation never waits: it lands in its mind,
 looked at or as a glimpse. The table (daemon/minds/table.py) always has an answer: the model's, or the rule policy's if
 the model's is late or the NPC is ambient. When an NPC is removed its work is cancelled and its trunk forgotten.
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from core.clock import Clock, S
+from core.clock import Clock
 from core.errors import CallerError, Draining, Overloaded
 from core.slices import collect_young
 from core.steps import Steps
 from core.words import Activation, Finish, TrunkKey
 from core.work import Ended
+from daemon.minds.alarm import Alarm
 from daemon.minds.answers import Answers
 from daemon.minds.attention import Attention
 from daemon.minds.games import Games
@@ -33,7 +35,6 @@ from tiers.asking import Asking
 from tiers.phase import OUTDATED
 from tiers.ready import Ask, Ready
 
-WAKE_MAX_NS = 3600 * S  # a game that runs slowly has due moments that no timer takes
 ROOM = 32  # answers by rule and looks in one go: about a millisecond of the event loop
 
 
@@ -71,9 +72,7 @@ class Intents:
         self._clock = clock
         self._under_way: dict[int, Question] = {}  # by the number that tiers/asking.py gave
         self._deciding: Steps[None] | None = None  # the decision about attention that is under way
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
-        self._soon = False
+        self._alarm = Alarm(self.pump, clock)
 
     @property
     def under_way(self) -> int:
@@ -202,9 +201,8 @@ class Intents:
     # -- doing what is decided ---------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Decides about attention, does what is due, and sets the timer."""
+        """Decides about attention, does what is due, and sets the alarm."""
         now_ns = self._clock()
-        self._soon = False
         self._attend(now_ns)
         stalled, room = self._stalled(now_ns), ROOM
         while True:
@@ -214,7 +212,7 @@ class Intents:
             self._do(ready, now_ns)
             sooner_ns = self._do_all(now_ns)
             room -= 1 + len(ready.look) + len(ready.rule)
-            # The rest stays due: the timer comes back for it in the loop's next turn, and other tasks get theirs.
+            # The rest stays due: the alarm comes back for it in the loop's next turn, and other tasks get theirs.
             if ready.nothing or room <= 0:
                 break
         self._expect(ready.expect_ns)
@@ -222,7 +220,7 @@ class Intents:
         attend_ns = self._attention.due_ns() if self._deciding is None else None
         wake_ns = min((at for at in (ready.wake_ns, sooner_ns, attend_ns) if at is not None), default=None)
         if wake_ns is not None:
-            self._wake(min(wake_ns, now_ns + WAKE_MAX_NS))
+            self._alarm.at(wake_ns)
 
     def _go_on(self, now_ns: int) -> None:
         """Does what an input outside of pump() has led to. Once for all that the engine makes known in a turn of the
@@ -232,9 +230,9 @@ class Intents:
         if wake_ns is None:
             return
         if wake_ns <= now_ns:
-            self._pump_soon()
+            self._alarm.soon()
         else:
-            self._wake(min(wake_ns, now_ns + WAKE_MAX_NS))
+            self._alarm.at(wake_ns)
 
     def _do_all(self, now_ns: int) -> int | None:
         """Does all that is wanted since the last tick; returns when to tick, if that is earlier than was said."""
@@ -300,7 +298,7 @@ class Intents:
             assert mind.seen is not None
             q = self._under_way[ask.number] = self._questions.about(mind, mind.seen, mind.state, ask.due_ns)
             q.number = ask.number
-            group.append((self._questions.intent(q), _ender(self._answered, q), taker(q)))
+            group.append((self._questions.intent(q), partial(self._answered, q), taker(q)))
         try:
             tickets = self._door.submit_group(group)
         except (Overloaded, Draining):
@@ -356,7 +354,7 @@ class Intents:
                 next(self._deciding)
         except StopIteration:
             self._deciding = None
-            self._pump_soon()
+            self._alarm.soon()
         else:
             collect_young()
             asyncio.get_running_loop().call_soon(self._decide_on)  # others have their turn first
@@ -378,33 +376,6 @@ class Intents:
             yield
             self.asking.decided(mind, now_ns)
             self._do_all(now_ns)
-
-    # -- the timer ---------------------------------------------------------------------------------------------
-
-    def _pump_soon(self) -> None:
-        """pump() in this turn of the loop."""
-        if not self._soon:
-            self._soon = True
-            asyncio.get_running_loop().call_soon(self.pump)
-
-    def _wake(self, at_ns: int) -> None:
-        """Has pump() called at a moment, unless it is earlier anyway."""
-        now_ns = self._clock()
-        if self._timer is not None:
-            if now_ns < self._timer_ns <= at_ns:
-                return
-            self._timer.cancel()
-        self._timer_ns = max(at_ns, now_ns)
-        # Timers may fire a millisecond early: pump() then finds nothing due and sets the next one.
-        self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        self.pump()
-
-
-def _ender(answered: Callable[[Question, Ended], None], q: Question) -> Callable[[Ended], None]:
-    return lambda ended: answered(q, ended)
 
 
 def _overrides(mind: Mind, said: intents_pb2.Observation) -> bool:

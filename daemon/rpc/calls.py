@@ -42,7 +42,6 @@ from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 log = structlog.get_logger("npcd")
 
 
-
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """Bounds of gRPC calls."""
