@@ -154,7 +154,7 @@ class EngineLoop:
                     ended = clock()
                     scheduler.apply(planned, result, ended - began, ended)
             if busy or commands:
-                self.snapshot = self._snapshots.take(now)
+                self.snapshot = self._snapshots.take(now, anew=bool(commands))
             deliveries = scheduler.take_deliveries()
             if deliveries:
                 self._deliver(deliveries)

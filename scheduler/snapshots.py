@@ -23,57 +23,72 @@ class Snapshots:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._running = [0 for _ in Tier]
+        self._tiers: list[TierCounts] = []
+        self._at_work: list[Tier] = []  # the tiers of which works run
         self._windows = Windows()
+        self._kv = KvUse()
         self._changes = -1
         self._away = frozenset[NpcKey]()
         self._parking_changes = 0
         self._counters: dict[str, dict[str, float]] = {}
-        self._counted_ns: int | None = None
+        self._count_again_ns = 0
 
-    def take(self, now_ns: int) -> Snapshot:
-        """How the scheduler stands now."""
+    def take(self, now_ns: int, anew: bool = True) -> Snapshot:
+        """The scheduler's state now. Unless commands came (`anew`), the same works running means the same sequences."""
         scheduler = self._scheduler
-        meter, placer = scheduler.meter, scheduler.placer
-        homes, lanes = placer.homes, placer.lanes
-        if self._changes != scheduler.changes:
-            self._changes = scheduler.changes
-            self._running = [0 for _ in Tier]
-            for runner in scheduler.running.values():
-                self._running[runner.work.tier] += 1
-            closed = scheduler.admission.window.closed
-            self._windows = Windows(closed[Closed.COMPLETE], closed[Closed.FULL], closed[Closed.TIME])
-        if self._parking_changes != placer.moves.parking.changes:
-            self._parking_changes = placer.moves.parking.changes
-            self._away = placer.moves.parking.away()
-        if scheduler.idle or self._counted_ns is None or now_ns - self._counted_ns >= COUNT_AGAIN_NS:
-            self._counted_ns = now_ns
+        if anew or self._changes != scheduler.changes:
+            self._look()
+        else:
+            drafts = self._drafts()
+            for tier in self._at_work:
+                m, running = scheduler.meter.tiers[tier], self._tiers[tier].running
+                self._tiers[tier] = TierCounts(running, m.ended, m.output_tokens, m.first, m.gap, drafts[tier])
+        if now_ns >= self._count_again_ns:
+            self._count_again_ns = now_ns + COUNT_AGAIN_NS
             self._counters = self._count()
-        gold, silver, bronze = meter.tiers
-        n, d = self._running, self._drafts()
+        meter = scheduler.meter
         return Snapshot(
-            (
-                TierCounts(n[0], gold.ended, gold.output_tokens, gold.first, gold.gap, d[0]),
-                TierCounts(n[1], silver.ended, silver.output_tokens, silver.first, silver.gap, d[1]),
-                TierCounts(n[2], bronze.ended, bronze.output_tokens, bronze.first, bronze.gap, d[2]),
-            ),
+            tuple(self._tiers),
             meter.step,
             meter.steps,
             meter.busy_ns,
             meter.cached_tokens,
             meter.prefilled_tokens,
             self._windows,
-            KvUse(
-                lanes.count,
-                lanes.leased,
-                homes.count,
-                homes.count - homes.free,
-                homes.ram_bytes,
-                homes.ram_bytes_max,
-                self._away,
-            ),
+            self._kv,
             self._counters,
         )
+
+    def _look(self) -> None:
+        """Looks at all that starts, ends and commands may have changed."""
+        scheduler = self._scheduler
+        placer, closed = scheduler.placer, scheduler.admission.window.closed
+        homes, lanes, parking = placer.homes, placer.lanes, placer.moves.parking
+        self._changes = scheduler.changes
+        running = [0 for _ in Tier]
+        for runner in scheduler.running.values():
+            running[runner.work.tier] += 1
+        self._at_work = [tier for tier in Tier if running[tier]]
+        drafts = self._drafts()
+        self._tiers = [
+            TierCounts(running[tier], m.ended, m.output_tokens, m.first, m.gap, drafts[tier])
+            for tier, m in zip(Tier, scheduler.meter.tiers, strict=True)
+        ]
+        self._windows = Windows(closed[Closed.COMPLETE], closed[Closed.FULL], closed[Closed.TIME])
+        if self._parking_changes != parking.changes:
+            self._parking_changes = parking.changes
+            self._away = parking.away()
+        self._kv = KvUse(
+            lanes.count,
+            lanes.leased,
+            homes.count,
+            homes.count - homes.free,
+            homes.ram_bytes,
+            homes.ram_bytes_max,
+            self._away,
+        )
+        if scheduler.idle:
+            self._count_again_ns = 0
 
     def places(self, npcs: Sequence[NpcKey]) -> list[TrunkPlace]:
         """Where the trunks of some NPCs are now."""
