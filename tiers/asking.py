@@ -336,7 +336,8 @@ class Asking(Generic[Who]):
     def ready(self, now_ns: int) -> Ready[Who] | None:
         """The acts to do now, each of them once; None: there are none."""
         at_ns, due = self._rhythm.moments.next(POPPED_MAX)
-        turn_ns = self.line.next_ns(now_ns) if len(self.line) else None
+        line = self._rhythm.line
+        turn_ns = line.next_ns(now_ns) if len(line) else None
         wake_ns = at_ns if turn_ns is None or (at_ns is not None and at_ns < turn_ns) else turn_ns
         if self._ticked:
             self._ticked = False

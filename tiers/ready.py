@@ -86,17 +86,25 @@ class Wanted(Generic[Who]):
 
     def take(self, wake_ns: int | None, expect_ns: int | None) -> Ready[Who]:
         """All of it; nothing is wanted afterwards."""
+        # Most of them are empty most of the time, and then a test is all that they cost.
+        w = self
         ready = Ready(
-            tuple(self.confirm), tuple(self.stand), tuple(self.keep), tuple(self.rule), tuple(self.recall),
-            tuple(self.load), tuple(self.cancel), tuple(self.ask), tuple(self.look), wake_ns, expect_ns,
+            tuple(w.confirm) if w.confirm else (), tuple(w.stand) if w.stand else (), tuple(w.keep) if w.keep else (),
+            tuple(w.rule) if w.rule else (), tuple(w.recall) if w.recall else (), tuple(w.load) if w.load else (),
+            tuple(w.cancel) if w.cancel else (), tuple(w.ask) if w.ask else (), tuple(w.look) if w.look else (),
+            wake_ns, expect_ns,
         )  # fmt: skip
-        self.confirm.clear()
-        self.stand.clear()
-        self.keep.clear()
-        self.rule.clear()
-        self.recall.clear()
-        self.load.clear()
-        self.cancel.clear()
-        self.ask.clear()
-        self.look.clear()
+        if w.confirm:
+            w.confirm.clear()
+        if w.look:
+            w.look.clear()
+        if w.ask or w.rule or w.stand:
+            w.ask.clear()
+            w.rule.clear()
+            w.stand.clear()
+        if w.keep or w.recall or w.load or w.cancel:
+            w.keep.clear()
+            w.recall.clear()
+            w.load.clear()
+            w.cancel.clear()
         return ready
