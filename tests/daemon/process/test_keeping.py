@@ -429,11 +429,18 @@ async def test_undone_memories_are_not_read_while_redis_still_has_them(
             write(self, records, upto)
 
         monkeypatch.setattr(RecentWriter, "write", slowly)
+        begun, forget_here = asyncio.Event(), keeping.memory.forget_here
+
+        def noted(npc: NpcKey, player: str) -> asyncio.Future[bool]:
+            begun.set()
+            return forget_here(npc, player)
+
+        monkeypatch.setattr(keeping.memory, "forget_here", noted)
         key = rig.daemon.worlds.npc("", "vale", "npc0").key
         turn = keeping.memory.keep_soon(Kind.TURN, key, "p1", {"session": "s", "line": "x", "reply": "y"})
         request = npcs_pb2.ForgetRequest(world_id="vale", player_id="p1")
         forgetting = asyncio.create_task(rig.daemon.calls.forgetting.forget("", request))
-        await until(lambda: recaller.forgotten(key, "p1"), "the Forget is under way")
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
         assert not (await recalled(rig)).facts
         prefetched = recaller.counts.prefetched
         keeping.memory.near(key, "p1")
