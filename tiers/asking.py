@@ -354,6 +354,11 @@ class Asking(Generic[Who]):
             wake_ns = None
         return self._wanted.take(wake_ns, None)
 
+    @property
+    def wants(self) -> bool:
+        """True when ready() has something to do; it may have an earlier moment to wake at when this is False."""
+        return not self._wanted.nothing
+
     # -- to look at --------------------------------------------------------------------------------------------
 
     @property

@@ -124,7 +124,8 @@ class Intents:
             mind.glimpse = glimpse
             return None
         wrong = self._look(mind, glimpse, now_ns)
-        self._do_all(now_ns)
+        if self.asking.wants:  # most observations lead to nothing at once, and pump() looks when to wake
+            self._do_all(now_ns)
         return wrong
 
     def _look(self, mind: Mind, glimpse: Glimpse, now_ns: int) -> intents_pb2.NpcError | None:

@@ -109,7 +109,7 @@ def test_the_event_loop_is_a_limit_of_its_own() -> None:
 def test_a_search_ends_between_a_town_that_holds_and_one_that_does_not() -> None:
     """The broken promise is named, and the two ends are near each other."""
     slower = replace(column("cpu"), cost=SimCost(step_us=2_000.0, micro_us=1_000.0, token_us=100.0))
-    found = carried(slower, STATED_COSTS.daemon, settings=replace(TINY, last=400))
+    found = carried(slower, STATED_COSTS.daemon, settings=replace(TINY, last=400, seconds=(4.0, 4.0), warm_s=2.0))
     assert found.held is not None and found.beyond is not None
     assert found.held.npcs == found.npcs < found.beyond.npcs <= found.npcs + max(5, 0.05 * found.npcs)
     assert found.held.broken(Promised()) == {}

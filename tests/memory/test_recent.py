@@ -253,7 +253,7 @@ def test_a_position_that_moved_is_not_written_over(redis_server: RedisServer) ->
 
     writer = RecentWriter(RecentSettings(url), JOURNAL, meanwhile)
     assert writer.connect() == START
-    with pytest.raises(StoreFailed, match="somebody else"):
+    with pytest.raises(StoreFailed, match="another process"):
         writer.write([turn("mira", "ann", "first"), restored("x")], at(2))
     with pytest.raises(StoreFailed, match="connected anew"):
         writer.write([turn("mira", "ann", "third")], at(3))
@@ -290,7 +290,7 @@ def test_a_slice_that_comes_late_is_not_written(redis_server: RedisServer) -> No
 
     given_up = RecentWriter(RecentSettings(redis_server.url()), JOURNAL, meanwhile)
     given_up.connect()
-    with pytest.raises(StoreFailed, match="somebody else"):
+    with pytest.raises(StoreFailed, match="another process"):
         given_up.write([restored("file")], at(1))
     assert slices == 2
     given_up.close()
