@@ -354,10 +354,9 @@ class Asking(Generic[Who]):
             wake_ns = None
         return self._wanted.take(wake_ns, None)
 
-    @property
-    def wants(self) -> bool:
-        """True when ready() has something to do; it may have an earlier moment to wake at when this is False."""
-        return not self._wanted.nothing
+    def at_once(self) -> Ready[Who] | None:
+        """The same without a moment to wake at, for an owner that comes to tick() soon. None: there is nothing to do."""
+        return None if self._wanted.nothing else self._wanted.take(None, None)
 
     # -- to look at --------------------------------------------------------------------------------------------
 
