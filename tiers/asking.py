@@ -355,7 +355,7 @@ class Asking(Generic[Who]):
         return self._wanted.take(wake_ns, None)
 
     def at_once(self) -> Ready[Who] | None:
-        """The same without a moment to wake at, for an owner that comes to tick() soon. None: there is nothing to do."""
+        """The same without a moment to wake at, for an owner that comes to tick() soon. None: nothing is to be done."""
         return None if self._wanted.nothing else self._wanted.take(None, None)
 
     # -- to look at --------------------------------------------------------------------------------------------
