@@ -74,7 +74,7 @@ class Slices:
             steps.close()
 
 
-class Pace:
+class Slicer:
     """The length of a slice, for all work on one event loop: call it for each piece of long work."""
 
     def __init__(self, slice_ns: int, clock: Clock) -> None:

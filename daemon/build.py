@@ -13,7 +13,7 @@ from types import MappingProxyType
 import structlog
 
 from core.clock import MS, Clock, S, now_ns
-from core.slices import Pace
+from core.slices import Slicer
 from core.spread import Spread
 from core.words import Tier
 from daemon.config import Config
@@ -79,7 +79,7 @@ class Ground:
     worlds: Worlds
     works: Works
     memory: Memory
-    pace: Pace
+    slicer: Slicer
     slice_ns: int
 
 
@@ -196,8 +196,8 @@ def build(
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
     slice_ns = round(config.calls.slice_ms * MS)
-    pace = Pace(slice_ns, clock)
-    ground = Ground(config, clock, time.time_ns() // MS, layout, door, worlds, works, memory, pace, slice_ns)
+    slicer = Slicer(slice_ns, clock)
+    ground = Ground(config, clock, time.time_ns() // MS, layout, door, worlds, works, memory, slicer, slice_ns)
 
     sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, ground.epoch, clock)
     minds = build_minds(ground, sessions)
@@ -266,20 +266,20 @@ def build_calls(
 ) -> tuple[Calls, Upkeep, Deleting]:
     """The rpcs, the upkeep of their records in the background, and the deletions under way."""
     config, clock, door, worlds, memory = ground.config, ground.clock, ground.door, ground.worlds, ground.memory
-    table, intents, events, pace = minds.table, minds.intents, minds.events, ground.pace
+    table, intents, events, slicer = minds.table, minds.intents, minds.events, ground.slicer
     changes, owed = Changes(), Owed()
-    records = WorldRecords(worlds, memory, owed, pace)
-    save_games = SaveGames(worlds, dialogue, memory, records, ground.epoch, saves, changes, pace)
-    forgetting = Forgetting(worlds, table, dialogue, door, memory, parked, save_games, owed, changes, pace)
+    records = WorldRecords(worlds, memory, owed, slicer)
+    save_games = SaveGames(worlds, dialogue, memory, records, ground.epoch, saves, changes, slicer)
+    forgetting = Forgetting(worlds, table, dialogue, door, memory, parked, save_games, owed, changes, slicer)
     upkeep = Upkeep(worlds, memory, records, forgetting, owed, changes, clock)
-    deleting = Deleting(worlds, table, intents, dialogue, events, memory, save_games, changes, pace)
+    deleting = Deleting(worlds, table, intents, dialogue, events, memory, save_games, changes, slicer)
     streams = IntentStreams(
-        worlds, table, intents, ground.epoch, config.calls.observations_max, config.calls.frame_ms, pace, clock
+        worlds, table, intents, ground.epoch, config.calls.observations_max, config.calls.frame_ms, slicer, clock
     )
-    describing = Describing(table, minds.attention, door, pseudonym_key or secrets.token_bytes(32), pace, clock)
+    describing = Describing(table, minds.attention, door, pseudonym_key or secrets.token_bytes(32), slicer, clock)
     calls = Calls(
         worlds, table, intents, streams, describing, events, dialogue, board, memory, records,
-        Recalling(worlds, memory), forgetting, save_games, admin, deleting, config.calls, changes, pace, clock,
+        Recalling(worlds, memory), forgetting, save_games, admin, deleting, config.calls, changes, slicer, clock,
     )  # fmt: skip
     return calls, upkeep, deleting
 

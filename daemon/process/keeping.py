@@ -165,7 +165,7 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
     """
     began_ns = daemon.clock()
     source = "recent"
-    slices = daemon.calls.pace()
+    slices = daemon.calls.slicer()
     worlds = await _from_recent(keeping, slices, CAUGHT_UP_WITHIN_S)
     if worlds is None:
         source = "journal"
@@ -188,13 +188,13 @@ async def revive(keeping: Keeping, daemon: Daemon) -> None:
 
 async def _revive_later(keeping: Keeping, daemon: Daemon) -> None:
     """Waits for the recent store, without a limit, and restores its worlds that no game has defined meanwhile."""
-    while (worlds := await _from_recent(keeping, daemon.calls.pace(), LATE_WITHIN_S)) is None:  # noqa: ASYNC110 - a server comes when it comes
+    while (worlds := await _from_recent(keeping, daemon.calls.slicer(), LATE_WITHIN_S)) is None:  # noqa: ASYNC110 - a server comes when it comes
         await asyncio.sleep(LATE_AGAIN_S)
 
     async def take_up(tenant: str, world_id: str, kept: WorldState) -> None:
         if daemon.worlds.find(tenant, world_id) is None:
             npcs = len(kept.npcs)
-            await _take_up(keeping, daemon, tenant, world_id, kept, daemon.calls.pace())
+            await _take_up(keeping, daemon, tenant, world_id, kept, daemon.calls.slicer())
             log.info("world restored late", world=world_id, npcs=npcs)
 
     for key, kept in worlds.items():

@@ -211,7 +211,7 @@ async def _keep_house(daemon: Daemon) -> None:
     """Once a second, for ever: ends sessions that have been silent too long, makes room."""
     while True:
         await asyncio.sleep(1)
-        slices = daemon.calls.pace()
+        slices = daemon.calls.slicer()
         await slices.run(daemon.dialogue.sweeping())
         await slices.run(daemon.memory.looking_after())
         daemon.upkeep.look_after(daemon.clock())

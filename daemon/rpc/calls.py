@@ -16,7 +16,7 @@ import structlog
 
 from core.clock import Clock
 from core.errors import CallerError, NotBuilt
-from core.slices import Pace
+from core.slices import Slicer
 from core.steps import Steps, every
 from daemon.minds.intents import Intents
 from daemon.minds.npc_events import NpcEvents
@@ -84,7 +84,7 @@ class Calls:
         deleting: Deleting,
         settings: CallSettings,
         changes: Changes,
-        pace: Pace,
+        slicer: Slicer,
         clock: Clock,
     ) -> None:
         self._worlds = worlds
@@ -105,7 +105,7 @@ class Calls:
         self._settings = settings
         self._clock = clock
         self._changes = changes
-        self.pace = pace
+        self.slicer = slicer
 
     @property
     def epoch(self) -> int:
@@ -123,7 +123,7 @@ class Calls:
         return await self._changes.alone((tenant, request.world_id), self._define_world(tenant, request))
 
     async def _define_world(self, tenant: str, request: npcs_pb2.DefineWorldRequest) -> npcs_pb2.DefineWorldResponse:
-        slices = self.pace()
+        slices = self.slicer()
         old = self._worlds.find(tenant, request.world_id)
         before: list[object] = [*old.npcs.values(), *old.personas.values()] if old is not None else []
         world, changed = await slices.run(self._worlds.defining(tenant, request))
@@ -177,7 +177,7 @@ class Calls:
         return await self._changes.alone((tenant, request.world_id), self._register(tenant, request))
 
     async def _register(self, tenant: str, request: npcs_pb2.RegisterRequest) -> npcs_pb2.RegisterResponse:
-        slices = self.pace()
+        slices = self.slicer()
         there = self._worlds.world(tenant, request.world_id).npcs
         leases = {}
         for spec in request.npcs:
@@ -216,7 +216,7 @@ class Calls:
 
     async def revived(self, world: World) -> None:
         """A world is there again from an earlier life of the daemon; its NPCs' trunks are brought in."""
-        slices = self.pace()
+        slices = self.slicer()
         npcs = list(world.npcs.values())
         for npc in npcs:
             self._intents.replaced(npc)
@@ -244,7 +244,7 @@ class Calls:
         return await self._changes.alone((tenant, request.world_id), self._remove(tenant, request))
 
     async def _remove(self, tenant: str, request: npcs_pb2.RemoveRequest) -> npcs_pb2.RemoveResponse:
-        slices = self.pace()
+        slices = self.slicer()
         world = self._worlds.world(tenant, request.world_id)
         removed, unknown = await slices.run(self._worlds.removing(tenant, request.world_id, request.npc_ids))
         for npc in removed:
@@ -319,7 +319,7 @@ class Calls:
             raise CallerError("npc_ids", f"{len(request.npc_ids)} ids, the limit is {self._settings.get_max}")
         world = self._worlds.world(tenant, request.world_id)
         response = intents_pb2.GetIntentsResponse(daemon_epoch=self.epoch)
-        slices = self.pace()
+        slices = self.slicer()
         for npc_id in request.npc_ids or list(world.npcs):
             npc = world.npcs.get(npc_id)
             mind = self._table.mind(npc.key) if npc is not None else None

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from core.errors import NotFound, Stale, StoreFailed
-from core.slices import Pace
+from core.slices import Slicer
 from daemon.minds.intents import Intents
 from daemon.minds.npc_events import NpcEvents
 from daemon.minds.table import Table
@@ -45,7 +45,7 @@ class Deleting:
         memory: Memory,
         save_games: SaveGames,
         changes: Changes,
-        pace: Pace,
+        slicer: Slicer,
     ) -> None:
         self._worlds = worlds
         self._table = table
@@ -55,7 +55,7 @@ class Deleting:
         self._memory = memory
         self._save_games = save_games
         self._changes = changes
-        self._pace = pace
+        self._slicer = slicer
         self._leaving: dict[WorldId, asyncio.Event] = {}  # set when it is over
         self._listening: dict[WorldId, set[asyncio.Event]] = {}
 
@@ -114,7 +114,7 @@ class Deleting:
         if key in self._worlds.unusable:
             checkpoints = await self._write(tenant, world_id, 0)
             self._worlds.unusable.pop(key, None)
-            await self._memory.drop_world(*key, self._pace())
+            await self._memory.drop_world(*key, self._slicer())
             return 0, checkpoints
         world = self._worlds.world(tenant, world_id)
         if expected_version and expected_version != world.version:
@@ -153,7 +153,7 @@ class Deleting:
         self._npc_events.end_world(*key)
         for ended in self._listening.get(key, ()):
             ended.set()
-        slices = self._pace()
+        slices = self._slicer()
         await slices.run(self._dialogue.ending_world(*key))
         for npc in self._worlds.take_out(world):
             self._intents.remove(npc)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.clock import MS, Clock
 from core.pseudonym import pseudonym
-from core.slices import Pace
+from core.slices import Slicer
 from core.words import NpcKey
 from daemon.minds.attention import Attention
 from daemon.minds.table import Table, past_message
@@ -24,19 +24,19 @@ class Describing:
     """Asks the table about minds, and the engine about trunks. Partners are named by pseudonyms."""
 
     def __init__(
-        self, table: Table, attention: Attention, door: Door, pseudonym_key: bytes, pace: Pace, clock: Clock
+        self, table: Table, attention: Attention, door: Door, pseudonym_key: bytes, slicer: Slicer, clock: Clock
     ) -> None:
         self._table = table
         self._attention = attention
         self._door = door
         self._pseudonym_key = pseudonym_key
-        self._pace = pace
+        self._slicer = slicer
         self._clock = clock
 
     async def describe(self, world: World, request: npcs_pb2.DescribeRequest) -> npcs_pb2.DescribeResponse:
         """The NPCs of the request, or all of the world."""
         response = npcs_pb2.DescribeResponse()
-        slices = self._pace()
+        slices = self._slicer()
         names = request.npc_ids or list(world.npcs)
         places: dict[NpcKey, list[TrunkPlace]] = {}
         answers = True

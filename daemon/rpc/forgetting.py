@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from core.errors import StoreFailed
-from core.slices import Pace
+from core.slices import Slicer
 from core.words import NpcKey
 from daemon.minds.table import Table
 from daemon.rpc.changes import SAVES, Changes
@@ -40,7 +40,7 @@ class Forgetting:
         save_games: SaveGames,
         owed: Owed,
         changes: Changes,
-        pace: Pace,
+        slicer: Slicer,
     ) -> None:
         self._worlds = worlds
         self._table = table
@@ -51,7 +51,7 @@ class Forgetting:
         self._save_games = save_games
         self._owed = owed
         self._changes = changes
-        self._pace = pace
+        self._slicer = slicer
 
     async def forget(self, tenant: str, request: npcs_pb2.ForgetRequest) -> npcs_pb2.ForgetResponse:
         """Forgets a player in every store; the answer names those that have by now, the others do when they are there.
@@ -86,7 +86,7 @@ class Forgetting:
         key = NpcKey(who.tenant, who.world, who.npc)
         sessions, turns = self._dialogue.forget(who.tenant, who.world, who.player, who.npc)
         written = self._memory.forget_here(key, who.player)
-        await self._pace().run(self._table.forgetting(who.tenant, who.world, who.player, who.npc))
+        await self._slicer().run(self._table.forgetting(who.tenant, who.world, who.player, who.npc))
         parked = False
         if self._parked is not None:
             await self._door.obeyed()  # the engine thread has let go of the trunks, wherever they were

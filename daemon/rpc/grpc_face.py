@@ -35,7 +35,7 @@ from core.errors import (
     StoreFailed,
     Unauthenticated,
 )
-from core.slices import Pace
+from core.slices import Slicer
 from daemon.config import ServeSettings, unix_path
 from daemon.rpc.addresses import look
 from daemon.rpc.callers import Caller, Token, caller_of, is_near
@@ -237,8 +237,8 @@ class GrpcFace:
 
         async def read(calls: Calls, request: Any) -> Any:
             if method.client_streaming:
-                return _Requests(request, kind, calls.pace)
-            return await calls.pace().run(parsing(kind, request))
+                return _Requests(request, kind, calls.slicer)
+            return await calls.slicer().run(parsing(kind, request))
 
         call: Any
         if method.server_streaming:
@@ -318,19 +318,19 @@ class GrpcFace:
 class _Requests:
     """A client's stream as messages. An unreadable request raises CallerError; the next one can still be read."""
 
-    def __init__(self, raw: AsyncIterator[bytes], kind: type[Message], pace: Pace) -> None:
+    def __init__(self, raw: AsyncIterator[bytes], kind: type[Message], slicer: Slicer) -> None:
         self._raw = raw
         self._kind = kind
-        self._pace = pace
+        self._slicer = slicer
 
     def __aiter__(self) -> _Requests:
         return self
 
     async def __anext__(self) -> Message:
         data = await anext(self._raw)
-        return await self._pace().run(parsing(self._kind, data))
+        return await self._slicer().run(parsing(self._kind, data))
 
 
 async def _written(calls: Calls, answer: Message) -> bytes:
     """An answer's bytes; a large one is written in slices."""
-    return await calls.pace().run(writing(answer)) if is_large(answer) else answer.SerializeToString()
+    return await calls.slicer().run(writing(answer)) if is_large(answer) else answer.SerializeToString()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from core.clock import MS, Clock, S
 from core.errors import CallerError, NotFound
-from core.slices import Pace
+from core.slices import Slicer
 from daemon.minds.intents import Intents
 from daemon.minds.mind import Game
 from daemon.minds.table import Subscriber, Table
@@ -35,7 +35,7 @@ class IntentStreams:
         epoch: int,
         observations_max: int,
         frame_ms: int,
-        pace: Pace,
+        slicer: Slicer,
         clock: Clock,
     ) -> None:
         self._worlds = worlds
@@ -44,7 +44,7 @@ class IntentStreams:
         self._epoch = epoch
         self._observations_max = observations_max
         self._frame_ms = frame_ms
-        self._pace = pace
+        self._slicer = slicer
         self._clock = clock
 
     async def read(
@@ -105,7 +105,7 @@ class IntentStreams:
         games = [game] if game is not None else self._intents.games.callers(world, frame.observations)
         self._intents.tell_time(games, frame.time_scale, frame.paused)
         errors = []
-        slices = self._pace()
+        slices = self._slicer()
         try:
             for said in frame.observations:
                 error = self._intents.observe(world, said, frame.game_time_ms, subscriber, game)
@@ -125,7 +125,7 @@ class IntentStreams:
         the world is deleted.
         """
         sequence, last_ns = 0, 0
-        await self._pace().run(self._table.marking(subscriber))
+        await self._slicer().run(self._table.marking(subscriber))
         while True:
             if sequence:
                 await subscriber.woken.wait()
@@ -147,7 +147,7 @@ class IntentStreams:
                     await asyncio.sleep(wait_ns / S)
             sequence += 1
             last_ns = self._clock()
-            yield await self._pace().run(self._table.framing(subscriber, self._epoch, sequence))
+            yield await self._slicer().run(self._table.framing(subscriber, self._epoch, sequence))
             if over() or subscriber.deleted:  # may have been told before this frame was made, which took it for its own
                 subscriber.woken.set()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.errors import CallerError, NotBuilt, NotFound, Overloaded, StoreFailed
-from core.slices import Pace, Slices
+from core.slices import Slicer, Slices
 from core.words import NpcKey
 from daemon.rpc.changes import SAVES, Changes
 from daemon.rpc.world_records import WorldRecords
@@ -49,7 +49,7 @@ class SaveGames:
         epoch: int,
         folder: Path | None,
         changes: Changes,
-        pace: Pace,
+        slicer: Slicer,
     ) -> None:
         self._worlds = worlds
         self._dialogue = dialogue
@@ -58,7 +58,7 @@ class SaveGames:
         self._epoch = epoch
         self._folder = folder
         self._changes = changes
-        self._pace = pace
+        self._slicer = slicer
 
     async def checkpoint(self, tenant: str, request: npcs_pb2.CheckpointRequest) -> npcs_pb2.CheckpointResponse:
         """Marks what a world's NPCs remember now under a name."""
@@ -76,7 +76,7 @@ class SaveGames:
             )
         save = await self._save(world)
         await _write(path, save)
-        await _let_go(save, self._pace())
+        await _let_go(save, self._slicer())
         body: Body = {"checkpoint": checkpoint, "file": self._within(path)}
         await self._memory.keep(Kind.CHECKPOINT, NpcKey(world.tenant, world.world_id, ""), "", body)
         return npcs_pb2.CheckpointResponse(timeline_id=save.timeline)
@@ -168,7 +168,7 @@ class SaveGames:
         """A world's memory as the bytes of a save file."""
         save = await self._save(self._worlds.world(tenant, request.world_id))
         data = await asyncio.to_thread(lambda: b"".join(saves.pack(save)))
-        await _let_go(save, self._pace())
+        await _let_go(save, self._slicer())
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
             last = at + CHUNK_BYTES >= len(data)
@@ -205,7 +205,7 @@ class SaveGames:
         except ValueError as error:
             raise CallerError("content", str(error)) from error
         try:
-            defined = (await self._pace().run(parsing(npcs_pb2.DefineWorldRequest, save.definition))).world_id
+            defined = (await self._slicer().run(parsing(npcs_pb2.DefineWorldRequest, save.definition))).world_id
         except CallerError as error:
             raise CallerError("content", str(error)) from error
         if (save.world, defined) != (world_id, world_id):
@@ -219,7 +219,7 @@ class SaveGames:
         return await self._go_on_from(tenant, save, "")
 
     async def _take_up(self, tenant: str, save: Save) -> None:
-        slices = self._pace()
+        slices = self._slicer()
         steps = self._worlds.reviving(tenant, save.definition, save.version, save.lease_last, save.npcs)
         world = await slices.run(steps)
         await self._records.keep_defined(world, True, slices)
@@ -228,7 +228,7 @@ class SaveGames:
     # -- pieces ------------------------------------------------------------------------------------------------
 
     async def _save(self, world: World) -> Save:
-        slices = self._pace()
+        slices = self._slicer()
         bonds = await self._memory.bonds_of(world.tenant, world.world_id, slices)
         npcs = []
         for npc in list(world.npcs.values()):
@@ -251,7 +251,7 @@ class SaveGames:
         now = await asyncio.to_thread(saves.at, save, self._memory.wall_ms(), new_timeline())
         copy = saves.copy_path_of(self._folder_needed(), tenant, save.world, now.timeline)
         await _write(copy, now)
-        slices = self._pace()
+        slices = self._slicer()
         await slices.run(self._dialogue.turning_back(tenant, save.world))
         body: Body = {"checkpoint": checkpoint, "file": self._within(copy), "from": before}
         accepted = await self._memory.turn_back(tenant, save.world, now.timeline, now.bonds, body, slices)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from core.errors import NotFound, StoreFailed
-from core.slices import Pace, Slices
+from core.slices import Slicer, Slices
 from core.words import NpcKey
 from daemon.rpc.owed import Owed
 from daemon.worlds.world import World
@@ -24,11 +24,11 @@ NPCS_IN_A_RECORD = 100
 class WorldRecords:
     """Writes them. Owns nothing: worlds are in Worlds, and the list of refused records in Owed."""
 
-    def __init__(self, worlds: Worlds, memory: Memory, owed: Owed, pace: Pace) -> None:
+    def __init__(self, worlds: Worlds, memory: Memory, owed: Owed, slicer: Slicer) -> None:
         self._worlds = worlds
         self._memory = memory
         self._owed = owed
-        self._pace = pace
+        self._slicer = slicer
 
     async def keep_defined(self, world: World, changed: bool, slices: Slices) -> bool:
         """Has a definition written if it changed; True when the journal has it. Nobody else may change the world."""
@@ -64,7 +64,7 @@ class WorldRecords:
             return
         self._owed.paid((tenant, world_id))
         removed = [npc for npc in owed.npcs if npc not in world.npcs]
-        slices = self._pace()
+        slices = self._slicer()
         await self.keep_defined(world, owed.definition, slices)
         await self.keep_registered(world, (), [npc for npc in owed.npcs if npc in world.npcs], slices)
         await self.keep_removed(world, (), removed)
@@ -74,7 +74,7 @@ class WorldRecords:
     async def carry_on(self, tenant: str, world_id: str) -> None:
         """Writes a world and its NPCs once more, so that a journal that deletes old segments still has them."""
         if self._worlds.has_world(tenant, world_id):
-            world, slices = self._worlds.world(tenant, world_id), self._pace()
+            world, slices = self._worlds.world(tenant, world_id), self._slicer()
             await self.keep_defined(world, True, slices)
             await self.keep_registered(world, (), list(world.npcs), slices)
 

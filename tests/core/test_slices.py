@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from core.slices import Pace, Slices
+from core.slices import Slicer, Slices
 from core.steps import Steps, at_once, every
 from engines.sim import VirtualClock
 
@@ -35,7 +35,7 @@ async def test_others_get_a_turn_after_each_slice() -> None:
     """While 100 steps of one millisecond run in slices of five, the others get twenty turns."""
     clock, taken = VirtualClock(), [0]
     other = asyncio.create_task(turns(taken))
-    assert await Pace(5_000_000, clock)().run(counting(100, clock)) == 100
+    assert await Slicer(5_000_000, clock)().run(counting(100, clock)) == 100
     other.cancel()
     assert taken[0] == 20
 

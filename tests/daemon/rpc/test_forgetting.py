@@ -81,7 +81,7 @@ async def test_a_full_disk_is_said_and_tried_until_it_is_done(small_disk: Path, 
                 await forget(rig)
         answer = await recalled(rig)
         assert not answer.facts and not answer.player_name
-        assert list(await keeping.memory.bonds_of("", "vale", rig.daemon.calls.pace())) == [("npc0", "p2")]
+        assert list(await keeping.memory.bonds_of("", "vale", rig.daemon.calls.slicer())) == [("npc0", "p2")]
         rubbish.unlink()
         await has_tried(rig)
         assert keeping.recent is not None and await keeping.memory.settled(PATIENCE_S)
