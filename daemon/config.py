@@ -22,7 +22,7 @@ from daemon.environment import setting_of
 from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
 from daemon.minds.mind import IntentSettings
 from daemon.rpc.calls import CallSettings
-from daemon.talk.dialogue import DialogueSettings
+from daemon.talk.settings import DialogueSettings
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
 from engines.llama import LlamaSettings, check_settings

@@ -44,7 +44,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     # docs/decisions/0002: the trainer renders its corpus with the daemon's layout.
     "models": ("core", "prompts"),
     # The examination runs the files as the daemon would: with its engine and its sampling.
-    "models/exam": ("models", "core", "prompts", "daemon.talk.dialogue", "engines"),
+    "models/exam": ("models", "core", "prompts", "daemon.talk.settings", "engines"),
     "clients": ("npcd_client",),
     "loadtests": ("npcd.v1", "npcd_client"),
     "loadtests/bench": (

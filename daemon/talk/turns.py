@@ -2,7 +2,8 @@
 long or knows a clock.
 
 A turn belongs to no stream. Each stream that wants it is a Reader with its own place in the text, so a retry reads the
-running turn from the beginning. daemon/talk/dialogue.py moves a turn through its stages:
+running turn from the beginning. daemon/talk/{dialogue,speaking,ends}.py move a turn
+through its stages:
 
     WAITS ──▶ RECALLS ──▶ SPEAKS ──▶ ENDS ──▶ OVER
     for the    what is     the work   `finish` is decided and the text stands;
@@ -14,12 +15,14 @@ A stop leads from the first three to ENDS or OVER at once.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from core.script import Section
+from core.spread import Spread
+from core.words import NpcKey
 from core.work import Ended
 from daemon.talk.text import TextAssembler
 from daemon.worlds.world import Npc
@@ -40,6 +43,21 @@ class Stage(Enum):
     SPEAKS = "speaks"
     ENDS = "ends"
     OVER = "over"
+
+
+@dataclass(slots=True)
+class DialogueCounts:
+    """Counted since start. `ttft`: TalkRequest received -> first text handed to gRPC."""
+
+    started: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    repeated: int = 0
+    slow_readers: int = 0
+    cut_tokens: int = 0
+    ttft: Spread = field(default_factory=Spread)
+    finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +131,15 @@ class Turn:
     def said(self) -> str:
         """The NPC's words. If no reader listened to the end: the words that were heard."""
         return self.text.said if self.readers or self.finish in WELL else self.text.said[: self.heard]
+
+    @property
+    def npc(self) -> NpcKey:
+        """The NPC that it is with."""
+        return NpcKey(self.tenant, self.request.world_id, self.request.npc_id)
+
+    def event(self, kind: dialogue_pb2.TalkEventKind.ValueType, index: int = 0) -> dialogue_pb2.TalkEvent:
+        """An event of this turn, with nothing but its kind and its place."""
+        return dialogue_pb2.TalkEvent(kind=kind, turn_id=self.request.turn_id, session_id=self.session_id, index=index)
 
     def wake(self) -> None:
         """Lets every reader look again."""

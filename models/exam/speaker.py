@@ -10,7 +10,7 @@ from typing import Self
 
 from core.choice import Node
 from core.work import Sampling
-from daemon.talk.dialogue import DialogueSettings
+from daemon.talk.settings import DialogueSettings
 from engines.base import Pick, Slice, StepPlan, tokens_of
 from engines.llama import LlamaEngine, LlamaSettings, send_native_log_to
 from prompts.caps import Caps

@@ -13,7 +13,7 @@ from core.words import Finish, Tier, TrunkKey
 from core.work import Ended, Timings
 from daemon.config import Config
 from daemon.model import Model
-from daemon.talk.dialogue import timings_message
+from daemon.talk.ends import timings_message
 from engines.base import StepPlan, StepResult
 from engines.sim import VirtualClock
 from npcd.v1 import dialogue_pb2, npcs_pb2

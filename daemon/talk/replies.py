@@ -1,0 +1,69 @@
+"""The works of a conversation: a reply, and the trunk made ready for the next one."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from core.clock import Clock
+from core.errors import CallerError, Draining, Overloaded
+from core.words import Tier
+from core.work import Sampling, Work
+from daemon.talk.sessions import Sessions
+from daemon.talk.settings import DialogueSettings
+from daemon.worlds.works import Works
+from daemon.worlds.world import Npc
+from memory.hot import Session
+from npcd.v1 import dialogue_pb2
+from prompts.layout import Tail
+from scheduler.ticket import Door
+from tiers.routing import Routes, WorkKind
+
+
+class Replies:
+    """Makes works, and submits those that nobody waits for. `route` and `layout` are those of replies."""
+
+    def __init__(
+        self, works: Works, door: Door, sessions: Sessions, routes: Routes, settings: DialogueSettings, clock: Clock
+    ) -> None:
+        self.route = routes.of(WorkKind.REPLY)
+        self.layout = works.layout(self.route)
+        self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
+        self._context_len = self.route.context_len(door.context_len(self.route.engine))
+        self._works = works
+        self._door = door
+        self._sessions = sessions
+        self._settings = settings
+        self._clock = clock
+
+    def reply(self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, tail: Tail) -> Work:
+        """A turn's work. Raises CallerError when persona and line have no room in the context."""
+        room = self._context_len - len(self.layout.trunk(npc.script).tokens) - len(tail.tokens)
+        if room < 1:
+            raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
+        max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
+        needed = len(tail.tokens) + max_tokens
+        script = self._sessions.script(npc, session, needed, self._context_len, self.layout)
+        seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
+        sampling = Sampling(
+            temperature=request.temperature if request.has_temperature else self._settings.temperature,
+            unrepeat=self._settings.unrepeat if self.layout.native else 0.0,
+            seed=seed,
+        )
+        return self._works.speaks(
+            npc, self.route, tail, self._clock(), script, session.player, max_tokens, sampling, session.spoken
+        )
+
+    def make_ready(self, npc: Npc, session: Session) -> None:
+        """Has the KV of the conversation made ready in the background, so that the next line finds it."""
+        room = self.layout.caps.talk_tail + self._settings.max_tokens
+        script = self._sessions.script(npc, session, room, self._context_len, self.layout)
+        replaces = (npc.key, session.player, "trunk")
+        # It is in nobody's way: the player is still listening.
+        patient = Tier.BRONZE
+        work = self._works.ready(
+            npc, self._trunk_route, self._clock(), replaces, script, session.player, deadline=patient
+        )
+        try:
+            self._door.submit(work, lambda _: None)
+        except (Overloaded, Draining):
+            pass  # the next turn computes it

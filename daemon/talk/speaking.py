@@ -1,0 +1,95 @@
+"""An NPC speaks: a turn's work from the moment that memory is known until the turn's end is decided.
+
+Everything happens on the event loop. Chunks and the end come from the work's ticket; daemon/talk/ends.py takes over
+when the end is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.clock import Clock
+from core.errors import EngineFailed, Overloaded
+from core.script import player_line
+from core.words import Finish, NpcKey
+from core.work import Chunk, Ended
+from daemon.talk.ends import FINISHES, Ends
+from daemon.talk.readers import Readers
+from daemon.talk.replies import Replies
+from daemon.talk.sessions import Sessions
+from daemon.talk.turns import DialogueCounts, Speech, Stage, Turn
+from daemon.worlds.world import Npc
+from memory.hot import Session
+from memory.recall import Recalled
+from npcd.v1 import dialogue_pb2
+from prompts.layout import Perception
+from scheduler.ticket import Door
+
+
+class Speaking:
+    """Runs the works of turns. `perceived` is what an NPC sees now; `spoke` hears of each NPC that is spoken with."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        door: Door,
+        replies: Replies,
+        ends: Ends,
+        readers: Readers,
+        counts: DialogueCounts,
+        perceived: Callable[[Npc], Perception | None],
+        spoke: Callable[[NpcKey], None],
+        clock: Clock,
+    ) -> None:
+        self._sessions = sessions
+        self._door = door
+        self._replies = replies
+        self._ends = ends
+        self._readers = readers
+        self._counts = counts
+        self._perceived = perceived
+        self._spoke = spoke
+        self._clock = clock
+
+    def speak(self, turn: Turn, npc: Npc, session: Session, recalled: Recalled) -> None:
+        """Submits the turn's work. Raises CallerError, Overloaded or Draining."""
+        request, layout = turn.request, self._replies.layout
+        # The prompt is not to have the line twice, so what an earlier try left goes first.
+        replaced = self._sessions.hot.take_back(session, request.turn_id)
+        line = player_line(request.text, request.player_name)
+        turn.speech = Speech(npc, session, recalled, line, layout.render(line).lost, replaced)
+        digest = self._sessions.digest(npc.key, request.player_id)
+        tail = layout.talk_tail(line, self._perceived(npc), digest)
+        self._spoke(npc.key)
+        work = self._replies.reply(npc, session, request, tail)
+        turn.ticket = self._door.submit(
+            work, lambda ended: self._work_ended(turn, ended), lambda chunk: self._take(turn, chunk)
+        )
+        turn.stage, turn.session_id = Stage.SPEAKS, session.session_id
+        self._counts.started += 1
+        turn.wake()
+
+    def _take(self, turn: Turn, chunk: Chunk) -> None:
+        """A chunk from the scheduler. Stop text ends the turn; after a stop nothing more is said."""
+        if turn.finish:
+            return
+        turn.text.add(chunk.text)
+        turn.chunks += 1
+        if turn.text.stopped:
+            assert turn.ticket is not None
+            turn.ticket.cancel()
+            self._ends.decide(turn, dialogue_pb2.TALK_FINISH_STOP)
+        self._readers.wake(turn)
+
+    def _work_ended(self, turn: Turn, ended: Ended) -> None:
+        turn.ended = ended
+        if turn.finish:
+            self._ends.over_if_all_is_known(turn)
+        elif ended.finish is Finish.REFUSED and not turn.text.said:
+            tier = self._replies.route.tier
+            retry_ms = self._door.retry_ms(tier, self._clock(), self._replies.route.engine)
+            self._ends.fail(turn, Overloaded(f"the {tier.name.lower()} queue is full", retry_ms))
+        elif ended.finish is Finish.FAILED and not turn.text.said:
+            self._ends.fail(turn, EngineFailed(ended.reason))
+        else:
+            self._ends.decide(turn, FINISHES.get(ended.finish, dialogue_pb2.TALK_FINISH_FAILED))
