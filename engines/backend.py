@@ -111,12 +111,26 @@ class Windows(NamedTuple):
     time: int = 0
 
 
+class UnitCosts(NamedTuple):
+    """The cost of things on this backend now, in nanoseconds of engine time; 0: the backend cannot tell.
+
+    `intent_ns` is one of a group of intents that are answered side by side, `alone_ns` an intent by itself,
+    `prefill_ns` one token of a long prefill, `token_ns` the next token of one sequence by itself.
+    """
+
+    intent_ns: int = 0
+    alone_ns: int = 0
+    prefill_ns: int = 0
+    token_ns: int = 0
+
+
 class Snapshot(NamedTuple):
     """The state of a backend after its last step. It never changes: the backend replaces it, so any thread may read it.
 
     `step` has how long the steps of the last seconds took, and their tokens; `busy_ns` is the time spent in steps since
     start. /metrics shows the times of Spreads that have the promises' bounds. `counters` are more numbers for metrics,
-    by family and name; they may be a moment older.
+    by family and name; they may be a moment older, and so may `costs`. `spent_ns` is `busy_ns` by tier, and
+    `expected_ns` is how long the same steps should have taken; both are 0 where the backend cannot tell.
     """
 
     tiers: tuple[TierCounts, ...]  # by tier
@@ -128,6 +142,9 @@ class Snapshot(NamedTuple):
     windows: Windows = Windows()
     kv: KvUse = KvUse()
     counters: Mapping[str, Mapping[str, float]] = {}
+    spent_ns: tuple[int, ...] = (0, 0, 0)
+    expected_ns: int = 0
+    costs: UnitCosts = UnitCosts()
 
     def running(self, tier: Tier) -> int:
         """How many works of a tier run."""

@@ -27,6 +27,7 @@ from scheduler.planner import PlannerSettings
 from scheduler.queues import Waiting
 from scheduler.running import Running
 from scheduler.speculation import Speculation
+from scheduler.spending import Spending
 from scheduler.way import make_way
 from scheduler.window import Closed, WindowSettings
 from tiers.promises import Promises
@@ -60,6 +61,7 @@ class Scheduler:
         self.costs = Costs(settings.costs)
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter.of(promises.bounds_ns())
+        self.spending = Spending(engine.geometry.micro_len)
         self._applied_ns = 0  # when the last step was taken in
         self.running: dict[int, Running] = {}
         running_max = {tier: promises.of(tier).running_max for tier in Tier}
@@ -92,15 +94,11 @@ class Scheduler:
         if left:
             self._end_waiting(left)
             return
-        running = self.running.get(ticket_id)
-        if running is not None:
+        if (running := self.running.get(ticket_id)) is not None:
             self._end(running, Finish.CANCELLED, now_ns)
-            return
-        for retry in self.retrying:
-            if retry.ticket_id == ticket_id:
-                self.retrying.remove(retry)
-                self._deliver_end(retry, Finish.CANCELLED, "")
-                return
+        for retry in [r for r in self.retrying if r.ticket_id == ticket_id]:
+            self.retrying.remove(retry)
+            self._deliver_end(retry, Finish.CANCELLED, "")
 
     def forget(self, key: TrunkKey) -> None:
         """Forgets a trunk's KV (of a plain key: with all adapters and forks), at once or when the work on it ends;
@@ -160,6 +158,7 @@ class Scheduler:
             if self.composer.speculation.measuring:
                 self._learn_drafts(self.composer.speculation, planned, result, now_ns)
             self._applied_ns = now_ns
+        self.spending.step(planned, took_ns, self.costs)
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         if planned.changes == self.changes:
             self._apply_decodes(planned, result.picked, now_ns)
@@ -314,9 +313,9 @@ class Scheduler:
         if place is None:
             return False
         self.admission.queues.of[work.tier].take(entry)
-        timings = Timings(submitted_ns=entry.submitted_ns, taken_ns=now_ns, cached_tokens=place.cached)
+        window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
+        timings = Timings(entry.submitted_ns, now_ns, window_ns, cached_tokens=place.cached)
         timings.loaded_tokens, timings.copied_tokens = place.loaded, place.copied
-        timings.window_ns = 0 if rule is Closed.BUSY else now_ns - entry.submitted_ns
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
             runner.sampler = self.engine.add_sampler(work.sampling, self._seen(work))
@@ -383,6 +382,7 @@ class Scheduler:
         self.meter.cached_tokens += runner.timings.cached_tokens
         self.meter.prefilled_tokens += runner.timings.prefilled_tokens
         self.meter.tiers[runner.work.tier].count_end(finish)
+        self.spending.ended(runner, finish)
         self._out.append((runner.ticket_id, Ended(finish, runner.timings, reason, 0, tuple(runner.labels))))
         self._letting_go.ended(runner.work.key)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from core.clock import MS
 from core.words import NpcKey, Tier
-from engines.backend import Drafts, KvUse, Snapshot, TierCounts, TrunkPlace, Windows
+from engines.backend import Drafts, KvUse, Snapshot, TierCounts, TrunkPlace, UnitCosts, Windows
 from scheduler.costs import FEATURES
 from scheduler.scheduler import Scheduler
 from scheduler.window import Closed
@@ -31,6 +31,7 @@ class Snapshots:
         self._away = frozenset[NpcKey]()
         self._parking_changes = 0
         self._counters: dict[str, dict[str, float]] = {}
+        self._costs = UnitCosts()
         self._count_again_ns = 0
 
     def take(self, now_ns: int, anew: bool = True) -> Snapshot:
@@ -46,6 +47,7 @@ class Snapshots:
         if now_ns >= self._count_again_ns:
             self._count_again_ns = now_ns + COUNT_AGAIN_NS
             self._counters = self._count()
+            self._costs = scheduler.spending.unit_costs(scheduler.costs)
         meter = scheduler.meter
         return Snapshot(
             tuple(self._tiers),
@@ -57,6 +59,9 @@ class Snapshots:
             self._windows,
             self._kv,
             self._counters,
+            tuple(scheduler.spending.by_tier_ns),
+            scheduler.spending.expected_ns,
+            self._costs,
         )
 
     def _look(self) -> None:
