@@ -51,6 +51,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "npcd.v1", "npcd_client", "loadtests", "core", "tiers", "prompts", "engines", "kvcache", "scheduler", "memory",
         "daemon",
         "models.corpus",  # facts that players tell, as the shipped model learned them
+        "tools.fetch_chat_model",  # where the chat model of the area `real` lies
     ),
     # The simulation uses the daemon's deciding files; from bench it takes the rig and the figures.
     "loadtests/capacity": (

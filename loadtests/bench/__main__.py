@@ -23,7 +23,7 @@ from loadtests.bench.elsewhere import Elsewhere
 from loadtests.bench.options import Options
 from npcd_client import NpcdError as ClientError
 
-AREAS = ("scheduler", "pauses", "overload", "peer", "memory", "kv", "kv_peer", "attention")
+AREAS = ("scheduler", "pauses", "overload", "peer", "memory", "kv", "kv_peer", "attention", "real")
 AREA_S_MAX = 480
 
 
@@ -54,7 +54,7 @@ def _run(area: str, options: argparse.Namespace) -> bool:
         print(f"{area} has no part {', '.join(sorted(unknown))}; it has {', '.join(module.PARTS)}", file=sys.stderr)
         return False
     found = figures.Figures(lambda line: print(line, flush=True))
-    asked = Options(options.model, parts, options.peer_python, options.peer_binary, options.quick)
+    asked = Options(options.model, parts, options.peer_python, options.peer_binary, options.quick, options.chat_model)
     print(f"== {area}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
     began_s, elsewhere = time.monotonic(), Elsewhere()
 
@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="shorter rounds: to see that it runs, not to publish")
     parser.add_argument("--results", type=Path, default=figures.RESULTS, metavar="FILE.json")
     parser.add_argument("--model", type=Path, default=figures.ROOT / "models" / "npcd-demo.gguf", metavar="FILE.gguf")
+    parser.add_argument(
+        "--chat-model", type=Path, metavar="FILE.gguf", help="for area real; tools.fetch_chat_model's if left out"
+    )
     parser.add_argument(
         "--peer-python", default=sys.executable, metavar="PYTHON", help="a Python that has the xllamacpp package"
     )

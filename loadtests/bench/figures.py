@@ -230,6 +230,10 @@ kv.peer_ttft_p95_120_ms | ms | | llama-server: the same
 kv.npcd_visits_per_s | visits/s | | npcd: visits by 64 callers who never pause
 kv.peer_visits_per_s | visits/s | | llama-server: the same
 kv.ladder_visits_per_s | visits/s | | the same: replies of 12 tokens
+real.start_s | s | <= 25 | a chat model, first start (new data folder): exec to SERVING, npcd's own stores included
+real.start_again_s | s | <= 12 | the same, second start with the same data folder
+real.shipped_start_s | s | | the model that ships, first start
+real.shipped_start_again_s | s | | the same, second start with the same data folder
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game

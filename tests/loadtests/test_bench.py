@@ -12,6 +12,7 @@ import pytest
 import core.observation
 from core.choice import Node
 from core.clock import MS, now_ns
+from core.errors import ConfigError
 from core.words import Finish, Tier
 from daemon.words import observation
 from daemon.worlds.limits import WorldLimits
@@ -22,6 +23,7 @@ from loadtests.bench import figures, flood
 from loadtests.bench.bare import Bare
 from loadtests.bench.call_names import CALLS
 from loadtests.bench.elsewhere import Elsewhere
+from loadtests.bench.options import Options
 from loadtests.bench.peer import INTENT_NPCS, TALK_NPCS, Prompts
 from loadtests.bench.rig import TRUNK_LEN, OpenLoop, Refill, Rig, Village
 from loadtests.bench.served import LANE
@@ -36,6 +38,7 @@ from prompts.caps import Caps
 from prompts.choices import ActionWord
 from prompts.layout import Layout
 from prompts.sight import state_of
+from tools.fetch_chat_model import MEMBER
 
 MODEL = figures.ROOT / "models" / "npcd-demo.gguf"
 SMALL = LlamaSettings(
@@ -56,6 +59,20 @@ def test_a_figure_is_shown_with_its_unit_and_whether_its_goal_was_kept() -> None
     assert lines[0].split() == ["step.efficiency_32", "0.970", "x", "goal", ">=", "0.95:", "kept"]
     assert lines[1].endswith("MISSED")
     assert found.missed == ["gold.queue_p99_ms_under_prefill"]
+
+
+def test_without_a_chat_model_an_area_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the command that fetches one, and the option. A missing file is named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"python -m tools\.fetch_chat_model.*--chat-model"):
+        Options(MODEL, frozenset(), "", "", quick=True).chat()
+    with pytest.raises(ConfigError, match=r"no file .*none\.gguf"):
+        Options(MODEL, frozenset(), "", "", quick=True, chat_model=tmp_path / "none.gguf").chat()
+    assert Options(MODEL, frozenset(), "", "", quick=True, chat_model=MODEL).chat() == MODEL
+    kept = tmp_path / "npcd" / Path(MEMBER).name
+    kept.parent.mkdir()
+    kept.touch()
+    assert Options(MODEL, frozenset(), "", "", quick=True).chat() == kept
 
 
 def test_the_longest_stretch_of_a_call_has_a_goal_and_every_call_has_words() -> None:

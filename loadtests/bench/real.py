@@ -1,0 +1,16 @@
+"""A real chat model beside the model that ships: what npcd promises on any model, measured."""
+
+from __future__ import annotations
+
+from loadtests.bench import real_start
+from loadtests.bench.figures import Figures
+from loadtests.bench.options import Options
+
+PARTS = ("start",)
+
+
+async def run(figures: Figures, options: Options) -> None:
+    """Runs the selected parts. Raises ConfigError when there is no chat model, and when a model cannot be loaded."""
+    chat = options.chat()
+    if options.wants("start"):
+        await real_start.run(figures, options.model, chat, options.quick)
