@@ -41,10 +41,19 @@ def notable(percepts: Sequence[Percept], count: int) -> list[Percept]:
 
     Those that are equally far in words keep an order of their own: of two wolves near, the nearer one changes nothing.
     """
-    kept = sorted(percepts, key=lambda p: (p.stance != "hostile", not p.in_sight, p.distance_m, p.entity_id))[:count]
-    edges_m = DISTANCE_EDGES_M
-    kept.sort(key=lambda p: (p.stance != "hostile", not p.in_sight, bisect_right(edges_m, p.distance_m), p.entity_id))
-    return kept
+    if len(percepts) > count:
+        percepts = sorted(percepts, key=_importance)[:count]
+    return sorted(percepts, key=_place)
+
+
+def _importance(percept: Percept) -> tuple[bool, bool, float, str]:
+    entity_id, _, stance, distance_m, in_sight = percept
+    return stance != "hostile", not in_sight, distance_m, entity_id
+
+
+def _place(percept: Percept) -> tuple[bool, bool, int, str, float]:
+    entity_id, _, stance, distance_m, in_sight = percept
+    return stance != "hostile", not in_sight, bisect_right(DISTANCE_EDGES_M, distance_m), entity_id, distance_m
 
 
 def situation_words(seen: Observation) -> str:

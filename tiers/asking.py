@@ -89,22 +89,24 @@ class Asking(Generic[Who]):
             self._judge.due_from(record, now_ns, False, now_ns)
         return False
 
-    def saw(self, who: Who, state: str, startled: bool, known: bool, at_ns: int, now_ns: int) -> None:
+    def saw(self, who: Who, state: str, startled: bool, known: bool, at_ns: int, now_ns: int) -> bool:
         """Its newest observation, received at `at_ns`, was looked at. `startled`: it tells of a new event. `known`: an
-        answer to this state may be remembered.
+        answer to this state may be remembered. Returns whether its intent is to be confirmed, before all that ready()
+        says: most looks have no other consequence, and this way they cost no Ready.
         """
         record = self._records[who]
-        self._judge.drop_glimpse(record)
+        if record.glimpse_ns:
+            self._judge.drop_glimpse(record)
         if startled:
             record.urgent = True
         record.seen_ns, record.known = at_ns, known and self._judge.change_driven
         record.look_ns = at_ns + self._look_ns[record.level]
         if state != record.state:
             record.state, record.changed_ns = state, at_ns
-        if record.phase is not _CALLED:
-            self._judge.judge(record, now_ns)
+        agrees = record.phase is not _CALLED and self._judge.judge(record, now_ns)
         if record.looking:
             self._judge.go_on(record, now_ns)
+        return agrees
 
     def spoiled(self, who: Who, now_ns: int) -> None:
         """Its glimpse was looked at, and no observation could be read from it."""
@@ -309,7 +311,8 @@ class Asking(Generic[Who]):
         `stalled`: the engine stands still.
         """
         self._judge.stalled = stalled
-        room -= self._rhythm.resume(now_ns, room, lambda record: self._again(record, now_ns))
+        if self._rhythm.resumes:
+            room -= self._rhythm.resume(now_ns, room, lambda record: self._again(record, now_ns))
         for record in self._judge.glimpses.take(now_ns, room):
             self._judge.look(record)
             room -= 1

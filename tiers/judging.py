@@ -24,7 +24,9 @@ Who = TypeVar("Who", bound=Hashable)
 STALL_LOOK_NS = 10 * MS  # how often it is looked whether the engine stands still, for those that wait
 
 _AMBIENT = Activation.AMBIENT
-_DUE, _IN_LINE, _CALLED, _ASKED = Phase.DUE, Phase.IN_LINE, Phase.CALLED, Phase.ASKED
+_RESTING, _DUE, _IN_LINE, _CALLED, _ASKED = (
+    Phase.RESTING, Phase.DUE, Phase.IN_LINE, Phase.CALLED, Phase.ASKED,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +87,23 @@ class Judge(Generic[Who]):
         if 0 < record.watch_ns <= now_ns:
             self.check_lateness(record, now_ns)
 
-    def judge(self, record: Record[Who], now_ns: int) -> None:
-        """Decides by its state: its intent stands, its memory answers, or it is to be asked."""
-        if record.answer == record.state:
-            self.wanted.confirm.append(record.who)
+    def judge(self, record: Record[Who], now_ns: int) -> bool:
+        """Decides by its state: its intent stands, its memory answers, or it is to be asked. Returns whether its intent
+        agrees with that state; it may be asked all the same.
+        """
+        agrees = record.answer == record.state
+        if agrees:
             ambient = record.level is _AMBIENT
             if not record.by_rule or (ambient and not record.urgent):
                 record.urgent = False
                 self.rest(record, now_ns)
                 if self.change_driven or ambient:
-                    return
+                    return True
         elif record.known and self._slot_is_over(record):
             self.wanted.recall.append(Recall(record.who, record.seen_ns))
-            return
+            return False
         self.want(record, now_ns)
+        return agrees
 
     def want(self, record: Record[Who], now_ns: int, since_ns: int = 0) -> None:
         """It has no answer of the model's to what it sees: it is to be asked, if that is not under way already. Then it
@@ -249,7 +254,8 @@ class Judge(Generic[Who]):
 
     def rest(self, record: Record[Who], now_ns: int) -> None:
         """There is nothing newer to ask."""
-        self.rhythm.become_resting(record, now_ns)
+        if record.phase is not _RESTING:
+            self.rhythm.become_resting(record, now_ns)
         if record.answer == record.state:
             record.watch_ns = 0
 

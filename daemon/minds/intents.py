@@ -145,7 +145,8 @@ class Intents:
         if mind.state != before:
             saved_ns = self.asking.would_wait_ns(mind, startled, seen.at_ns)
             self._look_ahead.came_true(mind, mind.state, saved_ns, seen.at_ns)
-        self.asking.saw(mind, mind.state, startled, mind.state in mind.answers, seen.at_ns, now_ns)
+        if self.asking.saw(mind, mind.state, startled, mind.state in mind.answers, seen.at_ns, now_ns):
+            self._table.confirm(mind, seen)
         return None
 
     def remove(self, npc: Npc) -> None:
@@ -205,15 +206,18 @@ class Intents:
         now_ns = self._clock()
         self._attend(now_ns)
         stalled, room = self._stalled(now_ns), ROOM
+        sooner_ns = None
         while True:
             self.asking.tick(now_ns, room, stalled)
             ready = self.asking.ready(now_ns)
             assert ready is not None, "a tick is always answered"
+            if ready.nothing:
+                break
             self._do(ready, now_ns)
             sooner_ns = self._do_all(now_ns)
             room -= 1 + len(ready.look) + len(ready.rule)
             # The rest stays due: the alarm comes back for it in the loop's next turn, and other tasks get theirs.
-            if ready.nothing or room <= 0:
+            if room <= 0:
                 break
         self._expect(ready.expect_ns)
         self._look_ahead.think(now_ns, self._foreseen)

@@ -138,7 +138,8 @@ class Minds:
 
     def _look(self, mind: Mind, startled: bool) -> None:
         mind.seen_ns = mind.observed_ns
-        self.asking.saw(mind, str(mind.state), startled, False, mind.seen_ns, self._events.at_ns)
+        if self.asking.saw(mind, str(mind.state), startled, False, mind.seen_ns, self._events.at_ns):
+            self._tell(mind)
 
     # -- doing what is decided ---------------------------------------------------------------------------------
 

@@ -110,7 +110,8 @@ class AskingScenario:
 
     def look_at(self, name: str, sight: str, event: bool, at_ns: int) -> None:
         self.sights[name] = (sight, at_ns, True)
-        self.asking.saw(name, sight, event, sight in self.memory.get(name, ()), at_ns, self.now_ns)
+        if self.asking.saw(name, sight, event, sight in self.memory.get(name, ()), at_ns, self.now_ns):
+            self.tell(f"confirm {name}")
 
     def spoil(self, name: str) -> None:
         """The waiting observation cannot be read."""

@@ -146,8 +146,16 @@ class World:
         changes = record is None or record.state != seer.state
         seer.glimpse_ns = 0
         known = seer.state in seer.answers
-        self.both("saw", seer.name, seer.state, startled, known, seer.at_ns, self.now_ns)
+        agrees = self.asking.saw(seer.name, seer.state, startled, known, seer.at_ns, self.now_ns)
+        if self.twin is not None:
+            before = len(self.twin.acts)
+            self.twin.saw(seer.name, seer.state, startled, known, seer.at_ns, self.now_ns)
+            confirm = ("confirm", seer.name)
+            assert agrees == (confirm in self.twin.acts[before : before + 1]), f"{seer.name}: confirmed, or not"
+            if agrees:
+                self.twin.acts.remove(confirm)
         record = self.record(seer.name)
+        assert not agrees or record.answer == seer.state, f"{seer.name} has no intent that agrees"
         if record.answer == seer.state:
             seer.unanswered_ns = None
         elif changes or seer.unanswered_ns is None:
