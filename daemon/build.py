@@ -5,18 +5,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-
-import structlog
 
 from core.clock import MS, Clock, S, now_ns
 from core.slices import Slicer
 from core.spread import Spread
 from core.words import Tier
 from daemon.config import Config
+from daemon.engines import Engine, adapters_of, open_engines
 from daemon.minds.answers import Answers
 from daemon.minds.attention import Attention
 from daemon.minds.barks import Barks
@@ -28,7 +27,7 @@ from daemon.minds.npc_events import NpcEvents
 from daemon.minds.pressure import Pressure
 from daemon.minds.questions import Questions
 from daemon.minds.table import Table
-from daemon.model import Model, choose_layout, tell_layout
+from daemon.model import Model
 from daemon.rpc.admin import Admin
 from daemon.rpc.calls import Calls
 from daemon.rpc.changes import Changes
@@ -39,7 +38,7 @@ from daemon.rpc.intent_streams import IntentStreams
 from daemon.rpc.owed import Owed
 from daemon.rpc.recalling import Recalling
 from daemon.rpc.save_games import SaveGames
-from daemon.rpc.status import About, Lifecycle, StatusBoard
+from daemon.rpc.status import About, AboutEngine, Lifecycle, StatusBoard
 from daemon.rpc.upkeep import Upkeep
 from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
@@ -56,15 +55,10 @@ from memory.parked import Parked
 from memory.recall import Recall
 from npcd import __version__
 from prompts.layout import Layout, Perception
-from scheduler.scheduler import Scheduler
-from scheduler.speculation import Speculation
 from scheduler.step_backend import StepBackend
 from scheduler.ticket import Door
-from scheduler.warmup import sweep
 from tiers.asking import Asking
-from tiers.routing import LLAMA, check_engines
-
-log = structlog.get_logger("npcd")
+from tiers.routing import WorkKind, check_engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +115,15 @@ class Daemon:
     intents: Intents
     deleting: Deleting
     door: Door
-    step_backend: StepBackend
+    engines: Mapping[str, Engine]
     board: StatusBoard
     lag: Spread
     clock: Clock
+
+    @property
+    def step_backend(self) -> StepBackend:
+        """The backend that intents go to by default."""
+        return next(iter(self.engines.values())).backend
 
 
 def wall_ms() -> int:
@@ -144,26 +143,9 @@ def hot_only(config: Config, clock: Clock) -> Memory:
     return Memory(bonds, recall, None, None, None, wall_ms)
 
 
-def open_step_backend(config: Config, model: Model, parked: Parked | None, clock: Clock) -> StepBackend:
-    """The model's engine behind npcd's scheduler, its cost model warm; only `parked` is started."""
-    engine, planner = model.engine, config.scheduler.planner
-    planner = replace(planner, chunk_min=max(planner.chunk_min, engine.geometry.chunk_min))
-    speculation = None
-    if model.drafter is not None:
-        speculation = Speculation(config.speculation, model.drafter, engine.vocab.eog_ids)
-    scheduler = Scheduler(engine, config.promises, replace(config.scheduler, planner=planner), speculation)
-    swept = sweep(engine, scheduler.costs, clock)
-    log.info("warm", **asdict(swept), step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns])
-    step_backend = StepBackend(scheduler, clock)
-    if parked is not None:
-        step_backend.park_in(parked)
-        parked.start(step_backend.fetched)
-    return step_backend
-
-
 def build(
     config: Config,
-    model: Model,
+    models: Mapping[str, Model],
     lifecycle: Lifecycle,
     drain: Callable[[float], Awaitable[None]],
     clock: Clock = now_ns,
@@ -174,30 +156,33 @@ def build(
     pseudonym_key: bytes = b"",
     others: Mapping[str, Backend] = MappingProxyType({}),
 ) -> Daemon:
-    """The daemon around a loaded model, on the running event loop; nothing is started yet.
+    """The daemon around loaded models (by engine, that of intents first), on the running event loop; nothing is
+    started yet.
 
     Without `memory` it remembers what this process remembers. `saves` is the folder for save games, if there are any.
     `ill` says what else is not as it should be, a line each. `parked` takes KV that has no room in RAM.
     `pseudonym_key` is the data folder's; without one, players' pseudonyms are this process's own. `others` are backends
-    beside the model's own, by the names that routes have for them.
+    beside the models' own, by the names that routes have for them.
 
-    In this order: the layout of prompts, the engines, the worlds, the memory, the minds, the conversations, the rpcs.
+    In this order: the engines, the worlds, the memory, the minds, the conversations, the rpcs.
     """
-    layout, why = choose_layout(model, config.caps)
-    tell_layout(config, model, layout, why)
-    step_backend = open_step_backend(config, model, parked, clock)
-    backends: dict[str, Backend] = {LLAMA: step_backend, **others}
+    engines = open_engines(config, models, parked, clock)
+    first = next(iter(engines.values()))
+    backends: dict[str, Backend] = {**{name: engine.backend for name, engine in engines.items()}, **others}
     check_engines(config.routes, backends)
     door = Door(backends, config.promises, clock)
 
-    worlds = Worlds([layout], config.worlds, load_policy(config.worlds.policy_file), model.adapters, unix_s)
+    # The first layout also makes what backends read as text.
+    layouts = {**dict.fromkeys(others, first.layout), **{name: engine.layout for name, engine in engines.items()}}
+    policy, adapters = load_policy(config.worlds.policy_file), adapters_of(models)
+    worlds = Worlds([engine.layout for engine in engines.values()], config.worlds, policy, adapters, unix_s)
     text_only = [name for name, backend in backends.items() if backend.limits.reads_text]
-    works = Works(dict.fromkeys(backends, layout), config.promises, text_only)
+    works = Works(layouts, config.promises, text_only)
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
     slice_ns = round(config.calls.slice_ms * MS)
     slicer = Slicer(slice_ns, clock)
-    ground = Ground(config, clock, time.time_ns() // MS, layout, door, worlds, works, memory, slicer, slice_ns)
+    ground = Ground(config, clock, time.time_ns() // MS, first.layout, door, worlds, works, memory, slicer, slice_ns)
 
     sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, ground.epoch, clock)
     minds = build_minds(ground, sessions)
@@ -207,8 +192,7 @@ def build(
     )  # fmt: skip
 
     lag = Spread(bounds_ns=config.promises.bounds_ns())
-    kind = f"{layout.kind}: {why}"
-    about = About(__version__, model.name, model.sha256, model.engine.name, kind, ground.epoch, clock())
+    about = About(__version__, {name: about_engine(e) for name, e in engines.items()}, ground.epoch, clock())
     board = StatusBoard(
         about, lifecycle, door, worlds, minds.table, minds.intents, minds.attention, minds.look_ahead, dialogue, memory,
         minds.pressure, lag, partial(degraded, door, memory, ill), clock,
@@ -217,14 +201,14 @@ def build(
     calls, upkeep, deleting = build_calls(ground, minds, dialogue, board, admin, saves, parked, pseudonym_key)
     return Daemon(
         calls, upkeep, dialogue, memory, worlds, minds.table, minds.attention, minds.look_ahead, minds.intents,
-        deleting, door, step_backend, board, lag, clock,
+        deleting, door, engines, board, lag, clock,
     )  # fmt: skip
 
 
 def build_minds(ground: Ground, sessions: Sessions) -> Minds:
     """The parts behind intents: what NPCs see, whom to ask and when, and how the answers are kept."""
     config, clock, door, works, worlds = ground.config, ground.clock, ground.door, ground.works, ground.worlds
-    route = config.routes.intent
+    route = config.routes.of(WorkKind.INTENT)
     backend = door.backends[route.engine]
 
     def roomy() -> bool:
@@ -282,6 +266,12 @@ def build_calls(
         Recalling(worlds, memory), forgetting, save_games, admin, deleting, config.calls, changes, slicer, clock,
     )  # fmt: skip
     return calls, upkeep, deleting
+
+
+def about_engine(engine: Engine) -> AboutEngine:
+    """An engine's values for Status."""
+    model = engine.model
+    return AboutEngine(model.engine.name, model.name, model.sha256, engine.layout_says)
 
 
 def degraded(door: Door, memory: Memory, ill: Callable[[], list[str]]) -> list[str]:

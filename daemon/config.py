@@ -17,7 +17,7 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.files import from_home, read_toml
-from core.words import Tier
+from daemon.engine_settings import EngineSetup, FurtherEngine, check_names, check_setup, setups
 from daemon.environment import setting_of
 from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
 from daemon.minds.mind import IntentSettings
@@ -25,7 +25,7 @@ from daemon.rpc.calls import CallSettings
 from daemon.talk.settings import DialogueSettings
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
-from engines.llama import LlamaSettings, check_settings
+from engines.llama import LlamaSettings
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
@@ -40,7 +40,7 @@ from tiers.activation import check_activation
 from tiers.cadence import check_cadence
 from tiers.carrying import check_carry
 from tiers.promises import Promises
-from tiers.routing import Routes, check_routes
+from tiers.routing import LLAMA, Routes, check_engines, check_routes
 from tiers.share import check_share
 from tiers.shedding import ShedSettings, check_shedding
 
@@ -118,6 +118,7 @@ class Config:
 
     serve: ServeSettings = field(default_factory=ServeSettings)
     engine: LlamaSettings = field(default_factory=lambda: LlamaSettings(SHIPPED_MODEL))
+    engines: Mapping[str, FurtherEngine] = field(default_factory=dict)
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     speculation: SpeculationSettings = field(default_factory=SpeculationSettings)
@@ -170,15 +171,18 @@ def with_off(config: Config) -> Config:
     return dataclasses.replace(config, serve=dataclasses.replace(config.serve, http=http))
 
 
+def engines_of(config: Config) -> dict[str, EngineSetup]:
+    """The settings of every engine, by its name in routes."""
+    first = EngineSetup(LLAMA, config.engine, config.scheduler.kv, config.adapters, config.speculation)
+    return setups(first, config.engines)
+
+
 def check(config: Config) -> None:
     """Checks bounds, and settings against each other. Raises ConfigError."""
-    kv, engine, serve = config.scheduler.kv, config.engine, config.serve
-    if kv.prefixes < 1 or kv.lanes < 1 or engine.sequences - kv.prefixes - kv.lanes < 2:
-        raise ConfigError(
-            f"engine.sequences: {engine.sequences} must exceed scheduler.kv.prefixes ({kv.prefixes}) + "
-            f"scheduler.kv.lanes ({kv.lanes}) by at least 2"
-        )
-    check_settings(engine)
+    serve, engines = config.serve, engines_of(config)
+    check_names(config.engines)
+    for setup in engines.values():
+        check_setup(setup)
     if not 1 <= config.scheduler.window.window_ms <= 10:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     check_cadence(config.intents.cadence)
@@ -186,7 +190,6 @@ def check(config: Config) -> None:
     check_carry(config.intents.carry)
     check_share(config.intents.share)
     _check_intents(config.intents)
-    _check_speculation(config.speculation)
     _check_routes(config)
     check_shedding(config.shedding)
     if config.worlds.policy_file:
@@ -237,27 +240,11 @@ def _check_intents(i: IntentSettings) -> None:
         raise ConfigError("intents.remember must be 0 to 64 states, intents.remember_s 0 to 3600 seconds")
 
 
-def _check_speculation(s: SpeculationSettings) -> None:
-    if s.drafts not in ("off", "ngram", "model"):
-        raise ConfigError(f"speculation.drafts: '{s.drafts}', must be off, ngram or model")
-    if (s.drafts == "model") != bool(s.draft_model):
-        raise ConfigError(
-            "speculation.draft_model: a GGUF file belongs to speculation.drafts = 'model'; give both or none"
-        )
-    if unknown := set(s.tiers) - {tier.name.lower() for tier in Tier}:
-        raise ConfigError(f"speculation.tiers: '{min(unknown)}', must be gold, silver or bronze")
-    if not 1 <= s.tokens_max <= 16:
-        raise ConfigError(f"speculation.tokens_max: {s.tokens_max}, must be 1 to 16")
-    if not 1 <= s.works_max <= 64:
-        raise ConfigError(f"speculation.works_max: {s.works_max}, must be 1 to 64")
-    if not 1 <= s.match_min <= s.match_max:
-        raise ConfigError(f"speculation.match_min: {s.match_min}, must be 1 to speculation.match_max ({s.match_max})")
-    if s.trial_steps < 1 or s.retry_s <= 0:
-        raise ConfigError("speculation.trial_steps must be 1 or more, speculation.retry_s more than 0")
-
-
 def _check_routes(config: Config) -> None:
-    check_routes(config.routes, config.promises, config.engine.context_len)
+    engines = engines_of(config)
+    check_engines(config.routes, engines)
+    shortest = min(engines[name].settings.context_len for name in config.routes.engines())
+    check_routes(config.routes, config.promises, shortest, engines)
     if config.caps.bark != Caps().bark:
         raise ConfigError("caps.bark: give it as routes.bark.output_max")
     reply_max = config.routes.reply.output_max

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 ORIGIN_LEN_MAX = 80
 INT_MAX = 2**53
+# One underscore at a time: two of them stand for a dot in the names of environment variables.
+MEMBER_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 KINDS = {
     int: "a whole number",
     float: "a number",
@@ -59,14 +62,58 @@ def merge(
             raise ConfigError(f"{origin}: unknown setting '{name}'{_nearest(key, name, hints, known)}")
         present = getattr(settings, key)
         if dataclasses.is_dataclass(present):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{origin}: '{name}' is a section, not a value")
-            changes[key] = merge(present, value, origin, origins, known, name)
+            changes[key] = merge(present, _section(value, name, origin), origin, origins, known, name)
+        elif typing.get_origin(hints[key]) is Mapping:
+            changes[key] = _members(present, hints[key], _section(value, name, origin), origin, origins, known, name)
+        elif row := _row(hints[key]):
+            changes[key] = _rows(row, value, origin, known, name)
+            origins[name] = origin
         else:
             changes[key] = _typed(value, hints[key], f"{origin}: '{name}'")
             origins[name] = origin
     replaced: T = dataclasses.replace(settings, **changes)  # type: ignore[type-var]
     return replaced
+
+
+def _section(value: Any, name: str, origin: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{origin}: '{name}' is a section, not a value")
+    return value
+
+
+def _members(
+    present: Mapping[str, Any],
+    hint: Any,
+    value: Mapping[str, Any],
+    origin: str,
+    origins: dict[str, str],
+    known: Sequence[str],
+    path: str,
+) -> dict[str, Any]:
+    """Sections of one class below `path`, under names that the user chooses."""
+    of = typing.get_args(hint)[1]
+    members = dict(present)
+    for name, said in value.items():
+        whole = f"{path}.{name}"
+        if not MEMBER_NAME.fullmatch(name):
+            raise ConfigError(f"{origin}: '{whole}' must be named with small letters, digits and single underscores")
+        section = _section(said, whole, origin)
+        members[name] = merge(members.get(name) or of(), section, origin, origins, known, whole)
+    return members
+
+
+def _row(hint: Any) -> Any:
+    """The class of a list's rows; None when it is no list of rows."""
+    first = next(iter(typing.get_args(hint)), None)
+    return first if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(first) else None
+
+
+def _rows(of: Any, value: Any, origin: str, known: Sequence[str], name: str) -> tuple[Any, ...]:
+    """A list of tables, each a row of one class. Later sources replace the whole list."""
+    listed = [value] if isinstance(value, Mapping) else value
+    if not isinstance(listed, list) or not all(isinstance(row, Mapping) for row in listed):
+        raise ConfigError(f"{origin}: '{name}' must be a list of tables: [[{name}]]")
+    return tuple(merge(of(), row, origin, {}, known, f"{name}[{number}]") for number, row in enumerate(listed, 1))
 
 
 def _nearest(key: str, name: str, hints: Mapping[str, Any], known: Sequence[str]) -> str:
@@ -84,6 +131,8 @@ def names(settings: Any, path: str = "") -> list[str]:
     found = []
     for one in dataclasses.fields(settings):
         value = getattr(settings, one.name)
+        if isinstance(value, Mapping):
+            continue  # its sections have names that the user chooses
         whole = f"{path}.{one.name}" if path else one.name
         found += names(value, whole) if dataclasses.is_dataclass(value) else [whole]
     return found

@@ -10,7 +10,8 @@ import structlog
 from core.clock import now_ns
 from core.errors import ConfigError
 from core.files import from_home
-from daemon.config import Config
+from daemon.config import Config, engines_of
+from daemon.engine_settings import EngineSetup, named
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
@@ -21,7 +22,7 @@ from prompts.layout import Layout
 from prompts.templates import find_markup, unmarked
 from scheduler.drafts import Ngrams
 from scheduler.speculation import SpeculationSettings
-from tiers.routing import WorkKind
+from tiers.routing import LLAMA, WorkKind
 
 log = structlog.get_logger("npcd")
 
@@ -56,24 +57,38 @@ class LlamaModel(Model):
     engine: LlamaEngine
 
 
-def load_model(config: Config) -> LlamaModel:
-    """Loads the model of the configuration. Takes seconds to minutes; call it off the event loop. Raises
-    ConfigError.
+def load_model(config: Config, setup: EngineSetup | None = None) -> LlamaModel:
+    """Loads the model of one engine (None: that of `[engine]`). Takes seconds to minutes; call it off the event loop.
+    Raises ConfigError.
     """
+    setup = setup or engines_of(config)[LLAMA]
+    with named(setup):
+        return _load(setup)
+
+
+def _load(setup: EngineSetup) -> LlamaModel:
     send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
-    settings, tried = tune(config.engine, now_ns)
+    settings, tried = tune(setup.settings, now_ns)
     for t in tried:
-        log.info("tried", threads=t.threads, flash_attention=t.flash_attention, weights=t.weights, round_ms=t.round_ms)
-    adapters = Adapters(config.adapters, settings.model)
+        log.info(
+            "tried",
+            engine=setup.name,
+            threads=t.threads,
+            flash_attention=t.flash_attention,
+            weights=t.weights,
+            round_ms=t.round_ms,
+        )
+    adapters = Adapters(setup.adapters, settings.model)
     engine = LlamaEngine(settings, adapters)
     if engine.weights_why:
-        log.warning("the weights stay as they are in the file", why=engine.weights_why)
+        log.warning("the weights stay as they are in the file", engine=setup.name, why=engine.weights_why)
     engine.try_adapters()
-    drafter = open_drafter(config.speculation, engine)
+    drafter = open_drafter(setup.speculation, engine)
     send_native_log_to(None)
     card = engine.card
     log.info(
         "model loaded",
+        engine=setup.name,
         model=card.name,
         parameters=card.parameters,
         architecture=card.architecture,
@@ -87,10 +102,10 @@ def load_model(config: Config) -> LlamaModel:
             "a longer context than the model was trained on",
             context_len=settings.context_len,
             trained=card.context_trained,
-            why="beyond it models ramble; lower engine.context_len",
+            why=f"beyond it models ramble; lower {setup.section}.context_len",
         )
     if len(adapters):
-        log.info("adapters", names=adapters.names, loaded_max=config.adapters.loaded_max)
+        log.info("adapters", engine=setup.name, names=adapters.names, loaded_max=setup.adapters.loaded_max)
     return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
 
 

@@ -152,7 +152,9 @@ class Snapshot(NamedTuple):
 
 
 class TrunkPlace(NamedTuple):
-    """Where one trunk's KV rests: its key, its home's name as the contract spells it, and how it was used."""
+    """Where one trunk's KV rests: its key, its home's name as the contract spells it, and how it was used. The Door
+    fills in `engine`, the backend's name in routes.
+    """
 
     key: TrunkKey
     home: str
@@ -160,6 +162,7 @@ class TrunkPlace(NamedTuple):
     bytes: int
     hits: int
     used_ns: int
+    engine: str = ""
 
 
 class Backend(Protocol):

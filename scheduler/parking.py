@@ -33,6 +33,32 @@ class Store(Protocol):
         """Removes bytes, whatever was asked for them before."""
 
 
+class Shelf:
+    """The part of a store that one of several engines uses: its numbers are `place`, `place` + `count`, and so on. Each
+    engine counts from 1, and what was fetched goes to the engine whose number it is.
+    """
+
+    def __init__(self, store: Store, place: int, count: int) -> None:
+        self._store = store
+        self._place = place
+        self._count = count
+
+    def park(self, number: int, header: bytes, payload: bytes) -> bool:
+        """As Store has it."""
+        return self._store.park(self._numbered(number), header, payload)
+
+    def fetch(self, number: int) -> None:
+        """As Store has it."""
+        self._store.fetch(self._numbered(number))
+
+    def drop(self, number: int) -> None:
+        """As Store has it."""
+        self._store.drop(self._numbered(number))
+
+    def _numbered(self, number: int) -> int:
+        return number * self._count + self._place
+
+
 class Fetched(NamedTuple):
     """The result of a fetch: header and bytes, or the reason why there are none ("away", "gone", "signature")."""
 

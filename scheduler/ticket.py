@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
@@ -191,11 +192,12 @@ class Door:
         loop = asyncio.get_running_loop()
         answers = asyncio.Queue[list[TrunkPlace]]()
 
-        def pass_on(places: list[TrunkPlace]) -> None:
-            loop.call_soon_threadsafe(answers.put_nowait, places)
+        def pass_on(name: str, places: list[TrunkPlace]) -> None:
+            named = [place._replace(engine=name) for place in places]
+            loop.call_soon_threadsafe(answers.put_nowait, named)
 
-        for backend in self.backends.values():
-            backend.places(npcs, pass_on)
+        for name, backend in self.backends.items():
+            backend.places(npcs, partial(pass_on, name))
         async with asyncio.timeout(within_s):
             return [place for _ in self.backends for place in await answers.get()]
 

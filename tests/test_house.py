@@ -35,9 +35,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "daemon/rpc": (
         *BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.config", "daemon.worlds", "daemon.talk", "daemon.minds",
     ),
-    "daemon/process": (*BELOW_DAEMON, "daemon.config", "daemon.model", "daemon.build", "daemon.rpc"),
+    "daemon/process": (
+        *BELOW_DAEMON, "daemon.config", "daemon.engine_settings", "daemon.model", "daemon.engines", "daemon.build",
+        "daemon.rpc",
+    ),
     "daemon/commands": (
-        *BELOW_DAEMON, "daemon.config", "daemon.model", "daemon.build", "daemon.worlds", "daemon.rpc", "daemon.process",
+        *BELOW_DAEMON, "daemon.config", "daemon.engine_settings", "daemon.model", "daemon.engines", "daemon.build",
+        "daemon.worlds", "daemon.rpc", "daemon.process",
     ),
     # The way in hands over to the daemon, or to the demo, which is a client and nothing of the daemon's.
     "npcd": ("daemon.main", "loadtests.demo", "npcd_client"),
@@ -94,7 +98,8 @@ NOT_FOR_DECIDING = frozenset({"time", "asyncio", "logging", "structlog", "thread
 # The modules through which the daemon sees engines. The files below put an engine behind the port, or check its files.
 PORT = ("engines.backend", "scheduler.ticket", "engines.lora")
 MAY_LOOK_BEHIND_THE_PORT = (
-    "daemon/model.py", "daemon/build.py", "daemon/config.py", "daemon/process/*", "daemon/commands/doctor.py",
+    "daemon/model.py", "daemon/engines.py", "daemon/engine_settings.py", "daemon/build.py", "daemon/config.py",
+    "daemon/process/*", "daemon/commands/doctor.py",
 )  # fmt: skip
 
 MAY_PRINT = (

@@ -122,6 +122,8 @@ def sections(settings: Any, path: str = "") -> Iterator[Section]:
         if dataclasses.is_dataclass(value):
             below.append((name, value))
             members[field.name] = says.get(field.name, "")
+        elif isinstance(value, Mapping):
+            below.append((f"{name}.NAME", typing.get_args(hints[field.name])[1]))
         else:
             own.append(_setting(name, hints[field.name], value, says.get(field.name, "")))
     shown = [setting for setting in own if not setting.says.startswith(INTERNAL)]
@@ -129,7 +131,10 @@ def sections(settings: Any, path: str = "") -> Iterator[Section]:
     if path:
         yield Section(path, intro, shown, members if path in MEMBERS else {})
     for name, value in below:
-        yield from sections(value, name)
+        if isinstance(value, type):  # sections of one class, whose names the user chooses
+            yield Section(name, " ".join((value.__doc__ or "").split()), [], {})
+        else:
+            yield from sections(value, name)
 
 
 def sentences(of: type) -> dict[str, str]:
@@ -150,7 +155,8 @@ def _setting(name: str, hint: Any, value: Any, says: str) -> Setting:
         words = [member.lower() for member in hint.__members__]
         kind = f"{', '.join(words[:-1])} or {words[-1]}"
     elif typing.get_origin(hint) is tuple:
-        kind = "list of texts" if str in typing.get_args(hint) else f"{len(typing.get_args(hint))} numbers"
+        of = typing.get_args(hint)
+        kind = "list of texts" if str in of else f"{len(of)} numbers" if float in of else "list of tables"
     else:
         kind = TYPES[hint]
     bare = re.sub(r"_(max|min)$", "", name)
@@ -176,7 +182,7 @@ def _written(value: Any) -> str:
 
 def page(config: Config) -> str:
     """The page as it should be."""
-    every = [section for section in sections(config) if section.settings or section.name in MEMBERS]
+    every = [s for s in sections(config) if s.settings or s.name in MEMBERS or s.name.endswith(".NAME")]
     inside = {section.name for section in every if section.name.rpartition(".")[0] in MEMBERS}
     known = {setting.name: setting for section in every for setting in section.settings}
     parts = [HEAD, "## Look at these first\n", _table([known[name] for name in FIRST]), "## All sections\n"]
@@ -184,6 +190,8 @@ def page(config: Config) -> str:
     parts.append("".join(f"* [{s.name}](#{s.name.replace('.', '')}): {_first(s.intro)}\n" for s in shown))
     for section in shown:
         parts += [f"## {section.name}\n", f"{_wrapped(section.intro)}\n"]
+        if section.name.endswith(".NAME"):
+            continue
         if section.name in MEMBERS:
             parts += _of_members(section, [s for s in every if s.name.rpartition(".")[0] == section.name])
         else:

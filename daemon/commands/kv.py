@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
 def as_text(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
     """A trunk a line, as a table, and the sum."""
-    yield f"{'npc':<24} {'towards':<16} {'home':<8} {'tokens':>6} {'KiB':>8} {'hits':>6} {'unused s':>9}"
+    yield f"{'npc':<24} {'towards':<16} {'engine':<8} {'home':<8} {'tokens':>6} {'KiB':>8} {'hits':>6} {'unused s':>9}"
     count: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for npc in npcs:
@@ -84,8 +84,8 @@ def as_text(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
             count[t.home] += 1
             size[t.home] += t.bytes
             yield (
-                f"{npc.npc_id:<24} {t.partner or '(intents)':<16} {t.home:<8} {t.tokens:>6} {t.bytes / 1024:>8.0f} "
-                f"{t.hits:>6} {t.idle_ms / 1000:>9.1f}"
+                f"{npc.npc_id:<24} {t.partner or '(intents)':<16} {t.engine:<8} {t.home:<8} {t.tokens:>6} "
+                f"{t.bytes / 1024:>8.0f} {t.hits:>6} {t.idle_ms / 1000:>9.1f}"
             )
     parts = [f"{count[home]} {home} ({size[home] / MIB:.1f} MiB)" for home in HOMES if count[home]]
     yield f"{sum(count.values())} trunks: {', '.join(parts) or 'none'}"
@@ -97,8 +97,8 @@ def as_json(npcs: Iterable[npcs_pb2.NpcDescription]) -> Iterator[str]:
         for t in npc.trunks:
             yield json.dumps(
                 {
-                    "npc": npc.npc_id, "partner": t.partner, "home": t.home, "tokens": t.tokens, "bytes": t.bytes,
-                    "hits": t.hits, "idle_ms": t.idle_ms,
+                    "npc": npc.npc_id, "partner": t.partner, "engine": t.engine, "home": t.home, "tokens": t.tokens,
+                    "bytes": t.bytes, "hits": t.hits, "idle_ms": t.idle_ms,
                 }
             )  # fmt: skip
 

@@ -20,7 +20,7 @@ from core.clock import Clock, S
 from core.errors import NpcdError, StoreFailed
 from core.slices import Slices
 from daemon.build import Daemon, wall_ms
-from daemon.config import Config
+from daemon.config import Config, engines_of
 from daemon.process.datafolder import OWNER_URL, DataFolder
 from daemon.process.embedded import Embedded
 from daemon.process.own_servers import Urls
@@ -108,7 +108,7 @@ async def open_keeping(
         recent_writer = RecentWriter(store, folder.journal_id, load, owed)
         recent_feeder = Feeder(recent_writer, journal, settings.feeder, recent_writer.sweep_by_clock)
         feeders.append(recent_feeder)
-        if config.scheduler.kv.redis_mib:
+        if any(setup.kv.redis_mib for setup in engines_of(config).values()):
             parked = Parked(settings.parked, store, folder.journal_id, signer(os.urandom(SIGNATURE_BYTES)))
     if urls.postgres_url:
         writer = ArchiveWriter(replace(settings.archive, url=urls.postgres_url), folder.pseudonym_key)

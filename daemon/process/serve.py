@@ -13,6 +13,7 @@ import faulthandler
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,7 +22,7 @@ import uvloop
 from core.clock import S, now_ns
 from daemon.build import Daemon, build
 from daemon.config import Config, is_local
-from daemon.model import load_model
+from daemon.engines import load_models
 from daemon.process.cores import keep_apart
 from daemon.process.datafolder import DataFolder
 from daemon.process.keeping import Keeping, open_keeping, revive
@@ -85,8 +86,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lines.drain()
         os._exit(EXIT_ENGINE_DEAD)
 
-    def on_hang(still_s: float) -> None:
-        log.critical("the engine hangs", seconds=round(still_s, 1))
+    def on_hang(name: str, still_s: float) -> None:
+        log.critical("the engine hangs", engine=name, seconds=round(still_s, 1))
         lines.drain()
         faulthandler.dump_traceback(STDERR)
         os._exit(EXIT_ENGINE_DEAD)
@@ -106,7 +107,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     began_ns = now_ns()
     collector = StatusCollector(
         lambda: daemon.board.message() if daemon else None,
-        lambda: daemon.step_backend.snapshot.counters if daemon else {},
+        lambda: daemon.board.counters() if daemon else {},
         lambda: lines.lost,
         lambda: daemon.board.histograms() if daemon else {},
     )
@@ -119,7 +120,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         http = await probes.start(config.serve.http) if config.serve.http else ""
         # Locked before anything is started: another daemon on it is found out at once.
         folder = await asyncio.to_thread(DataFolder, config.memory.folder) if config.memory.keep else None
-        loading = loop.run_in_executor(None, load_model, config)
+        loading = loop.run_in_executor(None, load_models, config)
         opening = asyncio.create_task(open_keeping(config, now_ns, folder=folder)) if folder is not None else None
         asked = asyncio.create_task(over.wait())
         either: list[asyncio.Future[Any]] = [loading, asked]
@@ -129,10 +130,10 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             await face.stop(0)
             lines.drain()
             os._exit(0)  # a native load cannot be interrupted
-        model = loading.result()
+        models = loading.result()
         keeping = await opening if opening is not None else None
         if keeping is None:
-            daemon = build(config, model, lifecycle, drain, ill=lambda: face.credentials.trouble)
+            daemon = build(config, models, lifecycle, drain, ill=lambda: face.credentials.trouble)
         else:
             memory, saves, stores_ill = keeping.memory, keeping.folder.saves, keeping.ill
 
@@ -140,13 +141,14 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 return stores_ill() + face.credentials.trouble
 
             key = keeping.folder.pseudonym_key
-            daemon = build(config, model, lifecycle, drain, now_ns, memory, saves, ill, keeping.parked, key)
+            daemon = build(config, models, lifecycle, drain, now_ns, memory, saves, ill, keeping.parked, key)
         daemon.door.start(on_death)
         tidy = Tidy(now_ns)
         tidy.start()
         if keeping is not None:
             await revive(keeping, daemon)
-        if config.serve.own_cores and not keep_apart(daemon.step_backend.thread_id, model.threads):
+        first = next(iter(daemon.engines.values()))
+        if config.serve.own_cores and not keep_apart(first.backend.thread_id, first.model.threads):
             log.warning("serve.own_cores has no effect", why="the engine's threads need all the cores there are")
         face.calls = daemon.calls
         tasks = [
@@ -154,9 +156,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             asyncio.create_task(_keep_tidy(daemon, tidy)),
             asyncio.create_task(_keep_house(daemon)),
         ]
-        if config.serve.hang_s:
-            engine = daemon.step_backend
-            tasks.append(asyncio.create_task(watch(lambda: engine.health, config.serve.hang_s, on_hang, now_ns)))
+        for engine in daemon.engines.values() if config.serve.hang_s else ():
+            hangs = partial(on_hang, engine.name)
+            tasks.append(asyncio.create_task(watch(engine.health, config.serve.hang_s, hangs, now_ns)))
         if not over.is_set():
             lifecycle.phase = "serving"
             await face.report(serving=True)
@@ -164,8 +166,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 "serving",
                 listen=addresses,
                 http=http,
-                model=model.name,
-                engine=model.engine.name,
+                model=first.model.name,
+                engine=first.model.engine.name,
+                **({"engines": {e.name: e.model.name for e in daemon.engines.values()}} if len(models) > 1 else {}),
                 ready_after_s=round((now_ns() - began_ns) / S, 2),
             )
         await over.wait()
@@ -179,7 +182,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         stopped = daemon.door.stop(ENGINE_END_S, "the daemon has stopped")
         if stopped:
             # Calls that were cut off still leave, with what was said in tokens: not while the event loop runs.
-            afterwards.callback(model.close)
+            for model in models.values():
+                afterwards.callback(model.close)
         log.info("stopped", works_cut=cut)
     finally:
         await face.stop(0)

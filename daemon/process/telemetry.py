@@ -21,11 +21,21 @@ from tiers.shedding import Sheddable
 log = structlog.get_logger("npcd")
 
 LAG_EVERY_S = 0.05
+# Families of each engine.
+Counters = Mapping[str, Mapping[str, Mapping[str, float]]]  # by engine: its Snapshot.counters
 # Of Snapshot.counters: the family, the name of its label, and its help text.
 KV_COUNTERS = (
     ("trunk_tokens", "source", "Trunk tokens by how they came to where works needed them"),
     ("moves", "what", "Trunks that were moved between their homes, and moves that were not made"),
     ("refused", "reason", "Loads that were not made because the bytes were not what they should be"),
+)
+# Of EngineStatus: the family, its help text and the field.
+ENGINE_GAUGES = (
+    ("npcd_engine_tokens_per_second", "Tokens through one engine over the last seconds", "tokens_per_s"),
+    ("npcd_engine_residents_used", "Resident sequences of one engine in use", "residents_used"),
+    ("npcd_engine_ram_bytes", "KV of one engine in host RAM", "ram_bytes"),
+    ("npcd_engine_waiting", "Works in one engine's queues", "waiting"),
+    ("npcd_engine_running", "Works that run on one engine", "running"),
 )
 # Of StatusBoard.histograms(): the family npcd_..._seconds, and what it measures.
 HISTOGRAMS = {
@@ -73,7 +83,7 @@ class StatusCollector(Collector):
     def __init__(
         self,
         status: Callable[[], admin_pb2.StatusResponse | None],
-        counters: Callable[[], Mapping[str, Mapping[str, float]]],
+        counters: Callable[[], Counters],
         log_lines_lost: Callable[[], int] = int,
         histograms: Callable[[], Mapping[str, Mapping[str, Cumulative]]] = dict,
     ) -> None:
@@ -157,24 +167,40 @@ class StatusCollector(Collector):
             ("npcd_degraded", "Things that are not as they should be", len(s.degraded)),
         ):
             yield _gauge(name, text, float(value))
+        yield from self._engines(s)
+
+    def _engines(self, s: admin_pb2.StatusResponse) -> Iterator[Metric]:
+        """What each engine counts, with its name as a label."""
         counters = self._counters()
         for family, label, text in KV_COUNTERS:
-            counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label])
-            for name, value in counters.get(family, {}).items():
-                counter.add_metric([name], value)
+            counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label, "engine"])
+            for engine, of in counters.items():
+                for name, value in of.get(family, {}).items():
+                    counter.add_metric([name, engine], value)
             yield counter
-        adapters = dict(counters.get("adapters", {}))
-        if adapters:
-            resident = adapters.pop("resident")
-            yield _gauge("npcd_adapters_resident", "Adapters in the model's memory", resident)
-            switched = CounterMetricFamily("npcd_adapters", "Adapters loaded, dropped, switched to", labels=["what"])
-            for name, value in adapters.items():
-                switched.add_metric([name], value)
-            yield switched
-        costs = GaugeMetricFamily("npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature"])
-        for feature, weight_ns in counters.get("step_cost_ns", {}).items():
-            costs.add_metric([feature], weight_ns)
+        if any(of.get("adapters") for of in counters.values()):
+            resident = GaugeMetricFamily("npcd_adapters_resident", "Adapters in a model's memory", labels=["engine"])
+            switched = CounterMetricFamily(
+                "npcd_adapters", "Adapters loaded, dropped, switched to", labels=["what", "engine"]
+            )
+            for engine, of in counters.items():
+                adapters = dict(of.get("adapters", {}))
+                resident.add_metric([engine], adapters.pop("resident", 0.0))
+                for name, value in adapters.items():
+                    switched.add_metric([name, engine], value)
+            yield from (resident, switched)
+        costs = GaugeMetricFamily(
+            "npcd_step_cost_ns", "Learned cost of a step per feature", labels=["feature", "engine"]
+        )
+        for engine, of in counters.items():
+            for feature, weight_ns in of.get("step_cost_ns", {}).items():
+                costs.add_metric([feature, engine], weight_ns)
         yield costs
+        for family, text, field in ENGINE_GAUGES:
+            gauge = GaugeMetricFamily(family, text, labels=["engine"])
+            for one in s.engines:
+                gauge.add_metric([one.name], getattr(one, field))
+            yield gauge
 
     def _times(self) -> Iterator[Metric]:
         for family, by_tier in self._histograms().items():

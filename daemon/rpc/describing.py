@@ -92,6 +92,7 @@ class Describing:
                     bytes=whole(trunk.bytes, 64),
                     hits=trunk.hits,
                     idle_ms=whole((now_ns - trunk.used_ns) // MS, 64),
+                    engine=trunk.engine,
                 )
             )
         return described

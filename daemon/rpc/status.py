@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from core.clock import MS, Clock, S
@@ -40,16 +40,28 @@ FEATURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """Values that stay while the daemon lives. `layout`: the prompts' layout for this model, and the reason."""
+class AboutEngine:
+    """Values of one engine that stay. `layout`: the prompts' layout for its model, and the reason."""
 
-    version: str
+    engine: str
     model_name: str
     model_sha256: str
-    engine: str
     layout: str
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Values that stay while the daemon lives. `engines` are by name, that of intents first."""
+
+    version: str
+    engines: Mapping[str, AboutEngine]
     epoch: int
     started_ns: int
+
+    @property
+    def first(self) -> AboutEngine:
+        """The engine of intents."""
+        return next(iter(self.engines.values()))
 
 
 @dataclass(slots=True)
@@ -113,6 +125,10 @@ class StatusBoard:
     def degraded(self) -> list[str]:
         """The problems, a line each."""
         return self._degraded()
+
+    def counters(self) -> dict[str, Mapping[str, Mapping[str, float]]]:
+        """Snapshot.counters of each engine, by its name."""
+        return {name: backend.snapshot.counters for name, backend in self._door.backends.items()}
 
     def message(self, tenant: str | None = None) -> admin_pb2.StatusResponse:
         """The status right now. With a tenant, what games own is counted as far as it is that tenant's: worlds, NPCs,
@@ -178,9 +194,9 @@ class StatusBoard:
             uptime_ms=whole((now_ns - self.about.started_ns) // MS, 64),
             phase=self.lifecycle.phase,
             degraded=self._degraded(),
-            model_name=self.about.model_name,
-            model_hash=self.about.model_sha256,
-            engine=self.about.engine,
+            model_name=self.about.first.model_name,
+            model_hash=self.about.first.model_sha256,
+            engine=self.about.first.engine,
             worlds=len(self._worlds),
             npcs=self._worlds.npcs,
             live_streams=self.lifecycle.streams,
@@ -231,6 +247,27 @@ class StatusBoard:
             predicted_tokens=guesses.tokens,
             predicted_wasted_tokens=guesses.wasted_tokens,
             predicted_saved_ms=whole(guesses.saved_ns // MS, 64),
+            engines=[self._engine(name, about, now_ns) for name, about in self.about.engines.items()],
+        )
+
+    def _engine(self, name: str, about: AboutEngine, now_ns: int) -> admin_pb2.EngineStatus:
+        snapshot, permits = self._door.backends[name].snapshot, self._door.permits[name]
+        p50_ns, p95_ns = snapshot.step.percentiles(now_ns, 0.5, 0.95)
+        return admin_pb2.EngineStatus(
+            name=name,
+            engine=about.engine,
+            model_name=about.model_name,
+            model_hash=about.model_sha256,
+            layout=about.layout,
+            steps=snapshot.steps,
+            step_p50_ms=p50_ns / MS,
+            step_p95_ms=p95_ns / MS,
+            tokens_per_s=snapshot.step.amount(now_ns) / (snapshot.step.within_ns / S),
+            residents=snapshot.kv.residents,
+            residents_used=snapshot.kv.residents_used,
+            ram_bytes=snapshot.kv.ram_bytes,
+            waiting=whole(sum(permits.waiting(tier) for tier in Tier)),
+            running=sum(snapshot.running(tier) for tier in Tier),
         )
 
     def _tier(self, tier: Tier, snapshots: Sequence[Snapshot], now_ns: int) -> admin_pb2.TierLoad:

@@ -6,7 +6,7 @@ Nothing here waits or knows which worlds there are. Long work is a generator of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from core.errors import CallerError
 from core.script import Script, Section, SectionKind
@@ -31,7 +31,7 @@ class Definitions:
     """Compiles them for the models that may read a world. `layouts`, `policy` and `adapters` do not change."""
 
     def __init__(
-        self, layouts: Sequence[Layout], limits: WorldLimits, policy: Sections, adapters: Adapters | None
+        self, layouts: Sequence[Layout], limits: WorldLimits, policy: Sections, adapters: Mapping[str, Adapters]
     ) -> None:
         self._layouts = layouts
         self._layout = layouts[0]
@@ -41,9 +41,8 @@ class Definitions:
 
     def needs_composing(self, request: npcs_pb2.DefineWorldRequest) -> bool:
         """True when compiling() would read and write files first: let compose() do it, on another thread."""
-        return self._adapters is not None and any(
-            a.adapter not in self._adapters for a in request.archetypes if a.adapter
-        )
+        names = [a.adapter for a in request.archetypes if a.adapter]
+        return any(name not in of for name in names for of in self._adapters.values())
 
     def compose(self, request: npcs_pb2.DefineWorldRequest) -> None:
         """Makes the stacks of adapters that a definition names. Any thread may call. Raises CallerError."""
@@ -132,12 +131,21 @@ class Definitions:
             out += warnings_of(knows, (), (), {what: text})
         return out
 
-    def _adapter(self, i: int, archetype: npcs_pb2.Archetype) -> Adapter | None:
-        if not archetype.adapter:
-            return None
-        if self._adapters is None:
-            raise CallerError(f"archetypes[{i}].adapter", f"there is no adapter '{archetype.adapter}'; there are none")
-        return self._adapters.find(archetype.adapter, f"archetypes[{i}].adapter")
+    def _adapter(self, i: int, archetype: npcs_pb2.Archetype) -> Mapping[str, Adapter]:
+        """An archetype's adapter on each engine that has one of its name. One engine at least must have it."""
+        name, where = archetype.adapter, f"archetypes[{i}].adapter"
+        if not name:
+            return {}
+        found: dict[str, Adapter] = {}
+        missing: list[CallerError] = []
+        for engine, adapters in self._adapters.items():
+            try:
+                found[engine] = adapters.find(name, where)
+            except CallerError as error:
+                missing.append(error)
+        if not found:
+            raise missing[0] if missing else CallerError(where, f"there is no adapter '{name}'; there are none")
+        return found
 
     def _table(
         self, request: npcs_pb2.DefineWorldRequest, actions: Sequence[ActionWord], emotions: Sequence[str]

@@ -1,8 +1,8 @@
-"""A spec becomes an NPC of its world: its persona, its script for every model, its adapter, lease and number."""
+"""A spec becomes an NPC of its world: its persona, its script for every model, its adapters, lease and number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from core.errors import CallerError
@@ -10,7 +10,7 @@ from core.script import Script, Section
 from core.texts import check_name, check_prose
 from core.words import NpcKey
 from daemon.worlds.personas import Personas
-from daemon.worlds.world import Npc, World
+from daemon.worlds.world import NO_VOICES, Npc, Voice, World
 from engines.lora import Adapter
 from npcd.v1 import npcs_pb2
 from prompts.layout import Layout
@@ -45,28 +45,27 @@ class Registration:
         persona = self._persona(world, i, spec, personas)
         prefix = world.prefixes[spec.archetype_id]
         script = prefix.goes_on((persona,))
-        adapter, trunk_adapter = _hashes(world.adapters.get(spec.archetype_id))
+        voices = _voices(world.adapters.get(spec.archetype_id, {}))
         written = spec.SerializeToString()
         if old is not None and not take_over:
-            if _is_same(old, written, script, adapter):
+            if _is_same(old, written, script, voices):
                 return old
             epoch = old.lease_epoch
         number = old.number if old else self._number()
         key = NpcKey(world.tenant, world.world_id, spec.npc_id)
         if not personas.found:
             self._render(script)
-        return Npc(key, number, spec.archetype_id, spec.persona_id, persona, epoch, script, written, adapter,
-                   trunk_adapter)  # fmt: skip
+        return Npc(key, number, spec.archetype_id, spec.persona_id, persona, epoch, script, written, voices)
 
     def moved(self, npc: Npc, old: World, new: World) -> Npc:
         """The same NPC in the changed world; personas that the world no longer has keep their old text."""
         prefix = new.prefixes.get(npc.archetype_id, old.prefixes[npc.archetype_id])
         new.prefixes.setdefault(npc.archetype_id, prefix)
-        adapter, trunk_adapter = _hashes(new.adapters.setdefault(npc.archetype_id, old.adapters.get(npc.archetype_id)))
+        voices = _voices(new.adapters.setdefault(npc.archetype_id, old.adapters.get(npc.archetype_id, {})))
         persona = new.personas.get(npc.persona_id, npc.persona)
         script = prefix.goes_on((persona,))
         self._render(script)
-        return replace(npc, persona=persona, script=script, adapter=adapter, trunk_adapter=trunk_adapter)
+        return replace(npc, persona=persona, script=script, voices=voices)
 
     def _persona(self, world: World, i: int, spec: npcs_pb2.NpcSpec, personas: Personas) -> Section:
         if spec.persona_id:
@@ -95,12 +94,12 @@ class Registration:
         return self._next_number - 1
 
 
-def _is_same(npc: Npc, spec: bytes, script: Script, adapter: str) -> bool:
+def _is_same(npc: Npc, spec: bytes, script: Script, voices: Mapping[str, Voice]) -> bool:
     """True when an NPC is registered as this very spec makes it."""
     # Two specs may make the same script; the personas they name may change apart later.
-    return npc.spec == spec and npc.adapter == adapter and npc.script == script
+    return npc.spec == spec and npc.voices == voices and npc.script == script
 
 
-def _hashes(adapter: Adapter | None) -> tuple[str, str]:
-    """The content hashes of the adapter: of its speech, and of the trunks that it computes."""
-    return ("", "") if adapter is None else (adapter.sha, adapter.trunk_sha)
+def _voices(adapters: Mapping[str, Adapter]) -> Mapping[str, Voice]:
+    """The content hashes of an archetype's adapters, by engine."""
+    return {engine: Voice(one.sha, one.trunk_sha) for engine, one in adapters.items()} if adapters else NO_VOICES

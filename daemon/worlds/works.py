@@ -88,7 +88,7 @@ class Works:
         """Asks what is to be remembered of a conversation: on a fork of its trunk, and as the model without adapter."""
         work = self.speaks(npc, route, tail, now_ns, script, partner)
         work.key = work.key._replace(fork=fork)
-        work.adapter = npc.trunk_adapter
+        work.adapter = npc.voice(route.engine).trunk_adapter
         return work
 
     def _work(
@@ -108,7 +108,7 @@ class Works:
             tail_tokens = np.asarray(layout.tail(tail) if tail is not None else (), np.int32)
         return Work(
             tier=route.tier,
-            key=npc.trunk_key(partner),
+            key=npc.trunk_key(partner, route.engine),
             trunk=trunk,
             tail=tail_tokens,
             max_tokens=max_tokens,
@@ -116,7 +116,7 @@ class Works:
             due_ns=due_ns,
             deadline_ns=self._promises.deadline_ns(route.tier, due_ns),
             near=npc.number if not partner else -1,
-            adapter=npc.adapter,
+            adapter=npc.voice(route.engine).adapter,
             backend=route.engine,
             script=script.asks(tail.sections) if tail is not None else script,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from core.choice import Choice
 from core.script import Script, Section
@@ -10,6 +13,19 @@ from core.words import NpcKey, TrunkKey
 from engines.lora import Adapter
 from prompts.choices import ActionWord
 from tiers.policy import PolicyRow
+
+
+class Voice(NamedTuple):
+    """The adapter that an NPC speaks with on one engine, and the one that computes its trunks (content hashes; empty:
+    the base model).
+    """
+
+    adapter: str = ""
+    trunk_adapter: str = ""
+
+
+BASE = Voice()
+NO_VOICES: Mapping[str, Voice] = MappingProxyType({})  # most NPCs', so that they share one
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +39,7 @@ class World:
     version: int
     content_hash: str
     language: str
-    adapters: dict[str, Adapter | None]  # by archetype
+    adapters: dict[str, Mapping[str, Adapter]]  # by archetype, and then by engine: those that have one for it
     actions: list[ActionWord]
     emotions: list[str]
     prefixes: dict[str, Script]
@@ -43,8 +59,7 @@ class World:
 @dataclass(slots=True, eq=False)
 class Npc:
     """One registered NPC. Its `script` is its archetype's prefix and its persona; `spec` is the game's message as it
-    came. It speaks with `adapter`, and its trunks are computed with `trunk_adapter` (content hashes; empty: the base
-    model).
+    came. `voices` are by engine; on an engine that is not there the base model speaks.
     """
 
     key: NpcKey
@@ -55,14 +70,17 @@ class Npc:
     lease_epoch: int
     script: Script
     spec: bytes
-    adapter: str = ""
-    trunk_adapter: str = ""
+    voices: Mapping[str, Voice] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The NPC's name."""
         return self.persona.name
 
-    def trunk_key(self, partner: str) -> TrunkKey:
-        """Names its trunk towards a partner (empty: none, for intents)."""
-        return TrunkKey(self.key, partner, self.trunk_adapter)
+    def voice(self, engine: str) -> Voice:
+        """What it speaks with on an engine."""
+        return self.voices.get(engine, BASE)
+
+    def trunk_key(self, partner: str, engine: str = "") -> TrunkKey:
+        """Names its trunk on an engine towards a partner (empty: none, for intents)."""
+        return TrunkKey(self.key, partner, self.voice(engine).trunk_adapter)

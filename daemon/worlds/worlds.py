@@ -7,7 +7,8 @@ steps keep other changes of the same world away meanwhile (daemon/rpc/changes.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -42,11 +43,11 @@ class Worlds:
         layouts: Sequence[Layout],
         limits: WorldLimits,
         policy: Sections,
-        adapters: Adapters | None = None,
+        adapters: Mapping[str, Adapters] = MappingProxyType({}),
         first_lease: Callable[[], int] = lambda: 0,
     ) -> None:
         """`layouts` are those of all models that may read a world: each text is checked against all of them, and
-        responses count the first one's tokens.
+        responses count the first one's tokens. `adapters` are by engine.
 
         A new world's leases are above `first_lease`: a world that is defined again after it was deleted takes nothing
         from a game server which still holds a lease of the old one.

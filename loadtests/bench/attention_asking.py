@@ -19,6 +19,7 @@ from daemon.rpc.status import Lifecycle
 from loadtests.bench.figures import Figures
 from loadtests.bench.simulated import model
 from npcd.v1 import intents_pb2, npcs_pb2
+from tiers.routing import LLAMA
 
 NPCS = 1_000
 HZ = 10
@@ -32,7 +33,7 @@ async def asking(figures: Figures, quick: bool) -> None:
     """Plays, and counts the CPU time of the loop's thread."""
     config = Config()
     config = replace(config, intents=replace(config.intents, bark_every_ms=0))
-    daemon = build(config, model(config, STEP_MS), Lifecycle(), _no_drain)
+    daemon = build(config, {LLAMA: model(config, STEP_MS)}, Lifecycle(), _no_drain)
     daemon.door.start(lambda error: None)
     try:
         play_s = 4.0 if quick else PLAY_S

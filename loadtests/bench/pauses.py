@@ -31,6 +31,7 @@ from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 from npcd.v1 import intents_pb2, npcs_pb2
 from scheduler.meter import percentile
+from tiers.routing import LLAMA
 
 PARTS = ("calls", "gc", "slices", "switch", "cores", "threads")
 NPCS = 1000
@@ -69,7 +70,7 @@ async def _with_daemon(options: Options, threads: int, part: Callable[[Daemon], 
     def died(error: BaseException) -> None:
         raise SystemExit(f"the engine thread died: {error}")
 
-    daemon = build(config, Model(engine, "", ""), Lifecycle(), drain)
+    daemon = build(config, {LLAMA: Model(engine, "", "")}, Lifecycle(), drain)
     daemon.door.start(died)
     await daemon.calls.define_world("", _world())
     specs = [npcs_pb2.NpcSpec(npc_id=f"n{i}", archetype_id="villager", persona_id="p") for i in range(NPCS)]

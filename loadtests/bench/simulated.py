@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 
-import daemon.model
+import daemon.engines
 from daemon.config import Config
 from daemon.main import main
 from daemon.model import Model
 from engines.base import Geometry
 from engines.sim import SimCost, SimEngine, SimVocab, VirtualClock
 from prompts.marks import MARKS
+from tiers.routing import LLAMA
 
 # A step takes equally long with any works, so all waiting works go into one; and no deadline is near.
 SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")
@@ -44,5 +45,5 @@ if __name__ == "__main__":
     for one in SETS:
         command += ["--set", one]
     # The daemon is built as usual, around this model instead of its own.
-    daemon.model.load_model = lambda config: model(config, step)  # type: ignore[assignment, return-value]
+    daemon.engines.load_models = lambda config: {LLAMA: model(config, step)}
     sys.exit(main(command))

@@ -200,6 +200,74 @@ class Shed(_message.Message):
 Global___Shed: _TypeAlias = Shed  # noqa: Y015
 
 @_typing.final
+class EngineStatus(_message.Message):
+    """One engine and its model. Counts over all engines are in StatusResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_HASH_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_P50_MS_FIELD_NUMBER: _builtins.int
+    STEP_P95_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    RESIDENTS_FIELD_NUMBER: _builtins.int
+    RESIDENTS_USED_FIELD_NUMBER: _builtins.int
+    RAM_BYTES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as routes.KIND.engine names it"""
+    engine: _builtins.str
+    """library and version"""
+    model_name: _builtins.str
+    model_hash: _builtins.str
+    layout: _builtins.str
+    """layout of prompts for this model, and the reason"""
+    steps: _builtins.int
+    step_p50_ms: _builtins.float
+    step_p95_ms: _builtins.float
+    tokens_per_s: _builtins.float
+    """over the last seconds, prompts included"""
+    residents: _builtins.int
+    """sequences for the KV of NPCs and conversations"""
+    residents_used: _builtins.int
+    ram_bytes: _builtins.int
+    """KV in host RAM"""
+    waiting: _builtins.int
+    """requests of all tiers in its queues"""
+    running: _builtins.int
+    """requests of all tiers that run"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        model_hash: _builtins.str = ...,
+        layout: _builtins.str = ...,
+        steps: _builtins.int = ...,
+        step_p50_ms: _builtins.float = ...,
+        step_p95_ms: _builtins.float = ...,
+        tokens_per_s: _builtins.float = ...,
+        residents: _builtins.int = ...,
+        residents_used: _builtins.int = ...,
+        ram_bytes: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        running: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "layout", b"layout", "model_hash", b"model_hash", "model_name", b"model_name", "name", b"name", "ram_bytes", b"ram_bytes", "residents", b"residents", "residents_used", b"residents_used", "running", b"running", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "tokens_per_s", b"tokens_per_s", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineStatus: _TypeAlias = EngineStatus  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     """Worlds, NPCs, streams, turns, intents, promotions and bonds are those of the caller's own tenant. With an operator's token, and by
     a daemon without a tokens file, those of every tenant are counted. All other numbers are the whole daemon's.
@@ -260,6 +328,7 @@ class StatusResponse(_message.Message):
     PREDICTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREDICTED_WASTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREDICTED_SAVED_MS_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
     contract_minor: _builtins.int
@@ -342,6 +411,10 @@ class StatusResponse(_message.Message):
     def shedding(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shed]:
         """empty when all is well"""
 
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineStatus]:
+        """each engine in this process, that of intents first"""
+
     def __init__(
         self,
         *,
@@ -398,10 +471,11 @@ class StatusResponse(_message.Message):
         predicted_tokens: _builtins.int = ...,
         predicted_wasted_tokens: _builtins.int = ...,
         predicted_saved_ms: _builtins.int = ...,
+        engines: _abc.Iterable[Global___EngineStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -718,6 +718,7 @@ class TrunkPlace(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     HITS_FIELD_NUMBER: _builtins.int
     IDLE_MS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     partner: _builtins.str
     """pseudonym of the player; empty: the trunk for intents"""
     home: _builtins.str
@@ -726,6 +727,8 @@ class TrunkPlace(_message.Message):
     bytes: _builtins.int
     hits: _builtins.int
     idle_ms: _builtins.int
+    engine: _builtins.str
+    """engine that holds it, as routes.KIND.engine names it"""
     def __init__(
         self,
         *,
@@ -735,10 +738,11 @@ class TrunkPlace(_message.Message):
         bytes: _builtins.int = ...,
         hits: _builtins.int = ...,
         idle_ms: _builtins.int = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "hits", b"hits", "home", b"home", "idle_ms", b"idle_ms", "partner", b"partner", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "engine", b"engine", "hits", b"hits", "home", b"home", "idle_ms", b"idle_ms", "partner", b"partner", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

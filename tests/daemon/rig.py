@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -30,6 +31,7 @@ from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
 from prompts.layout import Trunk
 from prompts.marks import MARKS
 from tests.patience import PATIENCE_S
+from tiers.routing import LLAMA
 
 # The policy waits for the model without a limit, also when the engine's thread gets no turn for a while, so that a
 # test's statements about the model hold on a busy machine.
@@ -153,8 +155,8 @@ async def until(condition: Callable[[], bool], what: str = "it") -> None:
 
 async def move_out(rig: Rig, npc: str) -> None:
     """Moves an NPC's trunks out of their sequences, whether or not those are short."""
-    steps = rig.daemon.step_backend
-    steps.obeyed(lambda: steps.scheduler.move_out(NpcKey("", "vale", npc)))
+    for backend in [engine.backend for engine in rig.daemon.engines.values()]:
+        backend.obeyed(partial(backend.scheduler.move_out, NpcKey("", "vale", npc)))
     await rig.daemon.door.obeyed()
 
 
@@ -219,20 +221,22 @@ async def running(
     keeping: Keeping | None = None,
     clock: Clock = now_ns,
     others: Mapping[str, Backend] = MappingProxyType({}),
+    further: Mapping[str, Model] = MappingProxyType({}),
 ) -> AsyncIterator[Rig]:
     """A daemon that serves one world with some NPCs until the block ends. A dead engine thread fails the test.
 
     With `npcs` 0 no world is defined: the daemon has only the worlds that it takes up from `keeping`. `others` are
-    backends beside the model's own.
+    backends beside the model's own, `further` the models of further engines.
     """
+    models = {LLAMA: model, **further}
     died: list[BaseException] = []
     lifecycle = Lifecycle()
     if keeping is None:
-        daemon = build(config, model, lifecycle, drain, clock, saves=saves, others=others)
+        daemon = build(config, models, lifecycle, drain, clock, saves=saves, others=others)
     else:
         memory, saves, ill = keeping.memory, keeping.folder.saves, keeping.ill
         key = keeping.folder.pseudonym_key
-        daemon = build(config, model, lifecycle, drain, clock, memory, saves, ill, keeping.parked, key)
+        daemon = build(config, models, lifecycle, drain, clock, memory, saves, ill, keeping.parked, key)
     daemon.door.start(died.append)
     lifecycle.phase = "serving"
     try:
@@ -244,7 +248,8 @@ async def running(
         await daemon.door.all_ended()  # the trunks are in place
         yield Rig(daemon, {npc.key.npc: npc.lease_epoch for w in daemon.worlds for npc in w.npcs.values()})
     finally:
-        getattr(model, "let_go", lambda: None)()
+        for one in models.values():
+            getattr(one, "let_go", lambda: None)()
         assert daemon.door.stop(PATIENCE_S, "the test is over")
     assert not died, died
 

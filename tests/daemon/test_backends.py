@@ -13,7 +13,7 @@ from daemon.config import Config
 from npcd.v1 import dialogue_pb2, intents_pb2
 from tests.daemon.rig import UNHURRIED, Rig, gated, running, until
 from tests.engines.text_backend import TextBackend, in_plain_words
-from tiers.routing import Routes, WorkKind
+from tiers.routing import LLAMA, Routes, WorkKind
 
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
@@ -81,7 +81,9 @@ async def test_intents_and_a_conversation_on_a_backend_without_tokens() -> None:
 async def test_each_route_is_followed() -> None:
     """Works of the kinds in the backend's route go there, and all others to the daemon's own engine."""
     noting, model = Noting(), gated()
-    config = routed("text", WorkKind.REPLY, WorkKind.REPLY_TRUNK)
+    config = routed("text", WorkKind.REPLY)
+    summary = replace(config.routes.summary, engine=LLAMA)  # else it goes where replies go
+    config = replace(config, routes=replace(config.routes, summary=summary))
     async with running(model, config, others={"text": noting.backend}) as rig:
         steps = model.engine.steps
         _, said = await a_life(rig)

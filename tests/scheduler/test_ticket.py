@@ -298,13 +298,15 @@ def test_a_backend_is_stalled_only_while_it_has_works() -> None:
 
 
 async def test_the_door_waits_for_all_backends() -> None:
-    """obeyed() returns when both are through, places() has the trunks of both, and start() and stop() reach both."""
+    """obeyed() returns when both are through, places() has the trunks of both with their backends' names, and start()
+    and stop() reach both.
+    """
     two = Two()
     two.door.start(lambda _: None)
     await two.door.obeyed()
     place = TrunkPlace(TrunkKey(NpcKey("", "w", "n"), ""), "ram", 5, 10, 1, 0)
     two.backends["far"].trunks = [place]
-    assert await two.door.places([NpcKey("", "w", "n")], within_s=PATIENCE_S) == [place]
+    assert await two.door.places([NpcKey("", "w", "n")], within_s=PATIENCE_S) == [place._replace(engine="far")]
     two.backends["llama"].silent = True
     with pytest.raises(TimeoutError):
         await two.door.places([NpcKey("", "w", "n")], within_s=0.0)

@@ -19,7 +19,7 @@ def test_every_kind_has_a_route_and_the_shipped_table_holds() -> None:
     check_routes(Routes(), Promises(), LEN)
     for kind in WorkKind:
         route = Routes().of(kind)
-        assert route is getattr(Routes(), kind.value)
+        assert replace(route, engine="") == replace(getattr(Routes(), kind.value), engine="")
         assert route.engine in ENGINES
 
 

@@ -1,7 +1,7 @@
 """docs/SETTINGS.md agrees with the code: every setting, its variable, its default, its bounds, and one sentence."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def every(of: Any, path: str = "") -> Iterator[tuple[str, str]]:
         value, name = getattr(of, each.name), f"{path}{each.name}"
         if dataclasses.is_dataclass(value):
             yield from every(value, f"{name}.")
-        else:
+        elif not isinstance(value, Mapping):  # sections whose names the user chooses have a paragraph
             yield name, says.get(each.name, "")
 
 

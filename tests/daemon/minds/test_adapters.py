@@ -22,6 +22,7 @@ from scheduler.ticket import Ticket
 from tests.daemon.rig import Rig, gated, quick, running, world
 from tests.engines.adapters import write
 from tests.patience import PATIENCE_S
+from tiers.routing import LLAMA
 
 TEXT = dialogue_pb2.TALK_EVENT_KIND_TEXT
 Submission = tuple[Work, Callable[[Ended], None], Callable[[Chunk], None]]
@@ -162,7 +163,9 @@ async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
         board, steps = rig.daemon.board, rig.daemon.step_backend
 
         def shown() -> dict[str, float]:
-            metrics = {m.name: m for m in StatusCollector(board.message, lambda: steps.snapshot.counters).collect()}
+            metrics = {
+                m.name: m for m in StatusCollector(board.message, lambda: {LLAMA: steps.snapshot.counters}).collect()
+            }
             counts = {s.labels["what"]: s.value for s in metrics["npcd_adapters"].samples}
             return counts | {"resident": metrics["npcd_adapters_resident"].samples[0].value}
 
@@ -175,7 +178,7 @@ async def test_metrics_count_adapters(model: Model, opened: Model) -> None:
         assert 2 <= now["resident"] == now["loaded"] - now["dropped"]
     async with running(gated()) as rig:
         board, steps = rig.daemon.board, rig.daemon.step_backend
-        collector = StatusCollector(board.message, lambda: steps.snapshot.counters)
+        collector = StatusCollector(board.message, lambda: {LLAMA: steps.snapshot.counters})
         assert not any("adapter" in m.name for m in collector.collect())
 
 

@@ -69,7 +69,7 @@ async def test_intents_are_of_the_worlds_words(other: Model) -> None:
             assert intent.target_entity_id in ("", "w1", "p1")
             assert (intent.target_entity_id != "") or intent.action in ("idle", "flee")
             assert 0 < intent.confidence <= 1
-        assert rig.daemon.board.about.layout.startswith(KINDS[other.name])
+        assert rig.daemon.board.about.first.layout.startswith(KINDS[other.name])
 
 
 async def test_intents_alone_and_among_others_are_the_same(other: Model) -> None:

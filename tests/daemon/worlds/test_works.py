@@ -13,7 +13,7 @@ from core.work import GREEDY, Sampling, Work
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.works import Works
-from daemon.worlds.world import Npc, World
+from daemon.worlds.world import Npc, Voice, World
 from daemon.worlds.worlds import Worlds
 from engines.sim import SimVocab
 from npcd.v1 import npcs_pb2
@@ -22,11 +22,12 @@ from prompts.layout import Layout
 from prompts.marks import MARKS
 from tests.daemon.rig import specs, world
 from tiers.promises import Promises
-from tiers.routing import LLAMA, Route, Routes
+from tiers.routing import LLAMA, Route, Routes, WorkKind
 
 OTHER = "other"
 NOW_NS = 5_000_000
 ROUTES = Routes()
+BARK, SUMMARY, TRUNK = (ROUTES.of(kind) for kind in (WorkKind.BARK, WorkKind.SUMMARY, WorkKind.TRUNK))
 SEEN = Observation(1, (Percept("w1", "wolf", "hostile", 6.0), Percept("p1", "player", "friendly", 3.0)))
 
 
@@ -100,18 +101,18 @@ def test_a_bark_is_as_long_as_its_route_allows(village: Village) -> None:
     tail = village.native.bark_tail(
         village.native.intent_tail(village.native.perceive(SEEN)), ("flee", "nobody", "calm")
     )
-    work = village.works.speaks(village.npc, ROUTES.bark, tail, NOW_NS, supersede="bark")
-    assert bounds(work) == (Tier.GOLD, "", ROUTES.bark.output_max, NOW_NS, village.npc.number)
+    work = village.works.speaks(village.npc, BARK, tail, NOW_NS, supersede="bark")
+    assert bounds(work) == (Tier.GOLD, "", BARK.output_max, NOW_NS, village.npc.number)
     assert reads(work, village.native, village.npc) and work.supersede == "bark"
 
 
 def test_a_summary_runs_on_a_fork_without_the_adapter(village: Village) -> None:
     """The summary uses the model that computed the NPC's trunk."""
-    npc = replace(village.npc, adapter="lively", trunk_adapter="")
+    npc = replace(village.npc, voices={LLAMA: Voice("lively", "")})
     script = npc.script.goes_on([player_line("Hello."), npc_line("Go away.")])
     tail = village.native.summary_tail()
-    work = village.works.sums_up(npc, ROUTES.summary, tail, NOW_NS, script, "p1", "summary/1")
-    assert bounds(work) == (Tier.BRONZE, "p1", ROUTES.summary.output_max, NOW_NS, -1)
+    work = village.works.sums_up(npc, SUMMARY, tail, NOW_NS, script, "p1", "summary/1")
+    assert bounds(work) == (Tier.BRONZE, "p1", SUMMARY.output_max, NOW_NS, -1)
     assert (work.key.fork, work.adapter) == ("summary/1", "") and reads(work, village.native, npc)
     assert village.works.speaks(npc, ROUTES.reply, tail, NOW_NS, script, "p1").adapter == "lively"
 
