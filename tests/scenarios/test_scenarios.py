@@ -26,6 +26,7 @@ from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
 from tests.scenarios.asking import AskingScenario
 from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
+from tests.scenarios.guards import GuardsScenario
 from tests.scenarios.prediction import PredictionScenario
 from tests.scheduler.simulated import Sim, words
 from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
@@ -233,6 +234,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "share": ShareScenario,
     "asking": AskingScenario,
     "prediction": PredictionScenario,
+    "guards": GuardsScenario,
 }
 
 

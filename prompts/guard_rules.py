@@ -1,0 +1,98 @@
+"""What guards are told, and the values that they answer with (prompts/guards.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+
+class Directions(Enum):
+    """What becomes of stage directions."""
+
+    KEEP = "keep"
+    CUT = "cut"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """The guards between a model's text and players: they keep back thoughts, names before a line, lines for the
+    player, and text of chat templates.
+    """
+
+    directions: Directions = Directions.CUT
+    """Stage directions such as `*smiles*`, `(sighs)` or `[leaves]`: `keep` leaves them in the text, `cut` drops them,
+    `event` sends each one as an event of its own.
+    """
+    sentences_max: int = 3
+    """A reply of a model with a chat template, or without one, ends after this number of sentences; 0: no limit. Models
+    made for npcd end by themselves. From 0 to 32.
+    """
+    thought_max: int = 2_000
+    """If a model's thought is not over after this number of characters, the reply counts as empty. From 0 to 100000."""
+    thinks_first: bool = False
+    """Takes every reply as a thought until it is closed: for models that begin to think without saying so."""
+    again: bool = True
+    """If nothing is left of a reply, it is drawn once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one guard cuts beside thoughts and markers. `sentences_max` 0: no limit."""
+
+    directions: Directions = Directions.CUT
+    labels: bool = True
+    turns: bool = True
+    sentences_max: int = 0
+    thought_max: int = 2_000
+    thinks_first: bool = False
+
+
+class Cut(Enum):
+    """Why text was not told."""
+
+    THOUGHT = "thought"
+    LABEL = "label"
+    ANOTHER = "another"
+    TURN = "turn"
+    MARKER = "marker"
+    DIRECTION = "direction"
+    EMPHASIS = "emphasis"
+    SENTENCES = "sentences"
+    SPACE = "space"
+
+
+class Shown(Enum):
+    """What a piece is."""
+
+    TOLD = "told"
+    SENTENCE = "sentence"  # a sentence ended here; no text
+    DIRECTION = "direction"  # a stage direction, without its marks
+    TAKEN_BACK = "taken back"  # all that was told so far was a thought; no text
+
+
+class Piece(NamedTuple):
+    """Something that may be shown, in order."""
+
+    shown: Shown
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A reply that is over: the `kept` text, and how many characters were cut and why.
+
+    `begins`: the kept text is the beginning of what the model wrote, but for white space. `empty`: nothing is left, and
+    the reply may be drawn again.
+    """
+
+    kept: str
+    cut: Mapping[Cut, int]
+    begins: bool
+
+    @property
+    def empty(self) -> bool:
+        """True if there is nothing to say."""
+        return not self.kept
