@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from prompts.guard_rules import Cut, Directions, Piece, Rules, Shown
-from prompts.guards import Guard, guarded
+from prompts.guards import DIRECTION_MAX, Guard, guarded
 from prompts.thoughts import ANY_MARK, THOUGHTS, opens_a_thought
 
 OWN, OTHERS = ("Bram Holt",), ("Tilda",)
@@ -20,6 +20,7 @@ BITS = (
     "<think>", "</think>", "<", "<|", "|>", "◁think▷", "◁/think▷", "[THINK]", "[/THINK]", "</s>", "[INST]",
     "<|im_end|>", "<|channel|>", "analysis", "<answer>",
 )  # fmt: skip
+NEAR_LABELS = ("Bram", "Tilda", ":", ": ", " ", "*", "**", "(", ")", "\n", '"', "Guard", "hello", ".", ". ")
 
 
 def some_rules(rng: random.Random) -> Rules:
@@ -75,7 +76,8 @@ def test_the_pieces_change_nothing(seed: int) -> None:
     """
     rng = random.Random(seed)
     for _ in range(3000):
-        text = "".join(rng.choice(BITS) for _ in range(rng.randint(1, 16)))
+        few = rng.choice([rng.sample(BITS, 6), rng.sample(NEAR_LABELS, 4)])  # so that they meet
+        text = "".join(rng.choice(few) for _ in range(rng.randint(1, 16)))
         rules = some_rules(rng)
         cuts = sorted(rng.sample(range(len(text) + 1), rng.randint(1, min(len(text), 6))))
         at_once = joined(heard(text, rules))
@@ -134,6 +136,14 @@ def test_a_reply_is_heard_without_what_does_not_belong_to_it() -> None:
         shown = heard(text, rules, sorted(rng.sample(range(len(text)), 4)))
         assert "".join(piece.text for piece in shown) == " ".join(kept), text
         assert sum(piece.shown is Shown.SENTENCE for piece in shown) == len(kept), text
+
+
+def test_a_stage_direction_has_a_longest_length() -> None:
+    """A remark of 160 characters is one; with one more character it is text."""
+    for length, kept in ((DIRECTION_MAX - 1, ""), (DIRECTION_MAX, "(" + "x" * DIRECTION_MAX + ")")):
+        for cuts in ((), range(1, length)):
+            shown = heard("(" + "x" * length + ") ", Rules(), cuts)
+            assert "".join(piece.text for piece in shown) == kept
 
 
 def test_text_is_told_as_early_as_it_is_certain() -> None:

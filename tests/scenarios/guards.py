@@ -23,7 +23,9 @@ class GuardsScenario:
     """
 
     def __init__(self) -> None:
-        self.rules, self.own, self.others = Rules(), ("Mira",), ("Tilda",)
+        self.rules = Rules()
+        self.own: tuple[str, ...] = ("Mira",)
+        self.others: tuple[str, ...] = ("Tilda",)
 
     def run(self, lines: list[str]) -> str:
         """What is shown, then what was cut, however the reply is split."""
