@@ -177,7 +177,7 @@ def build(
     policy, adapters = load_policy(config.worlds.policy_file), adapters_of(models)
     worlds = Worlds([engine.layout for engine in engines.values()], config.worlds, policy, adapters, unix_s)
     text_only = [name for name, backend in backends.items() if backend.limits.reads_text]
-    works = Works(layouts, config.promises, text_only)
+    works = Works(layouts, config.promises, text_only, config.guards)
     memory = memory or hot_only(config, clock)
     memory.has_world = worlds.has_world
     slice_ns = round(config.calls.slice_ms * MS)

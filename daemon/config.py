@@ -34,6 +34,7 @@ from memory.journal_settings import JournalSettings
 from memory.parked import ParkedSettings
 from memory.redis_connection import RecentSettings
 from prompts.caps import Caps
+from prompts.guard_rules import GuardSettings
 from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers.activation import check_activation
@@ -127,6 +128,7 @@ class Config:
     shedding: ShedSettings = field(default_factory=ShedSettings)
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
+    guards: GuardSettings = field(default_factory=GuardSettings)
     hot: HotSettings = field(default_factory=HotSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     calls: CallSettings = field(default_factory=CallSettings)
@@ -190,6 +192,7 @@ def check(config: Config) -> None:
     check_carry(config.intents.carry)
     check_share(config.intents.share)
     _check_intents(config.intents)
+    _check_guards(config.guards)
     _check_routes(config)
     check_shedding(config.shedding)
     if config.worlds.policy_file:
@@ -238,6 +241,12 @@ def _check_intents(i: IntentSettings) -> None:
         raise ConfigError(f"intents.looks_per_s: {i.looks_per_s}, must be 10 to 1000000")
     if not 0 <= i.remember <= 64 or not 0 <= i.remember_s <= 3600:
         raise ConfigError("intents.remember must be 0 to 64 states, intents.remember_s 0 to 3600 seconds")
+
+
+def _check_guards(guards: GuardSettings) -> None:
+    for name, most in (("sentences_max", 32), ("thought_max", 100_000)):
+        if not 0 <= getattr(guards, name) <= most:
+            raise ConfigError(f"guards.{name}: {getattr(guards, name)}, must be 0 to {most}")
 
 
 def _check_routes(config: Config) -> None:

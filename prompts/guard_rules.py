@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -36,6 +36,20 @@ class GuardSettings:
     """Takes every reply as a thought until it is closed: for models that begin to think without saying so."""
     again: bool = True
     """If nothing is left of a reply, it is drawn once more."""
+
+    def reply(self, native: bool) -> Rules:
+        """The rules for replies. A `native` model was made for npcd: it writes no labels, and comes to its end."""
+        most = 0 if native else self.sentences_max
+        return Rules(self.directions, not native, not native, most, self.thought_max, self.thinks_first)
+
+    def bark(self, native: bool) -> Rules:
+        """The rules for barks. They have no events of their own."""
+        shown = Directions.KEEP if self.directions is Directions.KEEP else Directions.CUT
+        return replace(self.reply(native), directions=shown)
+
+    def summary(self) -> Rules:
+        """The rules for summaries, which nobody hears."""
+        return Rules(Directions.KEEP, False, False, 0, self.thought_max, self.thinks_first)
 
 
 @dataclass(frozen=True, slots=True)

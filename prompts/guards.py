@@ -48,7 +48,7 @@ class Guard:
     def __init__(self, rules: Rules = Rules(), own: Sequence[str] = (), others: Sequence[str] = ()) -> None:
         self.said = ""
         self.stopped = False
-        """True when the reply is over, whatever the model writes still."""
+        """True if the reply is over before the model is: whatever it writes still is cut."""
         self.parts: list[tuple[Cut | None, str]] = []
         """All text that was decided about, in order, with why it was cut; None: it was told."""
         self._rules = rules
@@ -93,7 +93,6 @@ class Guard:
         self._cut_off = not whole
         shown = self._go("", last=True)
         self._settle_spaces(Cut.SPACE)
-        self.stopped = True
         return shown
 
     def verdict(self) -> Verdict:

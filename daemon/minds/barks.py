@@ -14,8 +14,9 @@ from core.words import Finish
 from core.work import Chunk, Ended, Sampling
 from daemon.minds.mind import IntentSettings, Mind, Question
 from daemon.minds.table import Table
-from daemon.talk.text import TextAssembler
+from daemon.talk.text import Spoken
 from daemon.worlds.works import Works
+from prompts.guards import Guard
 from scheduler.ticket import Door, Ticket
 from tiers.routing import Route, Routes, WorkKind
 
@@ -85,7 +86,8 @@ class Barks:
         """Asks for words; `done` hears what was said, or nothing when that came to naught."""
         npc, now_ns = q.mind.npc, self._clock()
         layout = self._works.layout(route)
-        text = TextAssembler(layout.stop_text)
+        rules = self._works.guards.bark(self._works.made_for_npcd(route))
+        text = Spoken(layout.stop_text, Guard(rules, (npc.name,)))
 
         def spoken(chunk: Chunk) -> None:
             text.add(chunk.text)

@@ -27,7 +27,6 @@ from daemon.talk.replies import Replies
 from daemon.talk.sessions import Sessions
 from daemon.talk.settings import DialogueSettings
 from daemon.talk.speaking import Speaking
-from daemon.talk.text import TextAssembler
 from daemon.talk.turns import DialogueCounts, Floor, Reader, Stage, Turn
 from daemon.words import check_id, check_number, whole
 from daemon.worlds.works import Works
@@ -72,7 +71,7 @@ class Dialogue:
         self._replies = replies = Replies(works, door, sessions, routes, settings, clock)
         self.layout = replies.layout
         self._floors = floors = Floors(promises.of(replies.route.tier).first_ms * MS)
-        self._readers = readers = Readers(settings, counts, self._hang_up, clock)
+        self._readers = readers = Readers(settings, counts, self._hang_up, felt, clock)
         self._ends = ends = Ends(sessions, memory, door, replies, floors, readers, counts, felt, clock)
         self._speaking = Speaking(sessions, door, replies, ends, readers, counts, perceived, spoke, clock)
 
@@ -201,7 +200,7 @@ class Dialogue:
         finished = session.finished.get(request.turn_id) if session is not None else None
         if session is None or finished is None:
             return None
-        turn = Turn(tenant, request, Floor(), self._clock(), TextAssembler())
+        turn = Turn(tenant, request, Floor(), self._clock())
         self._ends.repeat(turn, session, finished, dialogue_pb2.TalkEvent().timings)
         return turn
 
@@ -211,7 +210,7 @@ class Dialogue:
         if floor.waiting >= self._settings.waiting_max:
             retry_ms = self._floors.retry_ms(floor, self._clock())
             raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", retry_ms)
-        turn = Turn(tenant, request, floor, received_ns, TextAssembler(self.layout.stop_text))
+        turn = Turn(tenant, request, floor, received_ns)
         floor.ask(turn)
         turn.task = asyncio.create_task(self._admit(turn))
         return turn

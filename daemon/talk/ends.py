@@ -18,6 +18,7 @@ from daemon.talk.floors import Floors
 from daemon.talk.readers import Readers
 from daemon.talk.replies import Replies
 from daemon.talk.sessions import Sessions
+from daemon.talk.text import Spoken
 from daemon.talk.turns import GOOD_ENDS, WELL, DialogueCounts, Speech, Stage, Turn
 from daemon.words import whole
 from daemon.worlds.world import Npc
@@ -25,12 +26,15 @@ from memory.hot import Finished, Session
 from memory.memory import Memory
 from memory.records import Kind
 from npcd.v1 import dialogue_pb2, words_pb2
+from prompts.guard_rules import Cut
 from scheduler.ticket import Door
 
 # Any other end of a work that was not stopped here is the engine's failure.
 FINISHES = {Finish.STOP: dialogue_pb2.TALK_FINISH_STOP, Finish.LENGTH: dialogue_pb2.TALK_FINISH_LENGTH}
 # How the journal names turns that a retry makes again.
 CUT_OFF = {dialogue_pb2.TALK_FINISH_CANCELLED: "cancelled", dialogue_pb2.TALK_FINISH_FAILED: "failed"}
+# The last event names these. Emphasis and space say nothing about a reply.
+TOLD_OF = frozenset(Cut) - {Cut.EMPHASIS, Cut.SPACE}
 
 
 class Ends:
@@ -90,11 +94,12 @@ class Ends:
     ) -> None:
         """The turn's end is known: its text stands and is kept. END leaves when engine and journal have answered."""
         assert turn.speech is not None and not turn.finish
-        turn.text.end()
+        turn.text.end(whole=finish == dialogue_pb2.TALK_FINISH_STOP)
         turn.stage, turn.finish = Stage.ENDS, finish
+        self._count(turn)
         session = turn.speech.session
         if self._hot.holds(session):
-            if keep and (finish in WELL or turn.said):
+            if keep and turn.said:
                 turn.kept = self._commit(turn, turn.speech, goes_on)
                 turn.kept.add_done_callback(lambda _: self.over_if_all_is_known(turn))
             elif keep:
@@ -109,7 +114,7 @@ class Ends:
     def repeat(self, turn: Turn, session: Session, finished: Finished, timings: words_pb2.Timings) -> None:
         """Ends a turn with what was said at its first try. `timings` are told when those of then are not known."""
         self._counts.repeated += 1
-        turn.text.said = finished.text
+        turn.text = Spoken.again(finished.text)
         turn.session_id, turn.finish = session.session_id, dialogue_pb2.TALK_FINISH_REPEATED
         turn.end = turn.event(dialogue_pb2.TALK_EVENT_KIND_END)
         turn.end.accepted = finished.accepted
@@ -157,10 +162,14 @@ class Ends:
         event = _last(turn, turn.ended, speech)
         event.accepted = kept is not None and not kept.cancelled() and kept.result()
         turn.end = event
-        if turn.finish in WELL:
+        if turn.finish in WELL and turn.said:
             finished = Finished(turn.said, event.accepted, event.timings.SerializeToString(), tuple(event.flags))
             self._hot.finish(speech.session, turn.request.turn_id, finished)
         self._over(turn)
+
+    def _count(self, turn: Turn) -> None:
+        self._counts.guarded.update(why.value for why in turn.text.verdict().cut if why is not Cut.SPACE)
+        self._counts.empty += turn.finish in WELL and not turn.said
 
     def _over(self, turn: Turn) -> None:
         turn.stage = Stage.OVER
@@ -185,6 +194,11 @@ def _last(turn: Turn, ended: Ended, speech: Speech) -> dialogue_pb2.TalkEvent:
     event.timings.recall_us = whole(speech.recalled.took_ns // US, 64)
     event.timings.recall_late = speech.recalled.late
     event.timings.stores[:] = speech.recalled.stores
+    if turn.finish in WELL and not turn.said:
+        event.flags.append("empty")
+    if turn.tries > 1:
+        event.flags.append("drawn_again")
+    event.flags.extend(f"guarded:{why}" for why in sorted(w.value for w in turn.text.verdict().cut if w in TOLD_OF))
     if speech.lost:
         event.flags.append("cut:player_line")
     event.flags.extend(f"cut:{name}" for name in sorted(speech.session.cut))

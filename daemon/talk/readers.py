@@ -12,21 +12,24 @@ from collections.abc import AsyncGenerator, Callable
 from core.clock import Clock
 from daemon.talk.settings import DialogueSettings
 from daemon.talk.turns import DialogueCounts, Reader, Turn
+from daemon.worlds.world import Npc
 from npcd.v1 import dialogue_pb2
 
 
 class Readers:
-    """Streams that read turns. `hang_up` is called for a reader that is given up."""
+    """Streams that read turns. `hang_up` is called for a reader that is given up. `felt` is what an NPC feels now."""
 
     def __init__(
         self,
         settings: DialogueSettings,
         counts: DialogueCounts,
         hang_up: Callable[[Turn, Reader], None],
+        felt: Callable[[Npc], str],
         clock: Clock,
     ) -> None:
         self.counts = counts
         self._settings = settings
+        self._felt = felt
         self._hang_up = hang_up
         self._clock = clock
 
@@ -37,18 +40,10 @@ class Readers:
             reader.woken.clear()
             if turn.error is not None:
                 raise turn.error
-            text = turn.text.said[reader.taken :]
             if not index and turn.session_id:
                 event = turn.event(dialogue_pb2.TALK_EVENT_KIND_STARTED, index)
-            elif text:
-                if not turn.heard and turn.speech is not None:
-                    now_ns = self._clock()
-                    self.counts.ttft.add(now_ns, now_ns - turn.received_ns)
-                reader.taken += len(text)
-                reader.chunks = turn.chunks
-                turn.heard = max(turn.heard, reader.taken)
-                event = turn.event(dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
-                event.text = text
+            elif (shown := self._shown(turn, reader, index)) is not None:
+                event = shown
             elif turn.end is not None:
                 event = dialogue_pb2.TalkEvent(index=index)
                 event.MergeFrom(turn.end)
@@ -60,6 +55,45 @@ class Readers:
                 continue
             yield event
             index += 1
+
+    def _shown(self, turn: Turn, reader: Reader, index: int) -> dialogue_pb2.TalkEvent | None:
+        """The next of what an NPC says and does, up to the end of a sentence or a stage direction; None if a reader has
+        it all.
+        """
+        spoken = turn.text
+        if reader.takes != spoken.takes:
+            reader.takes, reader.taken, reader.ends, reader.directions = spoken.takes, 0, 0, 0
+            return turn.event(dialogue_pb2.TALK_EVENT_KIND_REPLACE, index)
+        end = len(spoken.said)
+        if reader.directions < len(spoken.directions):
+            at, direction = spoken.directions[reader.directions]
+            if at <= reader.taken:
+                reader.directions += 1
+                event = turn.event(dialogue_pb2.TALK_EVENT_KIND_DIRECTION, index)
+                event.text, event.emotion = direction, self._emotion(turn)
+                return event
+            end = at
+        ends_sentence = reader.ends < len(spoken.ends) and spoken.ends[reader.ends] <= end
+        if ends_sentence:
+            end = spoken.ends[reader.ends]
+        if reader.taken == end:
+            return None
+        if not turn.heard and not spoken.takes and turn.speech is not None:
+            now_ns = self._clock()
+            self.counts.ttft.add(now_ns, now_ns - turn.received_ns)
+        event = turn.event(dialogue_pb2.TALK_EVENT_KIND_TEXT, index)
+        event.text, event.sentence_end, event.emotion = (
+            spoken.said[reader.taken : end],
+            ends_sentence,
+            self._emotion(turn),
+        )
+        reader.taken, reader.chunks = end, turn.chunks
+        reader.ends += ends_sentence
+        turn.heard = max(turn.heard, end)
+        return event
+
+    def _emotion(self, turn: Turn) -> str:
+        return self._felt(turn.speech.npc) if turn.speech is not None else ""
 
     def wake(self, turn: Turn) -> None:
         """Lets every reader look again, and watches those that are still with an earlier event."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from zlib import crc32
 
 from core.clock import Clock
@@ -14,6 +16,7 @@ from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from npcd.v1 import dialogue_pb2
+from prompts.guards import Guard
 from prompts.layout import Tail
 from scheduler.ticket import Door
 from tiers.routing import Routes, WorkKind
@@ -27,6 +30,7 @@ class Replies:
     ) -> None:
         self.route = routes.of(WorkKind.REPLY)
         self.layout = works.layout(self.route)
+        self._rules = works.guards.reply(works.made_for_npcd(self.route))
         self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
         self._context_len = self.route.context_len(door.context_len(self.route.engine))
         self._works = works
@@ -52,6 +56,18 @@ class Replies:
         return self._works.speaks(
             npc, self.route, tail, self._clock(), script, session.player, max_tokens, sampling, session.spoken
         )
+
+    def guard(self, npc: Npc, player_names: Sequence[str]) -> Guard:
+        """What stands between the model and the player while an NPC replies."""
+        return Guard(self._rules, (npc.name,), player_names)
+
+    def again(self, work: Work) -> Work | None:
+        """The same reply to be drawn once more, with another seed; None if the settings have no second draw."""
+        if not self._works.guards.again:
+            return None
+        sampling = work.sampling
+        warm = sampling.temperature or self._settings.temperature or DialogueSettings().temperature
+        return replace(work, sampling=replace(sampling, seed=(sampling.seed + 1) % (1 << 64), temperature=warm))
 
     def make_ready(self, npc: Npc, session: Session) -> None:
         """Has the KV of the conversation made ready in the background, so that the next line finds it."""

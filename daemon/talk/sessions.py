@@ -16,7 +16,7 @@ from core.errors import Draining, NotFound, Overloaded
 from core.script import Script, Section, SectionKind, npc_line, player_line
 from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended
-from daemon.talk.text import TextAssembler
+from daemon.talk.text import Spoken
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
@@ -27,6 +27,7 @@ from memory.memory import Memory
 from memory.noting import PLAYER, believed, covered, facts_of, name_of, sentences, summary_by_rule, with_name
 from memory.recall import Recalled
 from memory.records import Body, Kind
+from prompts.guards import Guard
 from prompts.layout import Layout
 from scheduler.ticket import Door, Ticket
 from tiers.routing import Routes, WorkKind
@@ -180,7 +181,7 @@ class Sessions:
         """Has the model sum up what is left of the conversation in hot memory. Raises Overloaded or Draining."""
         layout = self._works.layout(self._route)
         tail = layout.summary_tail()
-        text = TextAssembler(layout.stop_text)
+        text = Spoken(layout.stop_text, Guard(self._works.guards.summary()))
         tickets: list[Ticket] = []
         room = len(tail.tokens) + self._route.output_max
         script = self.script(npc, session, room, self._context_len, layout)
@@ -194,10 +195,11 @@ class Sessions:
                 tickets[0].cancel()
 
         def on_end(ended: Ended) -> None:
+            over = text.stopped
             text.end()
             self._ending.discard(session)
             self._door.forget(work.key)
-            well = text.stopped or ended.finish in (Finish.STOP, Finish.LENGTH)
+            well = over or ended.finish in (Finish.STOP, Finish.LENGTH)
             self._remember(session, text.said if well else "")
 
         tickets.append(self._door.submit(work, on_end, on_chunk))

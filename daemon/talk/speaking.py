@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.clock import Clock
-from core.errors import EngineFailed, Overloaded
+from core.errors import Draining, EngineFailed, Overloaded
 from core.script import player_line
 from core.words import Finish, NpcKey
-from core.work import Chunk, Ended
+from core.work import Chunk, Ended, Work
 from daemon.talk.ends import FINISHES, Ends
 from daemon.talk.readers import Readers
 from daemon.talk.replies import Replies
 from daemon.talk.sessions import Sessions
+from daemon.talk.text import Spoken
 from daemon.talk.turns import DialogueCounts, Speech, Stage, Turn
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2
+from prompts.guards import Guard
 from prompts.layout import Perception
 from scheduler.ticket import Door
 
@@ -62,26 +64,59 @@ class Speaking:
         tail = layout.talk_tail(line, self._perceived(npc), digest)
         self._spoke(npc.key)
         work = self._replies.reply(npc, session, request, tail)
-        turn.ticket = self._door.submit(
-            work, lambda ended: self._work_ended(turn, ended), lambda chunk: self._take(turn, chunk)
-        )
+        turn.text = Spoken(layout.stop_text, self._guard(turn, turn.speech))
+        self._submit(turn, work)
         turn.stage, turn.session_id = Stage.SPEAKS, session.session_id
         self._counts.started += 1
         turn.wake()
 
-    def _take(self, turn: Turn, chunk: Chunk) -> None:
-        """A chunk from the scheduler. Stop text ends the turn; after a stop nothing more is said."""
-        if turn.finish:
+    def _submit(self, turn: Turn, work: Work) -> None:
+        number = turn.tries + 1
+        turn.ticket = self._door.submit(
+            work, lambda ended: self._work_ended(turn, ended, number), lambda chunk: self._take(turn, chunk, number)
+        )
+        turn.tries = number
+
+    def _guard(self, turn: Turn, speech: Speech) -> Guard:
+        names = (turn.request.player_name, speech.recalled.bond.name)
+        return self._replies.guard(speech.npc, [name for name in names if name])
+
+    def _take(self, turn: Turn, chunk: Chunk, number: int) -> None:
+        """A chunk from the scheduler. Stop text and guards end the turn; after a stop nothing more is said."""
+        if turn.finish or turn.tries != number:
             return
+        takes = turn.text.takes
         turn.text.add(chunk.text)
         turn.chunks += 1
+        if turn.text.takes != takes:
+            turn.heard = 0
         if turn.text.stopped:
             assert turn.ticket is not None
             turn.ticket.cancel()
-            self._ends.decide(turn, dialogue_pb2.TALK_FINISH_STOP)
+            if not self._draws_again(turn):
+                self._ends.decide(turn, dialogue_pb2.TALK_FINISH_STOP)
         self._readers.wake(turn)
 
-    def _work_ended(self, turn: Turn, ended: Ended) -> None:
+    def _draws_again(self, turn: Turn) -> bool:
+        """Begins the reply once more if nothing is left of it. The first try then ends on its own."""
+        assert turn.ticket is not None and turn.speech is not None
+        if turn.text.said or turn.tries > 1 or (work := self._replies.again(turn.ticket.work)) is None:
+            return False
+        try:
+            self._submit(turn, work)
+        except (Overloaded, Draining):
+            return False
+        self._counts.drawn_again += 1
+        turn.text.begin_again(self._replies.layout.stop_text, self._guard(turn, turn.speech))
+        return True
+
+    def _work_ended(self, turn: Turn, ended: Ended, number: int) -> None:
+        if turn.tries != number:
+            return
+        if not turn.finish and ended.finish in FINISHES:
+            turn.text.end(whole=ended.finish is Finish.STOP)
+            if self._draws_again(turn):
+                return
         turn.ended = ended
         if turn.finish:
             self._ends.over_if_all_is_known(turn)

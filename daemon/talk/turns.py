@@ -24,7 +24,7 @@ from core.script import Section
 from core.spread import Spread
 from core.words import NpcKey
 from core.work import Ended
-from daemon.talk.text import TextAssembler
+from daemon.talk.text import Spoken
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from memory.recall import Recalled
@@ -58,16 +58,23 @@ class DialogueCounts:
     cut_tokens: int = 0
     ttft: Spread = field(default_factory=Spread)
     finished_of: Counter[str] = field(default_factory=Counter)  # by tenant
+    drawn_again: int = 0
+    empty: int = 0  # turns of which the guards left nothing
+    guarded: Counter[str] = field(default_factory=Counter)  # turns that a guard cut something of, by what it was
 
 
 @dataclass(slots=True, eq=False)
 class Reader:
-    """One stream that reads a turn: it has had `taken` characters, and all of the first `chunks` chunks.
+    """One stream that reads a turn: it has had `taken` characters, `ends` ends of sentences, `directions` stage
+    directions, and all of the first `chunks` chunks; `takes`: as often as that all was taken back from it.
 
     `writing`: an event is with the stream; `patience` runs while that holds others up. `ended`: it has had END.
     """
 
     taken: int = 0
+    ends: int = 0
+    directions: int = 0
+    takes: int = 0
     chunks: int = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     writing: bool = False
@@ -100,13 +107,14 @@ class Turn:
     request: dialogue_pb2.TalkRequest
     floor: Floor
     received_ns: int
-    text: TextAssembler
+    text: Spoken = field(default_factory=Spoken)
     stage: Stage = Stage.WAITS
     called: asyncio.Event = field(default_factory=asyncio.Event)
     called_ns: int = 0  # when it had the floor
     task: asyncio.Task[None] | None = None
     readers: set[Reader] = field(default_factory=set)
     chunks: int = 0
+    tries: int = 0  # how often its reply was begun
     heard: int = 0
     session_id: str = ""
     speech: Speech | None = None

@@ -11,6 +11,7 @@ from core.script import Script, Section
 from core.words import Tier
 from core.work import GREEDY, Sampling, Work
 from daemon.worlds.world import Npc
+from prompts.guard_rules import GuardSettings
 from prompts.layout import Layout, Tail
 from tiers.promises import Promises
 from tiers.routing import Route
@@ -23,7 +24,14 @@ class Works:
     `script` a work reads the NPC's own, as intents do.
     """
 
-    def __init__(self, layouts: Mapping[str, Layout], promises: Promises, text_only: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        promises: Promises,
+        text_only: Collection[str] = (),
+        guards: GuardSettings = GuardSettings(),
+    ) -> None:
+        self.guards = guards
         self._layouts = layouts
         self._promises = promises
         self._text_only = frozenset(text_only)
@@ -31,6 +39,10 @@ class Works:
     def layout(self, route: Route) -> Layout:
         """The layout of the model that works of a route go to."""
         return self._layouts[route.engine]
+
+    def made_for_npcd(self, route: Route) -> bool:
+        """True if works of a route go to a model that was made for npcd."""
+        return self._layouts[route.engine].native and route.engine not in self._text_only
 
     def ready(
         self,

@@ -14,6 +14,7 @@ class TalkEventKind(IntEnum):
     TEXT = 2
     REPLACE = 3
     END = 4
+    DIRECTION = 5
 
 
 class TalkFinish(IntEnum):
@@ -52,8 +53,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class TalkEvent:
-    """One piece of a turn. On TEXT, `text` is appended. On REPLACE it replaces all text so far.
+    """One piece of a turn. On TEXT, `text` is appended. On REPLACE it replaces all text so far. On DIRECTION it is a
+    stage direction ("smiles"), and not part of what was said.
 
+    On TEXT, `sentence_end` says that a sentence ends with it: a voice may speak it. END ends the last one in any case.
+    `emotion` is what the NPC feels now, for voice and face; it may be empty.
     `finish`, `timings` and `accepted` are set on END; `accepted` is None while the daemon keeps no journal.
     """
 
@@ -66,6 +70,8 @@ class TalkEvent:
     finish: TalkFinish = TalkFinish.UNSPECIFIED
     timings: Timings | None = None
     accepted: bool | None = None
+    sentence_end: bool = False
+    emotion: str = ""
 
 
 class Said:

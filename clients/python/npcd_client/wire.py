@@ -207,6 +207,8 @@ def talk_event(message: dialogue_pb2.TalkEvent) -> talking.TalkEvent:
         finish=_FINISHES.get(message.finish, talking.TalkFinish.UNSPECIFIED),
         timings=timings(message.timings) if end else None,
         accepted=message.accepted if end and message.accepted_known else None,
+        sentence_end=message.sentence_end,
+        emotion=message.emotion,
     )
 
 

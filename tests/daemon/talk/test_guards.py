@@ -47,7 +47,6 @@ async def test_a_scripted_model_says_its_script(tmp_path: Path) -> None:
     assert await heard(scripted(tmp_path / "m.gguf", letters("Go, yes."))) == ("Go, yes.", 2)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 @pytest.mark.parametrize("template", [TEMPLATE, PRIMED], ids=["by itself", "asked by the template"])
 async def test_a_thought_is_not_heard(tmp_path: Path, template: str) -> None:
     """Of "<think>hmx</think>Go" the player hears "Go"."""
@@ -56,26 +55,22 @@ async def test_a_thought_is_not_heard(tmp_path: Path, template: str) -> None:
     assert (text, kept) == ("Go", 2)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 async def test_a_thought_without_an_end_is_no_reply(tmp_path: Path) -> None:
     """Of "<think>hmx" the player hears nothing, and no turn is kept."""
     script = [THOUGHT[0], *letters("hmx")]
     assert await heard(scripted(tmp_path / "m.gguf", script, added=THOUGHT)) == ("", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 async def test_a_reply_ends_where_the_model_speaks_for_the_player(tmp_path: Path) -> None:
     """Of "Hi", a line break and "Player: ok" the player hears "Hi"."""
     assert await heard(scripted(tmp_path / "m.gguf", letters("Hi\nPlayer: ok"))) == ("Hi", 2)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 async def test_the_speakers_own_name_is_not_heard(tmp_path: Path) -> None:
     """Of "Mira: Go" the player hears "Go" from Mira."""
     assert await heard(scripted(tmp_path / "m.gguf", letters("Mira: Go"))) == ("Go", 2)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing guards what a model says")
 async def test_an_empty_reply_is_no_turn(tmp_path: Path) -> None:
     """A model that ends at once gives no reply, and no turn is kept."""
     assert await heard(scripted(tmp_path / "m.gguf", [])) == ("", 0)

@@ -25,31 +25,31 @@ _sym_db = _symbol_database.Default()
 from npcd_client.v1 import words_pb2 as npcd_dot_v1_dot_words__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16npcd/v1/dialogue.proto\x12\x07npcd.v1\x1a\x13npcd/v1/words.proto\"\xd8\x01\n\x0bTalkRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\x12\x0f\n\x07turn_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x10\n\x08has_seed\x18\x08 \x01(\x08\x12\x13\n\x0btemperature\x18\t \x01(\x01\x12\x17\n\x0fhas_temperature\x18\n \x01(\x08\x12\x13\n\x0bplayer_name\x18\x0b \x01(\t\"]\n\x0f\x43onverseRequest\x12\"\n\x04talk\x18\x01 \x01(\x0b\x32\x14.npcd.v1.TalkRequest\x12\x11\n\tinterrupt\x18\x02 \x01(\x08\x12\x13\n\x0b\x65nd_session\x18\x03 \x01(\x08\"\xf4\x01\n\tTalkEvent\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.npcd.v1.TalkEventKind\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\r\x12\r\n\x05\x66lags\x18\x06 \x03(\t\x12#\n\x06\x66inish\x18\x07 \x01(\x0e\x32\x13.npcd.v1.TalkFinish\x12!\n\x07timings\x18\x08 \x01(\x0b\x32\x10.npcd.v1.Timings\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\x08\x12\x16\n\x0e\x61\x63\x63\x65pted_known\x18\n \x01(\x08\"Y\n\x11\x43\x61ncelTurnRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\x12\x0f\n\x07turn_id\x18\x04 \x01(\t\"\'\n\x12\x43\x61ncelTurnResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"H\n\x11\x45ndSessionRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\"F\n\x12\x45ndSessionResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05turns\x18\x03 \x01(\r*\x9d\x01\n\rTalkEventKind\x12\x1f\n\x1bTALK_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17TALK_EVENT_KIND_STARTED\x10\x01\x12\x18\n\x14TALK_EVENT_KIND_TEXT\x10\x02\x12\x1b\n\x17TALK_EVENT_KIND_REPLACE\x10\x03\x12\x17\n\x13TALK_EVENT_KIND_END\x10\x04*\xa4\x01\n\nTalkFinish\x12\x1b\n\x17TALK_FINISH_UNSPECIFIED\x10\x00\x12\x14\n\x10TALK_FINISH_STOP\x10\x01\x12\x16\n\x12TALK_FINISH_LENGTH\x10\x02\x12\x19\n\x15TALK_FINISH_CANCELLED\x10\x03\x12\x18\n\x14TALK_FINISH_REPEATED\x10\x04\x12\x16\n\x12TALK_FINISH_FAILED\x10\x05\x32\x86\x02\n\x08\x44ialogue\x12\x32\n\x04Talk\x12\x14.npcd.v1.TalkRequest\x1a\x12.npcd.v1.TalkEvent0\x01\x12<\n\x08\x43onverse\x12\x18.npcd.v1.ConverseRequest\x1a\x12.npcd.v1.TalkEvent(\x01\x30\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.npcd.v1.CancelTurnRequest\x1a\x1b.npcd.v1.CancelTurnResponse\x12\x45\n\nEndSession\x12\x1a.npcd.v1.EndSessionRequest\x1a\x1b.npcd.v1.EndSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16npcd/v1/dialogue.proto\x12\x07npcd.v1\x1a\x13npcd/v1/words.proto\"\xd8\x01\n\x0bTalkRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\x12\x0f\n\x07turn_id\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x10\n\x08has_seed\x18\x08 \x01(\x08\x12\x13\n\x0btemperature\x18\t \x01(\x01\x12\x17\n\x0fhas_temperature\x18\n \x01(\x08\x12\x13\n\x0bplayer_name\x18\x0b \x01(\t\"]\n\x0f\x43onverseRequest\x12\"\n\x04talk\x18\x01 \x01(\x0b\x32\x14.npcd.v1.TalkRequest\x12\x11\n\tinterrupt\x18\x02 \x01(\x08\x12\x13\n\x0b\x65nd_session\x18\x03 \x01(\x08\"\x9b\x02\n\tTalkEvent\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.npcd.v1.TalkEventKind\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\r\x12\r\n\x05\x66lags\x18\x06 \x03(\t\x12#\n\x06\x66inish\x18\x07 \x01(\x0e\x32\x13.npcd.v1.TalkFinish\x12!\n\x07timings\x18\x08 \x01(\x0b\x32\x10.npcd.v1.Timings\x12\x10\n\x08\x61\x63\x63\x65pted\x18\t \x01(\x08\x12\x16\n\x0e\x61\x63\x63\x65pted_known\x18\n \x01(\x08\x12\x14\n\x0csentence_end\x18\x0b \x01(\x08\x12\x0f\n\x07\x65motion\x18\x0c \x01(\t\"Y\n\x11\x43\x61ncelTurnRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\x12\x0f\n\x07turn_id\x18\x04 \x01(\t\"\'\n\x12\x43\x61ncelTurnResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"H\n\x11\x45ndSessionRequest\x12\x10\n\x08world_id\x18\x01 \x01(\t\x12\x0e\n\x06npc_id\x18\x02 \x01(\t\x12\x11\n\tplayer_id\x18\x03 \x01(\t\"F\n\x12\x45ndSessionResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05turns\x18\x03 \x01(\r*\xbc\x01\n\rTalkEventKind\x12\x1f\n\x1bTALK_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17TALK_EVENT_KIND_STARTED\x10\x01\x12\x18\n\x14TALK_EVENT_KIND_TEXT\x10\x02\x12\x1b\n\x17TALK_EVENT_KIND_REPLACE\x10\x03\x12\x17\n\x13TALK_EVENT_KIND_END\x10\x04\x12\x1d\n\x19TALK_EVENT_KIND_DIRECTION\x10\x05*\xa4\x01\n\nTalkFinish\x12\x1b\n\x17TALK_FINISH_UNSPECIFIED\x10\x00\x12\x14\n\x10TALK_FINISH_STOP\x10\x01\x12\x16\n\x12TALK_FINISH_LENGTH\x10\x02\x12\x19\n\x15TALK_FINISH_CANCELLED\x10\x03\x12\x18\n\x14TALK_FINISH_REPEATED\x10\x04\x12\x16\n\x12TALK_FINISH_FAILED\x10\x05\x32\x86\x02\n\x08\x44ialogue\x12\x32\n\x04Talk\x12\x14.npcd.v1.TalkRequest\x1a\x12.npcd.v1.TalkEvent0\x01\x12<\n\x08\x43onverse\x12\x18.npcd.v1.ConverseRequest\x1a\x12.npcd.v1.TalkEvent(\x01\x30\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.npcd.v1.CancelTurnRequest\x1a\x1b.npcd.v1.CancelTurnResponse\x12\x45\n\nEndSession\x12\x1a.npcd.v1.EndSessionRequest\x1a\x1b.npcd.v1.EndSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'npcd_client.v1.dialogue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TALKEVENTKIND']._serialized_start=896
-  _globals['_TALKEVENTKIND']._serialized_end=1053
-  _globals['_TALKFINISH']._serialized_start=1056
-  _globals['_TALKFINISH']._serialized_end=1220
+  _globals['_TALKEVENTKIND']._serialized_start=935
+  _globals['_TALKEVENTKIND']._serialized_end=1123
+  _globals['_TALKFINISH']._serialized_start=1126
+  _globals['_TALKFINISH']._serialized_end=1290
   _globals['_TALKREQUEST']._serialized_start=57
   _globals['_TALKREQUEST']._serialized_end=273
   _globals['_CONVERSEREQUEST']._serialized_start=275
   _globals['_CONVERSEREQUEST']._serialized_end=368
   _globals['_TALKEVENT']._serialized_start=371
-  _globals['_TALKEVENT']._serialized_end=615
-  _globals['_CANCELTURNREQUEST']._serialized_start=617
-  _globals['_CANCELTURNREQUEST']._serialized_end=706
-  _globals['_CANCELTURNRESPONSE']._serialized_start=708
-  _globals['_CANCELTURNRESPONSE']._serialized_end=747
-  _globals['_ENDSESSIONREQUEST']._serialized_start=749
-  _globals['_ENDSESSIONREQUEST']._serialized_end=821
-  _globals['_ENDSESSIONRESPONSE']._serialized_start=823
-  _globals['_ENDSESSIONRESPONSE']._serialized_end=893
-  _globals['_DIALOGUE']._serialized_start=1223
-  _globals['_DIALOGUE']._serialized_end=1485
+  _globals['_TALKEVENT']._serialized_end=654
+  _globals['_CANCELTURNREQUEST']._serialized_start=656
+  _globals['_CANCELTURNREQUEST']._serialized_end=745
+  _globals['_CANCELTURNRESPONSE']._serialized_start=747
+  _globals['_CANCELTURNRESPONSE']._serialized_end=786
+  _globals['_ENDSESSIONREQUEST']._serialized_start=788
+  _globals['_ENDSESSIONREQUEST']._serialized_end=860
+  _globals['_ENDSESSIONRESPONSE']._serialized_start=862
+  _globals['_ENDSESSIONRESPONSE']._serialized_end=932
+  _globals['_DIALOGUE']._serialized_start=1293
+  _globals['_DIALOGUE']._serialized_end=1555
 # @@protoc_insertion_point(module_scope)

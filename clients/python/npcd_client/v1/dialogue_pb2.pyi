@@ -32,9 +32,11 @@ class _TalkEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TalkEve
     TALK_EVENT_KIND_TEXT: _TalkEventKind.ValueType  # 2
     """append text to what was said"""
     TALK_EVENT_KIND_REPLACE: _TalkEventKind.ValueType  # 3
-    """replace all said so far in this turn by text (a content filter spoke)"""
+    """replace all said so far in this turn by text (it was the model's thought, or a content filter spoke)"""
     TALK_EVENT_KIND_END: _TalkEventKind.ValueType  # 4
     """the turn is over; timings, accepted and finish are set. A turn cancelled before it was admitted has END alone"""
+    TALK_EVENT_KIND_DIRECTION: _TalkEventKind.ValueType  # 5
+    """A stage direction such as "smiles", for an animation; not part of what was said. Sent with guards.directions = "event"."""
 
 class TalkEventKind(_TalkEventKind, metaclass=_TalkEventKindEnumTypeWrapper): ...
 
@@ -44,9 +46,11 @@ TALK_EVENT_KIND_STARTED: TalkEventKind.ValueType  # 1
 TALK_EVENT_KIND_TEXT: TalkEventKind.ValueType  # 2
 """append text to what was said"""
 TALK_EVENT_KIND_REPLACE: TalkEventKind.ValueType  # 3
-"""replace all said so far in this turn by text (a content filter spoke)"""
+"""replace all said so far in this turn by text (it was the model's thought, or a content filter spoke)"""
 TALK_EVENT_KIND_END: TalkEventKind.ValueType  # 4
 """the turn is over; timings, accepted and finish are set. A turn cancelled before it was admitted has END alone"""
+TALK_EVENT_KIND_DIRECTION: TalkEventKind.ValueType  # 5
+"""A stage direction such as "smiles", for an animation; not part of what was said. Sent with guards.directions = "event"."""
 Global___TalkEventKind: _TypeAlias = TalkEventKind  # noqa: Y015
 
 class _TalkFinish:
@@ -185,6 +189,8 @@ class TalkEvent(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     ACCEPTED_KNOWN_FIELD_NUMBER: _builtins.int
+    SENTENCE_END_FIELD_NUMBER: _builtins.int
+    EMOTION_FIELD_NUMBER: _builtins.int
     kind: Global___TalkEventKind.ValueType
     turn_id: _builtins.str
     session_id: _builtins.str
@@ -198,9 +204,17 @@ class TalkEvent(_message.Message):
     """on END: the turn is in the journal"""
     accepted_known: _builtins.bool
     """on END: false while this daemon keeps no journal"""
+    sentence_end: _builtins.bool
+    """on TEXT: a sentence ends with this text, so it may be spoken; END ends the last sentence in any case"""
+    emotion: _builtins.str
+    """on TEXT and DIRECTION: what the NPC feels now, one of the world's emotions; empty while it has no intent"""
     @_builtins.property
     def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """"filtered:violence", "cut:facts", ..."""
+        """On END. "empty": the model said nothing that may be heard; the turn is not kept, and a retry makes it again. "drawn_again": the
+        first reply was empty. "guarded:thought", "guarded:label", "guarded:another" (it began as somebody else's line), "guarded:turn" (it
+        went on with the next line), "guarded:marker", "guarded:direction", "guarded:sentences": what was cut. "cut:facts",
+        "cut:player_line", ...: what had no room in the prompt.
+        """
 
     @_builtins.property
     def timings(self) -> _words_pb2.Timings:
@@ -219,10 +233,12 @@ class TalkEvent(_message.Message):
         timings: _words_pb2.Timings | None = ...,
         accepted: _builtins.bool = ...,
         accepted_known: _builtins.bool = ...,
+        sentence_end: _builtins.bool = ...,
+        emotion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known", "finish", b"finish", "flags", b"flags", "index", b"index", "kind", b"kind", "session_id", b"session_id", "text", b"text", "timings", b"timings", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_known", b"accepted_known", "emotion", b"emotion", "finish", b"finish", "flags", b"flags", "index", b"index", "kind", b"kind", "sentence_end", b"sentence_end", "session_id", b"session_id", "text", b"text", "timings", b"timings", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
