@@ -1,4 +1,4 @@
-"""Text that a guard cuts is nowhere: not heard, not in the conversation, not in a record, and not in the next prompt."""
+"""Text that a guard cuts is nowhere: not heard, not in the conversation, in no record, and not in the next prompt."""
 
 from __future__ import annotations
 
