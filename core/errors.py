@@ -56,6 +56,14 @@ class Draining(NpcdError):
     """This daemon is shutting down and takes no new work."""
 
 
+class NotReady(NpcdError):
+    """This daemon is starting; it serves after about `retry_ms`."""
+
+    def __init__(self, message: str, retry_ms: int) -> None:
+        super().__init__(message)
+        self.retry_ms = retry_ms
+
+
 class EngineFailed(NpcdError):
     """The engine below returned an error."""
 

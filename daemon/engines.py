@@ -7,15 +7,17 @@ adapters and KV are an engine's own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from core.clock import Clock
 from daemon.config import Config, engines_of
 from daemon.engine_settings import EngineSetup, named
-from daemon.model import Model, choose_layout, load_model, tell_layout
+from daemon.model import Model, choose_layout, load_model, tell_layout, warm_up
+from daemon.starting import Start
 from engines.backend import Health
+from engines.kept import Kept
 from engines.lora import Adapters
 from memory.parked import Parked
 from prompts.layout import Layout
@@ -23,7 +25,6 @@ from scheduler.parking import Shelf, Store
 from scheduler.scheduler import Scheduler
 from scheduler.speculation import Speculation
 from scheduler.step_backend import StepBackend
-from scheduler.warmup import sweep
 
 log = structlog.get_logger("npcd")
 
@@ -48,9 +49,10 @@ class Engine:
         return self.backend.health
 
 
-def load_models(config: Config) -> dict[str, Model]:
+def load_models(config: Config, start: Start | None = None, kept: Kept | None = None) -> dict[str, Model]:
     """The models of all engines that a route may use, by engine; the one of intents comes first. Takes seconds to
-    minutes; call it off the event loop. Raises ConfigError.
+    minutes; call it off the event loop. `start` is told the stages; `kept` has what earlier starts found out. Raises
+    ConfigError.
     """
     models: dict[str, Model] = {}
     setups = engines_of(config)
@@ -59,7 +61,7 @@ def load_models(config: Config) -> dict[str, Model]:
         log.warning("engines that no route uses are not loaded", engines=unused)
     try:
         for name in config.routes.engines():
-            models[name] = load_model(config, setups[name])
+            models[name] = load_model(config, setups[name], start, kept)
     except BaseException:
         for model in models.values():
             model.close()
@@ -88,14 +90,8 @@ def open_step_backend(config: Config, setup: EngineSetup, model: Model, clock: C
     if model.drafter is not None:
         speculation = Speculation(setup.speculation, model.drafter, engine.vocab.eog_ids)
     settings = replace(config.scheduler, planner=planner, kv=setup.kv)
-    scheduler = Scheduler(engine, config.promises, settings, speculation)
-    swept = sweep(engine, scheduler.costs, clock)
-    log.info(
-        "warm",
-        engine=setup.name,
-        **asdict(swept),
-        step_cost_us=[round(w / 1000, 1) for w in scheduler.costs.weights_ns],
-    )
+    costs = model.costs or warm_up(config, setup, engine, clock)
+    scheduler = Scheduler(engine, config.promises, settings, speculation, costs)
     return StepBackend(scheduler, clock)
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from logging import INFO, WARNING
+from typing import Any
 
 import structlog
 
-from core.clock import now_ns
+from core.clock import Clock, S, now_ns
 from core.errors import ConfigError
 from core.files import from_home
 from daemon.config import Config, engines_of
 from daemon.engine_settings import EngineSetup, named
+from daemon.starting import LOADING, READING, TUNING, WARMING, Start, plan
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
-from engines.llama import SEQUENCES_MAX, LlamaEngine, open_draft, send_native_log_to
+from engines.kept import CHOSEN, Kept, chosen_before, hash_of, keep_choice, tuning_of
+from engines.llama import SEQUENCES_MAX, LlamaEngine, LlamaSettings, open_draft, send_native_log_to, version
 from engines.lora import Adapters
-from engines.tune import tune
+from engines.machine import cores_here, machine_says
+from engines.model_file import look
+from engines.tune import Ended, candidates, large, tune
+from npcd import __version__
 from prompts.caps import Caps
 from prompts.layout import Layout
 from prompts.templates import find_markup, unmarked
+from scheduler.costs import Costs
 from scheduler.drafts import Ngrams
 from scheduler.speculation import SpeculationSettings
+from scheduler.warmup import sweep
 from tiers.routing import LLAMA, WorkKind
 
 log = structlog.get_logger("npcd")
@@ -42,6 +52,7 @@ class Model:
     threads: int = 1
     drafter: Drafter | None = None
     adapters: Adapters | None = None
+    costs: Costs | None = None  # what the warm-up learned; without it the engine is warmed up when it is opened
 
     def close(self) -> None:
         """Frees what the libraries below hold."""
@@ -57,29 +68,47 @@ class LlamaModel(Model):
     engine: LlamaEngine
 
 
-def load_model(config: Config, setup: EngineSetup | None = None) -> LlamaModel:
-    """Loads the model of one engine (None: that of `[engine]`). Takes seconds to minutes; call it off the event loop.
-    Raises ConfigError.
+def load_model(
+    config: Config, setup: EngineSetup | None = None, start: Start | None = None, kept: Kept | None = None
+) -> LlamaModel:
+    """Loads the model of one engine (None: that of `[engine]`) and warms it up. Takes seconds to minutes; call it off
+    the event loop. `start` is told the stages; `kept` has what earlier starts found out. Raises ConfigError.
     """
     setup = setup or engines_of(config)[LLAMA]
-    with named(setup):
-        return _load(setup)
+    kept = kept or Kept(None)
+    with named(setup), ThreadPoolExecutor(1) as beside:
+        start = start or Start(plan([(setup.name, setup.settings.tune_s, 0)], stores=False), now_ns())
+        model = _load(setup, start, kept, beside)
+        start.begin(WARMING, setup.name, now_ns())
+        model.costs = warm_up(config, setup, model.engine, now_ns, start)
+    for why in kept.troubles:
+        log.warning("kept file not used", engine=setup.name, why=why)
+    kept.troubles.clear()
+    return model
 
 
-def _load(setup: EngineSetup) -> LlamaModel:
+def warm_up(config: Config, setup: EngineSetup, engine: StepEngine, clock: Clock, start: Start | None = None) -> Costs:
+    """Runs a few steps of every kind, and returns what they cost."""
+    costs = Costs(config.scheduler.costs)
+
+    def moved(share: float) -> None:
+        if start is not None:
+            start.moved(share, now_ns())
+
+    swept = sweep(engine, costs, clock, moved=moved)
+    log.info("warm", engine=setup.name, **asdict(swept), step_cost_us=[round(w / 1000, 1) for w in costs.weights_ns])
+    return costs
+
+
+def _load(setup: EngineSetup, start: Start, kept: Kept, beside: ThreadPoolExecutor) -> LlamaModel:
     send_native_log_to(lambda line: log.warning("llama.cpp", line=line))
-    settings, tried = tune(setup.settings, now_ns)
-    for t in tried:
-        log.info(
-            "tried",
-            engine=setup.name,
-            threads=t.threads,
-            flash_attention=t.flash_attention,
-            weights=t.weights,
-            round_ms=t.round_ms,
-        )
+    start.begin(READING, setup.name, now_ns())
+    # A large file is read while it is loaded; nothing of it is tuned.
+    sha256 = beside.submit(hash_of, look(setup.settings.model), kept).result
+    settings = _tuned(setup, sha256, start, kept)
+    start.begin(LOADING, setup.name, now_ns())
     adapters = Adapters(setup.adapters, settings.model)
-    engine = LlamaEngine(settings, adapters)
+    engine = LlamaEngine(settings, adapters, sha256)
     if engine.weights_why:
         log.warning("the weights stay as they are in the file", engine=setup.name, why=engine.weights_why)
     engine.try_adapters()
@@ -107,6 +136,32 @@ def _load(setup: EngineSetup) -> LlamaModel:
     if len(adapters):
         log.info("adapters", engine=setup.name, names=adapters.names, loaded_max=setup.adapters.loaded_max)
     return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
+
+
+def _tuned(setup: EngineSetup, sha256: Callable[[], str], start: Start, kept: Kept) -> LlamaSettings:
+    """The settings with everything chosen: as an earlier start chose, or measured now."""
+    settings, about = setup.settings, dict[str, Any]()
+    among = candidates(settings, cores_here().usable)
+    if len(among) > 1 and not large(settings):
+        about = tuning_of(settings, sha256(), machine_says(), (__version__, version()))
+        before = chosen_before(kept, about, among)
+        if before is not None:
+            log.info("tuned", engine=setup.name, **_choice(before), why=Ended.KEPT.value)
+            return before
+    start.begin(TUNING, setup.name, now_ns())
+    began_ns = now_ns()
+    tuned = tune(settings, now_ns, moved=lambda share: start.moved(share, now_ns()))
+    for t in tuned.tried:
+        log.info("tried", engine=setup.name, **asdict(t))
+    took_s = round((now_ns() - began_ns) / S, 1)
+    log.info("tuned", engine=setup.name, **_choice(tuned.settings), why=tuned.ended.value, seconds=took_s)
+    if tuned.tried:
+        keep_choice(kept, about, tuned.settings)
+    return tuned.settings
+
+
+def _choice(settings: LlamaSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in CHOSEN}
 
 
 def open_drafter(settings: SpeculationSettings, engine: LlamaEngine) -> Drafter | None:

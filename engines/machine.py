@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc/self")
+CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 # cgroup v1 gives "no limit" as a number of pages that no machine has.
 NO_LIMIT = 1 << 60
 
@@ -75,6 +76,27 @@ def cores_here(groups: Sequence[Path] | None = None) -> Cores:
         if 0 < quota < usable:
             usable, why = max(1, int(quota)), f"a quota of {quota:g} cores in {group}"
     return Cores(machine, usable, why if usable < machine else "")
+
+
+def machine_says(cpuinfo: Path = CPUINFO, meminfo: Path = MEMINFO) -> str:
+    """The machine in a line: what its processors are, how many cores of it may be used, and its memory. A measured
+    speed holds only where this line is the same.
+    """
+    names = sorted(set(_values(cpuinfo, ("model name", "CPU part", "Hardware")))) or ["unknown processor"]
+    memory = next(iter(_values(meminfo, ("MemTotal",))), "unknown memory")
+    return f"{', '.join(names)}; {cores_here().usable} of {os.cpu_count() or 1} cores; {memory}"
+
+
+def _values(file: Path, keys: Sequence[str]) -> Iterator[str]:
+    """The values of these keys in a file of "key : value" lines, in its order."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            yield value.strip()
 
 
 def group_memory_free(group: Path) -> int | None:

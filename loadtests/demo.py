@@ -29,8 +29,8 @@ from loadtests.screen import Lines, Screen, Table
 from loadtests.slots import Slots
 from loadtests.village import Village
 from npcd_client import FrameClient, LiveProblem, NpcdError, TooLate
+from npcd_client.waiting import NOBODY_S, Waiting
 
-READY_TIMEOUT_S = 180.0
 STATUS_EVERY_MS = 500
 NOBODY_TIMEOUT_S = 5.0  # with --connect: a daemon that is starting listens at once
 CHILD_LOOK_EVERY_S = 0.25
@@ -135,11 +135,13 @@ def _daemon(options: argparse.Namespace) -> Iterator[tuple[str, DaemonChild | No
 
 
 def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> None:
-    """Waits until the daemon is warm and prints what it waits for. Stops when its own child dies."""
+    """Waits until the daemon serves, as long as its start moves, and prints each stage. Stops when its own child
+    dies.
+    """
     print(f"waiting for npcd at {target} (grpc.health.v1: the model must be warm) ...", flush=True)
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    reason, nobody_s = "", time.monotonic()
-    while time.monotonic() < deadline_s:
+    waiting = Waiting(time.monotonic(), NOBODY_S if child else NOBODY_TIMEOUT_S)
+    reason = stage = ""
+    while not (why := waiting.gives_up(time.monotonic())):
         if child and child.exit_code is not None:
             raise _NoDaemonError(f"the daemon ended with exit code {child.exit_code}:\n{child.log_tail()}")
         try:
@@ -147,12 +149,18 @@ def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> No
             return
         except TooLate as error:
             reason = str(error)
-        if "is not serving yet" in reason:
-            nobody_s = time.monotonic()
-        elif not child and time.monotonic() - nobody_s > NOBODY_TIMEOUT_S:
-            break
+        try:
+            status = npcd.wait(npcd.npcd.status())
+        except NpcdError:
+            if "is not serving yet" in reason:
+                waiting.hears(None, time.monotonic())
+            continue
+        waiting.hears(status, time.monotonic())
+        if status.starting.stage != stage:
+            stage = status.starting.stage
+            print(f"  {waiting.stage}", flush=True)
     raise _NoDaemonError(
-        f"no daemon serves at {target}: {reason}\n"
+        f"no daemon serves at {target}: {why}; {reason}\n"
         + (child.log_tail() if child else "start one with `npcd serve`, or leave --connect out")
     )
 

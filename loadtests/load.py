@@ -28,7 +28,7 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 WEB_HOST = "127.0.0.1"
 STOP_S = 30  # users have so long to hear the last answers
 SETUP_S = 180  # time to start locust, record a crowd, and register a town
-READY_S = 180.0
+NOBODY_S = 60.0  # until a daemon that was just started listens
 EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
@@ -75,7 +75,7 @@ def _wait_serving(target: str, token: str, gone: Callable[[], bool]) -> None:
     """Waits until the model is warm, so that all seconds of the run are seconds of load. Raises NpcdError."""
     client = SyncClient(target, token)
     try:
-        client.wait_serving(READY_S, gone)
+        client.wait_serving(NOBODY_S, gone)
     finally:
         client.close()
 

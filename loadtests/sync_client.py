@@ -42,6 +42,7 @@ from npcd_client.v1 import (
     npcs_pb2,
     npcs_pb2_grpc,
 )
+from npcd_client.waiting import Waiting
 
 CALL_TIMEOUT_S = 20.0
 LIVE = "/npcd.v1.Intents/Live"
@@ -76,23 +77,28 @@ class SyncClient:
         """Ends every call."""
         self._channel.close()
 
-    def wait_serving(self, timeout_s: float, gone: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the daemon serves, which it does once its model is warm. Raises TooLate, or Unavailable when it
-        does not serve and is `gone`.
+    def wait_serving(self, nobody_s: float, gone: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the daemon serves, which it does once its model is warm, as long as its start moves. Raises
+        TooLate when the start is stuck or nobody answers for `nobody_s`, or Unavailable when the daemon does not serve
+        and is `gone`.
         """
-        deadline_s = time.monotonic() + timeout_s
+        waiting = Waiting(time.monotonic(), nobody_s)
         reason = "starting"
-        while time.monotonic() < deadline_s:
+        while True:
             try:
-                reason = self.status().phase
+                status = self.status()
+                reason = status.phase
                 if reason == "serving":
                     return
+                waiting.hears(status, time.monotonic())
             except NpcdError as error:
                 reason = str(error)
             if gone():
                 raise Unavailable(f"no daemon serves there: {reason}")
+            why = waiting.gives_up(time.monotonic())
+            if why:
+                raise TooLate(f"the daemon does not serve: {why} ({reason})")
             time.sleep(AGAIN_S)
-        raise TooLate(f"the daemon does not serve after {timeout_s:g} s: {reason}")
 
     def status(self) -> admin_pb2.StatusResponse:
         """The daemon's status."""

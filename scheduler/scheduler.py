@@ -54,11 +54,13 @@ class Scheduler:
         promises: Promises,
         settings: SchedulerSettings,
         speculation: Speculation | None = None,
+        costs: Costs | None = None,
     ) -> None:
+        """`costs` have learned already what steps take on this engine."""
         self.engine = engine
         self.promises = promises
         self.settings = settings
-        self.costs = Costs(settings.costs)
+        self.costs = Costs(settings.costs) if costs is None else costs
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter.of(promises.bounds_ns())
         self.spending = Spending(engine.geometry.micro_len)

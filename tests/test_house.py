@@ -34,10 +34,11 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "daemon/minds": (*BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.worlds", "daemon.talk"),
     "daemon/rpc": (
         *BELOW_DAEMON, "daemon.words", "daemon.wire", "daemon.config", "daemon.worlds", "daemon.talk", "daemon.minds",
+        "daemon.starting",
     ),
     "daemon/process": (
-        *BELOW_DAEMON, "daemon.config", "daemon.engine_settings", "daemon.model", "daemon.engines", "daemon.build",
-        "daemon.rpc",
+        *BELOW_DAEMON, "daemon.config", "daemon.starting", "daemon.engine_settings", "daemon.model", "daemon.engines",
+        "daemon.build", "daemon.rpc",
     ),
     "daemon/commands": (
         *BELOW_DAEMON, "daemon.config", "daemon.engine_settings", "daemon.model", "daemon.engines", "daemon.build",

@@ -4,6 +4,7 @@ lock            held while a daemon lives; has its process number
 pseudonym_key   32 bytes, the key of players' pseudonyms in logs and archive
 journal_id      32 hex digits: stores keep it beside a position, which means nothing in another journal
 journal/ saves/ redis/ postgres/
+start/          results of earlier starts that make the next one faster: it may be removed
 sockets         where Unix sockets are when this folder's path is too long for them
 """
 

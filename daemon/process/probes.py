@@ -1,5 +1,5 @@
 """Health and metrics over HTTP: /healthz (the process answers, and says what is not as it should be), /readyz (it
-serves), /metrics (Prometheus).
+serves; until then, how far the start is), /metrics (Prometheus).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from core.errors import ConfigError
 from core.slices import Slices
 from daemon.config import unix_path
 from daemon.rpc.addresses import look
+from daemon.starting import Start
 
 SLICE_NS = MS
 LOG_AGAIN_NS = 600 * S  # a client that tries again and again costs a log line in ten minutes
@@ -32,9 +33,14 @@ class Probes:
     """A small HTTP server on the daemon's event loop."""
 
     def __init__(
-        self, phase: Callable[[], str], collector: Collector, degraded: Callable[[], list[str]] = list
+        self,
+        phase: Callable[[], str],
+        collector: Collector,
+        degraded: Callable[[], list[str]] = list,
+        start: Start | None = None,
     ) -> None:
         self._phase = phase
+        self._start = start
         self._degraded = degraded
         self._collector = collector
         self._runner: web.AppRunner | None = None
@@ -94,7 +100,10 @@ class Probes:
 
     async def _ready(self, _: web.Request) -> web.Response:
         phase = self._phase()
-        return web.Response(text=f"{phase}\n", status=200 if phase == "serving" else 503)
+        said = f"{phase}\n"
+        if phase == "starting" and self._start is not None:
+            said += f"{self._start.progress(now_ns())}\n"
+        return web.Response(text=said, status=200 if phase == "serving" else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         slices = Slices(SLICE_NS, now_ns)

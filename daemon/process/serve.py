@@ -29,12 +29,15 @@ from daemon.process.keeping import Keeping, open_keeping, revive
 from daemon.process.log_lines import STDERR, LogLines
 from daemon.process.preflight import before_start
 from daemon.process.probes import Probes
+from daemon.process.start_watch import expect, keep, process_age_s, start_of, watch_start
 from daemon.process.supervise import EXIT_ENGINE_DEAD, EXIT_FORCED, STOP_SIGNAL, Life
 from daemon.process.telemetry import StatusCollector, start_logging, watch_lag
 from daemon.process.tidy import LOOK_S, Tidy
 from daemon.process.watchdog import watch
 from daemon.rpc.grpc_face import GrpcFace
 from daemon.rpc.status import Lifecycle
+from daemon.starting import STORES, WORLDS
+from engines.kept import Kept
 
 # Parts of serve.drain_s: for last events, streams and the engine's last step; and for our own servers to end.
 ENDING_S = 1.0
@@ -97,7 +100,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         grace_s = wanted_s
         over.set()
 
-    face = GrpcFace(config.serve)
+    before_s = process_age_s()
+    start = start_of(config)
+    face = GrpcFace(config.serve, start)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, signal.Signals(number).name)
     loop.add_signal_handler(signal.SIGHUP, face.read_again)
@@ -111,16 +116,20 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         lambda: lines.lost,
         lambda: daemon.board.histograms() if daemon else {},
     )
-    probes = Probes(lambda: lifecycle.phase, collector, lambda: daemon.board.degraded() if daemon else [])
+    probes = Probes(lambda: lifecycle.phase, collector, lambda: daemon.board.degraded() if daemon else [], start)
     if config.serve.http and not is_local(config.serve.http):
         log.warning("probes and metrics are reachable from elsewhere", http=config.serve.http, why="serve.http says so")
     opening: asyncio.Task[Keeping] | None = None
+    watching: asyncio.Task[None] | None = None
     addresses = await face.start()
     try:
         http = await probes.start(config.serve.http) if config.serve.http else ""
+        watching = asyncio.create_task(watch_start(start))
         # Locked before anything is started: another daemon on it is found out at once.
         folder = await asyncio.to_thread(DataFolder, config.memory.folder) if config.memory.keep else None
-        loading = loop.run_in_executor(None, load_models, config)
+        kept = Kept(folder.path / "start" if folder is not None else None)
+        expect(start, kept)
+        loading = loop.run_in_executor(None, load_models, config, start, kept)
         opening = asyncio.create_task(open_keeping(config, now_ns, folder=folder)) if folder is not None else None
         asked = asyncio.create_task(over.wait())
         either: list[asyncio.Future[Any]] = [loading, asked]
@@ -131,6 +140,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             lines.drain()
             os._exit(0)  # a native load cannot be interrupted
         models = loading.result()
+        start.begin(STORES, "", now_ns())
         keeping = await opening if opening is not None else None
         if keeping is None:
             daemon = build(config, models, lifecycle, drain, ill=lambda: face.credentials.trouble)
@@ -145,6 +155,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         daemon.door.start(on_death)
         tidy = Tidy(now_ns)
         tidy.start()
+        start.begin(WORLDS, "", now_ns())
         if keeping is not None:
             await revive(keeping, daemon)
         first = next(iter(daemon.engines.values()))
@@ -159,6 +170,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
         for engine in daemon.engines.values() if config.serve.hang_s else ():
             hangs = partial(on_hang, engine.name)
             tasks.append(asyncio.create_task(watch(engine.health, config.serve.hang_s, hangs, now_ns)))
+        start.end(now_ns())
+        watching.cancel()
+        await asyncio.to_thread(keep, start, kept)
         if not over.is_set():
             lifecycle.phase = "serving"
             await face.report(serving=True)
@@ -170,6 +184,7 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 engine=first.model.engine.name,
                 **({"engines": {e.name: e.model.name for e in daemon.engines.values()}} if len(models) > 1 else {}),
                 ready_after_s=round((now_ns() - began_ns) / S, 2),
+                stages_s={"starting Python": round(before_s, 2), **start.took_s},
             )
         await over.wait()
         lifecycle.phase = "draining"
@@ -186,6 +201,8 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
                 afterwards.callback(model.close)
         log.info("stopped", works_cut=cut)
     finally:
+        if watching is not None:
+            watching.cancel()
         await face.stop(0)
         await probes.stop()
         if keeping is None and opening is not None:

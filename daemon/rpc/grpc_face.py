@@ -21,6 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from core.clock import now_ns
 from core.errors import (
     CallerError,
     ConfigError,
@@ -29,6 +30,7 @@ from core.errors import (
     NotAllowed,
     NotBuilt,
     NotFound,
+    NotReady,
     NpcdError,
     Overloaded,
     Stale,
@@ -41,7 +43,10 @@ from daemon.rpc.addresses import look
 from daemon.rpc.callers import Caller, Token, caller_of, is_near
 from daemon.rpc.calls import Calls
 from daemon.rpc.credentials import Credentials
+from daemon.rpc.status import starting
+from daemon.starting import Start
 from daemon.wire import is_large, parsing, writing
+from npcd import __version__
 from npcd.v1 import admin_pb2, dialogue_pb2, intents_pb2, npcs_pb2, story_pb2
 
 log = structlog.get_logger("npcd.grpc")
@@ -65,6 +70,7 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Draining, grpc.StatusCode.UNAVAILABLE),
+    (NotReady, grpc.StatusCode.UNAVAILABLE),
     (NotBuilt, grpc.StatusCode.UNIMPLEMENTED),
     (StoreFailed, grpc.StatusCode.UNAVAILABLE),
     (EngineFailed, grpc.StatusCode.INTERNAL),
@@ -72,6 +78,8 @@ STATUS: tuple[tuple[type[NpcdError], grpc.StatusCode], ...] = (
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED),
 )
 RETRY_KEY = "retry-after-ms"
+RETRY_MAX_MS = 1_000  # a start may be over sooner than it expects
+STATUS_CALL = "admin.status"
 EPOCH_KEY = "daemon-epoch"  # with NOT_FOUND: it tells a daemon that deleted the name from one that lost its state
 PING_MIN_MS = 1_000  # as docs/GUIDE.md promises
 PING_STRIKES = 4  # pings that come sooner, before the connection is ended; data between them makes up for them
@@ -82,10 +90,12 @@ Who = Callable[[grpc.aio.ServicerContext[Any, Any]], str | Caller]
 
 
 class GrpcFace:
-    """A server that answers UNAVAILABLE until `calls` is there."""
+    """A server that answers UNAVAILABLE until `calls` is there, and Status with how far the start is."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, start: Start | None = None) -> None:
         self.calls: Calls | None = None
+        self._start = start
+        self._began_ns = now_ns()
         self._settings = settings
         self.credentials = Credentials(settings)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -211,7 +221,7 @@ class GrpcFace:
                 "EndSession": "end_session",
             },
             "Story": {},
-            "Admin": {"Status": "admin.status", "Watch": "admin.watch_status", "Drain": "admin.drain"},
+            "Admin": {"Status": STATUS_CALL, "Watch": "admin.watch_status", "Drain": "admin.drain"},
         }
         files = (npcs_pb2, intents_pb2, dialogue_pb2, story_pb2, admin_pb2)
         described = {name: s for f in files for name, s in f.DESCRIPTOR.services_by_name.items()}
@@ -252,6 +262,11 @@ class GrpcFace:
     ) -> Callable[..., Awaitable[bytes]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             try:
+                if name == STATUS_CALL and self.calls is None and self._start is not None:
+                    who(context)
+                    now = now_ns()
+                    status = starting(__version__, self._start.progress(now), now - self._began_ns)
+                    return status.SerializeToString()
                 calls = self._ready()
                 method: Unary = attrgetter(name)(calls)
                 caller = who(context)
@@ -280,7 +295,7 @@ class GrpcFace:
 
     async def _abort(self, context: grpc.aio.ServicerContext[Any, Any], error: NpcdError, name: str) -> None:
         trailing: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, Overloaded):
+        if isinstance(error, (Overloaded, NotReady)):
             trailing = ((RETRY_KEY, str(error.retry_ms)),)
         elif isinstance(error, NotFound) and self.calls is not None:
             trailing = ((EPOCH_KEY, str(self.calls.epoch)),)
@@ -291,7 +306,11 @@ class GrpcFace:
 
     def _ready(self) -> Calls:
         if self.calls is None:
-            raise Draining("the daemon is starting; wait until its health says SERVING")
+            progress = self._start.progress(now_ns()) if self._start is not None else None
+            retry_ms = RETRY_MAX_MS if progress is None else min(RETRY_MAX_MS, max(100, round(1000 * progress.left_s)))
+            raise NotReady(
+                f"the daemon is starting ({progress or 'no model is loaded yet'}); call again later", retry_ms
+            )
         return self.calls
 
     def _tenant(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:

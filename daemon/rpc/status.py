@@ -14,6 +14,7 @@ from daemon.minds.intents import Intents
 from daemon.minds.look_ahead import LookAhead
 from daemon.minds.pressure import Pressure
 from daemon.minds.table import Table
+from daemon.starting import Progress
 from daemon.talk.dialogue import Dialogue
 from daemon.words import whole
 from daemon.worlds.worlds import Worlds
@@ -22,7 +23,7 @@ from memory.memory import Memory
 from npcd.v1 import admin_pb2
 from scheduler.ticket import Door
 
-CONTRACT = (1, 3)
+CONTRACT = (1, 4)
 FEATURES = (
     "intents",
     "barks",
@@ -85,6 +86,24 @@ class Lifecycle:
         self.streams_of[tenant] -= 1
         if not self.streams_of[tenant]:
             del self.streams_of[tenant]
+
+
+def starting(version: str, progress: Progress, uptime_ns: int) -> admin_pb2.StatusResponse:
+    """The status of a daemon that does not serve yet."""
+    return admin_pb2.StatusResponse(
+        version=version,
+        contract_major=CONTRACT[0],
+        contract_minor=CONTRACT[1],
+        phase="starting",
+        uptime_ms=whole(uptime_ns // MS, 64),
+        starting=admin_pb2.Starting(
+            stage=progress.stage,
+            engine=progress.engine,
+            share=progress.share,
+            left_ms=whole(round(progress.left_s * 1000), 64),
+            still_ms=whole(round(progress.still_s * 1000), 64),
+        ),
+    )
 
 
 class StatusBoard:

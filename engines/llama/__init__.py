@@ -2,7 +2,7 @@
 
 from engines.llama.engine import LlamaEngine, open_draft
 from engines.llama.loading import load_vocab, read_file
-from engines.llama.native import built_with, send_native_log_to
+from engines.llama.native import built_with, send_native_log_to, version
 from engines.llama.settings import SEQUENCES_MAX, LlamaSettings, check_settings, default_threads
 from engines.llama.step import likeliest
 from engines.llama.vocabulary import LlamaVocab, check_vocabulary
@@ -21,4 +21,5 @@ __all__ = [
     "open_draft",
     "read_file",
     "send_native_log_to",
+    "version",
 ]

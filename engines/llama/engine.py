@@ -16,7 +16,7 @@ adapter_counts(), which reads numbers. Cancelling is not known here: the schedul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -45,12 +45,17 @@ FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a ch
 class LlamaEngine:
     """A StepEngine on one llama.cpp context with `sequences` independent KV streams."""
 
-    def __init__(self, settings: LlamaSettings, adapters: Adapters | None = None) -> None:
-        """Raises ConfigError naming the setting, the model or the adapter that is wrong."""
+    def __init__(
+        self, settings: LlamaSettings, adapters: Adapters | None = None, sha256: Callable[[], str] | None = None
+    ) -> None:
+        """`sha256` gives the hash of the model's file, where it is known already or read elsewhere. Raises ConfigError
+        naming the setting, the model or the adapter that is wrong.
+        """
         check_settings(settings)
         self.settings = settings  # with the weights as they are
         self.weights_why = ""  # why they are not f16, where f16 was wanted
         self._file = look(settings.model)
+        self._sha256 = sha256 or self._file.sha256
         self._model: Any
         if settings.weights == "f16":
             self._model, self.weights_why = load_as_f16(settings.model, settings.gpu_layers)
@@ -76,8 +81,8 @@ class LlamaEngine:
 
     @cached_property
     def card(self) -> ModelCard:
-        """The metadata of the file. The first call reads all of it, for its hash."""
-        return card_of(self._model, self._file)
+        """The metadata of the file. The first call reads all of it, for its hash, unless the hash was given."""
+        return card_of(self._model, self._file, self._sha256())
 
     @property
     def name(self) -> str:

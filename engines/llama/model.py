@@ -33,11 +33,11 @@ class ModelCard:
     chat_template: str
 
 
-def card_of(model: Any, file: ModelFile) -> ModelCard:
-    """The card of a loaded model. Reads the whole file, for its hash."""
+def card_of(model: Any, file: ModelFile, sha256: str) -> ModelCard:
+    """The card of a loaded model."""
     return ModelCard(
         name=_meta(model, "general.name") or file.parts[0].stem,
-        sha256=file.sha256(),
+        sha256=sha256,
         architecture=_meta(model, "general.architecture"),
         license=_meta(model, "general.license"),
         context_trained=int(llama_cpp.llama_model_n_ctx_train(model)),

@@ -43,6 +43,11 @@ def written_text(write: Callable[[Any, int], int]) -> str:
         room = length + 1
 
 
+def version() -> str:
+    """The version of llama-cpp-python."""
+    return str(llama_cpp.__version__)
+
+
 def built_with() -> frozenset[str]:
     """The processor features that this llama.cpp was compiled for, as it names them: AVX2, AVX512, NEON, ..."""
     text = (llama_cpp.llama_print_system_info() or b"").decode("utf-8", "replace")

@@ -52,6 +52,10 @@ class LlamaSettings:
     """Layers of the model that are computed on the GPU; -1: all of them. A llama-cpp-python that was built for your GPU
     is needed. From -1 to 10000.
     """
+    tune_s: float = 8.0
+    """Seconds that measuring the settings which are `auto` or 0 may take at the first start; the data folder keeps the
+    result. With 0 nothing is measured. From 0 to 3600.
+    """
 
 
 def flash(settings: LlamaSettings) -> bool:
@@ -77,6 +81,8 @@ def check_settings(settings: LlamaSettings) -> None:
     ):
         if getattr(settings, name) not in allowed:
             raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
+    if not 0 <= settings.tune_s <= 3600:
+        raise ConfigError(f"engine.tune_s: {settings.tune_s:g}, must be 0 to 3600 seconds")
     if settings.kv_type != "f16" and not flash(settings):
         raise ConfigError(f"engine.kv_type: {settings.kv_type} needs engine.flash_attention = 'on' (or 'auto')")
 

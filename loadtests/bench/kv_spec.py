@@ -131,7 +131,7 @@ async def run(figures: Figures, options: Options) -> None:
 def _shipped(figures: Figures, model: Path, quick: bool) -> None:
     """The model that ships."""
     send_native_log_to(None)
-    settings, _ = tune(LlamaSettings(model, sequences=80, context_len=1024), now_ns)
+    settings = tune(LlamaSettings(model, sequences=80, context_len=1024), now_ns).settings
     engine = LlamaEngine(settings)
     speakers = Speakers(engine, _with(engine))
     figures.note(f"-- {model.name}, flash attention {settings.flash_attention}, weights {settings.weights}")

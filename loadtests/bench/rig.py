@@ -204,10 +204,11 @@ def tuned(model: Path, note: Callable[[str], None]) -> LlamaSettings:
     """The engine settings of a daemon on this machine: the fastest by engines.tune."""
     send_native_log_to(None)
     asked = LlamaSettings(model, sequences=SEQUENCES, context_len=CONTEXT_LEN)
-    chosen, tried = tune(asked, now_ns)
+    tuned = tune(asked, now_ns)
+    chosen = tuned.settings
     note(
         f"engine: threads {chosen.threads}, flash attention {chosen.flash_attention}, weights {chosen.weights}"
-        f" (rounds: {', '.join(f'{t.flash_attention}/{t.weights} {t.round_ms:g} ms' for t in tried)})"
+        f" (rounds: {', '.join(f'{t.flash_attention}/{t.weights} {t.round_ms:g} ms' for t in tuned.tried)})"
     )
     return chosen
 

@@ -45,5 +45,5 @@ if __name__ == "__main__":
     for one in SETS:
         command += ["--set", one]
     # The daemon is built as usual, around this model instead of its own.
-    daemon.engines.load_models = lambda config: {LLAMA: model(config, step)}
+    daemon.engines.load_models = lambda config, start=None, kept=None: {LLAMA: model(config, step)}
     sys.exit(main(command))

@@ -277,7 +277,7 @@ def test_an_engine_that_no_route_names_is_not_loaded(monkeypatch: pytest.MonkeyP
     """Its model's file need not even exist."""
     loaded: list[str] = []
 
-    def load_model(config: Config, setup: object) -> Model:
+    def load_model(config: Config, setup: object, *_: object) -> Model:
         loaded.append(getattr(setup, "name", ""))
         return gated()
 

@@ -104,8 +104,13 @@ class Client:
         if channel:
             await channel.close()
 
-    async def wait_ready(self, timeout_s: float = 30.0, services: Sequence[str] = SERVICES) -> None:
-        """Returns when the daemon serves (model warm); raises TooLate with the reason after `timeout_s`."""
+    async def wait_ready(self, timeout_s: float | None = None, services: Sequence[str] = SERVICES) -> None:
+        """Returns when the daemon serves, which it does once its model is warm.
+
+        With `timeout_s` it raises TooLate after that time. Without, it waits as long as the daemon's start moves: it
+        raises TooLate when nothing answers for 30 s, or when the start is stuck for a minute. The reason names the
+        stage of the start.
+        """
         await connection.wait_serving(self._open(), services, timeout_s, self._metadata)
 
     # -- worlds and NPCs ---------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ from ipaddress import IPv6Address, ip_address
 import grpc
 
 from npcd_client.errors import CallerError, NpcdError, TooLate, Unavailable, from_rpc
+from npcd_client.v1 import admin_pb2, admin_pb2_grpc
+from npcd_client.waiting import Waiting
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 HEALTH_POLL_S = 0.05
 HEALTH_CALL_S = 2.0
+STATUS_POLL_S = 0.5
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_SERVING = 1
 PORT_MAX = 65535
@@ -117,26 +120,44 @@ def is_here(target: str) -> bool:
 
 
 async def wait_serving(
-    channel: grpc.aio.Channel, services: Sequence[str], timeout_s: float, metadata: Metadata
+    channel: grpc.aio.Channel, services: Sequence[str], timeout_s: float | None, metadata: Metadata
 ) -> None:
-    """Returns when each service answers SERVING; raises TooLate with the last reason after `timeout_s`."""
-    deadline_s = time.monotonic() + timeout_s
+    """Returns when each service answers SERVING; raises TooLate with the last reason after `timeout_s`. Without one it
+    waits as long as the daemon's start moves.
+    """
+    began_s = time.monotonic()
     waiting = list(services)
-    reason = "not asked yet"
+    patience = Waiting(began_s)
+    reason, asked_s = "not asked yet", began_s - STATUS_POLL_S
     while waiting:
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise TooLate(f"not ready after {timeout_s:g} s: {reason}")
+        now_s = time.monotonic()
+        left_s = began_s + timeout_s - now_s if timeout_s is not None else HEALTH_CALL_S
+        gives_up = patience.gives_up(now_s) if timeout_s is None else ""
+        if left_s <= 0 or gives_up:
+            stage = f" ({patience.stage})" if patience.stage else ""
+            raise TooLate(f"not ready after {now_s - began_s:.3g} s: {gives_up or reason + stage}")
         try:
             if await _serving(channel, waiting[0], min(left_s, HEALTH_CALL_S), metadata):
                 waiting.pop(0)
                 continue
             reason = f"{waiting[0]} is not serving yet"
+            if now_s - asked_s >= STATUS_POLL_S:
+                asked_s = now_s
+                patience.hears(await _status(channel, metadata), time.monotonic())
         except NpcdError as error:
             if error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"):
                 raise
             reason = f"{waiting[0]}: {error}"
         await asyncio.sleep(min(HEALTH_POLL_S, left_s))
+
+
+async def _status(channel: grpc.aio.Channel, metadata: Metadata) -> admin_pb2.StatusResponse | None:
+    """What a daemon that starts says of itself; None when it does not."""
+    try:
+        request = admin_pb2.StatusRequest()
+        return await admin_pb2_grpc.AdminStub(channel).Status(request, timeout=HEALTH_CALL_S, metadata=metadata)
+    except grpc.aio.AioRpcError:
+        return None
 
 
 async def _serving(channel: grpc.aio.Channel, service: str, timeout_s: float, metadata: Metadata) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-# Trailing metadata of RESOURCE_EXHAUSTED, and of NOT_FOUND.
+# Trailing metadata of RESOURCE_EXHAUSTED and UNAVAILABLE, and of NOT_FOUND.
 RETRY_KEY = "retry-after-ms"
 EPOCH_KEY = "daemon-epoch"
 
@@ -35,7 +35,13 @@ class TooLate(NpcdError):
 
 
 class Unavailable(NpcdError):
-    """No daemon serves at that address now: not started, still warming up, draining or gone."""
+    """No daemon serves at that address now: not started, still warming up, draining or gone. One that is starting says
+    when to try again: after `retry_ms`.
+    """
+
+    def __init__(self, message: str, code: str = "", retry_ms: int = 0) -> None:
+        super().__init__(message, code)
+        self.retry_ms = retry_ms
 
 
 class DaemonFailed(NpcdError):
@@ -64,6 +70,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> NpcdError:
     message = error.details() or code.name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Overloaded(message, code.name, _number(error, RETRY_KEY))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(message, code.name, _number(error, RETRY_KEY))
     return _BY_CODE.get(code, DaemonFailed)(message, code.name)
 
 

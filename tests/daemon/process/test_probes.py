@@ -16,9 +16,11 @@ import pytest
 from prometheus_client.registry import CollectorRegistry
 from structlog.testing import capture_logs
 
+from core.clock import now_ns
 from core.errors import ConfigError
 from daemon.config import is_local
 from daemon.process.probes import Probes
+from daemon.starting import LOADING, STORES, Stage, Start
 from npcd.v1 import admin_pb2, admin_pb2_grpc
 from tests.patience import PATIENCE_S
 
@@ -54,6 +56,22 @@ async def test_the_probes_are_served_on_a_unix_socket(form: str, tmp_path: Path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert await ready(path) == "200 serving\n"
     assert not path.exists()
+
+
+async def test_a_daemon_that_starts_is_not_ready_and_says_how_far_it_is(tmp_path: Path) -> None:
+    """The first line is its phase. The second has stage, share and seconds, from the first moment on."""
+    start = Start([Stage(LOADING, "llama", 3.0), Stage(STORES, "", 1.0)], now_ns())
+    phase = "starting"
+    probes = Probes(lambda: phase, CollectorRegistry(), start=start)
+    await probes.start(f"unix:{tmp_path}/p.sock")
+    assert await ready(tmp_path / "p.sock") == (
+        "503 starting\nloading the model of engine 'llama', 0% done, about 4 s left\n"
+    )
+    start.begin(STORES, "", now_ns())
+    assert await ready(tmp_path / "p.sock") == "503 starting\nopening stores, 75% done, about 1 s left\n"
+    phase = "serving"
+    assert await ready(tmp_path / "p.sock") == "200 serving\n"
+    await probes.stop()
 
 
 async def test_a_socket_in_use_stays_with_its_listener(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ class Served:
         try:
             with urlopen(f"http://{self.http}/readyz", timeout=PATIENCE_S) as answer:
                 return str(answer.read().decode().strip())
-        except HTTPError as error:
-            return f"{error.code} {error.read().decode().strip()}"
+        except HTTPError as error:  # while it starts a second line says how far it is
+            return f"{error.code} {error.read().decode().splitlines()[0]}"
         except (URLError, ConnectionError):
             return "refused"
 

@@ -268,6 +268,46 @@ class EngineStatus(_message.Message):
 Global___EngineStatus: _TypeAlias = EngineStatus  # noqa: Y015
 
 @_typing.final
+class Starting(_message.Message):
+    """How far the start of the daemon is. Until it serves, Status is the only call that is answered; the others get UNAVAILABLE, with the
+    same in words and a retry time (retry-after-ms).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
+    STILL_MS_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """"reading the model", "tuning", "loading the model", "warming up", "opening stores", "restoring worlds" """
+    engine: _builtins.str
+    """the engine that the stage is about; empty for stages of the whole daemon"""
+    share: _builtins.float
+    """of the whole start that is done, 0 to 1; it never falls"""
+    left_ms: _builtins.int
+    """estimated time until the daemon serves"""
+    still_ms: _builtins.int
+    """time since the start last made progress: after a minute it is stuck"""
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        share: _builtins.float = ...,
+        left_ms: _builtins.int = ...,
+        still_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "left_ms", b"left_ms", "share", b"share", "stage", b"stage", "still_ms", b"still_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Starting: _TypeAlias = Starting  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     """Worlds, NPCs, streams, turns, intents, promotions and bonds are those of the caller's own tenant. With an operator's token, and by
     a daemon without a tokens file, those of every tenant are counted. All other numbers are the whole daemon's.
@@ -328,6 +368,7 @@ class StatusResponse(_message.Message):
     PREDICTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREDICTED_WASTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREDICTED_SAVED_MS_FIELD_NUMBER: _builtins.int
+    STARTING_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
@@ -412,6 +453,10 @@ class StatusResponse(_message.Message):
         """empty when all is well"""
 
     @_builtins.property
+    def starting(self) -> Global___Starting:
+        """while phase is "starting"; then version, contract, phase and uptime are the only other fields that are set"""
+
+    @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineStatus]:
         """each engine in this process, that of intents first"""
 
@@ -471,11 +516,12 @@ class StatusResponse(_message.Message):
         predicted_tokens: _builtins.int = ...,
         predicted_wasted_tokens: _builtins.int = ...,
         predicted_saved_ms: _builtins.int = ...,
+        starting: Global___Starting | None = ...,
         engines: _abc.Iterable[Global___EngineStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["starting", b"starting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "starting", b"starting", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
