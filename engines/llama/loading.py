@@ -18,6 +18,9 @@ from engines.llama import native
 from engines.llama.model import check_kind
 from engines.llama.vocabulary import LlamaVocab
 from engines.model_file import look, refused
+from engines.room import memory_free
+
+F16_X_MAX = 8  # a copy with f16 against the file: a file with two bits for each weight grows so much
 
 
 def load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
@@ -37,23 +40,42 @@ def load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
 
 def load_as_f16(path: Path, gpu_layers: int) -> tuple[Any, str]:
     """A native model whose matrices are f16, and an empty text. It is loaded from a converted copy, which is gone from
-    the disk once it is mapped. Where no copy can be made: the model as it is in the file, and the reason.
+    the disk once it is mapped; where no temporary folder takes it, the copy is a file in memory. Where no copy can be
+    made: the model as it is in the file, and the reason.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="npcd-f16-", ignore_cleanup_errors=True) as folder:
             copy = Path(folder) / "model.gguf"
-            params = llama_cpp.llama_model_quantize_default_params()
-            params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
-            params.allow_requantize = True
-            code = llama_cpp.llama_model_quantize(str(path).encode(), str(copy).encode(), ctypes.byref(params))
-            if code == 0:
+            if _convert(path, copy):
                 with contextlib.suppress(ConfigError):  # the disk became full as it was closed
                     return load_model(copy, gpu_layers), ""
             free_mib = shutil.disk_usage(folder).free >> 20
             why = f"llama.cpp could not write a copy with f16 to {Path(folder).parent}, where {free_mib} MiB are free"
     except OSError as error:
         why = f"there is no temporary folder for a copy with f16 ({error.strerror or error})"
+    most = F16_X_MAX * look(path).size
+    free = memory_free()
+    if free and most > free / 2:
+        why += f", and in memory it may take {most >> 20} MiB of {free >> 20} MiB that are free"
+        return load_model(path, gpu_layers), f"{why}; make room, or set TMPDIR to a folder with room"
+    with contextlib.suppress(OSError, ConfigError):
+        number = os.memfd_create("npcd-f16")
+        try:
+            copy = Path(f"/proc/self/fd/{number}")
+            if _convert(path, copy):
+                return load_model(copy, gpu_layers), ""  # the mapping keeps the file
+        finally:
+            os.close(number)
     return load_model(path, gpu_layers), f"{why}; make room, or set TMPDIR to a folder with room"
+
+
+def _convert(path: Path, copy: Path) -> bool:
+    """Writes a copy of a model whose matrices are f16; False when that failed."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
+    params.allow_requantize = True
+    code = llama_cpp.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params))
+    return int(code) == 0
 
 
 def load_vocab(path: Path) -> LlamaVocab:
