@@ -124,11 +124,11 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
     addresses = await face.start()
     try:
         http = await probes.start(config.serve.http) if config.serve.http else ""
-        watching = asyncio.create_task(watch_start(start))
         # Locked before anything is started: another daemon on it is found out at once.
         folder = await asyncio.to_thread(DataFolder, config.memory.folder) if config.memory.keep else None
         kept = Kept(folder.path / "start" if folder is not None else None)
         expect(start, kept)
+        watching = asyncio.create_task(watch_start(start))
         loading = loop.run_in_executor(None, load_models, config, start, kept)
         opening = asyncio.create_task(open_keeping(config, now_ns, folder=folder)) if folder is not None else None
         asked = asyncio.create_task(over.wait())
