@@ -44,9 +44,9 @@ async def test_every_stage_has_a_line_with_share_and_seconds() -> None:
 
 async def test_a_start_that_is_stuck_is_told_once() -> None:
     """After a minute in which the process did nothing."""
-    start = Start([Stage(STORES, "", 5.0)], now_ns() - 70 * S)
-    start.look(now_ns(), 1 << 62, 1 << 62)  # nothing that the process does will be more than that
-    start._moved_ns = now_ns() - 70 * S
+    before_ns = now_ns() - 70 * S
+    start = Start([Stage(STORES, "", 5.0)], before_ns)
+    start.look(before_ns, 1 << 62, 1 << 62)  # nothing that the process does will be more than that
     with capture_logs() as logs:
         watching = asyncio.create_task(watch_start(start))
         await told(logs, "the start is stuck", stage=STORES, log_level="warning")
@@ -57,10 +57,10 @@ async def test_a_start_that_is_stuck_is_told_once() -> None:
 
 def test_the_next_start_expects_what_this_one_took(tmp_path: Path) -> None:
     """Stage by stage; one that was left out is expected to be left out. Another set of stages is another start."""
-    kept, start = Kept(tmp_path), start_of(CONFIG)
-    start.begin(LOADING, "llama", start._begun_ns + 2 * S)
-    start.begin(WORLDS, "", start._begun_ns + 5 * S)
-    start.end(start._begun_ns + S)
+    kept, start = Kept(tmp_path), Start(start_of(CONFIG).stages, 0)
+    start.begin(LOADING, "llama", 2 * S)
+    start.begin(WORLDS, "", 7 * S)
+    start.end(8 * S)
     keep(start, kept)
     again = start_of(CONFIG)
     usual = {s.key: s.expected_s for s in again.stages}
