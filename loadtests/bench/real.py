@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_start
+from loadtests.bench import real_start, real_two
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start",)
+PARTS = ("start", "two")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -14,3 +14,5 @@ async def run(figures: Figures, options: Options) -> None:
     chat = options.chat()
     if options.wants("start"):
         await real_start.run(figures, options.model, chat, options.quick)
+    if options.wants("two"):
+        await real_two.run(figures, options.model, chat, options.quick)
