@@ -13,7 +13,7 @@ from types import MappingProxyType
 from core.clock import MS, Clock, S, now_ns
 from core.slices import Slicer
 from core.spread import Spread
-from core.words import Activation, NpcKey, Tier
+from core.words import Activation, Tier
 from daemon.config import Config
 from daemon.engines import Engine, adapters_of, open_engines
 from daemon.minds.answers import Answers
@@ -24,6 +24,7 @@ from daemon.minds.loading import Loading
 from daemon.minds.look_ahead import LookAhead
 from daemon.minds.mind import Mind
 from daemon.minds.npc_events import NpcEvents
+from daemon.minds.pacing import Pacing
 from daemon.minds.pressure import Pressure
 from daemon.minds.questions import Questions
 from daemon.minds.table import Table
@@ -43,7 +44,6 @@ from daemon.rpc.upkeep import Upkeep
 from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
-from daemon.worlds.guide import Guide
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
@@ -69,14 +69,13 @@ class Ground:
     config: Config
     clock: Clock
     epoch: int
+    layout: Layout
     door: Door
     worlds: Worlds
     works: Works
     memory: Memory
     slicer: Slicer
     slice_ns: int
-    table: Table
-    guide: Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +84,22 @@ class Minds:
 
     table: Table
     events: NpcEvents
+    pacing: Pacing
     pressure: Pressure
     attention: Attention
     look_ahead: LookAhead
     intents: Intents
+    layout: Layout
 
     def felt(self, npc: Npc) -> str:
         """The emotion of the NPC's newest intent; empty without one."""
         mind = self.table.mind(npc.key)
         return mind.intent.emotion if mind is not None and mind.intent is not None else ""
 
-    def perceived(self, npc: Npc, layout: Layout) -> Perception | None:
-        """The NPC's newest observation, as a model's prompt has it."""
+    def perceived(self, npc: Npc) -> Perception | None:
+        """The NPC's newest observation, as a prompt has it."""
         mind = self.table.mind(npc.key)
-        return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
+        return self.layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
 
 @dataclass(slots=True)
@@ -183,27 +184,20 @@ def build(
     memory.has_world = worlds.has_world
     slice_ns = round(config.calls.slice_ms * MS)
     slicer = Slicer(slice_ns, clock)
-    table = Table(config.intents, memory, clock)
+    ground = Ground(config, clock, time.time_ns() // MS, first.layout, door, worlds, works, memory, slicer, slice_ns)
 
-    def activation(npc: NpcKey) -> Activation:
-        mind = table.mind(npc)
-        return mind.activation if mind is not None else Activation.AMBIENT
-
-    guide = Guide(config.routes, works, activation)
-    ground = Ground(config, clock, time.time_ns() // MS, door, worlds, works, memory, slicer, slice_ns, table, guide)
-
-    sessions = Sessions(Hot(config.hot), memory, worlds, works, door, guide, ground.epoch, clock)
+    sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, ground.epoch, clock)
     minds = build_minds(ground, sessions)
     dialogue = Dialogue(
-        worlds, works, door, sessions, memory, config.promises, guide, config.dialogue,
-        minds.perceived, minds.felt, minds.attention.spoke, clock,
+        worlds, works, door, sessions, memory, config.promises, config.routes, config.dialogue,
+        minds.perceived, minds.felt, minds.attention.spoke, minds.pacing.admit, minds.pacing.first_text, clock,
     )  # fmt: skip
 
     lag = Spread(bounds_ns=config.promises.bounds_ns())
     about = About(__version__, {name: about_engine(e) for name, e in engines.items()}, ground.epoch, clock())
     board = StatusBoard(
         about, lifecycle, door, worlds, minds.table, minds.intents, minds.attention, minds.look_ahead, dialogue, memory,
-        minds.pressure, lag, partial(degraded, door, memory, ill), clock,
+        minds.pacing, minds.pressure, lag, partial(degraded, door, memory, ill), clock,
     )  # fmt: skip
     admin = Admin(board, door, drain)
     calls, upkeep, deleting = build_calls(ground, minds, dialogue, board, admin, saves, parked, pseudonym_key)
@@ -222,28 +216,36 @@ def build_minds(ground: Ground, sessions: Sessions) -> Minds:
     def roomy() -> bool:
         return backend.snapshot.kv.roomy
 
-    table, guide, events = ground.table, ground.guide, NpcEvents()
-    questions = Questions(worlds, works, guide, sessions.digest)
+    table, events = Table(config.intents, ground.memory, clock), NpcEvents()
+    questions = Questions(worlds, works, config.routes, sessions.digest)
     asking: Asking[Mind] = Asking(config.intents.asking, questions.tokens_each)
 
     def put_off() -> int:
         return len(asking.line)
 
     pressure = Pressure(door, config.promises, config.shedding, clock, put_off)
-    attention = Attention(config.intents.activation, config.intents.carry, table, events, ground.memory, door, clock)
-    barks = Barks(table, works, door, guide, config.intents, pressure.allows_barks, clock)
+    pacing = Pacing(
+        door, config.promises, config.routes, config.pace, config.intents.cadence, config.intents.activation,
+        config.intents.answer_within_ms, clock,
+    )  # fmt: skip
+    attention = Attention(config.intents.activation, pacing, table, events, ground.memory, door, clock)
+
+    def may_bark(activation: Activation) -> bool:
+        return pressure.allows_barks() and pacing.allows_barks(activation)
+
+    barks = Barks(table, works, door, config.routes, config.intents, may_bark, clock)
 
     def spare() -> bool:
-        return attention.carrying.calm(clock()) and pressure.spare()
+        return pacing.allows_look_ahead() and pressure.spare()
 
     look_ahead = LookAhead(config.intents.prediction, questions, door, barks, spare, clock)
     answers = Answers(table, barks, questions, worlds, config.intents)
-    loading = Loading(worlds, questions, door, roomy, clock)
+    loading = Loading(worlds, questions, door, roomy, pacing.allows_loads, clock)
     intents = Intents(
         asking, table, attention, answers, look_ahead, questions, loading, door, backend.expect,
         partial(door.stalled, route.engine), ground.slice_ns, clock,
     )  # fmt: skip
-    return Minds(table, events, pressure, attention, look_ahead, intents)
+    return Minds(table, events, pacing, pressure, attention, look_ahead, intents, ground.layout)
 
 
 def build_calls(

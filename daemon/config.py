@@ -17,7 +17,6 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.files import from_home, read_toml
-from core.words import AUTO
 from daemon.engine_settings import EngineSetup, FurtherEngine, check_names, check_setup, setups
 from daemon.environment import setting_of
 from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
@@ -27,7 +26,6 @@ from daemon.talk.settings import DialogueSettings
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
 from engines.llama import LlamaSettings
-from engines.llama.settings import CONTEXT_MAX
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
@@ -41,7 +39,7 @@ from scheduler.scheduler import SchedulerSettings
 from scheduler.speculation import SpeculationSettings
 from tiers.activation import check_activation
 from tiers.cadence import check_cadence
-from tiers.carrying import check_carry
+from tiers.pace import PaceSettings, check_pace
 from tiers.promises import Promises
 from tiers.routing import LLAMA, Routes, check_engines, check_routes
 from tiers.share import check_share
@@ -51,6 +49,9 @@ SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "npcd-demo.g
 TTL_MAX_MS = 7 * 24 * 3600 * 1000  # of game time, which may run fast
 BLEND_MAX_MS = 60_000
 OFF = "off"
+GONE = {
+    "intents.carry": "the pace is measured: give pace.late_ms, pace.late_share or pace.calm_s, and leave out the others"
+}
 UNIX_PATH_BYTES_MAX = 107  # sun_path, less the closing zero
 
 
@@ -128,6 +129,7 @@ class Config:
     promises: Promises = field(default_factory=Promises)
     routes: Routes = field(default_factory=Routes)
     shedding: ShedSettings = field(default_factory=ShedSettings)
+    pace: PaceSettings = field(default_factory=PaceSettings)
     intents: IntentSettings = field(default_factory=IntentSettings)
     dialogue: DialogueSettings = field(default_factory=DialogueSettings)
     guards: GuardSettings = field(default_factory=GuardSettings)
@@ -152,21 +154,31 @@ def load(
     known = names(config)
     given = {} if origins is None else origins
     if file is not None:
-        config = merge(config, _read(file), str(file), given, known)
+        config = _merged(config, _read(file), str(file), given, known)
     env = os.environ if environment is None else environment
     for name, text in sorted(env.items()):
         keys = setting_of(name, known)
         if keys is not None:
-            config = merge(config, nest(keys, text), f"environment variable {name}", given, known)
+            config = _merged(config, nest(keys, text), f"environment variable {name}", given, known)
     for assignment in sets:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: must be section.key=value")
         origin = f"--set {assignment[:ORIGIN_LEN_MAX]}"
-        config = merge(config, nest(path.strip().split("."), text), origin, given, known)
+        config = _merged(config, nest(path.strip().split("."), text), origin, given, known)
     config = with_off(config)
     check(config)
     return config
+
+
+def _merged(
+    config: Config, values: dict[str, Any], origin: str, origins: dict[str, str], known: Sequence[str]
+) -> Config:
+    for name, instead in GONE.items():
+        section, _, key = name.partition(".")
+        if isinstance(values.get(section), dict) and key in values[section]:
+            raise ConfigError(f"{origin}: '{name}' is no setting any more; {instead}")
+    return merge(config, values, origin, origins, known)
 
 
 def with_off(config: Config) -> Config:
@@ -191,7 +203,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"scheduler.window.window_ms: {config.scheduler.window.window_ms}, must be 1 to 10")
     check_cadence(config.intents.cadence)
     check_activation(config.intents.activation)
-    check_carry(config.intents.carry)
+    check_pace(config.pace)
     check_share(config.intents.share)
     _check_intents(config.intents)
     _check_guards(config.guards)
@@ -254,9 +266,7 @@ def _check_guards(guards: GuardSettings) -> None:
 def _check_routes(config: Config) -> None:
     engines = engines_of(config)
     check_engines(config.routes, engines)
-    given = [engines[name].settings.context_len for name in config.routes.engines()]
-    # The context of engines that is auto is known when they are loaded; then a work is cut to it.
-    shortest = min((length for length in given if length != AUTO), default=CONTEXT_MAX)
+    shortest = min(engines[name].settings.context_len for name in config.routes.engines())
     check_routes(config.routes, config.promises, shortest, engines)
     if config.caps.bark != Caps().bark:
         raise ConfigError("caps.bark: give it as routes.bark.output_max")

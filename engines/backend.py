@@ -129,8 +129,9 @@ class Snapshot(NamedTuple):
 
     `step` has how long the steps of the last seconds took, and their tokens; `busy_ns` is the time spent in steps since
     start. /metrics shows the times of Spreads that have the promises' bounds. `counters` are more numbers for metrics,
-    by family and name; they may be a moment older, and so may `costs`. `spent_ns` is `busy_ns` by tier, and
-    `expected_ns` is how long the same steps should have taken; both are 0 where the backend cannot tell.
+    by family and name; they may be a moment older, and so may `costs`. `spent_ns` by tier and `trunks_ns`, for trunks
+    that were computed, add up to `busy_ns`. `expected_ns` is how long the same steps should have taken. All of them are
+    0 where the backend cannot tell.
     """
 
     tiers: tuple[TierCounts, ...]  # by tier
@@ -143,6 +144,7 @@ class Snapshot(NamedTuple):
     kv: KvUse = KvUse()
     counters: Mapping[str, Mapping[str, float]] = {}
     spent_ns: tuple[int, ...] = (0, 0, 0)
+    trunks_ns: int = 0
     expected_ns: int = 0
     costs: UnitCosts = UnitCosts()
 

@@ -39,7 +39,6 @@ _DIRECTIONS = {"*": "*", "(": ")", "[": "]", "（": "）", "【": "】"}
 _AFTER_END = HEADS + "".join(_DIRECTIONS)
 _GOES_ON = ",.;:!?…"
 _PLAIN = re.compile(rf"[^\s{re.escape(HEADS + ''.join(_DIRECTIONS) + sentences.MARKS)}]*")
-_WORDS = re.compile(rf"{_PLAIN.pattern}(?: {_PLAIN.pattern[:-1]}+)*")
 _LINE = re.compile(r"([-*=_~])\1*")
 
 
@@ -85,12 +84,6 @@ class Guard:
 
     def add(self, text: str) -> list[Piece]:
         """What became certain with this text."""
-        waits = self._held or self._spaces or self._after_end or self._gap or self.stopped or not self._looked
-        if not waits and self.said and self._close is None and text and _WORDS.fullmatch(text):
-            self._fresh = False  # words amid a sentence, as most pieces are
-            self.parts.append((None, text))
-            self.said += text
-            return [Piece(Shown.TOLD, text)]
         return self._go(text, last=False)
 
     def end(self, whole: bool = True) -> list[Piece]:

@@ -72,6 +72,10 @@ class Permits:
         self._waiting[tier].pop(ticket_id, None)
         self._drains[tier].ended(ran, finished, now_ns)
 
+    def each_ns(self, tier: Tier, now_ns: int) -> float | None:
+        """The time from one end of a tier's work to the next, while there are any; None while too few have ended."""
+        return self._drains[tier].each_ns(now_ns)
+
     def retry_ms(self, tier: Tier, now_ns: int) -> int:
         """When a refused work should come again: half the queue's length at the drain rate while there was work."""
         each_ns = self._drains[tier].each_ns(now_ns)

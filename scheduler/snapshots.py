@@ -60,6 +60,7 @@ class Snapshots:
             self._kv,
             self._counters,
             tuple(scheduler.spending.by_tier_ns),
+            scheduler.spending.trunks_ns,
             scheduler.spending.expected_ns,
             self._costs,
         )

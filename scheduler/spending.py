@@ -26,15 +26,16 @@ TAIL, STEPS, TOKENS, CONTEXT = 20.0, 3.0, 4.0, 128.0
 
 
 class Spending:
-    """Owned by the engine thread. `by_tier_ns` adds up to the time of all steps, and `expected_ns` is what the cost
-    model had expected of them.
+    """Owned by the engine thread. `by_tier_ns` and `trunks_ns` (trunks that were computed, for whatever tier) add up to
+    the time of all steps, and `expected_ns` is what the cost model had expected of them.
     """
 
     def __init__(self, micro_len: int) -> None:
         self.by_tier_ns = [0 for _ in Tier]
+        self.trunks_ns = 0
         self.expected_ns = 0
         self._micro_len = micro_len
-        self._shares = [0.0 for _ in Tier]  # of the last step
+        self._shares = [0.0 for _ in range(len(Tier) + 1)]  # of the last step, the trunks' last
         # Decaying sums over intents: their number, tokens of tails, steps and tokens after these, and contexts.
         self._sums = [1.0, TAIL, STEPS, TOKENS, CONTEXT * STEPS]
         self._talk_context = TALK_CONTEXT  # of spoken tokens lately
@@ -44,10 +45,11 @@ class Spending:
         self.expected_ns += round(costs.predict_ns(planned.features))
         if not planned.again:
             self._shares = self._divide(planned, costs)
-        by_tier = self.by_tier_ns
-        for tier, share in enumerate(self._shares):
+        by_tier, *tiers, trunks = self.by_tier_ns, *self._shares
+        for tier, share in enumerate(tiers):
             if share:
                 by_tier[tier] += round(took_ns * share)
+        self.trunks_ns += round(took_ns * trunks)
 
     def ended(self, runner: Running, finish: Finish) -> None:
         """A work is over. An intent that was answered tells the size of intents."""
@@ -87,14 +89,17 @@ class Spending:
         return w[0] + w[1] * micros + (w[2] + w[3] * kilo_context) * tokens + w[4] * kilo_context * sequences
 
     def _divide(self, planned: Planned, costs: Costs) -> list[float]:
-        """Each tier's share of a step. Each sequence bears the same part of what a step costs without tokens."""
+        """Each tier's share of a step, then the trunks' share. Sequences bear equal parts of what a step costs without
+        tokens.
+        """
         assert planned.step is not None
         w, slices = costs.weights_ns, planned.step.slices
         each_ns = (w[0] + w[1] * planned.features[1]) / len(slices) + 1.0
-        by_tier, sums = [0.0 for _ in Tier], self._sums
+        shares, sums = [0.0 for _ in self._shares], self._sums
         for s, runner in zip(slices, planned.runners, strict=True):
             tokens, context = len(s.tokens), _padded(s.pos) / 1000.0
-            by_tier[runner.work.tier] += each_ns + tokens * (w[2] + w[3] * context) + w[4] * context
+            whose = runner.work.tier if runner.place.part is Part.BRANCH else len(Tier)
+            shares[whose] += each_ns + tokens * (w[2] + w[3] * context) + w[4] * context
             if runner.node is not None and runner.work.tier is Tier.GOLD and runner.place.part is Part.BRANCH:
                 if runner.made:
                     sums[2] += 1.0
@@ -104,8 +109,8 @@ class Spending:
                     sums[1] += tokens
             elif runner.made and runner.work.tier is not Tier.GOLD:
                 self._talk_context += (s.pos - self._talk_context) / 64.0
-        whole = sum(by_tier)
-        return [ns / whole for ns in by_tier]
+        whole = sum(shares)
+        return [ns / whole for ns in shares]
 
 
 def _padded(pos: float) -> float:

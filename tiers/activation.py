@@ -39,6 +39,7 @@ from core.clock import S
 from core.errors import ConfigError
 from core.steps import Steps, at_once, every
 from core.words import Activation
+from tiers.pace import Wanted
 
 Who = TypeVar("Who", bound=Hashable)
 
@@ -73,13 +74,14 @@ class ActivationSettings:
     stale_s: float = 10.0
     """An NPC that was not observed for this time becomes ambient. From 1 to 3600."""
     active_min: int = 80
-    """While fewer NPCs than this are active, the nearest others become active too; `intents.activation.active_max` at
-    most.
+    """While fewer NPCs than this are active, the nearest others become active too, as many as the engine carries;
+    `intents.activation.active_max` at most.
     """
     active_max: int = 200
     """NPCs that are active at the same time; 0 or more."""
     warm_min: int = 200
-    """While fewer NPCs than this are warm, the nearest others become warm too; `intents.activation.warm_max` at most.
+    """While fewer NPCs than this are warm, the nearest others become warm too, as many as the engine carries;
+    `intents.activation.warm_max` at most.
     """
     warm_max: int = 400
     """NPCs that are warm at the same time; 0 or more."""
@@ -181,9 +183,10 @@ class Activations(Generic[Who]):
 
     def __init__(self, settings: ActivationSettings = ActivationSettings()) -> None:
         self.settings = settings
-        # The caps as they are now: tiers/carrying.py knows how much the engine carries, and lowers them.
+        # The caps as they are now: tiers/pace.py knows how much the engine carries, and lowers them.
         self.active_max = settings.active_max
         self.warm_max = settings.warm_max
+        self.wanted = Wanted()  # how many would have each level if the engine carried all, as of the last decision
         self.active = 0
         self.warm = 0
         self.promotions = 0
@@ -299,6 +302,9 @@ class Activations(Generic[Who]):
                 interest.why = _STAY
             (near if level is _ACTIVE else near_warm if level is _WARM else others).append(interest)
 
+        self.wanted = self._wants(
+            len(called) + len(near), len(near_warm) + len(others), len(near_warm), len(called_warm)
+        )
         active, called, near, (near_warm, others) = yield from self._placing(_ACTIVE, called, near, (near_warm, others))
         warm, called_warm, near_warm, (others,) = yield from self._placing(
             _WARM, called + called_warm, near + near_warm, (others,)
@@ -321,6 +327,14 @@ class Activations(Generic[Who]):
             if not interest.gone:
                 made.append(Change(interest.who, before, interest.level, self._words(interest)))
         return made
+
+    def _wants(self, qualified: int, other: int, qualified_warm: int, called_warm: int) -> Wanted:
+        """How many NPCs would be active and warm under the caps of the settings."""
+        s = self.settings
+        active = min(s.active_max, max(qualified, min(s.active_min, qualified + other)))
+        left = qualified + other + called_warm - active
+        qualified_left = max(0, qualified + qualified_warm + called_warm - active)
+        return Wanted(active, min(s.warm_max, max(qualified_left, min(s.warm_min, left))))
 
     def _placing(
         self,
@@ -436,8 +450,8 @@ class Activations(Generic[Who]):
             return f"cap of {most}" + ("" if most == own else f" (of {own}: the engine carries no more)")
         if why is _FLOOR:
             if interest.level is _ACTIVE:
-                return f"one of the {s.active_min} nearest"
-            return f"one of the next {s.warm_min}"
+                return f"one of the {min(s.active_min, self.active_max)} nearest"
+            return f"one of the next {min(s.warm_min, self.warm_max)}"
         if interest.distance_m == math.inf:
             said = "no player near"
         else:

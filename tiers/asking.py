@@ -20,6 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from core.clock import MS, S
 from core.words import Activation
+from tiers.cadence import CadenceSettings
 from tiers.judging import AskingSettings, Judge
 from tiers.phase import OUTDATED, Game, Phase, Record
 from tiers.ready import Ready, Recall, Stand
@@ -174,7 +175,7 @@ class Asking(Generic[Who]):
             self._judge.judge(record, now_ns)
 
     def overdue(self) -> int:
-        """How often the model was late since this was called last."""
+        """How often the model was late with a question since this was called last."""
         overdue, self._judge.overdue = self._judge.overdue, 0
         return overdue
 
@@ -271,9 +272,7 @@ class Asking(Generic[Who]):
     # -- NPCs and games ----------------------------------------------------------------------------------------
 
     def reregistered(self, who: Who, number: int, new_lease: bool, other: bool, now_ns: int) -> None:
-        """It was registered anew: what was asked before is about what it was. `other`: it, or its world, is another one
-        now, so what it does is asked anew.
-        """
+        """It was registered anew: earlier questions are about what it was. `other`: its answer is, too."""
         record = self._records.get(who)
         if record is None:
             return
@@ -297,6 +296,11 @@ class Asking(Generic[Who]):
         if record.looking and who in self._wanted.look:
             self._wanted.look.remove(who)
         self._wanted.cancel.extend(question.number for question in record.questions)
+
+    def keep_pace(self, questions_per_s: float, under_way_max: int, cadence: CadenceSettings, now_ns: int) -> None:
+        """Asks no more than the engine carries now, in all and of one NPC."""
+        self._rhythm.keep_pace(cadence)
+        self._rhythm.line.keep_pace(max(1, round(questions_per_s * self._tokens_each)), under_way_max, now_ns)
 
     def tell(self, game: Game[Who], scale: float, paused: bool, now_ns: int) -> None:
         """Says how fast a game's time runs from now on. While it is paused its NPCs are not asked; those that become

@@ -228,7 +228,7 @@ class Judge(Generic[Who]):
             self.look(record)
             return
         record.watch_ns = 0
-        self.overdue += not self.stalled and not record.load_ns
+        self.overdue += bool(record.questions) and not self.stalled and not record.load_ns
         if record.answer != record.state:
             # Its state may have changed since it became due: then the new state is answered.
             self.answer_by_rule(record, max(record.since_ns, record.changed_ns), now_ns)

@@ -27,9 +27,8 @@ class Rhythm(Generic[Who]):
     def __init__(self, cadence: CadenceSettings, share: ShareSettings) -> None:
         self.line: Share[Who] = Share(share)
         self.moments: Moments[Who] = Moments()
-        # An ambient NPC is asked only when something happens to it, and then no more often than a warm one.
-        warm_ns = round(S / cadence.warm_hz)
-        self._slot_ns = [cadence.slot_ns_of(level) or warm_ns for level in Activation]
+        self._slot_ns: list[int] = []
+        self.keep_pace(cadence)
         # Games that go on or run at another pace, and their NPCs that have not been moved yet.
         self._resumed: deque[tuple[Game[Who], set[Record[Who]]]] = deque()
         self.npcs = 0
@@ -94,6 +93,12 @@ class Rhythm(Generic[Who]):
         record.due_ns = 0
 
     # -- when --------------------------------------------------------------------------------------------------
+
+    def keep_pace(self, cadence: CadenceSettings) -> None:
+        """NPCs that become due from now on are asked so often. A due moment that is set already stays."""
+        # An ambient NPC is asked only when something happens to it, and then no more often than a warm one.
+        warm_ns = round(S / cadence.warm_hz)
+        self._slot_ns = [cadence.slot_ns_of(level) or warm_ns for level in Activation]
 
     def slot_ns(self, record: Record[Who]) -> int:
         """How long a slot of the NPC's cadence lasts, in its game's time."""

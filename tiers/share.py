@@ -1,7 +1,8 @@
 """The choice of the due NPCs that are asked now: levels and NPCs share the capacity of the engine.
 
 Two bounds: tokens per second, as a bucket that holds `burst_s` of them (`tokens_per_s` 0: no such bound), and
-`under_way_max` questions under way. An NPC that is not asked stays due, and is asked later about its state then.
+`under_way_max` questions under way. The pace (tiers/pace.py) may lower both. An NPC that is not asked stays due, and is
+asked later about its state then.
 
 * **Urgent** NPCs (attacked, spoken to) go first. They alone may use a reserve: `reserve_share` more places, and as much
   more of the bucket, which is paid back before any other NPC is asked (of both, one question at least).
@@ -91,14 +92,10 @@ class Share(Generic[Who]):
     def __init__(self, settings: ShareSettings = ShareSettings()) -> None:
         self.settings = settings
         self.under_way = 0
-        self._places = settings.under_way_max
-        self._reserve_places = max(1, round(settings.under_way_max * settings.reserve_share))
-        # The bucket counts billionths of a token, so that what flows in during a nanosecond is a whole number.
-        self._rate = settings.tokens_per_s
-        self._full = round(settings.tokens_per_s * settings.burst_s * S)
-        self._reserve = round(self._full * settings.reserve_share)
-        self._tokens = self._full
+        self._rate = 0
+        self._tokens = 0
         self._filled_ns: int | None = None
+        self._bound(settings.tokens_per_s, settings.under_way_max)
         self._each = S
         self._waits: dict[Who, _Wait[Who]] = {}
         self._heaps: tuple[list[_Entry[Who]], ...] = ([], [], [])
@@ -116,6 +113,26 @@ class Share(Generic[Who]):
 
     def __iter__(self) -> Iterator[Who]:
         return iter(self._waits)
+
+    def keep_pace(self, tokens_per_s: int, under_way_max: int, now_ns: int) -> None:
+        """Lowers both bounds to what the engine carries now; 0 tokens per second: that bound is the settings' alone.
+        The settings' bounds stay the highest.
+        """
+        self._fill(now_ns)
+        rate = self.settings.tokens_per_s
+        rate = min(rate, tokens_per_s) if rate and tokens_per_s else rate or tokens_per_s
+        places = min(self.settings.under_way_max, max(1, under_way_max))
+        if (rate, places) != (self._rate, self._places):
+            self._bound(rate, places)
+
+    def _bound(self, rate: int, places: int) -> None:
+        self._places = places
+        self._reserve_places = max(1, round(places * self.settings.reserve_share))
+        # The bucket counts billionths of a token, so that what flows in during a nanosecond is a whole number.
+        full = round(rate * self.settings.burst_s * S)
+        self._tokens = min(self._tokens, full) if self._rate else full
+        self._rate, self._full = rate, full
+        self._reserve = round(full * self.settings.reserve_share)
 
     def add(self, who: Who, activation: Activation, urgent: bool, due_ns: int) -> None:
         """It is due since `due_ns`. Again: its level changes, it may become urgent; its first due moment counts.

@@ -18,13 +18,13 @@ from core.steps import Steps, every
 from core.words import Activation, NpcKey
 from daemon.minds.mind import Mind
 from daemon.minds.npc_events import NpcEvents
+from daemon.minds.pacing import Pacing
 from daemon.minds.table import Table
 from daemon.words import activation_message
 from memory.memory import Memory
 from npcd.v1 import npcs_pb2
 from scheduler.ticket import Door
 from tiers.activation import Activations, ActivationSettings, Change
-from tiers.carrying import Carrying, CarrySettings
 
 PLAYER_KIND = "player"  # a percept of this kind is a player, and its entity_id the player_id of Dialogue
 AT_ONCE = 8  # changes told in one step
@@ -46,7 +46,7 @@ class Attention:
     def __init__(
         self,
         settings: ActivationSettings,
-        carry: CarrySettings,
+        pacing: Pacing,
         table: Table,
         events: NpcEvents,
         memory: Memory,
@@ -54,7 +54,7 @@ class Attention:
         clock: Clock,
     ) -> None:
         self.activations: Activations[Mind] = Activations(settings)
-        self.carrying = Carrying(carry)
+        self.pacing = pacing
         self.counts: defaultdict[str, AttentionCounts] = defaultdict(AttentionCounts)  # by tenant
         self._settings = settings
         self._table = table
@@ -116,12 +116,11 @@ class Attention:
         """
         self._decided_ns, self._news = now_ns, False
         waiting, self._newcomers = self._newcomers, {}
-        s = self._settings
-        self.carrying.decide(overdue, now_ns)
-        self.activations.active_max, self.activations.warm_max = self.carrying.caps(
-            s.active_min, s.active_max, s.warm_max
-        )
+        self.pacing.overdue(overdue)
+        carried = self.pacing.intents
+        self.activations.active_max, self.activations.warm_max = carried.active_max, carried.warm_max
         changes = yield from self.activations.deciding(now_ns)
+        self.pacing.wanted = self.activations.wanted
         newcomers = [m for m in waiting if not m.removed]
         for mind in newcomers:
             mind.decided = True

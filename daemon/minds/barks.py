@@ -10,16 +10,15 @@ from zlib import crc32
 
 from core.clock import MS, Clock
 from core.errors import Draining, Overloaded
-from core.words import Finish
+from core.words import Activation, Finish
 from core.work import Chunk, Ended, Sampling
 from daemon.minds.mind import IntentSettings, Mind, Question
 from daemon.minds.table import Table
 from daemon.talk.text import Spoken
-from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from prompts.guards import Guard
 from scheduler.ticket import Door, Ticket
-from tiers.routing import WorkKind
+from tiers.routing import Route, Routes, WorkKind
 
 
 class Barks:
@@ -30,15 +29,16 @@ class Barks:
         table: Table,
         works: Works,
         door: Door,
-        guide: Guide,
+        routes: Routes,
         settings: IntentSettings,
-        allowed: Callable[[], bool],
+        allowed: Callable[[Activation], bool],
         clock: Clock,
     ) -> None:
         self._table = table
         self._works = works
         self._door = door
-        self._guide = guide
+        self._route = routes.of(WorkKind.BARK)
+        self._ahead_route = routes.of(WorkKind.PREDICTION_BARK)
         self._settings = settings
         self._allowed = allowed
         self._clock = clock
@@ -57,7 +57,7 @@ class Barks:
             if said and mind.intent is not None and mind.intent.version == version:
                 self._table.speak(mind, said)
 
-        mind.barking = self._submit(q, WorkKind.BARK, (mind.npc.key, "bark"), done)
+        mind.barking = self._submit(q, self._route, (mind.npc.key, "bark"), done)
 
     def ahead(self, q: Question, made: Callable[[str], None]) -> None:
         """Words for an intent that may come, made on time to spare; `made` is called if there are any."""
@@ -66,8 +66,8 @@ class Barks:
             if said:
                 made(said)
 
-        if self._settings.bark_every_ms and self._allowed():
-            self._submit(q, WorkKind.PREDICTION_BARK, (q.mind.npc.key, "bark", q.state), done)
+        if self._settings.bark_every_ms and self._allowed(q.mind.activation):
+            self._submit(q, self._ahead_route, (q.mind.npc.key, "bark", q.state), done)
 
     def said_ahead(self, mind: Mind) -> bool:
         """True if words that were made ahead may be said now; then they count as said."""
@@ -80,13 +80,16 @@ class Barks:
 
     def _may(self, mind: Mind, now_ns: int) -> bool:
         every_ns = self._settings.bark_every_ms * MS
-        return bool(every_ns) and not (mind.barked_ns and now_ns - mind.barked_ns < every_ns) and self._allowed()
+        return (
+            bool(every_ns)
+            and not (mind.barked_ns and now_ns - mind.barked_ns < every_ns)
+            and self._allowed(mind.activation)
+        )
 
-    def _submit(self, q: Question, kind: WorkKind, supersede: Hashable, done: Callable[[str], object]) -> Ticket | None:
+    def _submit(self, q: Question, route: Route, supersede: Hashable, done: Callable[[str], object]) -> Ticket | None:
         """Asks for words; `done` hears what was said, or nothing when that came to naught."""
         npc, now_ns = q.mind.npc, self._clock()
-        route = self._guide.route(kind, npc)
-        layout = self._guide.layout(route)
+        layout = self._works.layout(route)
         rules = self._works.guards.bark(self._works.made_for_npcd(route))
         text = Spoken(layout.stop_text, Guard(rules, (npc.name,)))
 

@@ -299,7 +299,7 @@ class Intents:
         try:
             self._loading.load(mind.npc, loaded)
         except (Overloaded, Draining):
-            self.asking.not_loaded(mind, now_ns)
+            self.asking.not_loaded(mind, now_ns)  # its first question computes what is missing
 
     def _ask(self, asks: Sequence[Ask[Mind]], now_ns: int) -> None:
         """Asks the model, as one group."""
@@ -328,7 +328,7 @@ class Intents:
         mind, number, now_ns = q.mind, q.number, self._clock()
         if ended.finish is Finish.STOP:
             if q.npc is mind.npc and not mind.removed:  # or it is an answer about what the NPC was
-                self._attention.carrying.answered(now_ns - q.due_ns)
+                self._attention.pacing.answered(ended.timings, len(q.tail.tokens), now_ns)
                 q.answer = answer_of(q, ended, now_ns)
                 self._answers.remember(mind, q.state, q.answer)
             self.asking.answered(number, now_ns)
@@ -373,6 +373,8 @@ class Intents:
     def _attending(self, now_ns: int) -> Steps[None]:
         """Has it decided who gets how much attention, and does what follows for those whose attention changed."""
         changes, newcomers = yield from self._attention.deciding(self.asking.overdue(), now_ns)
+        carried = self._attention.pacing.intents
+        self.asking.keep_pace(carried.intents_per_s, carried.under_way_max, carried.cadence, now_ns)
         for change in changes:
             yield
             mind = change.who

@@ -23,15 +23,24 @@ LOADS_MAX = 64  # trunks on their way into place before anybody is asked
 
 
 class Loading:
-    """Loads in the background. It ends, for those that wait as well, when `roomy` says that there is no room."""
+    """Loads in the background. It ends, for those that wait as well, when `roomy` says that there is no room, or
+    `in_time` that the engine has no time to compute ahead.
+    """
 
     def __init__(
-        self, worlds: Worlds, questions: Questions, door: Door, roomy: Callable[[], bool], clock: Clock
+        self,
+        worlds: Worlds,
+        questions: Questions,
+        door: Door,
+        roomy: Callable[[], bool],
+        in_time: Callable[[], bool],
+        clock: Clock,
     ) -> None:
         self._worlds = worlds
         self._questions = questions
         self._door = door
         self._roomy = roomy
+        self._in_time = in_time
         self._clock = clock
         self._waiting: deque[Npc] = deque()
         self._under_way = 0
@@ -44,7 +53,9 @@ class Loading:
             yield
 
     def load(self, npc: Npc, on_end: Callable[[Ended], None]) -> None:
-        """Brings one trunk into place now. Raises Overloaded and Draining."""
+        """Brings one trunk into place now. Raises Draining, and Overloaded, also when computing ahead gives way."""
+        if not self._in_time():
+            raise Overloaded("computing ahead gives way", 0)
         self._door.submit(self._questions.trunk(npc, self._clock()), on_end)
 
     def _some(self) -> bool:

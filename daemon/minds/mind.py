@@ -18,7 +18,6 @@ from prompts.layout import Perception, Tail
 from scheduler.ticket import Ticket
 from tiers.activation import ActivationSettings
 from tiers.cadence import CadenceSettings
-from tiers.carrying import CarrySettings
 from tiers.game_time import GameTime
 from tiers.judging import AskingSettings
 from tiers.prediction import Motion, PredictionSettings
@@ -66,7 +65,6 @@ class IntentSettings:
     """Sampling temperature of barks."""
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
-    carry: CarrySettings = field(default_factory=CarrySettings)
     share: ShareSettings = field(default_factory=ShareSettings)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TextIO, cast
 
 import structlog
@@ -77,6 +77,21 @@ async def watch_lag(lag: Spread, clock: Clock) -> None:
         lag.add(now_ns, max(0, now_ns - before_ns - round(LAG_EVERY_S * 1e9)))
 
 
+PACE_GAUGES = {
+    "intents_per_s": "Intents per second that the engine carries",
+    "npcs_active_max": "NPCs that may be active",
+    "active_hz": "Questions per second about one active NPC",
+    "npcs_warm_max": "NPCs that may be warm",
+    "warm_hz": "Questions per second about one warm NPC",
+    "conversations": "Conversations under way",
+    "conversations_max": "Conversations that the engine carries",
+    "intent_ms": "Engine time of one intent",
+    "prefill_token_ms": "Engine time of one token of a prompt",
+    "token_ms": "Engine time of one spoken token",
+    "busy_share": "Share of the engine's time that intents and conversations take",
+}
+
+
 class StatusCollector(Collector):
     """The status as Prometheus metrics, read when it is scraped: nothing is spent on the hot path."""
 
@@ -129,6 +144,7 @@ class StatusCollector(Collector):
         for work in Sheddable:
             shedding.add_metric([work.value], float(work.value in gone))
         yield shedding
+        yield from _paces(s.paces)
         windows = CounterMetricFamily("npcd_windows", "Gathering windows by the rule that closed them", labels=["rule"])
         for rule in ("complete", "full", "time"):
             windows.add_metric([rule], getattr(s, f"window_closed_{rule}"))
@@ -211,6 +227,21 @@ class StatusCollector(Collector):
                 buckets = list(zip(bounds, times.counts, strict=True))
                 metric.add_metric([tier] if labels else [], buckets, times.sum_ns / S)
             yield metric
+
+
+def _paces(paces: Iterable[admin_pb2.Pace]) -> Iterator[Metric]:
+    """What each engine carries. A family has a sample for each engine."""
+    for field, text in PACE_GAUGES.items():
+        gauge = GaugeMetricFamily(f"npcd_pace_{field}", text, labels=["engine"])
+        for pace in paces:
+            gauge.add_metric([pace.engine], float(getattr(pace, field)))
+        yield gauge
+    gives_way = GaugeMetricFamily("npcd_pace_gives_way", "Kinds of work that give way now", labels=["engine"])
+    refused = CounterMetricFamily("npcd_conversations_refused", "New conversations refused", labels=["engine"])
+    for pace in paces:
+        gives_way.add_metric([pace.engine], float(len(pace.gives_way)))
+        refused.add_metric([pace.engine], float(pace.conversations_refused))
+    yield from (gives_way, refused)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

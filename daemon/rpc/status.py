@@ -12,6 +12,7 @@ from core.words import Activation, Finish, Source, Tier
 from daemon.minds.attention import Attention
 from daemon.minds.intents import Intents
 from daemon.minds.look_ahead import LookAhead
+from daemon.minds.pacing import Kept, Pacing
 from daemon.minds.pressure import Pressure
 from daemon.minds.table import Table
 from daemon.starting import Progress
@@ -121,6 +122,7 @@ class StatusBoard:
         look_ahead: LookAhead,
         dialogue: Dialogue,
         memory: Memory,
+        pacing: Pacing,
         pressure: Pressure,
         lag: Spread,
         degraded: Callable[[], list[str]],
@@ -136,6 +138,7 @@ class StatusBoard:
         self._look_ahead = look_ahead
         self._dialogue = dialogue
         self._memory = memory
+        self._pacing = pacing
         self.pressure = pressure
         self._lag = lag
         self._degraded = degraded
@@ -266,6 +269,7 @@ class StatusBoard:
             predicted_tokens=guesses.tokens,
             predicted_wasted_tokens=guesses.wasted_tokens,
             predicted_saved_ms=whole(guesses.saved_ns // MS, 64),
+            paces=[_pace(name, kept, self._pacing.shortfalls(name)) for name, kept in self._pacing.all],
             engines=[self._engine(name, about, now_ns) for name, about in self.about.engines.items()],
         )
 
@@ -316,6 +320,27 @@ class StatusBoard:
             drafts_accepted=sum(c.drafts.accepted for c in counts),
             drafts_gain_x=max(c.drafts.gain for c in counts),
         )
+
+
+def _pace(name: str, kept: Kept, shortfalls: list[str]) -> admin_pb2.Pace:
+    c, m = kept.carried, kept.measured
+    return admin_pb2.Pace(
+        engine=name,
+        intents_per_s=c.intents_per_s,
+        npcs_active_max=c.active_max,
+        active_hz=c.active_hz,
+        npcs_warm_max=c.warm_max,
+        warm_hz=c.warm_hz,
+        conversations=len(kept.talks),
+        conversations_max=c.conversations_max,
+        conversations_refused=kept.refused,
+        intent_ms=m.intent_ns / MS,
+        prefill_token_ms=m.prefill_ns / MS,
+        token_ms=m.token_ns / MS,
+        busy_share=kept.pace.busy_share,
+        gives_way=c.gives_way,
+        shortfalls=shortfalls,
+    )
 
 
 def _slowest(times: Sequence[Spread], now_ns: int, *shares: float) -> list[float]:

@@ -20,6 +20,7 @@ from core.spread import Spread
 from core.steps import Steps
 from core.texts import check_name, check_prose
 from core.words import NpcKey
+from core.work import Timings
 from daemon.talk.ends import Ends
 from daemon.talk.floors import Floors
 from daemon.talk.readers import Readers
@@ -29,22 +30,24 @@ from daemon.talk.settings import DialogueSettings
 from daemon.talk.speaking import Speaking
 from daemon.talk.turns import DialogueCounts, Floor, Reader, Stage, Turn
 from daemon.words import check_id, check_number, whole
-from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
 from memory.hot import Session
 from memory.memory import Memory
 from npcd.v1 import dialogue_pb2, words_pb2
-from prompts.layout import Layout, Perception
+from prompts.layout import Perception
 from scheduler.ticket import Door
 from tiers.promises import Promises
+from tiers.routing import Routes
 
 TEXT_BYTES_MAX = 2048
 
 
 class Dialogue:
-    """Turns and sessions of all NPCs."""
+    """Turns and sessions of all NPCs. `admits` raises Overloaded for a conversation that the engine cannot carry beside
+    those under way; `first_text` hears how long turns took.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,13 @@ class Dialogue:
         sessions: Sessions,
         memory: Memory,
         promises: Promises,
-        guide: Guide,
+        routes: Routes,
         settings: DialogueSettings,
-        perceived: Callable[[Npc, Layout], Perception | None],
+        perceived: Callable[[Npc], Perception | None],
         felt: Callable[[Npc], str],
         spoke: Callable[[NpcKey], None],
+        admits: Callable[[NpcKey, str], None],
+        first_text: Callable[[int, Timings], None],
         clock: Clock,
     ) -> None:
         self.counts = counts = DialogueCounts(ttft=Spread(bounds_ns=promises.bounds_ns()))
@@ -66,14 +71,15 @@ class Dialogue:
         self.hot = sessions.hot
         self._memory = memory
         self._worlds = worlds
+        self._admits = admits
         self._settings = settings
         self._clock = clock
-        self._replies = replies = Replies(works, door, sessions, guide, settings, clock)
+        self._replies = replies = Replies(works, door, sessions, routes, settings, clock)
         self.layout = replies.layout
         self._floors = floors = Floors(promises.of(replies.route.tier).first_ms * MS)
         self._readers = readers = Readers(settings, counts, self._hang_up, felt, clock)
         self._ends = ends = Ends(sessions, memory, door, replies, floors, readers, counts, felt, clock)
-        self._speaking = Speaking(sessions, door, replies, ends, readers, counts, perceived, spoke, clock)
+        self._speaking = Speaking(sessions, door, replies, ends, readers, counts, perceived, spoke, first_text, clock)
 
     @property
     def floors(self) -> Mapping[NpcKey, Floor]:
@@ -210,6 +216,7 @@ class Dialogue:
         if floor.waiting >= self._settings.waiting_max:
             retry_ms = self._floors.retry_ms(floor, self._clock())
             raise Overloaded(f"{floor.waiting} players wait for '{npc.npc}' already", retry_ms)
+        self._admits(npc, request.player_id)
         turn = Turn(tenant, request, floor, received_ns)
         floor.ask(turn)
         turn.task = asyncio.create_task(self._admit(turn))

@@ -12,7 +12,7 @@ from core.clock import Clock
 from core.errors import Draining, EngineFailed, Overloaded
 from core.script import player_line
 from core.words import Finish, NpcKey
-from core.work import Chunk, Ended, Work
+from core.work import Chunk, Ended, Timings, Work
 from daemon.talk.ends import FINISHES, Ends
 from daemon.talk.readers import Readers
 from daemon.talk.replies import Replies
@@ -24,14 +24,12 @@ from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2
 from prompts.guards import Guard
-from prompts.layout import Layout, Perception
+from prompts.layout import Perception
 from scheduler.ticket import Door
 
 
 class Speaking:
-    """Runs the works of turns. `perceived` is what an NPC sees now, as a model reads it; `spoke` hears of each NPC that
-    is spoken with.
-    """
+    """Runs the works of turns. `perceived` is what an NPC sees now; `spoke` hears of each NPC that is spoken with."""
 
     def __init__(
         self,
@@ -41,8 +39,9 @@ class Speaking:
         ends: Ends,
         readers: Readers,
         counts: DialogueCounts,
-        perceived: Callable[[Npc, Layout], Perception | None],
+        perceived: Callable[[Npc], Perception | None],
         spoke: Callable[[NpcKey], None],
+        first_text: Callable[[int, Timings], None],
         clock: Clock,
     ) -> None:
         self._sessions = sessions
@@ -53,17 +52,18 @@ class Speaking:
         self._counts = counts
         self._perceived = perceived
         self._spoke = spoke
+        self._first_text = first_text
         self._clock = clock
 
     def speak(self, turn: Turn, npc: Npc, session: Session, recalled: Recalled) -> None:
         """Submits the turn's work. Raises CallerError, Overloaded or Draining."""
-        request, layout = turn.request, self._replies.layout_of(npc, session)
+        request, layout = turn.request, self._replies.layout
         # The prompt is not to have the line twice, so what an earlier try left goes first.
         replaced = self._sessions.hot.take_back(session, request.turn_id)
         line = player_line(request.text, request.player_name)
         turn.speech = Speech(npc, session, recalled, line, layout.render(line).lost, replaced)
         digest = self._sessions.digest(npc.key, request.player_id)
-        tail = layout.talk_tail(line, self._perceived(npc, layout), digest)
+        tail = layout.talk_tail(line, self._perceived(npc), digest)
         self._spoke(npc.key)
         work = self._replies.reply(npc, session, request, tail)
         turn.text = Spoken(layout.stop_text, self._guard(turn, turn.speech))
@@ -81,7 +81,7 @@ class Speaking:
 
     def _guard(self, turn: Turn, speech: Speech) -> Guard:
         names = (turn.request.player_name, speech.recalled.bond.name)
-        return self._replies.guard(speech.npc, speech.session, [name for name in names if name])
+        return self._replies.guard(speech.npc, [name for name in names if name])
 
     def _take(self, turn: Turn, chunk: Chunk, number: int) -> None:
         """A chunk from the scheduler. Stop text and guards end the turn; after a stop nothing more is said."""
@@ -109,8 +109,7 @@ class Speaking:
         except (Overloaded, Draining):
             return False
         self._counts.drawn_again += 1
-        layout = self._replies.layout_of(turn.speech.npc, turn.speech.session)
-        turn.text.begin_again(layout.stop_text, self._guard(turn, turn.speech))
+        turn.text.begin_again(self._replies.layout.stop_text, self._guard(turn, turn.speech))
         return True
 
     def _work_ended(self, turn: Turn, ended: Ended, number: int) -> None:
@@ -121,12 +120,12 @@ class Speaking:
             if self._draws_again(turn):
                 return
         turn.ended = ended
+        self._first_text(max(turn.received_ns, turn.called_ns), ended.timings)
         if turn.finish:
             self._ends.over_if_all_is_known(turn)
         elif ended.finish is Finish.REFUSED and not turn.text.said:
-            assert turn.speech is not None, "its work was submitted"
-            route = self._replies.route_of(turn.speech.npc, turn.speech.session)
-            tier, retry_ms = route.tier, self._door.retry_ms(route.tier, self._clock(), route.engine)
+            tier = self._replies.route.tier
+            retry_ms = self._door.retry_ms(tier, self._clock(), self._replies.route.engine)
             self._ends.fail(turn, Overloaded(f"the {tier.name.lower()} queue is full", retry_ms))
         elif ended.finish is Finish.FAILED and not turn.text.said:
             self._ends.fail(turn, EngineFailed(ended.reason))

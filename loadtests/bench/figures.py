@@ -234,6 +234,17 @@ real.start_s | s | <= 25 | a chat model, first start (new data folder): exec to 
 real.start_again_s | s | <= 12 | the same, second start with the same data folder
 real.shipped_start_s | s | | the model that ships, first start
 real.shipped_start_again_s | s | | the same, second start with the same data folder
+real.one_first_x | x | <= 1.5 | a chat model for all, 10 NPCs, a line every 6 s: first text p95 against alone
+real.one_speech_tps | tokens/s | >= 8 | the same: tokens per second of a reply
+real.one_speech_alone_tps | tokens/s | | the same without NPCs
+real.one_model_age_p95_s | s | <= 6 | the same: age of the model's latest answer, p95 over all ten NPCs
+real.one_errors | errors | <= 0 | the same: errors
+real.hundred_first_x | x | <= 1.5 | the same with 100 NPCs: first text p95 against the same alone
+real.hundred_model_intents_x | x | >= 0.5 | the same: the model's intents against what the bare engine could make
+real.slowed_first_x | x | <= 1.5 | a daemon that runs a quarter of the time: first text p95, 1 is four times alone
+real.slowed_carried_x | x | < 1 | the same: intents that are carried, against the whole machine
+real.slowed_reversals | reversals | <= 1 | the same, and on one core: how often the pace turned round
+real.slowed_errors | errors | <= 0 | the same: errors
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game

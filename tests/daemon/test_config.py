@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from core.words import AUTO
 from daemon.config import Config, load
 from daemon.main import main
 from npcd import __version__
@@ -35,21 +34,16 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.serve.http, config.engine.flash_attention) == ("127.0.0.1:4", "on")
 
 
-def test_a_number_may_be_auto() -> None:
-    """The word is taken where a number is measured at the start, and another word is refused."""
-    config = load(None, ["engine.sequences=auto", "engine.context_len=700", "scheduler.kv.ram_mib=auto"], {})
-    assert (config.engine.sequences, config.engine.context_len, config.scheduler.kv.ram_mib) == (AUTO, 700, AUTO)
-    with pytest.raises(ConfigError, match=r"'engine\.sequences' must be a whole number or auto, not 'some'"):
-        load(None, ["engine.sequences=some"], {})
-    with pytest.raises(ConfigError, match=r"'engine\.threads' must be a whole number, not 'auto'"):
-        load(None, ["engine.threads=auto"], {})
-
-
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
         ("serve.lissten=127.0.0.1:1", "unknown setting 'serve.lissten'; did you mean 'serve.listen'"),
         ("nonsense.key=1", "unknown setting 'nonsense'"),
+        (
+            "intents.carry.late_ms=100",
+            "'intents.carry' is no setting any more; the pace is measured: give pace.late_ms",
+        ),
+        ("pace.talk_share=1", "pace.talk_share: 1, must be 0.1 to 0.9"),
         ("speculation.drafts=some", "speculation.drafts: 'some', must be off, ngram or model"),
         ("speculation.drafts=model", "a GGUF file belongs to speculation.drafts = 'model'"),
         ("speculation.draft_model=x.gguf", "give both or none"),

@@ -27,6 +27,7 @@ from scheduler.window import Window, WindowSettings
 from tests.scenarios.asking import AskingScenario
 from tests.scenarios.attention import ActivationScenario, ShareScenario, arguments
 from tests.scenarios.guards import GuardsScenario
+from tests.scenarios.pace import PaceScenario
 from tests.scenarios.prediction import PredictionScenario
 from tests.scheduler.simulated import Sim, words
 from tiers.shedding import Load, Queued, Sheddable, Shedding, ShedSettings
@@ -234,6 +235,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "share": ShareScenario,
     "asking": AskingScenario,
     "prediction": PredictionScenario,
+    "pace": PaceScenario,
     "guards": GuardsScenario,
 }
 

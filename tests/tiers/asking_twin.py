@@ -11,7 +11,7 @@ from typing import Any
 from core.clock import MS, S
 from core.words import Activation
 from tests.tiers.test_share import SlowShare
-from tiers.cadence import due_ns
+from tiers.cadence import CadenceSettings, due_ns
 from tiers.game_time import GameTime
 from tiers.judging import AskingSettings
 
@@ -79,11 +79,16 @@ class Twin:
 
     def __post_init__(self) -> None:
         self.share = SlowShare(self.s.share)
+        self.cadence = self.s.cadence
 
     # -- small things
 
+    def keep_pace(self, questions_per_s: int, places: int, cadence: CadenceSettings, now_ns: int) -> None:
+        self.cadence = cadence
+        self.share.keep_pace(questions_per_s, places, now_ns)
+
     def slot(self, n: Npc) -> int:
-        return n.game.slot_ns(self.s.cadence.slot_ns_of(n.level) or round(S / self.s.cadence.warm_hz))
+        return n.game.slot_ns(self.cadence.slot_ns_of(n.level) or round(S / self.cadence.warm_hz))
 
     def when(self, n: Npc, received_ns: int, urgent: bool) -> int:
         return due_ns(n.number, self.slot(n), n.game.at(received_ns), n.asked_ns, urgent)
@@ -95,7 +100,8 @@ class Twin:
 
     def nothing_newer(self, n: Npc) -> None:
         self.share.due.pop(n.name, None)
-        self.share.under_way -= n.called_ns is not None
+        if n.called_ns is not None:
+            self.share.give_back(1)
         n.due_ns = n.line_ns = n.called_ns = None
         n.put_off = False
 
@@ -345,8 +351,11 @@ class Twin:
             self.number += 1
             n.called_ns, n.urgent, n.asked_ns = None, False, n.game.at(now_ns)
 
-    def over(self, number: int) -> tuple[Npc, str, int]:
-        self.share.under_way -= 1
+    def over(self, number: int, given_back: bool = False) -> tuple[Npc, str, int]:
+        if given_back:
+            self.share.give_back(1)
+        else:
+            self.share.under_way -= 1
         n, state, due_ns, _ = self.asked.pop(number)
         n.asking = [one for one in n.asking if one[0] != number]
         return n, state, due_ns
@@ -390,7 +399,7 @@ class Twin:
     def refused(self, numbers: list[int], now_ns: int) -> None:
         for number in numbers:
             before = self.asked[number][3]
-            n, _, due_ns = self.over(number)
+            n, _, due_ns = self.over(number, True)
             n.asked_ns = before
             if n.answer != n.state:
                 self.rule(n, due_ns, now_ns)
@@ -454,7 +463,7 @@ class Twin:
             self.look(n)
             return
         n.watch_ns = None
-        self.late += not self.stalled and n.loading_ns is None
+        self.late += bool(n.asking) and not self.stalled and n.loading_ns is None
         if n.answer != n.state:
             self.rule(n, max(n.since_ns, n.changed_ns), now_ns)
         if n.line_ns is not None or n.loading_ns is not None or (self.stalled and n.asking):

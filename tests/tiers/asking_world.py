@@ -14,6 +14,7 @@ from core.clock import MS, S
 from core.words import Activation
 from tests.tiers.asking_twin import Act, Twin
 from tiers.asking import Asking
+from tiers.cadence import CadenceSettings
 from tiers.game_time import GameTime
 from tiers.glimpses import NEXT_WITHIN_NS, SWEEP_NS
 from tiers.judging import AskingSettings
@@ -57,6 +58,7 @@ class World:
             looks_per_s=self.rng.choice((5, 1_000)),
         )
         self.pauses = pauses
+        self.slot_max_ns = round(S / self.settings.cadence.warm_hz)  # since the beginning: due moments stay
         self.asking: Asking[int] = Asking(self.settings, 1)
         self.twin = Twin(self.settings) if twin else None
         self.now_ns = 10 * S
@@ -80,6 +82,7 @@ class World:
         acts: list[tuple[int, Callable[[], None]]] = [
             (40, self.observe), (30, self.wait), (6, self.attend), (10, self.end), (4, self.finish_load),
             (2, self.know), (1, self.remove), (2, self.register), (3, self.stall), (2, self.take_over),
+            (2, self.pace),
         ]  # fmt: skip
         if self.pauses:
             acts.append((4, self.tell))
@@ -89,12 +92,13 @@ class World:
     def settle(self) -> None:
         """Lets every game go on and every question be answered, then removes all NPCs and lets time pass."""
         self.stalled = False
+        self.set_pace(1_000, 1_000, self.settings.cadence)
         for number in range(2):
             self.set_time(number, 1.0, False)
         for name in self.seers:
             if self.asking.record(name) is not None:
                 self.decide(name)
-        for _ in range(60):
+        for _ in range(100):
             while self.under_way:
                 self.answer(next(iter(self.under_way)), "answered")
             while self.loading:
@@ -252,6 +256,19 @@ class World:
         if seer is not None and self.rng.random() < 0.3:
             seer.game = 1 - seer.game
             self.bound_begins_anew(seer)
+
+    def pace(self) -> None:
+        """The engine carries more or less than before."""
+        active_hz = self.rng.choice((2.0, 2.0, 1.3, 0.5))
+        cadence = CadenceSettings(active_hz, min(active_hz, self.rng.choice((0.5, 0.2))))
+        per_s, places = self.rng.choice((1, 4, 1_000)), self.rng.choice((1, 2, 1_000))
+        self.set_pace(1_000 if self.pauses else per_s, 1_000 if self.pauses else places, cadence)
+
+    def set_pace(self, questions_per_s: int, places: int, cadence: CadenceSettings) -> None:
+        self.asking.keep_pace(questions_per_s, places, cadence, self.now_ns)
+        if self.twin is not None:
+            self.twin.keep_pace(questions_per_s, places, cadence, self.now_ns)
+        self.slot_max_ns = max(self.slot_max_ns, round(S / cadence.warm_hz))
 
     def stall(self) -> None:
         """The engine stalls, or goes on."""
@@ -477,12 +494,7 @@ class World:
             )
         if seer.unanswered_ns is None:
             return
-        level = WARM if record.level is AMBIENT else record.level
-        slot_ns = self.settings.cadence.slot_ns_of(level)
-        assert slot_ns is not None
-        slot_ns = round(
-            max(slot_ns, self.settings.cadence.slot_ns_of(WARM) or 0) * 3 / 2 / min(1.0, record.game.time.scale)
-        )
+        slot_ns = round(self.slot_max_ns * 3 / 2 / min(1.0, record.game.time.scale))
         bound_ns = slot_ns + self.settings.answer_within_ms * MS + 2 * MS + self.slack_ns
         assert now_ns - seer.unanswered_ns <= bound_ns, (
             f"no answer for {(now_ns - seer.unanswered_ns) // MS} ms: {record}"

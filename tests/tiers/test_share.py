@@ -43,8 +43,17 @@ class SlowShare:
     had: dict[Activation, int] = field(default_factory=lambda: {ACTIVE: 0, WARM: 0})
 
     def __post_init__(self) -> None:
-        self.full = round(self.s.tokens_per_s * self.s.burst_s * S)
+        self.per_s, self.places = self.s.tokens_per_s, self.s.under_way_max
+        self.full = round(self.per_s * self.s.burst_s * S)
         self.bucket = self.full
+
+    def keep_pace(self, per_s: int, places: int, now_ns: int) -> None:
+        self.fill(now_ns)
+        unbounded = not self.per_s
+        self.per_s = min((rate for rate in (per_s, self.s.tokens_per_s) if rate), default=0)
+        self.places = min(places, self.s.under_way_max)
+        self.full = round(self.per_s * self.s.burst_s * S)
+        self.bucket = self.full if unbounded else min(self.bucket, self.full)
 
     def levels(self) -> set[Activation]:
         return {d.level for d in self.due.values() if not d.urgent}
@@ -65,20 +74,24 @@ class SlowShare:
             self.had[back] = max(self.had[back], self.last_had)
 
     def fill(self, now_ns: int) -> None:
-        self.bucket = min(self.full, self.bucket + (now_ns - self.filled_ns) * self.s.tokens_per_s)
+        self.bucket = min(self.full, self.bucket + (now_ns - self.filled_ns) * self.per_s)
         self.filled_ns = now_ns
+
+    def give_back(self, each: int) -> None:
+        self.under_way -= 1
+        self.bucket = min(self.full, self.bucket + each * S) if self.per_s else self.bucket
 
     def take(self, now_ns: int, each: int) -> list[int]:
         self.fill(now_ns)
         out: list[int] = []
         while self.due:
             urgent = [who for who, d in self.due.items() if d.urgent]
-            reserve = max(1, round(self.s.under_way_max * self.s.reserve_share)) if urgent else 0
-            if self.under_way >= self.s.under_way_max + reserve:
+            reserve = max(1, round(self.places * self.s.reserve_share)) if urgent else 0
+            if self.under_way >= self.places + reserve:
                 break
             need = min(each * S, self.full)
             overdraft = max(round(self.full * self.s.reserve_share), need) if urgent else 0
-            if self.s.tokens_per_s and self.bucket + overdraft < need:
+            if self.per_s and self.bucket + overdraft < need:
                 break
             levels = self.levels()
             if urgent and (self.in_a_row < URGENT_IN_A_ROW or not levels):
@@ -93,7 +106,7 @@ class SlowShare:
             first = min(among, key=lambda who: (self.due[who].due_ns, self.due[who].number))
             del self.due[first]
             self.under_way += 1
-            self.bucket -= each * S if self.s.tokens_per_s else 0
+            self.bucket -= each * S if self.per_s else 0
             out.append(first)
         return out
 
@@ -109,6 +122,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("ended")),
     st.tuples(st.just("wait"), st.sampled_from([1, 10 * MS, 300 * MS, 2 * S])),
     st.tuples(st.just("wait until it can")),
+    st.tuples(st.just("pace"), st.sampled_from([0, 3, 50, 1000]), st.sampled_from([1, 2, 50])),
 )
 SETTINGS = st.builds(
     ShareSettings,
@@ -153,13 +167,15 @@ def test_shares_as_the_slow_version(settings: ShareSettings, events: list[tuple[
                 spent += [(now_ns, each)] * (len(taken) - 1)
                 if taken:
                     share.give_back(now_ns)
-                    slow.under_way -= 1
-                    slow.bucket = min(slow.full, slow.bucket + each * S)
+                    slow.give_back(each)
             case ("ended",) if slow.under_way:
                 share.ended(now_ns)
                 slow.under_way -= 1
             case ("wait", int(ns)):
                 now_ns += ns
+            case ("pace", int(per_s), int(places)):
+                share.keep_pace(per_s, places, now_ns)
+                slow.keep_pace(per_s, places, now_ns)
             case ("wait until it can",):
                 at_ns = share.next_ns(now_ns)
                 if at_ns is None:

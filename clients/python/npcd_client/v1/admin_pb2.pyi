@@ -308,6 +308,85 @@ class Starting(_message.Message):
 Global___Starting: _TypeAlias = Starting  # noqa: Y015
 
 @_typing.final
+class Pace(_message.Message):
+    """The pace of one engine: how much it carries here, as measured. What it cannot carry gives way in a fixed order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    INTENTS_PER_S_FIELD_NUMBER: _builtins.int
+    NPCS_ACTIVE_MAX_FIELD_NUMBER: _builtins.int
+    ACTIVE_HZ_FIELD_NUMBER: _builtins.int
+    NPCS_WARM_MAX_FIELD_NUMBER: _builtins.int
+    WARM_HZ_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_MAX_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_REFUSED_FIELD_NUMBER: _builtins.int
+    INTENT_MS_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    TOKEN_MS_FIELD_NUMBER: _builtins.int
+    BUSY_SHARE_FIELD_NUMBER: _builtins.int
+    GIVES_WAY_FIELD_NUMBER: _builtins.int
+    SHORTFALLS_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """as routes name it"""
+    intents_per_s: _builtins.float
+    """carried beside the conversations under way"""
+    npcs_active_max: _builtins.int
+    """NPCs that may be active now"""
+    active_hz: _builtins.float
+    """questions per second about one of them at most"""
+    npcs_warm_max: _builtins.int
+    warm_hz: _builtins.float
+    conversations: _builtins.int
+    """under way"""
+    conversations_max: _builtins.int
+    """a new one beyond this is refused with a retry time"""
+    conversations_refused: _builtins.int
+    intent_ms: _builtins.float
+    """engine time of one intent among others"""
+    prefill_token_ms: _builtins.float
+    """of one token of a prompt"""
+    token_ms: _builtins.float
+    """of one spoken token"""
+    busy_share: _builtins.float
+    """share of the engine's time that intents and conversations take"""
+    @_builtins.property
+    def gives_way(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what gives way now, in order; empty when all is carried"""
+
+    @_builtins.property
+    def shortfalls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """promises that cannot be kept on this machine, with numbers and what helps"""
+
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        intents_per_s: _builtins.float = ...,
+        npcs_active_max: _builtins.int = ...,
+        active_hz: _builtins.float = ...,
+        npcs_warm_max: _builtins.int = ...,
+        warm_hz: _builtins.float = ...,
+        conversations: _builtins.int = ...,
+        conversations_max: _builtins.int = ...,
+        conversations_refused: _builtins.int = ...,
+        intent_ms: _builtins.float = ...,
+        prefill_token_ms: _builtins.float = ...,
+        token_ms: _builtins.float = ...,
+        busy_share: _builtins.float = ...,
+        gives_way: _abc.Iterable[_builtins.str] | None = ...,
+        shortfalls: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_hz", b"active_hz", "busy_share", b"busy_share", "conversations", b"conversations", "conversations_max", b"conversations_max", "conversations_refused", b"conversations_refused", "engine", b"engine", "gives_way", b"gives_way", "intent_ms", b"intent_ms", "intents_per_s", b"intents_per_s", "npcs_active_max", b"npcs_active_max", "npcs_warm_max", b"npcs_warm_max", "prefill_token_ms", b"prefill_token_ms", "shortfalls", b"shortfalls", "token_ms", b"token_ms", "warm_hz", b"warm_hz"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pace: _TypeAlias = Pace  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     """Worlds, NPCs, streams, turns, intents, promotions and bonds are those of the caller's own tenant. With an operator's token, and by
     a daemon without a tokens file, those of every tenant are counted. All other numbers are the whole daemon's.
@@ -369,6 +448,7 @@ class StatusResponse(_message.Message):
     PREDICTED_WASTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREDICTED_SAVED_MS_FIELD_NUMBER: _builtins.int
     STARTING_FIELD_NUMBER: _builtins.int
+    PACES_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
@@ -457,6 +537,10 @@ class StatusResponse(_message.Message):
         """while phase is "starting"; then version, contract, phase and uptime are the only other fields that are set"""
 
     @_builtins.property
+    def paces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pace]:
+        """of each engine"""
+
+    @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineStatus]:
         """each engine in this process, that of intents first"""
 
@@ -517,11 +601,12 @@ class StatusResponse(_message.Message):
         predicted_wasted_tokens: _builtins.int = ...,
         predicted_saved_ms: _builtins.int = ...,
         starting: Global___Starting | None = ...,
+        paces: _abc.Iterable[Global___Pace] | None = ...,
         engines: _abc.Iterable[Global___EngineStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["starting", b"starting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "starting", b"starting", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "paces", b"paces", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "starting", b"starting", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
