@@ -189,7 +189,12 @@ class Vocab(Protocol):
         """The id of the token that is written exactly so, of whatever kind; -1 when there is none. Looks at all."""
 
     def is_marker(self, token: int) -> bool:
-        """True if it is a control token, or one that was added to the vocabulary whole."""
+        """True if it is a control token, or one that was added to the vocabulary whole, or adopted."""
+
+    def adopt(self, texts: Sequence[str]) -> None:
+        """Makes markers of the tokens that are written so and that the vocabulary calls ordinary text. Called once,
+        before anything is encoded.
+        """
 
     def control(self, text: str) -> int:
         """The id of the control token written `text`, or -1 when the model has none."""

@@ -127,6 +127,9 @@ class SimVocab:
         """The same as control(): words are never markers."""
         return self.controls.get(text, -1)
 
+    def adopt(self, texts: Sequence[str]) -> None:
+        """Changes nothing: words are never markers."""
+
     def control(self, text: str) -> int:
         """The id of a control token, or -1."""
         return self.controls.get(text, -1)

@@ -10,7 +10,8 @@ joints are taken only if random conversations, put together from them, are what 
 tokens fall apart at the joints. Otherwise there is no markup and a sentence that says why, and prompts/marks.py has
 the plain dialect.
 
-Models whose template knows no system role, or does not leave it where it is, get the world in the first line.
+Models whose template knows no system role, or does not leave it where it is, get the world in the first line. Contents
+are given as strings, and as lists of parts to a template that takes nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ TODAY = datetime(2024, 7, 26)
 RENDERED_LEN_MAX = 1 << 20
 CONVERSATIONS = 24  # conversations that the joints are tried on
 TURNS_MAX = 6
-_MARKER_LIKE = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{3,40}\]")
+_MARKER_LIKE = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Za-z_]{3,40}\]")
+_LIST_PRINTED = "{'type': 'text'"  # how a template prints a list of parts that it does not read
 BETWEEN = "\n\n"  # world and first line, where they share a message
 
 
@@ -70,6 +72,9 @@ class Tokenizer(Protocol):
 
     def whole(self, text: str) -> int:
         """The id of the token that is written exactly so, of whatever kind, or -1."""
+
+    def adopt(self, texts: Sequence[str]) -> None:
+        """Makes markers of the tokens that are written so."""
 
     def piece(self, token: int) -> bytes:
         """A token's bytes."""
@@ -104,40 +109,58 @@ Render = Callable[[Sequence[Message]], str]
 
 
 def find_markup(template: str, vocab: Tokenizer) -> Found:
-    """The markup of a model's chat template. Nothing that a template does is raised."""
+    """The markup of a model's chat template. Nothing that a template does is raised.
+
+    Markers of the template that the vocabulary has as ordinary text are adopted: the file was converted wrongly, and
+    the model was trained on each as one token.
+    """
     if not template.strip():
         return Found(None, "the model has no chat template")
-    try:
-        render = compiled(template, vocab.bos_text, vocab.eos_text)
-    except _NoMarkup as error:
-        return Found(None, str(error))
-    whys = []
-    for system in (True, False):
+    torn = unmarked(template, vocab)
+    vocab.adopt(torn)
+    whys: list[str] = []
+    for parts in (False, True):
         try:
-            joints = cut_out(render, system)
-            if not system:
-                # World and line share a message, so what is between them is ours to say: as before every other line.
-                joints = replace(joints, opens=BETWEEN + _spaces(joints.next))
-            prove(render, joints)
-            markup = tokenised(joints, vocab)
-            same = prove_tokens(render, joints, markup, vocab)
+            render = compiled(template, vocab.bos_text, vocab.eos_text, parts)
         except _NoMarkup as error:
-            whys.append(str(error))
-            continue
-        where = "a message of its own" if system else f"the first line ({whys[0]})"
-        return Found(markup, f"world in {where}; {same} of {CONVERSATIONS} conversations tokenise as in one piece")
+            return Found(None, str(error))
+        for system in (True, False):
+            try:
+                markup, same = _proved(render, system, vocab)
+            except _NoMarkup as error:
+                whys.append(str(error))
+                continue
+            where = "a message of its own" if system else f"the first line ({whys[-1]})"
+            why = f"world in {where}; {same} of {CONVERSATIONS} conversations tokenise as in one piece"
+            if parts:
+                why += "; contents are lists of parts"
+            if torn:
+                why += f"; the file has {', '.join(torn)} as ordinary text (NORMAL), npcd reads a marker"
+            return Found(markup, why)
     return Found(None, whys[0] if whys[0] == whys[1] else f"{whys[0]}; with the world in the first line: {whys[1]}")
 
 
+def _proved(render: Render, system: bool, vocab: Tokenizer) -> tuple[Markup, int]:
+    """The markup, and how many conversations tokenise in parts exactly as in one piece. Raises _NoMarkup."""
+    joints = cut_out(render, system)
+    if not system:
+        # World and line share a message, so what is between them is ours to say: as before every other line.
+        joints = replace(joints, opens=BETWEEN + _spaces(joints.next))
+    prove(render, joints)
+    markup = tokenised(joints, vocab)
+    return markup, prove_tokens(render, joints, markup, vocab)
+
+
 def unmarked(template: str, vocab: Tokenizer) -> list[str]:
-    """Markers that a template writes, and that the vocabulary has as a token of ordinary text: a mistake of whoever
-    converted the model, by which they fall into pieces that the model was never trained on.
+    """Markers that a template writes, and that the vocabulary has as a token of ordinary text: a mistake in the
+    model's conversion, by which they would fall into pieces that the model was never trained on.
     """
     words = [f"zq{name}qz" for name in ("world", "one", "two", "three")]
     found: list[str] = []
-    for system in (True, False):
+    for parts, system in itertools.product((False, True), (True, False)):
         try:
-            text = compiled(template, vocab.bos_text, vocab.eos_text)(conversation(words[0], words[1:], system))
+            render = compiled(template, vocab.bos_text, vocab.eos_text, parts)
+            text = render(conversation(words[0], words[1:], system))
         except _NoMarkup:
             continue
         for written in dict.fromkeys(_MARKER_LIKE.findall(text)):
@@ -172,8 +195,10 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def compiled(template: str, bos: str, eos: str) -> Render:
-    """A function that renders messages and asks for the next answer. It raises _NoMarkup, whatever goes wrong."""
+def compiled(template: str, bos: str, eos: str, parts: bool = False) -> Render:
+    """A function that renders messages and asks for the next answer. It raises _NoMarkup, whatever goes wrong. With
+    `parts` the template gets each content as a list of one part, {"type": "text", "text": ...}.
+    """
     sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     sandbox.filters.pop("random")  # must render the same every time
     sandbox.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
@@ -188,12 +213,18 @@ def compiled(template: str, bos: str, eos: str) -> Render:
         "enable_thinking": False,  # NPCs answer at once
         "raise_exception": _refuse,
         "strftime_now": TODAY.strftime,
+        # As transformers gives them: many templates ask `is not none`, which an undefined variable is not.
+        "tools": None,
+        "documents": None,
     }
+
+    def given(message: Message) -> dict[str, Any]:
+        return {**message, "content": [{"type": "text", "text": message["content"]}]} if parts else dict(message)
 
     def render(messages: Sequence[Message]) -> str:
         out, length = [], 0
         try:
-            for piece in program.generate(messages=[dict(m) for m in messages], **variables):
+            for piece in program.generate(messages=[given(m) for m in messages], **variables):
                 out.append(piece)
                 length += len(piece)
                 if length > RENDERED_LEN_MAX:
@@ -203,7 +234,10 @@ def compiled(template: str, bos: str, eos: str) -> Render:
         except Exception as error:  # a program of strangers may raise anything
             said = " ".join(str(error).split()) or type(error).__name__
             raise _NoMarkup(f"the chat template refuses: {said}") from error
-        return "".join(out)
+        text = "".join(out)
+        if parts and _LIST_PRINTED in text:
+            raise _NoMarkup("the chat template prints lists of parts")
+        return text
 
     return render
 

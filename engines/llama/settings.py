@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ConfigError
+from engines.chat_template import chosen
 from engines.machine import cores_here
 
 KV_TYPES = {"f16": 1, "q8_0": 8}  # as ggml numbers them
@@ -48,6 +49,10 @@ class LlamaSettings:
     """Type of the KV cache: `f16`, or `q8_0`, which takes about half the memory, needs flash attention and is slower on
     a CPU.
     """
+    chat_template: str = ""
+    """Chat template in place of the model's own: a Jinja file, a `tokenizer_config.json`, or the name of a format
+    (`chatml`, `llama3`, `gemma`, `mistral` and others; `plain`: none). Empty: the model's own.
+    """
     gpu_layers: int = 0
     """Layers of the model that are computed on the GPU; -1: all of them. A llama-cpp-python that was built for your GPU
     is needed. From -1 to 10000.
@@ -83,6 +88,7 @@ def check_settings(settings: LlamaSettings) -> None:
             raise ConfigError(f"engine.{name}: '{getattr(settings, name)}', must be {', '.join(allowed)}")
     if not 0 <= settings.tune_s <= 3600:
         raise ConfigError(f"engine.tune_s: {settings.tune_s:g}, must be 0 to 3600 seconds")
+    chosen(settings.chat_template, "")
     if settings.kv_type != "f16" and not flash(settings):
         raise ConfigError(f"engine.kv_type: {settings.kv_type} needs engine.flash_attention = 'on' (or 'auto')")
 

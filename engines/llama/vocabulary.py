@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from functools import lru_cache
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from engines.llama import native
 
 UNKNOWN, CONTROL, ADDED, BYTE = 1 << 0, 1 << 3, 1 << 4, 1 << 5  # LLAMA_TOKEN_ATTR_...; ADDED is _USER_DEFINED
 
+PROBE_LEN = 7
+
 
 class LlamaVocab:
-    """The tokens of a loaded model; immutable, any thread may call."""
+    """The tokens of a loaded model. Any thread may call; adopt() is called once, before anything is encoded."""
 
     def __init__(self, model: Any) -> None:
         self._model = model  # keeps the owner of the native vocabulary alive
@@ -25,20 +29,35 @@ class LlamaVocab:
         assert vocab, "a loaded model has a vocabulary"
         self._vocab = vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
-        self.eog_ids = frozenset(i for i in range(self.size) if native.is_eog(vocab, i))
-        wants_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
-        self.bos_id = int(llama_cpp.llama_vocab_bos(vocab)) if wants_bos else -1
-        self.bos_text = self.written(int(llama_cpp.llama_vocab_bos(vocab)))
-        self.eos_text = self.written(int(llama_cpp.llama_vocab_eos(vocab)))
+        self.eog_ids = frozenset(i for i in range(self.size) if native.is_eog(vocab, i) and self._is_meant(i))
+        bos, eos = (int(of(vocab)) for of in (llama_cpp.llama_vocab_bos, llama_cpp.llama_vocab_eos))
+        bos, eos = (i if i >= 0 and self._is_meant(i) else -1 for i in (bos, eos))
+        self.bos_id = bos if llama_cpp.llama_vocab_get_add_bos(vocab) else -1
+        self.bos_text, self.eos_text = self.written(bos), self.written(eos)
         self._pieces: list[bytes | None] = [None] * self.size
         marked = UNKNOWN | CONTROL | ADDED | BYTE
         kinds = {i: kind for i in range(self.size) if (kind := native.attributes(vocab, i) & marked)}
+        kinds |= {
+            i: CONTROL for i in self.eog_ids if i not in kinds
+        }  # the file calls it text, and ends answers with it
         texts = ((i, self.written(i)) for i in kinds)
         # Tokens that must not come out of text that only looks like them. Runs of spaces and line breaks (Gemma) may.
         self._not_text = {i: text for i, text in texts if len(text) > 1 and text.strip("\u2581 \t\r\n")}
         self._markers = frozenset(i for i in self._not_text if kinds[i] & (CONTROL | ADDED))
+        self._adopted: dict[str, int] = {}
+        self._splits: re.Pattern[str] | None = None
         self._anchor = ""
         self._anchor = self._find_anchor()
+
+    def _is_meant(self, token: int) -> bool:
+        """False for an ordinary token that llama.cpp takes for BOS or EOS because the file names none. Of byte-level
+        vocabularies it takes token 11, often a comma.
+        """
+        if native.attributes(self._vocab, token) & (UNKNOWN | CONTROL | ADDED):
+            return True
+        keys = (f"tokenizer.ggml.{name}_token_id".encode() for name in ("bos", "eos", "eot", "eom"))
+        read = partial(partial, llama_cpp.llama_model_meta_val_str, self._model)
+        return any(native.written_text(read(key)) == str(token) for key in keys)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text as it continues other text; control tokens written in it come out as ordinary text."""
@@ -51,11 +70,35 @@ class LlamaVocab:
             at = text.find(self._not_text[token]) if token in self._not_text else -1
             if at >= 0:
                 return self.encode(text[: at + 1]) + self.encode(text[at + 1 :])
-        return tokens
+        if self._markers.isdisjoint(tokens) or len(text) < 2:
+            return [token for token in tokens if token not in self._markers]
+        # The tokenizer read another spelling of the marker, such as a space where the vocabulary has "\u2581".
+        half = len(text) // 2
+        return self.encode(text[:half]) + self.encode(text[half:])
 
     def markup(self, text: str) -> list[int]:
-        """Tokens of a template's own text as it continues other text. Control tokens written in it count."""
-        return self._continued(text, special=True)
+        """Tokens of a template's own text as it continues other text. Control tokens written in it count, and so do
+        adopted ones.
+        """
+        if self._splits is None:
+            return self._continued(text, special=True)
+        tokens: list[int] = []
+        for part in self._splits.split(text):
+            tokens += [self._adopted[part]] if part in self._adopted else self._continued(part, special=True)
+        return tokens
+
+    def adopt(self, texts: Sequence[str]) -> None:
+        """Makes markers of the tokens that are written so, although the file calls them ordinary text: from now on a
+        template's text has them whole, and a player's text never has them.
+        """
+        for text in texts:
+            token = self.whole(text)
+            assert token >= 0, f"the vocabulary has no '{text}'"
+            self._adopted[text] = token
+            self._not_text[token] = text
+        self._markers |= set(self._adopted.values())
+        longest_first = sorted(self._adopted, key=len, reverse=True)
+        self._splits = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
     @lru_cache(maxsize=256)  # noqa: B019 - one vocabulary per process, and marks are few
     def control(self, text: str) -> int:
@@ -77,8 +120,12 @@ class LlamaVocab:
         return next((t for t in range(self.size) if of(self._vocab, t) == raw), -1)
 
     def is_marker(self, token: int) -> bool:
-        """True if it is a control or added token."""
+        """True if it is a control token, an added one, or an adopted one."""
         return token in self._markers
+
+    def probe(self) -> list[int]:
+        """A few tokens of a text as it begins, to try a model on: the first ones have the largest values."""
+        return ([self.bos_id] if self.bos_id >= 0 else []) + (self.encode("The door is open.\n") or [0])[:PROBE_LEN]
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; empty for control tokens."""

@@ -18,6 +18,7 @@ from prompts.layout import Layout
 from prompts.marks import CHAT_MARKS, CHAT_RULES, Markup
 from prompts.templates import compiled, conversation, find_markup, unmarked
 from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, NORMAL, TURNS, Shape, byte_level, write
+from tests.prompts.families import FAMILIES as KNOWN
 
 TEMPLATES = {"qwen2": CHATML, "llama3": HEADERS, "mistral": INSTRUCT, "gemma": TURNS}
 ACTIONS = [ActionWord("idle"), ActionWord("attack", needs_target=True), ActionWord("go home")]
@@ -200,11 +201,11 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
         ([], []),
     ],
 )
-def test_markers_that_a_file_has_as_ordinary_text_are_told(
+def test_markers_that_a_file_has_as_ordinary_text_are_adopted(
     tmp_path: Path, normal: list[str], torn: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model would read them in pieces, so doctor's check of the template warns and names them. Text that only
-    resembles a marker is none.
+    """The model would read them in pieces, so npcd reads a marker, and doctor's check of the template names them. Text
+    that only resembles a marker is none.
     """
     tokens = byte_level("qwen2", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|endoftext|>")
     for text in normal:
@@ -214,8 +215,32 @@ def test_markers_that_a_file_has_as_ordinary_text_are_told(
     assert unmarked(template, load_vocab(path)) == torn
     main(["doctor", "--json", "--model", str(path), "--set", "memory.keep=false", "--http", ""])
     told = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert told["template"]["outcome"] == ("warn" if torn else "ok")
+    assert told["template"]["outcome"] == "ok" and told["template"]["says"].startswith("chat: ")
+    assert ("npcd reads a marker" in told["template"]["says"]) == bool(torn)
     assert all(text in told["template"]["says"] for text in torn)
+
+
+@pytest.mark.parametrize("name", list(KNOWN))
+def test_the_templates_of_well_known_families_are_taken(name: str) -> None:
+    """Every quirk of theirs leaves a markup: contents that are lists, a world that is refused or moved, roles that must
+    alternate, texts that are stripped, dates, tools that are None, thoughts, channels.
+    """
+    family = KNOWN[name]
+    vocab = SimVocab(family.controls, end="")
+    vocab.bos_text, vocab.eos_text = family.bos, family.eos
+    vocab.bos_id = vocab.controls[family.bos] if family.bos else -1
+    markup, why = markup_of(family.template, vocab)
+    assert markup is not None, why
+    assert why.startswith("world in a message of its own") == family.system
+    assert (markup.head[:1] == (vocab.bos_id,)) == bool(family.bos)
+    asked = [vocab.written(token) or vocab.piece(token).decode().strip() for token in markup.ask]
+    assert asked[-1] not in ("<think>", "<|channel|>")
+
+
+def test_a_template_that_prints_lists_is_given_none() -> None:
+    """Contents as lists are for templates that read them, not for those that print what they do not know."""
+    markup, why = markup_of(LOOP.replace("<|im_end|>", "{{ raise_exception('no') if m.content is string }}<|im_end|>"))
+    assert markup is None and why.startswith("the chat template refuses: no")
 
 
 def sim(controls: list[str] = CONTROLS) -> SimVocab:
