@@ -22,12 +22,12 @@ from engines.kept import CHOSEN, Kept, chosen_before, hash_of, keep_choice, tuni
 from engines.llama import SEQUENCES_MAX, LlamaEngine, LlamaSettings, open_draft, send_native_log_to, version
 from engines.lora import Adapters
 from engines.machine import cores_here, machine_says
-from engines.model_file import look
+from engines.model_file import look, tokenizer_doubt
 from engines.tune import Ended, candidates, large, tune
 from npcd import __version__
 from prompts.caps import Caps
 from prompts.layout import Layout
-from prompts.templates import find_markup, unmarked
+from prompts.templates import find_markup
 from scheduler.costs import Costs
 from scheduler.drafts import Ngrams
 from scheduler.speculation import SpeculationSettings
@@ -38,7 +38,6 @@ log = structlog.get_logger("npcd")
 
 SIGHT_LEN_MIN = 12  # two percepts
 ANSWER_LEN = 64  # an intent or a bark, in the tokens of a model that spells
-TORN_WHY = "the file's tokenizer has them with the type NORMAL, so the model reads pieces; convert it again"
 
 
 @dataclass(slots=True)
@@ -111,6 +110,9 @@ def _load(setup: EngineSetup, start: Start, kept: Kept, beside: ThreadPoolExecut
     engine = LlamaEngine(settings, adapters, sha256)
     if engine.weights_why:
         log.warning("the weights stay as they are in the file", engine=setup.name, why=engine.weights_why)
+    doubt, remedy = tokenizer_doubt(look(settings.model).values)
+    if doubt:
+        log.warning("tokenizer", engine=setup.name, why=f"{doubt}; {remedy}")
     engine.try_adapters()
     drafter = open_drafter(setup.speculation, engine)
     send_native_log_to(None)
@@ -183,7 +185,7 @@ def choose_layout(model: Model, caps: Caps) -> tuple[Layout, str]:
 
 
 def lay_out(vocab: Vocab, chat_template: str, caps: Caps) -> tuple[Layout, str]:
-    """The same for a tokenizer and a template."""
+    """The same for a tokenizer and a template. Adopts markers of the template that the tokenizer calls text."""
     layout = Layout(vocab, caps)
     if layout.native:
         return layout, "the model has npcd's control tokens"
@@ -216,9 +218,6 @@ def check_context(config: Config, layout: Layout, context_len: int) -> None:
 def tell_layout(config: Config, model: Model, layout: Layout, why: str) -> None:
     """Logs how prompts are laid out, and what is not as good as it could be. Raises ConfigError for a short context."""
     log.log(WARNING if layout.kind == "plain" else INFO, "layout", kind=layout.kind, why=why)
-    torn = [] if layout.native else unmarked(model.chat_template, model.engine.vocab)
-    if torn:
-        log.warning("markers of the chat template are ordinary text", markers=torn, why=TORN_WHY)
     check_context(config, layout, model.engine.geometry.context_len)
     if layout.sight_room < SIGHT_LEN_MIN:
         log.warning(

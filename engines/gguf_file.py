@@ -24,6 +24,8 @@ FLOATS = frozenset({F32, F16, BF16})
 _STRING, _ARRAY, _FLOAT, _UINT = 8, 9, 6, 4
 # Of the value types that are numbers: what struct calls them.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+TOKENS = "tokenizer.ggml.tokens"
+_BYTE_TOKENS = frozenset(b"<0x%02X>" % byte for byte in range(256))
 _PIECE = 1 << 20
 _SHORT = 64
 
@@ -39,11 +41,15 @@ class TensorAt:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A file's head. Of arrays only the length is kept, except of short ones of numbers."""
+    """A file's head. Of arrays only the length is kept, except of short ones of numbers. Of the tokens' texts these
+    facts are kept: `repeated`, the first one that is there twice, and `byte_tokens`, how many stand for single bytes.
+    """
 
     path: Path
     values: Mapping[str, Any]
     tensors: Mapping[str, TensorAt]
+    repeated: str = ""
+    byte_tokens: int = 0
 
     def array(self, name: str) -> NDArray[np.float32]:
         """A tensor of floats, widened to f32. Raises ConfigError when it is of another kind, or cut off."""
@@ -77,6 +83,8 @@ class _Reader:
         self._file = file
         self._path = path
         self._size = path.stat().st_size
+        self._repeated = ""
+        self._byte_tokens = 0
 
     def head(self) -> GgufFile:
         if self._file.read(4) != MAGIC:
@@ -92,7 +100,7 @@ class _Reader:
         tensors = {name: TensorAt(shape, kind, first + offset) for name, shape, kind, offset in listed}
         if len(tensors) != len(listed):
             raise ConfigError(f"{self._path}: two tensors have the same name")
-        return GgufFile(self._path, values, tensors)
+        return GgufFile(self._path, values, tensors, self._repeated, self._byte_tokens)
 
     def _take(self, form: str) -> tuple[Any, ...]:
         form = f"<{form}"
@@ -110,9 +118,9 @@ class _Reader:
     def _value(self) -> tuple[str, Any]:
         name = self._text()
         (kind,) = self._take("I")
-        return name, self._of_kind(kind)
+        return name, self._of_kind(kind, name == TOKENS)
 
-    def _of_kind(self, kind: int) -> Any:
+    def _of_kind(self, kind: int, tokens: bool = False) -> Any:
         if kind == _STRING:
             return self._text()
         if kind in _NUMBERS:
@@ -127,8 +135,15 @@ class _Reader:
         elif inner == _STRING:
             # A vocabulary has hundreds of thousands of these.
             read, length_of = self._file.read, struct.Struct("<Q").unpack
+            seen: set[bytes] = set()
             for _ in range(self._bounded(count)):
-                read(self._bounded(length_of(read(8))[0]))
+                text = read(self._bounded(length_of(read(8))[0]))
+                if tokens:
+                    # llama.cpp numbers empty ones, so they are all different.
+                    if text in seen and text:
+                        self._repeated = self._repeated or text.decode("utf-8", "replace")
+                    seen.add(text)
+            self._byte_tokens += len(seen & _BYTE_TOKENS)
         else:
             for _ in range(self._bounded(count)):
                 self._of_kind(inner)

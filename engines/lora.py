@@ -34,6 +34,7 @@ A, B = ".lora_a", ".lora_b"
 RANK_STEP = 32
 F16_MAX = float(np.finfo(np.float16).max)
 INVOCATION = "adapter.alora.invocation_tokens"
+STRENGTH_MAX = 4.0
 Pairs = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -54,6 +55,10 @@ class AdapterSettings:
     """Adapters that apply only from the end of an NPC's trunk on, so that the trunk's KV is the base model's. Adapters
     whose file has an invocation (aLoRA) are like this by themselves: they apply from their last invocation in the tail
     on.
+    """
+    strength: tuple[str, ...] = ()
+    """How strongly adapters apply, as `NAME=NUMBER`: 1 is as trained, 0.5 half, -1 the opposite. From -4 to 4. Adapters
+    that are not listed have 1.
     """
 
 
@@ -91,6 +96,7 @@ class Adapters:
         if not settings.folder:
             return
         folder = check_folder(settings)
+        self._strengths = strengths(settings)
         self._base = read_gguf(model)
         for path in sorted(folder.glob("*.gguf")):
             self._add_file(path)
@@ -137,8 +143,11 @@ class Adapters:
         with path.open("rb") as read:
             for block in blocks(read):
                 digest.update(block)
+        strength = self._strengths.get(path.stem, 1.0)
+        if strength != 1.0:
+            digest.update(f"strength {strength!r}".encode())  # it computes another KV
         try:
-            file = written(read_pairs(head), str(head.values["general.architecture"]))
+            file = written(read_pairs(head, strength), str(head.values["general.architecture"]))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be copied for loading ({error.strerror})") from error
         invocation = invocation_of(head)
@@ -161,7 +170,7 @@ class Adapters:
             raise CallerError(where, f"{JOIN.join(parts)} are turned on by different tokens")
         try:
             heads = [self._heads[part] for part in parts]
-            pairs = compose([read_pairs(head) for head in heads])
+            pairs = compose([read_pairs(self._heads[part], self._strengths.get(part, 1.0)) for part in parts])
             file = written(pairs, str(heads[0].values["general.architecture"]))
         except (ConfigError, OSError) as error:
             raise CallerError(where, f"{JOIN.join(parts)} cannot be composed: {error}") from error
@@ -187,10 +196,30 @@ def check_folder(settings: AdapterSettings) -> Path:
     files = sorted(folder.glob("*.gguf"))
     for path in files:
         read_gguf(path)
-    missing = sorted(set(settings.activated) - {path.stem for path in files})
-    if missing:
-        raise ConfigError(f"adapters.activated: there is no '{missing[0]}' in {folder}")
+    there = {path.stem for path in files}
+    for setting, named in (("activated", set(settings.activated)), ("strength", set(strengths(settings)))):
+        if missing := sorted(named - there):
+            raise ConfigError(f"adapters.{setting}: there is no '{missing[0]}' in {folder}")
     return folder
+
+
+def strengths(settings: AdapterSettings) -> dict[str, float]:
+    """The strengths by adapter. Raises ConfigError for what is no NAME=NUMBER, or outside the bounds."""
+    found: dict[str, float] = {}
+    for text in settings.strength:
+        name, _, number = (part.strip() for part in text.rpartition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not abs(value) <= STRENGTH_MAX:
+            raise ConfigError(
+                f"adapters.strength: '{text}' must be NAME=NUMBER, from {-STRENGTH_MAX:g} to {STRENGTH_MAX:g}"
+            )
+        if name in found:
+            raise ConfigError(f"adapters.strength: '{name}' is there twice; give one number")
+        found[name] = value
+    return found
 
 
 def invocation_of(head: GgufFile) -> tuple[int, ...]:
@@ -265,13 +294,13 @@ def targets(head: GgufFile) -> list[str]:
     return list(names)
 
 
-def read_pairs(head: GgufFile) -> Pairs:
-    """An adapter's matrices by the tensors that they change, with its scale in B. Raises ConfigError."""
+def read_pairs(head: GgufFile, strength: float = 1.0) -> Pairs:
+    """An adapter's matrices by the tensors that they change, with its scale and strength in B. Raises ConfigError."""
     alpha = float(head.values.get("adapter.lora.alpha", 0.0))
     pairs: Pairs = {}
     for name in targets(head):
         a, b = head.array(name + A), head.array(name + B)
-        pairs[name] = a, b * np.float32(alpha / a.shape[-2] if alpha else 1.0)
+        pairs[name] = a, b * np.float32(strength * (alpha / a.shape[-2] if alpha else 1.0))
     return pairs
 
 

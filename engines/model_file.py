@@ -34,6 +34,10 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"<html", "is a web page", "the download went wrong: download the file itself"),
     *((magic, "is a GGML file from before GGUF", CONVERT) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),
 )
+PRE = "tokenizer.ggml.pre"
+# The rules by which the families of byte-level tokenizers split a text, as llama.cpp names them.
+PRE_NAMES = "llama-bpe for Llama 3, qwen2 for Qwen, tekken for Mistral, gpt-2, deepseek-llm, smollm, command-r, ..."
+BYTES = 256
 _SAFETENSORS = re.compile(rb'^.{8}\{\s*"', re.DOTALL)
 # Families that read a whole text at once and write none. Families whose files say so need not be listed here.
 ENCODERS = frozenset(
@@ -82,6 +86,7 @@ def look(path: Path) -> ModelFile:
         raise ConfigError(f"model: {path} is an importance matrix for quantizing; give the model itself with --model")
     file = ModelFile(_parts(path, head), head.values)
     _check_writes(path, head.values)
+    _check_tokens(path, head)
     return file
 
 
@@ -101,11 +106,28 @@ def refused(path: Path, lines: Sequence[str], version: str) -> ConfigError:
             (part for part in parts if outside.group(1) in read_gguf(part).tensors) if len(parts) > 1 else iter(parts)
         )
         return ConfigError(_cut_off(next(held, path)))
-    if "pre-tokenizer" in said or "pre tokenizer" in said:
+    kind = re.search(r"has invalid ggml type (\d+)", said)
+    if kind:
         return ConfigError(
-            f"model: {path} has a tokenizer that this llama.cpp (llama-cpp-python {version}) does not know; take a "
-            "newer llama-cpp-python, or another model"
+            f"model: {path} has weights of a type ({kind.group(1)}) that this llama.cpp (llama-cpp-python {version}) "
+            "does not know; take a newer llama-cpp-python, or the model in an older quantization such as Q4_K_M"
         )
+    if re.search(r"has offset \d+, expected \d+", said):
+        return ConfigError(f"model: {path} is damaged: its list of tensors contradicts itself; download it again")
+    key = re.search(r"key not found in model: (\S+)", said)
+    if key:
+        return ConfigError(
+            f"model: {path} lacks the value '{key.group(1)}', without which llama.cpp cannot run it; take another "
+            "conversion of the model"
+        )
+    if "pre-tokenizer" in said or "pre tokenizer" in said:
+        name = re.search(r"unknown pre-tokenizer type: '([^']*)'", said)
+        return ConfigError(
+            f"model: {path} has a tokenizer that this llama.cpp (llama-cpp-python {version}) does not know"
+            f"{f' ({PRE} = {name.group(1)})' if name else ''}; take a newer llama-cpp-python, or another model"
+        )
+    if "tokenizer merges" in said or "tokenizer vocab" in said:
+        return ConfigError(f"model: {path} has an incomplete tokenizer; take another conversion of the model")
     reasons = (line.partition("error loading model: ")[2] for line in lines)
     reason = next((r for r in reasons if r), "it gives no reason")
     return ConfigError(
@@ -242,11 +264,48 @@ def _check_writes(path: Path, values: Mapping[str, Any]) -> None:
         raise not_causal(path)
 
 
+def _check_tokens(path: Path, head: GgufFile) -> None:
+    """Raises ConfigError for vocabularies at which llama.cpp would abort, now or at a player's text."""
+    if head.repeated:
+        raise ConfigError(
+            f"model: {path} has the token '{head.repeated}' twice in its vocabulary, which llama.cpp does not take; "
+            "take another conversion of the model"
+        )
+    if head.values.get("tokenizer.ggml.model") == "llama" and head.byte_tokens < BYTES:
+        raise ConfigError(
+            f"model: {path} has tokens for {head.byte_tokens} of {BYTES} bytes, so llama.cpp would abort at a "
+            "character that its vocabulary lacks; take another conversion of the model"
+        )
+
+
+def tokenizer_doubt(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The reason why the file's tokenizer may split text wrongly, and the remedy; both are empty when nothing is wrong.
+
+    Files from before May 2024 do not name the rule. llama.cpp then takes a default one, and the model reads tokens that
+    it was not trained on.
+    """
+    if values.get("tokenizer.ggml.model") != "gpt2" or values.get(PRE):
+        return "", ""
+    return (
+        f"the file does not say by which rule its tokenizer splits text ({PRE}), so words may be split wrongly",
+        "take a newer conversion, or add the rule: pip install gguf; gguf-new-metadata --pre-tokenizer NAME old.gguf "
+        f"new.gguf (NAME: {PRE_NAMES})",
+    )
+
+
 def not_causal(path: Path) -> ConfigError:
     """The error for models that look at what comes after a token, too."""
     return ConfigError(
         f"model: {path} reads a whole text at once (its attention is not causal), and does not write one token after "
         "the other; take a chat model"
+    )
+
+
+def no_numbers(path: Path) -> ConfigError:
+    """The error for models whose answer to plain text is no number."""
+    return ConfigError(
+        f"model: {path} computes values that are no numbers (NaN or infinity), so nothing could be chosen; the file is "
+        "damaged or was converted wrongly: download it again, or take another conversion"
     )
 
 

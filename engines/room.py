@@ -1,4 +1,6 @@
-"""Checks that the KV of all sequences fits in memory, before it is allocated: later the system would kill npcd."""
+"""Checks that KV and the buffers of the computation fit in memory, before they are allocated: later the system would
+kill npcd.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,18 @@ def groups_free(groups: Sequence[Path]) -> int | None:
     return min((n for n in map(group_memory_free, groups) if n is not None), default=None)
 
 
-def check_room(sequences: int, context_len: int, token_bytes: int, free: int) -> None:
-    """Raises ConfigError, with what would fit, when the KV of all sequences takes more than is free."""
-    needed = sequences * context_len * token_bytes
+def check_room(sequences: int, context_len: int, token_bytes: int, free: int, buffers: int = 0) -> None:
+    """Raises ConfigError, with what would fit, when the KV of all sequences and the `buffers` of the computation take
+    more than is free.
+    """
+    needed = sequences * context_len * token_bytes + buffers
     if needed <= free:
         return
-    fit = free // (context_len * token_bytes)
+    fit = max(0, free - buffers) // (context_len * token_bytes)
+    beside = f", and {buffers / GIB:.1f} GiB for logits and computing" if buffers >= GIB // 20 else ""
     raise ConfigError(
-        f"engine: {sequences} sequences of {context_len} tokens take {needed / GIB:.1f} GiB of KV with this model "
-        f"({token_bytes / 1024:.0f} KiB a token), {free / GIB:.1f} GiB are free; at most {fit} sequences of this "
-        "length fit: lower engine.sequences (and scheduler.kv.lanes) or engine.context_len"
+        f"engine: {sequences} sequences of {context_len} tokens take {(needed - buffers) / GIB:.1f} GiB of KV with "
+        f"this model ({token_bytes / 1024:.0f} KiB a token){beside}, {free / GIB:.1f} GiB are free; at most {fit} "
+        "sequences of this length fit: lower engine.sequences (and scheduler.kv.lanes), engine.context_len or "
+        "engine.micro_len"
     )

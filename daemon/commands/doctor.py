@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, StoreFailed
 from core.files import from_home
-from daemon.process import diagnosis
+from daemon.process import devices, diagnosis
 from daemon.process.diagnosis import Check
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
 def _model(config: Config, world: Path | None) -> Iterator[Check]:
     from daemon.model import SIGHT_LEN_MIN, context_min, lay_out
     from engines.base import PAD_LEN
-    from engines.llama import read_file, send_native_log_to
-    from engines.machine import own_groups
-    from engines.model_file import look
+    from engines.chat_template import chosen
+    from engines.llama import SEQUENCES_MAX, default_threads, gpu_kinds, gpus, planned, read_file, send_native_log_to
+    from engines.machine import own_groups, read_rate
+    from engines.model_file import look, tokenizer_doubt
     from engines.room import groups_free, machine_free, memory_free
-    from prompts.templates import unmarked
 
     engine, kv = config.engine, config.scheduler.kv
     send_native_log_to(None)
@@ -84,11 +84,15 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     except ConfigError as error:
         yield diagnosis.no_model(str(error))
         return
-    size = look(engine.model).size
+    file = look(engine.model)
+    size = file.size
     yield diagnosis.model(str(engine.model), size, said)
-    layout, why = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
-    template = said.get("tokenizer.chat_template", "")
-    yield diagnosis.template(layout.kind, why, [] if layout.native else unmarked(template, vocab))
+    doubt, remedy = tokenizer_doubt(file.values)
+    if doubt:
+        yield diagnosis.warn("tokenizer", doubt, remedy)
+    template = chosen(engine.chat_template, said.get("tokenizer.chat_template", ""))
+    layout, why = lay_out(vocab, template, config.caps)
+    yield diagnosis.template(layout.kind, why, engine.chat_template)
     yield from diagnosis.kv_type(engine.kv_type, said)
     if world is not None:
         yield _world(world, layout)
@@ -101,12 +105,30 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
         SIGHT_LEN_MIN,
     )
     padded = -(-engine.context_len // PAD_LEN) * PAD_LEN
+    streams = min(engine.sequences, SEQUENCES_MAX - 1) + 1
+    plan = planned(engine.model, engine, streams)
     room = diagnosis.Room(
         engine.sequences, kv.prefixes, kv.lanes, padded,
-        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers > 0, engine.kv_type,
-        machine_free() or 0, groups_free(own_groups()),
+        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers != 0, engine.kv_type,
+        machine_free() or 0, groups_free(own_groups()), plan.buffers if plan else 0,
     )  # fmt: skip
-    yield diagnosis.memory(room, diagnosis.token_bytes(said, engine.kv_type))
+    each = diagnosis.token_bytes(said, engine.kv_type)
+    yield diagnosis.memory(room, each or (plan.kv // (streams * padded) if plan and plan.kv else None))
+    found = gpus()
+    layers = said.get(f"{said.get('general.architecture')}.block_count", "")
+    needs = size + (plan.kv + plan.buffers if plan else 0)
+    yield devices.found(
+        [(g.name, g.description, g.free, g.total) for g in found],
+        gpu_kinds(), engine.gpu_layers, int(layers) + 1 if layers.isdigit() else 0, needs,
+    )  # fmt: skip
+    promise_ms = config.promises.gold.first_ms
+    if engine.gpu_layers and found:
+        rate, name = devices.on_paper(found[0].description), found[0].description
+        source = f"on paper, {name}" if rate else f"the memory bandwidth of {name} is not known here"
+        yield devices.step(size, rate, source, promise_ms)
+    elif not engine.gpu_layers:
+        threads = engine.threads or default_threads()
+        yield devices.step(size, read_rate(threads), f"measured here with {threads} threads", promise_ms)
 
 
 def _world(path: Path, layout: Layout) -> Check:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from engines.room import GIB
+from prompts.formats import PLAIN
 
 PYTHON_MIN, PYTHON_TRIED = (3, 11), (3, 13)
 KV_VALUE_BYTES = {"f16": 2.0, "q8_0": 34 / 32}  # a block of 32 values has a scale of two bytes
@@ -277,15 +278,13 @@ def adapters(names: Sequence[str], loaded_max: int) -> Check:
     return ok("adapters", says) if names else warn("adapters", "none in adapters.folder", "put GGUF files there")
 
 
-def template(kind: str, why: str, torn: Sequence[str] = ()) -> Check:
-    """The prompt's layout. `torn` are markers of the model's template that its vocabulary has as ordinary text."""
-    if torn:
-        says = f"{kind}: {why}; the tokenizer has {', '.join(torn)} as ordinary text (NORMAL): the model reads pieces"
-        return warn("template", says, "convert the model again with a newer converter, or take another file of it")
-    if kind != "plain":
-        return ok("template", f"{kind}: {why}")
-    fix = "take an instruction-tuned chat model whose template passes; plain text works, with less sense"
-    return warn("template", f"plain: {why}", fix)
+def template(kind: str, why: str, given: str = "") -> Check:
+    """The prompt's layout. `given` is the setting engine.chat_template."""
+    says = f"{kind}: {why}" + (f" (engine.chat_template = {given})" if given else "")
+    if kind != "plain" or given == PLAIN:
+        return ok("template", says)
+    fix = "take a chat model whose template passes, or name its format in engine.chat_template; plain text works worse"
+    return warn("template", says, fix)
 
 
 def world(world_id: str, made_for_npcd: bool, bad_language: str, warnings: Sequence[str]) -> Check:
@@ -344,8 +343,9 @@ def token_bytes(said: Mapping[str, str], kv_type: str = "f16") -> int | None:
 @dataclass(frozen=True, slots=True)
 class Room:
     """The sequences that NPCs share: the settings of that name, `context_len` as llama.cpp pads it; then, in bytes, the
-    memory needed beside them and the memory there is. `free` (0: unknown) is the lower one of `free_machine` and
-    `free_groups`. The latter is left of control groups' limits (None without one).
+    memory needed beside them and the memory there is; `buffers` are for logits and for computing. `free` (0: unknown)
+    is the lower one of `free_machine` and `free_groups`. The latter is left of control groups' limits (None without
+    one).
     """
 
     sequences: int
@@ -359,6 +359,7 @@ class Room:
     kv_type: str = "f16"
     free_machine: int = 0
     free_groups: int | None = None
+    buffers: int = 0
 
 
 def memory(room: Room, each: int | None) -> Check:
@@ -376,19 +377,22 @@ def memory(room: Room, each: int | None) -> Check:
         f"{room.ram // (TRUNK_LEN * each)} trunks of {TRUNK_LEN:,} tokens in RAM (scheduler.kv.ram_mib): "
         f"{kv / GIB:.2f} GiB of KV"
     )
+    if room.buffers:
+        says += f", {room.buffers / GIB:.2f} GiB for logits and computing"
     if room.on_device or not room.free:
         return ok("memory", f"{says}{', on the device: not checked' if room.on_device else ''}")
     says += f", {room.free / GIB:.2f} GiB are free"
     if room.free_groups is not None:
         machine, groups = room.free_machine / GIB, room.free_groups / GIB
         says += f" ({machine:.2f} GiB on the machine, {groups:.2f} GiB of the control group's limit)"
-    if kv > room.free:
-        fit = room.free // stream - 1
+    if kv + room.buffers > room.free:
+        fit = (room.free - room.buffers) // stream - 1
         if fit >= room.prefixes + room.lanes + 2:
-            smaller = " or set engine.kv_type to q8_0" if room.kv_type == "f16" and kv * 17 / 32 <= room.free else ""
+            halved = room.kv_type == "f16" and kv * 17 / 32 + room.buffers <= room.free
+            smaller = " or set engine.kv_type to q8_0" if halved else ""
             return fail("memory", says, f"lower engine.sequences to {fit} or less{smaller}")
         return fail("memory", says, "lower engine.context_len, or engine.sequences with scheduler.kv.lanes")
-    if kv + room.weights + room.ram > room.free:
+    if kv + room.buffers + room.weights + room.ram > room.free:
         more = (room.weights + room.ram) / GIB
         return warn(
             "memory", f"{says}; with weights and scheduler.kv.ram_mib {more:.2f} more", "lower engine.sequences"

@@ -14,7 +14,8 @@ from daemon.model import check_context, lay_out
 from daemon.process.diagnosis import kv_type
 from daemon.rpc.addresses import check_addresses
 from daemon.rpc.credentials import read_tls, read_tokens
-from engines.llama import check_settings, check_vocabulary, read_file, send_native_log_to
+from engines.chat_template import chosen
+from engines.llama import check_gpu, check_settings, check_vocabulary, read_file, send_native_log_to
 from engines.lora import check_folder
 from engines.model_file import GIVE
 from memory.archive import check_url
@@ -30,11 +31,13 @@ def before_start(config: Config) -> None:
     read_tls(config.serve)
     read_tokens(config.serve)
     check_settings(engine)
+    check_gpu(engine)
     send_native_log_to(None)  # our own error says it
     said, vocab = read_file(engine.model)
     for wrong in kv_type(engine.kv_type, said):
         raise ConfigError(f"{wrong.name}: {wrong.says}; {wrong.fix}")
-    layout, _ = lay_out(vocab, said.get("tokenizer.chat_template", ""), config.caps)
+    template = chosen(engine.chat_template, said.get("tokenizer.chat_template", ""))
+    layout, _ = lay_out(vocab, template, config.caps)
     check_context(config, layout, engine.context_len)
     if config.speculation.drafts == "model":
         draft = from_home(config.speculation.draft_model, "speculation.draft_model")

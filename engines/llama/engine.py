@@ -5,6 +5,7 @@
 | native | bindings by hand, and the library's log |
 | settings | the settings and their bounds |
 | loading, model | GGUF files, and the facts of a loaded model |
+| measuring | the memory that a model will take |
 | vocabulary | text to tokens and back |
 | state, batch | the context with its sequences of KV; the arrays of a step |
 | step | a plan to tokens |
@@ -29,15 +30,15 @@ from core.clock import Clock, now_ns
 from core.work import Sampling
 from engines.base import Geometry, KvKind, StepPlan, StepResult
 from engines.llama.adapters import Loras
-from engines.llama.loading import load_as_f16, load_model, load_vocab
-from engines.llama.model import ModelCard, card_of, check_kind, check_kv_room, check_kv_type, kv_kind
+from engines.llama.loading import UNBOUNDED, load_as_f16, load_model, load_vocab
+from engines.llama.model import ModelCard, card_of, check_gpu, check_kind, check_kv_room, check_kv_type, kv_kind
 from engines.llama.samplers import Samplers
 from engines.llama.settings import SEQUENCES_MAX, LlamaSettings, check_settings, default_threads
 from engines.llama.state import State
 from engines.llama.step import Steps
 from engines.llama.vocabulary import LlamaVocab, check_vocabulary
 from engines.lora import Adapters
-from engines.model_file import look
+from engines.model_file import look, no_numbers
 
 FLASH_CHUNK_MIN = 64  # below this, flash attention on a CPU spends more on a chunk than it saves
 
@@ -52,37 +53,61 @@ class LlamaEngine:
         naming the setting, the model or the adapter that is wrong.
         """
         check_settings(settings)
+        check_gpu(settings)
         self.settings = settings  # with the weights as they are
         self.weights_why = ""  # why they are not f16, where f16 was wanted
         self._file = look(settings.model)
         self._sha256 = sha256 or self._file.sha256
         self._model: Any
-        if settings.weights == "f16":
-            self._model, self.weights_why = load_as_f16(settings.model, settings.gpu_layers)
-            if self.weights_why:
-                self.settings = replace(settings, weights="file")
-        else:
-            self._model = load_model(settings.model, settings.gpu_layers)
-        check_kind(self._model, settings.model)
-        check_kv_type(self._model, settings)
-        self.vocab = LlamaVocab(self._model)
-        self.threads = settings.threads or default_threads()
         # One sequence more than promised: scratch (see State).
         sequences = min(settings.sequences, SEQUENCES_MAX - 1)
+        self.threads = settings.threads or default_threads()
+        self._open(sequences + 1)
+        finite = self._computes()
+        if not finite and self.settings.weights == "f16":
+            self._free()
+            self.settings, self.weights_why = replace(settings, weights="file"), UNBOUNDED
+            self._open(sequences + 1)
+            finite = self._computes()
+        if not finite:
+            self._free()
+            raise no_numbers(settings.model)
         chunk_min = FLASH_CHUNK_MIN if settings.flash_attention == "on" else 0
         self.geometry = Geometry(
             sequences, settings.context_len, settings.batch_len, settings.micro_len, self.vocab.size, chunk_min
         )
-        check_kv_room(self._model, self.settings, sequences + 1)
-        self.state = State(self._model, self.settings, self.threads, sequences + 1)
         self.samplers = Samplers(self._model, self.vocab.size)
         self.loras = Loras(self._model, self.state, adapters)
         self.steps = Steps(self.state, self.samplers, self.settings, sequences, self.vocab.size)
 
+    def _open(self, streams: int) -> None:
+        """Loads the model as the settings say, or as its file has it, and opens a context."""
+        if self.settings.weights == "f16":
+            self._model, self.weights_why = load_as_f16(self.settings.model, self.settings.gpu_layers)
+            if self.weights_why:
+                self.settings = replace(self.settings, weights="file")
+        else:
+            self._model = load_model(self.settings.model, self.settings.gpu_layers)
+        check_kind(self._model, self.settings.model)
+        check_kv_type(self._model, self.settings)
+        self.vocab = LlamaVocab(self._model)
+        check_kv_room(self._model, self.settings, streams)
+        self.state = State(self._model, self.settings, self.threads, streams)
+
+    def _computes(self) -> bool:
+        """True if the model answers a few tokens of plain text with numbers."""
+        return self.state.all_finite(self.vocab.probe()[: self.settings.batch_len])
+
+    def _free(self) -> None:
+        self.state.close()
+        if self._model is not None:
+            llama_cpp.llama_model_free(self._model)  # and the adapters with it
+            self._model = None
+
     @cached_property
     def card(self) -> ModelCard:
         """The metadata of the file. The first call reads all of it, for its hash, unless the hash was given."""
-        return card_of(self._model, self._file, self._sha256())
+        return card_of(self._model, self._file, self._sha256(), self.settings)
 
     @property
     def name(self) -> str:
@@ -168,11 +193,8 @@ class LlamaEngine:
     def close(self) -> None:
         """Frees samplers, context and model. Also after a rebuild() that failed; a second call changes nothing."""
         self.samplers.close()
-        self.state.close()
-        if self._model is not None:
-            llama_cpp.llama_model_free(self._model)  # and the adapters with it
-            self._model = None
-            self.loras.model_was_freed()
+        self._free()
+        self.loras.model_was_freed()
 
 
 def open_draft(path: Path, target: LlamaEngine, sequences: int) -> LlamaEngine:
@@ -180,4 +202,6 @@ def open_draft(path: Path, target: LlamaEngine, sequences: int) -> LlamaEngine:
     settings = target.settings
     check_vocabulary(path, load_vocab(path), settings.model, target.vocab)
     # "auto" was settled for the target; a draft is read as it is in its file.
-    return LlamaEngine(replace(settings, model=path, sequences=sequences, weights="file", kv_type="f16"))
+    return LlamaEngine(
+        replace(settings, model=path, sequences=sequences, weights="file", kv_type="f16", chat_template="")
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import tempfile
 from functools import partial
@@ -22,6 +23,10 @@ from engines.room import memory_free
 
 F16_X_MAX = 8  # a copy with f16 against the file: a file with two bits for each weight grows so much
 
+_PRE_MISSING = re.compile(r"missing pre-tokenizer|QUALITY WILL BE|CONSIDER REGEN|\*{9}|^load:\s*$")
+OVERFLOW = "values of its weights are too large for f16 (65,504 is the largest)"
+UNBOUNDED = "with weights as f16 it computes values that are no numbers (f16 ends at 65,504)"
+
 
 def load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
     """A native model. Raises ConfigError naming the file, why llama.cpp refuses it, and what to do."""
@@ -34,15 +39,28 @@ def load_model(path: Path, gpu_layers: int, vocab_only: bool = False) -> Any:
     if not model:
         raise refused(path, said, llama_cpp.__version__)
     for line in said:
-        native.pass_on(line)
+        if not (line.startswith("load:") and _PRE_MISSING.search(line)):  # tokenizer_doubt() says it in words
+            native.pass_on(line)
     return model
 
 
 def load_as_f16(path: Path, gpu_layers: int) -> tuple[Any, str]:
     """A native model whose matrices are f16, and an empty text. It is loaded from a converted copy, which is gone from
     the disk once it is mapped; where no temporary folder takes it, the copy is a file in memory. Where no copy can be
-    made: the model as it is in the file, and the reason.
+    made, or a value is too large for f16: the model as it is in the file, and the reason.
     """
+    try:
+        return _from_copy(path, gpu_layers)
+    except _UnfitError as error:
+        return load_model(path, gpu_layers), str(error)
+
+
+class _UnfitError(Exception):
+    """The weights cannot be f16; the message says why."""
+
+
+def _from_copy(path: Path, gpu_layers: int) -> tuple[Any, str]:
+    """As load_as_f16(). Raises _UnfitError."""
     try:
         with tempfile.TemporaryDirectory(prefix="npcd-f16-", ignore_cleanup_errors=True) as folder:
             copy = Path(folder) / "model.gguf"
@@ -70,11 +88,17 @@ def load_as_f16(path: Path, gpu_layers: int) -> tuple[Any, str]:
 
 
 def _convert(path: Path, copy: Path) -> bool:
-    """Writes a copy of a model whose matrices are f16; False when that failed."""
+    """Writes a copy of a model whose matrices are f16; False when that failed. Raises _UnfitError for weights of which
+    there is none.
+    """
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_F16
     params.allow_requantize = True
-    code = llama_cpp.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params))
+    with native.collected() as said:
+        code = llama_cpp.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params))
+    refusal = next((line for line in said if "validation failed" in line or "requantizing" in line), "")
+    if refusal:
+        raise _UnfitError(OVERFLOW if "validation" in refusal else f"llama.cpp cannot make f16 of them ({refusal})")
     return int(code) == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,10 @@ import llama_cpp
 
 from core.errors import ConfigError
 from engines.base import PAD_LEN, KvKind
+from engines.chat_template import chosen
 from engines.llama import native
-from engines.llama.settings import KV_TYPES, LlamaSettings, flash
+from engines.llama.measuring import planned
+from engines.llama.settings import LlamaSettings, flash
 from engines.model_file import ModelFile, not_causal, recurrent
 from engines.room import check_room, memory_free
 
@@ -22,7 +23,9 @@ KV_BLOCK = 32  # values of q8_0 share a scale, so a head must be made of whole b
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The metadata of a GGUF file. `sha256` is of the whole file; `license` may be empty."""
+    """The metadata of a GGUF file. `sha256` is of the whole file; `license` may be empty; `chat_template` is the file's
+    own, or the one of the settings.
+    """
 
     name: str
     sha256: str
@@ -33,8 +36,8 @@ class ModelCard:
     chat_template: str
 
 
-def card_of(model: Any, file: ModelFile, sha256: str) -> ModelCard:
-    """The card of a loaded model."""
+def card_of(model: Any, file: ModelFile, sha256: str, settings: LlamaSettings) -> ModelCard:
+    """The card of a loaded model. Raises ConfigError for a chat template of the settings that cannot be read."""
     return ModelCard(
         name=_meta(model, "general.name") or file.parts[0].stem,
         sha256=sha256,
@@ -42,7 +45,7 @@ def card_of(model: Any, file: ModelFile, sha256: str) -> ModelCard:
         license=_meta(model, "general.license"),
         context_trained=int(llama_cpp.llama_model_n_ctx_train(model)),
         parameters=int(llama_cpp.llama_model_n_params(model)),
-        chat_template=_meta(model, "tokenizer.chat_template"),
+        chat_template=chosen(settings.chat_template, _meta(model, "tokenizer.chat_template")),
     )
 
 
@@ -80,26 +83,36 @@ def check_kv_type(model: Any, settings: LlamaSettings) -> None:
 
 
 def check_kv_room(model: Any, settings: LlamaSettings, streams: int) -> None:
-    """Raises ConfigError when the KV would not fit the memory. On a device llama.cpp itself says so."""
+    """Raises ConfigError when KV and the buffers of the computation would not fit the memory. On a device llama.cpp
+    itself says so.
+    """
     free = memory_free()
     heads = max(llama_cpp.llama_model_n_head(model), llama_cpp.llama_model_n_head_kv(model))
     most = 4 * llama_cpp.llama_model_n_layer(model) * heads * sum(_head_lens(model)[:2])
-    if settings.gpu_layers or not free or streams * settings.context_len * most <= free:
+    tokens = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+    # Logits of all sequences and of a micro-batch; attention and activations of a micro-batch.
+    work = 4 * tokens * (streams + settings.micro_len)
+    work += 8 * settings.micro_len * (heads * (settings.context_len + PAD_LEN) + 8 * _width(model))
+    if settings.gpu_layers or not free or streams * settings.context_len * most + work <= free:
         return  # by far
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = PAD_LEN, 1, 2, 2
-    params.flash_attn_type = int(flash(settings))
-    params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-    context = llama_cpp.llama_init_from_model(model, params)
-    if not context:
-        return  # opening the real one will say what is wrong
-    sizes = []
-    for _ in range(2):
-        token = (ctypes.c_int32 * 1)(0)
-        code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1))
-        sizes.append(int(llama_cpp.llama_state_seq_get_size(context, 0)) if code == 0 else 0)
-    llama_cpp.llama_free(context)
-    check_room(streams, settings.context_len, sizes[1] - sizes[0], free)
+    plan = planned(settings.model, settings, streams)
+    if plan is not None:  # else opening the context will say what is wrong
+        padded = -(-settings.context_len // PAD_LEN) * PAD_LEN
+        check_room(streams, padded, plan.kv // (streams * padded), free, plan.buffers)
+
+
+def check_gpu(settings: LlamaSettings) -> None:
+    """Raises ConfigError when layers are wanted on a GPU and there is none: llama.cpp would take the CPU in silence."""
+    if not settings.gpu_layers or llama_cpp.llama_supports_gpu_offload():
+        return
+    kinds = native.gpu_kinds()
+    if kinds:
+        why, fix = f"was built for {', '.join(kinds)} and finds no such GPU", "look at its driver"
+    else:
+        why, fix = "was built for the CPU alone", "build it for your GPU with make setup GPU=cuda or GPU=vulkan"
+    raise ConfigError(
+        f"engine.gpu_layers: {settings.gpu_layers}, but this llama.cpp {why}; {fix}, or make engine.gpu_layers 0"
+    )
 
 
 def _meta(model: Any, key: str) -> str:
@@ -116,5 +129,9 @@ def _head_lens(model: Any) -> tuple[int, ...]:
     )
 
 
+def _width(model: Any) -> int:
+    return int(llama_cpp.llama_model_n_embd(model))
+
+
 def _usual_head_len(model: Any) -> int:
-    return int(llama_cpp.llama_model_n_embd(model)) // max(1, int(llama_cpp.llama_model_n_head(model)))
+    return _width(model) // max(1, int(llama_cpp.llama_model_n_head(model)))

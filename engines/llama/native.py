@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -62,7 +64,7 @@ _MEANT = b"using full-size SWA cache"  # a warning of llama.cpp about a setting 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _native_log(level: int, text: bytes, _user: object) -> None:
-    if level not in (3, 4) or _MEANT in text:  # warnings and errors; the rest is chatter
+    if (level not in (3, 4) and not _chatter) or _MEANT in text:  # warnings and errors; the rest is chatter
         return
     line = text.decode("utf-8", "replace").rstrip()
     if _kept is not None:
@@ -73,6 +75,7 @@ def _native_log(level: int, text: bytes, _user: object) -> None:
 
 _lines: Callable[[str], None] | None = None
 _kept: list[str] | None = None  # the lines of a collected() that is under way
+_chatter = False  # it collects all lines
 
 
 def send_native_log_to(lines: Callable[[str], None] | None) -> None:
@@ -95,13 +98,55 @@ def pass_on(line: str) -> None:
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[list[str]]:
-    """Collects the library's warnings and errors into a list, in place of sending them on."""
-    global _kept
-    before, _kept = _lines, []
+def collected(chatter: bool = False) -> Iterator[list[str]]:
+    """Collects the library's warnings and errors into a list, in place of sending them on; with `chatter` all lines."""
+    global _kept, _chatter
+    before, _kept, _chatter = _lines, [], chatter
     llama_cpp.llama_log_set(_native_log, None)
     try:
         yield _kept
     finally:
-        _kept = None
+        _kept, _chatter = None, False
         send_native_log_to(before)
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that this build computes on: its name as llama.cpp's log has it, what it is, and its memory in bytes."""
+
+    name: str
+    description: str
+    free: int
+    total: int
+
+
+_CPU, _ACCELERATOR = 0, 3  # enum ggml_backend_dev_type; between them GPUs, with memory of their own or the machine's
+_dev_count = _bound("ggml_backend_dev_count", ctypes.c_size_t)
+_dev_get = _bound("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+_dev_name = _bound("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_dev_description = _bound("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+_dev_type = _bound("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+_size_at = ctypes.POINTER(ctypes.c_size_t)
+_dev_memory = _bound("ggml_backend_dev_memory", None, ctypes.c_void_p, _size_at, _size_at)
+
+
+def gpus() -> list[Device]:
+    """The GPUs that this llama.cpp was built for and finds here."""
+    found = []
+    for device in map(_dev_get, range(_dev_count())):
+        if _CPU < _dev_type(device) < _ACCELERATOR:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            _dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            name, says = ((of(device) or b"").decode("utf-8", "replace") for of in (_dev_name, _dev_description))
+            found.append(Device(name, says, free.value, total.value))
+    return found
+
+
+def gpu_kinds() -> list[str]:
+    """The kinds of GPU that this llama.cpp was built for, by the libraries that came with it: cuda, vulkan, ..."""
+    folder = Path(llama_cpp.llama_cpp._lib._name).parent
+    names = (path.name.removeprefix("libggml-").removesuffix(".so") for path in folder.glob("libggml-*.so"))
+    return sorted(name for name in names if not name.startswith(("base", "cpu")))

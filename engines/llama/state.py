@@ -7,6 +7,7 @@ step, because llama.cpp accepts any position for an empty sequence without a wor
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ConfigError, EngineFailed
-from engines.base import PAD_LEN
 from engines.llama import native
 from engines.llama.batch import Batch
-from engines.llama.settings import KV_TYPES, LlamaSettings, flash
+from engines.llama.measuring import context_params
+from engines.llama.settings import LlamaSettings
 from engines.model_file import not_causal
 
 
@@ -42,19 +43,7 @@ class State:
         """Makes a new context, in place of one that is open; every sequence is empty. Raises as __init__."""
         self.close()
         s = self._settings
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = -(-s.context_len // PAD_LEN) * PAD_LEN * self._streams  # llama.cpp pads every stream
-        params.n_batch = s.batch_len
-        params.n_ubatch = s.micro_len
-        params.n_seq_max = self._streams
-        params.n_threads = params.n_threads_batch = self._threads
-        # Branches are cut off and trunks copied at any length: layers with a sliding window keep all their cells too.
-        params.swa_full = True
-        # One stream per sequence: unified, every token would attend over the cells of all NPCs.
-        params.kv_unified = False
-        params.flash_attn_type = int(flash(s))
-        params.type_k = params.type_v = KV_TYPES[s.kv_type]
-        params.no_perf = True
+        params = context_params(s, self._streams, self._threads)
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             raise ConfigError(
@@ -94,6 +83,18 @@ class State:
             raise EngineFailed("no logits after a decode")
         floats: Any = (ctypes.c_float * (rows * self._vocab_len)).from_address(address)
         return np.frombuffer(floats, np.float32).reshape(rows, -1)
+
+    def all_finite(self, tokens: Sequence[int]) -> bool:
+        """True if the model answers a text of a few tokens with numbers: no infinity, no NaN. Takes one short step on
+        the scratch stream, which is empty before and after.
+        """
+        scratch, batch = self._streams - 1, Batch(len(tokens))
+        batch.token[:], batch.pos[:], batch.seq[:] = tokens, range(len(tokens)), scratch
+        batch.wanted[:] = 1
+        self.decode(batch, len(tokens))
+        finite = bool(np.isfinite(self.logits(len(tokens))).all())
+        self._cut(scratch, 0)
+        return finite
 
     def copy(self, src: int, dst: int) -> None:
         """Makes dst equal to src, whole."""

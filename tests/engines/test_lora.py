@@ -231,3 +231,48 @@ def test_settings_that_cannot_be_are_refused(folder: Path, make: Callable[[Path]
     with pytest.raises(ConfigError, match=said):
         Adapters(make(folder), MODEL)
     assert len(Adapters(AdapterSettings(), MODEL)) == 0
+
+
+def test_a_strength_is_part_of_an_adapter(tmp_path: Path) -> None:
+    """It multiplies what the adapter adds, alone and in a stack, and makes another adapter of it for KV that is kept.
+    With 1 nothing changes.
+    """
+    folder = tmp_path / "a"
+    folder.mkdir()
+    write(folder / "old.gguf", 1)
+    write(folder / "new.gguf", 2)
+
+    def pairs(name: str, *strength: str) -> tuple[str, dict[str, Any]]:
+        adapter = Adapters(AdapterSettings(str(folder), strength=strength), MODEL).find(name)
+        head = read_gguf(Path(f"/dev/fd/{adapter.file.fileno()}"))
+        return adapter.sha, {n: a.T @ b.T for n, (a, b) in read_pairs(head).items()}
+
+    sha, plain = pairs("old")
+    assert pairs("old", "old=1")[0] == pairs("old", "new=0.5")[0] == sha
+    half_sha, half = pairs("old", "old=0.5")
+    assert half_sha != sha and half_sha != pairs("old", "old = -2")[0]
+    assert np.allclose(half[FIRST], plain[FIRST] / 2, atol=1e-3)
+    stack_sha, stack = pairs("old+new")
+    weighed_sha, weighed = pairs("old+new", "old=0.5", "new=-1")
+    assert weighed_sha != stack_sha
+    assert np.allclose(weighed[FIRST], plain[FIRST] / 2 - (stack[FIRST] - plain[FIRST]), atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("strength", "why"),
+    [
+        (("old",), "'old' must be NAME=NUMBER, from -4 to 4"),
+        (("old=",), "must be NAME=NUMBER"),
+        (("=1",), "must be NAME=NUMBER"),
+        (("old=5",), "must be NAME=NUMBER"),
+        (("old=nan",), "must be NAME=NUMBER"),
+        (("old=1", "old=2"), "'old' is there twice"),
+        (("young=1",), "there is no 'young' in"),
+    ],
+)
+def test_a_strength_that_is_none_is_refused(tmp_path: Path, strength: tuple[str, ...], why: str) -> None:
+    """The error names the setting and the bounds."""
+    write(tmp_path / "old.gguf", 1)
+    with pytest.raises(ConfigError, match=r"^adapters\.strength: ") as caught:
+        Adapters(AdapterSettings(str(tmp_path), strength=strength), MODEL)
+    assert why in str(caught.value)

@@ -417,6 +417,11 @@ def test_memory() -> None:
     assert diagnosis.memory(fits, each).outcome is WARN, "the weights do not fit beside"
     assert diagnosis.memory(replace(ROOM, sequences=128), each).outcome is OK
     assert "engine.context_len" in diagnosis.memory(replace(ROOM, free=GIB), each).fix
+    small = diagnosis.memory(replace(ROOM, free=22 * GIB, buffers=GIB), each)
+    assert (
+        small.outcome is FAIL and "21.11 GiB of KV, 1.00 GiB for logits and computing, 22.00 GiB are free" in small.says
+    )
+    assert small.fix.startswith("lower engine.sequences to 191 or less")
     assert "not checked" in diagnosis.memory(replace(ROOM, on_device=True), each).says
     assert diagnosis.memory(ROOM, None).outcome is OK
     assert "156 residents" in diagnosis.memory(ROOM, None).says
