@@ -6,11 +6,17 @@ BIN := .venv/bin
 READY := .venv/.ready
 LOCUST := .venv/.locust
 SCENE ?= village
+export GPU
 
 list: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-setup: $(READY) ## make .venv and install everything into it
+setup: $(READY) ## make .venv and install everything into it; GPU=cuda or GPU=vulkan builds llama.cpp for a GPU
+ifneq ($(filter-out $(or $(shell cat .venv/.gpu 2>/dev/null),cpu),$(GPU)),)
+$(READY): rebuild
+endif
+.PHONY: rebuild
+rebuild:
 $(READY): pyproject.toml requirements.txt tools/setup.sh $(wildcard clients/python/pyproject.toml)
 	@bash tools/setup.sh
 
