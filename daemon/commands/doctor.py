@@ -93,7 +93,8 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     template = chosen(engine.chat_template, said.get("tokenizer.chat_template", ""))
     layout, why = lay_out(vocab, template, config.caps)
     yield diagnosis.template(layout.kind, why, engine.chat_template)
-    yield from diagnosis.kv_type(engine.kv_type, said)
+    wrong = diagnosis.kv_type(engine.kv_type, said)
+    yield from wrong
     if world is not None:
         yield _world(world, layout)
     trained = said.get(f"{said.get('general.architecture')}.context_length", "")
@@ -106,7 +107,7 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     )
     padded = -(-engine.context_len // PAD_LEN) * PAD_LEN
     streams = min(engine.sequences, SEQUENCES_MAX - 1) + 1
-    plan = planned(engine.model, engine, streams)
+    plan = None if wrong else planned(engine.model, engine, streams)  # llama.cpp would abort
     room = diagnosis.Room(
         engine.sequences, kv.prefixes, kv.lanes, padded,
         kv.ram_mib << 20, size, memory_free(), engine.gpu_layers != 0, engine.kv_type,
