@@ -1,4 +1,4 @@
-"""What guards are told, and the values that they answer with (prompts/guards.py)."""
+"""The rules of guards, and the values that they answer with (prompts/guards.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Directions(Enum):
-    """What becomes of stage directions."""
+    """The use that is made of stage directions."""
 
     KEEP = "keep"
     CUT = "cut"
@@ -54,7 +54,7 @@ class GuardSettings:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one guard cuts beside thoughts and markers. `sentences_max` 0: no limit."""
+    """The rules of one guard, which cuts thoughts and markers in any case. `sentences_max` 0: no limit."""
 
     directions: Directions = Directions.CUT
     labels: bool = True
@@ -65,7 +65,7 @@ class Rules:
 
 
 class Cut(Enum):
-    """Why text was not told."""
+    """The reason for which text was not told."""
 
     THOUGHT = "thought"
     LABEL = "label"
@@ -79,7 +79,7 @@ class Cut(Enum):
 
 
 class Shown(Enum):
-    """What a piece is."""
+    """The kind of a piece."""
 
     TOLD = "told"
     SENTENCE = "sentence"  # a sentence ended here; no text

@@ -39,6 +39,7 @@ _DIRECTIONS = {"*": "*", "(": ")", "[": "]", "（": "）", "【": "】"}
 _AFTER_END = HEADS + "".join(_DIRECTIONS)
 _GOES_ON = ",.;:!?…"
 _PLAIN = re.compile(rf"[^\s{re.escape(HEADS + ''.join(_DIRECTIONS) + sentences.MARKS)}]*")
+_WORDS = re.compile(rf"{_PLAIN.pattern}(?: {_PLAIN.pattern[:-1]}+)*")
 _LINE = re.compile(r"([-*=_~])\1*")
 
 
@@ -83,12 +84,18 @@ class Guard:
         return len(self._held)
 
     def add(self, text: str) -> list[Piece]:
-        """What became certain with this text."""
+        """Takes text. Returns the pieces that became certain with it."""
+        waits = self._held or self._spaces or self._after_end or self._gap or self.stopped or not self._looked
+        if not waits and self.said and self._close is None and text and _WORDS.fullmatch(text):
+            self._fresh = False  # words amid a sentence, as most pieces are
+            self.parts.append((None, text))
+            self.said += text
+            return [Piece(Shown.TOLD, text)]
         return self._go(text, last=False)
 
     def end(self, whole: bool = True) -> list[Piece]:
-        """What was still held, when no more text comes. `whole` is false if the model was cut off: then a stage
-        direction without an end is cut.
+        """No more text comes: returns the pieces that were held. `whole` is false if the model was cut off: then a
+        stage direction without an end is cut.
         """
         self._cut_off = not whole
         shown = self._go("", last=True)
@@ -291,7 +298,7 @@ class Guard:
         return True
 
     def _no_direction(self, first: str, open_end: bool) -> bool:
-        """What looked like a direction is text, and is read on as text. `open_end`: the reply ends within it."""
+        """This is no direction: it is read on as text. `open_end`: the reply ends within it."""
         if open_end and self._cut_off and self._fresh:
             self._drop(len(self._held), Cut.DIRECTION)
         elif first == "*":

@@ -32,6 +32,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prompts.marks import Markup
+from prompts.thoughts import opens_a_thought
 
 # Templates that print a date get this one: the real one would change the trunk, and with it every cache, at midnight.
 TODAY = datetime(2024, 7, 26)
@@ -322,8 +323,8 @@ def tokenised(joints: Joints, vocab: Tokenizer) -> Markup:
     """
     # NPCs answer at once. Text beyond the beginning of a kept answer may be a thought, if it is a closed one. If a
     # template asks for something else first, the answer begins as kept ones do.
-    closed = joints.ask.count("<think>") <= joints.ask.count("</think>")
-    ask = joints.ask if closed and joints.ask.startswith(joints.reply.rstrip(" ")) else joints.reply
+    thinks = opens_a_thought(joints.ask)
+    ask = joints.ask if not thinks and joints.ask.startswith(joints.reply.rstrip(" ")) else joints.reply
     following, opens, line_lead = joints.next, joints.opens, _spaces(joints.next)
     if _spaces(opens) == line_lead:
         following, opens = following.rstrip(" "), opens.rstrip(" ")

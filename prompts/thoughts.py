@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Mark(Enum):
-    """What a mark in the text means."""
+    """The meaning of a mark in the text."""
 
     OPENS = "opens"  # a thought begins
     CLOSES = "closes"  # a thought ends
@@ -88,6 +88,11 @@ def mark_at_start(text: str, last: bool) -> Found | bool | None:
     if bracketed is not None:
         return Found(Mark.ENDS, bracketed.end())
     return True if not last and _BRACKETED_BEGUN.fullmatch(text) else None
+
+
+def is_of_a_thought(text: str) -> bool:
+    """True if a text is a mark that opens or closes a thought, and nothing else."""
+    return text.lower() in THOUGHTS or ANY_CLOSE.fullmatch(text) is not None
 
 
 def opens_a_thought(text: str) -> bool:

@@ -58,7 +58,7 @@ class Replies:
         )
 
     def guard(self, npc: Npc, player_names: Sequence[str]) -> Guard:
-        """What stands between the model and the player while an NPC replies."""
+        """A guard for one reply: it stands between the model and the player."""
         return Guard(self._rules, (npc.name,), player_names)
 
     def again(self, work: Work) -> Work | None:

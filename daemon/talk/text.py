@@ -78,7 +78,7 @@ class Spoken:
         return spoken
 
     def begin_again(self, stop: str, guard: Guard) -> None:
-        """Another draw takes this one's place. What was shown is taken back."""
+        """Another draw takes this one's place. Everything that was shown is taken back."""
         shown = bool(self.said or self.directions)
         self._begin(stop, guard)
         self.takes += shown
@@ -98,7 +98,7 @@ class Spoken:
         self._show(self._guard.end(whole))
 
     def verdict(self) -> Verdict:
-        """What the guard cut."""
+        """The guard's verdict: the kept text, and the reasons of the cuts."""
         return self._guard.verdict()
 
     def _begin(self, stop: str, guard: Guard) -> None:

@@ -14,6 +14,7 @@ import llama_cpp
 
 from core.errors import ConfigError
 from engines.llama import native
+from prompts.thoughts import is_of_a_thought
 
 UNKNOWN, CONTROL, ADDED, BYTE = 1 << 0, 1 << 3, 1 << 4, 1 << 5  # LLAMA_TOKEN_ATTR_...; ADDED is _USER_DEFINED
 
@@ -128,16 +129,17 @@ class LlamaVocab:
         return ([self.bos_id] if self.bos_id >= 0 else []) + (self.encode("The door is open.\n") or [0])[:PROBE_LEN]
 
     def piece(self, token: int) -> bytes:
-        """The bytes of one token; empty for control tokens."""
+        """The bytes of one token; empty for control tokens, but for the marks of thoughts: guards read them."""
         known = self._pieces[token]
         if known is None:
+            shown = is_of_a_thought(self.written(token))
             room = 256
             buffer = ctypes.create_string_buffer(room)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, shown)
             if length < 0:
                 room = -length
                 buffer = ctypes.create_string_buffer(room)
-                length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+                length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, shown)
             known = self._pieces[token] = buffer.raw[: max(length, 0)]
         return known
 

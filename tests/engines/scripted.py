@@ -22,11 +22,13 @@ def letters(text: str) -> list[str]:
     return [byte_texts()[byte] for byte in text.encode()]
 
 
-def scripted(path: Path, script: Sequence[str], template: str = TEMPLATE, added: Sequence[str] = ()) -> Path:
+def scripted(
+    path: Path, script: Sequence[str], template: str = TEMPLATE, added: Sequence[str] = (), controls: Sequence[str] = ()
+) -> Path:
     """A model whose answers are these tokens and then the end. No token may occur twice. `added` are more tokens of the
-    vocabulary, as in files that call their markers "user defined".
+    vocabulary, as in files that call their markers "user defined"; `controls` are more control tokens.
     """
-    tokens = byte_level("gpt-2", ["<|endoftext|>", "<|im_start|>", END, SEPARATOR, *added], END)
+    tokens = byte_level("gpt-2", ["<|endoftext|>", "<|im_start|>", END, SEPARATOR, *added, *controls], END)
     for text in added:
         tokens.types[tokens.texts.index(text)] = ADDED
     size = len(tokens.texts)

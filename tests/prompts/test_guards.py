@@ -1,4 +1,4 @@
-"""Guards: what a player hears of a reply depends on its text alone, and never on the pieces that it comes in."""
+"""Guards: a player hears a part of a reply that depends on its text alone, and never on the pieces that it comes in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def some_rules(rng: random.Random) -> Rules:
 
 
 def heard(text: str, rules: Rules, cuts: Sequence[int] = ()) -> list[Piece]:
-    """What is shown of a text that is split at these places, with the laws checked after every piece."""
+    """The pieces that are shown of a text that is split at these places, with the laws checked after every piece."""
     guard = Guard(rules, OWN, OTHERS)
     shown: list[Piece] = []
     told = ""
@@ -164,7 +164,7 @@ def test_a_verdict_says_if_the_reply_was_cut_at_its_end_alone() -> None:
 
 
 def test_after_the_end_nothing_is_told() -> None:
-    """Whatever a model writes after its reply is over is cut for the same reason."""
+    """Text that a model writes after its reply is over is cut for the same reason."""
     guard = Guard(Rules(sentences_max=1), OWN, OTHERS)
     assert [p.shown for p in guard.add("I row. And")] == [Shown.TOLD, Shown.SENTENCE]
     assert guard.stopped

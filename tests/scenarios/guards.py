@@ -1,4 +1,4 @@
-"""Replies of a model, and what a player hears of them."""
+"""Replies of a model, and the part of them that a player hears."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GuardsScenario:
         self.others: tuple[str, ...] = ("Tilda",)
 
     def run(self, lines: list[str]) -> str:
-        """What is shown, then what was cut, however the reply is split."""
+        """The shown pieces, then the reasons of the cuts. Each way to split the reply gives the same."""
         (verb, *_), given = arguments(lines[0])
         if verb == "guard":
             self.own = _names(given.get("own", "Mira"))

@@ -1,6 +1,4 @@
-"""Text that a player must never hear, from models that say it word for word. No guard exists yet: each of these tests
-fails, and will pass when guards are between model and player.
-"""
+"""Text that a player must never hear, from models that say it word for word."""
 
 from __future__ import annotations
 
@@ -53,6 +51,12 @@ async def test_a_thought_is_not_heard(tmp_path: Path, template: str) -> None:
     script = [THOUGHT[0], *letters("hmx"), THOUGHT[1], *letters("Go")]
     text, kept = await heard(scripted(tmp_path / "m.gguf", script, template, THOUGHT))
     assert (text, kept) == ("Go", 2)
+
+
+async def test_a_thought_between_control_tokens_is_not_heard(tmp_path: Path) -> None:
+    """Control tokens have no text, but those that mark a thought do: else its end would be unknown."""
+    script = ["[THINK]", *letters("hmx"), "[/THINK]", *letters("Go")]
+    assert await heard(scripted(tmp_path / "m.gguf", script, controls=("[THINK]", "[/THINK]"))) == ("Go", 2)
 
 
 async def test_a_thought_without_an_end_is_no_reply(tmp_path: Path) -> None:
