@@ -1,6 +1,6 @@
 # npcd. `make` alone lists the targets.
 .DEFAULT_GOAL := list
-.PHONY: capacity coverage list setup demo run test check proto settings pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
+.PHONY: capacity coverage list setup demo demo-real run test check proto settings pins trainer model model-eval bench load load-ui stubs extras nightly clean-root wheel clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -22,6 +22,9 @@ $(READY): pyproject.toml requirements.txt tools/setup.sh $(wildcard clients/pyth
 
 demo: setup ## a village of NPCs in this terminal
 	@$(BIN)/npcd demo
+
+demo-real: setup ## the same village, with a small chat model (SmolLM2, fetched the first time: 93 MB) that talks
+	@model=$$($(BIN)/python -m tools.fetch_chat_model) && $(BIN)/npcd demo --talk-model "$$model"
 
 run: setup ## the daemon in the foreground
 	@$(BIN)/npcd serve

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+AUTO = -1  # a number that is measured at the start
+OrAuto = Annotated[int, "auto"]  # a setting: a number, or the word for AUTO
 
 
 class Tier(IntEnum):

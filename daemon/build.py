@@ -13,7 +13,7 @@ from types import MappingProxyType
 from core.clock import MS, Clock, S, now_ns
 from core.slices import Slicer
 from core.spread import Spread
-from core.words import Activation, Tier
+from core.words import Activation, NpcKey, Tier
 from daemon.config import Config
 from daemon.engines import Engine, adapters_of, open_engines
 from daemon.minds.answers import Answers
@@ -44,6 +44,7 @@ from daemon.rpc.upkeep import Upkeep
 from daemon.rpc.world_records import WorldRecords
 from daemon.talk.dialogue import Dialogue
 from daemon.talk.sessions import Sessions
+from daemon.worlds.guide import Guide
 from daemon.worlds.policy_file import load_policy
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
@@ -69,13 +70,14 @@ class Ground:
     config: Config
     clock: Clock
     epoch: int
-    layout: Layout
     door: Door
     worlds: Worlds
     works: Works
     memory: Memory
     slicer: Slicer
     slice_ns: int
+    table: Table
+    guide: Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +91,16 @@ class Minds:
     attention: Attention
     look_ahead: LookAhead
     intents: Intents
-    layout: Layout
 
     def felt(self, npc: Npc) -> str:
         """The emotion of the NPC's newest intent; empty without one."""
         mind = self.table.mind(npc.key)
         return mind.intent.emotion if mind is not None and mind.intent is not None else ""
 
-    def perceived(self, npc: Npc) -> Perception | None:
-        """The NPC's newest observation, as a prompt has it."""
+    def perceived(self, npc: Npc, layout: Layout) -> Perception | None:
+        """The NPC's newest observation, as a model's prompt has it."""
         mind = self.table.mind(npc.key)
-        return self.layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
+        return layout.perceive(mind.seen) if mind is not None and mind.seen is not None else None
 
 
 @dataclass(slots=True)
@@ -184,12 +185,19 @@ def build(
     memory.has_world = worlds.has_world
     slice_ns = round(config.calls.slice_ms * MS)
     slicer = Slicer(slice_ns, clock)
-    ground = Ground(config, clock, time.time_ns() // MS, first.layout, door, worlds, works, memory, slicer, slice_ns)
+    table = Table(config.intents, memory, clock)
 
-    sessions = Sessions(Hot(config.hot), memory, worlds, works, door, config.routes, ground.epoch, clock)
+    def activation(npc: NpcKey) -> Activation:
+        mind = table.mind(npc)
+        return mind.activation if mind is not None else Activation.AMBIENT
+
+    guide = Guide(config.routes, works, activation)
+    ground = Ground(config, clock, time.time_ns() // MS, door, worlds, works, memory, slicer, slice_ns, table, guide)
+
+    sessions = Sessions(Hot(config.hot), memory, worlds, works, door, guide, ground.epoch, clock)
     minds = build_minds(ground, sessions)
     dialogue = Dialogue(
-        worlds, works, door, sessions, memory, config.promises, config.routes, config.dialogue,
+        worlds, works, door, sessions, memory, config.promises, guide, config.dialogue,
         minds.perceived, minds.felt, minds.attention.spoke, minds.pacing.admit, minds.pacing.first_text, clock,
     )  # fmt: skip
 
@@ -216,8 +224,8 @@ def build_minds(ground: Ground, sessions: Sessions) -> Minds:
     def roomy() -> bool:
         return backend.snapshot.kv.roomy
 
-    table, events = Table(config.intents, ground.memory, clock), NpcEvents()
-    questions = Questions(worlds, works, config.routes, sessions.digest)
+    table, guide, events = ground.table, ground.guide, NpcEvents()
+    questions = Questions(worlds, works, guide, sessions.digest)
     asking: Asking[Mind] = Asking(config.intents.asking, questions.tokens_each)
 
     def put_off() -> int:
@@ -233,7 +241,7 @@ def build_minds(ground: Ground, sessions: Sessions) -> Minds:
     def may_bark(activation: Activation) -> bool:
         return pressure.allows_barks() and pacing.allows_barks(activation)
 
-    barks = Barks(table, works, door, config.routes, config.intents, may_bark, clock)
+    barks = Barks(table, works, door, guide, config.intents, may_bark, clock)
 
     def spare() -> bool:
         return pacing.allows_look_ahead() and pressure.spare()
@@ -245,7 +253,7 @@ def build_minds(ground: Ground, sessions: Sessions) -> Minds:
         asking, table, attention, answers, look_ahead, questions, loading, door, backend.expect,
         partial(door.stalled, route.engine), ground.slice_ns, clock,
     )  # fmt: skip
-    return Minds(table, events, pacing, pressure, attention, look_ahead, intents, ground.layout)
+    return Minds(table, events, pacing, pressure, attention, look_ahead, intents)
 
 
 def build_calls(

@@ -17,6 +17,7 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.files import from_home, read_toml
+from core.words import AUTO
 from daemon.engine_settings import EngineSetup, FurtherEngine, check_names, check_setup, setups
 from daemon.environment import setting_of
 from daemon.given import ORIGIN_LEN_MAX, merge, names, nest
@@ -26,6 +27,7 @@ from daemon.talk.settings import DialogueSettings
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.policy_file import load_policy
 from engines.llama import LlamaSettings
+from engines.llama.settings import CONTEXT_MAX
 from engines.lora import AdapterSettings
 from memory.archive import ArchiveSettings
 from memory.feeder import FeederSettings
@@ -266,7 +268,9 @@ def _check_guards(guards: GuardSettings) -> None:
 def _check_routes(config: Config) -> None:
     engines = engines_of(config)
     check_engines(config.routes, engines)
-    shortest = min(engines[name].settings.context_len for name in config.routes.engines())
+    given = [engines[name].settings.context_len for name in config.routes.engines()]
+    # The context of engines that is auto is known when they are loaded; then a work is cut to it.
+    shortest = min((length for length in given if length != AUTO), default=CONTEXT_MAX)
     check_routes(config.routes, config.promises, shortest, engines)
     if config.caps.bark != Caps().bark:
         raise ConfigError("caps.bark: give it as routes.bark.output_max")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.errors import ConfigError
-from core.words import Tier
+from core.words import AUTO, Tier
 from engines.llama import LlamaSettings, check_settings
 from engines.lora import AdapterSettings
 from scheduler.placing import KvSettings
@@ -86,12 +86,14 @@ def check_setup(setup: EngineSetup) -> None:
         if settings.model == NO_MODEL:
             raise ConfigError("engine.model: is missing; give the GGUF file of the model")
         check_settings(settings)
-        _check_kv(settings.sequences, kv)
+        check_kv(settings.sequences, kv)
         check_speculation(setup.speculation)
 
 
-def _check_kv(sequences: int, kv: KvSettings) -> None:
-    if kv.prefixes < 1 or kv.lanes < 1 or sequences - kv.prefixes - kv.lanes < 2:
+def check_kv(sequences: int, kv: KvSettings) -> None:
+    """Raises ConfigError when these sequences (AUTO: not known yet) leave too few for NPCs, with prefixes and lanes."""
+    few = sequences != AUTO and sequences - kv.prefixes - kv.lanes < 2
+    if kv.prefixes < 1 or kv.lanes < 1 or few:
         raise ConfigError(
             f"engine.sequences: {sequences} must exceed scheduler.kv.prefixes ({kv.prefixes}) + "
             f"scheduler.kv.lanes ({kv.lanes}) by at least 2"

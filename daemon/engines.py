@@ -6,12 +6,13 @@ adapters and KV are an engine's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from core.clock import Clock
+from core.words import Tier
 from daemon.config import Config, engines_of
 from daemon.engine_settings import EngineSetup, named
 from daemon.model import Model, choose_layout, load_model, tell_layout, warm_up
@@ -19,12 +20,14 @@ from daemon.starting import Start
 from engines.backend import Health
 from engines.kept import Kept
 from engines.lora import Adapters
+from engines.machine import cores_here
 from memory.parked import Parked
 from prompts.layout import Layout
 from scheduler.parking import Shelf, Store
 from scheduler.scheduler import Scheduler
 from scheduler.speculation import Speculation
 from scheduler.step_backend import StepBackend
+from tiers.routing import Routes, WorkKind
 
 log = structlog.get_logger("npcd")
 
@@ -38,6 +41,7 @@ class Engine:
     layout: Layout
     why: str
     backend: StepBackend
+    gives_way: bool = False  # to engines that serve Gold
 
     @property
     def layout_says(self) -> str:
@@ -59,9 +63,13 @@ def load_models(config: Config, start: Start | None = None, kept: Kept | None = 
     unused = sorted(set(config.engines) - set(config.routes.engines()))
     if unused:
         log.warning("engines that no route uses are not loaded", engines=unused)
+    threads = share_cores(cores_here().usable, config.routes.engines(), golden(config.routes))
     try:
         for name in config.routes.engines():
-            models[name] = load_model(config, setups[name], start, kept)
+            setup = setups[name]
+            if len(threads) > 1 and not setup.settings.threads:
+                setup = setup._replace(settings=replace(setup.settings, threads=threads[name]))
+            models[name] = load_model(config, setup, start, kept)
     except BaseException:
         for model in models.values():
             model.close()
@@ -71,12 +79,15 @@ def load_models(config: Config, start: Start | None = None, kept: Kept | None = 
 
 def open_engines(config: Config, models: Mapping[str, Model], parked: Parked | None, clock: Clock) -> dict[str, Engine]:
     """The engines around loaded models, their cost models warm; only `parked` is started. Raises ConfigError."""
-    setups, engines = engines_of(config), {}
+    setups, gold = engines_of(config), golden(config.routes)
+    engines: dict[str, Engine] = {}
     for name, model in models.items():
         layout, why = choose_layout(model, config.caps)
         with named(setups[name]):
             tell_layout(config, model, layout, why)
-        engines[name] = Engine(name, model, layout, why, open_step_backend(config, setups[name], model, clock))
+        backend = open_step_backend(config, setups[name], model, clock)
+        gives_way = bool(gold) and name not in gold
+        engines[name] = Engine(name, model, layout, why, backend, gives_way)
     if parked is not None:
         _share(parked, [engine.backend for engine in engines.values()])
     return engines
@@ -89,10 +100,29 @@ def open_step_backend(config: Config, setup: EngineSetup, model: Model, clock: C
     speculation = None
     if model.drafter is not None:
         speculation = Speculation(setup.speculation, model.drafter, engine.vocab.eog_ids)
-    settings = replace(config.scheduler, planner=planner, kv=setup.kv)
+    settings = replace(config.scheduler, planner=planner, kv=model.kv or setup.kv)
     costs = model.costs or warm_up(config, setup, engine, clock)
     scheduler = Scheduler(engine, config.promises, settings, speculation, costs)
     return StepBackend(scheduler, clock)
+
+
+def golden(routes: Routes) -> set[str]:
+    """The engines that some Gold work may go to."""
+    gold = [route for kind in WorkKind if (route := routes.of(kind)).tier is Tier.GOLD]
+    return {engine for route in gold for engine in (route.engine, *(row.engine for row in route.when))}
+
+
+def share_cores(usable: int, engines: Sequence[str], gold: Collection[str]) -> dict[str, int]:
+    """The threads of each engine on a machine with so many cores. One core is left to the event loop where there are
+    three or more. Engines of Gold have half of the others together, because their model is the small one and has the
+    shortest promise; the rest is for the other engines. Each has one thread at least.
+    """
+    left = max(1, usable - 1)
+    some = [name for name in engines if name in gold]
+    others = [name for name in engines if name not in gold]
+    for_gold = max(1, left // 2) if others else left
+    each = {name: max(1, for_gold // len(some)) for name in some}
+    return each | {name: max(1, (left - sum(each.values())) // len(others)) for name in others}
 
 
 def adapters_of(models: Mapping[str, Model]) -> dict[str, Adapters]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from core.errors import ConfigError
 from core.files import GIVE_A_PATH, from_home
+from core.words import AUTO
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def merge(
 
     `known` are all settings' names, for a hint. Raises ConfigError naming the origin and the setting.
     """
-    hints = typing.get_type_hints(type(settings))
+    hints = typing.get_type_hints(type(settings), include_extras=True)
     changes: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
@@ -139,6 +140,12 @@ def names(settings: Any, path: str = "") -> list[str]:
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:
+    if typing.get_origin(wanted) is typing.Annotated:  # OrAuto
+        wanted, word = typing.get_args(wanted)
+        if value == word:
+            return AUTO
+        if isinstance(value, str):
+            raise ConfigError(f"{name} must be {KINDS[wanted]} or {word}, not {value!r}")
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             number = float(value)

@@ -142,6 +142,12 @@ def _add_route(commands: Commands) -> argparse.ArgumentParser:
         "explain", help="print the table, and where each value was set"
     )
     explain.add_argument("kind", metavar="KIND", nargs="?", help="print only this kind of work, in full")
+    about = explain.add_argument_group("an NPC", "with one of these: which engine serves this NPC, and why")
+    about.add_argument("--world", metavar="ID", help="its world")
+    about.add_argument("--archetype", metavar="ID", help="its archetype")
+    about.add_argument("--persona", metavar="ID", help="its persona")
+    about.add_argument("--activation", metavar="LEVEL", help="active, warm or ambient (if left out: ambient)")
+    about.add_argument("--context", metavar="TOKENS", type=int, help="tokens of its trunk (if left out: 0)")
     explain.add_argument("--json", action="store_true", help="print JSON, for programs")
     return explain
 
@@ -223,9 +229,13 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> Iterator[str]:
-    from daemon.commands.route import explain
+    from daemon.commands.route import explain, serve
+    from tiers.conditions import Facts
 
     origins: dict[str, str] = {}
+    given = {name: getattr(args, name) for name in Facts._fields if getattr(args, name) is not None}
+    if given:
+        return serve(_config(args), args.kind, Facts(**given), args.json)
     return explain(_config(args, origins), origins, args.kind, args.json)
 
 

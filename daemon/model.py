@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from logging import INFO, WARNING
 from typing import Any
 
@@ -13,16 +13,19 @@ import structlog
 from core.clock import Clock, S, now_ns
 from core.errors import ConfigError
 from core.files import from_home
+from core.words import AUTO
 from daemon.config import Config, engines_of
-from daemon.engine_settings import EngineSetup, named
+from daemon.engine_settings import EngineSetup, check_kv, named
 from daemon.starting import LOADING, READING, TUNING, WARMING, Start, plan
 from engines.base import Drafter, StepEngine, Vocab
 from engines.draft import ModelDrafts
 from engines.kept import CHOSEN, Kept, chosen_before, hash_of, keep_choice, tuning_of
 from engines.llama import SEQUENCES_MAX, LlamaEngine, LlamaSettings, open_draft, send_native_log_to, version
+from engines.llama.sizes import fit_ram, kv_bytes
 from engines.lora import Adapters
 from engines.machine import cores_here, machine_says
 from engines.model_file import look, tokenizer_doubt
+from engines.room import memory_free
 from engines.tune import Ended, candidates, large, tune
 from npcd import __version__
 from prompts.caps import Caps
@@ -30,6 +33,7 @@ from prompts.layout import Layout
 from prompts.templates import find_markup
 from scheduler.costs import Costs
 from scheduler.drafts import Ngrams
+from scheduler.placing import KvSettings
 from scheduler.speculation import SpeculationSettings
 from scheduler.warmup import sweep
 from tiers.routing import LLAMA, WorkKind
@@ -52,6 +56,7 @@ class Model:
     drafter: Drafter | None = None
     adapters: Adapters | None = None
     costs: Costs | None = None  # what the warm-up learned; without it the engine is warmed up when it is opened
+    kv: KvSettings | None = None  # with numbers in place of AUTO; None: as in the settings
 
     def close(self) -> None:
         """Frees what the libraries below hold."""
@@ -110,6 +115,8 @@ def _load(setup: EngineSetup, start: Start, kept: Kept, beside: ThreadPoolExecut
     engine = LlamaEngine(settings, adapters, sha256)
     if engine.weights_why:
         log.warning("the weights stay as they are in the file", engine=setup.name, why=engine.weights_why)
+    check_kv(engine.geometry.sequences, setup.kv)
+    kv = _sized(setup, engine)
     doubt, remedy = tokenizer_doubt(look(settings.model).values)
     if doubt:
         log.warning("tokenizer", engine=setup.name, why=f"{doubt}; {remedy}")
@@ -128,16 +135,37 @@ def _load(setup: EngineSetup, start: Start, kept: Kept, beside: ThreadPoolExecut
         flash_attention=settings.flash_attention,
         weights=engine.settings.weights,
     )
-    if 0 < card.context_trained < settings.context_len:
+    if 0 < card.context_trained < engine.geometry.context_len:
         log.warning(
             "a longer context than the model was trained on",
-            context_len=settings.context_len,
+            context_len=engine.geometry.context_len,
             trained=card.context_trained,
             why=f"beyond it models ramble; lower {setup.section}.context_len",
         )
     if len(adapters):
         log.info("adapters", engine=setup.name, names=adapters.names, loaded_max=setup.adapters.loaded_max)
-    return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters)
+    return LlamaModel(engine, card.name, card.sha256, card.chat_template, engine.threads, drafter, adapters, kv=kv)
+
+
+def _sized(setup: EngineSetup, engine: LlamaEngine) -> KvSettings:
+    """The engine's KV settings with what fits, and one log line about everything that was AUTO."""
+    token_bytes = kv_bytes(look(engine.settings.model).values, engine.settings.kv_type)
+    kv = setup.kv
+    if kv.ram_mib == AUTO:
+        kv = replace(kv, ram_mib=fit_ram(token_bytes, memory_free()))
+    settings = setup.settings
+    if AUTO in (settings.sequences, settings.context_len, setup.kv.ram_mib):
+        geometry = engine.geometry
+        log.info(
+            "sizes",
+            engine=setup.name,
+            sequences=geometry.sequences,
+            context_len=geometry.context_len,
+            ram_mib=kv.ram_mib,
+            kv_mib=geometry.sequences * geometry.context_len * token_bytes >> 20,
+            why="what fits the memory and the model; numbers in the settings stay as they are",
+        )
+    return kv
 
 
 def _tuned(setup: EngineSetup, sha256: Callable[[], str], start: Start, kept: Kept) -> LlamaSettings:

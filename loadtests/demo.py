@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connect", metavar="TARGET", default="", help="a running daemon: host:port or unix:///path")
     parser.add_argument("--token", default="", help="bearer token for --connect")
     parser.add_argument("--model", metavar="PATH", default="", help="model for the demo's own daemon")
+    parser.add_argument(
+        "--talk-model", metavar="PATH", default="", help="a chat model for talk and summaries, beside the other one"
+    )
     parser.add_argument("--scene", metavar="FILE", type=Path, default=None, help="another scene than the demo's")
     parser.add_argument("--json", metavar="FILE", type=_new_file, default=None, help="write the report there")
     parser.add_argument("--no-live", action="store_true", help="plain lines instead of the live table")
@@ -126,12 +129,21 @@ def _daemon(options: argparse.Namespace) -> Iterator[tuple[str, DaemonChild | No
     if options.connect:
         yield options.connect, None
         return
-    child = DaemonChild(["--model", options.model] if options.model else [])
+    child = DaemonChild(_models(options))
     try:
         child.start()
         yield child.target, child
     finally:
         child.stop()
+
+
+def _models(options: argparse.Namespace) -> list[str]:
+    """The settings of the demo's own daemon: its model, and a further engine that speaks."""
+    arguments = ["--model", options.model] if options.model else []
+    if options.talk_model:
+        for one in (f"engines.talk.model={options.talk_model}", "routes.reply.engine=talk"):
+            arguments += ["--set", one]
+    return arguments
 
 
 def _wait_ready(npcd: FrameClient, target: str, child: DaemonChild | None) -> None:

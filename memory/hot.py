@@ -55,7 +55,8 @@ class Session:
     `turns` are the lines of both. `summary` and `known` (cards and facts) are the sections between persona and turns,
     as of the last rebuild; `summary` is None until the session has begun. `noted` was learned since then. A `forgotten`
     session is not kept. While it is not `recalled`, recent memory was late, and is asked again with every turn.
-    `spoken` are the NPC's last lines, also those of turns that have left.
+    `spoken` are the NPC's last lines, also those of turns that have left. `engine` has its trunk (empty: none yet); it
+    may change only when the trunk is computed anew, `may_move`.
     """
 
     npc: NpcKey
@@ -74,6 +75,8 @@ class Session:
     noted: list[tuple[str, float]] = field(default_factory=list)
     forgotten: bool = False
     recalled: bool = False
+    engine: str = ""
+    may_move: bool = True
     cut: set[str] = field(default_factory=set)  # parts that had no room in the context, until a turn reports them
 
     @property
@@ -137,6 +140,7 @@ class Hot:
             return False
         del session.turns[: -self.settings.turns_kept]
         session.rebuilds += 1
+        session.may_move = True
         return True
 
     def make_room(self, session: Session) -> bool:
@@ -153,6 +157,7 @@ class Hot:
         else:
             return False
         session.rebuilds += 1
+        session.may_move = True
         return True
 
     def take_back(self, session: Session, turn_id: str) -> list[Section]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.choice import Tokens
-from core.words import Tier, TrunkKey
+from core.words import AUTO, OrAuto, Tier, TrunkKey
 from core.work import Work
 from engines.base import Geometry, StepEngine
 from kvcache.homes import Homes, Trunk, common_len
@@ -26,6 +26,8 @@ from kvcache.prefix import Prefixes
 from scheduler.costs import Costs
 from scheduler.moving import Moves
 from scheduler.place import Part, Place, TrunkTokens
+
+RAM_MIB = 512  # where nobody looked what fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,11 @@ class KvSettings:
     """Sequences for replies and summaries while they are generated; so many Silver and Bronze requests decode at the
     same time.
     """
-    ram_mib: int = 512
-    """Host RAM for KV that was evicted from device memory, with copies of KV that came back while there is room."""
+    ram_mib: OrAuto = AUTO
+    """Host RAM for KV that was evicted from device memory, with copies of KV that came back while there is room. It is
+    taken as it is needed. `auto`: 512, and for models with large KV as much as 256 trunks take, but at most an
+    eighth of the memory that is free.
+    """
     redis_mib: int = 256
     """Redis memory for KV that has no room in host RAM, if there is a Redis."""
     fetch_wait_ms: float = 5.0
@@ -60,7 +65,8 @@ class Placer:
         prefixes_first, lanes_first, residents_first, residents = divide(engine.geometry, settings)
         self.prefixes = Prefixes(prefixes_first, settings.prefixes)
         self.lanes = Lanes(lanes_first, settings.lanes)
-        self.homes = Homes(residents_first, residents, settings.ram_mib << 20, settings.redis_mib << 20)
+        ram_mib = RAM_MIB if settings.ram_mib == AUTO else settings.ram_mib
+        self.homes = Homes(residents_first, residents, ram_mib << 20, settings.redis_mib << 20)
         self.moves = Moves(engine, self.homes, costs, settings.fetch_wait_ms)
         self.forks_dropped = 0
         self._forks_max = settings.forks_max

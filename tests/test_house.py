@@ -63,7 +63,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "loadtests", "core", "tiers", "prompts", "engines", "kvcache", "scheduler",
         "daemon.rpc.calls", "daemon.minds.mind",
     ),
-    "tools": ("daemon.config", "daemon.environment"),  # the page of settings is made from them
+    "tools": ("core.words", "daemon.config", "daemon.environment"),  # the page of settings is made from them
 }  # fmt: skip
 OURS = frozenset(folder for folder in MAY_IMPORT if "/" not in folder) | {"npcd_client"}
 

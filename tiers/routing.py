@@ -123,6 +123,12 @@ class Routes:
 assert {f.name for f in fields(Routes)} == {kind.value for kind in WorkKind} == {kind.value for kind in ABOUT}
 
 
+def own_rows(routes: Routes, kind: WorkKind) -> tuple[When, ...]:
+    """The rows that stand in a kind's own settings."""
+    rows: tuple[When, ...] = getattr(routes, kind.value).when
+    return rows
+
+
 def serving(route: Route, facts: Facts) -> tuple[str, int]:
     """The engine that serves a work of a route, and the number of the row that decided; ANY: none of them holds."""
     row = first_that_holds(route.when, facts) if route.when else ANY
@@ -133,6 +139,7 @@ class Directions:
     """The routes as works take them: each with the one engine that the facts decide for. Holds no other state."""
 
     def __init__(self, routes: Routes) -> None:
+        self._follow = frozenset(k for k in FOLLOWS if not getattr(routes, k.value).engine and not own_rows(routes, k))
         self._routes = {kind: routes.of(kind) for kind in WorkKind}
         # A work's route has an engine and no rows. All of them are made here: the hot path makes none.
         self._to = {
@@ -144,6 +151,10 @@ class Directions:
     def asks(self, kind: WorkKind) -> bool:
         """True if facts matter for this kind: its route has rows."""
         return bool(self._routes[kind].when)
+
+    def follows(self, kind: WorkKind) -> bool:
+        """True if its settings name no engine and no rows: works of the kind go where those go that they belong to."""
+        return kind in self._follow
 
     def own(self, kind: WorkKind) -> Route:
         """The route of a kind to its own engine."""
@@ -164,7 +175,7 @@ def check_engines(routes: Routes, engines: Collection[str]) -> None:
         route, name = routes.of(kind), f"routes.{kind.value}"
         if getattr(routes, kind.value).engine:
             check_engine(f"{name}.engine", route.engine, engines)
-        check_rows(name, getattr(routes, kind.value).when, engines)
+        check_rows(name, own_rows(routes, kind), engines)
 
 
 def check_routes(routes: Routes, promises: Promises, engine_len: int, engines: Collection[str] = ENGINES) -> None:

@@ -24,6 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from core.words import AUTO
 from daemon.config import Config
 from daemon.environment import ENV_PREFIX
 
@@ -115,7 +116,7 @@ def variable(name: str) -> str:
 
 def sections(settings: Any, path: str = "") -> Iterator[Section]:
     """All sections below a settings object, outer before inner."""
-    says, hints = sentences(type(settings)), typing.get_type_hints(type(settings))
+    says, hints = sentences(type(settings)), typing.get_type_hints(type(settings), include_extras=True)
     own, below, members = [], [], {}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{path}.{field.name}" if path else field.name
@@ -151,6 +152,9 @@ def sentences(of: type) -> dict[str, str]:
 
 
 def _setting(name: str, hint: Any, value: Any, says: str) -> Setting:
+    or_auto = typing.get_origin(hint) is typing.Annotated
+    if or_auto:
+        hint = typing.get_args(hint)[0]
     if isinstance(hint, type) and issubclass(hint, Enum):
         words = [member.lower() for member in hint.__members__]
         kind = f"{', '.join(words[:-1])} or {words[-1]}"
@@ -163,6 +167,8 @@ def _setting(name: str, hint: Any, value: Any, says: str) -> Setting:
     endings = [ending for ending in UNITS if bare.endswith(ending)] if hint is not bool else []
     if endings:
         kind += f", {UNITS[max(endings, key=len)]}"
+    if or_auto:
+        kind, value = f"{kind} or auto", "auto" if value == AUTO else value
     bounds = BOUNDS.search(says)
     if bounds:
         says, kind = says[: bounds.start()], f"{kind}, {bounds[1]} to {bounds[2]}"

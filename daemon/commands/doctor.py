@@ -24,6 +24,7 @@ from daemon.process.diagnosis import Check
 
 if TYPE_CHECKING:
     from daemon.config import Config, ServeSettings
+    from daemon.engine_settings import EngineSetup
     from prompts.layout import Layout
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -57,8 +58,7 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
     cores = cores_here()
     limit = f"of {cores.machine} cores may be used (by {cores.why})" if cores.why else ""
     yield diagnosis.cpu(platform.machine(), _cpu_flags(), built_with(), cores.usable, config.engine.threads, limit)
-    yield from _model(config, world)
-    yield from _adapters(config)
+    yield from _engines(config, world)
     yield from _remembered(config)
     serve = config.serve
     for where in serve.listen:
@@ -68,16 +68,60 @@ def _of(config: Config, world: Path | None) -> Iterator[Check]:
     yield from _credentials(serve)
 
 
-def _model(config: Config, world: Path | None) -> Iterator[Check]:
+def _engines(config: Config, world: Path | None) -> Iterator[Check]:
+    """The checks of each engine that a route may use, and whether all of them fit the memory together."""
+    from daemon.config import engines_of
+    from daemon.engine_settings import renamed
+    from engines.room import memory_free
+
+    setups, needs = engines_of(config), dict[str, int]()
+    free = memory_free()
+    for name in config.routes.engines():
+        left = max(1, free - sum(needs.values())) if free else 0
+        setup, needs[name] = _sized(setups[name], left)
+        checks = [*_model(config, setup, left, world if not needs.keys() - {name} else None), *_adapters(setup)]
+        for check in checks:
+            if setup.section == "engine":
+                yield check
+            else:
+                says, fix = renamed(check.says, setup.section), renamed(check.fix, setup.section)
+                yield replace(check, name=f"{name}: {renamed(check.name, setup.section)}", says=says, fix=fix)
+    if len(needs) > 1:
+        yield diagnosis.together(needs, free)
+
+
+def _sized(setup: EngineSetup, free: int) -> tuple[EngineSetup, int]:
+    """The settings with what fits in place of `auto`, and the bytes that the engine takes: weights, KV, KV in RAM."""
+    from core.words import AUTO
+    from engines.base import PAD_LEN
+    from engines.llama.sizes import fit_ram, fitted, kv_bytes
+    from engines.model_file import look
+
+    try:
+        settings = fitted(setup.settings, free)
+        file = look(settings.model)
+    except ConfigError:
+        return setup, 0  # _model says what is wrong
+    each = kv_bytes(file.values, settings.kv_type)
+    held = (settings.sequences + 1) * -(-settings.context_len // PAD_LEN) * PAD_LEN * each
+    needs = 0 if settings.gpu_layers else file.size + held
+    kv = setup.kv
+    if kv.ram_mib == AUTO:
+        kv = replace(kv, ram_mib=fit_ram(each, max(1, free - needs) if free else 0))
+    return setup._replace(settings=settings, kv=kv), needs + (kv.ram_mib << 20)
+
+
+def _model(config: Config, setup: EngineSetup, free: int, world: Path | None) -> Iterator[Check]:
+    """The checks of one engine's model; `free` bytes of memory are left for it."""
     from daemon.model import SIGHT_LEN_MIN, context_min, lay_out
     from engines.base import PAD_LEN
     from engines.chat_template import chosen
     from engines.llama import SEQUENCES_MAX, default_threads, gpu_kinds, gpus, planned, read_file, send_native_log_to
     from engines.machine import own_groups, read_rate
     from engines.model_file import look, tokenizer_doubt
-    from engines.room import groups_free, machine_free, memory_free
+    from engines.room import groups_free, machine_free
 
-    engine, kv = config.engine, config.scheduler.kv
+    engine, kv = setup.settings, setup.kv
     send_native_log_to(None)
     try:
         said, vocab = read_file(engine.model)
@@ -110,7 +154,7 @@ def _model(config: Config, world: Path | None) -> Iterator[Check]:
     plan = None if wrong else planned(engine.model, engine, streams)  # llama.cpp would abort
     room = diagnosis.Room(
         engine.sequences, kv.prefixes, kv.lanes, padded,
-        kv.ram_mib << 20, size, memory_free(), engine.gpu_layers != 0, engine.kv_type,
+        kv.ram_mib << 20, size, free, engine.gpu_layers != 0, engine.kv_type,
         machine_free() or 0, groups_free(own_groups()), plan.buffers if plan else 0,
     )  # fmt: skip
     each = diagnosis.token_bytes(said, engine.kv_type)
@@ -149,18 +193,18 @@ def _world(path: Path, layout: Layout) -> Check:
     return diagnosis.world(definition.world_id, layout.native, bad, warnings)
 
 
-def _adapters(config: Config) -> Iterator[Check]:
+def _adapters(setup: EngineSetup) -> Iterator[Check]:
     from engines.lora import Adapters
 
-    if config.adapters.folder:
+    if setup.adapters.folder:
         try:
-            adapters = Adapters(config.adapters, config.engine.model)
+            adapters = Adapters(setup.adapters, setup.settings.model)
         except ConfigError as error:
             yield diagnosis.fail(
                 "adapters", str(error), "take the file out of adapters.folder, or make it for this model"
             )
         else:
-            yield diagnosis.adapters(adapters.names, config.adapters.loaded_max)
+            yield diagnosis.adapters(adapters.names, setup.adapters.loaded_max)
 
 
 def _libraries() -> list[Check]:

@@ -15,10 +15,11 @@ from core.work import Chunk, Ended, Sampling
 from daemon.minds.mind import IntentSettings, Mind, Question
 from daemon.minds.table import Table
 from daemon.talk.text import Spoken
+from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from prompts.guards import Guard
 from scheduler.ticket import Door, Ticket
-from tiers.routing import Route, Routes, WorkKind
+from tiers.routing import WorkKind
 
 
 class Barks:
@@ -29,7 +30,7 @@ class Barks:
         table: Table,
         works: Works,
         door: Door,
-        routes: Routes,
+        guide: Guide,
         settings: IntentSettings,
         allowed: Callable[[Activation], bool],
         clock: Clock,
@@ -37,8 +38,7 @@ class Barks:
         self._table = table
         self._works = works
         self._door = door
-        self._route = routes.of(WorkKind.BARK)
-        self._ahead_route = routes.of(WorkKind.PREDICTION_BARK)
+        self._guide = guide
         self._settings = settings
         self._allowed = allowed
         self._clock = clock
@@ -57,7 +57,7 @@ class Barks:
             if said and mind.intent is not None and mind.intent.version == version:
                 self._table.speak(mind, said)
 
-        mind.barking = self._submit(q, self._route, (mind.npc.key, "bark"), done)
+        mind.barking = self._submit(q, WorkKind.BARK, (mind.npc.key, "bark"), done)
 
     def ahead(self, q: Question, made: Callable[[str], None]) -> None:
         """Words for an intent that may come, made on time to spare; `made` is called if there are any."""
@@ -67,7 +67,7 @@ class Barks:
                 made(said)
 
         if self._settings.bark_every_ms and self._allowed(q.mind.activation):
-            self._submit(q, self._ahead_route, (q.mind.npc.key, "bark", q.state), done)
+            self._submit(q, WorkKind.PREDICTION_BARK, (q.mind.npc.key, "bark", q.state), done)
 
     def said_ahead(self, mind: Mind) -> bool:
         """True if words that were made ahead may be said now; then they count as said."""
@@ -86,10 +86,11 @@ class Barks:
             and self._allowed(mind.activation)
         )
 
-    def _submit(self, q: Question, route: Route, supersede: Hashable, done: Callable[[str], object]) -> Ticket | None:
+    def _submit(self, q: Question, kind: WorkKind, supersede: Hashable, done: Callable[[str], object]) -> Ticket | None:
         """Asks for words; `done` hears what was said, or nothing when that came to naught."""
         npc, now_ns = q.mind.npc, self._clock()
-        layout = self._works.layout(route)
+        route = self._guide.route(kind, npc)
+        layout = self._guide.layout(route)
         rules = self._works.guards.bark(self._works.made_for_npcd(route))
         text = Spoken(layout.stop_text, Guard(rules, (npc.name,)))
 

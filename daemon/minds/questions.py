@@ -9,22 +9,23 @@ from core.words import NpcKey
 from core.work import Work
 from daemon.minds.attention import PLAYER_KIND
 from daemon.minds.mind import Mind, Question
+from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
-from tiers.routing import Routes, WorkKind
+from tiers.routing import WorkKind
 
 
 class Questions:
     """Makes questions and works. `digest` gives the card digest of an NPC towards a player."""
 
-    def __init__(self, worlds: Worlds, works: Works, routes: Routes, digest: Callable[[NpcKey, str], str]) -> None:
+    def __init__(self, worlds: Worlds, works: Works, guide: Guide, digest: Callable[[NpcKey, str], str]) -> None:
         self._worlds = worlds
         self._works = works
-        self._route = routes.of(WorkKind.INTENT)
-        self._ahead_route = routes.of(WorkKind.PREDICTION)
-        self._trunk_route = routes.of(WorkKind.TRUNK)
-        self._layout = works.layout(self._route)
+        self._guide = guide
+        self._route = guide.own(WorkKind.INTENT)
+        self._ahead_route = guide.own(WorkKind.PREDICTION)
+        self._layout = guide.layout(self._route)
         self._digest = digest
         # The cost of a question, for the share: as much as its tail may hold, and the choice.
         self.tokens_each = self._layout.caps.intent_tail + self._route.output_max
@@ -42,13 +43,15 @@ class Questions:
     def intent(self, q: Question) -> Work:
         """The work that asks what the NPC does."""
         npc, choice = q.mind.npc, q.world.choices[len(q.perception.percepts)]
-        return self._works.chooses(npc, self._route, q.tail, choice, q.due_ns, (npc.key, "intent"))
+        route = self._guide.route(WorkKind.INTENT, npc)
+        return self._works.chooses(npc, route, q.tail, choice, q.due_ns, (npc.key, "intent"))
 
     def prediction(self, q: Question) -> Work:
         """The work that asks what the NPC would do."""
         npc, choice = q.mind.npc, q.world.choices[len(q.perception.percepts)]
         supersede = (npc.key, "prediction", q.state)
-        return self._works.chooses(npc, self._ahead_route, q.tail, choice, q.due_ns, supersede)
+        route = self._guide.route(WorkKind.PREDICTION, npc)
+        return self._works.chooses(npc, route, q.tail, choice, q.due_ns, supersede)
 
     def cost_ahead(self, q: Question) -> int:
         """Tokens that a prediction takes."""
@@ -56,4 +59,5 @@ class Questions:
 
     def trunk(self, npc: Npc, now_ns: int) -> Work:
         """The work that brings an NPC's trunk into place, and asks nothing."""
-        return self._works.ready(npc, self._trunk_route, now_ns, (npc.key, "trunk"))
+        route = self._guide.route(WorkKind.TRUNK, npc)
+        return self._works.ready(npc, route, now_ns, (npc.key, "trunk"))

@@ -398,3 +398,18 @@ def memory(room: Room, each: int | None) -> Check:
             "memory", f"{says}; with weights and scheduler.kv.ram_mib {more:.2f} more", "lower engine.sequences"
         )
     return ok("memory", says)
+
+
+def together(needs: Mapping[str, int], free: int) -> Check:
+    """The memory of all engines, in bytes by name, against what is free (0: unknown)."""
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needs.items())
+    total = sum(needs.values())
+    says = f"all engines take up to {total / GIB:.2f} GiB together ({parts})"
+    if not free:
+        return ok("memory", says)
+    says += f", {free / GIB:.2f} GiB are free"
+    if total > free:
+        largest = max(needs, key=lambda name: needs[name])
+        section = "engine" if largest == "llama" else f"engines.{largest}"
+        return fail("memory", says, f"lower {section}.sequences or {section}.context_len, or leave them at auto")
+    return ok("memory", says)

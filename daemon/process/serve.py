@@ -23,7 +23,7 @@ from core.clock import S, now_ns
 from daemon.build import Daemon, build
 from daemon.config import Config, is_local
 from daemon.engines import load_models
-from daemon.process.cores import keep_apart
+from daemon.process.cores import give_way, keep_apart
 from daemon.process.datafolder import DataFolder
 from daemon.process.keeping import Keeping, open_keeping, revive
 from daemon.process.log_lines import STDERR, LogLines
@@ -153,6 +153,9 @@ async def _serve(config: Config, supervised: bool, afterwards: contextlib.ExitSt
             key = keeping.folder.pseudonym_key
             daemon = build(config, models, lifecycle, drain, now_ns, memory, saves, ill, keeping.parked, key)
         daemon.door.start(on_death)
+        for engine in daemon.engines.values():
+            if engine.gives_way:
+                give_way(engine.backend.thread_id)
         tidy = Tidy(now_ns)
         tidy.start()
         start.begin(WORLDS, "", now_ns())

@@ -30,16 +30,16 @@ from daemon.talk.settings import DialogueSettings
 from daemon.talk.speaking import Speaking
 from daemon.talk.turns import DialogueCounts, Floor, Reader, Stage, Turn
 from daemon.words import check_id, check_number, whole
+from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
 from memory.hot import Session
 from memory.memory import Memory
 from npcd.v1 import dialogue_pb2, words_pb2
-from prompts.layout import Perception
+from prompts.layout import Layout, Perception
 from scheduler.ticket import Door
 from tiers.promises import Promises
-from tiers.routing import Routes
 
 TEXT_BYTES_MAX = 2048
 
@@ -57,9 +57,9 @@ class Dialogue:
         sessions: Sessions,
         memory: Memory,
         promises: Promises,
-        routes: Routes,
+        guide: Guide,
         settings: DialogueSettings,
-        perceived: Callable[[Npc], Perception | None],
+        perceived: Callable[[Npc, Layout], Perception | None],
         felt: Callable[[Npc], str],
         spoke: Callable[[NpcKey], None],
         admits: Callable[[NpcKey, str], None],
@@ -74,7 +74,7 @@ class Dialogue:
         self._admits = admits
         self._settings = settings
         self._clock = clock
-        self._replies = replies = Replies(works, door, sessions, routes, settings, clock)
+        self._replies = replies = Replies(works, door, sessions, guide, settings, clock)
         self.layout = replies.layout
         self._floors = floors = Floors(promises.of(replies.route.tier).first_ms * MS)
         self._readers = readers = Readers(settings, counts, self._hang_up, felt, clock)

@@ -8,58 +8,81 @@ from zlib import crc32
 
 from core.clock import Clock
 from core.errors import CallerError, Draining, Overloaded
-from core.words import Tier
+from core.words import Tier, TrunkKey
 from core.work import Sampling, Work
 from daemon.talk.sessions import Sessions
 from daemon.talk.settings import DialogueSettings
+from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from npcd.v1 import dialogue_pb2
 from prompts.guards import Guard
-from prompts.layout import Tail
+from prompts.layout import Layout, Tail
 from scheduler.ticket import Door
-from tiers.routing import Routes, WorkKind
+from tiers.routing import Route, WorkKind
 
 
 class Replies:
-    """Makes works, and submits those that nobody waits for. `route` and `layout` are those of replies."""
+    """Makes works, and submits those that nobody waits for. `route` and `layout` are those of replies by default; a
+    conversation has the ones of the engine that it began on.
+    """
 
     def __init__(
-        self, works: Works, door: Door, sessions: Sessions, routes: Routes, settings: DialogueSettings, clock: Clock
+        self, works: Works, door: Door, sessions: Sessions, guide: Guide, settings: DialogueSettings, clock: Clock
     ) -> None:
-        self.route = routes.of(WorkKind.REPLY)
-        self.layout = works.layout(self.route)
-        self._rules = works.guards.reply(works.made_for_npcd(self.route))
-        self._trunk_route = routes.of(WorkKind.REPLY_TRUNK)
-        self._context_len = self.route.context_len(door.context_len(self.route.engine))
+        self.route = guide.own(WorkKind.REPLY)
+        self.layout = guide.layout(self.route)
+        self._guide = guide
         self._works = works
         self._door = door
         self._sessions = sessions
         self._settings = settings
         self._clock = clock
 
+    def route_of(self, npc: Npc, session: Session) -> Route:
+        """The route of a conversation's next reply. Its engine stays the same until the trunk is computed anew, because
+        the KV is there.
+        """
+        if session.may_move:
+            session.may_move = False
+            engine = self._guide.route(WorkKind.REPLY, npc, npc.script.goes_on(session.sections)).engine
+            if session.engine not in ("", engine):
+                self._door.forget(TrunkKey(session.npc, session.player))
+            session.engine = engine
+        return self._guide.to(WorkKind.REPLY, session.engine)
+
+    def layout_of(self, npc: Npc, session: Session) -> Layout:
+        """The layout of the model that speaks in a conversation."""
+        return self._guide.layout(self.route_of(npc, session))
+
+    def _context_len(self, route: Route) -> int:
+        return route.context_len(self._door.context_len(route.engine))
+
     def reply(self, npc: Npc, session: Session, request: dialogue_pb2.TalkRequest, tail: Tail) -> Work:
         """A turn's work. Raises CallerError when persona and line have no room in the context."""
-        room = self._context_len - len(self.layout.trunk(npc.script).tokens) - len(tail.tokens)
+        route = self.route_of(npc, session)
+        layout, context_len = self._guide.layout(route), self._context_len(route)
+        room = context_len - len(layout.trunk(npc.script).tokens) - len(tail.tokens)
         if room < 1:
             raise CallerError("text", f"persona and line exceed the context by {1 - room} tokens; shorten one of them")
         max_tokens = min(request.max_tokens or self._settings.max_tokens, room)
         needed = len(tail.tokens) + max_tokens
-        script = self._sessions.script(npc, session, needed, self._context_len, self.layout)
+        script = self._sessions.script(npc, session, needed, context_len, layout)
         seed = request.seed if request.has_seed else crc32(f"{session.session_id}/{session.said}".encode())
         sampling = Sampling(
             temperature=request.temperature if request.has_temperature else self._settings.temperature,
-            unrepeat=self._settings.unrepeat if self.layout.native else 0.0,
+            unrepeat=self._settings.unrepeat if layout.native else 0.0,
             seed=seed,
         )
         return self._works.speaks(
-            npc, self.route, tail, self._clock(), script, session.player, max_tokens, sampling, session.spoken
+            npc, route, tail, self._clock(), script, session.player, max_tokens, sampling, session.spoken
         )
 
-    def guard(self, npc: Npc, player_names: Sequence[str]) -> Guard:
+    def guard(self, npc: Npc, session: Session, player_names: Sequence[str]) -> Guard:
         """A guard for one reply: it stands between the model and the player."""
-        return Guard(self._rules, (npc.name,), player_names)
+        rules = self._works.guards.reply(self._works.made_for_npcd(self.route_of(npc, session)))
+        return Guard(rules, (npc.name,), player_names)
 
     def again(self, work: Work) -> Work | None:
         """The same reply to be drawn once more, with another seed; None if the settings have no second draw."""
@@ -71,14 +94,15 @@ class Replies:
 
     def make_ready(self, npc: Npc, session: Session) -> None:
         """Has the KV of the conversation made ready in the background, so that the next line finds it."""
-        room = self.layout.caps.talk_tail + self._settings.max_tokens
-        script = self._sessions.script(npc, session, room, self._context_len, self.layout)
+        route = self.route_of(npc, session)
+        layout = self._guide.layout(route)
+        room = layout.caps.talk_tail + self._settings.max_tokens
+        script = self._sessions.script(npc, session, room, self._context_len(route), layout)
         replaces = (npc.key, session.player, "trunk")
         # It is in nobody's way: the player is still listening.
         patient = Tier.BRONZE
-        work = self._works.ready(
-            npc, self._trunk_route, self._clock(), replaces, script, session.player, deadline=patient
-        )
+        trunk = self._guide.to(WorkKind.REPLY_TRUNK, route.engine)
+        work = self._works.ready(npc, trunk, self._clock(), replaces, script, session.player, deadline=patient)
         try:
             self._door.submit(work, lambda _: None)
         except (Overloaded, Draining):

@@ -17,6 +17,7 @@ from core.script import Script, Section, SectionKind, npc_line, player_line
 from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended
 from daemon.talk.text import Spoken
+from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
@@ -30,7 +31,7 @@ from memory.records import Body, Kind
 from prompts.guards import Guard
 from prompts.layout import Layout
 from scheduler.ticket import Door, Ticket
-from tiers.routing import Routes, WorkKind
+from tiers.routing import Route, WorkKind
 
 SUMMARIES_TOLD = 2
 SUMMED_UP_IMPORTANCE = 0.5
@@ -57,7 +58,7 @@ class Sessions:
         worlds: Worlds,
         works: Works,
         door: Door,
-        routes: Routes,
+        guide: Guide,
         epoch: int,
         clock: Clock,
     ) -> None:
@@ -66,11 +67,10 @@ class Sessions:
         self._memory = memory
         self._worlds = worlds
         self._works = works
-        self._layout = works.layout(routes.of(WorkKind.REPLY))
+        self._guide = guide
+        self._layout = guide.layout(guide.own(WorkKind.REPLY))
         self._door = door
-        self._recalls = routes.of(WorkKind.REPLY).recall
-        self._route = routes.of(WorkKind.SUMMARY)
-        self._context_len = self._route.context_len(door.context_len(self._route.engine))
+        self._recalls = guide.own(WorkKind.REPLY).recall
         self._epoch = epoch
         self._clock = clock
         self._ending: set[Session] = set()
@@ -179,15 +179,16 @@ class Sessions:
 
     def _sum_up(self, npc: Npc, session: Session) -> None:
         """Has the model sum up what is left of the conversation in hot memory. Raises Overloaded or Draining."""
-        layout = self._works.layout(self._route)
+        route = self._summary_route(npc, session)
+        layout, context_len = self._guide.layout(route), route.context_len(self._door.context_len(route.engine))
         tail = layout.summary_tail()
         text = Spoken(layout.stop_text, Guard(self._works.guards.summary()))
         tickets: list[Ticket] = []
-        room = len(tail.tokens) + self._route.output_max
-        script = self.script(npc, session, room, self._context_len, layout)
+        room = len(tail.tokens) + route.output_max
+        script = self.script(npc, session, room, context_len, layout)
         # On a trunk of its own: the player's next conversation may begin before this one is summed up.
         fork = f"summary/{session.session_id}"
-        work = self._works.sums_up(npc, self._route, tail, self._clock(), script, session.player, fork)
+        work = self._works.sums_up(npc, route, tail, self._clock(), script, session.player, fork)
 
         def on_chunk(chunk: Chunk) -> None:
             text.add(chunk.text)
@@ -204,6 +205,12 @@ class Sessions:
 
         tickets.append(self._door.submit(work, on_end, on_chunk))
         self._ending.add(session)
+
+    def _summary_route(self, npc: Npc, session: Session) -> Route:
+        """Where the conversation is summed up: on the engine that has its trunk, unless the settings say otherwise."""
+        if session.engine and self._guide.follows(WorkKind.SUMMARY):
+            return self._guide.to(WorkKind.SUMMARY, session.engine)
+        return self._guide.route(WorkKind.SUMMARY, npc, npc.script.goes_on(session.sections))
 
     def _remember(self, session: Session, said: str) -> None:
         """Keeps a summary: the model's as far as it is borne out, or one by rule. Then the KV is forgotten."""

@@ -24,12 +24,14 @@ from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2
 from prompts.guards import Guard
-from prompts.layout import Perception
+from prompts.layout import Layout, Perception
 from scheduler.ticket import Door
 
 
 class Speaking:
-    """Runs the works of turns. `perceived` is what an NPC sees now; `spoke` hears of each NPC that is spoken with."""
+    """Runs the works of turns. `perceived` is what an NPC sees now, as a model reads it; `spoke` hears of each NPC that
+    is spoken with.
+    """
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class Speaking:
         ends: Ends,
         readers: Readers,
         counts: DialogueCounts,
-        perceived: Callable[[Npc], Perception | None],
+        perceived: Callable[[Npc, Layout], Perception | None],
         spoke: Callable[[NpcKey], None],
         first_text: Callable[[int, Timings], None],
         clock: Clock,
@@ -57,13 +59,13 @@ class Speaking:
 
     def speak(self, turn: Turn, npc: Npc, session: Session, recalled: Recalled) -> None:
         """Submits the turn's work. Raises CallerError, Overloaded or Draining."""
-        request, layout = turn.request, self._replies.layout
+        request, layout = turn.request, self._replies.layout_of(npc, session)
         # The prompt is not to have the line twice, so what an earlier try left goes first.
         replaced = self._sessions.hot.take_back(session, request.turn_id)
         line = player_line(request.text, request.player_name)
         turn.speech = Speech(npc, session, recalled, line, layout.render(line).lost, replaced)
         digest = self._sessions.digest(npc.key, request.player_id)
-        tail = layout.talk_tail(line, self._perceived(npc), digest)
+        tail = layout.talk_tail(line, self._perceived(npc, layout), digest)
         self._spoke(npc.key)
         work = self._replies.reply(npc, session, request, tail)
         turn.text = Spoken(layout.stop_text, self._guard(turn, turn.speech))
@@ -81,7 +83,7 @@ class Speaking:
 
     def _guard(self, turn: Turn, speech: Speech) -> Guard:
         names = (turn.request.player_name, speech.recalled.bond.name)
-        return self._replies.guard(speech.npc, [name for name in names if name])
+        return self._replies.guard(speech.npc, speech.session, [name for name in names if name])
 
     def _take(self, turn: Turn, chunk: Chunk, number: int) -> None:
         """A chunk from the scheduler. Stop text and guards end the turn; after a stop nothing more is said."""
@@ -109,7 +111,8 @@ class Speaking:
         except (Overloaded, Draining):
             return False
         self._counts.drawn_again += 1
-        turn.text.begin_again(self._replies.layout.stop_text, self._guard(turn, turn.speech))
+        layout = self._replies.layout_of(turn.speech.npc, turn.speech.session)
+        turn.text.begin_again(layout.stop_text, self._guard(turn, turn.speech))
         return True
 
     def _work_ended(self, turn: Turn, ended: Ended, number: int) -> None:
@@ -124,8 +127,9 @@ class Speaking:
         if turn.finish:
             self._ends.over_if_all_is_known(turn)
         elif ended.finish is Finish.REFUSED and not turn.text.said:
-            tier = self._replies.route.tier
-            retry_ms = self._door.retry_ms(tier, self._clock(), self._replies.route.engine)
+            assert turn.speech is not None, "its work was submitted"
+            route = self._replies.route_of(turn.speech.npc, turn.speech.session)
+            tier, retry_ms = route.tier, self._door.retry_ms(route.tier, self._clock(), route.engine)
             self._ends.fail(turn, Overloaded(f"the {tier.name.lower()} queue is full", retry_ms))
         elif ended.finish is Finish.FAILED and not turn.text.said:
             self._ends.fail(turn, EngineFailed(ended.reason))

@@ -3,7 +3,7 @@
 | file | what it owns |
 |---|---|
 | native | bindings by hand, and the library's log |
-| settings | the settings and their bounds |
+| settings, sizes | the settings and their bounds; what fits the memory |
 | loading, model | GGUF files, and the facts of a loaded model |
 | measuring | the memory that a model will take |
 | vocabulary | text to tokens and back |
@@ -34,6 +34,7 @@ from engines.llama.loading import UNBOUNDED, load_as_f16, load_model, load_vocab
 from engines.llama.model import ModelCard, card_of, check_gpu, check_kind, check_kv_room, check_kv_type, kv_kind
 from engines.llama.samplers import Samplers
 from engines.llama.settings import SEQUENCES_MAX, LlamaSettings, check_settings, default_threads
+from engines.llama.sizes import fitted
 from engines.llama.state import State
 from engines.llama.step import Steps
 from engines.llama.vocabulary import LlamaVocab, check_vocabulary
@@ -54,6 +55,7 @@ class LlamaEngine:
         """
         check_settings(settings)
         check_gpu(settings)
+        settings = fitted(settings)
         self.settings = settings  # with the weights as they are
         self.weights_why = ""  # why they are not f16, where f16 was wanted
         self._file = look(settings.model)

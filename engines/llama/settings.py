@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ConfigError
+from core.words import AUTO, OrAuto
 from engines.chat_template import chosen
 from engines.machine import cores_here
 
 KV_TYPES = {"f16": 1, "q8_0": 8}  # as ggml numbers them
 SEQUENCES_MAX = 256  # compiled into llama.cpp
+CONTEXT_MAX = 1 << 20
 # Settings that must be within bounds. -1 layers on the GPU: all of them.
 NUMBERS = (
-    ("context_len", 1, 1 << 20), ("batch_len", 1, 1 << 16), ("threads", 0, 512), ("gpu_layers", -1, 10_000),
+    ("batch_len", 1, 1 << 16), ("threads", 0, 512), ("gpu_layers", -1, 10_000),
 )  # fmt: skip
 
 
@@ -25,12 +27,15 @@ class LlamaSettings:
 
     model: Path
     """The GGUF file of the model; of a model in parts the first one."""
-    sequences: int = 255
+    sequences: OrAuto = AUTO
     """NPCs and conversations whose KV is in device memory at the same time; the KV of others rests in host RAM. It must
-    exceed `scheduler.kv.prefixes` + `scheduler.kv.lanes` by at least 2. From 2 to 256.
+    exceed `scheduler.kv.prefixes` + `scheduler.kv.lanes` by at least 2. `auto`: 255, or as many as fit a quarter of
+    the free memory. From 2 to 256.
     """
-    context_len: int = 2048
-    """Tokens of KV that each sequence holds. From 1 to 1048576."""
+    context_len: OrAuto = AUTO
+    """Tokens of KV that each sequence holds. `auto`: 2048; fewer where memory is short, and at most what the model was
+    trained with. From 1 to 1048576.
+    """
     batch_len: int = 2048
     """Tokens that one engine step computes at most. From 1 to 65536."""
     micro_len: int = 512
@@ -70,12 +75,14 @@ def flash(settings: LlamaSettings) -> bool:
 
 def check_settings(settings: LlamaSettings) -> None:
     """Raises ConfigError naming the setting that is out of its bounds, and the bounds."""
-    if not 2 <= settings.sequences <= SEQUENCES_MAX:
+    if settings.sequences != AUTO and not 2 <= settings.sequences <= SEQUENCES_MAX:
         raise ConfigError(f"engine.sequences: {settings.sequences}, must be 2 to {SEQUENCES_MAX}")
     if not 1 <= settings.micro_len <= settings.batch_len:
         raise ConfigError(
             f"engine.micro_len: {settings.micro_len}, must be 1 to engine.batch_len ({settings.batch_len})"
         )
+    if settings.context_len != AUTO and not 1 <= settings.context_len <= CONTEXT_MAX:
+        raise ConfigError(f"engine.context_len: {settings.context_len}, must be 1 to {CONTEXT_MAX}")
     for name, least, most in NUMBERS:
         if not least <= getattr(settings, name) <= most:
             raise ConfigError(f"engine.{name}: {getattr(settings, name)}, must be {least} to {most}")

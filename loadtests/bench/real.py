@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_pace, real_start
+from loadtests.bench import real_pace, real_start, real_two
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "pace")
+PARTS = ("start", "two", "pace")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -14,5 +14,7 @@ async def run(figures: Figures, options: Options) -> None:
     chat = options.chat()
     if options.wants("start"):
         await real_start.run(figures, options.model, chat, options.quick)
+    if options.wants("two"):
+        await real_two.run(figures, options.model, chat, options.quick)
     if options.wants("pace"):
         await real_pace.run(figures, chat, options.quick)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
+from core.words import AUTO
 from daemon.config import Config, load
 from daemon.main import main
 from npcd import __version__
@@ -32,6 +33,16 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.serve.http, config.engine.threads) == ("127.0.0.1:3", 2)
     config = load(file, ["serve.http=127.0.0.1:4", "engine.flash_attention=on"], env)
     assert (config.serve.http, config.engine.flash_attention) == ("127.0.0.1:4", "on")
+
+
+def test_a_number_may_be_auto() -> None:
+    """The word is taken where a number is measured at the start, and another word is refused."""
+    config = load(None, ["engine.sequences=auto", "engine.context_len=700", "scheduler.kv.ram_mib=auto"], {})
+    assert (config.engine.sequences, config.engine.context_len, config.scheduler.kv.ram_mib) == (AUTO, 700, AUTO)
+    with pytest.raises(ConfigError, match=r"'engine\.sequences' must be a whole number or auto, not 'some'"):
+        load(None, ["engine.sequences=some"], {})
+    with pytest.raises(ConfigError, match=r"'engine\.threads' must be a whole number, not 'auto'"):
+        load(None, ["engine.threads=auto"], {})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Several engines in one daemon: each has a thread, a scheduler, KV and a layout of its own."""
 
 import asyncio
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,16 @@ import pytest
 
 from core.clock import now_ns
 from core.errors import CallerError, ConfigError
+from core.script import SectionKind
+from core.work import Work
 from daemon.config import SHIPPED_MODEL, Config, load
 from daemon.engine_settings import FurtherEngine
-from daemon.engines import load_models
+from daemon.engines import load_models, share_cores
 from daemon.model import Model
+from daemon.process.cores import NICE, give_way
 from daemon.process.keeping import open_keeping
 from daemon.process.telemetry import StatusCollector
+from engines.backend import Submitted
 from engines.llama import LlamaEngine, LlamaSettings
 from engines.sim import SimVocab
 from npcd.v1 import dialogue_pb2, intents_pb2, npcs_pb2
@@ -23,6 +29,7 @@ from scheduler.placing import KvSettings
 from tests.daemon.rig import UNHURRIED, Gated, GatedEngine, Rig, gated, move_out, patience, patient, running, until
 from tests.memory.redis_fixture import RedisServer, redis_for_all, redis_server
 from tests.patience import PATIENCE_S
+from tiers.conditions import When
 from tiers.routing import LLAMA, Route, Routes
 
 __all__ = ["patience", "redis_for_all", "redis_server"]
@@ -250,6 +257,38 @@ def test_a_faulty_engine_is_named_by_its_setting(sets: list[str], said: str) -> 
         load(None, sets, {})
 
 
+@pytest.mark.parametrize(
+    ("usable", "threads"),
+    [(1, [1, 1]), (2, [1, 1]), (3, [1, 1]), (4, [1, 2]), (8, [3, 4]), (16, [7, 8]), (64, [31, 32])],
+)
+def test_cores_are_shared(usable: int, threads: list[int]) -> None:
+    """Each engine has a thread at least, together they leave a core to the event loop where there are three, and an
+    engine alone has all of the others.
+    """
+    assert list(share_cores(usable, [LLAMA, TALK], {LLAMA}).values()) == threads
+    assert usable < 3 or sum(threads) < usable
+    assert share_cores(usable, [LLAMA], {LLAMA}) == {LLAMA: max(1, usable - 1)}
+    three = share_cores(usable, [LLAMA, TALK, "more"], {LLAMA})
+    assert min(three.values()) == 1 or sum(three.values()) < usable
+
+
+async def test_only_engines_without_gold_give_way() -> None:
+    """The engine of intents does not, nor does one that some intents go to by a row."""
+    async with running(gated(), talking(), further={TALK: plain()}) as rig:
+        assert {e.name: e.gives_way for e in rig.daemon.engines.values()} == {LLAMA: False, TALK: True}
+    config = by_rows(intent=(When(TALK, world=("x",)),))
+    async with running(gated(), config, further={TALK: plain()}) as rig:
+        assert not any(e.gives_way for e in rig.daemon.engines.values())
+
+
+async def test_a_thread_gives_way() -> None:
+    """The kernel has the engine's thread at a lower priority, and no other one."""
+    async with running(gated(), talking(), further={TALK: plain()}) as rig:
+        give_way(rig.daemon.engines[TALK].backend.thread_id)
+        nice = {e.name: os.getpriority(os.PRIO_PROCESS, e.backend.thread_id) for e in rig.daemon.engines.values()}
+        assert nice[TALK] == min(19, nice[LLAMA] + NICE) and os.getpriority(os.PRIO_PROCESS, 0) == nice[LLAMA]
+
+
 def test_engines_from_a_file_and_the_environment(tmp_path: Path) -> None:
     """A table in the file and a variable make one engine; the first engine's settings are not inherited."""
     file = tmp_path / "npcd.toml"
@@ -289,3 +328,72 @@ def test_an_engine_that_no_route_names_is_not_loaded(monkeypatch: pytest.MonkeyP
     loaded.clear()
     load_models(replace(config, routes=intents_elsewhere))
     assert loaded == [TALK, LLAMA], "the engine of intents comes first"
+
+
+def by_rows(**rows: tuple[When, ...]) -> Config:
+    """Two engines, and rows that send some works to the second."""
+    routes = UNHURRIED.routes
+    for kind, when in rows.items():
+        routes = replace(routes, **{kind: replace(getattr(routes, kind), when=when)})
+    return replace(UNHURRIED, routes=routes, engines={TALK: FurtherEngine(SHIPPED_MODEL)})
+
+
+async def test_rows_send_some_npcs_to_another_engine() -> None:
+    """Intents of one archetype are asked on the second engine, in its model's tokens, and those of others on the first.
+    Their trunks are made where they are asked.
+    """
+    second = plain()
+    async with running(gated(), by_rows(intent=(When(TALK, archetype=("vampire",)),)), further={TALK: second}) as rig:
+        await rig.daemon.door.all_ended()
+        answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale"))
+        found = {npc.npc_id: {t.engine for t in npc.trunks} for npc in answer.npcs}
+        assert found == {"npc0": {LLAMA}, "npc1": {TALK}, "npc2": {LLAMA}, "npc3": {TALK}}
+        before = second.engine.steps
+        await meets_a_wolf(rig, "npc0")
+        await rig.daemon.door.all_ended()
+        assert second.engine.steps == before
+        assert (await meets_a_wolf(rig, "npc1")).action
+        assert second.engine.steps > before
+
+
+async def test_a_reply_reads_what_the_npc_sees_in_its_own_models_tokens() -> None:
+    """The tail of a reply on the second engine is what that model's layout makes of its sections."""
+    works: list[Work] = []
+    async with running(gated(), talking(), further={TALK: plain()}) as rig:
+        await meets_a_wolf(rig, "npc0")
+        backend = rig.daemon.engines[TALK].backend
+        submit = backend.submit
+
+        def watched(group: Sequence[Submitted]) -> None:
+            works.extend(one.work for one in group)
+            submit(group)
+
+        backend.submit = watched  # type: ignore[method-assign]
+        await rig.say("npc0", "What is that?")
+    work = next(w for w in works if w.max_tokens)
+    layout = rig.daemon.engines[TALK].layout
+    assert work.script is not None and any(s.kind is SectionKind.SIGHT for s in work.script.tail)
+    assert tuple(work.tail.tolist()) == layout.encode(work.script.tail)
+
+
+async def test_a_conversation_stays_on_its_engine_until_its_trunk_is_computed_anew() -> None:
+    """Its trunk grows beyond a row's bound and stays where it is. After the rebuild the row holds, the next reply runs
+    on the other engine, and nothing is left on the first.
+    """
+    rows = (When(TALK, context_min=120),)
+    config = by_rows(reply=rows)
+    config = replace(config, hot=replace(config.hot, turns_max=8, turns_kept=6))
+    async with running(gated(), config, further={TALK: plain()}) as rig:
+        engines = []
+        for n in range(6):
+            await rig.say("npc0", f"Line {n}: " + "so it was, and the bell rang over the old mill. " * 3, max_tokens=8)
+            await rig.daemon.door.all_ended()
+            answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0"]))
+            (place,) = [t.engine for t in answer.npcs[0].trunks if t.partner]
+            engines.append(place)
+        session = rig.daemon.dialogue.hot.find(rig.daemon.worlds.npc("", "vale", "npc0").key, "p1", 0)
+        assert session is not None and session.rebuilds
+        assert engines == [LLAMA] * 3 + [TALK] * 3, "turn 4 fills the hot window"
+        await end(rig)
+        answer = await rig.daemon.calls.describe("", npcs_pb2.DescribeRequest(world_id="vale", npc_ids=["npc0"]))
+        assert not [t for t in answer.npcs[0].trunks if t.partner]

@@ -26,9 +26,9 @@ def test_the_table_has_every_kind_and_says_that_all_is_as_shipped(capsys: pytest
     assert status == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert {kind.value for kind in WorkKind} <= set(lines)
-    assert lines["intent"] == ["gold", "llama", "32", "8", "2048", "no"]
-    assert lines["reply"] == ["silver", "llama", "192", "512", "2048", "yes"]
-    assert lines["trunk"] == ["bronze", "llama", "-", "-", "2048", "no"]
+    assert lines["intent"] == ["gold", "llama", "32", "8", "auto", "no"]
+    assert lines["reply"] == ["silver", "llama", "192", "512", "auto", "yes"]
+    assert lines["trunk"] == ["bronze", "llama", "-", "-", "auto", "no"]
     assert "Everything is as shipped." in out
 
 
@@ -110,3 +110,54 @@ def test_it_runs_as_a_command() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("bark: a few words")
+
+
+RULES = """
+[engines.talk]
+model = "talk.gguf"
+[engines.big]
+model = "big.gguf"
+[routes.reply]
+engine = "talk"
+[[routes.reply.when]]
+engine = "big"
+world = "town"
+archetype = ["king", "queen"]
+[[routes.reply.when]]
+engine = "llama"
+context_min = 1500
+"""
+
+
+def test_it_says_which_engine_serves_an_npc_and_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The row that decides is named with its conditions. For one kind, each row before it is shown with a reason."""
+    file = tmp_path / "npcd.toml"
+    file.write_text(RULES)
+    status, out, _ = explain(capsys, "--config", str(file), "--world", "town", "--archetype", "king")
+    assert status == 0
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line}
+    assert lines["reply"] == "big routes.reply.when, row 1: world = town, archetype = king or queen"
+    assert lines["summary"] == lines["reply_trunk"] == lines["reply"]
+    assert lines["intent"] == lines["bark"] == "llama routes.intent.engine"
+    status, out, _ = explain(capsys, "reply", "--config", str(file), "--archetype", "guard", "--context", "1600")
+    assert out.splitlines()[:2] == [
+        "reply            llama  routes.reply.when, row 2: context >= 1500",
+        "  row 1 (world = town, archetype = king or queen) does not hold: world is not given, not town",
+    ]
+    status, out, _ = explain(capsys, "reply", "--config", str(file), "--json", "--world", "moor")
+    (row,) = json.loads(out)
+    assert (row["engine"], row["why"][-1]) == ("talk", "routes.reply.engine, since no row of routes.reply.when holds")
+    status, _, err = explain(capsys, "--config", str(file), "--activation", "hot")
+    assert status == 2 and "--activation: 'hot', must be active, warm, ambient" in err
+
+
+def test_the_table_shows_the_engine_that_a_kind_follows_to(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its setting is that of the kind that decides, and kinds with rows are named."""
+    file = tmp_path / "npcd.toml"
+    file.write_text(RULES)
+    _, out, _ = explain(capsys, "--config", str(file))
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert lines["summary"][1] == lines["reply"][1] == "talk*" and lines["bark"][1] == "llama"
+    assert "Rows decide for reply, reply_trunk, summary" in out
+    _, out, _ = explain(capsys, "summary", "--config", str(file))
+    assert ["engine", "talk", "routes.reply.engine", str(file)] in [line.split() for line in out.splitlines()]
