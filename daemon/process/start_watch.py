@@ -24,6 +24,7 @@ from engines.model_file import look
 
 LOOK_EVERY_S = 0.25
 TELL_EVERY_NS = 5 * S
+STUCK_S = 60.0
 STATM = Path("/proc/self/statm")
 STAT, UPTIME = Path("/proc/self/stat"), Path("/proc/uptime")
 
@@ -55,8 +56,10 @@ def keep(start: Start, kept: Kept) -> None:
 
 
 async def watch_start(start: Start) -> None:
-    """Looks and tells for ever: a line when a stage begins, and one every 5 s while the start moves."""
-    told_key, told_ns = "", 0
+    """Looks and tells for ever: a line when a stage begins, one every 5 s while the start moves, and one when it has
+    not moved for a minute.
+    """
+    told_key, told_ns, stuck = "", 0, False
     while True:
         now = now_ns()
         start.look(now, time.process_time_ns(), _held_bytes())
@@ -65,6 +68,11 @@ async def watch_start(start: Start) -> None:
         if key != told_key or (now - told_ns >= TELL_EVERY_NS and not progress.still_s):
             told_key, told_ns = key, now
             tell(progress)
+        if progress.still_s >= STUCK_S and not stuck:
+            log.warning(
+                "the start is stuck", stage=progress.stage, engine=progress.engine, seconds=round(progress.still_s)
+            )
+        stuck = progress.still_s >= STUCK_S
         await asyncio.sleep(LOOK_EVERY_S)
 
 
