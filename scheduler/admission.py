@@ -39,6 +39,9 @@ class Seats(Protocol):
     def take(self, entry: Waiting, rule: Closed, now_ns: int) -> bool:
         """Starts a waiting work and takes it from its queue; False, and nothing is changed, when it has no place."""
 
+    def filled(self, work: Work) -> bool:
+        """True if what runs of the work's tier takes all the time that its works have: this one is to wait."""
+
     def could_stand(self, work: Work) -> bool:
         """True if only works that may give way keep this one from starting."""
 
@@ -139,6 +142,8 @@ class Admission:
                 break
             if only is not None and entry.work is not only:
                 continue
+            if seats.filled(entry.work):
+                break  # it waits in the queue, where a newer work of the same NPC can take its place
             takes_nothing = tier is Tier.BRONZE and entry.work is not self._risen
             if takes_nothing and seats.all_taken(entry.work):
                 break  # nothing gives way to it, and there may be a thousand of them

@@ -14,9 +14,11 @@ import numpy as np
 from core.choice import Tokens
 from core.clock import MS
 from core.words import Tier
-from engines.base import Slice, StepEngine, StepPlan
+from core.work import Work
+from engines.base import Slice, StepEngine, StepPlan, StepResult
 from scheduler.costs import Costs, Features, features
-from scheduler.planner import Candidate, PlannerSettings, compose
+from scheduler.filling import Candidate
+from scheduler.planner import PlannerSettings, compose
 from scheduler.running import Running
 from scheduler.speculation import Speculation
 from tiers.promises import Promises
@@ -61,9 +63,30 @@ class Composer:
         self.speculation = speculation
         self._wait_max_ns = [promises.overdue_ns(tier, 0) for tier in Tier]
         self._last = Planned(None)
+        self._applied_ns = 0  # when the last step was taken in
 
-    def compose(self, running: Mapping[int, Running], gold: bool, changes: int, now_ns: int) -> Planned:
-        """The next step of what runs. `gold`: Gold waits or came lately; `changes` counts starts and ends of works."""
+    def learn(self, planned: Planned, result: StepResult, now_ns: int) -> None:
+        """Tells the drafter which of its guesses in a step were right, and what the step took with all around it."""
+        speculation = self.speculation
+        if speculation is None:
+            return
+        if speculation.measuring:
+            assert planned.step is not None
+            slices = planned.step.slices
+            given = [
+                (planned.runners[i].work.tier, slices[i].drafts, len(tokens) - 1)
+                for i, tokens in result.verified.items()
+            ]
+            plain_ns = planned.plain_ns or self._costs.predict_ns(planned.features)
+            speculation.learn(given, len(slices), plain_ns, now_ns - self._applied_ns, now_ns)
+        self._applied_ns = now_ns
+
+    def compose(
+        self, running: Mapping[int, Running], gold: bool, changes: int, talked_enough: bool, now_ns: int
+    ) -> Planned:
+        """The next step of what runs. `gold`: Gold waits or came lately; `changes` counts starts and ends of works;
+        `talked_enough`: conversations had their share of the engine.
+        """
         speculation = self.speculation
         drafts: dict[int, Tokens] = {}
         if speculation is not None and now_ns >= speculation.sleeps_until_ns:
@@ -73,15 +96,21 @@ class Composer:
                 room_ns = 0.5 * MS * (planner.gold_step_ms if gold else planner.step_ms)
                 drafts = speculation.drafts(list(running.values()), room_ns, now_ns)
         if drafts:
-            self._last = self._compose_anew(running, gold, changes, drafts, now_ns)
+            self._last = self._compose_anew(running, gold, changes, talked_enough, drafts, now_ns)
         else:
             self._last = self._same_again(self._last, gold, changes) or self._compose_anew(
-                running, gold, changes, drafts, now_ns
+                running, gold, changes, talked_enough, drafts, now_ns
             )
         return self._last
 
     def _compose_anew(
-        self, running: Mapping[int, Running], gold: bool, changes: int, drafts: dict[int, Tokens], now_ns: int
+        self,
+        running: Mapping[int, Running],
+        gold: bool,
+        changes: int,
+        talked_enough: bool,
+        drafts: dict[int, Tokens],
+        now_ns: int,
     ) -> Planned:
         runners = list(running.values())
         candidates = []
@@ -91,7 +120,9 @@ class Composer:
             assert wanted, f"ticket {r.ticket_id} runs and wants nothing"
             guessed = len(drafts[number]) if number in drafts else 0
             wait_ns = self._wait_max_ns[work.tier]
-            deadline_ns = work.deadline_ns if r.hurried is None else min(work.deadline_ns, r.hurried.deadline_ns)
+            deadline_ns = self._deadline_ns(work, r.timings.taken_ns)
+            if r.hurried is not None:
+                deadline_ns = min(deadline_ns, self._deadline_ns(r.hurried, now_ns))
             candidates.append(
                 Candidate(
                     number,
@@ -106,6 +137,7 @@ class Composer:
                     r.last_step_ns + wait_ns,
                     place.adapter,
                     guessed,
+                    0 if r.decoding else r.left + r.timings.prefilled_tokens,
                 )
             )
         geometry = self._engine.geometry
@@ -120,6 +152,7 @@ class Composer:
             geometry.batch_len,
             adapter_before,
             draft_ns,
+            talked_enough,
             self._last.passed_over,
         )
         if not composed.portions:
@@ -160,3 +193,13 @@ class Composer:
             return None
         step = StepPlan(slices, last.step.adapter, picked)
         return Planned(step, None, last.runners, last.budget_ns, x, gold, changes, last.again + 1)
+
+    def _deadline_ns(self, work: Work, taken_ns: int) -> int:
+        """The moment by which a work's prefill should be done. Gold's is the moment from which the rule's answer
+        stands. Gold that was taken later than that has as much time again: its NPC has an answer meanwhile.
+        """
+        if work.tier is not Tier.GOLD:
+            return work.deadline_ns
+        wait_ns = self._wait_max_ns[Tier.GOLD]
+        answered_ns = work.due_ns + wait_ns
+        return answered_ns if taken_ns < answered_ns else taken_ns + wait_ns

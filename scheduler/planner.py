@@ -1,25 +1,32 @@
-"""Composes the next step: which works get how many tokens inside the time budget.
+"""Composes the next step: which works get how many tokens inside the time budget (`scheduler/budget.py`).
 
-Order: Gold decode, Silver decode, Gold prefill, Silver prefill, Bronze. Earliest deadline first inside a rank. Silver
-prefill keeps a share that Gold prefill may not take (strict order starves it), decodes rotate when they do not all
-fit. Gold needs several steps in a row, so Bronze joins those only where it is nearly free, and Gold that has just come
+Order: Gold decode, Silver decode, then the prefills of Gold and Silver, then Bronze. Prefills go by earliest deadline
+inside a tier, and the tier whose prefills must start first goes before the other: Gold's by the moment at which the
+rule's answer stands, Silver's by its first text. Silver that must start now goes before decodes, too. Each of the two
+keeps a share of the step that the other's prefills may not take. Decodes rotate when they do not all fit.
+
+Gold needs several steps in a row, so Bronze joins those only where it is nearly free, and Gold that has just come
 lets Gold that is under way go ahead. Of each tier the overdue work that is due longest counts as one tier higher: one
 at a time, or a long queue of Bronze would stand before all Silver. And a work that had no step for its tier's
 wait_max_ms goes first, so nothing waits for ever.
 
 The first work may leave no room for the rest: it has another adapter, or needs the whole budget. If that left out the
 highest tier, the next step begins with the highest tier: no work waits for a lower tier longer than one step.
+
+Conversations that had `talk_share` of the engine's time lately give way: Gold's prefills then go before Silver's
+decodes, and Silver has its share of each step and no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from core.clock import MS
 from core.words import Tier
+from scheduler.budget import Budget, budget, latest_start_ns, prefill_ns
 from scheduler.costs import Costs
+from scheduler.filling import Candidate, Filling, Portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +56,31 @@ class PlannerSettings:
     yield_share: float = 1.0
     """Gold prefills yield only if they would lengthen the step by more than this share of it."""
     chunk_min: int = 16
-    """A prefill is never cut into pieces of fewer tokens than this."""
+    """A prefill is cut into pieces of at least this many tokens, where so many take at most half of a step."""
     adapter_turn_ms: float = 15.0
     """Gold and Silver whose LoRA adapter was in no step for this time get the next step."""
     overrun_share: float = 0.15
     """If one request alone overruns the budget, others may lengthen that step by this share: on a GPU a step reads
     the weights once, for one sequence or for fifty.
     """
-
-
-@dataclass(slots=True)  # not frozen: that would make each of them three times as dear, in every step
-class Candidate:
-    """A running work that could use this step: `wanted` tokens for sequence `seq` from position `pos` on.
-
-    `last_step_ns` is when it had a step last, or when it was taken. From `overdue_ns` on it may count as one tier
-    higher, from `starved_ns` on it goes first. The last `drafts` of the wanted tokens are guesses: all or none of them.
+    few_tokens_x: float = 4.0
+    """On a slow model a step may take as many times as long as one token alone, so that at most a quarter of it is
+    fixed cost. Budgets above hold where they are longer.
     """
-
-    number: int
-    tier: Tier
-    decode: bool
-    seq: int
-    pos: int
-    wanted: int
-    deadline_ns: int
-    overdue_ns: int
-    last_step_ns: int
-    starved_ns: int
-    adapter: str = ""
-    drafts: int = 0
-
-
-class Portion(NamedTuple):
-    """The part of one candidate in a step."""
-
-    number: int
-    seq: int
-    tokens: int
+    gold_token_ms: float = 16.0
+    """A step that begins with an intent's next token takes no longer than this, if one token alone does not."""
+    read_ms: float = 120.0
+    """While a reply is spoken, a step takes no longer than this, if one token alone does not: eight tokens a second
+    are reading speed.
+    """
+    first_text_share: float = 0.25
+    """While a player waits for an NPC's first words, a step takes at most this share of the time that these words take
+    on an idle engine.
+    """
+    hurry_x: float = 3.0
+    """A reply's prefill goes before intents once the time left is less than so many times what it takes alone."""
+    talk_share: float = 0.7
+    """Share of the engine's time that conversations have at most while intents wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +95,7 @@ class Composed:
     passed_over: bool = False
 
 
+NEVER_NS = float("inf")
 # By tier: the rank of its prefill, and of its decode.
 _PREFILL_RANK = (2, 3, 5)
 _DECODE_RANK = (0, 1, 4)
@@ -122,20 +118,23 @@ def compose(
     batch_len: int,
     adapter_before: str = "",
     spent_ns: int = 0,
+    talked_enough: bool = False,
     passed_over_before: bool = False,
 ) -> Composed:
     """The next step, after one that had `adapter_before`. Empty only when there are no candidates; the first one always
-    gets something. `spent_ns` of the budget are gone already.
+    gets something. `spent_ns` of the budget are gone already. `talked_enough`: conversations had their share of the
+    engine.
 
     Law: of two steps in a row one has something of the highest tier in it, if that could use both.
 
-    Law: predicted cost <= budget, unless the first candidate alone exceeds it with chunk_min tokens; then predicted
-    cost <= what that takes and `overrun_share` of it.
+    Law: predicted cost <= budget, unless the first candidate alone exceeds it with one piece; then predicted
+    cost <= what that takes and `overrun_share` of it. Decodes that join because it is cheaper may take it to
+    `few_tokens_x` times one token's step.
     """
     gold = gold_waits or any(c.tier is Tier.GOLD for c in candidates)
-    budget_ns = round((settings.gold_step_ms if gold else settings.step_ms) * MS) - spent_ns
+    settings_ns = (settings.gold_step_ms if gold else settings.step_ms) * MS
     if not candidates:
-        return Composed([], budget_ns)
+        return Composed([], round(settings_ns) - spent_ns)
     ranked: list[list[Candidate]] = [[] for _ in range(6)]
     risen = _due_longest(candidates, now_ns)
     for c in candidates:
@@ -145,40 +144,30 @@ def compose(
         if len(group) > 1:
             group.sort(key=_turn)
     highest = min(c.tier for c in candidates)
+    enough = talked_enough and highest is Tier.GOLD
+    start_ns, hurry = NEVER_NS, None
+    # A promise that is broken by more than its own time is not made good, and to hurry would break another one.
+    talks = [(c.deadline_ns, prefill_ns(costs, c), c) for c in ranked[3] if c.tier is Tier.SILVER]
+    talks = [talk for talk in talks if now_ns <= talk[0] + settings.hurry_x * talk[1]]
+    if talks and not enough:
+        start_ns = latest_start_ns([talk[:2] for talk in talks], settings.hurry_x)
+        hurry = talks[0][2] if start_ns <= now_ns else None
+    leads = hurry is not None or start_ns < (ranked[2][0].deadline_ns if ranked[2] else NEVER_NS)
     if passed_over_before:
         # The ranks put Silver's decodes before Gold's prefills.
         those = [[c for c in group if c.tier is highest] for group in ranked]
-        first = _first([c for group in those for c in group], those, settings, now_ns, adapter_before)
+        if hurry is not None and hurry.tier is not highest:
+            hurry = None
+        first = _first([c for group in those for c in group], those, settings, now_ns, adapter_before, hurry, enough)
     else:
-        first = _first(candidates, ranked, settings, now_ns, adapter_before)
+        first = _first(candidates, ranked, settings, now_ns, adapter_before, hurry, enough)
     if any(c.adapter != first.adapter for c in candidates):
         ranked = [[c for c in group if c.adapter == first.adapter] for group in ranked]
-    step = _Step(costs, settings, batch_len, budget_ns * costs.trust)
-    keep_ns = late_ns = 0.0
-    if ranked[3]:
-        keep_ns = step.share_ns(ranked[3][0], settings.silver_share)
-        if _talks(ranked[3][0], settings, now_ns):
-            late_ns = keep_ns  # the share is kept from what decodes, too
-    spoken_ns = min(step.cost_ns(ranked[1]), settings.silver_share * step.whole_ns)
-    if first.decode:
-        step.add(first, late_ns)
-    elif not any(c is first for c in ranked[3]):
-        step.add(first, keep_ns)
-    else:
-        step.add(first, step.whole_ns - keep_ns if ranked[0] or ranked[2] else spoken_ns)
-        keep_ns = late_ns = 0.0
-    step.overrun(settings.overrun_share)
-    left_over: list[Candidate] = []
-    if first.tier is Tier.SILVER:  # it is Silver's turn
-        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
-    left_over += [c for c in ranked[0] if not step.add(c, late_ns + spoken_ns)]
-    if first.tier is not Tier.SILVER:
-        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
-    if not (step.portions and _yields(step, ranked, settings, now_ns)):
-        left_over += [c for c in ranked[2] if not step.add(c, keep_ns)]
-        left_over = [*ranked[3], *left_over]
-    for c in left_over:
-        step.add(c)
+    waiting = [c for _, _, c in talks if _talks(c, settings, now_ns)]
+    speaks = bool(ranked[1]) or any(c.tier is Tier.SILVER for c in ranked[0])
+    may = budget(first, waiting, speaks, costs, settings, settings_ns)
+    step = Filling(costs, settings.chunk_min, settings.silver_share, batch_len, may.step_ns - spent_ns, first)
+    _fill(step, may._replace(join_ns=may.join_ns - spent_ns), first, ranked, settings, now_ns, leads, enough)
     golden = [step.has(c) for c in candidates if c.tier is Tier.GOLD and c.adapter == first.adapter]
     if any(golden):
         step.lengthen(settings.bronze_share if all(golden) else 0.0)
@@ -189,10 +178,72 @@ def compose(
     passed_over = len(left_out) == len(above)
     if first.tier is not highest and not passed_over:
         passed_over = any(now_ns >= c.starved_ns for c in left_out)
-    return Composed(sorted(step.portions, key=lambda s: s.seq), budget_ns, first.adapter, passed_over)
+    budget_ns = round(max(may.step_ns - spent_ns, step.whole_ns, step.spent_ns))
+    portions = sorted(step.portions, key=lambda s: s.seq)
+    return Composed(portions, budget_ns, first.adapter, passed_over)
 
 
-def _yields(step: _Step, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
+def _fill(
+    step: Filling,
+    may: Budget,
+    first: Candidate,
+    ranked: Sequence[Sequence[Candidate]],
+    settings: PlannerSettings,
+    now_ns: int,
+    leads: bool,
+    enough: bool,
+) -> None:
+    """Adds what fits of Gold and Silver, `first` first. `leads`: Silver's prefills go before Gold's."""
+    keep_ns = late_ns = gold_ns = 0.0
+    if ranked[3]:
+        keep_ns = step.share_ns(ranked[3][0], settings.silver_share)
+        if _talks(ranked[3][0], settings, now_ns):
+            late_ns = keep_ns  # the share is kept from what decodes, too
+    if leads and ranked[2] and not step.small:
+        gold_ns = step.share_ns(ranked[2][0], 1.0 - settings.talk_share)
+    spoken_ns = min(step.cost_ns(ranked[1]), settings.silver_share * step.whole_ns)
+    is_silver = any(c is first for c in ranked[3])
+    if first.decode:
+        step.add(first, late_ns)
+    elif is_silver and leads:
+        step.add(first, gold_ns + spoken_ns + min(step.cost_ns(ranked[0]), settings.silver_share * step.whole_ns))
+    elif is_silver:
+        step.add(first, step.whole_ns - keep_ns if ranked[0] or ranked[2] else spoken_ns)
+    elif leads and ranked[3]:
+        step.add(first, max(keep_ns, settings.talk_share * step.whole_ns))
+    elif step.small:  # decodes join it, so that replies go on in each step
+        step.add(first, max(keep_ns, min(step.cost_ns([*ranked[0], *ranked[1]]), 0.5 * step.whole_ns)))
+    else:
+        step.add(first, keep_ns)
+    if is_silver:
+        keep_ns = late_ns = 0.0
+    if enough:
+        keep_ns = max(keep_ns, spoken_ns)  # Gold's prefills go before Silver's decodes, which keep a share now
+    step.overrun(settings.overrun_share, may.one_ns)
+    if may.join_ns > step.whole_ns:
+        # A promise that one token alone breaks is kept by nobody: then Silver's decodes join Gold's.
+        above = first.decode and first.tier is Tier.GOLD and may.one_ns <= settings.gold_token_ms * MS
+        for c in ranked[0] if above else (*ranked[0], *ranked[1]):
+            step.join(c, may.join_ns)
+    left_over: list[Candidate] = []
+    if first.tier is Tier.SILVER and not enough:  # it is Silver's turn
+        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
+    left_over += [c for c in ranked[0] if not step.add(c, late_ns + (0.0 if enough else spoken_ns))]
+    if first.tier is not Tier.SILVER and not enough:
+        left_over += [c for c in ranked[1] if not step.add(c, late_ns)]
+    if leads:
+        left_over += [c for c in ranked[3] if not step.add(c, gold_ns)]
+        left_over += [c for c in ranked[2] if not step.add(c)]
+    elif not (step.portions and _yields(step, ranked, settings, now_ns)):
+        left_over += [c for c in ranked[2] if not step.add(c, keep_ns)]
+        left_over = [*ranked[3], *left_over]
+    if enough:
+        left_over = [*ranked[1], *left_over]
+    for c in left_over:
+        step.add(c)
+
+
+def _yields(step: Filling, ranked: Sequence[Sequence[Candidate]], settings: PlannerSettings, now_ns: int) -> bool:
     """True if Gold's prefills, all of them young, let decoding Gold go ahead, which would wait far longer with them."""
     young_ns = now_ns - round(settings.yield_ms * MS)
     if not any(step.has(c) for c in ranked[0]) or not ranked[2] or any(c.last_step_ns <= young_ns for c in ranked[2]):
@@ -217,19 +268,28 @@ def _first(
     settings: PlannerSettings,
     now_ns: int,
     adapter_before: str,
+    hurry: Candidate | None,
+    enough: bool,
 ) -> Candidate:
-    """The candidate that is served first in this step; the step has its adapter."""
+    """The candidate that is served first in this step; the step has its adapter. `hurry` is the Silver that must begin
+    now; with `enough` Silver has had its share, so it waits for its rank.
+    """
     starved = [c for c in candidates if now_ns >= c.starved_ns]
     # Under overload some Gold always is; the others are few.
     lower = [c for c in starved if c.tier is not Tier.GOLD]
     if lower:
         return min(lower, key=_last_step)
-    first = min(starved, key=_last_step) if starved else next(group[0] for group in ranked if group)
+    order = (0, 2, 1, 3, 4, 5) if enough else range(6)
+    first = min(starved, key=_last_step) if starved else next(ranked[n][0] for n in order if ranked[n])
     late_ns = now_ns - round(settings.silver_turn_ms * MS)
     those = (c for group in ranked[:4] for c in group if c.tier is not Tier.GOLD and c.last_step_ns <= late_ns)
-    talks = (c for c in those if _talks(c, settings, now_ns))
+    talks = (c for c in those if not enough and _talks(c, settings, now_ns))
     # Where a step has room for one or two, a share of it is nothing: Silver's share is one of the steps, then.
     talk = min((c for c in talks if c.adapter == first.adapter), key=_last_step, default=None)
+    if hurry is not None and hurry.adapter == first.adapter:
+        unread_ns = now_ns - round(settings.read_ms * MS)
+        if talk is None or not talk.decode or talk.last_step_ns > unread_ns:
+            talk = hurry
     first = talk or first
     if first.adapter == adapter_before:
         # Else Gold, which has something in almost every step, would keep its adapter for ever.
@@ -237,6 +297,13 @@ def _first(
         others = [c for group in ranked[:4] for c in group if c.adapter != adapter_before]
         other = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=None)
         if other is not None and (talk is None or _last_step(other) < _last_step(talk)):
+            first = other
+    else:
+        # Two adapters that take turns, one by its rank and one by its tier's turn, would keep a third one out.
+        before_ns = now_ns - round(settings.read_ms * MS)
+        others = [c for group in ranked[:4] for c in group if c.adapter != first.adapter]
+        other = min((c for c in others if c.last_step_ns <= before_ns), key=_last_step, default=None)
+        if other is not None and _last_step(other) < _last_step(first):
             first = other
     return first
 
@@ -253,77 +320,3 @@ def _last_step(c: Candidate) -> tuple[int, int]:
 def _turn(c: Candidate) -> tuple[int, int]:
     """Order inside a rank. Decodes rotate: whoever had a step longest ago is next. Prefills go by deadline."""
     return c.last_step_ns if c.decode else c.deadline_ns, c.number
-
-
-class _Step:
-    """A step being filled."""
-
-    def __init__(self, costs: Costs, settings: PlannerSettings, batch_len: int, room_ns: float) -> None:
-        self.portions: list[Portion] = []
-        self._costs = costs
-        self._chunk_min = settings.chunk_min
-        self._tokens_left = batch_len
-        self._whole_ns = room_ns
-        self._room_ns = room_ns - costs.base_ns
-        self._lengths: dict[int, int] = {}  # tokens by sequence
-
-    def has(self, c: Candidate) -> bool:
-        """True if a candidate has a part in the step."""
-        return c.seq in self._lengths
-
-    @property
-    def whole_ns(self) -> float:
-        """The budget of the step."""
-        return self._whole_ns
-
-    @property
-    def spent_ns(self) -> float:
-        """The predicted time of the step so far."""
-        return self._whole_ns - self._room_ns
-
-    def cost_ns(self, candidates: Sequence[Candidate]) -> float:
-        """The time that the candidates would add, side by side."""
-        added_ns = 0.0
-        for c in candidates:
-            _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, added_ns == 0.0)
-            added_ns += fixed_ns + c.wanted * each_ns
-        return added_ns
-
-    def overrun(self, share: float) -> None:
-        """When it is over its budget already, lets others make it longer by a share of what it takes."""
-        if self._room_ns < 0.0:
-            spent_ns = self.spent_ns
-            self._room_ns = share * spent_ns
-            self._whole_ns = spent_ns + self._room_ns
-
-    def lengthen(self, share: float) -> None:
-        """Lets whoever comes now make the step longer by a share of what it takes already."""
-        self._room_ns = min(self._room_ns, share * self.spent_ns)
-
-    def share_ns(self, c: Candidate, share: float) -> float:
-        """A share of the step, or the smallest chunk of the candidate: a share that is too small for it is none."""
-        least = min(c.wanted, self._chunk_min)
-        _, fixed_ns, each_ns = self._costs.fit(0.0, c.pos, c.wanted, True)
-        return max(share * self._whole_ns, fixed_ns + least * each_ns)
-
-    def add(self, c: Candidate, keep_ns: float = 0.0) -> bool:
-        """Adds what fits of a candidate while `keep_ns` of the budget stay free; False when nothing of it did."""
-        if c.seq in self._lengths or not self._tokens_left:
-            return False
-        lengths = self._lengths
-        wanted = c.wanted if c.wanted < self._tokens_left else self._tokens_left
-        beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
-        tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
-        if tokens < c.wanted and c.drafts:
-            wanted = c.wanted - c.drafts
-            beside = lengths.get(c.seq - 1) == wanted or lengths.get(c.seq + 1) == wanted
-            tokens, fixed_ns, each_ns = self._costs.fit(self._room_ns - keep_ns, c.pos, wanted, not beside)
-        if tokens < wanted and tokens < self._chunk_min:
-            if self.portions:
-                return False
-            tokens = min(wanted, self._chunk_min)
-        self.portions.append(Portion(c.number, c.seq, tokens))
-        lengths[c.seq] = tokens
-        self._tokens_left -= tokens
-        self._room_ns -= fixed_ns + tokens * each_ns
-        return True

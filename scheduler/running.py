@@ -49,6 +49,17 @@ class Running:
         """True when the first token is out."""
         return bool(self.made) and self.place.part is Part.BRANCH
 
+    @property
+    def left(self) -> int:
+        """How many tokens it takes in before its first one, in all parts."""
+        place = self.place
+        left = len(self.feed)
+        if place.part is not Part.BRANCH:
+            left += len(place.missing)
+            if place.prefix is not None:
+                left += len(self.work.trunk) - len(place.prefix.tokens)
+        return left
+
     def wanted(self) -> Tokens:
         """The tokens that it would take in next, as far as one adapter computes them."""
         place = self.place

@@ -16,8 +16,10 @@ from core.work import Chunk, Ended, Timings, Work
 from engines.backend import Delivery, Taken
 from engines.base import StepEngine, StepResult, tokens_of
 from scheduler.admission import Admission, Left
+from scheduler.budget import TalkShare
 from scheduler.composing import Composer, Planned
 from scheduler.costs import Costs, CostSettings
+from scheduler.gold_room import GoldRoom
 from scheduler.letting_go import LettingGo
 from scheduler.meter import Meter
 from scheduler.parking import Fetched
@@ -64,7 +66,7 @@ class Scheduler:
         self.placer = Placer(engine, settings.kv, self.costs)
         self.meter = Meter.of(promises.bounds_ns())
         self.spending = Spending(engine.geometry.micro_len)
-        self._applied_ns = 0  # when the last step was taken in
+        self.talk = TalkShare()
         self.running: dict[int, Running] = {}
         running_max = {tier: promises.of(tier).running_max for tier in Tier}
         # Gold without end would keep all others out of the sequences.
@@ -73,6 +75,7 @@ class Scheduler:
         self.admission = Admission(promises, settings.window, running_max)
         self.composer = Composer(engine, self.costs, promises, settings.planner, speculation)
         self._gold_ns: int | None = None
+        self.gold_room = GoldRoom(self.costs, self.placer.homes, promises.gold.wait_max_ms * MS)
         self.changes = 0  # starts and ends of works: while it is the same, the same works run
         self.retrying: list[Running] = []
         self.put_back = dict.fromkeys(Tier, 0)  # works that gave way to a higher tier, by their own
@@ -136,11 +139,13 @@ class Scheduler:
         for runner in self._hurried:
             runner.hurried = None
         self._hurried.clear()
+        talked, talk_share = self.talk.look(now_ns), self.settings.planner.talk_share
+        self.gold_room.begin(self.running.values(), min(talked, talk_share))
         wake_ns = self.admission.admit(self, now_ns, next_due_ns)
         recent_ns = self.settings.planner.gold_recent_ms * MS
         recently = self._gold_ns is not None and now_ns - self._gold_ns < recent_ns
         gold = recently or len(self.admission.queues.of[Tier.GOLD]) > 0
-        planned = self.composer.compose(self.running, gold, self.changes, now_ns)
+        planned = self.composer.compose(self.running, gold, self.changes, talked >= talk_share, now_ns)
         if planned.step is None and wake_ns is None and not self.idle:
             # Works whose choice was forced to its end left without a step, and others wait for what they held.
             wake_ns = now_ns
@@ -156,11 +161,9 @@ class Scheduler:
         self.meter.steps += 1
         self.meter.busy_ns += took_ns
         self.meter.step.add(now_ns, took_ns, planned.step.tokens)
-        if self.composer.speculation is not None:
-            if self.composer.speculation.measuring:
-                self._learn_drafts(self.composer.speculation, planned, result, now_ns)
-            self._applied_ns = now_ns
         self.spending.step(planned, took_ns, self.costs)
+        self.talk.add(took_ns, self.spending.shares[Tier.SILVER], now_ns)
+        self.composer.learn(planned, result, now_ns)
         self.costs.add(planned.features, took_ns, planned.budget_ns)
         if planned.changes == self.changes:
             self._apply_decodes(planned, result.picked, now_ns)
@@ -190,15 +193,6 @@ class Scheduler:
             self.placer.advance(runner.place)
             if not runner.work.max_tokens and runner.place.part is Part.BRANCH:
                 self._end(runner, Finish.STOP, now_ns)
-
-    def _learn_drafts(self, speculation: Speculation, planned: Planned, result: StepResult, now_ns: int) -> None:
-        assert planned.step is not None
-        slices = planned.step.slices
-        given = [
-            (planned.runners[i].work.tier, slices[i].drafts, len(tokens) - 1) for i, tokens in result.verified.items()
-        ]
-        plain_ns = planned.plain_ns or self.costs.predict_ns(planned.features)
-        speculation.learn(given, len(slices), plain_ns, now_ns - self._applied_ns, now_ns)
 
     def _apply_decodes(self, planned: Planned, picked: list[int], now_ns: int) -> None:
         """The same for a step in which everybody just decoded, by far the most frequent: nobody moves on."""
@@ -267,6 +261,10 @@ class Scheduler:
         """True if the work needs a lane and none is free."""
         return work.max_tokens > 0 and not self.placer.lanes.free
 
+    def filled(self, work: Work) -> bool:
+        """True if the Gold that runs takes all the time until the rule's answer stands, and this is one more."""
+        return work.tier is Tier.GOLD and not self.gold_room.has(work)
+
     def go_on(self, tier: Tier, now_ns: int) -> None:
         """Places works that were preempted or are retried and count as `tier`; the one due longest is first."""
         those = [r for r in self.retrying if self.admission.counts_as(r.work) is tier]
@@ -321,6 +319,8 @@ class Scheduler:
         runner = Running(entry.ticket_id, work, place, timings, work.tail, work.choice, last_step_ns=now_ns)
         if work.max_tokens and work.choice is None and not work.sampling.greedy:
             runner.sampler = self.engine.add_sampler(work.sampling, self._seen(work))
+        if work.tier is Tier.GOLD:
+            self.gold_room.take(runner)
         self._out.append((entry.ticket_id, Taken(now_ns)))
         self._start(runner, now_ns)
         return True

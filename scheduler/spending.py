@@ -27,7 +27,8 @@ TAIL, STEPS, TOKENS, CONTEXT = 20.0, 3.0, 4.0, 128.0
 
 class Spending:
     """Owned by the engine thread. `by_tier_ns` and `trunks_ns` (trunks that were computed, for whatever tier) add up to
-    the time of all steps, and `expected_ns` is what the cost model had expected of them.
+    the time of all steps, and `expected_ns` is what the cost model had expected of them. `shares` are those of the last
+    step.
     """
 
     def __init__(self, micro_len: int) -> None:
@@ -35,7 +36,7 @@ class Spending:
         self.trunks_ns = 0
         self.expected_ns = 0
         self._micro_len = micro_len
-        self._shares = [0.0 for _ in range(len(Tier) + 1)]  # of the last step, the trunks' last
+        self.shares = [0.0 for _ in range(len(Tier) + 1)]  # of the last step, the trunks' last
         # Decaying sums over intents: their number, tokens of tails, steps and tokens after these, and contexts.
         self._sums = [1.0, TAIL, STEPS, TOKENS, CONTEXT * STEPS]
         self._talk_context = TALK_CONTEXT  # of spoken tokens lately
@@ -44,8 +45,8 @@ class Spending:
         """Takes in a step that took so long; call it before the works take in what it gave."""
         self.expected_ns += round(costs.predict_ns(planned.features))
         if not planned.again:
-            self._shares = self._divide(planned, costs)
-        by_tier, *tiers, trunks = self.by_tier_ns, *self._shares
+            self.shares = self._divide(planned, costs)
+        by_tier, *tiers, trunks = self.by_tier_ns, *self.shares
         for tier, share in enumerate(tiers):
             if share:
                 by_tier[tier] += round(took_ns * share)
@@ -95,7 +96,7 @@ class Spending:
         assert planned.step is not None
         w, slices = costs.weights_ns, planned.step.slices
         each_ns = (w[0] + w[1] * planned.features[1]) / len(slices) + 1.0
-        shares, sums = [0.0 for _ in self._shares], self._sums
+        shares, sums = [0.0 for _ in self.shares], self._sums
         for s, runner in zip(slices, planned.runners, strict=True):
             tokens, context = len(s.tokens), _padded(s.pos) / 1000.0
             whose = runner.work.tier if runner.place.part is Part.BRANCH else len(Tier)

@@ -245,6 +245,15 @@ real.slowed_first_x | x | <= 1.5 | a daemon that runs a quarter of the time: fir
 real.slowed_carried_x | x | < 1 | the same: intents that are carried, against the whole machine
 real.slowed_reversals | reversals | <= 1 | the same, and on one core: how often the pace turned round
 real.slowed_errors | errors | <= 0 | the same: errors
+real.overload_first_p95_ms_worst | ms | < 250 | the shipped model at 120 and 200 % load: first text p95, worst round
+real.overload_first_p95_ms | ms | | the same, median of the rounds
+real.overload_failed | | <= 0 | the same: intents and lines that failed
+real.overload_120_superseded_share | share | | at 120 %: of the questions to the model, superseded by a newer one
+real.overload_120_rule_share | share | | the same: of the intents, by the rule policy
+real.overload_120_refused_lines | lines | | the same: lines refused and said again; time counts from the first
+real.overload_200_superseded_share | share | | at 200 %: of the questions to the model, superseded by a newer one
+real.overload_200_rule_share | share | | the same: of the intents, by the rule policy
+real.overload_200_refused_lines | lines | | the same: lines refused and said again
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game

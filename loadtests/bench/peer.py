@@ -57,6 +57,7 @@ from npcd_client import (
     Persona,
     TalkEventKind,
 )
+from npcd_client.v1 import admin_pb2
 from prompts.choices import ActionWord
 from prompts.layout import Layout
 from scheduler.meter import percentile
@@ -217,7 +218,11 @@ class NpcdSide:
                 future.set_result(intent)
 
     async def computed_tokens(self) -> int:
-        return (await self._client.status()).prefilled_tokens
+        return (await self.status()).prefilled_tokens
+
+    async def status(self) -> admin_pb2.StatusResponse:
+        """The daemon's own counts."""
+        return await self._client.status()
 
     async def intend(self, number: int, tick: int) -> tuple[str, str, str]:
         npc = self._prompts.npc_ids[number]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_pace, real_start, real_two
+from loadtests.bench import real_overload, real_pace, real_start, real_two
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "two", "pace")
+PARTS = ("start", "two", "pace", "overload")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -18,3 +18,5 @@ async def run(figures: Figures, options: Options) -> None:
         await real_two.run(figures, options.model, chat, options.quick)
     if options.wants("pace"):
         await real_pace.run(figures, chat, options.quick)
+    if options.wants("overload"):
+        await real_overload.run(figures, options.model, options.quick)

@@ -146,6 +146,10 @@ class TextBackend:
     def go_on(self, tier: Tier, now_ns: int) -> None:
         """Does nothing: it puts no work back."""
 
+    def filled(self, work: Work) -> bool:
+        """Every work has time."""
+        return False
+
     def could_stand(self, work: Work) -> bool:
         """Always True: every seat is alike."""
         return True

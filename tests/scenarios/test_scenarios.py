@@ -20,8 +20,9 @@ import pytest
 from core.words import NpcKey, Tier, TrunkKey
 from core.work import Work
 from scheduler.costs import Costs, CostSettings
+from scheduler.filling import Candidate
 from scheduler.placing import KvSettings
-from scheduler.planner import Candidate, PlannerSettings, compose
+from scheduler.planner import PlannerSettings, compose
 from scheduler.queues import Queue
 from scheduler.window import Window, WindowSettings
 from tests.scenarios.asking import AskingScenario
@@ -92,8 +93,9 @@ class QueuesScenario:
 
 
 class PlannerScenario:
-    """costs us: step=, micro=, token= ; step now=MS [gold_waits=yes] [before=ADAPTER], then a line per work:
-    NAME TIER decode|prefill seq=N [wanted=N] [deadline=MS] [overdue=MS] [starved=MS] [last=MS] [adapter=NAME]
+    """costs us: step=, micro=, token= ; step now=MS [gold_waits=yes] [before=ADAPTER] [talked=enough] [passed_over=yes]
+    and a line per work: NAME TIER decode|prefill seq=N [wanted=N] [deadline=MS] [overdue=MS] [starved=MS] [last=MS]
+    [adapter=NAME]
     """
 
     def __init__(self) -> None:
@@ -124,11 +126,14 @@ class PlannerScenario:
                     last_step_ns=int(more.get("last", 0)) * MS,
                     starved_ns=int(more.get("starved", NEVER)) * MS,
                     adapter=more.get("adapter", ""),
+                    prefill=0 if phase == "decode" else int(more.get("wanted", 1)),
                 )
             )
         gold_waits = given.get("gold_waits") == "yes"
         now_ns = int(given["now"]) * MS
-        made = compose(candidates, self.costs, PlannerSettings(), now_ns, gold_waits, 2048, given.get("before", ""))
+        before, enough = given.get("before", ""), given.get("talked") == "enough"
+        over = given.get("passed_over") == "yes"
+        made = compose(candidates, self.costs, PlannerSettings(), now_ns, gold_waits, 2048, before, 0, enough, over)
         out = [f"budget {made.budget_ns // MS} ms" + (f", adapter {made.adapter}" if made.adapter else "")]
         return "\n".join(out + [f"{names[s.number]} {s.tokens}" for s in made.portions])
 

@@ -32,6 +32,10 @@ class Chairs:
     def go_on(self, tier: Tier, now_ns: int) -> None:
         """Chairs never put a work back."""
 
+    def filled(self, work: Work) -> bool:
+        """Every work has time."""
+        return False
+
     def could_stand(self, work: Work) -> bool:
         """All works are alike, so any of them could sit."""
         return True

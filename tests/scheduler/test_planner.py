@@ -6,7 +6,8 @@ from dataclasses import replace
 from core.words import Tier
 from engines.base import Slice, tokens_of
 from scheduler.costs import Costs, CostSettings, features
-from scheduler.planner import Candidate, PlannerSettings, compose, rank
+from scheduler.filling import Candidate
+from scheduler.planner import PlannerSettings, compose, rank
 
 COSTS = CostSettings(prior_ns=(200_000.0, 200_000.0, 50_000.0, 20.0, 5_000.0))
 SETTINGS = PlannerSettings(gold_step_ms=5.0, step_ms=20.0)
@@ -14,8 +15,9 @@ FAR = 10**15
 
 
 def candidate(number: int, tier: Tier, *, decode: bool = False, seq: int | None = None, wanted: int = 1) -> Candidate:
-    """A candidate whose sequence is twice its number, so that no two sequences are neighbours."""
-    return Candidate(number, tier, decode, number * 2 if seq is None else seq, 100, wanted, number, FAR, number, FAR)
+    """A candidate whose sequence is twice its number, so that no two sequences are neighbours. Nothing is urgent."""
+    seq, prefill = number * 2 if seq is None else seq, 0 if decode else wanted
+    return Candidate(number, tier, decode, seq, 100, wanted, FAR + number, FAR, number, FAR, prefill=prefill)
 
 
 def portions(candidates: list[Candidate], now_ns: int = 0, gold_waits: bool = False) -> dict[int, int]:

@@ -165,7 +165,7 @@ def test_guesses_count_in_the_budget() -> None:
         result = sim.engine.step(planned.step)
         sim.scheduler.apply(planned, result, sim.clock() - began, sim.clock())
     assert not over
-    assert spent and longest_ns == 5 * MS
+    assert spent and 5 * MS <= longest_ns <= 1.01 * 5 * MS
     assert with_guesses and without
     assert speculation.tiers[Tier.GOLD].offered > 0
 

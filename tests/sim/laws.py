@@ -11,11 +11,14 @@ adapters   all tokens of a step are computed with one adapter, which is that of 
 copies     a clean copy equals the contents of its trunk's sequence; no other trunk has a copy
 tokens     every sequence holds the tokens in the book; every work gets exactly the tokens that it gets alone
 gold       Gold whose trunk is free, with a sequence and a place among the running, is taken in the next plan or
-           when the window closes: it waits for at most one step and the window
+           when the window closes: it waits for at most one step and the window. It waits longer only if the Gold that
+           runs and itself, each alone, take more than GOLD_ALONE of the time until the rule's answer stands
+room       of Gold that is taken no more runs than is done by the time the rule's answer stands
 rotation   a decode of Gold or Silver gets a token at least every 2 x R steps, R being how many works may run
 progress   no running work goes without a step for longer than its tier's wait_max_ms and 2 x R steps
-way        after a plan no work waits for a trunk, lane or sequence that a running work of a lower tier holds, unless
-           that work runs at the waiting one's tier now: the wait for a lower tier lasts at most the step of arrival
+way        after a plan no work that there is time for (see gold) waits for a trunk, lane or sequence that a running
+           work of a lower tier holds, unless that work runs at the waiting one's tier now: the wait for a lower tier
+           lasts at most the step of arrival
 turns      of two steps in a row at least one has a part for the highest tier, if that tier runs in both
 bronze     while Bronze waits, the overdue one that is due longest gets the next lane, before any Silver; so
            Bronze as a whole never goes without a token for longer than wait_max_ms and BRONZE_LANE_NS
@@ -30,6 +33,7 @@ from core.clock import MS, S
 from core.words import Finish, Tier, TrunkKey
 from core.work import Chunk, Ended, Work
 from engines.backend import Delivery, Taken
+from engines.base import PAD_LEN
 from engines.sim import SimEngine
 from kvcache.homes import Homes
 from scheduler.composing import Planned
@@ -39,6 +43,7 @@ from scheduler.running import Running
 from scheduler.scheduler import Scheduler
 from tests.scheduler.simulated import alone, check_book, check_tokens
 
+GOLD_ALONE = 0.3  # conversations may have the rest of the engine
 # How long every lane may be held by Silver that has begun to speak, before one is given back.
 BRONZE_LANE_NS = 2 * S
 
@@ -123,6 +128,7 @@ class Laws:
                 self._way_is_made(tier, now_ns)
         if len(scheduler.admission.queues.of[Tier.GOLD]):
             self._gold_waits(planned, now_ns)
+        self._in_time(now_ns)
         if len(scheduler.admission.queues.of[Tier.BRONZE]):
             self._bronze_waits(now_ns)
 
@@ -208,7 +214,7 @@ class Laws:
             raise Broken(f"gold: ticket {ticket} waited {wait_ns / MS:.2f} ms, longer than the window and one step")
 
     def _gold_waits(self, planned: Planned, now_ns: int) -> None:
-        """Each Gold that waits after a plan has one of four reasons. With any but the first it counts as held up."""
+        """Each Gold that waits after a plan has one of five reasons. With any but the first it counts as held up."""
         scheduler, placer = self._scheduler, self._scheduler.placer
         waiting = list(scheduler.admission.queues.of[Tier.GOLD])
         if planned.step is None and planned.wake_ns is not None and not scheduler.running:
@@ -219,10 +225,46 @@ class Laws:
         started = (*scheduler.running.values(), *scheduler.retrying)
         full = sum(1 for r in started if r.work.tier is Tier.GOLD) >= self._running_max[Tier.GOLD]
         room = placer.homes.free or any(t.seq >= 0 and not t.users for t in placer.homes)
+        no_time = self._no_time()
         for w in waiting:
-            if not (full or _in_use(placer.homes, w.work.key) or not room):
+            if not (full or w.ticket_id in no_time or _in_use(placer.homes, w.work.key) or not room):
                 raise Broken(f"gold: ticket {w.ticket_id} waits and nothing is in its way")
             self._held_up.add(w.ticket_id)
+
+    def _in_time(self, now_ns: int) -> None:
+        """When Gold was taken beside other Gold, the tokens of all their tails and answers fit into the time."""
+        running = [r for r in self._scheduler.running.values() if r.work.tier is Tier.GOLD]
+        if len(running) < 2 or not any(r.timings.taken_ns == now_ns for r in running):
+            return
+        token_ns, tokens = self._scheduler.costs.weights_ns[2], 0
+        for r in running:
+            answer = r.work.max_tokens if r.work.choice is None else min(r.work.max_tokens, 3)
+            tokens += len(r.feed) + max(0, answer - len(r.made))
+        if tokens * token_ns > self._wait_max_ns[Tier.GOLD]:
+            raise Broken(f"room: {len(running)} Gold works of {tokens} tokens run at once")
+
+    def _no_time(self) -> set[int]:
+        """The tickets of waiting Gold for which the Gold that runs may have left no time, and of those behind them."""
+        running = [r for r in self._scheduler.running.values() if r.work.tier is Tier.GOLD]
+        running_ns = sum(self._alone_ns(r.work, r.place.pos, r.left, len(r.made)) for r in running)
+        queue = self._scheduler.admission.queues.of[Tier.GOLD]
+        if not running or not len(queue):
+            return set()
+        waiting = sorted(queue, key=lambda w: (w.deadline_ns, w.ticket_id))
+        for number, w in enumerate(waiting):
+            own_ns = self._alone_ns(w.work, len(w.work.trunk), len(w.work.trunk) + len(w.work.tail), 0)
+            if running_ns + own_ns > GOLD_ALONE * self._wait_max_ns[Tier.GOLD]:
+                return {behind.ticket_id for behind in waiting[number:]}
+        return set()
+
+    def _alone_ns(self, work: Work, pos: int, left: int, made: int) -> float:
+        """The predicted time of a work in steps of its own: its prefill, then a step for each token."""
+        step, micro, token, with_context, context = self._scheduler.costs.weights_ns
+        answer = work.max_tokens if work.choice is None else min(work.max_tokens, 3)
+        to_come = max(0, answer - made)
+        padded = -(-(pos + left + to_come + 1) // PAD_LEN) * PAD_LEN / 1000.0
+        each_ns = token + with_context * padded
+        return (left + to_come) * each_ns + (1 + to_come) * (step + micro + context * padded)
 
     def _way_is_made(self, tier: Tier, now_ns: int) -> None:
         """A work that could have a place if the running works of lower tiers were gone has a place with them there,
@@ -231,7 +273,9 @@ class Laws:
         waiting = [(r.ticket_id, r.work) for r in scheduler.retrying if r.work.tier is tier]
         started = sum(r.work.tier is tier for r in (*scheduler.running.values(), *scheduler.retrying))
         if started < self._running_max[tier]:
-            waiting += [(w.ticket_id, w.work) for w in scheduler.admission.queues.of[tier]]
+            no_time = self._no_time() if tier is Tier.GOLD else set()
+            queue = scheduler.admission.queues.of[tier]
+            waiting += [(w.ticket_id, w.work) for w in queue if w.ticket_id not in no_time]
         if not waiting:
             return
         running = list(scheduler.running.values())

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from core.choice import Tokens
-from core.words import Finish, TrunkKey
+from core.words import Finish, Tier, TrunkKey
 from engines.sim import SimCost
 from kvcache.homes import Trunk, common_len
 from kvcache.verify import Sealed
 from scheduler import composing, placing, planner, scheduler
+from scheduler.filling import Candidate
+from scheduler.gold_room import GoldRoom
 from scheduler.place import Place
 from scheduler.placing import Placer
-from scheduler.planner import Candidate, Composed, compose
+from scheduler.planner import Composed, compose
 from scheduler.running import Running
 from scheduler.window import Closed, Window
 from tests.sim.laws import Broken
@@ -42,6 +44,7 @@ SLOW = replace(
 CROWDED = replace(
     SLOW,
     npcs=200,
+    dialogues=160,
     stories_waiting=10,
     cost=SimCost(token_us=300.0),
     promises=replace(PROMISES, bronze=replace(PROMISES.bronze, wait_max_ms=1500)),
@@ -210,9 +213,14 @@ def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
-    """The work that was served last is served again."""
-    patch.setattr(planner, "_turn", lambda c: (-c.last_step_ns, c.number))
-    patch.setattr(planner, "_talks", lambda *_: False)
+    """What decodes on one of the lanes is in no step while others decode."""
+    lane = world.settings.prefixes + 1
+
+    def rest(candidates: Sequence[Candidate], *more: Any) -> Composed:
+        others = [c for c in candidates if not c.decode or c.seq != lane]
+        return compose(others if any(c.decode for c in others) else candidates, *more)
+
+    patch.setattr(composing, "compose", rest)
 
 
 def knows_no_hunger(world: World, patch: pytest.MonkeyPatch) -> None:
@@ -243,6 +251,16 @@ def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(composing, "compose", greedy)
 
 
+def takes_one_gold_at_a_time(world: World, patch: pytest.MonkeyPatch) -> None:
+    """While one Gold runs, no other one is taken."""
+    patch.setattr(GoldRoom, "has", lambda room, work: not any(r.work.tier is Tier.GOLD for r in room._runners))
+
+
+def takes_all_gold(world: World, patch: pytest.MonkeyPatch) -> None:
+    """All Gold that waits is taken, however long it then takes."""
+    patch.setattr(GoldRoom, "has", lambda room, work: True)
+
+
 @pytest.mark.parametrize(
     ("fault", "law", "settings"),
     [
@@ -263,6 +281,8 @@ def passes_over(world: World, patch: pytest.MonkeyPatch) -> None:
         (reuses_too_much, "tokens", replace(SHORT, seconds=60.0)),
         (waits_while_busy, "gold", SHORT),
         (waits_too_long, "gold", QUIET),
+        (takes_one_gold_at_a_time, "gold", SHORT),
+        (takes_all_gold, "room", replace(HARD_TIMES, cost=SimCost(token_us=300.0))),
         (does_not_rotate, "rotation", SLOW),
         (knows_no_hunger, "progress", replace(HARD_TIMES, promises=PROMISES)),
         (lets_silver_have_all_lanes, "bronze", CROWDED),
