@@ -15,13 +15,12 @@ from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
 
-from core.errors import NpcdError
 from loadtests.bench.attention_rig import p95
 from loadtests.bench.children import Child, target
 from loadtests.bench.figures import Figures
 from loadtests.bench.sights import sight
 from loadtests.scene import load_scene
-from npcd_client import Client, Intent, IntentSource
+from npcd_client import Client, Intent, IntentSource, NpcdError
 from npcd_client.talking import TalkEventKind
 
 NPCS, PLAYERS = 100, 3
