@@ -21,7 +21,7 @@ GROUP_WITHIN_NS = 100 * MS  # so many intents are computed side by side as are a
 CHUNK = 64  # tokens of a long prefill
 TALK_CONTEXT = 128.0  # of a conversation, until one was there
 
-# What an intent is taken for until some were answered: tokens of its tail, steps after that, and tokens of these.
+# The size of an intent until some were answered: tokens of its tail, steps after that, and tokens of these.
 TAIL, STEPS, TOKENS, CONTEXT = 20.0, 3.0, 4.0, 128.0
 
 

@@ -77,7 +77,7 @@ def check_pace(settings: PaceSettings, section: str = "pace") -> None:
 
 
 class Measured(NamedTuple):
-    """What was measured of one backend. Costs are nanoseconds of its time, 0 while unknown; shares are of the time
+    """The measurements of one backend. Costs are nanoseconds of its time, 0 while unknown; shares are of the time
     since the last decision. `slow_x` is how much longer the last second's steps took than the cost model expected.
     """
 
@@ -104,7 +104,7 @@ class Wanted(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What the backend carries from now on."""
+    """The work that the backend carries from now on."""
 
     intents_per_s: float
     active_max: int
@@ -129,7 +129,7 @@ class Carried(NamedTuple):
 
     @property
     def gives_way(self) -> tuple[str, ...]:
-        """What gives way now, in the order in which it does."""
+        """The kinds of work that give way now, in their order."""
         return tuple(said for said, field in GIVES_WAY if not getattr(self, field))
 
 
@@ -225,7 +225,7 @@ class Pace:
     # -- deciding ----------------------------------------------------------------------------------------------
 
     def decide(self, measured: Measured, wanted: Wanted, now_ns: int) -> Carried:
-        """What is carried from now on. Call it every 250 ms or so."""
+        """Decides what is carried from now on. Call it every 250 ms or so."""
         passed_s = min(1.0, (now_ns - self._at_ns) / S) if self._at_ns is not None else 0.0
         self._at_ns = now_ns
         if self._began_ns is None:
@@ -261,7 +261,7 @@ class Pace:
             return False  # all is late while many trunks are computed for the first time; that passes
         if late or starved or full:
             if self._fell_ns is None or now_ns - self._fell_ns >= FALL_EVERY_NS:
-                # What it runs at is too much, also while it is still on its way up to what the costs allow.
+                # The present rate is too much, also while it is still on its way up to what the costs allow.
                 target = self._target(m)
                 reached = min(1.0, self.rate / target) if self.rate is not None else 1.0
                 self._correction = max(least, self._correction * FALL * reached)

@@ -98,7 +98,7 @@ class Pacing:
 
     @property
     def intents(self) -> Carried:
-        """What the backend of intents carries."""
+        """The share-out of the backend of intents."""
         self.look()
         return self._kept[self._intent].carried
 
@@ -127,7 +127,7 @@ class Pacing:
     # -- what is measured --------------------------------------------------------------------------------------
 
     def answered(self, timings: Timings, tail_len: int, now_ns: int) -> None:
-        """An intent was answered. What it waited for its turn before it was handed to the engine does not count."""
+        """An intent was answered. Its wait in the line, before it was handed to the engine, does not count."""
         kept = self._kept[self._intent]
         kept.answered += 1
         trunk_len = max(0, timings.prefilled_tokens - tail_len)

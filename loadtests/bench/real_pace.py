@@ -46,7 +46,7 @@ BARE_GROUP, BARE_TRUNK, BARE_TAIL, BARE_STEPS = 4, 320, 20, 3
 
 @dataclass(slots=True)
 class Played:
-    """What a player and NPCs had in one stretch of time."""
+    """The results of a player and of NPCs in one stretch of time."""
 
     seconds: float = 0.0
     first_s: list[float] = field(default_factory=list)

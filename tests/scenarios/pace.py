@@ -25,7 +25,7 @@ class PaceScenario:
         self.now_ns = 0
 
     def run(self, lines: list[str]) -> str:
-        """What is carried after the command."""
+        """The share-out after the command."""
         (verb, *words), given = arguments(lines[0])
         if verb == "token":
             token_ns = float(words[0]) * MS

@@ -15,7 +15,7 @@ PHASE_S = 60.0
 
 @dataclass
 class Phase:
-    """What happened while the engine had one speed."""
+    """The results while the engine had one speed."""
 
     intents_per_s: float
     covered: tuple[int, int]

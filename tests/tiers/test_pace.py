@@ -1,4 +1,4 @@
-"""What is carried follows from what is measured: by the laws after every input, and as a simple, slow twin decides."""
+"""The pace follows what is measured: by the laws after every input, and as a simple, slow twin decides."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pace() -> Pace:
 
 
 def costs(token_ms: float, **more: Any) -> Measured:
-    """What is measured of a model that takes so long for a token, where an intent is 25 tokens."""
+    """The measurements of a model that takes so long for a token. An intent is 25 tokens."""
     token_ns = token_ms * MS
     return Measured(25 * token_ns, 28 * token_ns, 0.4 * token_ns, token_ns, gold_share=0.8)._replace(**more)
 
