@@ -53,6 +53,8 @@ class PaceSettings:
     """The pace rises after this time without a fall; where intents or first texts were late, after 60 s. From 1 to
     60.
     """
+    conversations_min: int = 1
+    """So many conversations are admitted at the same time, whatever they cost. From 1 to 4096."""
     conversation_s: float = 30.0
     """A conversation counts as under way for this time after its last turn. From 1 to 3600."""
 
@@ -73,6 +75,7 @@ def check_pace(settings: PaceSettings, section: str = "pace") -> None:
     check(1 <= s.late_ms <= 60_000, "late_ms", "1 to 60000 milliseconds")
     check(0 < s.late_share < 1, "late_share", "more than 0, less than 1")
     check(1 <= s.calm_s <= 60, "calm_s", "1 to 60 seconds")
+    check(1 <= s.conversations_min <= 4096, "conversations_min", "1 to 4096")
     check(1 <= s.conversation_s <= 3600, "conversation_s", "1 to 3600 seconds")
 
 
@@ -157,6 +160,7 @@ FIRST_X = 1.5  # the same for a first text
 UNKNOWN_START = 0.5  # share of all that is wanted to begin with, where costs are unknown
 CORRECTION = (0.4, 3.0)
 TRUNKS = 0.1  # of its time
+TALK_S = 10.0  # longer than from one line of a conversation to the next
 READ_TOKENS_PER_S = 8.0
 TURN_PREFILL, TURN_TOKENS, TURN_S = 48.0, 40.0, 10.0  # one turn of a conversation, and how often it comes
 GROUP_WITHIN_NS = 100 * MS  # no more intents are with the engine than it answers in this time
@@ -189,8 +193,8 @@ class Pace:
         self._began_ns: int | None = None
         self._answered = self._late = self._late_texts = 0
         self._slow_held = 1.0  # how much slower than expected steps were lately
-        self._gold = 0.0  # share of intents, over 5 s
-        self._talk = 0.0  # share of conversations, over 5 s
+        self._gold = 0.0  # share of intents, over TALK_S
+        self._talk = 0.0  # share of conversations, over TALK_S
         self._held = 0.0  # the largest of these, sinking slowly
         self._trunks = 0.0  # share of trunks that are computed, over 5 s
         self._busy = 0.0  # share of intents and conversations, over 2 s
@@ -239,8 +243,8 @@ class Pace:
     def _average(self, m: Measured, passed_s: float) -> None:
         # At once up, and slowly down: what runs in a second tells little on an engine that is slow.
         self._slow_held = max(m.slow_x, 1.0, 1.0 + (self._slow_held - 1.0) * math.exp(-passed_s / 10.0))
-        self._gold += (m.gold_share - self._gold) * _weight(passed_s, 5.0)
-        self._talk += (m.silver_share - self._talk) * _weight(passed_s, 5.0)
+        self._gold += (m.gold_share - self._gold) * _weight(passed_s, TALK_S)
+        self._talk += (m.silver_share - self._talk) * _weight(passed_s, TALK_S)
         self._held = max(self._talk, self._held * math.exp(-passed_s / 60.0))
         self._trunks += (m.trunks_share - self._trunks) * _weight(passed_s, 5.0)
         self._busy += (m.gold_share + m.silver_share - self._busy) * _weight(passed_s, 2.0)
@@ -370,9 +374,10 @@ class Pace:
     def _conversations(self, m: Measured) -> int:
         """How many conversations are carried: all at reading speed at once, and their turns one after the other."""
         share = self.settings.talk_share
-        each = self._slow_x * max(_turn_share(m), READ_TOKENS_PER_S * m.token_ns / S)
-        most = max(1, math.floor(share / each)) if each > share / PLENTY else PLENTY
-        return min(most, max(1, m.talks)) if self._talk >= share else most
+        each = max(_turn_share(m), READ_TOKENS_PER_S * m.token_ns / S)
+        least = self.settings.conversations_min
+        most = max(least, math.floor(share / each)) if each > share / PLENTY else PLENTY
+        return min(most, max(least, m.talks)) if self._talk >= share else most
 
 
 def _turn_share(m: Measured) -> float:

@@ -229,6 +229,8 @@ async def running(
     backends beside the model's own, `further` the models of further engines.
     """
     models = {LLAMA: model, **further}
+    # A busy machine is no reason to refuse a test's conversations.
+    config = replace(config, pace=replace(config.pace, conversations_min=4096))
     died: list[BaseException] = []
     lifecycle = Lifecycle()
     if keeping is None:

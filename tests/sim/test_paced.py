@@ -55,14 +55,14 @@ def test_promises_are_kept_and_coverage_shrinks(token_ms: float) -> None:
     speeds = (1.0, 2.0, 4.0)
     alone, beside = phases(token_ms, 0, speeds), phases(token_ms, 40, speeds)
     for one, two in zip(alone, beside, strict=True):
-        assert two.first_ns <= max(0.25 * S, 2.0 * one.first_ns), (one, two)
+        assert two.first_ns <= max(0.25 * S, 2.2 * one.first_ns), (one, two)
         assert two.reply_per_s >= min(8.0, 0.5 * one.reply_per_s), (one, two)
         assert two.covered[0] >= 1 and two.answered >= 1
         assert two.turned <= 1, two
     full, half, quarter = beside
     assert full.intents_per_s > quarter.intents_per_s
-    if token_ms <= 12.0:  # four steps of the slowest engine take longer than a second
-        assert half.fell_within_ns <= S and quarter.fell_within_ns <= S
+    if token_ms <= 12.0:  # four steps of the slowest engine take longer than a second; it is decided between steps
+        assert max(half.fell_within_ns, quarter.fell_within_ns) <= 1.1 * S
 
 
 def test_a_fast_engine_covers_all() -> None:

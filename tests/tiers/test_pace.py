@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -26,6 +26,7 @@ from tiers.pace import (
     RISE_BAND,
     RISE_S,
     SLOW_X,
+    TALK_S,
     TRUNKS,
     TURN_PREFILL,
     TURN_S,
@@ -102,7 +103,7 @@ class Twin:
         self.began_ns = now_ns if self.began_ns is None else self.began_ns
         self.now_ns = now_ns
         self.seen.append((passed_s, m))
-        shares = self.average(5.0, [m.silver_share for _, m in self.seen])
+        shares = self.average(TALK_S, [m.silver_share for _, m in self.seen])
         ages, age = [], 0.0
         for passed, _ in reversed(self.seen):
             ages.append(age)
@@ -133,7 +134,7 @@ class Twin:
             return max(SETTINGS.warm_least_hz, room * self.correction / (m.intent_ns * x / S))
 
         self.late_texts = 0 if m.texts > m.late_texts else self.late_texts + m.late_texts
-        gold = self.average(5.0, [m.gold_share for _, m in self.seen])[-1]
+        gold = self.average(TALK_S, [m.gold_share for _, m in self.seen])[-1]
         calm = not self.falls or now_ns - self.falls[-1] >= SETTINGS.calm_s * S
         struck = False
         if self.average(5.0, [m.trunks_share for _, m in self.seen])[-1] > TRUNKS:
@@ -260,6 +261,8 @@ def test_conversations_are_bounded_by_their_share() -> None:
     assert pace().decide(costs(0.3), Wanted(), 0).conversations_max > 100
     assert pace().decide(costs(40.0), Wanted(), 0).conversations_max == 2
     assert pace().decide(costs(400.0), Wanted(), 0).conversations_max == 1
+    least = Pace(replace(SETTINGS, conversations_min=5), CADENCE, ACTIVE_MAX, WARM_MAX)
+    assert least.decide(costs(400.0), Wanted(), 0).conversations_max == 5
     ours = pace()
     for n in range(80):
         carried = ours.decide(costs(12.0, silver_share=0.9, talks=2), Wanted(), n * ROUND_NS)
@@ -290,6 +293,7 @@ def test_a_backend_without_costs_is_found_by_trying() -> None:
         (PaceSettings(late_ms=0.0), "late_ms: 0, must be 1 to 60000 milliseconds"),
         (PaceSettings(late_share=0.0), "late_share: 0, must be more than 0, less than 1"),
         (PaceSettings(calm_s=0.0), "calm_s: 0, must be 1 to 60 seconds"),
+        (PaceSettings(conversations_min=0), "conversations_min: 0, must be 1 to 4096"),
         (PaceSettings(conversation_s=0.0), "conversation_s: 0, must be 1 to 3600 seconds"),
     ],
 )
