@@ -160,6 +160,7 @@ FIRST_X = 1.5  # the same for a first text
 UNKNOWN_START = 0.5  # share of all that is wanted to begin with, where costs are unknown
 CORRECTION = (0.4, 3.0)
 TRUNKS = 0.1  # of its time
+ROOM = 0.15  # an engine that is so much less busy than planned has time left
 TALK_S = 10.0  # longer than from one line of a conversation to the next
 READ_TOKENS_PER_S = 8.0
 TURN_PREFILL, TURN_TOKENS, TURN_S = 48.0, 40.0, 10.0  # one turn of a conversation, and how often it comes
@@ -196,6 +197,7 @@ class Pace:
         self._gold = 0.0  # share of intents, over TALK_S
         self._talk = 0.0  # share of conversations, over TALK_S
         self._held = 0.0  # the largest of these, sinking slowly
+        self._now = 0.0  # share of all but Bronze, over a second
         self._trunks = 0.0  # share of trunks that are computed, over 5 s
         self._busy = 0.0  # share of intents and conversations, over 2 s
         self._last: Carried | None = None
@@ -236,7 +238,7 @@ class Pace:
             self._began_ns = now_ns
         self._average(measured, passed_s)
         struck = self._correct(measured, wanted, passed_s, now_ns)
-        self._move(self._target(measured), struck, passed_s, now_ns)
+        self._move(measured, struck, passed_s, now_ns)
         self._last = self._share_out(measured, wanted)
         return self._last
 
@@ -246,6 +248,7 @@ class Pace:
         self._gold += (m.gold_share - self._gold) * _weight(passed_s, TALK_S)
         self._talk += (m.silver_share - self._talk) * _weight(passed_s, TALK_S)
         self._held = max(self._talk, self._held * math.exp(-passed_s / 60.0))
+        self._now += (m.gold_share + m.silver_share + m.trunks_share - self._now) * _weight(passed_s, 1.0)
         self._trunks += (m.trunks_share - self._trunks) * _weight(passed_s, 5.0)
         self._busy += (m.gold_share + m.silver_share - self._busy) * _weight(passed_s, 2.0)
 
@@ -263,7 +266,7 @@ class Pace:
         least, most = CORRECTION
         if self._trunks > TRUNKS:
             return False  # all is late while many trunks are computed for the first time; that passes
-        if late or starved or full:
+        if (late or starved or full) and self._is_busy(m):
             if self._fell_ns is None or now_ns - self._fell_ns >= FALL_EVERY_NS:
                 # The present rate is too much, also while it is still on its way up to what the costs allow.
                 target = self._target(m)
@@ -290,11 +293,12 @@ class Pace:
         room = max(s.busy_share - talk, 0.1)
         return max(self._warm_least_hz, room * self._correction * S / (m.intent_ns * self._slow_x))
 
-    def _move(self, target: float, struck: bool, passed_s: float, now_ns: int) -> None:
+    def _move(self, m: Measured, struck: bool, passed_s: float, now_ns: int) -> None:
+        target = self._target(m)
         if self.rate is None or self._learning(now_ns):
             self.rate = target
             return
-        if target < self.rate * (1.0 if struck else 1.0 - BAND):
+        if target < self.rate * (1.0 if struck else 1.0 - BAND) and self._is_busy(m):
             self.turns += self._way > 0
             self.rate, self._way, self._fell_ns, self._rising = target, -1, now_ns, False
             self.falls += 1
@@ -307,6 +311,10 @@ class Pace:
             self.turns += self._way < 0
             self.rate = min(target, self.rate * RISE ** (passed_s / RISE_S))
             self._way, self._rising = 1, True
+
+    def _is_busy(self, m: Measured) -> bool:
+        """False while the engine has time left: then less work would help nobody. Without costs that is not known."""
+        return m.token_ns <= 0.0 or self._now >= self.settings.busy_share - ROOM
 
     def _is_calm(self, now_ns: int) -> bool:
         return self._fell_ns is None or now_ns - self._fell_ns >= self.settings.calm_s * S

