@@ -19,6 +19,16 @@ from core.errors import CallerError
 Tokens = NDArray[np.int32]
 
 
+def common_len(held: Tokens, wanted: Tokens) -> int:
+    """The number of leading tokens that two sequences share."""
+    n = min(len(held), len(wanted))
+    if not n:
+        return 0
+    differ = held[:n] != wanted[:n]
+    first = int(differ.argmax())
+    return first if differ[first] else n
+
+
 class Option(NamedTuple):
     """One thing that a stage offers. `number` is what labels call it; with `then` None the answer is complete."""
 

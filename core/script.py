@@ -1,7 +1,10 @@
 """A script: the text that a model is to read for one work, in named sections.
 
     world  words  archetype | persona  summary  card  player  npc  player  npc ... || digest  sight  player  answer
-    `-- shared by NPCs ---'   `-- one NPC's own; it grows at its end only -------'    `-- the tail: cut off again -'
+    `-- shared by NPCs ---'   `-- one NPC's own; it grows at its end only -------'    `-- the tail ---------------'
+
+The tail of an intent is cut off again. Of a conversation's tail the line stays, with the reply that follows. Where the
+layout says so, the situation stays too, before its line (Layout.situation_stays).
 
 There are no tokens in it. Each model's layout (prompts/) renders the sections in its own way and puts what it made into
 their `renders`, so that a section is rendered once per model, and a render is gone when nobody holds its section.
@@ -17,7 +20,7 @@ from typing import Any
 
 
 class SectionKind(Enum):
-    """The part that a section plays. The kinds from DIGEST on stand in tails alone; a player's line stands in both."""
+    """The part that a section plays. Those that ask stand in tails alone."""
 
     WORLD = "world"  # lore
     WORDS = "words"  # the actions and feelings that answers are made of
@@ -73,6 +76,11 @@ class Script:
     def goes_on(self, more: Iterable[Section]) -> Script:
         """A longer one without a tail."""
         return Script((*self.sections, *more), self.shared, begins=self)
+
+
+# What a turn says of the situation before the player's line.
+SITUATION = frozenset([SectionKind.DIGEST, SectionKind.SIGHT])
+LINES = frozenset([SectionKind.PLAYER, SectionKind.NPC])
 
 
 def player_line(text: str, name: str = "") -> Section:

@@ -55,6 +55,8 @@ class Work:
     `max_tokens` 0 only brings the trunk into place and ends with STOP; the tail must then be empty.
     With `keep`, tail and tokens become part of the trunk when the work ends well, so that the next one finds them
     there: all that a step took in, which at max_tokens the last one is not.
+    With `adopt`, a work lets its trunk go as others on lanes do. When it ends after its first token, also cancelled,
+    its lane's tokens become the trunk, unless another work stands on that then or it has changed meanwhile.
     `said` are tokens that this NPC said lately, oldest first, for the sampler's penalties (empty: the tail's). The
     penalties never see `stop_ids`, the model's own end tokens, or `closing` (tokens that close an answer as text): an
     end that is penalised makes replies ramble.
@@ -79,6 +81,7 @@ class Work:
     near: int = -1
     adapter: str = ""
     keep: bool = False
+    adopt: bool = False
     backend: str = ""
     script: Script | None = None
     options: Choice | None = None
@@ -111,6 +114,7 @@ class Timings:
     copied_tokens: int = 0  # from a shared beginning
     prefilled_tokens: int = 0
     output_tokens: int = 0
+    adopted_tokens: int = 0  # of tail and output, that became the trunk (Work.adopt)
     gap_max_ns: int = 0
 
 

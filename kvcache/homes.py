@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from core.choice import Tokens
+from core.choice import Tokens, common_len
 from core.words import NpcKey, Tier, TrunkKey
 from kvcache.verify import Sealed
 
@@ -306,13 +306,3 @@ class Homes:
     def lose(trunk: Trunk) -> None:
         """Notes that a trunk's KV is nowhere."""
         trunk.held, trunk.tokens = 0, NO_TOKENS
-
-
-def common_len(held: Tokens, wanted: Tokens) -> int:
-    """The number of leading tokens that two sequences share."""
-    n = min(len(held), len(wanted))
-    if not n:
-        return 0
-    differ = held[:n] != wanted[:n]
-    first = int(differ.argmax())
-    return first if differ[first] else n

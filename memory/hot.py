@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from core.choice import Tokens
 from core.clock import S
-from core.script import Section, SectionKind
+from core.script import LINES, SITUATION, Section, SectionKind
 from core.words import NpcKey
 
 LINES_KEPT = 12  # an NPC does not say the same sentence twice within so many turns
@@ -47,14 +50,30 @@ class Finished:
 
 
 @dataclass(slots=True, eq=False)
+class Computed:
+    """What of a conversation an engine computed: all `tokens`, in this order, of which the first `trunk_len` were the
+    last work's trunk. Of the next trunk `fresh_from` to `fresh_to` will be computed for the first time. `cut`: the last
+    reply was cut by a guard. `again` counts tokens that were computed a second time since the last turn, by reason.
+    """
+
+    tokens: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    trunk_len: int = 0
+    fresh_from: int = 0
+    fresh_to: int = 0
+    cut: bool = False
+    again: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """One conversation of an NPC with a player. `finished` are the last turns that came to their end, by turn_id.
 
     `cut_turn` is the turn_id of the newest exchange if that was cut off: a retry takes its place.
 
-    `turns` are the lines of both. `summary` and `known` (cards and facts) are the sections between persona and turns,
-    as of the last rebuild; `summary` is None until the session has begun. `noted` was learned since then. A `forgotten`
-    session is not kept. While it is not `recalled`, recent memory was late, and is asked again with every turn.
+    `turns` are the lines of both, and the situations that stay between them. `summary` and `known` (cards and facts)
+    are the sections between persona and turns, as of the last rebuild; `summary` is None until the session has begun.
+    `noted` was learned since then. A `forgotten` session is not kept. While it is not `recalled`, recent memory was
+    late, and is asked again with every turn.
     `spoken` are the NPC's last lines, also those of turns that have left. `engine` has its trunk (empty: none yet); it
     may change only when the trunk is computed anew, `may_move`.
     """
@@ -78,11 +97,22 @@ class Session:
     engine: str = ""
     may_move: bool = True
     cut: set[str] = field(default_factory=set)  # parts that had no room in the context, until a turn reports them
+    computed: Computed = field(default_factory=Computed)
 
     @property
     def sections(self) -> tuple[Section, ...]:
         """The summary, the facts and all kept turns, as they follow the persona."""
         return (*(self.summary or ()), *self.known, *self.turns)
+
+    @property
+    def lines(self) -> list[Section]:
+        """The turns without situations."""
+        return [turn for turn in self.turns if turn.kind in LINES]
+
+    @property
+    def told(self) -> tuple[Section, ...]:
+        """The newest situation that stands in the conversation: at most one section of each kind."""
+        return tuple({turn.kind: turn for turn in self.turns if turn.kind in SITUATION}.values())
 
 
 class Hot:
@@ -134,11 +164,11 @@ class Hot:
         session.cut_turn = cut_turn
         session.turns += turns
         session.spoken += (turn for turn in turns if turn.kind is SectionKind.NPC)
-        session.said += len(turns)
+        session.said += sum(turn.kind in LINES for turn in turns)
         session.last_ns = now_ns
-        if len(session.turns) < self.settings.turns_max:
+        if len(session.lines) < self.settings.turns_max:
             return False
-        del session.turns[: -self.settings.turns_kept]
+        _keep_last(session, self.settings.turns_kept)
         session.rebuilds += 1
         session.may_move = True
         return True
@@ -152,7 +182,7 @@ class Hot:
             session.summary = ()
             session.cut.add("summary")
         elif session.turns:
-            del session.turns[:2]
+            _keep_last(session, len(session.lines) - 2)
             session.cut.add("turns")
         else:
             return False
@@ -166,8 +196,11 @@ class Hot:
             return []
         session.cut_turn = ""
         session.exchanges -= 1
-        taken = session.turns[-2:]
-        del session.turns[-2:]
+        at = len(session.turns) - 2
+        while at > 0 and session.turns[at - 1].kind in SITUATION:
+            at -= 1
+        taken = session.turns[at:]
+        del session.turns[at:]
         session.said -= 2
         if session.spoken:
             session.spoken.pop()
@@ -218,3 +251,20 @@ class Hot:
             if not of_npc:
                 del self._by_npc[npc]
         return session
+
+
+def _keep_last(session: Session, count: int) -> None:
+    """Leaves the last `count` lines, and of the situations only the newest: at its place, or before the first line."""
+    newest = session.told
+    kept: list[Section] = []
+    for turn in reversed(session.turns):
+        if turn.kind in LINES:
+            if count <= 0:
+                break
+            count -= 1
+            kept.append(turn)
+        elif any(turn is one for one in newest):
+            kept.append(turn)
+    if kept:
+        kept += [one for one in reversed(newest) if not any(turn is one for turn in kept)]
+    session.turns[:] = reversed(kept)

@@ -4,15 +4,15 @@
     \\______________________________ trunk ______________________________________________/    \\________ tail ________/
 
 Every section starts with a mark (prompts/marks.py) and is tokenised on its own, so a longer trunk always begins with
-the shorter one. A section is rendered once for each model, and its tokens are kept with it. An NPC's reply is rendered
-from its text like everything else, and not from the tokens that were drawn (docs/decisions/0021). All text is data and
-is encoded without control tokens, whatever it says. The trainer of the shipped model renders its corpus with this file
-too.
+the shorter one. A section is rendered once for each model, and its tokens are kept with it. An NPC's reply stands there
+in the tokens that were drawn, while its session lives; else its text is encoded (docs/decisions/0026). All text is data
+and is encoded without control tokens, whatever it says. The trainer of the shipped model renders its corpus with this
+file too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -79,6 +79,9 @@ class Layout:
         dialect = dialect_of(encoder, markup)
         self.kind, self.marks, self.ends = dialect.kind, dialect.marks, dialect.ends
         self.native = dialect.kind == "npcd"
+        # True: a turn's situation stays in the conversation, before its line, and is told again when it has changed; so
+        # a finished turn is the trunk already. False: it stands in the tail and is cut off, as the model was trained.
+        self.situation_stays = not self.native
         self._bos, self._lead = dialect.bos, dialect.lead
         self.stop_ids, self.stop_text = dialect.stop_ids, dialect.stop_text
         # Tokens that close an answer as text. They end nothing by themselves: a reply may begin with a line break.
@@ -98,6 +101,11 @@ class Layout:
     def knows(self, word: str) -> bool:
         """True when a word is one token where it follows a space: models made for npcd were trained on those."""
         return len(self._encode(f" {word}")) == 1
+
+    @property
+    def closing_len(self) -> int:
+        """Tokens that close a finished reply. They are computed with the work that follows."""
+        return len(self.ends.said)
 
     @property
     def sight_room(self) -> int:
@@ -126,7 +134,7 @@ class Layout:
 
     def lines(self, sections: Iterable[Section]) -> tuple[int, ...]:
         """Sections of a trunk one after the other."""
-        return tuple(chain.from_iterable([self.render(section).tokens for section in sections]))
+        return tuple(chain.from_iterable(self._joined(sections, self.render)))
 
     def render(self, section: Section) -> Cut:
         """A section of a trunk, as this model reads it. Raises TooLong for a definition over its cap."""
@@ -137,12 +145,15 @@ class Layout:
 
     def encode(self, tail: Sequence[Section]) -> tuple[int, ...]:
         """The sections of a tail, rendered from their texts."""
-        out: tuple[int, ...] = ()
-        for n, section in enumerate(tail):
-            out += self._rendered(section).tokens
-            if section.kind is SectionKind.SIGHT and tail[n + 1].kind is SectionKind.PLAYER:
-                out += self.ends.sight
-        return out
+        return tuple(chain.from_iterable(self._joined(tail, self._rendered)))
+
+    def _joined(self, sections: Iterable[Section], render: Callable[[Section], Cut]) -> Iterator[tuple[int, ...]]:
+        seen = False
+        for section in sections:
+            if seen and section.kind is SectionKind.PLAYER:
+                yield self.ends.sight
+            yield render(section).tokens
+            seen = section.kind is SectionKind.SIGHT
 
     def _rendered(self, section: Section) -> Cut:
         text, name = section.text, section.name
@@ -242,10 +253,18 @@ class Layout:
         sections = (*asked.sections, Section(SectionKind.CHOSEN, items=chosen), SHOUT)
         return Tail(self.tail(asked) + self._chosen(chosen) + self.marks["say"], sections, self)
 
-    def talk_tail(self, line: Section, perception: Perception | None = None, digest: str = "") -> Tail:
+    def talk_tail(
+        self, line: Section, perception: Perception | None = None, digest: str = "", standing: Collection[Section] = ()
+    ) -> Tail:
         """The tail that asks for a reply: digest, perception, the player's line. The perception gives way first when
-        not all fit, and then the digest.
+        not all fit, and then the digest. Where the situation stays, a section that is `standing` there is not told
+        again.
         """
+        if self.situation_stays:
+            if perception is not None and perception.section in standing:
+                perception = None
+            if Section(SectionKind.DIGEST, digest) in standing:
+                digest = ""
         asked, sections = self.render(line).tokens + self.marks["npc"], (line, ANSWER)
         told = self._digest(digest) if digest else ()
         about = (Section(SectionKind.DIGEST, digest),) if digest else ()
@@ -256,6 +275,19 @@ class Layout:
         if told and len(told) + len(asked) <= self.caps.talk_tail:
             return Tail(told + asked, (*about, *sections), self)
         return Tail(asked, sections, self)
+
+    def stays(self, tail: Tail) -> tuple[Section, ...]:
+        """The sections of a talk_tail that the finished turn keeps, before the reply."""
+        if self.situation_stays:
+            return tail.sections[:-1]
+        return tuple(section for section in tail.sections if section.kind is SectionKind.PLAYER)
+
+    def keep_drawn(self, line: Section, drawn: Sequence[int], rest: str = "") -> None:
+        """Has an NPC's finished line stand in the trunk as the tokens that were drawn for it, after `ANSWER`, and then
+        `rest`: the drawn ones are computed already. So it is while somebody holds the section.
+        """
+        spoken = (*drawn, *(self._encode(rest) if rest else ()))
+        line.renders[self] = Cut(self.marks["npc"] + spoken[: self.caps.reply] + self.ends.said)
 
     def summary_tail(self) -> Tail:
         """The tail that asks for a summary of the conversation, for what the NPC will remember of it."""

@@ -6,12 +6,12 @@ they are loaded, and loaded only where that is faster than computing them again.
 
 from __future__ import annotations
 
-from core.choice import Tokens
+from core.choice import Tokens, common_len
 from core.words import NpcKey
 from core.work import Work
 from engines.base import StepEngine
 from kvcache import victims
-from kvcache.homes import Homes, Trunk, common_len
+from kvcache.homes import Homes, Trunk
 from kvcache.verify import REASONS, Verifier
 from scheduler.costs import Costs
 from scheduler.loads import LoadCosts, recompute_ns
@@ -104,6 +104,12 @@ class Moves:
         self._engine.trim(seq, 0)
         self.moved_out += 1
         self.parking.put_away(evicted)
+
+    def drop(self, trunk: Trunk) -> None:
+        """Drops the bytes of a trunk that is in no sequence: it is to hold something else."""
+        self.parking.forget(trunk)
+        self.homes.take_blob(trunk)
+        self.homes.lose(trunk)
 
     def move_out_npc(self, npc: NpcKey) -> None:
         """Moves an NPC's trunks to host RAM, except those that works stand on."""

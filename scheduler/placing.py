@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.choice import Tokens
+from core.choice import Tokens, common_len
 from core.words import AUTO, OrAuto, Tier, TrunkKey
 from core.work import Work
 from engines.base import Geometry, StepEngine
-from kvcache.homes import Homes, Trunk, common_len
+from kvcache import victims
+from kvcache.homes import Homes, Trunk
 from kvcache.lanes import Lanes
 from kvcache.prefix import Prefixes
 from scheduler.costs import Costs
@@ -173,6 +174,30 @@ class Placer:
         self.homes.holds(trunk, tokens[:held], held)
         self._engine.trim(trunk.seq, held)
 
+    def adopt(self, place: Place, made: Sequence[int], now_ns: int) -> int:
+        """Makes the branch of an `adopt` work the trunk, and returns how many of its tokens that now holds beyond what
+        the work began with. 0, and nothing has changed, where another work stands on the trunk, where it was forgotten
+        or has grown meanwhile, or where there is no sequence for it. Call release() then.
+        """
+        work, trunk = place.work, place.trunk
+        if place.part is not Part.BRANCH or place.lane < 0 or self.homes.find(work.key) is not trunk or trunk.users:
+            return 0
+        held = len(trunk.tokens[: trunk.held])
+        if common_len(trunk.tokens[: trunk.held], work.trunk) < trunk.held:
+            return 0
+        if not self._comes_back(trunk, work.near, now_ns):
+            return 0
+        tokens = np.concatenate([work.trunk, work.tail, np.asarray(made, np.int32)])
+        held = min(place.pos, len(tokens))
+        if work.adapter != work.key.adapter:
+            # The trunk is the base model's: what the adapter computed is not part of it.
+            held = min(held, len(work.trunk) + place.adapter_from)
+        self._engine.copy(place.lane, trunk.seq)
+        self._engine.trim(trunk.seq, held)
+        self.homes.holds(trunk, tokens[:held], held)
+        trunk.used_ns, trunk.tier = max(trunk.used_ns, now_ns), work.tier
+        return held - len(work.trunk)
+
     def release(self, place: Place, now_ns: int) -> None:
         """Ends a place, whichever part it computes."""
         trunk = place.trunk
@@ -264,6 +289,15 @@ class Placer:
         self._engine.trim(trunk.seq, shared)
         self.homes.holds(trunk, wanted, shared)
         return True
+
+    def _comes_back(self, trunk: Trunk, near: int, now_ns: int) -> bool:
+        """Gives an unused trunk a sequence for other content than it has; False when there is none."""
+        if trunk.seq >= 0:
+            return True
+        if not self.homes.free and victims.choose(self.homes.residents, now_ns) is None:
+            return False
+        self.moves.drop(trunk)
+        return self.moves.make_resident(trunk, near, now_ns)
 
     def _bound_forks(self) -> None:
         """Makes room for one more fork; those in use stay, so there may be more of them."""

@@ -374,6 +374,8 @@ class Scheduler:
         del self.running[runner.ticket_id]
         if runner.work.keep and finish in (Finish.STOP, Finish.LENGTH):
             self.placer.keep(runner.place, runner.made)
+        elif runner.work.adopt and runner.made:
+            runner.timings.adopted_tokens = self.placer.adopt(runner.place, runner.made, now_ns)
         self.placer.release(runner.place, now_ns)
         self._deliver_end(runner, finish, "")
 

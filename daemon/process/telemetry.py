@@ -152,7 +152,12 @@ class StatusCollector(Collector):
         prompt = CounterMetricFamily("npcd_prompt_tokens", "Prompt tokens by where their KV came from", labels=["kv"])
         prompt.add_metric(["cached"], s.cached_tokens)
         prompt.add_metric(["prefilled"], s.prefilled_tokens)
-        yield prompt
+        again = CounterMetricFamily(
+            "npcd_talk_tokens_again", "Tokens of conversations that were computed a second time", labels=["why"]
+        )
+        for why in ("recomputed", "rebuild", "guard"):
+            again.add_metric([why], getattr(s, f"{why}_tokens"))
+        yield from (prompt, again)
         recalls = CounterMetricFamily("npcd_recalls", "Recalls by what answered", labels=["store"])
         for store in ("hot", "recent", "late"):
             recalls.add_metric([store], getattr(s, f"recalls_{store}"))

@@ -17,6 +17,7 @@ from daemon.minds.pressure import Pressure
 from daemon.minds.table import Table
 from daemon.starting import Progress
 from daemon.talk.dialogue import Dialogue
+from daemon.talk.once import GUARD, REBUILD, RECOMPUTED
 from daemon.words import whole
 from daemon.worlds.worlds import Worlds
 from engines.backend import Snapshot
@@ -239,6 +240,9 @@ class StatusBoard:
             intents_policy=counts.policy,
             intents_predicted=counts.predicted,
             turns_finished=self._dialogue.counts.finished,
+            recomputed_tokens=self._dialogue.counts.again[RECOMPUTED],
+            rebuild_tokens=self._dialogue.counts.again[REBUILD],
+            guard_tokens=self._dialogue.counts.again[GUARD],
             loop_lag_p99_ms=lag_ns / MS,
             window_closed_complete=sum(s.windows.complete for s in snapshots),
             window_closed_full=sum(s.windows.full for s in snapshots),

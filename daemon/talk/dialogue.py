@@ -158,7 +158,7 @@ class Dialogue:
         self.sessions.drop_ending(
             lambda s: s.player == player_id and s.npc[:2] == (tenant, world_id) and npc_id in ("", s.npc.npc)
         )
-        return len(sessions), sum(len(s.turns) for s in sessions)
+        return len(sessions), sum(len(s.lines) for s in sessions)
 
     def removing(self, npc: NpcKey) -> Steps[None]:
         """Ends every session of an NPC that was taken out. Turns that wait for it find that it is gone."""

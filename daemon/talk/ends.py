@@ -15,6 +15,7 @@ from core.clock import US, Clock
 from core.words import Finish
 from core.work import Ended
 from daemon.talk.floors import Floors
+from daemon.talk.once import GUARD, REBUILD, RECOMPUTED
 from daemon.talk.readers import Readers
 from daemon.talk.replies import Replies
 from daemon.talk.sessions import Sessions
@@ -140,11 +141,12 @@ class Ends:
         self._counts.finished_of[npc.key.tenant] += 1
         self._counts.cut_tokens += speech.lost
         cut = CUT_OFF.get(turn.finish, "")
+        reply, spoken = self._replies.spoken(turn)
         body = self._sessions.add(
-            npc, session, request.turn_id, speech.line, turn.said, request.player_name, self._felt(npc), cut
+            npc, session, request.turn_id, speech.heard, reply, request.player_name, self._felt(npc), cut
         )
         if goes_on:
-            self._replies.make_ready(npc, session)
+            self._replies.go_on(turn, speech, spoken)
         return self._memory.keep_soon(Kind.TURN, npc.key, request.player_id, body)
 
     def _put_back(self, turn: Turn, speech: Speech) -> None:
@@ -160,6 +162,8 @@ class Ends:
             return
         assert speech is not None
         event = _last(turn, turn.ended, speech)
+        self._counts.again.update(speech.session.computed.again)
+        speech.session.computed.again.clear()
         event.accepted = kept is not None and not kept.cancelled() and kept.result()
         turn.end = event
         if turn.finish in WELL and turn.said:
@@ -194,6 +198,10 @@ def _last(turn: Turn, ended: Ended, speech: Speech) -> dialogue_pb2.TalkEvent:
     event.timings.recall_us = whole(speech.recalled.took_ns // US, 64)
     event.timings.recall_late = speech.recalled.late
     event.timings.stores[:] = speech.recalled.stores
+    again = speech.session.computed.again
+    event.timings.recomputed_tokens = again.get(RECOMPUTED, 0)
+    event.timings.rebuild_tokens = again.get(REBUILD, 0)
+    event.timings.guard_tokens = again.get(GUARD, 0)
     if turn.finish in WELL and not turn.said:
         event.flags.append("empty")
     if turn.tries > 1:

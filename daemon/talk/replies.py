@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
+import numpy as np
+
+from core.choice import common_len
 from core.clock import Clock
 from core.errors import CallerError, Draining, Overloaded
-from core.words import Tier, TrunkKey
-from core.work import Sampling, Work
+from core.script import Script, Section, npc_line
+from core.words import Finish, Tier, TrunkKey
+from core.work import Ended, Sampling, Work
+from daemon.talk.drawn import Drawn, said_by
+from daemon.talk.once import Expected, count, expected, finished
 from daemon.talk.sessions import Sessions
 from daemon.talk.settings import DialogueSettings
+from daemon.talk.turns import WELL, Draw, Speech, Turn
 from daemon.worlds.guide import Guide
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
@@ -92,18 +99,58 @@ class Replies:
         warm = sampling.temperature or self._settings.temperature or DialogueSettings().temperature
         return replace(work, sampling=replace(sampling, seed=(sampling.seed + 1) % (1 << 64), temperature=warm))
 
-    def make_ready(self, npc: Npc, session: Session) -> None:
-        """Has the KV of the conversation made ready in the background, so that the next line finds it."""
-        route = self.route_of(npc, session)
+    def spoken(self, turn: Turn) -> tuple[Section, Drawn]:
+        """The NPC's finished line, and the drawn tokens that make it. It stands in the trunk with these tokens if the
+        lane is to become the trunk.
+        """
+        draw, said = turn.draw, turn.said
+        reply, drawn = npc_line(said), said_by(draw.chunks if draw else (), said)
+        if drawn.tokens and draw and draw.work.adopt and turn.speech:
+            turn.speech.layout.keep_drawn(reply, drawn.tokens, drawn.rest)
+        return reply, drawn
+
+    def ended(self, session: Session, draw: Draw, ended: Ended, again: bool) -> None:
+        """Takes in what a draw computed. If a reply is drawn `again`, its tail is computed again."""
+        made = draw.tokens[: _taken_in(draw.tokens, ended)]
+        count(session.computed, draw.work, made, ended.timings, draw.expects, again)
+
+    def go_on(self, turn: Turn, speech: Speech, drawn: Drawn) -> None:
+        """The turn is part of its session. Has the conversation's KV made ready in the background, so that the next
+        line finds it. Nothing is to be done if the lane became the trunk: the next work computes the end of the turn.
+        """
+        session, draw, ended = speech.session, turn.draw, turn.ended
+        route = self.route_of(speech.npc, session)
         layout = self._guide.layout(route)
         room = layout.caps.talk_tail + self._settings.max_tokens
-        script = self._sessions.script(npc, session, room, self._context_len(route), layout)
+        script = self._sessions.script(speech.npc, session, room, self._context_len(route), layout)
+        trunk = layout.trunk(script).tokens
+        # Only a work that ended by itself has taken in its last token.
+        fresh = layout.closing_len + (ended is None or ended.finish is not Finish.STOP)
+        finished(session.computed, len(trunk), fresh, drawn.cut and turn.finish in WELL)
+        here = draw is not None and draw.work.backend == route.engine
+        if here and draw is not None and ended is not None and ended.timings.adopted_tokens:
+            held = len(draw.work.trunk) + ended.timings.adopted_tokens
+            there = np.concatenate([draw.work.trunk, draw.work.tail, np.asarray(draw.tokens, np.int32)])[:held]
+            if len(trunk) - common_len(there, trunk) <= fresh:
+                return
+        self._make_ready(speech.npc, session, script, self._guide.to(WorkKind.REPLY_TRUNK, route.engine))
+
+    def _make_ready(self, npc: Npc, session: Session, script: Script, route: Route) -> None:
         replaces = (npc.key, session.player, "trunk")
         # It is in nobody's way: the player is still listening.
         patient = Tier.BRONZE
-        trunk = self._guide.to(WorkKind.REPLY_TRUNK, route.engine)
-        work = self._works.ready(npc, trunk, self._clock(), replaces, script, session.player, deadline=patient)
+        work = self._works.ready(npc, route, self._clock(), replaces, script, session.player, deadline=patient)
+        expects = expected(session.computed)
         try:
-            self._door.submit(work, lambda _: None)
+            self._door.submit(work, lambda e: _count(session, work, e, expects))
         except (Overloaded, Draining):
             pass  # the next turn computes it
+
+
+def _count(session: Session, work: Work, ended: Ended, expects: Expected) -> None:
+    count(session.computed, work, (), ended.timings, expects)
+
+
+def _taken_in(made: Sequence[int], ended: Ended) -> int:
+    """How many of the made tokens steps took in: all only if the end was picked after them."""
+    return len(made) if ended.finish is Finish.STOP else max(0, len(made) - 1)

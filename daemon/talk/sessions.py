@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from core.clock import MS, Clock, S
 from core.errors import Draining, NotFound, Overloaded
-from core.script import Script, Section, SectionKind, npc_line, player_line
+from core.script import SITUATION, Script, Section, SectionKind, npc_line, player_line
 from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended
 from daemon.talk.text import Spoken
@@ -123,7 +123,10 @@ class Sessions:
         would not fit, as the model of `layout` counts them.
         """
         while True:
-            script = npc.script.goes_on(session.sections)
+            sections = session.sections
+            if not layout.situation_stays:
+                sections = tuple(section for section in sections if section.kind not in SITUATION)
+            script = npc.script.goes_on(sections)
             if len(layout.trunk(script).tokens) + room <= context_len or not self.hot.make_room(session):
                 return script
 
@@ -132,16 +135,19 @@ class Sessions:
         npc: Npc,
         session: Session,
         turn_id: str,
-        line: Section,
-        said: str,
+        heard: Sequence[Section],
+        reply: Section,
         player_name: str,
         emotion: str,
         cut: str,
     ) -> Body:
-        """Appends a turn. Returns its record for the journal (Kind.TURN). `cut` says how it was cut off, if it was."""
+        """Appends a turn: what the NPC heard, the line last, and its reply. Returns its record for the journal
+        (Kind.TURN). `cut` says how it was cut off, if it was.
+        """
+        line, said = heard[-1], reply.text
         noted = facts_of(line.text, npc.name)
         session.noted += [n for n in noted if n not in session.noted]
-        rebuilt = self.hot.add(session, [line, npc_line(said)], self._clock(), turn_id if cut else "")
+        rebuilt = self.hot.add(session, [*heard, reply], self._clock(), turn_id if cut else "")
         body: Body = {"session": session.session_id, "line": line.text, "reply": said}
         named = {"turn_id": turn_id, "name": player_name or name_of(line.text), "emotion": emotion, "finish": cut}
         body.update((key, value) for key, value in named.items() if value)
@@ -221,7 +227,7 @@ class Sessions:
             except NotFound:
                 npc = session.npc.npc  # it was removed; its memories stay
             names = (npc, bond.name or "player")
-            text = believed(said, _exchanges(session.turns), names) if said else ""
+            text = believed(said, _exchanges(session.lines), names) if said else ""
             body: Body = {"session": session.session_id, "text": text, "by": "model"}
             if text:
                 self.counts.summaries_model += 1

@@ -14,11 +14,12 @@ from core.script import player_line
 from core.words import Finish, NpcKey
 from core.work import Chunk, Ended, Timings, Work
 from daemon.talk.ends import FINISHES, Ends
+from daemon.talk.once import expected
 from daemon.talk.readers import Readers
 from daemon.talk.replies import Replies
 from daemon.talk.sessions import Sessions
 from daemon.talk.text import Spoken
-from daemon.talk.turns import DialogueCounts, Speech, Stage, Turn
+from daemon.talk.turns import DialogueCounts, Draw, Speech, Stage, Turn
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from memory.recall import Recalled
@@ -63,11 +64,12 @@ class Speaking:
         # The prompt is not to have the line twice, so what an earlier try left goes first.
         replaced = self._sessions.hot.take_back(session, request.turn_id)
         line = player_line(request.text, request.player_name)
-        turn.speech = Speech(npc, session, recalled, line, layout.render(line).lost, replaced)
+        turn.speech = Speech(npc, session, recalled, line, layout, layout.render(line).lost, replaced)
         digest = self._sessions.digest(npc.key, request.player_id)
-        tail = layout.talk_tail(line, self._perceived(npc, layout), digest)
+        tail = layout.talk_tail(line, self._perceived(npc, layout), digest, session.told)
         self._spoke(npc.key)
         work = self._replies.reply(npc, session, request, tail)
+        turn.speech.heard = layout.stays(tail)
         turn.text = Spoken(layout.stop_text, self._guard(turn, turn.speech))
         self._submit(turn, work)
         turn.stage, turn.session_id = Stage.SPEAKS, session.session_id
@@ -75,11 +77,16 @@ class Speaking:
         turn.wake()
 
     def _submit(self, turn: Turn, work: Work) -> None:
-        number = turn.tries + 1
-        turn.ticket = self._door.submit(
-            work, lambda ended: self._work_ended(turn, ended, number), lambda chunk: self._take(turn, chunk, number)
-        )
-        turn.tries = number
+        assert turn.speech is not None
+        number, draw = turn.tries + 1, Draw(work, expected(turn.speech.session.computed))
+
+        def on_end(ended: Ended) -> None:
+            assert turn.speech is not None
+            self._replies.ended(turn.speech.session, draw, ended, again=number > 1)
+            self._work_ended(turn, ended, number)
+
+        turn.ticket = self._door.submit(work, on_end, lambda chunk: self._take(turn, chunk, number))
+        turn.tries, turn.draw = number, draw
 
     def _guard(self, turn: Turn, speech: Speech) -> Guard:
         names = (turn.request.player_name, speech.recalled.bond.name)
@@ -91,6 +98,8 @@ class Speaking:
             return
         takes = turn.text.takes
         turn.text.add(chunk.text)
+        assert turn.draw is not None
+        turn.draw.chunks.append(chunk)
         turn.chunks += 1
         if turn.text.takes != takes:
             turn.heard = 0

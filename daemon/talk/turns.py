@@ -23,12 +23,14 @@ from enum import Enum
 from core.script import Section
 from core.spread import Spread
 from core.words import NpcKey
-from core.work import Ended
+from core.work import Chunk, Ended, Work
+from daemon.talk.once import Expected
 from daemon.talk.text import Spoken
 from daemon.worlds.world import Npc
 from memory.hot import Session
 from memory.recall import Recalled
 from npcd.v1 import dialogue_pb2
+from prompts.layout import Layout
 from scheduler.ticket import Ticket
 
 WELL = (dialogue_pb2.TALK_FINISH_STOP, dialogue_pb2.TALK_FINISH_LENGTH)
@@ -61,6 +63,7 @@ class DialogueCounts:
     drawn_again: int = 0
     empty: int = 0  # turns of which the guards left nothing
     guarded: Counter[str] = field(default_factory=Counter)  # turns that a guard cut something of, by what it was
+    again: Counter[str] = field(default_factory=Counter)  # prompt tokens that were computed a second time, by reason
 
 
 @dataclass(slots=True, eq=False)
@@ -91,8 +94,24 @@ class Speech:
     session: Session
     recalled: Recalled
     line: Section
+    layout: Layout  # of the model that speaks
     lost: int  # tokens of the line that were cut away
     replaced: list[Section]  # the same turn as an earlier try left it
+    heard: tuple[Section, ...] = ()  # the sections that stay in the conversation before the reply
+
+
+@dataclass(slots=True, eq=False)
+class Draw:
+    """One try of a reply: its work, the tokens that this may compute for the first time, and the chunks that came."""
+
+    work: Work
+    expects: Expected
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The drawn tokens."""
+        return [token for chunk in self.chunks for token in chunk.tokens]
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +134,7 @@ class Turn:
     readers: set[Reader] = field(default_factory=set)
     chunks: int = 0
     tries: int = 0  # how often its reply was begun
+    draw: Draw | None = None  # the newest one
     heard: int = 0
     session_id: str = ""
     speech: Speech | None = None

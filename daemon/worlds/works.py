@@ -12,7 +12,7 @@ from core.words import Tier
 from core.work import GREEDY, Sampling, Work
 from daemon.worlds.world import Npc
 from prompts.guard_rules import GuardSettings
-from prompts.layout import Layout, Tail
+from prompts.layout import ANSWER, Layout, Tail
 from tiers.promises import Promises
 from tiers.routing import Route
 
@@ -93,6 +93,8 @@ class Works:
             layout = self._layouts[route.engine]
             work.said = layout.lines(said)
             work.stop_ids, work.closing = layout.stop_ids, layout.closing_ids
+            # If the finished turn is exactly what the lane holds, it is the trunk already.
+            work.adopt = bool(partner) and tail.sections[-1:] == (ANSWER,) and layout.stays(tail) == tail.sections[:-1]
         work.supersede = supersede
         return work
 

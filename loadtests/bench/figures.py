@@ -254,6 +254,28 @@ real.overload_120_refused_lines | lines | | the same: lines refused and said aga
 real.overload_200_superseded_share | share | | at 200 %: of the questions to the model, superseded by a newer one
 real.overload_200_rule_share | share | | the same: of the intents, by the rule policy
 real.overload_200_refused_lines | lines | | the same: lines refused and said again
+real.recomputed_tokens_per_turn | tokens | <= 0 | 20 turns with a chat model: tokens that were computed a second time
+real.rebuild_tokens | tokens | | the same: a turn's share of what rebuilds computed anew, in the background
+real.guard_tokens | tokens | | the same: a turn's share of what cut replies made to compute anew
+real.turn2_first_ms | ms | | the same: line sent to first text, turn 2, daemon otherwise idle
+real.turn20_first_ms | ms | | the same at turn 20, the same line
+real.turn20_first_x | x | <= 1.3 | the ratio of both
+real.turn_settled_ms_max | ms | | the same: longest time from a reply's end until the daemon is idle (a rebuild)
+real.kv_per_turn_bytes_stays | bytes | | KV that a turn adds, with its situation kept in the conversation
+real.kv_per_turn_bytes_cut | bytes | | the same, with the situation cut off with the tail
+real.computed_per_turn_tokens_stays | tokens | | tokens computed for a turn, reply included, with the situation kept
+real.computed_per_turn_tokens_cut | tokens | | the same, with the situation cut off
+real.shipped_recomputed_tokens_per_turn | tokens | | the model that ships: it keeps situations in the tail
+real.shipped_rebuild_tokens | tokens | | the same
+real.shipped_guard_tokens | tokens | | the same
+real.shipped_turn2_first_ms | ms | | the same
+real.shipped_turn20_first_ms | ms | | the same
+real.shipped_turn20_first_x | x | <= 1.3 | the same
+real.shipped_turn_settled_ms_max | ms | | the same
+real.shipped_kv_per_turn_bytes_stays | bytes | | the same
+real.shipped_kv_per_turn_bytes_cut | bytes | | the same
+real.shipped_computed_per_turn_tokens_stays | tokens | | the same
+real.shipped_computed_per_turn_tokens_cut | tokens | | the same
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_overload, real_pace, real_start, real_two
+from loadtests.bench import real_overload, real_pace, real_start, real_turns, real_two
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "two", "pace", "overload")
+PARTS = ("start", "turns", "two", "pace", "overload")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -14,6 +14,8 @@ async def run(figures: Figures, options: Options) -> None:
     chat = options.chat()
     if options.wants("start"):
         await real_start.run(figures, options.model, chat, options.quick)
+    if options.wants("turns"):
+        await real_turns.run(figures, options.model, chat, options.quick)
     if options.wants("two"):
         await real_two.run(figures, options.model, chat, options.quick)
     if options.wants("pace"):

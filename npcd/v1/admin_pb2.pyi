@@ -450,6 +450,9 @@ class StatusResponse(_message.Message):
     STARTING_FIELD_NUMBER: _builtins.int
     PACES_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    REBUILD_TOKENS_FIELD_NUMBER: _builtins.int
+    GUARD_TOKENS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     contract_major: _builtins.int
     contract_minor: _builtins.int
@@ -514,6 +517,10 @@ class StatusResponse(_message.Message):
     """of these, on states that did not come true"""
     predicted_saved_ms: _builtins.int
     """latency that hits saved"""
+    recomputed_tokens: _builtins.int
+    """Tokens of conversations that were computed a second time, since start (Timings says it per turn):"""
+    rebuild_tokens: _builtins.int
+    guard_tokens: _builtins.int
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"intents", "dialogue", "barks", "story", ..."""
@@ -603,10 +610,13 @@ class StatusResponse(_message.Message):
         starting: Global___Starting | None = ...,
         paces: _abc.Iterable[Global___Pace] | None = ...,
         engines: _abc.Iterable[Global___EngineStatus] | None = ...,
+        recomputed_tokens: _builtins.int = ...,
+        rebuild_tokens: _builtins.int = ...,
+        guard_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["starting", b"starting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "paces", b"paces", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "starting", b"starting", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bonds", b"bonds", "cached_tokens", b"cached_tokens", "contract_major", b"contract_major", "contract_minor", b"contract_minor", "daemon_epoch", b"daemon_epoch", "degraded", b"degraded", "demotions", b"demotions", "engine", b"engine", "engines", b"engines", "features", b"features", "guard_tokens", b"guard_tokens", "intents_model", b"intents_model", "intents_policy", b"intents_policy", "intents_predicted", b"intents_predicted", "intents_put_off", b"intents_put_off", "lanes", b"lanes", "lanes_leased", b"lanes_leased", "live_streams", b"live_streams", "loop_lag_p99_ms", b"loop_lag_p99_ms", "model_hash", b"model_hash", "model_name", b"model_name", "npcs", b"npcs", "npcs_active", b"npcs_active", "npcs_warm", b"npcs_warm", "paces", b"paces", "phase", b"phase", "predicted_saved_ms", b"predicted_saved_ms", "predicted_tokens", b"predicted_tokens", "predicted_wasted_tokens", b"predicted_wasted_tokens", "predictions", b"predictions", "predictions_hit", b"predictions_hit", "prefilled_tokens", b"prefilled_tokens", "promotions", b"promotions", "ram_bytes", b"ram_bytes", "rebuild_tokens", b"rebuild_tokens", "recalls_hot", b"recalls_hot", "recalls_late", b"recalls_late", "recalls_recent", b"recalls_recent", "recomputed_tokens", b"recomputed_tokens", "residents", b"residents", "residents_used", b"residents_used", "shedding", b"shedding", "starting", b"starting", "step_p50_ms", b"step_p50_ms", "step_p95_ms", b"step_p95_ms", "steps", b"steps", "stores", b"stores", "summaries_model", b"summaries_model", "summaries_rule", b"summaries_rule", "tiers", b"tiers", "tokens_per_s", b"tokens_per_s", "turns_finished", b"turns_finished", "turns_open", b"turns_open", "uptime_ms", b"uptime_ms", "version", b"version", "window_closed_complete", b"window_closed_complete", "window_closed_full", b"window_closed_full", "window_closed_time", b"window_closed_time", "worlds", b"worlds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

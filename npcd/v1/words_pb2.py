@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13npcd/v1/words.proto\x12\x07npcd.v1\"\x97\x02\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\twindow_us\x18\x02 \x01(\x04\x12\x11\n\trecall_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12\x18\n\x10prefilled_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\x12\x0e\n\x06stores\x18\t \x03(\t\x12\x13\n\x0brecall_late\x18\n \x01(\x08\x12\x12\n\ncut_tokens\x18\x0b \x01(\r\x12\x15\n\rloaded_tokens\x18\x0c \x01(\r\x12\x15\n\rcopied_tokens\x18\r \x01(\r*l\n\nActivation\x12\x1a\n\x16\x41\x43TIVATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43TIVATION_ACTIVE\x10\x01\x12\x13\n\x0f\x41\x43TIVATION_WARM\x10\x02\x12\x16\n\x12\x41\x43TIVATION_AMBIENT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13npcd/v1/words.proto\x12\x07npcd.v1\"\xe0\x02\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\twindow_us\x18\x02 \x01(\x04\x12\x11\n\trecall_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\tdecode_us\x18\x05 \x01(\x04\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12\x18\n\x10prefilled_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\x12\x0e\n\x06stores\x18\t \x03(\t\x12\x13\n\x0brecall_late\x18\n \x01(\x08\x12\x12\n\ncut_tokens\x18\x0b \x01(\r\x12\x15\n\rloaded_tokens\x18\x0c \x01(\r\x12\x15\n\rcopied_tokens\x18\r \x01(\r\x12\x19\n\x11recomputed_tokens\x18\x0e \x01(\r\x12\x16\n\x0erebuild_tokens\x18\x0f \x01(\r\x12\x14\n\x0cguard_tokens\x18\x10 \x01(\r*l\n\nActivation\x12\x1a\n\x16\x41\x43TIVATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43TIVATION_ACTIVE\x10\x01\x12\x13\n\x0f\x41\x43TIVATION_WARM\x10\x02\x12\x16\n\x12\x41\x43TIVATION_AMBIENT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'npcd.v1.words_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTIVATION']._serialized_start=314
-  _globals['_ACTIVATION']._serialized_end=422
+  _globals['_ACTIVATION']._serialized_start=387
+  _globals['_ACTIVATION']._serialized_end=495
   _globals['_TIMINGS']._serialized_start=33
-  _globals['_TIMINGS']._serialized_end=312
+  _globals['_TIMINGS']._serialized_end=385
 # @@protoc_insertion_point(module_scope)

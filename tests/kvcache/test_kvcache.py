@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
+from core.choice import common_len
 from core.words import NpcKey, Tier, TrunkKey
 from kvcache import victims
-from kvcache.homes import Homes, Trunk, common_len
+from kvcache.homes import Homes, Trunk
 from kvcache.lanes import Lanes
 from kvcache.prefix import Prefixes
 from kvcache.verify import Sealed

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import CallerError
 from core.observation import Observation, Percept
-from core.script import Section, SectionKind, player_line
+from core.script import Script, Section, SectionKind, npc_line, player_line
 from engines.sim import SimVocab
 from prompts.caps import Caps
 from prompts.choices import ActionWord
@@ -180,3 +180,47 @@ def test_marks_and_their_plain_words_are_the_same_set() -> None:
     """Each mark has a plain form."""
     assert MARKS.keys() == PLAIN_MARKS.keys()
     assert Caps().percepts <= 8
+
+
+def test_where_the_situation_stays_a_turn_is_a_longer_trunk() -> None:
+    """Trunk, tail and drawn tokens of one turn are the beginning of the next turn's trunk, token by token."""
+    for layout in (plain(), native()):
+        seen = layout.perceive(Observation(1, time_of_day="night", place="road"))
+        own = Script((Section(SectionKind.PERSONA, "Small.", "Ana"),))
+        tail = layout.talk_tail(player_line("Hello"), seen, "Tom, a friend.")
+        drawn = layout.spoken("Go away")
+        reply = npc_line("Go away")
+        layout.keep_drawn(reply, drawn)
+        trunk = layout.trunk(own.goes_on((*layout.stays(tail), reply))).tokens.tolist()
+        computed = [*layout.trunk(own).tokens.tolist(), *tail.tokens, *drawn]
+        assert (trunk == [*computed, *layout.ends.said]) == layout.situation_stays
+        assert len(layout.ends.said) == layout.closing_len
+        alone = layout.talk_tail(player_line("Hello"))
+        trunk = layout.trunk(own.goes_on((*layout.stays(alone), reply))).tokens.tolist()
+        assert trunk == [*layout.trunk(own).tokens.tolist(), *alone.tokens, *drawn, *layout.ends.said]
+
+
+def test_a_situation_that_stands_there_is_not_told_again() -> None:
+    """Where it is cut off with the tail, it is told in every tail."""
+    seen = {layout: layout.perceive(Observation(1, time_of_day="night")) for layout in (plain(), native())}
+    for layout, perception in seen.items():
+        first = layout.talk_tail(player_line("Hello"), perception, "Tom, a friend.")
+        again = layout.talk_tail(player_line("And?"), perception, "Tom, a friend.", first.sections[:2])
+        kinds = [section.kind for section in again.sections]
+        told = [SectionKind.DIGEST, SectionKind.SIGHT]
+        assert kinds == [*([] if layout.situation_stays else told), SectionKind.PLAYER, SectionKind.ANSWER]
+        changed = layout.perceive(Observation(1, time_of_day="day"))
+        more = layout.talk_tail(player_line("And?"), changed, "Tom, a foe.", first.sections[:2])
+        assert [section.kind for section in more.sections[:2]] == told
+
+
+def test_drawn_tokens_stand_for_a_reply_while_its_section_lives() -> None:
+    """They keep the cap of a reply. Another section with the same words is encoded from its text."""
+    layout = plain()
+    kept, other = npc_line("Go away"), npc_line("Go away")
+    drawn = [7, 8, *layout.spoken("away")]
+    layout.keep_drawn(kept, drawn, " now")
+    assert layout.render(kept).tokens == (*layout.marks["npc"], *drawn, *layout.spoken("now"), *layout.ends.said)
+    assert layout.render(other).tokens == layout.npc_turn("Go away")
+    layout.keep_drawn(kept, [7] * 500)
+    assert len(layout.render(kept).tokens) == len(layout.marks["npc"]) + layout.caps.reply + layout.closing_len

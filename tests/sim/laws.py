@@ -4,6 +4,7 @@ once       a ticket is taken at most once, ends exactly once, and has no chunk a
 lanes      free + leased == all
 residents  free + resident == all, and every sequence is as long as the book says
 ram        the bytes in RAM and in the store never exceed their bounds; every trunk has one home at most
+adopted    a reply that became the trunk added its line and its own tokens at most
 forks      a fork is gone when its reply is decided; never are there more than forks_max, or one more than are in use
 samplers   one sampler chain per running work that draws, none left over
 queues     no queue is over its bound

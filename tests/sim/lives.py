@@ -75,6 +75,7 @@ def check_that_everything_happened(world: World, laws: Laws) -> None:
     assert placer.moves.moved_out > 100
     assert placer.moves.loaded > 100
     assert placer.homes.ram_dropped > 10
+    assert world.adopted > 100
     parking = placer.moves.parking
     assert min(parking.parked, parking.fetched, parking.lost, parking.given_up, placer.moves.refused["checksum"]) > 10
     # Rule TIME needs an expected work that does not come; tests/scenarios/window.txt covers it.

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from core.choice import Tokens
+from core.choice import Tokens, common_len
 from core.words import Finish, Tier, TrunkKey
 from engines.sim import SimCost
-from kvcache.homes import Trunk, common_len
+from kvcache.homes import Trunk
 from kvcache.verify import Sealed
 from scheduler import composing, placing, planner, scheduler
 from scheduler.filling import Candidate
@@ -145,6 +146,51 @@ def keeps_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placer, "keep", keep)
 
 
+def adopts_too_much(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A reply that becomes the trunk counts its last token as computed, which no step took in."""
+    placer = world.scheduler.placer
+    honest = placer.adopt
+
+    def adopt(place: Place, made: Sequence[int], now_ns: int) -> int:
+        adopted = honest(place, made, now_ns)
+        if adopted:
+            tokens = np.concatenate([place.work.trunk, place.work.tail, np.asarray(made, np.int32)])
+            placer.homes.holds(place.trunk, tokens, len(tokens))
+        return adopted
+
+    patch.setattr(placer, "adopt", adopt)
+
+
+def adopts_another_tail(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The book says that the trunk goes on with other tokens than those that the lane took in."""
+    placer = world.scheduler.placer
+    honest = placer.adopt
+
+    def adopt(place: Place, made: Sequence[int], now_ns: int) -> int:
+        adopted = honest(place, made, now_ns)
+        if adopted:
+            wrong = place.trunk.tokens.copy()
+            wrong[len(place.work.trunk)] += 1
+            placer.homes.holds(place.trunk, wrong, place.trunk.held)
+        return adopted
+
+    patch.setattr(placer, "adopt", adopt)
+
+
+def adopts_over_others(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A reply becomes the trunk although another work stands on that."""
+    placer = world.scheduler.placer
+    honest = placer.adopt
+
+    def adopt(place: Place, made: Sequence[int], now_ns: int) -> int:
+        users, place.trunk.users = place.trunk.users, 0
+        adopted = honest(place, made, now_ns)
+        place.trunk.users += users
+        return adopted
+
+    patch.setattr(placer, "adopt", adopt)
+
+
 def mixes_adapters(world: World, patch: pytest.MonkeyPatch) -> None:
     """The step is composed as if all works had the adapter of the first."""
 
@@ -273,6 +319,8 @@ def takes_all_gold(world: World, patch: pytest.MonkeyPatch) -> None:
         (leaves_branches, "residents", SHORT),
         (keeps_forks, "forks", SHORT),
         (keeps_too_much, "residents", SHORT),
+        (adopts_too_much, "residents", SHORT),
+        (adopts_another_tail, "tokens", SHORT),
         (mixes_adapters, "adapters", SHORT),
         (shares_prefixes_of_all_adapters, "tokens", SHORT),
         (copies_from_any_adapter, "tokens", replace(SHORT, npcs=96)),
@@ -297,6 +345,16 @@ def test_a_broken_scheduler_is_caught_by_its_law(
     world = World(1, settings)
     fault(world, monkeypatch)
     with pytest.raises(Broken, match=rf"^{law}: "):
+        world.run()
+
+
+def test_a_reply_that_replaces_the_trunk_of_another_work_is_caught_by_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next step of that other work does not go on where its sequence ends."""
+    world = World(1, SCARCE)
+    adopts_over_others(world, monkeypatch)
+    with pytest.raises(AssertionError, match=r"holds \d+ tokens|residents: "):
         world.run()
 
 

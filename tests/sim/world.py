@@ -25,7 +25,7 @@ from scheduler.composing import Planned
 from scheduler.parking import Fetched
 from scheduler.placing import KvSettings
 from scheduler.scheduler import Scheduler, SchedulerSettings
-from tests.sim.laws import Laws
+from tests.sim.laws import Broken, Laws
 from tiers.cadence import TOGETHER, CadenceSettings, next_slot_ns
 from tiers.promises import Promises
 
@@ -127,6 +127,7 @@ class World:
         self.settings = settings
         self.seed = seed
         self.rested = 0
+        self.adopted = 0  # replies whose lane became the trunk
         self._rng = rng = random.Random(seed)
         self.clock = VirtualClock()
         vocab = SimVocab(list(MARKS.values()))
@@ -285,6 +286,7 @@ class World:
         supersede: object = None,
         adapter: str = "",
         fork: str = "",
+        adopt: bool = False,
     ) -> Work:
         shared = self._prefixes[npc % len(self._prefixes)]
         trunk = np.asarray(shared + self._personas[npc] + (more or []), np.int32)
@@ -304,6 +306,7 @@ class World:
             near=npc if tier is Tier.GOLD else -1,
             adapter=adapter,
             keep=bool(fork and max_tokens),
+            adopt=adopt,
         )
 
     # -- what goes on ------------------------------------------------------------------------------------------
@@ -386,6 +389,10 @@ class World:
                 self._after(400, lambda: self._say(number, talk))
                 return
             talk.tokens += line + said
+            adopted = ended.timings.adopted_tokens
+            if adopted > len(line) + len(said):
+                raise Broken(f"adopted: {adopted} tokens of {len(line)} + {len(said)}")
+            self.adopted += adopted > 0
             if self.settings.part_share and self._rng.random() < self.settings.part_share:
                 self._part(number, talk)
                 return
@@ -395,19 +402,20 @@ class World:
                     self._after(self._rng.uniform(500, 3000), lambda: self._meet(number))
                     return
                 talk.tokens = talk.tokens[-300:]
-            self._submit(
-                self._work(
-                    Tier.SILVER,
-                    talk.npc,
-                    talk.player,
-                    [],
-                    0,
-                    more=talk.tokens,
-                    deadline=Tier.BRONZE,
-                    supersede=(talk.npc, talk.player, "trunk"),
-                    adapter=talk.adapter,
+            if not adopted or self._rng.random() < 0.5:
+                self._submit(
+                    self._work(
+                        Tier.SILVER,
+                        talk.npc,
+                        talk.player,
+                        [],
+                        0,
+                        more=talk.tokens,
+                        deadline=Tier.BRONZE,
+                        supersede=(talk.npc, talk.player, "trunk"),
+                        adapter=talk.adapter,
+                    )
                 )
-            )
             self._after(self._rng.uniform(1000, 6000), lambda: self._say(number, talk))
 
         work = self._work(
@@ -419,8 +427,12 @@ class World:
             more=talk.tokens,
             sampling=sampling,
             adapter=talk.adapter,
+            adopt=number % 3 > 0,
         )
         ticket = self._submit(work, answered)
+        if self.settings.part_share:  # while it speaks, and when it ends, other works want its trunk
+            for _ in range(4):
+                self._after(self._rng.uniform(0, 600), lambda: self._look(work))
         if self._rng.random() < 0.1:  # the player interrupts
             self._after(self._rng.uniform(0, 500), lambda: self._cancel(ticket))
 

@@ -34,6 +34,9 @@ class Timings:
 
     Of the prompt, `cached_tokens` were there already: of these `loaded_tokens` were loaded from RAM or Redis,
     `copied_tokens` were copied from a shared prefix or another trunk of the NPC; the rest was in its place.
+    Since the turn before, tokens of the conversation were computed a second time: `recomputed_tokens` because their
+    KV was lost or turns are kept in another form, `rebuild_tokens` because the oldest turns left the prompt,
+    `guard_tokens` because the reply before had been cut.
     """
 
     queue_us: int
@@ -49,6 +52,9 @@ class Timings:
     cut_tokens: int
     loaded_tokens: int = 0
     copied_tokens: int = 0
+    recomputed_tokens: int = 0
+    rebuild_tokens: int = 0
+    guard_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,9 @@ def timings(message: words_pb2.Timings) -> talking.Timings:
         cut_tokens=message.cut_tokens,
         loaded_tokens=message.loaded_tokens,
         copied_tokens=message.copied_tokens,
+        recomputed_tokens=message.recomputed_tokens,
+        rebuild_tokens=message.rebuild_tokens,
+        guard_tokens=message.guard_tokens,
     )
 
 

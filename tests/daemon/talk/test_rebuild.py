@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from core.choice import common_len
 from core.clock import now_ns
 from core.work import Work
 from daemon.config import Config
 from daemon.model import Model
 from daemon.worlds.world import Npc
 from engines.base import StepPlan, StepResult
-from kvcache.homes import common_len
 from memory.hot import Session
 from npcd.v1 import dialogue_pb2
 from scheduler.ticket import Ticket
@@ -52,6 +52,11 @@ class Watched:
     def npc(self) -> Npc:
         """npc0."""
         return self.rig.daemon.worlds.npc("", "vale", "npc0")
+
+    @property
+    def turn(self) -> Work:
+        """The work of the last turn."""
+        return [work for work in self.works if work.max_tokens][-1]
 
     @property
     def own(self) -> int:
@@ -134,19 +139,19 @@ async def test_the_persona_is_not_computed_again_when_a_conversation_is_cut(
         w.closes_at_rebuild = True
         await w.say(LINES[-1])
         assert w.session.rebuilds == 1
-        before = placer.tokens.computed
+        before, was = placer.tokens.computed, placer.homes.get(w.npc.trunk_key("p1")).tokens
         w.open()
         await w.rig.daemon.door.all_ended()
         behind = w.whole - own
         assert behind > 100, "there is something to rebuild"
-        was, anew = [work.trunk for work in w.works if not work.max_tokens][-2:]
+        anew = [work.trunk for work in w.works if not work.max_tokens][-1]
         kept = common_len(was, anew)
         assert own <= kept < own + 16, "the lines begin alike"
         assert placer.tokens.computed - before == own + behind - kept
         assert w.held == own + behind
         timings = (await w.say("And today?")).timings
         assert timings.cached_tokens == own + behind
-        assert timings.prefilled_tokens == len(w.works[-2].tail)
+        assert timings.prefilled_tokens == len(w.turn.tail)
         assert (timings.copied_tokens, timings.loaded_tokens) == (0, 0)
 
 
@@ -171,7 +176,7 @@ async def test_a_turn_that_comes_during_a_rebuild_waits_for_what_is_left_of_it_a
         last = await turn
         assert last.kind == END and last.timings.output_tokens > 0
         picked = next(n for n, plan in enumerate(w.steps[seen:], 1) if any(s.pick for s in plan.slices))
-        tail = len(w.works[-2].tail)
+        tail = len(w.turn.tail)
         # One more: the step at the gate was composed before the turn came.
         assert picked <= 1 + math.ceil((whole - done) / CHUNK) + math.ceil(tail / CHUNK)
         assert last.timings.cached_tokens >= done, "the tokens of the rebuild are used"

@@ -29,12 +29,12 @@ def watch(rig: Rig) -> list[Work]:
 
 
 async def a_life(rig: Rig) -> list[Work]:
-    """The works of an intent with a bark, of a turn, and of a conversation's end."""
+    """The works of an intent with a bark, of a turn with its situation, and of a conversation's end."""
     works = watch(rig)
     await rig.daemon.calls.observe("", rig.frame(rig.sees("npc1", ("w1", "wolf", "hostile", 3.0))))
     await rig.intent("npc1", lambda i: i.source == MODEL)
-    await rig.say("npc0", "I am Tom. I lost my lantern.")
-    end = dialogue_pb2.EndSessionRequest(world_id="vale", npc_id="npc0", player_id="p1")
+    await rig.say("npc1", "I am Tom. I lost my lantern.")
+    end = dialogue_pb2.EndSessionRequest(world_id="vale", npc_id="npc1", player_id="p1")
     await rig.daemon.calls.end_session("", end)
     await rig.daemon.door.all_ended()
     return works

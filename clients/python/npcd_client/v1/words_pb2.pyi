@@ -58,6 +58,9 @@ class Timings(_message.Message):
     CUT_TOKENS_FIELD_NUMBER: _builtins.int
     LOADED_TOKENS_FIELD_NUMBER: _builtins.int
     COPIED_TOKENS_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    REBUILD_TOKENS_FIELD_NUMBER: _builtins.int
+    GUARD_TOKENS_FIELD_NUMBER: _builtins.int
     queue_us: _builtins.int
     """submitted -> taken by the scheduler"""
     window_us: _builtins.int
@@ -81,6 +84,14 @@ class Timings(_message.Message):
     """cached tokens that were loaded from host RAM or Redis for this request"""
     copied_tokens: _builtins.int
     """cached tokens that were copied from a shared prefix or another trunk of the NPC"""
+    recomputed_tokens: _builtins.int
+    """Tokens of the conversation that were computed a second time since the turn before, in the background or here:
+    their KV was lost, or the model keeps turns in another form than it reads lines
+    """
+    rebuild_tokens: _builtins.int
+    """the oldest turns had left the prompt, or what is remembered came late"""
+    guard_tokens: _builtins.int
+    """the reply before had been cut"""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """stores that answered: "hot", "recent" """
@@ -101,10 +112,13 @@ class Timings(_message.Message):
         cut_tokens: _builtins.int = ...,
         loaded_tokens: _builtins.int = ...,
         copied_tokens: _builtins.int = ...,
+        recomputed_tokens: _builtins.int = ...,
+        rebuild_tokens: _builtins.int = ...,
+        guard_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "copied_tokens", b"copied_tokens", "cut_tokens", b"cut_tokens", "decode_us", b"decode_us", "loaded_tokens", b"loaded_tokens", "output_tokens", b"output_tokens", "prefill_us", b"prefill_us", "prefilled_tokens", b"prefilled_tokens", "queue_us", b"queue_us", "recall_late", b"recall_late", "recall_us", b"recall_us", "stores", b"stores", "window_us", b"window_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "copied_tokens", b"copied_tokens", "cut_tokens", b"cut_tokens", "decode_us", b"decode_us", "guard_tokens", b"guard_tokens", "loaded_tokens", b"loaded_tokens", "output_tokens", b"output_tokens", "prefill_us", b"prefill_us", "prefilled_tokens", b"prefilled_tokens", "queue_us", b"queue_us", "rebuild_tokens", b"rebuild_tokens", "recall_late", b"recall_late", "recall_us", b"recall_us", "recomputed_tokens", b"recomputed_tokens", "stores", b"stores", "window_us", b"window_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
