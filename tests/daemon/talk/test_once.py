@@ -44,7 +44,8 @@ class Talk:
         self.rig = rig
         self.works = works
         self.ticks = 0
-        self.odd = False  # the last reply had a control token, or ended with half a character
+        self.odd = False  # the last reply had a control token, ended with half a character, or was cut by a guard
+        self.drawn = ""
 
     async def sees(self, *percepts: tuple[str, str, str, float]) -> None:
         """The NPC sees this from now on."""
@@ -59,6 +60,9 @@ class Talk:
         last = (await self.rig.say("npc0", line, **more))[-1]  # type: ignore[arg-type]
         assert last.kind == END
         await self.rig.daemon.door.all_ended()
+        key = self.rig.daemon.worlds.npc("", "vale", "npc0").key
+        kept = self.rig.daemon.dialogue.hot.of_npc(key)[0].lines
+        self.odd = self.odd or not kept or kept[-1].text != self.drawn.strip()
         return last.timings
 
     @property
@@ -102,7 +106,7 @@ async def talking(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             def over(ended: Ended) -> None:
                 if work.max_tokens and work.key.partner:
                     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-                    decoder.decode(b"".join(texts))
+                    talk.drawn = decoder.decode(b"".join(texts))
                     talk.odd = not all(texts) or bool(decoder.getstate()[0])
                 on_end(ended)
 
