@@ -101,12 +101,15 @@ class Candidate(StepEngine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One candidate and what a round of all shapes took (milliseconds, sum of medians)."""
+    """One candidate and what a round took (milliseconds, sum of medians) of the `shapes` that it came to: one that was
+    dropped did not come to all.
+    """
 
     threads: int
     flash_attention: str
     weights: str
     round_ms: float
+    shapes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +348,7 @@ class _Run:
     def tried(self) -> Tried:
         """What was measured, over all shapes that it came to."""
         s = self.settings
-        return Tried(s.threads, s.flash_attention, s.weights, round(self.ms(list(self.took)), 2))
+        return Tried(s.threads, s.flash_attention, s.weights, round(self.ms(list(self.took)), 2), len(self.took))
 
 
 def _measured(runs: Sequence[_Run]) -> list[_Run]:
