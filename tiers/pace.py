@@ -197,7 +197,7 @@ class Pace:
         self._gold = 0.0  # share of intents, over TALK_S
         self._talk = 0.0  # share of conversations, over TALK_S
         self._held = 0.0  # the largest of these, sinking slowly
-        self._now = 0.0  # share of all but Bronze, over a second
+        self._now = 0.0  # share of intents and conversations, over a second
         self._trunks = 0.0  # share of trunks that are computed, over 5 s
         self._busy = 0.0  # share of intents and conversations, over 2 s
         self._last: Carried | None = None
@@ -248,7 +248,7 @@ class Pace:
         self._gold += (m.gold_share - self._gold) * _weight(passed_s, TALK_S)
         self._talk += (m.silver_share - self._talk) * _weight(passed_s, TALK_S)
         self._held = max(self._talk, self._held * math.exp(-passed_s / 60.0))
-        self._now += (m.gold_share + m.silver_share + m.trunks_share - self._now) * _weight(passed_s, 1.0)
+        self._now += (m.gold_share + m.silver_share - self._now) * _weight(passed_s, 1.0)
         self._trunks += (m.trunks_share - self._trunks) * _weight(passed_s, 5.0)
         self._busy += (m.gold_share + m.silver_share - self._busy) * _weight(passed_s, 2.0)
 

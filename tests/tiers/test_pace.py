@@ -138,7 +138,7 @@ class Twin:
         gold = self.average(TALK_S, [m.gold_share for _, m in self.seen])[-1]
         calm = not self.falls or now_ns - self.falls[-1] >= SETTINGS.calm_s * S
         struck = False
-        sums = [m.gold_share + m.silver_share + m.trunks_share for _, m in self.seen]
+        sums = [m.gold_share + m.silver_share for _, m in self.seen]
         has_work = not m.token_ns or self.average(1.0, sums)[-1] >= SETTINGS.busy_share - ROOM
         if self.average(5.0, [m.trunks_share for _, m in self.seen])[-1] > TRUNKS:
             pass
