@@ -146,13 +146,13 @@ def _count(figures: Figures, name: str, path: Path) -> None:
         sample = tokens_of(engine.vocab.encode(" ".join(LINES)))[:64]
         engine.step(StepPlan([Slice(0, 0, sample, GREEDY_PICK)]))
         each = len(engine.store(0)) / len(sample)
+        for variant, stays in (("stays", True), ("cut", False)):
+            layout.situation_stays = stays
+            held, computed = _turns(layout)
+            figures.add(f"real.{name}kv_per_turn_bytes_{variant}", held * each, 0)
+            figures.add(f"real.{name}computed_per_turn_tokens_{variant}", computed, 1)
     finally:
         engine.close()
-    for variant, stays in (("stays", True), ("cut", False)):
-        layout.situation_stays = stays
-        held, computed = _turns(layout)
-        figures.add(f"real.{name}kv_per_turn_bytes_{variant}", held * each, 0)
-        figures.add(f"real.{name}computed_per_turn_tokens_{variant}", computed, 1)
 
 
 def _turns(layout: Layout) -> tuple[float, float]:
