@@ -78,7 +78,7 @@ class Script:
         return Script((*self.sections, *more), self.shared, begins=self)
 
 
-# What a turn says of the situation before the player's line.
+# The sections in which a turn tells the situation before the player's line.
 SITUATION = frozenset([SectionKind.DIGEST, SectionKind.SIGHT])
 LINES = frozenset([SectionKind.PLAYER, SectionKind.NPC])
 

@@ -55,7 +55,7 @@ class Model:
     threads: int = 1
     drafter: Drafter | None = None
     adapters: Adapters | None = None
-    costs: Costs | None = None  # what the warm-up learned; without it the engine is warmed up when it is opened
+    costs: Costs | None = None  # learned by the warm-up; without them the engine is warmed up when it is opened
     kv: KvSettings | None = None  # with numbers in place of AUTO; None: as in the settings
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ def _sized(setup: EngineSetup, engine: LlamaEngine) -> KvSettings:
             context_len=geometry.context_len,
             ram_mib=kv.ram_mib,
             kv_mib=geometry.sequences * geometry.context_len * token_bytes >> 20,
-            why="what fits the memory and the model; numbers in the settings stay as they are",
+            why="the largest that fit the memory and the model; numbers in the settings stay as they are",
         )
     return kv
 

@@ -27,7 +27,7 @@ class Kept:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self.troubles: list[str] = []  # what could not be read or written since the last look, and why
+        self.troubles: list[str] = []  # files that could not be read or written since the last look, and why
 
     def get(self, about: Mapping[str, Any]) -> dict[str, Any]:
         """The values that were kept; empty without any."""
@@ -48,7 +48,7 @@ class Kept:
         return {}
 
     def put(self, about: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Keeps values. What was kept about the same is replaced in one step."""
+        """Keeps values. They replace the values that were kept about the same, in one step."""
         if self._folder is None:
             return
         place = self._place(about)
@@ -104,7 +104,7 @@ CHOSEN = ("threads", "flash_attention", "weights")
 
 
 def tuning_of(settings: LlamaSettings, sha256: str, machine: str, versions: Sequence[str]) -> dict[str, Any]:
-    """What a tuning's result is about: the model, the machine, the programs, and what the settings leave open."""
+    """The key of a tuning's result: the model, the machine, the programs, and what the settings leave open."""
     asked = {name: getattr(settings, name) for name in (*CHOSEN, "kv_type", "gpu_layers")}
     return {"what": "tuning", "model": sha256, "machine": machine, "versions": list(versions), "asked": asked}
 

@@ -346,7 +346,7 @@ class _Run:
         return sum(shape[2] * of(self.took[shape][1:] or self.took[shape]) for shape in shapes) / MS
 
     def tried(self) -> Tried:
-        """What was measured, over all shapes that it came to."""
+        """The measured result, over all shapes that it came to."""
         s = self.settings
         return Tried(s.threads, s.flash_attention, s.weights, round(self.ms(list(self.took)), 2), len(self.took))
 

@@ -51,9 +51,10 @@ class Finished:
 
 @dataclass(slots=True, eq=False)
 class Computed:
-    """What of a conversation an engine computed: all `tokens`, in this order, of which the first `trunk_len` were the
-    last work's trunk. Of the next trunk `fresh_from` to `fresh_to` will be computed for the first time. `cut`: the last
-    reply was cut by a guard. `again` counts tokens that were computed a second time since the last turn, by reason.
+    """The part of a conversation that an engine computed: all `tokens`, in this order, of which the first `trunk_len`
+    were the last work's trunk. Of the next trunk `fresh_from` to `fresh_to` will be computed for the first time. `cut`:
+    the last reply was cut by a guard. `again` counts tokens that were computed a second time since the last turn, by
+    reason.
     """
 
     tokens: Tokens = field(default_factory=lambda: np.empty(0, np.int32))

@@ -19,7 +19,7 @@ CHOSEN_LEN = 3  # tokens of a choice that are not forced: an action, a target, a
 
 def takes_ns(costs: Costs, work: Work, left: int, made: int, pos: int) -> float:
     """The predicted time that a Gold work adds to the steps of others: `left` tokens before its first one, and its
-    answer, of which `made` tokens are there. What a step costs without any token is not counted: all share it.
+    answer, of which `made` tokens are there. The cost of a step without any token is not counted: all share it.
     """
     answer = work.max_tokens if work.choice is None else min(work.max_tokens, CHOSEN_LEN)
     to_come = max(0, answer - made)

@@ -162,7 +162,7 @@ class _Sweep:
         self._costs.settle()
 
     def result(self, context_len: int) -> Swept:
-        """What was measured."""
+        """The measured result."""
         single_ns = min(ns for _, tokens, ns in self._took if tokens == 1)
         _, tokens, ns = max((t for t in self._took if t[0] == 1), key=lambda t: t[1])
         why = f"{self._left_out} shapes would have taken too long" if self._left_out else ""

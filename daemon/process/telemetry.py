@@ -191,7 +191,7 @@ class StatusCollector(Collector):
         yield from self._engines(s)
 
     def _engines(self, s: admin_pb2.StatusResponse) -> Iterator[Metric]:
-        """What each engine counts, with its name as a label."""
+        """The counters of each engine, with its name as a label."""
         counters = self._counters()
         for family, label, text in KV_COUNTERS:
             counter = CounterMetricFamily(f"npcd_kv_{family}", text, labels=[label, "engine"])
@@ -235,7 +235,7 @@ class StatusCollector(Collector):
 
 
 def _paces(paces: Iterable[admin_pb2.Pace]) -> Iterator[Metric]:
-    """What each engine carries. A family has a sample for each engine."""
+    """The pace of each engine: how much it carries. A family has a sample for each engine."""
     for field, text in PACE_GAUGES.items():
         gauge = GaugeMetricFamily(f"npcd_pace_{field}", text, labels=["engine"])
         for pace in paces:

@@ -24,7 +24,7 @@ RECOMPUTED, REBUILD, GUARD = "recomputed", "rebuild", "guard"
 
 
 class Expected(NamedTuple):
-    """What a work may compute for the first time, as it is known when the work is submitted."""
+    """The tokens that a work may compute for the first time, as they are known when the work is submitted."""
 
     fresh_from: int
     fresh_to: int
@@ -32,7 +32,7 @@ class Expected(NamedTuple):
 
 
 def expected(computed: Computed) -> Expected:
-    """What the next work of this conversation may compute for the first time."""
+    """The tokens that the next work of this conversation may compute for the first time."""
     return Expected(computed.fresh_from, computed.fresh_to, computed.cut)
 
 

@@ -78,7 +78,7 @@ class Npc:
         return self.persona.name
 
     def voice(self, engine: str) -> Voice:
-        """What it speaks with on an engine."""
+        """The voice that the NPC speaks with on an engine."""
         return self.voices.get(engine, BASE)
 
     def trunk_key(self, partner: str, engine: str = "") -> TrunkKey:

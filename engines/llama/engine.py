@@ -3,7 +3,7 @@
 | file | what it owns |
 |---|---|
 | native | bindings by hand, and the library's log |
-| settings, sizes | the settings and their bounds; what fits the memory |
+| settings, sizes | the settings and their bounds; the sizes that fit the memory |
 | loading, model | GGUF files, and the facts of a loaded model |
 | measuring | the memory that a model will take |
 | vocabulary | text to tokens and back |

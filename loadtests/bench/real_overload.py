@@ -2,7 +2,7 @@
 
 The work is that of `peer` (its intents, its dialogue turns, its moments), on npcd alone. Callers who never pause
 measure first what the machine carries. A refused line is said again after the retry time; its latency goes on from when
-it was due. What the model cannot answer is superseded by a newer question, and the rule policy stands in for it.
+it was due. A question that the model cannot answer is superseded by a newer one, and the rule policy stands in for it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Each turn of a conversation is computed once, and the twentieth is as fast as the second.
 
 One `npcd serve` per model, and one player who talks with one NPC after the other, twenty turns each. The player waits
-until the daemon has nothing left to do before the next line. What the NPC sees changes with every second line. Turn 2
+until the daemon has nothing left to do before the next line. The NPC's situation changes with every second line. Turn 2
 and turn 20 have the same line and a new situation.
 
-What a conversation costs with either place for the situation is counted in the model's own tokens, without a daemon.
+The cost of a conversation with either place for the situation is counted in the model's own tokens, without a daemon.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PLACES = ("road", "tavern")
 
 @dataclass(slots=True)
 class Told:
-    """What was measured: the time to first text by turn (from 1), and the turns' timings."""
+    """The measured values: the time to first text by turn (from 1), and the turns' timings."""
 
     first_ms: dict[int, list[float]] = field(default_factory=dict)
     timings: list[Timings] = field(default_factory=list)

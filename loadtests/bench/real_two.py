@@ -109,7 +109,7 @@ class Town:
         began_s = time.monotonic()
         while (now_s := time.monotonic()) < end_s:
             status = await self._client.status()
-            if now_s - began_s > stretch.seconds / 2:  # what was measured before has left the window by then
+            if now_s - began_s > stretch.seconds / 2:  # earlier measurements have left the window by then
                 stretch.gold_ms += [tier.token_p95_ms for tier in status.tiers if tier.tier == "gold"]
                 stretch.steps_ms = {engine.name: engine.step_p95_ms for engine in status.engines}
             await asyncio.sleep(SAMPLE_S)

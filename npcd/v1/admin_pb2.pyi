@@ -309,7 +309,7 @@ Global___Starting: _TypeAlias = Starting  # noqa: Y015
 
 @_typing.final
 class Pace(_message.Message):
-    """The pace of one engine: how much it carries here, as measured. What it cannot carry gives way in a fixed order."""
+    """The pace of one engine: how much it carries here, as measured. Work that it cannot carry gives way in a fixed order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -353,7 +353,7 @@ class Pace(_message.Message):
     """share of the engine's time that intents and conversations take"""
     @_builtins.property
     def gives_way(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """what gives way now, in order; empty when all is carried"""
+        """parts of the work that give way now, in order; empty when all is carried"""
 
     @_builtins.property
     def shortfalls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

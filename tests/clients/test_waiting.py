@@ -7,7 +7,7 @@ from npcd_client.waiting import NOBODY_S, STUCK_S, UNTOLD_S, Waiting
 
 
 def status(stage: str, share: float, still_s: float = 0.0, engine: str = "") -> admin_pb2.StatusResponse:
-    """What a daemon says while it starts."""
+    """The status that a daemon gives while it starts."""
     starting = admin_pb2.Starting(
         stage=stage, engine=engine, share=share, left_ms=12_000, still_ms=round(still_s * 1000)
     )

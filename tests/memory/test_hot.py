@@ -12,7 +12,7 @@ MIRA = NpcKey("", "vale", "mira")
 
 
 def sight(text: str) -> Section:
-    """What the NPC sees."""
+    """A section with the situation that the NPC sees."""
     return Section(SectionKind.SIGHT, text)
 
 

@@ -29,7 +29,7 @@ NPC_EVERY_NS = S // 2  # each NPC asks anew so often
 
 @dataclass
 class Village:
-    """What happened: times in nanoseconds."""
+    """The record of a run: times in nanoseconds."""
 
     first_ns: list[int] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -127,7 +127,7 @@ def played(token_ms: float, load: float, seconds: float) -> Village:
 @pytest.mark.parametrize("token_ms", [0.3, 3.0, 12.0, 40.0])
 def test_a_player_is_answered_in_time_while_intents_overload_the_engine(token_ms: float, load: float) -> None:
     """The first text comes within its promise where the engine alone could do that in two thirds of it, else within
-    1.5 times of alone. A reply has 8 tokens a second, or 0.7 of alone. What Gold cannot do is superseded.
+    1.5 times of alone. A reply has 8 tokens a second, or 0.7 of alone. Intents that Gold cannot do are superseded.
     """
     first_ns, rate, carries = alone(token_ms)
     seen = played(token_ms, load, seconds=8.0 if token_ms < 1 else 30.0)

@@ -75,7 +75,7 @@ def test_the_budget_is_what_the_book_says() -> None:
 
 @pytest.mark.parametrize("fixed", [0.0, 0.1, 0.5, 1.0, 3.0, 20.0])
 def test_at_most_a_quarter_of_a_slow_step_is_fixed_cost_or_it_holds_a_piece(fixed: float) -> None:
-    """Whatever the fixed part of one token's step is, the budget spends three quarters on tokens, or holds 16."""
+    """For any fixed part of one token's step, the budget spends three quarters on tokens, or holds 16."""
     c = costs(30.0 * fixed, 30.0)
     made = budget(work(Tier.GOLD), [], False, c, SETTINGS, 5.0 * MS)
     tokens = int((made.step_ns - c.base_ns) / (30.0 * MS) + 1e-6)

@@ -259,7 +259,7 @@ def waits_too_long(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_rotate(world: World, patch: pytest.MonkeyPatch) -> None:
-    """What decodes on one of the lanes is in no step while others decode."""
+    """A work that decodes on one of the lanes is in no step while others decode."""
     lane = world.settings.prefixes + 1
 
     def rest(candidates: Sequence[Candidate], *more: Any) -> Composed:

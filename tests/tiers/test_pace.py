@@ -59,7 +59,7 @@ def costs(token_ms: float, **more: Any) -> Measured:
 def check_laws(carried: Carried, wanted: Wanted, measured: Measured) -> None:
     """The laws of one decision."""
     flags = [getattr(carried, name) for _, name in GIVES_WAY]
-    assert flags == sorted(flags), f"what is named earlier gives way earlier: {carried}"
+    assert flags == sorted(flags), f"a part that is named earlier gives way earlier: {carried}"
     assert 1 <= carried.active_max <= ACTIVE_MAX and 0 <= carried.warm_max <= WARM_MAX
     least_hz = SETTINGS.active_least_hz if carried.active_max > 1 else SETTINGS.warm_least_hz
     assert least_hz <= carried.active_hz <= CADENCE.active_hz

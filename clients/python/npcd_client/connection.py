@@ -152,7 +152,7 @@ async def wait_serving(
 
 
 async def _status(channel: grpc.aio.Channel, metadata: Metadata) -> admin_pb2.StatusResponse | None:
-    """What a daemon that starts says of itself; None when it does not."""
+    """The status that a starting daemon gives of itself; None when it gives none."""
     try:
         request = admin_pb2.StatusRequest()
         return await admin_pb2_grpc.AdminStub(channel).Status(request, timeout=HEALTH_CALL_S, metadata=metadata)

@@ -10,7 +10,7 @@ UNTOLD_S = 180.0  # for a daemon that does not say how far it is: its contract i
 
 
 class Waiting:
-    """What was heard of one daemon since somebody waits for it."""
+    """Keeps the news of one daemon since somebody began to wait for it."""
 
     def __init__(self, now_s: float, nobody_s: float = NOBODY_S) -> None:
         self._nobody_s = nobody_s

@@ -41,7 +41,7 @@ def test_tokens_stand_for_the_words_that_they_make(
 
 
 def test_any_text_in_any_pieces_is_found_again() -> None:
-    """What is shown of random bytes, cut anywhere, is made by the tokens that were found and the rest."""
+    """The shown part of random bytes, cut anywhere, is made by the tokens that were found and the rest."""
     rng = random.Random(5)
     for _ in range(500):
         text = "".join(rng.choice("ab é世🐺 \n.") for _ in range(rng.randrange(1, 30)))
