@@ -163,7 +163,7 @@ def _sized(setup: EngineSetup, engine: LlamaEngine) -> KvSettings:
             context_len=geometry.context_len,
             ram_mib=kv.ram_mib,
             kv_mib=geometry.sequences * geometry.context_len * token_bytes >> 20,
-            why="the largest that fit the memory and the model; numbers in the settings stay as they are",
+            why="sizes that fit the memory and the model; numbers in the settings stay as they are",
         )
     return kv
 
