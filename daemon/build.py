@@ -15,7 +15,7 @@ from core.slices import Slicer
 from core.spread import Spread
 from core.words import Activation, NpcKey, Tier
 from daemon.config import Config
-from daemon.engines import Engine, adapters_of, open_engines
+from daemon.engines import Engine, adapters_of, golden, open_engines
 from daemon.minds.answers import Answers
 from daemon.minds.attention import Attention
 from daemon.minds.barks import Barks
@@ -233,8 +233,8 @@ def build_minds(ground: Ground, sessions: Sessions) -> Minds:
 
     pressure = Pressure(door, config.promises, config.shedding, clock, put_off)
     pacing = Pacing(
-        door, config.promises, config.routes, config.pace, config.intents.cadence, config.intents.activation,
-        config.intents.answer_within_ms, clock,
+        door, config.promises, config.routes, config.pace, golden(config.routes), config.intents.cadence,
+        config.intents.activation, config.intents.answer_within_ms, clock,
     )  # fmt: skip
     attention = Attention(config.intents.activation, pacing, table, events, ground.memory, door, clock)
 

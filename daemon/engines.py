@@ -96,7 +96,11 @@ def open_engines(config: Config, models: Mapping[str, Model], parked: Parked | N
 def open_step_backend(config: Config, setup: EngineSetup, model: Model, clock: Clock) -> StepBackend:
     """A model's engine behind npcd's scheduler, its cost model warm; nothing is started."""
     engine, planner = model.engine, config.scheduler.planner
-    planner = replace(planner, chunk_min=max(planner.chunk_min, engine.geometry.chunk_min))
+    planner = replace(
+        planner,
+        chunk_min=max(planner.chunk_min, engine.geometry.chunk_min),
+        talk_share=min(planner.talk_share, config.pace.talk_share),
+    )
     speculation = None
     if model.drafter is not None:
         speculation = Speculation(setup.speculation, model.drafter, engine.vocab.eog_ids)

@@ -80,7 +80,8 @@ class PlannerSettings:
     hurry_x: float = 3.0
     """A reply's prefill goes before intents once the time left is less than so many times what it takes alone."""
     talk_share: float = 0.7
-    """Share of the engine's time that conversations have at most while intents wait."""
+    """Share of the engine's time that conversations have at most while intents wait; `pace.talk_share` if that is less.
+    """
 
 
 @dataclass(frozen=True, slots=True)

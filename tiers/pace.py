@@ -31,7 +31,7 @@ class PaceSettings:
     """Share of the engine's time that intents and conversations together are planned for. From 0.1 to 0.95."""
     talk_share: float = 0.7
     """Share of the engine's time that conversations together may take; a new conversation beyond it is refused with a
-    retry time. From 0.1 to 0.9.
+    retry time. Of an engine that makes no intents they may take `pace.busy_share`. From 0.1 to 0.9.
     """
     active_least_hz: float = 0.25
     """Before an active NPC is asked less often than this, fewer NPCs are active; the last one is asked as often as the

@@ -7,8 +7,8 @@ owns the list of the conversations under way.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -54,7 +54,9 @@ class Kept:
 
 
 class Pacing:
-    """The pace of all backends. `wanted` is set by whoever knows which NPCs should be active and warm."""
+    """The pace of all backends. `wanted` is set by whoever knows which NPCs should be active and warm. The `golden`
+    backends make intents or barks; the others are there for conversations alone.
+    """
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Pacing:
         promises: Promises,
         routes: Routes,
         settings: PaceSettings,
+        golden: Collection[str],
         cadence: CadenceSettings,
         activation: ActivationSettings,
         answer_within_ms: int,
@@ -82,7 +85,9 @@ class Pacing:
         self._kept: dict[str, Kept] = {}
         now_ns = clock()
         for name in door.backends:
-            pace = Pace(settings, cadence, activation.active_max, activation.warm_max)
+            talk_share = settings.talk_share if name in golden else settings.busy_share
+            own = replace(settings, talk_share=talk_share)
+            pace = Pace(own, cadence, activation.active_max, activation.warm_max)
             kept = self._kept[name] = Kept(pace, pace.decide(self._costs(name, now_ns), Wanted(), now_ns), at_ns=now_ns)
             kept.measured = self._costs(name, now_ns)
             for said in self.shortfalls(name):

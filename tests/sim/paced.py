@@ -32,7 +32,7 @@ from tiers.judging import AskingSettings
 from tiers.pace import Carried, PaceSettings
 from tiers.phase import Game
 from tiers.promises import Promises
-from tiers.routing import Routes
+from tiers.routing import LLAMA, Routes
 
 OBSERVED_EVERY_NS = 100 * MS
 CHANGES_EVERY = 10  # observations: each NPC sees something else every second
@@ -82,7 +82,9 @@ class Paced:
         shown = Shown(self.scheduler, clock)
         door = Door({"llama": shown}, self.promises, clock)  # type: ignore[dict-item]
         settings = ActivationSettings()
-        self.pacing = Pacing(door, self.promises, Routes(), PaceSettings(), CadenceSettings(), settings, 100, clock)
+        self.pacing = Pacing(
+            door, self.promises, Routes(), PaceSettings(), (LLAMA,), CadenceSettings(), settings, 100, clock
+        )
         self.activations: Activations[int] = Activations(settings)
         self.asking: Asking[int] = Asking(AskingSettings(), 30)
         self.game = Game[int](GameTime(clock()))

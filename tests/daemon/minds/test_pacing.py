@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from core.clock import S
@@ -23,7 +25,7 @@ from tiers.promises import Promises
 from tiers.routing import Routes
 
 
-def pacing(token_ms: float) -> tuple[Pacing, VirtualClock]:
+def pacing(token_ms: float, golden: Collection[str] = ("llama",)) -> tuple[Pacing, VirtualClock]:
     """The pace of an engine that takes so long for a token, as its warm-up measured it; the engine is not started."""
     clock = VirtualClock(10 * S)
     vocab = SimVocab(list(MARKS.values()))
@@ -34,7 +36,18 @@ def pacing(token_ms: float) -> tuple[Pacing, VirtualClock]:
     sweep(engine, scheduler.costs, clock)
     door = Door({"llama": StepBackend(scheduler, clock)}, Promises(), clock)
     settings = (PaceSettings(), CadenceSettings(), ActivationSettings())
-    return Pacing(door, Promises(), Routes(), *settings, 100, clock), clock
+    return Pacing(door, Promises(), Routes(), settings[0], golden, *settings[1:], 100, clock), clock
+
+
+def carried(kept: Pacing) -> int:
+    """How many conversations are carried."""
+    return next(iter(kept.all))[1].carried.conversations_max
+
+
+def test_an_engine_without_intents_carries_more_conversations() -> None:
+    """Nothing is kept free for intents where none are made."""
+    beside, alone = carried(pacing(12.0)[0]), carried(pacing(12.0, golden=())[0])
+    assert 1 < beside < alone, (beside, alone)
 
 
 def npc(n: int) -> NpcKey:
