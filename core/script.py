@@ -1,7 +1,7 @@
 """A script: the text that a model is to read for one work, in named sections.
 
-    world  words  archetype | persona  summary  card  player  npc  player  npc ... || digest  sight  player  answer
-    `-- shared by NPCs ---'   `-- one NPC's own; it grows at its end only -------'    `-- the tail ---------------'
+    world  words  archetype  examples | persona  summary  card  player  npc  player ... || digest  sight  player  answer
+    `-- shared by NPCs -------------'   `-- one NPC's own; grows at its end only ---'    `-- the tail ---------------'
 
 The tail of an intent is cut off again. Of a conversation's tail the line stays, with the reply that follows. Where the
 layout says so, the situation stays too, before its line (Layout.situation_stays).
@@ -24,7 +24,9 @@ class SectionKind(Enum):
 
     WORLD = "world"  # lore
     WORDS = "words"  # the actions and feelings that answers are made of
+    LANGUAGE = "language"  # the language to answer in, by its English name
     ARCHETYPE = "archetype"
+    EXAMPLE = "example"  # a situation, and the answer to it; `items` are the percepts, then action, target, feeling
     PERSONA = "persona"
     SUMMARY = "summary"  # of earlier conversations
     CARD = "card"  # facts about the player
@@ -33,11 +35,11 @@ class SectionKind(Enum):
     DIGEST = "digest"  # the player in one line
     SIGHT = "sight"  # the situation; `items` are the percepts, which answers name by their numbers, from 1
     CHOSEN = "chosen"  # an answer that was chosen; `items` are action, target ("#1", or "nobody") and feeling
-    # These have no text: they ask, and the model's answer follows.
+    # These ask, and the model's answer follows.
     DO = "do"  # for an action, a target and a feeling
     SHOUT = "shout"  # for the few words that go with a chosen action
     ANSWER = "answer"  # for a reply to the player's line
-    SUM_UP = "sum_up"  # for a summary of the conversation
+    SUM_UP = "sum_up"  # for a summary of the conversation; the text is the language to write it in
 
 
 # Nobody changes a section or a script. They are not frozen, because making a frozen one takes four times as long, and

@@ -21,6 +21,10 @@ class Caps:
     """Tokens of a world's list of actions and emotions."""
     archetype: int = 160
     """Tokens of an archetype's description."""
+    examples: int = 192
+    """Tokens of the worked examples that a model not made for npcd is shown, for each archetype; examples beyond that
+    are left out. 0: no examples.
+    """
     persona: int = 160
     """Tokens of a persona."""
     summary: int = 160

@@ -1,7 +1,7 @@
 """The cache-stable layout: how one model reads a script, in tokens. The only place that knows it.
 
-    [world + archetype: shared prefix] [persona] [summary] [cards] [turns: append only]  |  [digest, perception, line]
-    \\______________________________ trunk ______________________________________________/    \\________ tail ________/
+    [world, archetype, examples: shared] [persona] [summary] [cards] [turns: append only] | [digest, perception, line]
+    \\______________________________ trunk ______________________________________________/   \\________ tail ________/
 
 Every section starts with a mark (prompts/marks.py) and is tokenised on its own, so a longer trunk always begins with
 the shorter one. A section is rendered once for each model, and its tokens are kept with it. An NPC's reply stands there
@@ -27,9 +27,11 @@ from core.steps import Steps, at_once
 from prompts import choices
 from prompts.caps import TOKEN_BYTES_MAX, Caps, TooLong
 from prompts.choices import ActionWord
-from prompts.marks import SUMMARY_ASKED, Encoder, Markup, dialect_of
+from prompts.marks import CHAT_LANGUAGE, CHAT_SPEECH, SUMMARY_ASKED, SUMMARY_LANGUAGE, Encoder, Markup, dialect_of
 from prompts.sight import TARGETS_MAX, notable, percept_words, situation_words
 
+SUMMARY_ASKED_MAX = 256  # tokens that ask for a summary
+LONGEST_LANGUAGE = "the language with the tag " + "x" * 64  # of those that daemon/worlds/language.py names
 DO, SHOUT = Section(SectionKind.DO), Section(SectionKind.SHOUT)
 ANSWER, SUM_UP = Section(SectionKind.ANSWER), Section(SectionKind.SUM_UP)
 
@@ -82,7 +84,7 @@ class Layout:
         # True: a turn's situation stays in the conversation, before its line, and is told again when it has changed; so
         # a finished turn is the trunk already. False: it stands in the tail and is cut off, as the model was trained.
         self.situation_stays = not self.native
-        self._bos, self._lead = dialect.bos, dialect.lead
+        self._bos, self._lead, self._line_lead = dialect.bos, dialect.lead, dialect.line_lead
         self.stop_ids, self.stop_text = dialect.stop_ids, dialect.stop_text
         # Tokens that close an answer as text. They end nothing by themselves: a reply may begin with a line break.
         self.closing_ids = frozenset(encoder.encode(self.stop_text)) if self.stop_text else frozenset()
@@ -92,11 +94,12 @@ class Layout:
 
     @property
     def trunk_max(self) -> int:
-        """Tokens that an intent's trunk has at most: world, archetype and persona at their caps."""
+        """Tokens that an intent's trunk has at most: world, archetype, examples and persona at their caps."""
         caps, marks = self.caps, self.marks
         said = caps.lore + caps.words + caps.archetype + caps.persona
         marked = sum(len(marks[name]) for name in ("world", "archetype", "persona"))
-        return len(self._bos) + said + marked + len(self.ends.rules) + len(self.ends.opens)
+        told = 0 if self.native else caps.examples + len(self._language(LONGEST_LANGUAGE)) + len(self._manner("n" * 64))
+        return len(self._bos) + said + marked + told + len(self.ends.rules) + len(self.ends.opens)
 
     def knows(self, word: str) -> bool:
         """True when a word is one token where it follows a space: models made for npcd were trained on those."""
@@ -164,6 +167,10 @@ class Layout:
                 return Cut(self._capped("actions", text, "words") + self.ends.rules)
             case SectionKind.ARCHETYPE:
                 return Cut(self.archetype(name, text))
+            case SectionKind.LANGUAGE:
+                return Cut(self._language(text))
+            case SectionKind.EXAMPLE:
+                return Cut(self._example(text, section.items))
             case SectionKind.PERSONA:
                 return Cut(self.persona(name, text))
             case SectionKind.SUMMARY:
@@ -189,7 +196,8 @@ class Layout:
             case SectionKind.SUM_UP if self.native:
                 return Cut(self.marks["summary"])
             case SectionKind.SUM_UP:
-                return Cut(self.player_turn(SUMMARY_ASKED).tokens + self.marks["npc"])
+                asked = SUMMARY_ASKED + (SUMMARY_LANGUAGE.format(language=text) if text else "")
+                return Cut(self._heard(asked, SUMMARY_ASKED_MAX).tokens + self.marks["npc"])
 
     # -- trunk -------------------------------------------------------------------------------------------------
 
@@ -203,9 +211,9 @@ class Layout:
         return self.marks["archetype"] + self._capped(f"archetypes[{archetype_id}].description", text, "archetype")
 
     def persona(self, name: str, text: str) -> tuple[int, ...]:
-        """The NPC's identity; the intent trunk ends here."""
+        """The NPC's identity, and how it speaks; the intent trunk ends here."""
         told = self._capped(f"personas[{name}].text", f"{name}. {text}", "persona")
-        return self.marks["persona"] + told + self.ends.opens
+        return self.marks["persona"] + told + self._manner(name) + self.ends.opens
 
     def summary(self, text: str) -> Cut:
         """The summary of earlier sessions; frozen within a session."""
@@ -216,9 +224,11 @@ class Layout:
         return self._cut("card", text, self.caps.card, self.ends.memory)
 
     def player_turn(self, text: str, player_name: str = "") -> Cut:
-        """A player's line, closed. `text` is data: it is encoded without control tokens and on one line."""
-        named = f"{player_name}: {text}" if player_name else text
-        return self._cut("player", named, self.caps.player_line, self.ends.heard)
+        """A player's line, closed. `text` is data: it is encoded without control tokens and on one line. For a chat
+        model the line is all that is said: after a name it would write names too.
+        """
+        named = f"{player_name}: {text}" if player_name and self.kind != "chat" else text
+        return self._heard(named, self.caps.player_line)
 
     def npc_turn(self, text: str) -> tuple[int, ...]:
         """An NPC's finished line, closed."""
@@ -289,9 +299,12 @@ class Layout:
         spoken = (*drawn, *(self._encode(rest) if rest else ()))
         line.renders[self] = Cut(self.marks["npc"] + spoken[: self.caps.reply] + self.ends.said)
 
-    def summary_tail(self) -> Tail:
-        """The tail that asks for a summary of the conversation, for what the NPC will remember of it."""
-        return Tail(self.encode((SUM_UP,)), (SUM_UP,), self)
+    def summary_tail(self, language: str = "") -> Tail:
+        """The tail that asks for a summary of the conversation, for what the NPC will remember of it. `language` is the
+        one to write in, by its English name; empty: the model decides.
+        """
+        asked = Section(SectionKind.SUM_UP, language) if language else SUM_UP
+        return Tail(self.encode((asked,)), (asked,), self)
 
     # -- choice ------------------------------------------------------------------------------------------------
 
@@ -328,6 +341,23 @@ class Layout:
             tokens += more
         return tokens, len(items)
 
+    def _example(self, situation: str, items: Sequence[str]) -> tuple[int, ...]:
+        """A worked example, in the tokens of a tail and its answer. A model made for npcd needs none."""
+        if self.native:
+            return ()
+        percepts, chosen = items[:-3], items[-3:]
+        tokens = self.ends.seen + self._short(situation)
+        for number, words in enumerate(percepts, 1):
+            tokens += self.marks[f"p{number}"] + self._short(words)
+        return tokens + self.ends.done + self._chosen(chosen)
+
+    def _language(self, language: str) -> tuple[int, ...]:
+        return () if self.native else tuple(self._encode(CHAT_LANGUAGE.format(language=language)))
+
+    def _manner(self, name: str) -> tuple[int, ...]:
+        """How a chat model is to speak for an NPC."""
+        return tuple(self._encode(CHAT_SPEECH.format(name=name))) if self.kind == "chat" else ()
+
     def _digest(self, text: str) -> tuple[int, ...]:
         return self.marks["digest"] + self._short(f" {_line(text)}") + self.ends.memory
 
@@ -350,8 +380,11 @@ class Layout:
             raise TooLong(field, f"{len(tokens)} tokens", f"the limit is {cap} (caps.{name})")
         return tokens
 
-    def _cut(self, mark: str, text: str, cap: int, end: tuple[int, ...]) -> Cut:
-        tokens = tuple(self._encode(f" {_line(text)}"))
+    def _heard(self, text: str, cap: int) -> Cut:
+        return self._cut("player", text, cap, self.ends.heard, self._line_lead)
+
+    def _cut(self, mark: str, text: str, cap: int, end: tuple[int, ...], lead: str = " ") -> Cut:
+        tokens = tuple(self._encode(lead + _line(text)))
         return Cut(self.marks[mark] + tokens[:cap] + end, max(0, len(tokens) - cap))
 
     @property

@@ -3,10 +3,11 @@
 Models trained for npcd have marks as control tokens (MARKS). Chat models have plain words inside the messages of their
 own template (CHAT_MARKS; prompts/templates.py finds the text that stands between messages):
 
-    head World: ... Kind: ... You are ... opens | You see: ... ask You do:      attack #1 angry
-                                          opens | Player: ... reply ... next | You see: ... Player: ... ask
+    head World: ... Kind: ... examples ... You are ... opens | You see: ... ask You do:      attack #1 angry
+                                                       opens | line reply ... next | You see: ... line ask
 
-so a trunk always ends where a line of the player may begin. Any other model reads one long plain text (PLAIN_MARKS).
+so a trunk always ends where a line of the player may begin. The line stands there alone: with a label before it, models
+write labels too (docs/decisions/0025). Any other model reads one long plain text (PLAIN_MARKS), and needs the labels.
 An answer of fixed words always follows a colon, so that each word keeps its leading space: most vocabularies have
 " flee" as one token and "flee" as two, and the first token of "flee" must not be compared with whole words.
 """
@@ -14,7 +15,7 @@ An answer of fixed words always follows a colon, so that each word keeps its lea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from prompts.sight import TARGETS_MAX
@@ -63,7 +64,7 @@ CHAT_MARKS: dict[str, str] = {
     "see": "You see:",
     "do": "{ask}You do:",
     "say": "{next}You shout, in a few words:{ask}",
-    "player": "Player:",
+    "player": "",
     "npc": "{ask}",
     "end": "",
     **{f"p{i}": PLAIN_MARKS[f"p{i}"] for i in range(TARGETS_MAX + 1)},
@@ -71,9 +72,12 @@ CHAT_MARKS: dict[str, str] = {
 # The rules that a chat model is told once, in the shared prefix; a model made for npcd was trained to follow them.
 CHAT_RULES = (
     '\nStay in this world and in your part. Told only what you see, say "You do:" and one action, then its target (a '
-    "number that you see, or nobody), then one feeling. Spoken to, answer in one or two short sentences."
+    "number that you see, or nobody), then one feeling."
 )
-
+# The rule of conversations, after the persona.
+CHAT_SPEECH = "\nAnswer as {name}, in the first person, in one or two short sentences. Say only {name}'s words."
+CHAT_LANGUAGE = "\nAnswer in {language}."
+SUMMARY_LANGUAGE = " Write in {language}."
 
 SUMMARY_ASKED = (
     "(This is not part of the play.) In at most four short sentences, in the third person and in the past tense, write "
@@ -118,11 +122,14 @@ class Markup:
 class Ends:
     """The tokens of one dialect that close a section, or stand before an answer that is kept.
 
-    `rules` follow the world, `opens` the persona; `memory` ends a summary, card or digest, `sight` a perception before
-    a line, `heard` a player's line, `said` an answer; `reply` begins one.
+    `rules` follow the world, `opens` the persona; `seen` and `done` begin the two halves of a worked example; `memory`
+    ends a summary, card or digest, `sight` a perception before a line, `heard` a player's line, `said` an answer;
+    `reply` begins one.
     """
 
     rules: tuple[int, ...] = ()
+    seen: tuple[int, ...] = ()
+    done: tuple[int, ...] = ()
     opens: tuple[int, ...] = ()
     memory: tuple[int, ...] = ()
     sight: tuple[int, ...] = ()
@@ -146,6 +153,7 @@ class Dialect:
     ends: Ends
     stop_ids: frozenset[int] = frozenset()
     stop_text: str = ""
+    line_lead: str = " "  # of a player's line
 
 
 def dialect_of(encoder: Encoder, markup: Markup | None) -> Dialect:
@@ -157,18 +165,22 @@ def dialect_of(encoder: Encoder, markup: Markup | None) -> Dialect:
         return Dialect("npcd", bos, " ", marks, _plain_ends(marks), frozenset(marks["end"]))
     if markup is None:
         marks = {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
-        return Dialect("plain", bos, " ", marks, _plain_ends(marks), stop_text="\n")
+        ends = replace(_plain_ends(marks), seen=marks["see"], done=marks["do"])
+        return Dialect("plain", bos, " ", marks, ends, stop_text="\n")
     marks = {name: _spelled(text, encoder, markup) for name, text in CHAT_MARKS.items()}
     line_break = tuple(encoder.encode("\n"))
     ends = Ends(
         rules=tuple(encoder.encode(CHAT_RULES)),
+        seen=tuple(encoder.encode(PLAIN_MARKS["see"])),
+        done=tuple(encoder.encode(PLAIN_MARKS["do"])),
         opens=markup.opens,
         memory=line_break,
         sight=line_break,
         reply=markup.reply,
         said=markup.next,
     )
-    return Dialect("chat", (), markup.reply_lead, marks, ends, markup.stop_ids)  # the head has BOS
+    # The head has BOS.
+    return Dialect("chat", (), markup.reply_lead, marks, ends, markup.stop_ids, line_lead=markup.line_lead)
 
 
 def _plain_ends(marks: dict[str, tuple[int, ...]]) -> Ends:

@@ -18,6 +18,7 @@ from core.words import Finish, NpcKey, TrunkKey
 from core.work import Chunk, Ended
 from daemon.talk.text import Spoken
 from daemon.worlds.guide import Guide
+from daemon.worlds.language import name_of as language_name
 from daemon.worlds.works import Works
 from daemon.worlds.world import Npc
 from daemon.worlds.worlds import Worlds
@@ -187,7 +188,7 @@ class Sessions:
         """Has the model sum up what is left of the conversation in hot memory. Raises Overloaded or Draining."""
         route = self._summary_route(npc, session)
         layout, context_len = self._guide.layout(route), route.context_len(self._door.context_len(route.engine))
-        tail = layout.summary_tail()
+        tail = layout.summary_tail(language_name(self._worlds.of_npc(npc.key).language))
         text = Spoken(layout.stop_text, Guard(self._works.guards.summary()))
         tickets: list[Ticket] = []
         room = len(tail.tokens) + route.output_max

@@ -13,7 +13,8 @@ from core.script import Script, Section, SectionKind
 from core.steps import Steps
 from core.texts import check_name, check_prose
 from daemon.words import check_id, policy_rows
-from daemon.worlds.language import check_language, texts_of, warnings_of
+from daemon.worlds.examples import examples_of
+from daemon.worlds.language import check_language, name_of, texts_of, warnings_of
 from daemon.worlds.limits import WorldLimits
 from daemon.worlds.personas import Personas
 from daemon.worlds.world import World
@@ -21,6 +22,7 @@ from engines.lora import Adapter, Adapters
 from npcd.v1 import npcs_pb2
 from prompts.choices import ActionWord, intents
 from prompts.layout import Layout, world_sections
+from prompts.placeholders import filled
 from tiers.policy import PolicyRow
 from tiers.policy_table import Sections, WorldWords, compiling_table, why_not
 
@@ -69,18 +71,26 @@ class Definitions:
         _unique("actions", [a.word for a in actions])
         _unique("emotions", emotions)
         _unique("archetypes", [a.archetype_id for a in request.archetypes])
-        base = world_sections(check_prose("lore", request.lore), actions, emotions)
+        language = check_language("language", request.language)
+        lore = filled("lore", check_prose("lore", request.lore))
+        base: tuple[Section, ...] = world_sections(lore, actions, emotions)
         base_tokens = sum(self._measured(section) for section in base) - len(layout.ends.rules)
         sections = [("lore and words", base_tokens, layout.caps.lore + layout.caps.words)]
+        if other := name_of(language):
+            base = (*base, Section(SectionKind.LANGUAGE, other))
+            self._measured(base[-1])
+        policy = yield from self._table(request, actions, emotions)
         prefixes: dict[str, Script] = {}
         adapters = {a.archetype_id: self._adapter(i, a) for i, a in enumerate(request.archetypes)}
         for i, a in enumerate(request.archetypes):
             yield
             check_id(f"archetypes[{i}].archetype_id", a.archetype_id)
-            described = check_prose(f"archetypes[{i}].description", a.description)
+            field = f"archetypes[{i}].description"
+            described = filled(field, check_prose(field, a.description))
             archetype = Section(SectionKind.ARCHETYPE, described, a.archetype_id)
             sections.append((f"archetype:{a.archetype_id}", self._measured(archetype), layout.caps.archetype))
-            prefixes[a.archetype_id] = Script((*base, archetype), len(base) + 1)
+            shared = (*base, archetype, *examples_of(policy, a.archetype_id, self._layouts))
+            prefixes[a.archetype_id] = Script(shared, len(shared))
         personas: dict[str, Section] = {}
         told = Personas(self._layouts)
         for i, p in enumerate(request.personas):
@@ -90,7 +100,7 @@ class Definitions:
                 raise CallerError("personas", f"'{p.persona_id}' stands twice")
             check_name(f"personas[{i}].name", p.name)
             check_prose(f"personas[{i}].text", p.text)
-            personas[p.persona_id] = told.section(p)
+            personas[p.persona_id] = told.section(p, f"personas[{i}].text")
             if not told.found:
                 tokens = self._measured(personas[p.persona_id])
                 sections.append((f"persona:{p.persona_id}", tokens, layout.caps.persona))
@@ -99,14 +109,13 @@ class Definitions:
         choices = intents(actions, emotions, layout.caps.percepts)
         for reader in self._layouts:
             yield from reader.graphs_in_steps(choices)
-        policy = yield from self._table(request, actions, emotions)
         warnings = yield from self._warnings(request)
         return World(
             tenant=tenant,
             world_id=request.world_id,
             version=1,
             content_hash=content_hash,
-            language=check_language("language", request.language),
+            language=language,
             adapters=adapters,
             actions=actions,
             emotions=emotions,

@@ -6,15 +6,18 @@ from core.steps import Steps
 from core.texts import cleaned, cleaned_line, cleaned_name, line_fault, name_fault
 from daemon.worlds.language import well_formed
 from npcd.v1 import npcs_pb2
+from prompts.placeholders import opened
 
 
 def cleaning(request: npcs_pb2.DefineWorldRequest) -> Steps[None]:
-    """Takes out what only earlier versions took: a language of any text, and characters that no text may have now."""
+    """Takes out what only earlier versions took: a language of any text, characters that no text may have now, and
+    placeholders that nothing fills in.
+    """
     if not well_formed(request.language):
         request.language = ""
-    request.lore = cleaned(request.lore)
+    request.lore = opened(cleaned(request.lore))
     for archetype in request.archetypes:
-        archetype.description = cleaned(archetype.description)
+        archetype.description = opened(cleaned(archetype.description))
     for persona in request.personas:
         yield
         clean_persona(persona)
@@ -28,4 +31,4 @@ def clean_persona(persona: npcs_pb2.Persona) -> None:
     """The same for one persona."""
     if name_fault(persona.name):
         persona.name = cleaned_name(persona.name)
-    persona.text = cleaned(persona.text)
+    persona.text = opened(cleaned(persona.text), persona.name)

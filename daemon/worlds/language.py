@@ -1,4 +1,5 @@
-"""A world's language: checks that its tag is well-formed, and that the model was trained on the world's words.
+"""A world's language: checks that its tag is well-formed, names it in English for the prompt, and checks that the model
+was trained on the world's words.
 
 A tag is well-formed as RFC 5646 (BCP 47), section 2.1 says; the language itself need not exist.
 
@@ -38,6 +39,20 @@ _IRREGULAR = frozenset(
     "en-gb-oed i-ami i-bnn i-default i-enochian i-hak i-klingon i-lux i-mingo i-navajo i-pwn i-tao i-tay i-tsu "
     "sgn-be-fr sgn-be-nl sgn-ch-de".split()
 )
+# The English names of languages by their primary subtags. Another language is named by its tag.
+_NAMES = dict(
+    entry.split("=")
+    for entry in (
+        "af=Afrikaans ar=Arabic be=Belarusian bg=Bulgarian bn=Bengali ca=Catalan cs=Czech cy=Welsh da=Danish "
+        "de=German el=Greek eo=Esperanto es=Spanish et=Estonian eu=Basque fa=Persian fi=Finnish fil=Filipino fr=French "
+        "ga=Irish gl=Galician he=Hebrew hi=Hindi hr=Croatian hu=Hungarian hy=Armenian id=Indonesian is=Icelandic "
+        "it=Italian ja=Japanese ka=Georgian kk=Kazakh ko=Korean la=Latin lt=Lithuanian lv=Latvian ms=Malay "
+        "nb=Norwegian nl=Dutch nn=Norwegian no=Norwegian pl=Polish pt=Portuguese ro=Romanian ru=Russian sk=Slovak sl=Slovenian "
+        "sq=Albanian sr=Serbian sv=Swedish sw=Swahili ta=Tamil th=Thai tl=Tagalog tr=Turkish uk=Ukrainian ur=Urdu "
+        "vi=Vietnamese zh=Chinese"
+    ).split()
+)
+_NAMELESS = frozenset({"und", "mul", "mis", "zxx"})  # no language that anybody could answer in
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -58,6 +73,19 @@ def check_language(field: str, tag: str) -> str:
         hint = f"write {better}" if well_formed(better) else "write one, or leave it empty"
         raise CallerError(field, f"{tag!r} is no BCP 47 tag as in en, pt-BR or zh-Hant; {hint}")
     return tag
+
+
+def name_of(tag: str) -> str:
+    """The name of a language as a prompt has it: "Finnish", or "Portuguese (pt-BR)" where there is more than one kind.
+    Empty for English, which models answer in anyway, and for tags of no language.
+    """
+    primary, _, more = tag.lower().partition("-")
+    if primary == DEFAULT or primary in _NAMELESS:
+        return ""
+    name = _NAMES.get(primary)
+    if name is None:
+        return f"the language with the tag {tag}"
+    return f"{name} ({tag})" if more else name
 
 
 def warnings_of(

@@ -9,6 +9,7 @@ from core.script import Section, SectionKind
 from npcd.v1 import npcs_pb2
 from prompts.caps import TooLong
 from prompts.layout import Layout
+from prompts.placeholders import filled
 
 PERSONAS_TOLD_LEN = 200  # characters: a status is cut at 300
 
@@ -20,9 +21,9 @@ class Personas:
         self._layouts = layouts
         self.found: list[tuple[str, TooLong]] = []
 
-    def section(self, said: npcs_pb2.Persona) -> Section:
-        """Its section; it is noted when it is too long."""
-        section = Section(SectionKind.PERSONA, said.text, said.name)
+    def section(self, said: npcs_pb2.Persona, field: str) -> Section:
+        """Its section; it is noted when it is too long. Raises CallerError naming the field of a placeholder."""
+        section = Section(SectionKind.PERSONA, filled(field, said.text, said.name), said.name)
         try:
             for layout in self._layouts:
                 layout.render(section)

@@ -76,7 +76,7 @@ class Registration:
             raise CallerError(f"npcs[{i}].persona.name", "is empty; give persona_id or an inline persona")
         check_name(f"npcs[{i}].persona.name", spec.persona.name)
         check_prose(f"npcs[{i}].persona.text", spec.persona.text)
-        return personas.section(spec.persona)
+        return personas.section(spec.persona, f"npcs[{i}].persona.text")
 
     def _render(self, script: Script) -> None:
         """Renders a script now, so that no intent waits for it."""

@@ -15,7 +15,7 @@ from engines.sim import SimVocab
 from prompts.caps import Caps
 from prompts.choices import ActionWord
 from prompts.layout import Layout
-from prompts.marks import CHAT_MARKS, CHAT_RULES, Markup
+from prompts.marks import CHAT_MARKS, CHAT_RULES, CHAT_SPEECH, Markup
 from prompts.templates import compiled, conversation, find_markup, unmarked
 from tests.engines.shapes import CHATML, FAMILIES, HEADERS, INSTRUCT, NORMAL, TURNS, Shape, byte_level, write
 from tests.prompts.families import FAMILIES as KNOWN
@@ -23,6 +23,7 @@ from tests.prompts.families import FAMILIES as KNOWN
 TEMPLATES = {"qwen2": CHATML, "llama3": HEADERS, "mistral": INSTRUCT, "gemma": TURNS}
 ACTIONS = [ActionWord("idle"), ActionWord("attack", needs_target=True), ActionWord("go home")]
 EMOTIONS = ["calm", "angry"]
+MANNER = CHAT_SPEECH.format(name="Ana")
 CONTROLS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|assistant|>"]
 
 
@@ -60,7 +61,7 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
     trunk += layout.persona("Ana", "Small.")
     world = (
         f"World: Long ago. Actions: idle, attack, go home. Feelings: calm, angry.{CHAT_RULES}"
-        "\nKind: ghoul. Eats.\nYou are Ana. Small."
+        f"\nKind: ghoul. Eats.\nYou are Ana. Small.{MANNER}"
     )
     lines: list[str] = []
     rng = random.Random(1)
@@ -69,14 +70,14 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
         said = " ".join(rng.choices(["hello", "é世", "#1", "'so'", "north?"], k=5))
         sight = "You see: night #1 wolf hostile near\n"
         asked = trunk + layout.talk_tail(player_line(said, "Tom"), seen).tokens
-        whole = render(conversation(world, [*lines, f"{sight}Player: Tom: {said}"], system))
+        whole = render(conversation(world, [*lines, f"{sight}{said}"], system))
         assert _same(text_of(vocab, asked), whole)
         tail = layout.intent_tail(seen).tokens
         whole = render(conversation(world, [*lines, sight.rstrip()], system))
         assert _same(text_of(vocab, trunk + tail), f"{whole.rstrip(' ')}{lead}You do:")
         answer = f"Go away {n}."
         trunk += layout.player_turn(said, "Tom").tokens + layout.npc_turn(answer)
-        lines += [f"Player: Tom: {said}", answer]
+        lines += [said, answer]
     if vocab.bos_id >= 0:
         assert trunk.count(vocab.bos_id) == 1
         assert trunk[0] == vocab.bos_id
@@ -107,11 +108,11 @@ def test_memories_stand_in_the_players_messages(chat: tuple[LlamaVocab, str]) ->
     trunk += layout.player_turn("Hello").tokens + layout.npc_turn("Go away.") + layout.card("He left.").tokens
     asked = trunk + layout.talk_tail(player_line("I am back"), None, "an old friend").tokens
     lines = [
-        "Earlier: You met Tom.\nYou remember: Tom owes you bread.\nPlayer: Hello",
+        "Earlier: You met Tom.\nYou remember: Tom owes you bread.\nHello",
         "Go away.",
-        "You remember: He left.\nRemember: an old friend\nPlayer: I am back",
+        "You remember: He left.\nRemember: an old friend\nI am back",
     ]
-    assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.", lines, system)))
+    assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.{MANNER}", lines, system)))
 
 
 def test_markers_in_the_text_of_players_stay_text(chat: tuple[LlamaVocab, str]) -> None:
@@ -189,7 +190,7 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
     asked = trunk + layout.bark_tail(layout.intent_tail(seen), ("attack", "#1", "angry")).tokens
     world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
     said = ["You see: night #1 wolf hostile near", "You do: attack #1 angry", "You shout, in a few words:"]
-    assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.", said, system)))
+    assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.{MANNER}", said, system)))
 
 
 @pytest.mark.parametrize(
