@@ -47,9 +47,9 @@ _NAMES = dict(
         "de=German el=Greek eo=Esperanto es=Spanish et=Estonian eu=Basque fa=Persian fi=Finnish fil=Filipino fr=French "
         "ga=Irish gl=Galician he=Hebrew hi=Hindi hr=Croatian hu=Hungarian hy=Armenian id=Indonesian is=Icelandic "
         "it=Italian ja=Japanese ka=Georgian kk=Kazakh ko=Korean la=Latin lt=Lithuanian lv=Latvian ms=Malay "
-        "nb=Norwegian nl=Dutch nn=Norwegian no=Norwegian pl=Polish pt=Portuguese ro=Romanian ru=Russian sk=Slovak sl=Slovenian "
-        "sq=Albanian sr=Serbian sv=Swedish sw=Swahili ta=Tamil th=Thai tl=Tagalog tr=Turkish uk=Ukrainian ur=Urdu "
-        "vi=Vietnamese zh=Chinese"
+        "nb=Norwegian nl=Dutch nn=Norwegian no=Norwegian pl=Polish pt=Portuguese ro=Romanian ru=Russian "
+        "sk=Slovak sl=Slovenian sq=Albanian sr=Serbian sv=Swedish sw=Swahili ta=Tamil th=Thai tl=Tagalog tr=Turkish "
+        "uk=Ukrainian ur=Urdu vi=Vietnamese zh=Chinese"
     ).split()
 )
 _NAMELESS = frozenset({"und", "mul", "mis", "zxx"})  # no language that anybody could answer in

@@ -276,6 +276,19 @@ real.shipped_kv_per_turn_bytes_stays | bytes | | the same
 real.shipped_kv_per_turn_bytes_cut | bytes | | the same
 real.shipped_computed_per_turn_tokens_stays | tokens | | the same
 real.shipped_computed_per_turn_tokens_cut | tokens | | the same
+real.intent_before | share | | a chat model, 120 held-out situations: the designer's action, prompts as they were
+real.intent_accuracy | share | | the same with npcd's chat layout
+real.intent_gain | share | >= 0.15 | the same: how much more
+real.intent_accuracy_turned | share | | the same with the list of actions in reverse order
+real.intent_rules | share | | the same situations by the rule policy
+real.intent_majority | share | | the same: always the most frequent action
+real.labels_share | share | <= 0.01 | 300 replies of a chat model: with a speaker's label or a line for the player
+real.labels_raw_share | share | | the same before the guards
+real.thoughts | replies | <= 0 | the same: with a thought
+real.reply_words | words | >= 8 | the same: words of a reply, mean
+real.replies_ended_share | share | | the same: ended by the model itself
+real.named_share | share | | asked for its name: replies with the NPC's own name
+real.named_plain_share | share | | the same of a prompt that is a system message with the persona and nothing else
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread
 attention.cpu_game_cores | cores | | the same: of the process that plays the game

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_overload, real_pace, real_start, real_turns, real_two
+from loadtests.bench import real_overload, real_pace, real_start, real_turns, real_two, real_words
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "turns", "two", "pace", "overload")
+PARTS = ("start", "turns", "two", "pace", "overload", "words")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -22,3 +22,5 @@ async def run(figures: Figures, options: Options) -> None:
         await real_pace.run(figures, chat, options.quick)
     if options.wants("overload"):
         await real_overload.run(figures, options.model, options.quick)
+    if options.wants("words"):
+        await real_words.run(figures, chat, options.quick)

@@ -13,11 +13,22 @@ from daemon.commands import doctor
 from daemon.config import Config
 from daemon.model import Model
 from daemon.process import diagnosis
-from daemon.worlds.language import PROSE_WORDS_MAX, check_language, texts_of, warnings_of, well_formed
+from daemon.worlds.language import PROSE_WORDS_MAX, check_language, name_of, texts_of, warnings_of, well_formed
+from daemon.worlds.limits import WorldLimits
+from daemon.worlds.policy_file import load_policy
+from daemon.worlds.worlds import Worlds
+from engines.llama import load_vocab
+from engines.sim import SimVocab
 from npcd.v1 import npcs_pb2
+from prompts.caps import Caps
+from prompts.layout import Layout
+from prompts.marks import MARKS
+from prompts.templates import find_markup
 from tests.daemon.rig import gated, running, specs, world
+from tests.engines.shapes import CHATML, qwen2_like
 from tests.patience import PATIENCE_S
 
+ROOMY = Caps(lore=400, words=200, archetype=250, persona=250, examples=300, intent_tail=160)
 ROOT = Path(__file__).resolve().parents[3]
 FINNISH = {
     "actions": [npcs_pb2.ActionWord(word=w) for w in ("hyökkää", "pakene", "odota rauhassa")],
@@ -64,6 +75,36 @@ def test_a_tag_with_an_underscore_is_told_how_it_is_written() -> None:
     with pytest.raises(CallerError, match=r"'pt_BR' is no BCP 47 tag .*; write pt-BR"):
         check_language("language", "pt_BR")
     assert check_language("language", "") == "en"
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("en", ""), ("en-GB", ""), ("EN", ""), ("und", ""), ("mul", ""), ("fi", "Finnish"), ("FI", "Finnish"),
+        ("pt-BR", "Portuguese (pt-BR)"), ("zh-Hant", "Chinese (zh-Hant)"), ("tlh", "the language with the tag tlh"),
+    ],
+)  # fmt: skip
+def test_a_language_has_an_english_name_for_the_prompt(tag: str, name: str) -> None:
+    """English is not named: models answer in it anyway."""
+    assert name_of(tag) == name
+
+
+async def test_a_chat_model_is_told_the_worlds_language(tmp_path: Path) -> None:
+    """It stands in the part of the trunk that all NPCs share, and in what asks for a summary; an English world's
+    prompts, and those of a model made for npcd, have none.
+    """
+    vocab = load_vocab(qwen2_like(tmp_path / "m.gguf"))
+    layout = Layout(vocab, ROOMY, find_markup(CHATML, vocab).markup)
+    native = Layout(SimVocab(list(MARKS.values())))
+    for tag, told in (("fi", True), ("en", False)):
+        worlds = Worlds([layout, native], WorldLimits(), load_policy())
+        defined = worlds.define("", world(language=tag))[0]
+        for prefix in defined.prefixes.values():
+            text = b"".join(map(vocab.piece, layout.trunk(prefix).tokens.tolist())).decode()
+            assert ("Answer in Finnish." in text) is told
+        tail = layout.summary_tail(name_of(tag)).tokens
+        assert ("Write in Finnish." in b"".join(map(vocab.piece, tail)).decode()) is told
+        assert native.summary_tail(name_of(tag)).tokens == native.summary_tail().tokens
 
 
 async def test_define_world_refuses_a_wrong_language_and_says_which_it_has() -> None:
