@@ -34,7 +34,7 @@ KV = KvSettings(prefixes=2, lanes=3)
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """A model of each family."""
     path = FAMILIES[request.param](tmp_path_factory.mktemp("other") / f"{request.param}.gguf")
-    engine = LlamaEngine(LlamaSettings(path, sequences=12, context_len=1536, batch_len=512, micro_len=256, threads=1))
+    engine = LlamaEngine(LlamaSettings(path, sequences=12, context_len=2048, batch_len=512, micro_len=256, threads=1))
     yield Model(engine, engine.card.name, engine.card.sha256, engine.card.chat_template)
     engine.close()
 
