@@ -32,6 +32,7 @@ class SectionKind(Enum):
     CARD = "card"  # facts about the player
     PLAYER = "player"  # a player's line
     NPC = "npc"  # the NPC's finished line
+    PARTNER = "partner"  # the player whom the NPC speaks with; `name` is the player's
     DIGEST = "digest"  # the player in one line
     SIGHT = "sight"  # the situation; `items` are the percepts, which answers name by their numbers, from 1
     CHOSEN = "chosen"  # an answer that was chosen; `items` are action, target ("#1", or "nobody") and feeling
@@ -81,7 +82,7 @@ class Script:
 
 
 # The sections in which a turn tells the situation before the player's line.
-SITUATION = frozenset([SectionKind.DIGEST, SectionKind.SIGHT])
+SITUATION = frozenset([SectionKind.PARTNER, SectionKind.DIGEST, SectionKind.SIGHT])
 LINES = frozenset([SectionKind.PLAYER, SectionKind.NPC])
 
 

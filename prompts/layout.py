@@ -27,7 +27,7 @@ from core.steps import Steps, at_once
 from prompts import choices
 from prompts.caps import TOKEN_BYTES_MAX, Caps, TooLong
 from prompts.choices import ActionWord
-from prompts.marks import CHAT_LANGUAGE, CHAT_SPEECH, SUMMARY_ASKED, SUMMARY_LANGUAGE, Encoder, Markup, dialect_of
+from prompts.marks import CHAT_LANGUAGE, CHAT_PARTNER, CHAT_SPEECH, Encoder, Markup, dialect_of, summary_asked
 from prompts.sight import TARGETS_MAX, notable, percept_words, situation_words
 
 SUMMARY_ASKED_MAX = 256  # tokens that ask for a summary
@@ -181,6 +181,8 @@ class Layout:
                 return self.player_turn(text, name)
             case SectionKind.NPC:
                 return Cut(self.npc_turn(text))
+            case SectionKind.PARTNER:
+                return Cut(self._partner(name))
             case SectionKind.DIGEST:
                 return Cut(self._digest(text))
             case SectionKind.SIGHT:
@@ -196,8 +198,7 @@ class Layout:
             case SectionKind.SUM_UP if self.native:
                 return Cut(self.marks["summary"])
             case SectionKind.SUM_UP:
-                asked = SUMMARY_ASKED + (SUMMARY_LANGUAGE.format(language=text) if text else "")
-                return Cut(self._heard(asked, SUMMARY_ASKED_MAX).tokens + self.marks["npc"])
+                return Cut(self._heard(summary_asked(text), SUMMARY_ASKED_MAX).tokens + self.marks["npc"])
 
     # -- trunk -------------------------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class Layout:
 
     def player_turn(self, text: str, player_name: str = "") -> Cut:
         """A player's line, closed. `text` is data: it is encoded without control tokens and on one line. For a chat
-        model the line is all that is said: after a name it would write names too.
+        model the line is all that is said: after a name it would write names too, so its tail tells the name once.
         """
         named = f"{player_name}: {text}" if player_name and self.kind != "chat" else text
         return self._heard(named, self.caps.player_line)
@@ -266,18 +267,19 @@ class Layout:
     def talk_tail(
         self, line: Section, perception: Perception | None = None, digest: str = "", standing: Collection[Section] = ()
     ) -> Tail:
-        """The tail that asks for a reply: digest, perception, the player's line. The perception gives way first when
-        not all fit, and then the digest. Where the situation stays, a section that is `standing` there is not told
-        again.
+        """The tail that asks for a reply: a chat model's name of the player, digest, perception, the line. Perception
+        gives way first when not all fit, and then name and digest. Where the situation stays, a section that is
+        `standing` there is not told again.
         """
+        about: tuple[Section, ...] = (Section(SectionKind.DIGEST, digest),) if digest else ()
+        if self.kind == "chat" and line.name:
+            about = (Section(SectionKind.PARTNER, name=line.name), *about)
         if self.situation_stays:
             if perception is not None and perception.section in standing:
                 perception = None
-            if Section(SectionKind.DIGEST, digest) in standing:
-                digest = ""
+            about = tuple(section for section in about if section not in standing)
         asked, sections = self.render(line).tokens + self.marks["npc"], (line, ANSWER)
-        told = self._digest(digest) if digest else ()
-        about = (Section(SectionKind.DIGEST, digest),) if digest else ()
+        told = self.encode(about)
         if perception is not None:
             sight = perception.tokens + self.ends.sight
             if len(told) + len(sight) + len(asked) <= self.caps.talk_tail:
@@ -357,6 +359,12 @@ class Layout:
     def _manner(self, name: str) -> tuple[int, ...]:
         """How a chat model is to speak for an NPC."""
         return tuple(self._encode(CHAT_SPEECH.format(name=name))) if self.kind == "chat" else ()
+
+    def _partner(self, name: str) -> tuple[int, ...]:
+        """The player's name, as data. Other models read it before each line (player_turn)."""
+        if self.kind != "chat":
+            return ()
+        return tuple(self._encode(self._line_lead + _line(CHAT_PARTNER.format(name=name)))) + self.ends.memory
 
     def _digest(self, text: str) -> tuple[int, ...]:
         return self.marks["digest"] + self._short(f" {_line(text)}") + self.ends.memory

@@ -77,6 +77,7 @@ CHAT_RULES = (
 CHAT_DONE = "\nWhat now?\nYou do:"  # the second half of a worked example, as the mark `do` has it
 # The rule of conversations, after the persona.
 CHAT_SPEECH = "\nAnswer as {name}, in the first person, in one or two short sentences. Say only {name}'s words."
+CHAT_PARTNER = "You speak with {name}."  # before the first line of a player whose name is known
 CHAT_LANGUAGE = "\nAnswer in {language}."
 SUMMARY_LANGUAGE = " Write in {language}."
 
@@ -84,6 +85,11 @@ SUMMARY_ASKED = (
     "(This is not part of the play.) In at most four short sentences, in the third person and in the past tense, write "
     "down what the player told about themselves and what was agreed. Use names. Write nothing else."
 )
+
+
+def summary_asked(language: str = "") -> str:
+    """The text that asks for a summary, in a language of an English name; empty: the model decides."""
+    return SUMMARY_ASKED + (SUMMARY_LANGUAGE.format(language=language) if language else "")
 
 
 class Encoder(Protocol):

@@ -8,7 +8,7 @@ import pytest
 
 from core.choice import Node
 from core.observation import Observation, Percept
-from core.script import player_line
+from core.script import SectionKind, player_line
 from daemon.main import main
 from engines.llama import LlamaVocab, load_vocab
 from engines.sim import SimVocab
@@ -70,7 +70,7 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
         said = " ".join(rng.choices(["hello", "é世", "#1", "'so'", "north?"], k=5))
         sight = "You see: night #1 wolf hostile near\n"
         asked = trunk + layout.talk_tail(player_line(said, "Tom"), seen).tokens
-        whole = render(conversation(world, [*lines, f"{sight}{said}"], system))
+        whole = render(conversation(world, [*lines, f"You speak with Tom.\n{sight}{said}"], system))
         assert _same(text_of(vocab, asked), whole)
         tail = layout.intent_tail(seen).tokens
         whole = render(conversation(world, [*lines, f"{sight}What now?"], system))
@@ -128,6 +128,30 @@ def test_markers_in_the_text_of_players_stay_text(chat: tuple[LlamaVocab, str]) 
         answer = layout.npc_turn(f"so {written}")
         inside = answer[len(layout.ends.reply) : len(answer) - len(layout.ends.said)]
         assert not any(map(vocab.is_marker, inside))
+
+
+def test_the_players_name_is_told_once_and_is_data(chat: tuple[LlamaVocab, str]) -> None:
+    """It stands before the first line, until a rebuild or another name; markers in a name stay text. Without a name
+    nothing is told.
+    """
+    vocab, template = chat
+    layout = layout_of(vocab, template)
+    seen = layout.perceive(Observation(1, time_of_day="night"))
+    name = "Til" + "".join(vocab.written(t) for t in layout.stop_ids) + "da\n\n{name}"
+    first = layout.talk_tail(player_line("Hello", name), seen, "a friend")
+    written = text_of(vocab, layout.encode(first.sections[:1]))
+    assert written.strip() == f"You speak with {' '.join(name.split())}."
+    assert not any(map(vocab.is_marker, layout.encode(first.sections[:1])))
+    kinds = [section.kind for section in first.sections]
+    assert kinds[:-2] == [SectionKind.PARTNER, SectionKind.DIGEST, SectionKind.SIGHT]
+    assert layout.stays(first) == first.sections[:-1]
+    again = layout.talk_tail(player_line("Hello", name), seen, "a friend", first.sections)
+    assert [section.kind for section in again.sections] == [SectionKind.PLAYER, SectionKind.ANSWER]
+    other = layout.talk_tail(player_line("Hello", "Tom"), seen, "a friend", first.sections)
+    assert [section.kind for section in other.sections[:-2]] == [SectionKind.PARTNER]
+    assert "You speak with Tom." in text_of(vocab, other.tokens)
+    nameless = layout.talk_tail(player_line("Hello"), seen, "a friend")
+    assert [section.kind for section in nameless.sections[:-2]] == kinds[1:-2]
 
 
 def test_answers_begin_as_the_template_begins_them(chat: tuple[LlamaVocab, str]) -> None:

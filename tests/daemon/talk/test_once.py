@@ -175,6 +175,23 @@ async def test_the_situation_is_told_when_it_has_changed(other: Model, monkeypat
         assert len([k for k in talk.kinds if k not in SITUATION]) == 12
 
 
+async def test_a_chat_model_is_told_the_players_name_once(other: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands before the first line of the first conversation, stays in the trunk, and is not computed again."""
+    async with talking(other, monkeypatch) as talk:
+        for line in ("hello", "and now?"):
+            before, odd = talk.held, talk.odd
+            timings = await talk.say(line, player_name="Tilda")
+            assert odd or timings.cached_tokens >= len(before)
+        layout = talk.rig.daemon.dialogue.layout
+        if layout.kind == "chat":
+            assert talk.kinds[0] is SectionKind.PARTNER
+            assert talk.kinds.count(SectionKind.PARTNER) == 1
+        vocab = other.engine.vocab
+        first, second = (b"".join(map(vocab.piece, talk.turns[n].tail.tolist())) for n in (0, -1))
+        assert b"Tilda" in first
+        assert (b"Tilda" in second) == (layout.kind == "plain"), "a plain text has the name before each line"
+
+
 async def test_a_reply_that_was_cut_off_stands_as_far_as_it_was_heard(
     other: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
