@@ -21,9 +21,9 @@ class Caps:
     """Tokens of a world's list of actions and emotions."""
     archetype: int = 160
     """Tokens of an archetype's description."""
-    examples: int = 192
+    examples: int = 0
     """Tokens of the worked examples that a model not made for npcd is shown, for each archetype; examples beyond that
-    are left out. 0: no examples.
+    are left out. 0: no examples. They are rows of the world's policy; 192 tokens hold about eight.
     """
     persona: int = 160
     """Tokens of a persona."""

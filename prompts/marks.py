@@ -174,7 +174,7 @@ def dialect_of(encoder: Encoder, markup: Markup | None) -> Dialect:
         marks = {name: tuple(encoder.encode(text)) for name, text in PLAIN_MARKS.items()}
         ends = replace(_plain_ends(marks), seen=marks["see"], done=marks["do"])
         return Dialect("plain", bos, " ", marks, ends, stop_text="\n")
-    marks = {name: _spelled(text, encoder, markup) for name, text in CHAT_MARKS.items()}
+    marks = {name: spelled(text, encoder, markup) for name, text in CHAT_MARKS.items()}
     line_break = tuple(encoder.encode("\n"))
     ends = Ends(
         rules=tuple(encoder.encode(CHAT_RULES)),
@@ -194,7 +194,7 @@ def _plain_ends(marks: dict[str, tuple[int, ...]]) -> Ends:
     return Ends(heard=marks["end"], reply=marks["npc"], said=marks["end"])
 
 
-def _spelled(text: str, encoder: Encoder, markup: Markup) -> tuple[int, ...]:
+def spelled(text: str, encoder: Encoder, markup: Markup) -> tuple[int, ...]:
     """A mark of CHAT_MARKS in tokens."""
     joints = {
         "{head}": (markup.head, markup.system_lead),

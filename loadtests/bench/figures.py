@@ -282,6 +282,12 @@ real.intent_gain | share | >= 0.15 | the same: how much more
 real.intent_accuracy_turned | share | | the same with the list of actions in reverse order
 real.intent_rules | share | | the same situations by the rule policy
 real.intent_majority | share | | the same: always the most frequent action
+real.asked_do_without | share | | the same 120 situations, asked "What do you do?", no worked examples
+real.asked_do_taught | share | | the same 120 situations, asked "What do you do?", examples that a designer wrote
+real.asked_do_scene | share | | the same 120 situations, asked "What do you do?", the demo's own rules as examples
+real.asked_now_without | share | | the same 120 situations, asked "What now?", no worked examples
+real.asked_now_taught | share | | the same 120 situations, asked "What now?", examples that a designer wrote
+real.asked_now_scene | share | | the same 120 situations, asked "What now?", the demo's own rules as examples
 real.labels_share | share | <= 0.01 | 300 replies of a chat model: with a speaker's label or a line for the player
 real.labels_raw_share | share | | the same before the guards
 real.thoughts | replies | <= 0 | the same: with a thought

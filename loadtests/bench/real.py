@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtests.bench import real_overload, real_pace, real_start, real_turns, real_two, real_words
+from loadtests.bench import real_examples, real_overload, real_pace, real_start, real_turns, real_two, real_words
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "turns", "two", "pace", "overload", "words")
+PARTS = ("start", "turns", "two", "pace", "overload", "words", "examples")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -24,3 +24,5 @@ async def run(figures: Figures, options: Options) -> None:
         await real_overload.run(figures, options.model, options.quick)
     if options.wants("words"):
         await real_words.run(figures, chat, options.quick)
+    if "examples" in options.parts:  # it decides a default and promises nothing
+        await real_examples.run(figures, chat, options.quick)

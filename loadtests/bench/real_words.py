@@ -236,11 +236,10 @@ async def _intents(figures: Figures, chat: Chat, data: Data, quick: bool) -> Non
         "accuracy_turned": Village(chat, data, turned=True),
     }
     for name, asked in villages.items():
-        answers = await chat.answers([asked.intent(case) for case in cases])
-        actions = [asked.world.actions[dict(ended.labels)["actions"]].word for ended, _ in answers]
+        actions = await chosen(chat, asked, cases)
         right = sum(action == case.wanted for action, case in zip(actions, cases, strict=True))
         figures.add(f"real.intent_{name}", right / len(cases))
-        figures.note(f"  most frequent answers: {_counted(actions)}")
+        figures.note(f"  most frequent answers: {counted(actions)}")
     figures.add("real.intent_gain", figures.found["real.intent_accuracy"] - figures.found["real.intent_before"])
     rows, wanted = village.world.policy, [case.wanted for case in cases]
     figures.add("real.intent_rules", sum(_by_rule(rows, case) == case.wanted for case in cases) / len(cases))
@@ -250,12 +249,19 @@ async def _intents(figures: Figures, chat: Chat, data: Data, quick: bool) -> Non
     figures.note(f"  worked examples of a villager: {len(examples)}, {tokens} tokens of the shared prefix")
 
 
+async def chosen(chat: Chat, village: Village, cases: Sequence[Case]) -> list[str]:
+    """The model's action in each situation."""
+    answers = await chat.answers([village.intent(case) for case in cases])
+    return [village.world.actions[dict(ended.labels)["actions"]].word for ended, _ in answers]
+
+
 def _by_rule(rows: Sequence[PolicyRow], case: Case) -> str:
     answer = evaluate(rows, case.archetype_id, case.seen)
     return answer.action if answer is not None else ""
 
 
-def _counted(words: Sequence[str]) -> str:
+def counted(words: Sequence[str]) -> str:
+    """The most frequent words, with their numbers."""
     return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common(5))
 
 

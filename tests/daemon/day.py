@@ -35,7 +35,9 @@ from tests.engines.shapes import CHATML, bare, qwen2_like
 EXPECTED = Path(__file__).with_name("day.txt")
 CONTEXT_LEN = 2048
 # The small vocabularies of the tests need many tokens for a text.
-CAPS = Caps(lore=400, words=200, archetype=250, persona=250, card=250, summary=250, intent_tail=160, talk_tail=320)
+CAPS = Caps(
+    lore=400, words=200, archetype=250, persona=250, examples=192, card=250, summary=250, intent_tail=160, talk_tail=320
+)
 MODEL = intents_pb2.INTENT_SOURCE_MODEL
 WORDS_TOLD = 5
 SOME_TIME = "trunks made ready"
