@@ -3,7 +3,7 @@
 Models trained for npcd have marks as control tokens (MARKS). Chat models have plain words inside the messages of their
 own template (CHAT_MARKS; prompts/templates.py finds the text that stands between messages):
 
-    head World: ... Kind: ... examples ... You are ... opens | You see: ... What now? ask You do: attack #1 angry
+    head World: ... Kind: ... examples ... You are ... opens | You see: ... What do you do? ask You do: attack #1 angry
                                                        opens | line reply ... next | You see: ... line ask
 
 so a trunk always ends where a line of the player may begin. The line stands there alone: with a label before it, models
@@ -62,7 +62,7 @@ CHAT_MARKS: dict[str, str] = {
     "card": "You remember:",
     "digest": "Remember:",
     "see": "You see:",
-    "do": "\nWhat now?{ask}You do:",
+    "do": "\nWhat do you do?{ask}You do:",
     "say": "{next}You shout, in a few words:{ask}",
     "player": "",
     "npc": "{ask}",
@@ -74,7 +74,7 @@ CHAT_RULES = (
     '\nStay in this world and in your part. Told only what you see, say "You do:" and one action, then its target (a '
     "number that you see, or nobody), then one feeling."
 )
-CHAT_DONE = "\nWhat now?\nYou do:"  # the second half of a worked example, as the mark `do` has it
+CHAT_DONE = "\nWhat do you do?\nYou do:"  # the second half of a worked example, as the mark `do` has it
 # The rule of conversations, after the persona.
 CHAT_SPEECH = "\nAnswer as {name}, in the first person, in one or two short sentences. Say only {name}'s words."
 CHAT_PARTNER = "You speak with {name}."  # before the first line of a player whose name is known

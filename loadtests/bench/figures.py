@@ -277,7 +277,7 @@ real.shipped_kv_per_turn_bytes_cut | bytes | | the same
 real.shipped_computed_per_turn_tokens_stays | tokens | | the same
 real.shipped_computed_per_turn_tokens_cut | tokens | | the same
 real.intent_before | share | | a chat model, 120 held-out situations: the designer's action, prompts as they were
-real.intent_accuracy | share | | the same with npcd's chat layout
+real.intent_accuracy | share | | the same with npcd's chat layout, and examples that a designer wrote
 real.intent_gain | share | >= 0.15 | the same: how much more
 real.intent_accuracy_turned | share | | the same with the list of actions in reverse order
 real.intent_rules | share | | the same situations by the rule policy

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core.script import SectionKind
 from loadtests.bench.figures import Figures
-from loadtests.bench.real_words import Chat, Data, Village, chosen, counted, read
+from loadtests.bench.real_words import EXAMPLES_LEN, Chat, Data, Village, chosen, counted, read
 from loadtests.scene import load_scene
 from npcd_client.wire import define_world
 from prompts.caps import Caps
@@ -19,8 +19,7 @@ from prompts.layout import Layout
 from prompts.marks import CHAT_DONE, CHAT_MARKS, spelled
 from tiers.policy import PolicyRow
 
-EXAMPLES_LEN = 192  # tokens; eight rows of the data fit
-QUESTIONS = {"do": "What do you do?", "now": "What now?"}  # `now` is the one that CHAT_MARKS has
+QUESTIONS = {"do": "What do you do?", "now": "What now?"}  # `do` is the one that CHAT_MARKS has
 
 
 class Asked(Layout):
@@ -28,8 +27,8 @@ class Asked(Layout):
 
     def __init__(self, chat: Chat, question: str, examples: int) -> None:
         super().__init__(chat.engine.vocab, Caps(examples=examples), chat.markup)
-        assert chat.markup is not None and QUESTIONS["now"] in CHAT_MARKS["do"]
-        do, done = (text.replace(QUESTIONS["now"], question) for text in (CHAT_MARKS["do"], CHAT_DONE))
+        assert chat.markup is not None and QUESTIONS["do"] in CHAT_MARKS["do"]
+        do, done = (text.replace(QUESTIONS["do"], question) for text in (CHAT_MARKS["do"], CHAT_DONE))
         self.marks = {**self.marks, "do": spelled(do, chat.engine.vocab, chat.markup)}
         self.ends = replace(self.ends, done=tuple(chat.engine.vocab.encode(done)))
 

@@ -52,6 +52,7 @@ from tiers.routing import LLAMA, Routes
 DATA = Path(__file__).with_name("real_situations.toml")
 AT_ONCE = 16
 CONTEXT_LEN = 1024
+EXAMPLES_LEN = 192  # tokens; eight rows of the data fit
 REPLIES = 300
 REPLY_LEN = 32
 TEMPERATURE = 0.7
@@ -229,11 +230,12 @@ async def run(figures: Figures, model: Path, quick: bool) -> None:
 
 async def _intents(figures: Figures, chat: Chat, data: Data, quick: bool) -> None:
     cases = data.held_out[:: 4 if quick else 1]
-    village = Village(chat, data)
+    shows = Layout(chat.engine.vocab, Caps(examples=EXAMPLES_LEN), chat.markup)
+    village = Village(chat, data, shows)
     villages = {
         "before": Village(chat, data, Before(chat)),
         "accuracy": village,
-        "accuracy_turned": Village(chat, data, turned=True),
+        "accuracy_turned": Village(chat, data, shows, turned=True),
     }
     for name, asked in villages.items():
         actions = await chosen(chat, asked, cases)
@@ -245,7 +247,7 @@ async def _intents(figures: Figures, chat: Chat, data: Data, quick: bool) -> Non
     figures.add("real.intent_rules", sum(_by_rule(rows, case) == case.wanted for case in cases) / len(cases))
     figures.add("real.intent_majority", Counter(wanted).most_common(1)[0][1] / len(cases))
     examples = [s for s in village.npcs["villager"].script.sections if s.kind is SectionKind.EXAMPLE]
-    tokens = sum(len(chat.layout.render(section).tokens) for section in examples)
+    tokens = sum(len(shows.render(section).tokens) for section in examples)
     figures.note(f"  worked examples of a villager: {len(examples)}, {tokens} tokens of the shared prefix")
 
 

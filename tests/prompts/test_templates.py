@@ -73,7 +73,7 @@ def test_a_whole_conversation_reads_as_the_template_would_have_written_it(chat: 
         whole = render(conversation(world, [*lines, f"You speak with Tom.\n{sight}{said}"], system))
         assert _same(text_of(vocab, asked), whole)
         tail = layout.intent_tail(seen).tokens
-        whole = render(conversation(world, [*lines, f"{sight}What now?"], system))
+        whole = render(conversation(world, [*lines, f"{sight}What do you do?"], system))
         assert _same(text_of(vocab, trunk + tail), f"{whole.rstrip(' ')}{lead}You do:")
         answer = f"Go away {n}."
         trunk += layout.player_turn(said, "Tom").tokens + layout.npc_turn(answer)
@@ -213,7 +213,11 @@ def test_a_bark_follows_the_answer_as_it_was_written(chat: tuple[LlamaVocab, str
     seen = layout.perceive(Observation(1, (Percept("w", "wolf", "hostile", 3.0),), (), "night"))
     asked = trunk + layout.bark_tail(layout.intent_tail(seen), ("attack", "#1", "angry")).tokens
     world = text_of(vocab, trunk).partition("World:")[2].partition("Small.")[0]
-    said = ["You see: night #1 wolf hostile near\nWhat now?", "You do: attack #1 angry", "You shout, in a few words:"]
+    said = [
+        "You see: night #1 wolf hostile near\nWhat do you do?",
+        "You do: attack #1 angry",
+        "You shout, in a few words:",
+    ]
     assert _same(text_of(vocab, asked), render(conversation(f"World:{world}Small.{MANNER}", said, system)))
 
 
