@@ -62,7 +62,7 @@ CHAT_MARKS: dict[str, str] = {
     "card": "You remember:",
     "digest": "Remember:",
     "see": "You see:",
-    "do": "\nWhat do you do?{ask}You do:",
+    "do": "\nWhat do you do?" + "{ask}You do:",
     "say": "{next}You shout, in a few words:{ask}",
     "player": "",
     "npc": "{ask}",

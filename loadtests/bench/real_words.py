@@ -147,7 +147,7 @@ class Before(Layout):
 
 
 class _Heard:
-    """What comes back of one work."""
+    """The chunks and the end that come back of one work."""
 
     def __init__(self, work: Work) -> None:
         self.work = work

@@ -8,7 +8,7 @@ from prompts.placeholders import filled, opened
 
 @pytest.mark.parametrize("written", ["{{char}}", "{{ Char }}", "{{bot}}", "{npc_name}", "{name}", "{char}"])
 def test_an_npcs_own_name_is_filled_into_its_persona(written: str) -> None:
-    """Whatever program the text was written for."""
+    """It does not matter which program the text was written for."""
     assert filled("personas[0].text", f"{written} bakes. Ask {written}.", "Mira") == "Mira bakes. Ask Mira."
 
 
