@@ -294,6 +294,7 @@ real.thoughts | replies | <= 0 | the same: with a thought
 real.reply_words | words | >= 8 | the same: words of a reply, mean
 real.replies_ended_share | share | | the same: ended by the model itself
 real.named_share | share | | asked for its name: replies with the NPC's own name
+real.named_told_share | share | | the same when the model was told the player's name
 real.named_plain_share | share | | the same of a prompt that is a system message with the persona and nothing else
 attention.cpu_cores | cores | < 0.5 | 10,000 registered, 1,000 observed at 10 Hz: CPU beside the engine's thread
 attention.cpu_engine_cores | cores | | the same: of the engine's thread

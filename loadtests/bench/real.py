@@ -6,7 +6,7 @@ from loadtests.bench import real_examples, real_overload, real_pace, real_start,
 from loadtests.bench.figures import Figures
 from loadtests.bench.options import Options
 
-PARTS = ("start", "turns", "two", "pace", "overload", "words", "examples")
+PARTS = ("start", "turns", "two", "pace", "overload", "words", "replies", "examples")
 
 
 async def run(figures: Figures, options: Options) -> None:
@@ -24,5 +24,7 @@ async def run(figures: Figures, options: Options) -> None:
         await real_overload.run(figures, options.model, options.quick)
     if options.wants("words"):
         await real_words.run(figures, chat, options.quick)
+    if options.wants("replies"):
+        await real_words.run_replies(figures, chat, options.quick)
     if "examples" in options.parts:  # it decides a default and promises nothing
         await real_examples.run(figures, chat, options.quick)

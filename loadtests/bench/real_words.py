@@ -56,6 +56,7 @@ EXAMPLES_LEN = 192  # tokens; eight rows of the data fit
 REPLIES = 300
 REPLY_LEN = 32
 TEMPERATURE = 0.7
+PLAYER = "Tilda"
 ROUTES = Routes()
 # A label is a capitalised name with a colon, at the beginning of a reply or of a line in it.
 _LABEL = re.compile(r"(?:^|\n)\s*[\"(*]*[A-Z][\w' ]{0,27}:")
@@ -190,9 +191,9 @@ class Village:
         tail, choice = self.layout.intent_tail(perception), self.world.choices[len(perception.percepts)]
         return self.works.chooses(self.npcs[case.archetype_id], ROUTES.intent, tail, choice, now_ns(), None)
 
-    def reply(self, npc: Npc, line: str, seed: int) -> Work:
+    def reply(self, npc: Npc, line: str, seed: int, player: str = "") -> Work:
         """The work that answers a player's first line."""
-        tail = self.layout.talk_tail(player_line(line))
+        tail = self.layout.talk_tail(player_line(line, player))
         sampling = Sampling(temperature=TEMPERATURE, seed=seed)
         return self.works.speaks(npc, ROUTES.reply, tail, now_ns(), None, f"p{seed}", REPLY_LEN, sampling)
 
@@ -218,11 +219,15 @@ def _case(line: str) -> Case:
 
 
 async def run(figures: Figures, model: Path, quick: bool) -> None:
-    """Measures intents, then replies. Raises ConfigError when the model cannot be loaded."""
-    data = read()
+    """Measures intents. Raises ConfigError when the model cannot be loaded."""
     async with Chat(model) as chat:
-        await _intents(figures, chat, data, quick)
-        await _replies(figures, chat, data, quick)
+        await _intents(figures, chat, read(), quick)
+
+
+async def run_replies(figures: Figures, model: Path, quick: bool) -> None:
+    """Measures replies. Raises ConfigError when the model cannot be loaded."""
+    async with Chat(model) as chat:
+        await _replies(figures, chat, read(), quick)
 
 
 # -- intents -----------------------------------------------------------------------------------------------------------
@@ -276,9 +281,7 @@ async def _replies(figures: Figures, chat: Chat, data: Data, quick: bool) -> Non
     asked = [(npc, line) for npc in npcs for line in (*data.name_lines, *data.lines)][: 48 if quick else REPLIES]
     answers = await chat.answers([village.reply(npc, line, seed) for seed, (npc, line) in enumerate(asked)])
     texts = [text.strip() for _, text in answers]
-    rules = GuardSettings().reply(native=False)
-    told = [guarded(text, rules, [npc.name], ["player"]) for (npc, _), text in zip(asked, texts, strict=True)]
-    guarded_texts = [verdict.kept for verdict in told]
+    guarded_texts = [_guarded(npc, text) for (npc, _), text in zip(asked, texts, strict=True)]
     figures.add("real.labels_raw_share", _share(_LABEL.search(text) is not None for text in texts))
     figures.add("real.labels_share", _share(_LABEL.search(text) is not None for text in guarded_texts))
     figures.add("real.thoughts", sum("<think>" in text for text in guarded_texts))
@@ -287,10 +290,17 @@ async def _replies(figures: Figures, chat: Chat, data: Data, quick: bool) -> Non
     named = [(npc, line) for npc in npcs for line in data.name_lines]
     own = await chat.answers([village.reply(npc, line, 1000 + n) for n, (npc, line) in enumerate(named)])
     plain = await chat.answers([_plainly(village, npc, line, 1000 + n) for n, (npc, line) in enumerate(named)])
-    for key, heard in (("named_share", own), ("named_plain_share", plain)):
-        figures.add(f"real.{key}", _share(npc.name in text for (npc, _), (_, text) in zip(named, heard, strict=True)))
+    told = await chat.answers([village.reply(npc, line, 1000 + n, PLAYER) for n, (npc, line) in enumerate(named)])
+    for key, heard in (("named_share", own), ("named_told_share", told), ("named_plain_share", plain)):
+        pairs = zip(named, heard, strict=True)
+        figures.add(f"real.{key}", _share(npc.name in _guarded(npc, text) for (npc, _), (_, text) in pairs))
     for (npc, line), text in list(zip(asked, texts, strict=True))[:: len(asked) // 6]:
         figures.note(f"  {npc.name}, to {line!r}: {text!r}")
+
+
+def _guarded(npc: Npc, text: str) -> str:
+    """A reply as the player hears it: a label is no answer."""
+    return guarded(text.strip(), GuardSettings().reply(native=False), [npc.name], ["player", PLAYER]).kept
 
 
 def _plainly(village: Village, npc: Npc, line: str, seed: int) -> Work:
