@@ -1,7 +1,8 @@
 """`npcd doctor`: looks at this machine before `npcd serve` runs on it. daemon/process/diagnosis.py judges the facts.
 
-It starts nothing, changes nothing, and reads of the model only what comes before the weights. A library that cannot be
-imported is a finding: our own modules that need libraries are imported where they are used.
+It changes nothing, and reads of the model only what comes before the weights. A model that was not made for npcd and is
+to choose intents is loaded in a process of its own and asked what NPCs do (daemon/process/asking.py). A library that
+cannot be imported is a finding: our own modules that need libraries are imported where they are used.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from core.errors import ConfigError, StoreFailed
 from core.files import from_home
 from daemon.process import devices, diagnosis
-from daemon.process.diagnosis import Check
+from daemon.process.diagnosis import Check, Outcome
 
 if TYPE_CHECKING:
     from daemon.config import Config, ServeSettings
@@ -114,6 +115,7 @@ def _sized(setup: EngineSetup, free: int) -> tuple[EngineSetup, int]:
 def _model(config: Config, setup: EngineSetup, free: int, world: Path | None) -> Iterator[Check]:
     """The checks of one engine's model; `free` bytes of memory are left for it."""
     from daemon.model import SIGHT_LEN_MIN, context_min, lay_out
+    from daemon.process.asking import asked
     from engines.base import PAD_LEN
     from engines.chat_template import chosen
     from engines.llama import SEQUENCES_MAX, default_threads, gpu_kinds, gpus, planned, read_file, send_native_log_to
@@ -158,7 +160,12 @@ def _model(config: Config, setup: EngineSetup, free: int, world: Path | None) ->
         machine_free() or 0, groups_free(own_groups()), plan.buffers if plan else 0,
     )  # fmt: skip
     each = diagnosis.token_bytes(said, engine.kv_type)
-    yield diagnosis.memory(room, each or (plan.kv // (streams * padded) if plan and plan.kv else None))
+    fits = diagnosis.memory(room, each or (plan.kv // (streams * padded) if plan and plan.kv else None))
+    yield fits
+    intent = config.routes.intent
+    chooses = setup.name in (intent.engine, *(row.engine for row in intent.when))
+    if chooses and not layout.native and plan and fits.outcome is not Outcome.FAIL:
+        yield asked(engine, template, config.caps)
     found = gpus()
     layers = said.get(f"{said.get('general.architecture')}.block_count", "")
     needs = size + (plan.kv + plan.buffers if plan else 0)

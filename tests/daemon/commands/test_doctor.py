@@ -14,7 +14,8 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from daemon.commands import doctor
-from daemon.config import Config, MemorySettings, ServeSettings, load
+from daemon.config import SHIPPED_MODEL, Config, MemorySettings, ServeSettings, load
+from daemon.engine_settings import FurtherEngine
 from daemon.main import main
 from daemon.process import diagnosis, own_servers, server_programs
 from daemon.process.datafolder import DataFolder
@@ -26,6 +27,7 @@ from engines.llama import LlamaEngine, LlamaSettings, built_with, read_file
 from engines.room import GIB
 from tests.engines.shapes import FAMILIES
 from tests.patience import PATIENCE_S
+from tiers.routing import LLAMA
 
 OK, WARN, FAIL = Outcome.OK, Outcome.WARN, Outcome.FAIL
 EPYC = frozenset({"avx", "avx2", "avx512f", "avx512_bf16", "fma"})
@@ -363,6 +365,19 @@ def test_a_model_that_says_no_licence(tmp_path: Path, family: Callable[[str], Pa
     assert check.outcome is WARN and "qwen2" in check.says and "licence not stated" in check.says
     (template,) = named(checks, "template")
     assert template.outcome is OK and template.says.startswith("chat: world in a message of its own")
+
+
+def test_a_model_that_chooses_intents_is_asked(tmp_path: Path, family: Callable[[str], Path]) -> None:
+    """So is no model that was made for npcd, and none that intents do not go to."""
+    (check,) = named(of_model(tmp_path, family("llama3")), "answers")
+    assert check.outcome is not FAIL
+    assert not named(of_model(tmp_path, SHIPPED_MODEL), "answers")
+    settings = LlamaSettings(family("llama3"))
+    routes, fast = Config().routes, FurtherEngine(SHIPPED_MODEL)
+    routes = replace(routes, intent=replace(routes.intent, engine="fast"), reply=replace(routes.reply, engine=LLAMA))
+    serve = ServeSettings(listen=(f"unix:{tmp_path}/n.sock",), http="")
+    checks = doctor.examine(lambda: Config(serve, settings, engines={"fast": fast}, routes=routes))
+    assert named(checks, "template") and not named(checks, "answers")
 
 
 def test_a_model_without_a_template(tmp_path: Path, family: Callable[[str], Path]) -> None:
