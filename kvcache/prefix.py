@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from core.choice import Tokens
+from core.choice import Tokens, common_len
 
 
 def token_hash(tokens: Tokens) -> bytes:
@@ -23,6 +23,7 @@ class Prefix:
     held: int = 0
     users: int = 0
     used_ns: int = 0
+    adapter: str = ""
 
     @property
     def ready(self) -> bool:
@@ -57,10 +58,23 @@ class Prefixes:
                 gone = min(unused, key=lambda p: p.used_ns)
                 self._free.append(gone.seq)
                 del self._by_name[gone.name]
-            prefix = self._by_name[name] = Prefix(name, tokens, self._free.pop())
+            prefix = self._by_name[name] = Prefix(name, tokens, self._free.pop(), adapter=adapter)
         prefix.users += 1
         prefix.used_ns = now_ns
         return prefix, gone
+
+    def furthest(self, prefix: Prefix) -> tuple[Prefix | None, int]:
+        """The prefix that holds most of the tokens that this one begins with, and how many; None: no other one holds
+        more of them than it does itself. Archetypes of one world begin alike.
+        """
+        best, best_len = None, prefix.held
+        for other in self._by_name.values():
+            if other is prefix or other.held <= best_len or other.adapter != prefix.adapter:
+                continue
+            alike = common_len(other.tokens[: other.held], prefix.tokens)
+            if alike > best_len:
+                best, best_len = other, alike
+        return best, best_len
 
     def give_back(self, prefix: Prefix) -> None:
         """One user less; the prefix stays."""

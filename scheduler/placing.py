@@ -23,7 +23,7 @@ from engines.base import Geometry, StepEngine
 from kvcache import victims
 from kvcache.homes import Homes, Trunk
 from kvcache.lanes import Lanes
-from kvcache.prefix import Prefixes
+from kvcache.prefix import Prefix, Prefixes
 from scheduler.costs import Costs
 from scheduler.moving import Moves
 from scheduler.place import Part, Place, TrunkTokens
@@ -133,6 +133,8 @@ class Placer:
         if place.part is Part.PREFIX:
             prefix = place.prefix
             assert prefix is not None
+            if not prefix.ready:
+                self._follow(prefix)
             if not prefix.ready:
                 return
             self._engine.copy(prefix.seq, place.trunk.seq)
@@ -273,6 +275,14 @@ class Placer:
                 return
         self._engine.trim(trunk.seq, keep)
         self.homes.holds(trunk, work.trunk, keep)
+
+    def _follow(self, prefix: Prefix) -> None:
+        """Copies the beginning of a prefix from another one, if that has come further with the same tokens."""
+        other, alike = self.prefixes.furthest(prefix)
+        if other is not None:
+            self._engine.copy(other.seq, prefix.seq)
+            self._engine.trim(prefix.seq, alike)
+            prefix.held = alike
 
     def _fork(self, trunk: Trunk, wanted: Tokens, keep: int, now_ns: int) -> bool:
         """Begins as a copy of what the trunk is a fork of, if that holds more than `keep` of what is wanted."""

@@ -11,6 +11,7 @@ from core.choice import END, stage
 from core.clock import MS
 from core.words import Finish, Tier, TrunkKey
 from core.work import Sampling, Work
+from engines.sim import SimCost
 from scheduler.placing import KvSettings
 from scheduler.window import Closed
 from tests.scheduler.simulated import Sim, npc, random_work, words
@@ -163,6 +164,24 @@ def test_a_shared_prefix_is_computed_once() -> None:
         sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), trunk, words(5), 2, 200))
     sim.run()
     assert sim.scheduler.meter.prefilled_tokens == 200 + 20 * (1 + 1)
+    for ticket, work in sim.submitted.items():
+        assert sim.chunks[ticket] == sim.alone(work)
+
+
+def test_the_world_is_computed_once_for_all_archetypes() -> None:
+    """Prefixes of one world begin alike. The others copy what one has computed. So a slow model computes
+    the world once, and every NPC answers as it does alone."""
+    kinds = 5
+    sim = Sim(kv=KvSettings(prefixes=kinds, lanes=6, ram_mib=1), cost=SimCost(token_us=3_000))
+    world = words(*range(200))
+    for n in range(20):
+        prefix = np.concatenate([world, words(*[500 + 10 * (n % kinds) + i for i in range(10)])])
+        trunk = np.concatenate([prefix, words(1000 + n)])
+        sim.submit(Work(Tier.GOLD, TrunkKey(npc(n), ""), trunk, words(5), 2, len(prefix)))
+    sim.run()
+    own = kinds * 10 + 20 * (1 + 1)
+    beside = kinds * 32  # they may begin beside the first, in one step
+    assert own + len(world) <= sim.scheduler.meter.prefilled_tokens <= own + len(world) + beside
     for ticket, work in sim.submitted.items():
         assert sim.chunks[ticket] == sim.alone(work)
 
