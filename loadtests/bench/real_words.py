@@ -278,22 +278,28 @@ def counted(words: Sequence[str]) -> str:
 async def _replies(figures: Figures, chat: Chat, data: Data, quick: bool) -> None:
     village = Village(chat, data)
     npcs = list(village.npcs.values())
-    asked = [(npc, line) for npc in npcs for line in (*data.name_lines, *data.lines)][: 48 if quick else REPLIES]
-    answers = await chat.answers([village.reply(npc, line, seed) for seed, (npc, line) in enumerate(asked)])
-    texts = [text.strip() for _, text in answers]
-    guarded_texts = [_guarded(npc, text) for (npc, _), text in zip(asked, texts, strict=True)]
-    figures.add("real.labels_raw_share", _share(_LABEL.search(text) is not None for text in texts))
-    figures.add("real.labels_share", _share(_LABEL.search(text) is not None for text in guarded_texts))
-    figures.add("real.thoughts", sum("<think>" in text for text in guarded_texts))
-    figures.add("real.reply_words", sum(len(text.split()) for text in guarded_texts) / len(texts))
-    figures.add("real.replies_ended_share", _share(ended.finish is Finish.STOP for ended, _ in answers))
     named = [(npc, line) for npc in npcs for line in data.name_lines]
-    own = await chat.answers([village.reply(npc, line, 1000 + n) for n, (npc, line) in enumerate(named)])
-    plain = await chat.answers([_plainly(village, npc, line, 1000 + n) for n, (npc, line) in enumerate(named)])
-    told = await chat.answers([village.reply(npc, line, 1000 + n, PLAYER) for n, (npc, line) in enumerate(named)])
-    for key, heard in (("named_share", own), ("named_told_share", told), ("named_plain_share", plain)):
+    own = [village.reply(npc, line, seed) for seed, (npc, line) in enumerate(named)]
+    told = [village.reply(npc, line, seed, PLAYER) for seed, (npc, line) in enumerate(named)]
+    plain = [_plainly(village, npc, line, seed) for seed, (npc, line) in enumerate(named)]
+    answers = await chat.answers(own)
+    sides = {"named_share": answers, "named_told_share": await chat.answers(told)}
+    sides["named_plain_share"] = await chat.answers(plain)
+    for key, heard in sides.items():
         pairs = zip(named, heard, strict=True)
         figures.add(f"real.{key}", _share(npc.name in _guarded(npc, text) for (npc, _), (_, text) in pairs))
+    more = [(npc, line) for npc in npcs for line in data.lines][: 18 if quick else REPLIES - len(named)]
+    works = [village.reply(npc, line, len(named) + n) for n, (npc, line) in enumerate(more)]
+    asked, answers = named + more, answers + await chat.answers(works)
+    texts = [text.strip() for _, text in answers]
+    kept = [_guarded(npc, text) for (npc, _), text in zip(asked, texts, strict=True)]
+    figures.add("real.labels_raw_share", _share(_LABEL.search(text) is not None for text in texts))
+    figures.add("real.labels_share", _share(_LABEL.search(text) is not None for text in kept))
+    for text in filter(_LABEL.search, kept):
+        figures.note(f"  counted as a label: {text!r}")
+    figures.add("real.thoughts", sum("<think>" in text for text in kept))
+    figures.add("real.reply_words", sum(len(text.split()) for text in kept) / len(kept))
+    figures.add("real.replies_ended_share", _share(ended.finish is Finish.STOP for ended, _ in answers))
     for (npc, line), text in list(zip(asked, texts, strict=True))[:: len(asked) // 6]:
         figures.note(f"  {npc.name}, to {line!r}: {text!r}")
 
