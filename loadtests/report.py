@@ -93,6 +93,7 @@ def broken_promises(made: dict[str, Any]) -> list[str]:
 def as_text(made: dict[str, Any]) -> str:
     """The report for people."""
     share, sources = made["intents_model_share"], made["intents_by_source"]
+    delivered = {"model": 0, "policy": 0, **made["intent_versions_by_source"]}
     lines = [
         f"{made['npcs']} NPCs for {made['seconds']:g} s, seed {made['seed']}, {made['daemon']['model']} on "
         f"{made['machine']['cores']} cores",
@@ -100,6 +101,8 @@ def as_text(made: dict[str, Any]) -> str:
         f"  npcd calls per frame  {_three(made['frame_calls_wall_ms'])} ms of wall time",
         f"  intents               {sources['model']} model, {sources['predicted']} predicted, {sources['policy']} "
         f"policy ({share:.1%} from the model)",
+        f"  delivered in all      {delivered['model']} by the model, {delivered['policy']} by the policy, also after the "
+        "policy had answered",
         f"  intent age            {_three(made['intent_age_ms'])} ms",
         f"  intent latency        {_three(made['intent_latency_ms'])} ms",
         f"  gold, per token       {_three(made['gold_token_ms'])} ms",
