@@ -7,6 +7,8 @@ the settings' budget, that budget holds. On a slower model:
   costs F and a cost T for each token, so F < u: of a step of 4 * u at most a quarter is fixed, on any model. On a GPU,
   where F is nearly all of u, the piece is what costs less: there the budget hardly exceeds one pass over the weights.
 * A step that begins with Gold's decode keeps to Gold's promise for each token (`gold_token_ms`) while u does.
+* A step that begins with a conversation that waits for its first text takes all of its prefill, up to `read_ms`: in
+  pieces it would pay F for each of them while a player waits.
 * While a reply is spoken, a step lasts `read_ms` at most, so the reply is not slower than reading.
 * While a conversation waits for its first text, a step lasts at most a quarter of what that text takes alone: what
   runs when the line comes, and each step that others have, delay the text by a quarter of its own time at most.
@@ -72,6 +74,10 @@ class Need(Protocol):
         """Tokens in its sequence."""
 
     @property
+    def wanted(self) -> int:
+        """Tokens that it could take in now."""
+
+    @property
     def prefill(self) -> int:
         """Tokens that it takes in before its first one is picked."""
 
@@ -122,6 +128,10 @@ def budget(
     if slow:
         _, fixed_ns, each_ns = costs.fit(0.0, first.pos, limits.chunk_min, True)
         step_ns = max(settings_ns, min(few_ns, costs.base_ns + fixed_ns + limits.chunk_min * each_ns))
+        if first.tier is Tier.SILVER and not first.decode:
+            _, fixed_ns, each_ns = costs.fit(0.0, first.pos, first.wanted, True)
+            whole_ns = costs.base_ns + fixed_ns + first.wanted * each_ns
+            step_ns = max(step_ns, min(whole_ns, limits.read_ms * MS))
         if first.decode and first.tier is Tier.GOLD:
             step_ns = min(step_ns, max(settings_ns, limits.gold_token_ms * MS))
         if speaks:

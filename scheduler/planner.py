@@ -168,7 +168,8 @@ def compose(
     speaks = bool(ranked[1]) or any(c.tier is Tier.SILVER for c in ranked[0])
     may = budget(first, waiting, speaks, costs, settings, settings_ns)
     step = Filling(costs, settings.chunk_min, settings.silver_share, batch_len, may.step_ns - spent_ns, first)
-    _fill(step, may._replace(join_ns=may.join_ns - spent_ns), first, ranked, settings, now_ns, leads, enough)
+    slow = may.step_ns > settings_ns
+    _fill(step, may._replace(join_ns=may.join_ns - spent_ns), first, ranked, settings, now_ns, leads, enough, slow)
     golden = [step.has(c) for c in candidates if c.tier is Tier.GOLD and c.adapter == first.adapter]
     if any(golden):
         step.lengthen(settings.bronze_share if all(golden) else 0.0)
@@ -193,17 +194,20 @@ def _fill(
     now_ns: int,
     leads: bool,
     enough: bool,
+    slow: bool,
 ) -> None:
-    """Adds what fits of Gold and Silver, `first` first. `leads`: Silver's prefills go before Gold's."""
+    """Adds what fits of Gold and Silver, `first` first. `leads`: Silver's prefills go before Gold's. On a `slow` model
+    a turn that leads has the whole step: Gold has the next one.
+    """
     keep_ns = late_ns = gold_ns = 0.0
     if ranked[3]:
         keep_ns = step.share_ns(ranked[3][0], settings.silver_share)
         if _talks(ranked[3][0], settings, now_ns):
             late_ns = keep_ns  # the share is kept from what decodes, too
-    if leads and ranked[2] and not step.small:
+    is_silver = any(c is first for c in ranked[3])
+    if leads and ranked[2] and not step.small and not (slow and is_silver):
         gold_ns = step.share_ns(ranked[2][0], 1.0 - settings.talk_share)
     spoken_ns = min(step.cost_ns(ranked[1]), settings.silver_share * step.whole_ns)
-    is_silver = any(c is first for c in ranked[3])
     if first.decode:
         step.add(first, late_ns)
     elif is_silver and leads:

@@ -43,6 +43,8 @@ def by_the_book(
     may_ns = settings_ns
     if s.few_tokens_x * one_ns > settings_ns:
         may_ns = max(may_ns, min(s.few_tokens_x * one_ns, step_ns(first.pos, s.chunk_min)))
+        if first.tier is Tier.SILVER and not first.decode:
+            may_ns = max(may_ns, min(step_ns(first.pos, first.wanted), s.read_ms * MS))
         if first.tier is Tier.GOLD and first.decode:
             may_ns = max(settings_ns, min(may_ns, s.gold_token_ms * MS))
         if speaks:
@@ -91,12 +93,12 @@ def test_a_small_model_keeps_the_budgets_of_the_settings() -> None:
 
 
 def test_a_waiting_first_text_is_cut_by_no_step_longer_than_a_quarter_of_it() -> None:
-    """The step of others lasts a quarter of the first text alone at most; that of itself is not cut."""
+    """The step of others lasts a quarter of the first text alone at most; its own takes all of its prefill."""
     c = costs(9.0, 6.0)
     talk, other = work(Tier.SILVER, 10), work(Tier.GOLD)
     alone_ns = first_text_ns(c, talk)
     assert budget(other, [talk], False, c, SETTINGS, 5.0 * MS).step_ns == pytest.approx(alone_ns / 4.0)
-    assert budget(talk, [talk], False, c, SETTINGS, 5.0 * MS).step_ns == pytest.approx(60.0 * MS)
+    assert budget(talk, [talk], False, c, SETTINGS, 5.0 * MS).step_ns == pytest.approx((9.0 + 10 * 6.0) * MS)
     off = replace(SETTINGS, first_text_share=100.0)
     assert budget(other, [talk], False, c, off, 5.0 * MS).step_ns == pytest.approx(60.0 * MS)
 
