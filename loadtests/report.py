@@ -101,8 +101,8 @@ def as_text(made: dict[str, Any]) -> str:
         f"  npcd calls per frame  {_three(made['frame_calls_wall_ms'])} ms of wall time",
         f"  intents               {sources['model']} model, {sources['predicted']} predicted, {sources['policy']} "
         f"policy ({share:.1%} from the model)",
-        f"  delivered in all      {delivered['model']} by the model, {delivered['policy']} by the policy, also after the "
-        "policy had answered",
+        f"  delivered in all      {delivered['model']} by the model, {delivered['policy']} by the policy "
+        "(the model may answer after the policy)",
         f"  intent age            {_three(made['intent_age_ms'])} ms",
         f"  intent latency        {_three(made['intent_latency_ms'])} ms",
         f"  gold, per token       {_three(made['gold_token_ms'])} ms",
