@@ -10,6 +10,7 @@ import sys
 import time
 
 import daemon.engines
+from core.words import AUTO
 from daemon.config import Config
 from daemon.main import main
 from daemon.model import Model
@@ -20,6 +21,7 @@ from tiers.routing import LLAMA
 
 # A step takes equally long with any works, so all waiting works go into one; and no deadline is near.
 SETS = ("scheduler.planner.gold_step_ms=10000", "scheduler.planner.step_ms=10000", "intents.answer_within_ms=10000")
+SEQUENCES, CONTEXT_LEN = 255, 2048
 
 
 class SpentClock(VirtualClock):
@@ -32,10 +34,14 @@ class SpentClock(VirtualClock):
 
 
 def model(config: Config, step_ms: float) -> Model:
-    """The simulated engine in the geometry of the configuration, with `step_ms` for each step."""
+    """The simulated engine in the geometry of the configuration, with `step_ms` for each step. Sizes that are `auto`
+    are those of the model that ships on a machine with memory enough.
+    """
     wanted = config.engine
+    sequences = SEQUENCES if wanted.sequences == AUTO else wanted.sequences
+    context_len = CONTEXT_LEN if wanted.context_len == AUTO else wanted.context_len
     vocab = SimVocab(list(MARKS.values()))
-    geometry = Geometry(wanted.sequences, wanted.context_len, wanted.batch_len, wanted.micro_len, vocab.size)
+    geometry = Geometry(sequences, context_len, wanted.batch_len, wanted.micro_len, vocab.size)
     cost = SimCost(step_us=step_ms * 1000, micro_us=0, token_us=0, kilo_context_us=0)
     return Model(SimEngine(geometry, vocab, SpentClock(), cost), f"simulated, {step_ms:g} ms a step", "")
 
