@@ -99,7 +99,7 @@ def _sized(setup: EngineSetup, free: int) -> tuple[EngineSetup, int]:
     from engines.model_file import look
 
     try:
-        settings = fitted(setup.settings, free)
+        settings = fitted(setup.settings, 0 if setup.settings.gpu_layers else free)
         file = look(settings.model)
     except ConfigError:
         return setup, 0  # _model says what is wrong

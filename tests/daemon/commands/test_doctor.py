@@ -14,7 +14,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from daemon.commands import doctor
-from daemon.config import SHIPPED_MODEL, Config, MemorySettings, ServeSettings, load
+from daemon.config import SHIPPED_MODEL, Config, MemorySettings, ServeSettings, engines_of, load
 from daemon.engine_settings import FurtherEngine
 from daemon.main import main
 from daemon.process import diagnosis, own_servers, server_programs
@@ -24,6 +24,7 @@ from daemon.process.embedded import Embedded
 from daemon.process.own_servers import Urls
 from engines.base import Slice, StepPlan
 from engines.llama import LlamaEngine, LlamaSettings, built_with, read_file
+from engines.llama.sizes import fitted
 from engines.room import GIB
 from tests.engines.shapes import FAMILIES
 from tests.patience import PATIENCE_S
@@ -489,3 +490,11 @@ def test_settings_that_serve_would_refuse(arguments: list[str], fix: str, capsys
     assert told["ok"] is False
     (check,) = (check for check in told["checks"] if check["outcome"] == "fail")
     assert check["name"] == "settings" and fix in check["fix"]
+
+
+def test_sizes_on_a_gpu_are_those_that_serve_takes() -> None:
+    """The host's memory says nothing about a GPU's, so little of it makes no sequences fewer."""
+    config = Config()
+    settings = replace(config.engine, gpu_layers=-1)
+    setup = engines_of(replace(config, engine=settings))[LLAMA]
+    assert doctor._sized(setup, 64 << 20)[0].settings == fitted(settings)
