@@ -7,8 +7,8 @@ the settings' budget, that budget holds. On a slower model:
   costs F and a cost T for each token, so F < u: of a step of 4 * u at most a quarter is fixed, on any model. On a GPU,
   where F is nearly all of u, the piece is what costs less: there the budget hardly exceeds one pass over the weights.
 * A step that begins with Gold's decode keeps to Gold's promise for each token (`gold_token_ms`) while u does.
-* A step that begins with a conversation that waits for its first text takes all of its prefill, up to `read_ms`: in
-  pieces it would pay F for each of them while a player waits.
+* A step that begins with a conversation that waits for its first text takes all of its prefill, up to
+  `first_step_ms`: in pieces it would pay F for each of them while a player waits.
 * While a reply is spoken, a step lasts `read_ms` at most, so the reply is not slower than reading.
 * While a conversation waits for its first text, a step lasts at most a quarter of what that text takes alone: what
   runs when the line comes, and each step that others have, delay the text by a quarter of its own time at most.
@@ -48,6 +48,10 @@ class Limits(Protocol):
     @property
     def read_ms(self) -> float:
         """The longest step while a reply is spoken."""
+
+    @property
+    def first_step_ms(self) -> float:
+        """The longest step that begins with a reply's prefill."""
 
     @property
     def first_text_share(self) -> float:
@@ -131,7 +135,7 @@ def budget(
         if first.tier is Tier.SILVER and not first.decode:
             _, fixed_ns, each_ns = costs.fit(0.0, first.pos, first.wanted, True)
             whole_ns = costs.base_ns + fixed_ns + first.wanted * each_ns
-            step_ns = max(step_ns, min(whole_ns, limits.read_ms * MS))
+            step_ns = max(step_ns, min(whole_ns, limits.first_step_ms * MS))
         if first.decode and first.tier is Tier.GOLD:
             step_ns = min(step_ns, max(settings_ns, limits.gold_token_ms * MS))
         if speaks:

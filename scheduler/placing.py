@@ -28,6 +28,7 @@ from scheduler.costs import Costs
 from scheduler.moving import Moves
 from scheduler.place import Part, Place, TrunkTokens
 
+FOLLOWS_FROM = 16  # tokens; fewer are computed sooner than copied
 RAM_MIB = 512  # where nobody looked what fits
 
 
@@ -128,13 +129,13 @@ class Placer:
             return not trunk.users
         return homes.free > 0 or any(not t.users for t in homes.residents)
 
-    def advance(self, place: Place) -> None:
-        """Goes on to the next part while the present one lacks nothing."""
+    def advance(self, place: Place, follow: bool = True) -> None:
+        """Goes on to the next part while the present one lacks nothing. `follow`: a prefix may take from another."""
         if place.part is Part.PREFIX:
             prefix = place.prefix
             assert prefix is not None
-            if not prefix.ready:
-                self._follow(prefix)
+            if follow and not prefix.ready:
+                self._follow(place, prefix)
             if not prefix.ready:
                 return
             self._engine.copy(prefix.seq, place.trunk.seq)
@@ -270,19 +271,25 @@ class Placer:
                 # Tokens of a ready prefix are there already, so they count as held (and cached) from here on.
                 self.homes.holds(trunk, work.trunk, 0)
                 place.part = Part.PREFIX
-                self.advance(place)
+                self.advance(place, follow=False)
                 place.copied = trunk.held
                 return
         self._engine.trim(trunk.seq, keep)
         self.homes.holds(trunk, work.trunk, keep)
 
-    def _follow(self, prefix: Prefix) -> None:
-        """Copies the beginning of a prefix from another one, if that has come further with the same tokens."""
+    def _follow(self, place: Place, prefix: Prefix) -> None:
+        """Copies the beginning of a prefix from another one, if that has come a good deal further with the same tokens.
+        They count as copied for the work that stands there.
+        """
         other, alike = self.prefixes.furthest(prefix)
-        if other is not None:
+        more = alike - prefix.held
+        if other is not None and more >= FOLLOWS_FROM:
             self._engine.copy(other.seq, prefix.seq)
             self._engine.trim(prefix.seq, alike)
             prefix.held = alike
+            place.cached += more
+            place.copied += more
+            self.tokens.copied += more
 
     def _fork(self, trunk: Trunk, wanted: Tokens, keep: int, now_ns: int) -> bool:
         """Begins as a copy of what the trunk is a fork of, if that holds more than `keep` of what is wanted."""

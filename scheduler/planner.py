@@ -73,6 +73,10 @@ class PlannerSettings:
     """While a reply is spoken, a step takes no longer than this, if one token alone does not: eight tokens a second
     are reading speed.
     """
+    first_step_ms: float = 120.0
+    """A step that begins with a reply's prefill takes all of it, up to this time, on a model that is too slow for
+    `scheduler.planner.gold_step_ms`.
+    """
     first_text_share: float = 0.25
     """While a player waits for an NPC's first words, a step takes at most this share of the time that these words take
     on an idle engine.

@@ -372,6 +372,8 @@ class Scheduler:
     def _end(self, runner: Running, finish: Finish, now_ns: int) -> None:
         self.changes += 1
         del self.running[runner.ticket_id]
+        # Its prefix may have taken from another one since it began.
+        runner.timings.cached_tokens, runner.timings.copied_tokens = runner.place.cached, runner.place.copied
         if runner.work.keep and finish in (Finish.STOP, Finish.LENGTH):
             self.placer.keep(runner.place, runner.made)
         elif runner.work.adopt and runner.made:

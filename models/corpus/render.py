@@ -13,6 +13,7 @@ A branch sees its ancestors and itself; positions go on from its parent's end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from random import Random
 
 from core.script import player_line
@@ -38,7 +39,7 @@ from prompts.marks import MARKS
 from prompts.sight import percept_words, situation_words
 
 _SKIP_MAX = 500
-_ROOMY = Caps(9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 99, 5)
+_ROOMY = Caps(**dict.fromkeys((f.name for f in fields(Caps)), 9999) | {"bark": 99, "percepts": 5})
 Parts = list[tuple[tuple[int, ...], float]]
 
 

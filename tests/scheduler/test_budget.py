@@ -44,7 +44,7 @@ def by_the_book(
     if s.few_tokens_x * one_ns > settings_ns:
         may_ns = max(may_ns, min(s.few_tokens_x * one_ns, step_ns(first.pos, s.chunk_min)))
         if first.tier is Tier.SILVER and not first.decode:
-            may_ns = max(may_ns, min(step_ns(first.pos, first.wanted), s.read_ms * MS))
+            may_ns = max(may_ns, min(step_ns(first.pos, first.wanted), s.first_step_ms * MS))
         if first.tier is Tier.GOLD and first.decode:
             may_ns = max(settings_ns, min(may_ns, s.gold_token_ms * MS))
         if speaks:

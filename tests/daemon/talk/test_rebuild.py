@@ -94,7 +94,8 @@ async def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """A daemon on the shipped model, whose steps have room for CHUNK tokens of prefill."""
     config = Config()
     planner = replace(config.scheduler.planner, step_ms=0.001, gold_step_ms=0.001, chunk_min=CHUNK)
-    planner = replace(planner, few_tokens_x=1e6, first_text_share=1e6, read_ms=1e6)  # each step is one chunk
+    # Each step is one chunk.
+    planner = replace(planner, few_tokens_x=1e6, first_text_share=1e6, read_ms=1e6, first_step_ms=0.0)
     config = replace(config, scheduler=replace(config.scheduler, planner=planner))
     async with running(model, config) as rig:
         w = Watched(rig)
