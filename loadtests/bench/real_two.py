@@ -18,6 +18,7 @@ from statistics import median
 from loadtests.bench.attention_rig import p95
 from loadtests.bench.children import Child, target
 from loadtests.bench.figures import Figures
+from loadtests.bench.real_pace import idle
 from loadtests.bench.sights import sight
 from loadtests.scene import load_scene
 from npcd_client import Client, Intent, IntentSource, NpcdError
@@ -76,9 +77,7 @@ class Town:
         """Registers the NPCs, and waits until nothing is left to compute for them."""
         await self._client.define_world(self._world)
         await self._client.register([resident.spec for resident in self._residents])
-        async with asyncio.timeout(READY_S):
-            while any(tier.running or tier.waiting for tier in (await self._client.status()).tiers):  # noqa: ASYNC110 - the daemon tells nobody
-                await asyncio.sleep(0.2)
+        await idle(self._client, READY_S)
 
     async def play(self, seconds: float, npcs: bool, talk: bool) -> Stretch:
         """One stretch, with NPCs, conversations or both."""

@@ -17,7 +17,7 @@ INN = World(
 
 async def main(target: str) -> None:
     async with Client(target) as npcd:
-        await npcd.wait_ready(3)
+        await npcd.wait_ready()
         await npcd.define_world(INN)
         await npcd.register([NpcSpec("mira-1", "villager", "mira")], take_over=True)
         async with npcd.live() as live:
